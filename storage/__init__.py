@@ -1,0 +1,1 @@
+"""What outlives a process, and every contract between processes: rows, objects, messages."""

@@ -1,0 +1,67 @@
+"""Every error that the farm raises on purpose, as one tree.
+
+::
+
+    FarmError
+    ├── InvalidInput             the caller's words cannot be carried out (exit code 2)
+    │   ├── BadSpecification     a picture that cannot be rendered as asked
+    │   ├── BadSettings          a FARM_* setting or models.toml is wrong
+    │   └── NotFound             no such render, job or model
+    ├── ServiceProblem           something the farm stands on is missing (exit code 3)
+    │   ├── DatabaseProblem
+    │   │   └── SchemaMismatch   the database belongs to another version of the farm
+    │   ├── BrokerProblem
+    │   └── ObjectStoreProblem
+    │       └── ObjectStoreRefused   the store answered and said no: waiting will not help
+    └── RenderFailed             this picture could not be made, and why
+
+A message is one line: what happened, to which thing, what to do next.
+"""
+
+
+class FarmError(Exception):
+    """Raised when the farm cannot do what it was asked; every error below is one."""
+
+
+class InvalidInput(FarmError):
+    """Raised when what the caller gave is wrong and must be changed by the caller."""
+
+
+class BadSpecification(InvalidInput):
+    """Raised when a picture's specification is not valid; the message names the field."""
+
+
+class BadSettings(InvalidInput):
+    """Raised when a setting or the model registry is not valid."""
+
+
+class NotFound(InvalidInput):
+    """Raised when no render, job or model has the given name."""
+
+
+class ServiceProblem(FarmError):
+    """Raised when a service that the farm needs is away or refuses."""
+
+
+class DatabaseProblem(ServiceProblem):
+    """Raised when the database cannot be reached or used."""
+
+
+class SchemaMismatch(DatabaseProblem):
+    """Raised when the database's tables are of another version than this farm's."""
+
+
+class BrokerProblem(ServiceProblem):
+    """Raised when Redis cannot be reached or used."""
+
+
+class ObjectStoreProblem(ServiceProblem):
+    """Raised when the object store did not answer; trying again later can help."""
+
+
+class ObjectStoreRefused(ObjectStoreProblem):
+    """Raised when the object store refuses (missing bucket, forbidden): a person must act."""
+
+
+class RenderFailed(FarmError):
+    """Raised when a picture cannot be made; trying the same again would not help."""

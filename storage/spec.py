@@ -1,0 +1,177 @@
+"""What to render: the specification of one picture, checked at the door.
+
+A caller gives a `Request`: any subset of the fields. Resolved against its model's defaults (`storage.registry`)
+and a seed, it becomes a `Spec`: complete, frozen, and written in one canonical form, so that equal pictures have
+equal specifications.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import BadSpecification
+
+#: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
+VERSION = 1
+
+#: Seeds are signed 64-bit integers that are not negative (`torch.Generator.manual_seed`, BIGINT).
+MAX_SEED = 2**63 - 1
+#: Longer prompts are pasted files, not prompts.
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_PIXELS = 4096 * 4096
+
+#: Samplers ("schedulers" in Diffusers' words) by the names that people use; `worker.samplers` makes them.
+SAMPLERS = (
+    "ddim",
+    "dpm++ 2m",
+    "dpm++ 2m karras",
+    "euler",
+    "euler a",
+    "heun",
+    "lcm",
+    "pndm",
+    "unipc",
+)
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain the character NUL")
+    return value
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return _text(value)
+
+
+def _size(value: int) -> int:
+    if value % 8:
+        raise ValueError(f"must be a multiple of 8, such as {value // 8 * 8 or 8} or {value // 8 * 8 + 8}")
+    return value
+
+
+def _sampler(value: str) -> str:
+    name = value.strip().lower()
+    if name not in SAMPLERS:
+        raise ValueError(f"is not a sampler; known are {', '.join(SAMPLERS)}")
+    return name
+
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
+Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Sampler = Annotated[str, AfterValidator(_sampler)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class Request(BaseModel):
+    """What a caller asks for: a prompt and any other field; a field left out takes the model's default.
+
+    Fields carry Diffusers' names; the short names of the command line (`steps`, `guidance`, `negative`) are
+    understood too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
+
+    prompt: Prompt
+    negative_prompt: NegativePrompt | None = Field(
+        None, validation_alias=AliasChoices("negative_prompt", "negative")
+    )
+    model: str | None = None
+    width: Size | None = None
+    height: Size | None = None
+    num_inference_steps: Steps | None = Field(
+        None, validation_alias=AliasChoices("num_inference_steps", "steps")
+    )
+    guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
+    sampler: Sampler | None = None
+    seed: Seed | None = None
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> "Request":
+        """Check typed fields (JSON, Python). Raises BadSpecification naming the first wrong field."""
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            raise BadSpecification(explain(error)) from None
+
+    @classmethod
+    def parse_strings(cls, fields: Mapping[str, str]) -> "Request":
+        """Check fields that are all text (CSV); an empty cell counts as left out."""
+        try:
+            return cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
+        except ValidationError as error:
+            raise BadSpecification(explain(error)) from None
+
+
+class Spec(BaseModel):
+    """One picture, completely: equal specifications on equal software and hardware give equal pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: int = VERSION
+    model: str
+    prompt: Prompt
+    negative_prompt: NegativePrompt
+    width: Size
+    height: Size
+    num_inference_steps: Steps
+    guidance_scale: Guidance
+    sampler: Sampler | None
+    seed: Seed
+
+    def canonical(self) -> str:
+        """The specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def batch_key(self) -> str:
+        """Equal for pictures that one pipeline call can make together; prompts and seeds may differ."""
+        shared = (
+            self.model,
+            self.width,
+            self.height,
+            self.num_inference_steps,
+            self.guidance_scale,
+            self.sampler,
+        )
+        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+def read_spec(text: str) -> Spec:
+    """Read what `Spec.canonical` wrote. Raises BadSpecification if another version of the farm wrote it."""
+    try:
+        spec = Spec.model_validate_json(text)
+    except ValidationError as error:
+        raise BadSpecification(explain(error)) from None
+    if spec.version != VERSION:
+        raise BadSpecification(f"version: this farm reads version {VERSION}, the job has {spec.version}")
+    return spec
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises BadSpecification for a picture that no device should be asked for."""
+    if width * height > MAX_PIXELS:
+        raise BadSpecification(
+            f"width, height: {width}×{height} is {width * height / 1e6:.1f} megapixels; "
+            f"the most is {MAX_PIXELS / 1e6:.1f}"
+        )
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "specification"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown field; known are {', '.join(Request.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    given = repr(problem["input"])
+    return f"{field}: {message} (given: {given if len(given) <= 60 else given[:57] + '…'})"
