@@ -9,6 +9,7 @@
     │   └── NotFound             no such render, job or model
     ├── ServiceProblem           something the farm stands on is missing (exit code 3)
     │   ├── DatabaseProblem
+    │   │   ├── DatabaseBusy     the transaction did nothing and may be run again
     │   │   └── SchemaMismatch   the database belongs to another version of the farm
     │   ├── BrokerProblem
     │   └── ObjectStoreProblem
@@ -45,6 +46,10 @@ class ServiceProblem(FarmError):
 
 class DatabaseProblem(ServiceProblem):
     """Raised when the database cannot be reached or used."""
+
+
+class DatabaseBusy(DatabaseProblem):
+    """Raised when a transaction was undone by a deadlock or a lock timeout: run it again."""
 
 
 class SchemaMismatch(DatabaseProblem):

@@ -1,0 +1,142 @@
+"""The connection to SQLite or PostgreSQL: transactions, the database's clock, errors in the farm's own words."""
+
+import functools
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Connection, Double, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from storage.errors import DatabaseBusy, DatabaseProblem
+from storage.settings import without_secrets
+
+#: Serialisation failure, deadlock, lock timeout: the transaction did nothing and may be run again.
+_RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
+_TRIES = 6
+
+
+class database_now(GenericFunction[float]):  # noqa: N801 - reads as the SQL function that it is
+    """Seconds since 1970 by the database's own clock: leases are judged by it alone."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(*_: Any, **__: Any) -> str:
+    # unixepoch('subsec') would need SQLite 3.42; the Julian day of 1970-01-01T00:00 is 2440587.5.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """One engine; safe to share between threads, never across a fork."""
+
+    def __init__(self, url: str) -> None:
+        """Raises DatabaseProblem if the URL cannot be understood. Connects on first use."""
+        self.url = url
+        self.shown = without_secrets(url)
+        try:
+            self.engine = _make_engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from None
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that changes nothing."""
+        with self._translated(), self.engine.connect() as connection:
+            yield connection.execution_options(farm_read=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed at the end, or leaves nothing behind."""
+        with self._translated(), self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            kind = DatabaseBusy if _is_transient(error) else DatabaseProblem
+            raise kind(f"database {self.shown}: {_first_line(error.orig or error)}") from error
+
+
+class HasDatabase(Protocol):
+    database: Database
+
+
+S = TypeVar("S", bound=HasDatabase)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def transaction(work: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Make a method one write transaction, run again from its beginning on deadlock or lock timeout."""
+
+    @functools.wraps(work)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for attempt in range(_TRIES):
+            try:
+                with self.database.write() as connection:
+                    return work(self, connection, *args, **kwargs)
+            except DatabaseBusy:
+                if attempt == _TRIES - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    return run
+
+
+def _is_transient(error: DBAPIError) -> bool:
+    if getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES:
+        return True
+    return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _make_engine(url: str) -> Engine:
+    if url.startswith("sqlite"):
+        # The driver waits up to 30 s for a writer in another process; WAL lets readers pass meanwhile.
+        engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        url,
+        # A connection that died while idle (restart, failover) is replaced, not handed out.
+        pool_pre_ping=True,
+        pool_size=8,
+        connect_args={
+            "connect_timeout": 5,
+            "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+        },
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, below
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred BEGIN that turns into a write fails at once with "database is locked", whatever the timeout.
+    read_only = connection.get_execution_options().get("farm_read", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

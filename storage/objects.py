@@ -1,0 +1,292 @@
+"""The object store: S3 (through boto3) and a local folder behind one interface. Every bucket call is here.
+
+Objects are created once: the first write of a key wins and later ones adopt what is there, so that two workers that
+made the same picture leave one object, whose hash is the one in the row.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.settings import Settings
+
+_KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*(/[0-9A-Za-z_][0-9A-Za-z_.-]*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What is in the store under a key: not what was sent, if somebody else was first."""
+
+    key: str
+    sha256: str
+    bytes: int
+
+
+class ObjectStore(Protocol):
+    """A flat store of immutable objects. Keys are our own: letters, digits, `_`, `-`, `.` and `/`.
+
+    Every method raises ObjectStoreProblem if the store does not answer (trying again later can help) and
+    ObjectStoreRefused if it answers no (bucket missing, forbidden).
+    """
+
+    #: The store's address, without secrets.
+    shown: str
+
+    def put(self, key: str, data: bytes) -> Stored:
+        """Create the object, or adopt the one that is there. Idempotent."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:
+        """An address from which the object can be downloaded without credentials until then."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent: no error where there is no such object."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """The keys that begin with `prefix`, in order."""
+        ...
+
+    def check(self) -> None:
+        """Raises ObjectStoreProblem if the store cannot be used; writes nothing."""
+        ...
+
+
+def picture_key(render_id: str, index: int) -> str:
+    """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
+    return f"renders/{render_id}/{index:06d}.png"
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """The store that the settings name. Raises BadSettings. Nothing is contacted yet."""
+    url = settings.objects
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
+        return S3Objects(
+            bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url
+        )
+    if parts.scheme in ("", "file"):
+        return LocalObjects(Path(parts.path if parts.scheme else url))
+    raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not an object key: {key!r}")
+    return key
+
+
+class LocalObjects:
+    """A folder, one file per object."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self.shown = str(self._folder)
+
+    def put(self, key: str, data: bytes) -> Stored:
+        path = self._path(key)
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # a row must not outlive its picture in a power cut
+                # Fails where the key exists, atomically: the file system's If-None-Match.
+                os.link(temporary, path)
+            except FileExistsError:
+                data = path.read_bytes()
+            finally:
+                os.unlink(temporary)
+        return Stored(key=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+    def get(self, key: str) -> bytes:
+        with self._translated():
+            try:
+                return self._path(key).read_bytes()
+            except FileNotFoundError:
+                raise NotFound(f"no object {key} in {self.shown}") from None
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:  # noqa: ARG002 - files have no expiry
+        return self._path(key).as_uri()
+
+    def delete(self, key: str) -> None:
+        with self._translated():
+            self._path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        with self._translated():
+            keys = (
+                path.relative_to(self._folder).as_posix()
+                for path in self._folder.rglob("*")
+                if path.is_file() and not path.name.startswith(".new-")
+            )
+            yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def check(self) -> None:
+        with self._translated():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+
+    def _path(self, key: str) -> Path:
+        return self._folder / _checked(key)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise ObjectStoreRefused(f"objects in {self.shown}: {error}") from error
+        except OSError as error:
+            raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
+
+
+class S3Objects:
+    """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
+
+    def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {endpoint_url}" if endpoint_url else "")
+        self._client: Any = boto3.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=3,
+                read_timeout=20,
+                retries={"mode": "standard", "total_max_attempts": 4},
+                tcp_keepalive=True,
+                max_pool_connections=16,
+                # Stores other than AWS often know no checksum trailers; `put` sends its own SHA-256.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path" if endpoint_url else "auto"},
+            ),
+        )
+
+    def put(self, key: str, data: bytes) -> Stored:
+        digest = hashlib.sha256(data)
+        stored = Stored(key=key, sha256=digest.hexdigest(), bytes=len(data))
+        with self._translated():
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._name(key),
+                    Body=data,
+                    ContentType="image/png" if key.endswith(".png") else "application/octet-stream",
+                    ChecksumSHA256=b64encode(digest.digest()).decode(),
+                    Metadata={"sha256": stored.sha256},
+                    IfNoneMatch="*",
+                )
+            except ClientError as error:
+                # 412: the key exists. 409: somebody is creating it right now (CoreWeave answers so for both).
+                if _status(error) not in (409, 412):
+                    raise
+                return self._adopt(key)
+        return stored
+
+    def _adopt(self, key: str) -> Stored:
+        """The object that is there, perhaps from our own first try whose answer was lost."""
+        head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        sha256 = head["Metadata"].get("sha256")
+        if sha256 is None:
+            sha256 = hashlib.sha256(self.get(key)).hexdigest()
+        return Stored(key=key, sha256=sha256, bytes=head["ContentLength"])
+
+    def get(self, key: str) -> bytes:
+        with self._translated():
+            try:
+                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._name(key))["Body"].read()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    raise NotFound(f"no object {key} in {self.shown}") from None
+                raise
+        return body
+
+    def exists(self, key: str) -> bool:
+        with self._translated():
+            try:
+                self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+            except ClientError as error:
+                if _status(error) == 404:
+                    return False
+                raise
+        return True
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:
+        address: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": self._name(key)}, ExpiresIn=seconds
+        )
+        return address
+
+    def delete(self, key: str) -> None:
+        with self._translated():
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        with self._translated():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self._prefix)
+
+    def check(self) -> None:
+        with self._translated():
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+
+    def _name(self, key: str) -> str:
+        return self._prefix + _checked(key)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "error")
+            if code in ("NoSuchBucket", "NotFound") or _status(error) == 404:
+                raise ObjectStoreRefused(
+                    f"objects in {self.shown}: the bucket does not exist; create it or correct FARM_OBJECTS_URL"
+                ) from error
+            if _status(error) in (401, 403):
+                raise ObjectStoreRefused(
+                    f"objects in {self.shown}: access is denied ({code}); "
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+                ) from error
+            raise ObjectStoreProblem(f"objects in {self.shown}: {code}") from error
+        except BotoCoreError as error:
+            raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
+
+
+def _status(error: ClientError) -> int:
+    status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status

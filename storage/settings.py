@@ -1,0 +1,122 @@
+"""Every setting of the farm, read once at a process's start from `FARM_*` and handed down as a value.
+
+With no address set (`FARM_DATABASE_URL`, `FARM_BROKER_URL`, `FARM_OBJECTS_URL`) the farm is *embedded*: everything
+lives below `FARM_HOME`, and `farm render` starts what it needs.
+"""
+
+import getpass
+import re
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from storage.errors import BadSettings
+
+
+class Settings(BaseSettings):
+    """Frozen; the docstring under each field is the text of `deploy/env.example`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FARM_", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
+    )
+
+    home: Path = Path(".farm")
+    """Folder for everything local: embedded database and objects, logs, built models."""
+
+    database_url: str | None = None
+    """SQLAlchemy URL, e.g. postgresql+psycopg://farm:secret@db/farm (default: SQLite below FARM_HOME)."""
+
+    broker_url: str | None = None
+    """Redis or Valkey, e.g. rediss://:secret@redis:6379/0 (default: a private server, embedded only)."""
+
+    objects_url: str | None = None
+    """s3://bucket or s3://bucket/prefix, or a folder (default: a folder below FARM_HOME)."""
+
+    s3_endpoint_url: str | None = None
+    """Address of an S3-compatible store other than AWS; keys come from AWS's usual variables or files."""
+
+    models_file: Path | None = None
+    """The model registry (default: FARM_HOME/models.toml where it exists, else the built-in one)."""
+
+    owner: str = Field(default_factory=getpass.getuser, max_length=64, pattern=r"^[\w.@-]+$")
+    """Whose renders these are; owners share the farm fairly (default: the user's name)."""
+
+    devices: str = "auto"
+    """Devices of this machine that farm-worker serves: auto, or a list such as cuda:0,cuda:1 or cpu."""
+
+    serve: str = ""
+    """Aliases of the models that this machine's workers serve, separated by commas (default: all)."""
+
+    worker_name: str | None = None
+    """Name of this machine in workers' names; must be unique in the farm (default: the host's name)."""
+
+    lease_seconds: PositiveFloat = 30
+    """How long a claimed job belongs to its worker without a sign of life."""
+
+    renew_seconds: PositiveFloat = 10
+    """How often a worker renews its leases; a third of the lease."""
+
+    stall_seconds: PositiveFloat = 300
+    """A device that reports no step for this long no longer has its leases renewed."""
+
+    max_attempts: PositiveInt = 3
+    """A job fails for good after this many attempts."""
+
+    sweep_seconds: PositiveFloat = 2
+    """How often the scheduler process looks for lapsed leases and missing tickets."""
+
+    ticket_window: PositiveInt = Field(256, ge=6)
+    """The most tickets of one model in Redis, whatever the backlog."""
+
+    turn_seconds: PositiveFloat = 30
+    """How long a worker stays with one model while jobs of other models wait."""
+
+    grace_seconds: PositiveFloat = 60
+    """How long a stopping worker may finish its running batch before its jobs go back to the queue."""
+
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _with_driver(cls, url: str | None) -> str | None:
+        # What hosting services hand out says postgres:// or postgresql://; SQLAlchemy wants the driver named.
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url) if url else url
+
+    @property
+    def embedded(self) -> bool:
+        """True with no address set: then the farm's parts are started here as needed."""
+        return self.database_url is None and self.broker_url is None and self.objects_url is None
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'farm.db'}"
+
+    @property
+    def objects(self) -> str:
+        return self.objects_url or str(self.home.absolute() / "objects")
+
+    @property
+    def local_models_file(self) -> Path:
+        return self.models_file or self.home / "models.toml"
+
+
+def read_settings() -> Settings:
+    """Settings from the environment. Raises BadSettings naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = "FARM_" + str(problem["loc"][0]).upper()
+        raise BadSettings(f"{name}={problem['input']!r}: {problem['msg']}") from None
+
+
+def without_secrets(url: str) -> str:
+    """An address fit for a message or a log: its password, if any, as ***."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,124 @@
+"""The tables. `storage/migrations` makes them; a test holds the two against each other on SQLite and PostgreSQL."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from storage.states import State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: Times are seconds since 1970 by the database's clock.
+renders = Table(
+    "renders",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("cancelled", Integer, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Index("ix_renders_created_at", "created_at"),
+)
+
+_queued = text("state = 'queued'")
+_running = text("state = 'running'")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # Grows with submission, so that it orders jobs by age; people see `<render id>-<index>`.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("render_id", String(32), ForeignKey("renders.id"), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("batch_key", String(32), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("state", String(9), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("worker", String(128)),
+    Column("lease_until", Double),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("batch_id", String(32)),
+    Column("object", Text),
+    Column("sha256", String(64)),
+    Column("bytes", Integer),
+    Column("error", Text),
+    UniqueConstraint("render_id", "index"),
+    CheckConstraint(
+        "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
+        name="state",
+    ),
+    # The claim: the head of a model's queue, then the next jobs of the head's batch key.
+    Index(
+        "ix_jobs_queue", "model", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued
+    ),
+    Index(
+        "ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued
+    ),
+    # Dealing out turns: where this owner's jobs end.
+    Index(
+        "ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued
+    ),
+    # The sweep: leases that ran out.
+    Index("ix_jobs_leases", "lease_until", sqlite_where=_running, postgresql_where=_running),
+)
+
+#: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
+#: depend on the shape of its batch, so making it again exactly takes its batch mates.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("worker", String(128), nullable=False),
+    Column("jobs", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("render_seconds", Double, nullable=False),
+    Column("finished_at", Double, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("host", String(128), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("models", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("model", String(63)),
+    Column("pictures", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)

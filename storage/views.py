@@ -1,0 +1,209 @@
+"""Reading what is: renders, jobs and batches as frozen values. Nothing here changes a row."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select
+
+from storage.database import Database
+from storage.errors import NotFound
+from storage.spec import Spec, read_spec
+from storage.states import Priority, State, render_state
+from storage.tables import batches, jobs, renders
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderView:
+    id: str
+    owner: str
+    priority: Priority
+    total: int
+    done: int
+    failed: int
+    cancelled: int
+    created_at: float
+    finished_at: float | None
+
+    @property
+    def state(self) -> str:
+        return render_state(total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled)
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.done - self.failed - self.cancelled
+
+    @property
+    def finished(self) -> bool:
+        return self.remaining == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    row_id: int
+    render_id: str
+    index: int
+    spec: Spec
+    state: State
+    attempt: int
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    batch_id: str | None
+    object: str | None
+    sha256: str | None
+    bytes: int | None
+    error: str | None
+
+    @property
+    def id(self) -> str:
+        """The name that people use: `<render>-<index>`."""
+        return f"{self.render_id}-{self.index:06d}"
+
+    @property
+    def file_name(self) -> str:
+        """The picture's name in a folder of one render's pictures."""
+        return f"{self.index:06d}-{self.spec.seed}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchView:
+    """What one pipeline call rendered: its jobs in their order, and with what."""
+
+    id: str
+    worker: str
+    job_row_ids: Sequence[int]
+    recipe: Mapping[str, Any]
+    render_seconds: float
+    finished_at: float
+
+
+class Views:
+    """Answers about renders, jobs and batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def render(self, render_id: str) -> RenderView:
+        """Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
+        if row is None:
+            raise NotFound(f"no render has the id {render_id!r}; `farm status` lists them")
+        return _render(row)
+
+    def renders(self, *, limit: int = 20) -> list[RenderView]:
+        """The newest renders, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(renders).order_by(renders.c.created_at.desc()).limit(limit))
+            return [_render(row) for row in rows]
+
+    def unfinished_jobs(self) -> int:
+        """How many jobs of all renders are waiting or running."""
+        left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
+        with self._database.read() as connection:
+            statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None))
+            return int(connection.execute(statement).scalar_one())
+
+    def job(self, job_id: str) -> JobView:
+        """Raises NotFound."""
+        render_id, index = _split(job_id)
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(jobs).where(jobs.c.render_id == render_id, jobs.c.index == index)
+            ).first()
+        if row is None:
+            raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
+        return _job(row)
+
+    def jobs(
+        self, render_id: str, *, state: State | None = None, after: int = -1, limit: int | None = None
+    ) -> Iterator[JobView]:
+        """A render's jobs in the order of their indexes, read a page at a time."""
+        left = limit
+        while left is None or left > 0:
+            statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
+            with self._database.read() as connection:
+                page = [_job(row) for row in connection.execute(statement)]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].index
+            left = None if left is None else left - len(page)
+
+    def finished_since(self, render_id: str, moment: float, *, limit: int = 1000) -> list[JobView]:
+        """Jobs that came to their end at `moment` (database clock) or later, oldest first."""
+        statement = (
+            select(jobs)
+            .where(jobs.c.render_id == render_id, jobs.c.finished_at >= moment)
+            .order_by(jobs.c.finished_at, jobs.c.index)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_job(row) for row in connection.execute(statement)]
+
+    def batch(self, batch_id: str) -> BatchView:
+        """Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
+        if row is None:
+            raise NotFound(f"no batch has the id {batch_id!r}")
+        return BatchView(
+            id=row.id,
+            worker=row.worker,
+            job_row_ids=json.loads(row.jobs),
+            recipe=json.loads(row.recipe),
+            render_seconds=row.render_seconds,
+            finished_at=row.finished_at,
+        )
+
+    def specs(self, batch: BatchView) -> list[Spec]:
+        """The specifications of a batch's pictures, in the order in which they were rendered."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs.c.id, jobs.c.spec).where(jobs.c.id.in_(batch.job_row_ids)))
+            by_id = {row.id: read_spec(row.spec) for row in rows}
+        return [by_id[row_id] for row_id in batch.job_row_ids]
+
+
+def _jobs_page(render_id: str, state: State | None, after: int, limit: int) -> Select[Any]:
+    statement = (
+        select(jobs)
+        .where(jobs.c.render_id == render_id, jobs.c.index > after)
+        .order_by(jobs.c.index)
+        .limit(limit)
+    )
+    return statement if state is None else statement.where(jobs.c.state == state)
+
+
+def _split(job_id: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([0-9a-z]{1,32})-(\d{1,9})", job_id)
+    if match is None:
+        raise NotFound(f"{job_id!r} is not the id of a job, such as k7m2p9x4tq8z-000012")
+    return match[1], int(match[2])
+
+
+def _render(row: Row[Any]) -> RenderView:
+    return RenderView(**row._asdict() | {"priority": Priority(row.priority)})
+
+
+def _job(row: Row[Any]) -> JobView:
+    return JobView(
+        row_id=row.id,
+        render_id=row.render_id,
+        index=row.index,
+        spec=read_spec(row.spec),
+        state=State(row.state),
+        attempt=row.attempt,
+        worker=row.worker,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        batch_id=row.batch_id,
+        object=row.object,
+        sha256=row.sha256,
+        bytes=row.bytes,
+        error=row.error,
+    )
