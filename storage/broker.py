@@ -10,7 +10,6 @@ from typing import Any
 
 import redis
 from celery import Celery
-from kombu import Queue
 from kombu.exceptions import KombuError
 from kombu.transport.redis import Channel
 
@@ -98,7 +97,7 @@ class Tickets:
                 self._app.send_task(
                     TURN_TASK,
                     args=[model],
-                    queue=Queue(queue_name(model), routing_key=queue_name(model)),
+                    queue=queue_name(model),
                     priority=int(priority),
                     producer=producer,
                 )
@@ -113,7 +112,7 @@ class Tickets:
     def in_hand(self) -> int:
         """Tickets of all models that workers hold and have not acknowledged. Raises BrokerProblem."""
         with self._translated():
-            return int(self._redis.hlen(_KEY_PREFIX + Channel.unacked_key))  # type: ignore[arg-type]
+            return int(self._redis.hlen(_KEY_PREFIX + Channel.unacked_key))
 
     def check(self) -> None:
         """Raises BrokerProblem if Redis cannot be reached or refuses the password."""
@@ -123,7 +122,7 @@ class Tickets:
     def eviction_policy(self) -> str | None:
         """Redis's maxmemory-policy; None where the server does not tell (managed services)."""
         try:
-            policy = self._redis.config_get("maxmemory-policy")["maxmemory-policy"]  # type: ignore[index]
+            policy = self._redis.config_get("maxmemory-policy")["maxmemory-policy"]
         except redis.ResponseError:
             return None
         return str(policy)

@@ -125,9 +125,7 @@ class Jobs:
         render_id = new_render_id()
         with self.database.write() as connection:
             connection.execute(
-                insert(renders).values(
-                    id=render_id, owner=owner, priority=priority, total=0, created_at=database_now()
-                )
+                insert(renders).values(id=render_id, owner=owner, priority=priority, total=0, created_at=database_now())
             )
             dealer = _Dealer(connection, owner=owner, priority=priority, quanta=quanta)
             nonce = f":{render_id}" if together else ""
@@ -196,7 +194,7 @@ class Jobs:
                 Claimed(
                     id=row.id,
                     render_id=row.render_id,
-                    index=row.index,
+                    index=row._mapping["index"],
                     spec=read_spec(row.spec),
                     fence=row.fence,
                     attempt=row.attempt,
@@ -250,9 +248,7 @@ class Jobs:
             if moved:
                 counted[picture.job.render_id] += 1
                 continue
-            now = connection.execute(
-                select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)
-            ).one()
+            now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).one()
             if (now.state, now.fence) != (State.DONE, picture.job.fence):
                 refused[picture.job.id] = State(now.state)
         if counted and not _recorded(connection, batch.id):
@@ -306,9 +302,7 @@ class Jobs:
     @transaction
     def take_back_lapsed(self, connection: Connection) -> int:
         """Return jobs whose lease ran out to the queue, or fail those without an attempt left; how many."""
-        return self._take_back(
-            connection, jobs.c.lease_until < database_now(), "the worker stopped renewing its lease"
-        )
+        return self._take_back(connection, jobs.c.lease_until < database_now(), "the worker stopped renewing its lease")
 
     def _take_back(self, connection: Connection, whose: ColumnElement[bool], reason: str) -> int:
         spent = jobs.c.attempt >= self._max_attempts
@@ -320,9 +314,7 @@ class Jobs:
         ).scalars()
         counted = Counter(failed)
         _count(connection, renders.c.failed, counted)
-        requeued = connection.execute(
-            _move(Event.GIVE_BACK).where(whose).values(error=reason, **_released())
-        ).rowcount
+        requeued = connection.execute(_move(Event.GIVE_BACK).where(whose).values(error=reason, **_released())).rowcount
         return requeued + counted.total()
 
     # -- a person's moves --------------------------------------------------------------------------------------
@@ -348,20 +340,14 @@ class Jobs:
         ).all()
         if not failed:
             return 0
-        dealer = _Dealer(
-            connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta
-        )
+        dealer = _Dealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
         for turn, ids in _by_turn(failed, dealer):
             retried += connection.execute(
-                _move(Event.RETRY)
-                .where(jobs.c.id.in_(ids))
-                .values(turn=turn, attempt=0, error=None, finished_at=None)
+                _move(Event.RETRY).where(jobs.c.id.in_(ids)).values(turn=turn, attempt=0, error=None, finished_at=None)
             ).rowcount
         connection.execute(
-            update(renders)
-            .where(renders.c.id == render_id)
-            .values(failed=renders.c.failed - retried, finished_at=None)
+            update(renders).where(renders.c.id == render_id).values(failed=renders.c.failed - retried, finished_at=None)
         )
         return retried
 
@@ -392,9 +378,7 @@ class _Dealer:
     follow one another.
     """
 
-    def __init__(
-        self, connection: Connection, *, owner: str, priority: Priority, quanta: Mapping[str, int]
-    ) -> None:
+    def __init__(self, connection: Connection, *, owner: str, priority: Priority, quanta: Mapping[str, int]) -> None:
         self._connection = connection
         self._owner = owner
         self._priority = priority
@@ -479,9 +463,7 @@ def _one_claim_at_a_time(connection: Connection, model: str) -> None:
     Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"claim:{model}"}
-        )
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"claim:{model}"})
 
 
 def _count(connection: Connection, counter: Column[int], by_render: Mapping[str, int]) -> None:
@@ -508,7 +490,7 @@ def _recorded(connection: Connection, batch_id: str) -> bool:
     return connection.execute(select(batches.c.id).where(batches.c.id == batch_id)).first() is not None
 
 
-def _by_turn(failed: Sequence[Row[Any]], dealer: _Dealer) -> Iterator[tuple[int, list[int]]]:
+def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: _Dealer) -> Iterator[tuple[int, list[int]]]:
     by_turn: defaultdict[int, list[int]] = defaultdict(list)
     for job in failed:
         by_turn[dealer.turn(job.model)].append(job.id)

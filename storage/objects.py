@@ -84,9 +84,7 @@ def open_objects(settings: Settings) -> ObjectStore:
     if parts.scheme == "s3":
         if not parts.netloc:
             raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
-        return S3Objects(
-            bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url
-        )
+        return S3Objects(bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url)
     if parts.scheme in ("", "file"):
         return LocalObjects(Path(parts.path if parts.scheme else url))
     raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")

@@ -107,9 +107,7 @@ def read_registry(settings: Settings) -> Registry:
         except (OSError, UnicodeDecodeError) as error:
             raise BadSettings(f"model registry {path}: {error}") from None
         return parse_registry(text, where=str(path))
-    return parse_registry(
-        files("storage").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in"
-    )
+    return parse_registry(files("storage").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")
 
 
 def parse_registry(text: str, *, where: str) -> Registry:
@@ -142,8 +140,6 @@ def _read_model(alias: str, entry: Any, where: str) -> Model:
             else str(error)
         )
         field = (
-            ".".join(str(part) for part in error.errors()[0]["loc"])
-            if isinstance(error, ValidationError)
-            else "entry"
+            ".".join(str(part) for part in error.errors()[0]["loc"]) if isinstance(error, ValidationError) else "entry"
         )
         raise BadSettings(f"model registry {where}: [models.{alias}] {field}: {reason}") from None

@@ -81,15 +81,11 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
     prompt: Prompt
-    negative_prompt: NegativePrompt | None = Field(
-        None, validation_alias=AliasChoices("negative_prompt", "negative")
-    )
+    negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
     model: str | None = None
     width: Size | None = None
     height: Size | None = None
-    num_inference_steps: Steps | None = Field(
-        None, validation_alias=AliasChoices("num_inference_steps", "steps")
-    )
+    num_inference_steps: Steps | None = Field(None, validation_alias=AliasChoices("num_inference_steps", "steps"))
     guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
     sampler: Sampler | None = None
     seed: Seed | None = None

@@ -80,16 +80,10 @@ jobs = Table(
         name="state",
     ),
     # The claim: the head of a model's queue, then the next jobs of the head's batch key.
-    Index(
-        "ix_jobs_queue", "model", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued
-    ),
-    Index(
-        "ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued
-    ),
+    Index("ix_jobs_queue", "model", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
     # Dealing out turns: where this owner's jobs end.
-    Index(
-        "ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued
-    ),
+    Index("ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued),
     # The sweep: leases that ran out.
     Index("ix_jobs_leases", "lease_until", sqlite_where=_running, postgresql_where=_running),
 )

@@ -113,9 +113,7 @@ class Views:
         """Raises NotFound."""
         render_id, index = _split(job_id)
         with self._database.read() as connection:
-            row = connection.execute(
-                select(jobs).where(jobs.c.render_id == render_id, jobs.c.index == index)
-            ).first()
+            row = connection.execute(select(jobs).where(jobs.c.render_id == render_id, jobs.c.index == index)).first()
         if row is None:
             raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
         return _job(row)
@@ -171,10 +169,7 @@ class Views:
 
 def _jobs_page(render_id: str, state: State | None, after: int, limit: int) -> Select[Any]:
     statement = (
-        select(jobs)
-        .where(jobs.c.render_id == render_id, jobs.c.index > after)
-        .order_by(jobs.c.index)
-        .limit(limit)
+        select(jobs).where(jobs.c.render_id == render_id, jobs.c.index > after).order_by(jobs.c.index).limit(limit)
     )
     return statement if state is None else statement.where(jobs.c.state == state)
 
@@ -194,7 +189,7 @@ def _job(row: Row[Any]) -> JobView:
     return JobView(
         row_id=row.id,
         render_id=row.render_id,
-        index=row.index,
+        index=row._mapping["index"],
         spec=read_spec(row.spec),
         state=State(row.state),
         attempt=row.attempt,

@@ -65,9 +65,7 @@ class Workers:
         )
 
     @transaction
-    def beat(
-        self, connection: Connection, *, name: str, state: str, model: str | None, pictures: int
-    ) -> None:
+    def beat(self, connection: Connection, *, name: str, state: str, model: str | None, pictures: int) -> None:
         """A sign of life."""
         connection.execute(
             update(workers)
@@ -83,9 +81,7 @@ class Workers:
     def all(self) -> list[WorkerView]:
         with self.database.read() as connection:
             rows = connection.execute(
-                select(workers, (database_now() - workers.c.seen_at).label("silent_for")).order_by(
-                    workers.c.name
-                )
+                select(workers, (database_now() - workers.c.seen_at).label("silent_for")).order_by(workers.c.name)
             ).all()
         return [
             WorkerView(

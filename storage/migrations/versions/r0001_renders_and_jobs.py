@@ -49,9 +49,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.ForeignKeyConstraint(["render_id"], ["renders.id"], name="fk_jobs_render_id"),
         sa.UniqueConstraint("render_id", "index", name="uq_jobs_render_id_index"),
-        sa.CheckConstraint(
-            "state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name=op.f("ck_jobs_state")
-        ),
+        sa.CheckConstraint("state IN ('queued', 'running', 'done', 'failed', 'cancelled')", name=op.f("ck_jobs_state")),
     )
     queued = sa.text("state = 'queued'")
     running = sa.text("state = 'running'")
