@@ -14,7 +14,8 @@
     │   ├── BrokerProblem
     │   └── ObjectStoreProblem
     │       └── ObjectStoreRefused   the store answered and said no: waiting will not help
-    └── RenderFailed             this picture could not be made, and why
+    ├── RenderFailed             this picture cannot be made, and why: the job fails at once
+    └── ModelUnavailable         this worker cannot load the model: the job is tried again, elsewhere if it can be
 
 A message is one line: what happened, to which thing, what to do next.
 """
@@ -70,3 +71,7 @@ class ObjectStoreRefused(ObjectStoreProblem):
 
 class RenderFailed(FarmError):
     """Raised when a picture cannot be made; trying the same again would not help."""
+
+
+class ModelUnavailable(FarmError):
+    """Raised when a worker cannot load a model; another attempt or another worker may."""

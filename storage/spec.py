@@ -23,18 +23,19 @@ MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_PIXELS = 4096 * 4096
 
-#: Samplers ("schedulers" in Diffusers' words) by the names that people use; `worker.samplers` makes them.
-SAMPLERS = (
-    "ddim",
-    "dpm++ 2m",
-    "dpm++ 2m karras",
-    "euler",
-    "euler a",
-    "heun",
-    "lcm",
-    "pndm",
-    "unipc",
-)
+#: Samplers ("schedulers" in Diffusers' words): our name → the name that people and galleries write.
+#: `worker.samplers` makes them.
+SAMPLERS = {
+    "ddim": "DDIM",
+    "dpm++ 2m": "DPM++ 2M",
+    "dpm++ 2m karras": "DPM++ 2M Karras",
+    "euler": "Euler",
+    "euler a": "Euler a",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "pndm": "PNDM",
+    "unipc": "UniPC",
+}
 
 
 def _text(value: str) -> str:
@@ -58,7 +59,7 @@ def _size(value: int) -> int:
 def _sampler(value: str) -> str:
     name = value.strip().lower()
     if name not in SAMPLERS:
-        raise ValueError(f"is not a sampler; known are {', '.join(SAMPLERS)}")
+        raise ValueError(f"is not a sampler; known are {', '.join(SAMPLERS.values())}")
     return name
 
 

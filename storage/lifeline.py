@@ -1,0 +1,33 @@
+"""Processes that must not outlive the one that started them.
+
+The starter keeps one end of a pipe as the child's standard input and never writes. However the starter ends, also by
+`kill -9`, the pipe closes and the child asks itself to stop, as if it had received SIGTERM.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+
+def start(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that calls `hold`, in a session of its own: a Ctrl-C reaches it only through us."""
+    return subprocess.Popen(  # noqa: S603 - our own commands
+        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
+    )
+
+
+def hold() -> None:
+    """In the child: receive SIGTERM when the process that started this one is gone."""
+    threading.Thread(target=_wait_for_the_end, name="lifeline", daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    # Not through sys.stdin: the interpreter could not end while a thread holds that object's lock.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

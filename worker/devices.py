@@ -1,0 +1,71 @@
+"""The devices of this machine, found and named without importing torch here."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import BadSettings
+
+#: Device files of NVIDIA, AMD (ROCm) and WSL: without one, torch need not be asked for CUDA devices.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_PROBE = """
+import torch
+print(*[f"cuda:{i}" for i in range(torch.cuda.device_count())]
+      or (["mps:0"] if torch.backends.mps.is_available() else ["cpu:0"]))
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device, as `farm-worker --devices` names it: cuda:0, mps:0, cpu:0 or simulated:0."""
+
+    kind: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+    def worker_name(self, machine: str) -> str:
+        """The name of the worker pinned to this device; unique while machines' names are."""
+        return f"{self.kind}-{self.index}@{machine}"
+
+    def environment(self) -> dict[str, str]:
+        """What pins a process to this device: it sees no other CUDA device."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        ids = [name.strip() for name in visible.split(",")] if visible else []
+        pinned = (ids[self.index] if self.index < len(ids) else str(self.index)) if self.kind == "cuda" else ""
+        return {"FARM_DEVICES": str(self), "CUDA_VISIBLE_DEVICES": pinned}
+
+
+def find_devices(wanted: str) -> list[Device]:
+    """The devices of `auto` or of a list such as `cuda:0,cuda:1`. Raises BadSettings."""
+    if wanted.strip() == "auto":
+        return _parse(_detect())
+    return _parse([name.strip() for name in wanted.split(",") if name.strip()])
+
+
+def _parse(names: Sequence[str]) -> list[Device]:
+    devices = []
+    for name in names:
+        match = re.fullmatch(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?", name)
+        if match is None:
+            raise BadSettings(f"FARM_DEVICES: {name!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
+        devices.append(Device(kind=match[1], index=int(match[2] or 0)))
+    if not devices or len(set(devices)) < len(devices):
+        raise BadSettings(f"FARM_DEVICES: expected each device once, got {', '.join(names) or 'none'}")
+    return devices
+
+
+def _detect() -> list[str]:
+    if sys.platform == "linux" and not any(Path(name).exists() for name in _GPU_FILES):
+        return ["cpu:0"]
+    # In a process of its own, so that the supervisor stays small and never holds a CUDA context.
+    probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
+    if probe.returncode:
+        reason = probe.stderr.strip().splitlines()[-1:] or ["torch gave no reason"]
+        raise BadSettings(f"cannot look for devices: {reason[0]}; install diffusion-farm[worker] or name FARM_DEVICES")
+    return probe.stdout.split()

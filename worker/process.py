@@ -1,0 +1,59 @@
+"""The Celery worker of one device, started by the supervisor: `python -m worker.process`."""
+
+import os
+import warnings
+from typing import Any
+
+from celery.platforms import SecurityWarning
+from celery.signals import celeryd_after_setup, worker_shutting_down
+
+from storage import lifeline
+from storage.broker import make_app, queue_name
+from storage.registry import read_registry
+from storage.settings import read_settings
+from storage.telemetry import configure_logging
+from worker.devices import find_devices
+from worker.served import machine_name, served_models
+from worker.tasks import STOP_SIGNAL
+
+
+def main() -> None:
+    settings = read_settings()
+    [device] = find_devices(settings.devices)
+    name = device.worker_name(machine_name(settings))
+    configure_logging(settings.log_level, name)
+    lifeline.hold()
+    # It warns of root because pickled messages could carry code; ours are JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    app = make_app(settings, transport_options={"queue_order_strategy": "worker.affinity:LoadedFirst"})
+    app.conf.update(imports=("worker.tasks",))
+    celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
+    queues = ",".join(queue_name(alias) for alias in served_models(settings, read_registry(settings), device))
+    app.worker_main(
+        [
+            # Our own log lines tell what Celery's banner and its pool's chatter would.
+            "--quiet",
+            "worker",
+            f"--hostname={name}",
+            f"--queues={queues}",
+            "--loglevel=warning",
+            # Workers of the farm know each other through the database.
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+def _tell_child_when_stopping(instance: Any, **_: Any) -> None:
+    """Celery waits for the running turn; without a word to the child that would last until the queue is empty."""
+
+    def tell(**_: Any) -> None:
+        for pid in instance.pool.info["processes"]:
+            os.kill(pid, STOP_SIGNAL)
+
+    worker_shutting_down.connect(tell, weak=False)
+
+
+if __name__ == "__main__":
+    main()
