@@ -4,6 +4,7 @@ A *ticket* says "there is work for this model" and nothing else; the rows say wh
 tickets loses nothing, and there are never more than a window of them whatever the backlog.
 """
 
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,8 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
+        # Kombu's own default for rediss:// is not to verify the server.
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if settings.broker_url.startswith("rediss:") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # Publishing never blocks on an absent Redis; the sweep publishes what is missing.
@@ -81,9 +84,12 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
 class Tickets:
     """Publishing and counting tickets."""
 
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-        url = app.conf.broker_url
+    def __init__(self, settings: Settings, app: Celery | None = None) -> None:
+        """Over the worker's own application, or one made here. Raises BadSettings; connects on first use."""
+        self._app = app or make_app(settings)
+        #: The most tickets of one model there may be.
+        self.window = settings.ticket_window
+        url = self._app.conf.broker_url
         self.shown = without_secrets(url)
         try:
             self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3)
@@ -120,11 +126,12 @@ class Tickets:
             self._redis.ping()
 
     def eviction_policy(self) -> str | None:
-        """Redis's maxmemory-policy; None where the server does not tell (managed services)."""
-        try:
-            policy = self._redis.config_get("maxmemory-policy")["maxmemory-policy"]
-        except redis.ResponseError:
-            return None
+        """Redis's maxmemory-policy; None where the server does not tell (managed services). Raises BrokerProblem."""
+        with self._translated():
+            try:
+                policy = self._redis.config_get("maxmemory-policy")["maxmemory-policy"]
+            except redis.ResponseError:
+                return None
         return str(policy)
 
     @contextmanager

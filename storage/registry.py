@@ -3,7 +3,6 @@
 Only registered models run; a caller names an alias and nothing else reaches a model loader.
 """
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, TypeAdapter
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
-from storage.spec import Guidance, Request, Sampler, Size, Spec, Steps, check_pixels, explain
+from storage.spec import Guidance, NegativePrompt, Request, Sampler, Size, Spec, Steps, check_pixels, explain
 
 
 class _Model(BaseModel):
@@ -28,7 +27,7 @@ class _Model(BaseModel):
     height: Size = 512
     num_inference_steps: Steps = 30
     guidance_scale: Guidance = 7.5
-    negative_prompt: str = ""
+    negative_prompt: NegativePrompt = ""
     sampler: Sampler | None = None
 
 
@@ -95,7 +94,7 @@ class Registry:
     def aliases(self, wanted: str) -> list[str]:
         """The aliases of a comma-separated list; all of them for an empty one. Raises NotFound."""
         names = [name.strip() for name in wanted.split(",") if name.strip()]
-        return [self[name].alias for name in names] or list(self.models)
+        return list(dict.fromkeys(self[name].alias for name in names)) or list(self.models)
 
 
 def read_registry(settings: Settings) -> Registry:
@@ -125,21 +124,22 @@ def parse_registry(text: str, *, where: str) -> Registry:
         )
     models = {alias: _read_model(alias, entry, where) for alias, entry in entries.items()}
     default = content.get("default", next(iter(models)))
-    if default not in models:
+    if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
     return Registry(models=models, default=default)
 
 
 def _read_model(alias: str, entry: Any, where: str) -> Model:
+    place = f"model registry {where}: [models.{alias}]"
+    if not isinstance(entry, dict):
+        raise BadSettings(f"{place}: expected a table")
     try:
-        return _MODEL.validate_python({**entry, "alias": alias})
-    except (TypeError, ValidationError) as error:
-        reason = (
-            re.sub(r"\s+", " ", str(error.errors(include_url=False)[0]["msg"]))
-            if isinstance(error, ValidationError)
-            else str(error)
-        )
-        field = (
-            ".".join(str(part) for part in error.errors()[0]["loc"]) if isinstance(error, ValidationError) else "entry"
-        )
-        raise BadSettings(f"model registry {where}: [models.{alias}] {field}: {reason}") from None
+        model = _MODEL.validate_python({**entry, "alias": alias})
+        check_pixels(model.width, model.height)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise BadSettings(f"{place} {field}: {problem['msg'].removeprefix('Value error, ')}") from None
+    except BadSpecification as error:
+        raise BadSettings(f"{place} {error}") from None
+    return model

@@ -5,14 +5,22 @@ lives below `FARM_HOME`, and `farm render` starts what it needs.
 """
 
 import getpass
+import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
+
+
+def _user_name() -> str:
+    try:
+        return re.sub(r"[^\w.@-]", "-", getpass.getuser())
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        return f"uid-{os.getuid()}"
 
 
 class Settings(BaseSettings):
@@ -40,11 +48,11 @@ class Settings(BaseSettings):
     models_file: Path | None = None
     """The model registry (default: FARM_HOME/models.toml where it exists, else the built-in one)."""
 
-    owner: str = Field(default_factory=getpass.getuser, max_length=64, pattern=r"^[\w.@-]+$")
+    owner: str = Field(default_factory=_user_name, max_length=64, pattern=r"^[\w.@-]+$")
     """Whose renders these are; owners share the farm fairly (default: the user's name)."""
 
     devices: str = "auto"
-    """Devices of this machine that farm-worker serves: auto, or a list such as cuda:0,cuda:1 or cpu."""
+    """Devices of this machine that farm-worker serves: auto, or a list of cuda:N, mps, cpu and simulated:N."""
 
     serve: str = ""
     """Aliases of the models that this machine's workers serve, separated by commas (default: all)."""
@@ -52,11 +60,11 @@ class Settings(BaseSettings):
     worker_name: str | None = None
     """Name of this machine in workers' names; must be unique in the farm (default: the host's name)."""
 
-    lease_seconds: PositiveFloat = 30
+    lease_seconds: PositiveFloat = Field(30, allow_inf_nan=False)
     """How long a claimed job belongs to its worker without a sign of life."""
 
     renew_seconds: PositiveFloat = 10
-    """How often a worker renews its leases; a third of the lease."""
+    """How often a worker renews its leases: at most half of the lease, better a third."""
 
     stall_seconds: PositiveFloat = 300
     """A device that reports no step for this long no longer has its leases renewed."""
@@ -78,6 +86,17 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, level: object) -> object:
+        return level.lower() if isinstance(level, str) else level
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> Self:
+        if self.renew_seconds > self.lease_seconds / 2:
+            raise ValueError("FARM_RENEW_SECONDS must be at most half of FARM_LEASE_SECONDS, or leases run out")
+        return self
 
     @field_validator("database_url")
     @classmethod
@@ -103,20 +122,20 @@ class Settings(BaseSettings):
         return self.models_file or self.home / "models.toml"
 
 
-def read_settings() -> Settings:
-    """Settings from the environment. Raises BadSettings naming the variable."""
+def read_settings(**overrides: str) -> Settings:
+    """Settings from the environment, or from the command line where it names them. Raises BadSettings."""
     try:
-        return Settings()
+        return Settings.model_validate(overrides)
     except ValidationError as error:
         problem = error.errors()[0]
-        name = "FARM_" + str(problem["loc"][0]).upper()
-        raise BadSettings(f"{name}={problem['input']!r}: {problem['msg']}") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            raise BadSettings(message) from None
+        raise BadSettings(f"FARM_{str(problem['loc'][0]).upper()}={problem['input']!r}: {message}") from None
 
 
 def without_secrets(url: str) -> str:
     """An address fit for a message or a log: its password, if any, as ***."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    # By pattern, not by urlsplit: a password may hold a slash that nobody escaped.
+    shown = re.sub(r"^([\w+.-]+://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)

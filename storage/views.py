@@ -133,17 +133,6 @@ class Views:
             after = page[-1].index
             left = None if left is None else left - len(page)
 
-    def finished_since(self, render_id: str, moment: float, *, limit: int = 1000) -> list[JobView]:
-        """Jobs that came to their end at `moment` (database clock) or later, oldest first."""
-        statement = (
-            select(jobs)
-            .where(jobs.c.render_id == render_id, jobs.c.finished_at >= moment)
-            .order_by(jobs.c.finished_at, jobs.c.index)
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [_job(row) for row in connection.execute(statement)]
-
     def batch(self, batch_id: str) -> BatchView:
         """Raises NotFound."""
         with self._database.read() as connection:

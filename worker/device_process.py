@@ -5,6 +5,8 @@ import os
 import socket
 import threading
 
+from celery import Celery
+
 from storage.broker import Tickets
 from storage.database import Database
 from storage.jobs import Jobs
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 class DeviceProcess:
     """Wires a turn together; `start` runs the threads beside it."""
 
-    def __init__(self, settings: Settings, *, tickets: Tickets, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
         [self.device] = find_devices(settings.devices)
         self.stopping = stopping
         self.registry = read_registry(settings)
@@ -47,7 +49,7 @@ class DeviceProcess:
             served=self._served,
             turn_seconds=settings.turn_seconds,
             jobs=jobs,
-            tickets=tickets,
+            tickets=Tickets(settings, app),
             loaded=Loaded(self.device, settings.home),
             leases=self._leases,
             publisher=Publisher(jobs=jobs, objects=open_objects(settings), leases=self._leases, stopping=stopping),

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL.Image import Image
 
+from storage.errors import ObjectStoreProblem
 from storage.jobs import Claimed, Jobs, Published, RenderedBatch
 from storage.objects import ObjectStore, picture_key
 from storage.states import State
@@ -62,16 +63,18 @@ class Publisher:
             )
             for picture in published:
                 if refused.get(picture.job.id) is State.CANCELLED:
-                    # Nobody will ever want it: a cancelled job stays cancelled.
-                    patiently(
-                        lambda key=picture.object: self._objects.delete(key),  # type: ignore[misc]
-                        what="delete a cancelled picture",
-                        stopping=self._stopping,
-                    )
+                    self._discard(picture)
             log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
         finally:
             self._leases.release(jobs)
             self._hold.release()
+
+    def _discard(self, picture: Published) -> None:
+        """Nobody will ever want it: a cancelled job stays cancelled."""
+        try:
+            self._objects.delete(picture.object)
+        except ObjectStoreProblem as error:
+            log.warning("object=%s of a cancelled job is left behind: %s", picture.object, error)
 
     def _store(self, batch: RenderedBatch, job: Claimed, picture: Image) -> Published:
         data = to_png(picture, job.spec, batch.recipe)

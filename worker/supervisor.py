@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import click
 
 from storage import lifeline, schema
-from storage.broker import Tickets, make_app
+from storage.broker import Tickets
 from storage.database import Database
 from storage.errors import BadSettings, DatabaseProblem, FarmError, InvalidInput
 from storage.registry import read_registry
@@ -172,7 +172,7 @@ def _ready_devices(settings: Settings) -> list[Device]:
         served_models(settings, registry, device)
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
-    Tickets(make_app(settings)).check()
+    Tickets(settings).check()
     database = Database(settings.database)
     try:
         schema.check(database)

@@ -16,7 +16,7 @@ from celery import Task, current_app, shared_task
 from celery.signals import setup_logging, worker_process_init
 from celery.worker.request import Request
 
-from storage.broker import TURN_TASK, Tickets
+from storage.broker import TURN_TASK
 from storage.database import Database
 from storage.errors import DatabaseProblem, NotFound
 from storage.jobs import Jobs
@@ -58,7 +58,7 @@ def turn(alias: str) -> None:
 @functools.cache
 def device_process() -> DeviceProcess:
     """What the child holds, made once: connections, loaded models, threads."""
-    return DeviceProcess(read_settings(), tickets=Tickets(current_app), stopping=threading.Event())
+    return DeviceProcess(read_settings(), app=current_app, stopping=threading.Event())
 
 
 @worker_process_init.connect

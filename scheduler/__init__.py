@@ -1,0 +1,1 @@
+"""Accepts, decides, watches. Never needs torch; never imports the worker."""

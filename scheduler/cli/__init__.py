@@ -1,0 +1,1 @@
+"""The `farm` command: one file per group of commands; `main` puts them together."""

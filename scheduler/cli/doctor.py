@@ -1,0 +1,24 @@
+"""`farm doctor`."""
+
+import click
+
+from scheduler import doctor as examination
+from scheduler.cli.output import json_option, print_json
+from scheduler.doctor import Grade
+from storage.settings import read_settings
+
+_MARKS = {Grade.GOOD: "✓", Grade.WARNING: "!", Grade.BROKEN: "✗"}
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Try every address and say what is wrong and what to do. Exit code 3 if something is broken."""
+    findings = list(examination.examine(read_settings()))
+    if as_json:
+        print_json([finding.__dict__ for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.grade]} {finding.what:<9} {finding.words}")
+    context.exit(3 if any(finding.grade is Grade.BROKEN for finding in findings) else 0)

@@ -1,0 +1,123 @@
+"""What commands print: tables and JSON on standard output, progress and remarks on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from storage.views import RenderView
+
+_PLAIN_LINE_SECONDS = 5.0
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def say(remark: str) -> None:
+    """A remark for people; it does not disturb what is piped on."""
+    click.echo(remark, err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Left-aligned columns; on a terminal as wide as it is, into a pipe as wide as needed."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def when(moment: float | None) -> str:
+    return "" if moment is None else datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['rate']:.1f}/s" if task.fields["rate"] else "")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        return Text("" if left is None else f"{duration(left)} left")
+
+
+class Pace:
+    """How fast a render goes, measured from the first picture that we saw finished."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def see(self, render: RenderView) -> tuple[float | None, float | None]:
+        """Pictures a second, and seconds left; None while unknown."""
+        finished = render.total - render.remaining
+        if not finished:
+            return None, None
+        if self._first is None:
+            self._first = (self._clock(), finished)
+        since, before = self._first
+        elapsed = self._clock() - since
+        if finished == before or elapsed <= 0:
+            return None, None
+        rate = (finished - before) / elapsed
+        return rate, render.remaining / rate
+
+
+@contextmanager
+def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]]:
+    """A progress bar with rate and time left; where no terminal is, a line every few seconds."""
+    pace = Pace()
+    if not sys.stderr.isatty():
+        yield _plain_progress(label, pace)
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _Left(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=total, rate=None, left=None)
+
+        def show(render: RenderView) -> None:
+            rate, left = pace.see(render)
+            bar.update(task, completed=render.total - render.remaining, rate=rate, left=left)
+
+        yield show
+
+
+def _plain_progress(label: str, pace: Pace) -> Callable[[RenderView], None]:
+    next_at = 0.0
+
+    def show(render: RenderView) -> None:
+        nonlocal next_at
+        rate, left = pace.see(render)
+        if time.monotonic() < next_at and not render.finished:
+            return
+        next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+        speed = f", {rate:.1f}/s" if rate else ""
+        rest = f", {duration(left)} left" if left else ""
+        say(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}")
+
+    return show

@@ -1,0 +1,86 @@
+"""Commands that run the farm's parts: `farm up`, `farm scheduler`, `farm db upgrade`."""
+
+import signal
+import threading
+
+import click
+
+from scheduler.cli.output import json_option, print_json, say
+from scheduler.local_farm import LocalFarm, RunningFarm
+from scheduler.services import make_home, open_services, open_tickets
+from scheduler.sweep import Sweep
+from storage import lifeline, schema
+from storage.database import Database
+from storage.errors import BadSettings
+from storage.settings import read_settings, without_secrets
+from storage.telemetry import configure_logging
+
+
+@click.command()
+@click.option("--until-unused", is_flag=True, hidden=True)
+@json_option
+def up(until_unused: bool, as_json: bool) -> None:
+    """Run all parts on this machine until Ctrl-C: broker, scheduler process, one worker per device.
+
+    Whatever has an address set (FARM_BROKER_URL, …) is used from there instead.
+    """
+    settings = read_settings()
+    configure_logging(settings.log_level, "farm-up")
+
+    def ready(farm: RunningFarm) -> None:
+        if as_json:
+            print_json({"pid": farm.pid, "broker_url": farm.broker_url, "home": str(settings.home.absolute())})
+        else:
+            say(
+                f"the farm in {settings.home} is up: broker {without_secrets(farm.broker_url)}, "
+                f"database {without_secrets(settings.database)}, objects {settings.objects}\n"
+                "in another terminal: farm render …; here: Ctrl-C stops it"
+            )
+
+    LocalFarm(settings, until_unused=until_unused).run(ready=ready)
+
+
+@click.command()
+@click.option("--stop-with-parent", is_flag=True, hidden=True)
+def scheduler(stop_with_parent: bool) -> None:
+    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up.
+
+    One is needed, any number may run.
+    """
+    settings = read_settings()
+    configure_logging(settings.log_level, "scheduler")
+    if settings.broker_url is None:
+        raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    if stop_with_parent:
+        lifeline.hold()
+    services = open_services(settings)
+    Sweep(
+        jobs=services.jobs,
+        tickets=open_tickets(settings, settings.broker_url),
+        registry=services.registry,
+        every_seconds=settings.sweep_seconds,
+    ).run(stopping)
+
+
+@click.group()
+def db() -> None:
+    """The database's tables."""
+
+
+@db.command()
+@json_option
+def upgrade(as_json: bool) -> None:
+    """Make the tables, or bring them to this version of the farm. Harmless to repeat."""
+    settings = read_settings()
+    if settings.database_url is None:
+        make_home(settings)
+    before, after = schema.upgrade(Database(settings.database))
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        click.echo(f"{without_secrets(settings.database)} is of version {after} already")
+    else:
+        click.echo(f"{without_secrets(settings.database)} upgraded from {before or 'nothing'} to {after}")

@@ -1,0 +1,164 @@
+"""Seeing a render through: a broker to call workers with, progress while it runs, a summary at its end."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from scheduler import local_farm, redis_server
+from scheduler.cli.look import job_fields, render_fields
+from scheduler.cli.output import duration, print_json, progress_of, say
+from scheduler.download import Downloads
+from scheduler.follow import follow
+from scheduler.services import Services, open_tickets
+from scheduler.submit import Accepted, call_workers
+from storage.broker import Tickets
+from storage.errors import BadSettings
+from storage.states import State
+from storage.views import RenderView
+
+#: An embedded worker that is not up by then has a reason that is worth reading.
+_WORKER_SECONDS = 90.0
+_SHOWN_FAILURES = 5
+
+
+def reachable_broker(services: Services) -> Tickets | None:
+    """Tickets over the broker that runs now; None if it is an embedded one that does not run yet.
+
+    Raises BrokerProblem if a configured one cannot be reached, BadSettings if there is none to start either.
+    """
+    settings = services.settings
+    if settings.broker_url is not None:
+        return open_tickets(settings, settings.broker_url)
+    if farm := local_farm.Home(settings).running():
+        return open_tickets(settings, farm.broker_url)
+    if not settings.embedded:
+        raise BadSettings(
+            "FARM_BROKER_URL is not set though other addresses are; set it, or run `farm up` in another terminal"
+        )
+    redis_server.require()
+    if find_spec("diffusers") is None:
+        raise BadSettings(
+            "nothing that renders is installed on this machine; set FARM_DATABASE_URL, FARM_BROKER_URL and "
+            'FARM_OBJECTS_URL to use a farm elsewhere, or run `pip install "diffusion-farm[worker,embedded]"`'
+        )
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A render that came to its end while we waited."""
+
+    render: RenderView
+    seconds: float
+    out: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every picture was made, 1 if not."""
+        return 0 if self.render.done == self.render.total else 1
+
+
+def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> Outcome:
+    """Wait until a render is finished, with progress, and its pictures in `out`."""
+    with _farm(services, accepted.models):
+        started = time.monotonic()
+        try:
+            render = _followed(services, accepted.render_id, out)
+        except KeyboardInterrupt:
+            _say_what_becomes_of(services, accepted.render_id)
+            raise
+        return Outcome(render=render, seconds=time.monotonic() - started, out=out)
+
+
+def report(services: Services, outcome: Outcome, *, as_json: bool) -> None:
+    """Print how a render ended."""
+    if as_json:
+        print_json(_result(services, outcome))
+    else:
+        _summarise(services, outcome)
+
+
+def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, called: bool) -> None:
+    """Print that a render waits in the queue."""
+    render = services.views.render(accepted.render_id)
+    if as_json:
+        print_json(render_fields(render))
+        return
+    click.echo(render.id)
+    say(f"render {render.id} is accepted: {render.remaining} jobs wait; `farm status {render.id}` shows how it stands")
+    if not called:
+        say("no farm runs on this machine: `farm up` starts one, which renders what waits")
+
+
+@contextlib.contextmanager
+def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
+    """A farm that works while we wait: the embedded one, or the one elsewhere that is hopefully served."""
+    settings = services.settings
+    if settings.embedded:
+        with local_farm.use(settings, say=say) as broker_url:
+            call_workers(services.jobs, services.registry, open_tickets(settings, broker_url), models)
+            yield
+        return
+    for alias in models:
+        if not services.workers.serving(alias):
+            say(
+                f"nobody is serving the model {alias}: the render waits in the queue. Start `farm-worker` on a machine "
+                "with a device (`farm workers` lists those that run); Ctrl-C leaves the render waiting"
+            )
+    yield
+
+
+def _followed(services: Services, render_id: str, out: Path | None) -> RenderView:
+    downloads = None if out is None else Downloads(services.views, services.objects, render_id, out)
+    total = services.views.render(render_id).total
+    with progress_of(f"render {render_id}", total) as show:
+        return follow(services.views, render_id, downloads=downloads, show=_and_look_for_workers(services, show))
+
+
+def _and_look_for_workers(services: Services, show: Callable[[RenderView], None]) -> Callable[[RenderView], None]:
+    """Point to the log, once, if an embedded farm gets no worker up."""
+    look_at = time.monotonic() + _WORKER_SECONDS if services.settings.embedded else float("inf")
+
+    def show_and_look(render: RenderView) -> None:
+        nonlocal look_at
+        show(render)
+        if time.monotonic() >= look_at:
+            look_at = float("inf")
+            if not any(worker.silent_for < _WORKER_SECONDS for worker in services.workers.all()):
+                say(f"no worker is up yet; {local_farm.Home(services.settings).logs / 'farm.log'} tells why")
+
+    return show_and_look
+
+
+def _say_what_becomes_of(services: Services, render_id: str) -> None:
+    left = services.views.render(render_id).remaining
+    goes_on = "`farm up` goes on with them" if services.settings.embedded else "the farm goes on with them"
+    say(f"\nleft render {render_id} with {left} jobs to go: {goes_on}, `farm cancel {render_id}` drops them")
+
+
+def _result(services: Services, outcome: Outcome) -> dict[str, object]:
+    jobs = [
+        job_fields(
+            job,
+            file=str(outcome.out / job.file_name) if outcome.out is not None and job.state is State.DONE else None,
+        )
+        for job in services.views.jobs(outcome.render.id)
+    ]
+    return {**render_fields(outcome.render), "jobs": jobs}
+
+
+def _summarise(services: Services, outcome: Outcome) -> None:
+    render, took = outcome.render, outcome.seconds
+    parts = [f"{render.done} pictures" + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
+    parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
+    where = f"in {outcome.out}" if outcome.out else f"in {services.objects.shown} (--out DIR downloads them)"
+    click.echo(f"render {render.id} is {render.state}: {', '.join(parts)} in {duration(took)}, {where}")
+    for job in services.views.jobs(render.id, state=State.FAILED, limit=_SHOWN_FAILURES):
+        say(f"failed: {job.id} ({job.spec.prompt[:40]}): {job.error}")
+    if render.failed:
+        say(f"`farm jobs {render.id} --state failed` lists all of them, `farm retry {render.id}` tries them again")

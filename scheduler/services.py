@@ -1,0 +1,66 @@
+"""What the commands stand on, opened from the settings: database, objects, registry and, where needed, the broker."""
+
+from dataclasses import dataclass
+
+from storage import schema
+from storage.broker import Tickets
+from storage.database import Database
+from storage.errors import BadSettings
+from storage.jobs import Jobs
+from storage.objects import ObjectStore, open_objects
+from storage.registry import Registry, read_registry
+from storage.settings import Settings
+from storage.views import Views
+from storage.workers import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    settings: Settings
+    registry: Registry
+    database: Database
+    objects: ObjectStore
+    jobs: Jobs
+    views: Views
+    workers: Workers
+
+
+def open_services(settings: Settings) -> Services:
+    """Open what needs no broker. The embedded database is made or upgraded on the way.
+
+    Raises BadSettings, DatabaseProblem, SchemaMismatch.
+    """
+    registry = read_registry(settings)
+    objects = open_objects(settings)
+    if settings.database_url is None:
+        make_home(settings)
+    database = Database(settings.database)
+    if settings.database_url is None:
+        schema.upgrade(database)
+    else:
+        schema.check(database)
+    return Services(
+        settings=settings,
+        registry=registry,
+        database=database,
+        objects=objects,
+        jobs=Jobs(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
+        views=Views(database),
+        workers=Workers(database),
+    )
+
+
+def open_tickets(settings: Settings, broker_url: str) -> Tickets:
+    """Tickets over a broker that answers. Raises BrokerProblem."""
+    tickets = Tickets(settings.model_copy(update={"broker_url": broker_url}))
+    tickets.check()
+    return tickets
+
+
+def make_home(settings: Settings) -> None:
+    """Raises BadSettings if FARM_HOME cannot be made or written to."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        (settings.home / ".gitignore").write_text("*\n")
+    except OSError as error:
+        raise BadSettings(f"FARM_HOME={settings.home} cannot be written to: {error.strerror}") from None

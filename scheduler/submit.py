@@ -1,0 +1,100 @@
+"""Accepting a render: requests become specifications with seeds, then rows, then tickets."""
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.tickets import top_up
+from storage.broker import Tickets
+from storage.errors import BadSpecification, BrokerProblem, NotFound
+from storage.jobs import Jobs
+from storage.registry import Registry
+from storage.spec import MAX_SEED, Request, Spec
+from storage.states import Priority
+
+log = logging.getLogger(__name__)
+
+#: Drawn seeds stay below 2⁴⁸, so that a million counted up from one are exact in JSON readers' doubles (2⁵³).
+_DRAWN_SEEDS = 2**48
+
+
+def with_defaults(requests: Iterable[Request], defaults: Mapping[str, Any]) -> Iterator[Request]:
+    """Fill in what a request leaves out, such as the command line's options for every row of a file."""
+    for request in requests:
+        missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
+        yield request.model_copy(update=missing) if missing else request
+
+
+def specify(
+    requests: Iterable[Request], registry: Registry, *, pictures_each: int = 1, seed: int | None = None
+) -> Iterator[Spec]:
+    """Complete specifications, `pictures_each` for every request.
+
+    Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
+    with each picture. A request's own seed is that of its first picture; the next ones count up from it.
+
+    Raises BadSpecification if a seed grows past the largest, and what `Registry.resolve` raises.
+    """
+    next_seed = secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed
+    for request in requests:
+        for copy in range(pictures_each):
+            if request.seed is None:
+                own, next_seed = next_seed, next_seed + 1
+            else:
+                own = request.seed + copy
+            if own > MAX_SEED:
+                raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
+            yield registry.resolve(request.model_copy(update={"seed": own}), seed=own)
+
+
+def quanta(registry: Registry) -> dict[str, int]:
+    """How many jobs an owner is dealt per turn: one batch."""
+    return {alias: model.batch_limit for alias, model in registry.models.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """A render that is in the queue, and the models that it needs."""
+
+    render_id: str
+    models: tuple[str, ...]
+
+
+def submit(
+    jobs: Jobs,
+    registry: Registry,
+    tickets: Tickets | None,
+    specs: Iterable[Spec],
+    *,
+    owner: str,
+    priority: Priority,
+    together: bool = False,
+) -> Accepted:
+    """Accept a render whole or not at all, and call for workers.
+
+    Without a broker, or with one that fails now, the render is accepted all the same: the sweep publishes tickets.
+    """
+    models: set[str] = set()
+
+    def noted() -> Iterator[Spec]:
+        for spec in specs:
+            models.add(spec.model)
+            yield spec
+
+    render_id = jobs.submit(noted(), owner=owner, priority=priority, quanta=quanta(registry), together=together)
+    accepted = Accepted(render_id=render_id, models=tuple(sorted(models)))
+    call_workers(jobs, registry, tickets, accepted.models)
+    return accepted
+
+
+def call_workers(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:
+    """Publish the tickets that waiting jobs lack; a broker that is away is only logged."""
+    if tickets is None:
+        return
+    try:
+        for alias in models:
+            top_up(jobs, tickets, registry[alias])
+    except (BrokerProblem, NotFound) as error:
+        log.warning("tickets will follow with the next sweep: %s", error)
