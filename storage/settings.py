@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     stall_seconds: PositiveFloat = 300
     """A device that reports no step for this long no longer has its leases renewed."""
 
+    load_seconds: PositiveFloat = 1800
+    """A model may take this long to load, a first download included, before its worker counts as stalled."""
+
     max_attempts: PositiveInt = 3
     """A job fails for good after this many attempts."""
 

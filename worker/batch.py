@@ -10,15 +10,11 @@ from storage.errors import ModelUnavailable, RenderFailed
 from storage.jobs import Claim, Claimed, Jobs, RenderedBatch
 from worker.lease import Leases
 from worker.publish import Publisher
-from worker.renderers import Rendered, Renderer
+from worker.renderers import Abandoned, Rendered, Renderer
 
 log = logging.getLogger(__name__)
 
 _VERSION = version("diffusion-farm")
-
-
-class Abandoned(Exception):
-    """Raised inside a pipeline call when none of its jobs is ours any more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,7 @@ class DeviceProcess:
             worker=self._name,
             served=self._served,
             turn_seconds=settings.turn_seconds,
+            load_seconds=settings.load_seconds,
             jobs=jobs,
             tickets=Tickets(settings, app),
             loaded=Loaded(self.device, settings.home),

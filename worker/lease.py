@@ -25,6 +25,8 @@ class Leases:
         self._jobs = jobs
         self._renew_seconds = renew_seconds
         self._stall_seconds = stall_seconds
+        #: How long the device may now be silent.
+        self._patience = stall_seconds
         self._lock = threading.Lock()
         self._rendering: dict[int, Claimed] = {}
         self._publishing: dict[int, Claimed] = {}
@@ -57,7 +59,13 @@ class Leases:
                 self._lost.discard((job.id, job.fence))
 
     def progress(self) -> None:
-        """The device did something."""
+        """The device did something, and should again within `stall_seconds`."""
+        self._patience = self._stall_seconds
+        self._progress_at = time.monotonic()
+
+    def expect_silence(self, seconds: float) -> None:
+        """What begins now (loading a model) reports no steps and may take this long."""
+        self._patience = seconds
         self._progress_at = time.monotonic()
 
     def all_lost(self, jobs: Iterable[Claimed]) -> bool:
@@ -78,7 +86,7 @@ class Leases:
     def _keep_once(self) -> None:
         now = time.monotonic()
         with self._lock:
-            stalled = now - self._progress_at > self._stall_seconds
+            stalled = now - self._progress_at > self._patience
             held = [*self._publishing.values(), *(() if stalled else self._rendering.values())]
         if not held:
             return

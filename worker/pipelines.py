@@ -10,12 +10,12 @@ import transformers
 from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
-from storage.errors import FarmError, ModelUnavailable, RenderFailed
+from storage.errors import ModelUnavailable, RenderFailed
 from storage.registry import DiffusersModel, Model
 from storage.spec import Spec
 from worker import random_weights
 from worker.devices import Device
-from worker.renderers import Rendered, Renderer, hardware_name
+from worker.renderers import Abandoned, Rendered, Renderer, hardware_name
 from worker.samplers import make_scheduler
 
 diffusers.utils.logging.disable_progress_bar()
@@ -53,7 +53,7 @@ class PipelineRenderer:
                 output_type="pt",
                 callback_on_step_end=after_step,
             ).images
-        except FarmError:
+        except Abandoned:
             raise
         except Exception as error:
             # A pipeline can raise anything; to the farm it all means that these pictures cannot be made so.
@@ -78,7 +78,7 @@ def load(model: Model, device: Device, home: Path) -> Renderer:
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
             _source(model, home),
-            torch_dtype=dtype,
+            dtype=dtype,
             variant=model.variant,
             revision=model.revision,
             # Pickled weights can carry code.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
+from storage.errors import FarmError
 from storage.registry import Model
 from storage.spec import Spec
 from worker.devices import Device
@@ -23,6 +24,10 @@ class Rendered:
     recipe: Mapping[str, Any]
 
 
+class Abandoned(FarmError):
+    """Raised by a step's listener when none of the batch's jobs is ours any more; renderers let it pass."""
+
+
 class Renderer(Protocol):
     """One model on one device, loaded once and kept."""
 
@@ -30,7 +35,7 @@ class Renderer(Protocol):
         """Render specifications of one batch key in one pipeline call, with one generator per picture.
 
         Args:
-            on_step: called after each denoising step; what it raises ends the call and passes through.
+            on_step: called after each denoising step; it may raise Abandoned, which ends the call.
 
         Raises:
             RenderFailed: these pictures cannot be made.

@@ -34,7 +34,8 @@ class TurnRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Give the jobs of a child that died back before the next child can take a ticket."""
-        if isinstance(exc_info.exception, WorkerLostError):
+        error = exc_info.exception
+        if isinstance(getattr(error, "exc", error), WorkerLostError):  # billiard wraps it with its traceback
             give_back(str(self.hostname), died=True)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 

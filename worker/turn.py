@@ -41,6 +41,7 @@ class Turn:
     worker: str
     served: Sequence[str]
     turn_seconds: float
+    load_seconds: float
     jobs: Jobs
     tickets: Tickets
     loaded: Loaded
@@ -85,12 +86,17 @@ class Turn:
         self.leases.hold(claim.jobs)
         try:
             self.heartbeat.now(state="loading", model=model.alias)
+            self.leases.expect_silence(self.load_seconds)
             renderer = self.loaded.get(model)
+            self.heartbeat.now(state="rendering")
+            made = batch.run(renderer)
         except ModelUnavailable as error:
             batch.failed(error)
             return 0
-        self.heartbeat.now(state="rendering")
-        made = batch.run(renderer)
+        except BaseException:
+            # Whatever this is, nobody works on these jobs now: their leases must run out.
+            self.leases.release(claim.jobs)
+            raise
         self.heartbeat.rendered(made)
         return made
 

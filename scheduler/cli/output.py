@@ -109,12 +109,14 @@ def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]
 
 def _plain_progress(label: str, pace: Pace) -> Callable[[RenderView], None]:
     next_at = 0.0
+    said: RenderView | None = None
 
     def show(render: RenderView) -> None:
-        nonlocal next_at
+        nonlocal next_at, said
         rate, left = pace.see(render)
-        if time.monotonic() < next_at and not render.finished:
+        if render == said or (time.monotonic() < next_at and not render.finished):
             return
+        said = render
         next_at = time.monotonic() + _PLAIN_LINE_SECONDS
         speed = f", {rate:.1f}/s" if rate else ""
         rest = f", {duration(left)} left" if left else ""

@@ -1,0 +1,37 @@
+# make render: the first pictures.  make test: everything that must hold.
+PYTHON ?= python3
+BIN := .venv/bin
+# An unpinned torch takes gigabytes; the constraints name exactly what was tested.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: render test lint format clean
+
+render: .venv/render
+	$(BIN)/farm render --prompts examples/prompts.jsonl --out out
+
+test: .venv/test lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/render: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[worker,embedded]"
+	touch $@
+
+.venv/test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv .farm out build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The farm's tests: unit (values and rules), contract (one suite for every twin of a replaceable part)."""

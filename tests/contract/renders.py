@@ -1,0 +1,139 @@
+"""Renders to play with: submitting, claiming and completing them, and what must always be true of them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
+
+from sqlalchemy import select, update
+
+from storage.database import Database, database_now
+from storage.jobs import Claim, Claimed, Jobs, Published, RenderedBatch
+from storage.objects import picture_key
+from storage.spec import Spec
+from storage.states import FINAL, Priority, State
+from storage.tables import batches, jobs, renders
+
+T = TypeVar("T")
+
+KITTEN = Spec(
+    model="tiny",
+    prompt="a kitten",
+    negative_prompt="",
+    width=64,
+    height=64,
+    num_inference_steps=8,
+    guidance_scale=5.0,
+    sampler="ddim",
+    seed=0,
+)
+
+
+def pictures(n: int = 1, **fields: Any) -> list[Spec]:
+    """Specifications that differ in their seeds only."""
+    return [Spec.model_validate(KITTEN.model_dump() | {"seed": seed} | fields) for seed in range(n)]
+
+
+def submit(
+    farm: Jobs,
+    specs: Iterable[Spec],
+    *,
+    owner: str = "ann",
+    priority: Priority = Priority.NORMAL,
+    quantum: int = 8,
+    together: bool = False,
+) -> str:
+    quanta = {"tiny": quantum, "other": quantum}
+    return farm.submit(specs, owner=owner, priority=priority, quanta=quanta, together=together)
+
+
+def claim(farm: Jobs, *, limit: int = 8, worker: str = "w1", model: str = "tiny") -> Claim:
+    """A claim that finds something."""
+    found = farm.claim(model=model, worker=worker, limit=limit)
+    assert found is not None, "nothing was waiting"
+    return found
+
+
+def rendered(found: Claim, *, worker: str = "w1") -> RenderedBatch:
+    return RenderedBatch(
+        id=found.batch_id,
+        worker=worker,
+        jobs=found.jobs,
+        recipe={"torch": "2.13", "dtype": "float32"},
+        render_seconds=1.5,
+    )
+
+
+def published(*held: Claimed) -> list[Published]:
+    return [
+        Published(
+            job=job, object=picture_key(job.render_id, job.index), sha256=f"{job.id:064x}", bytes=1000 + job.index
+        )
+        for job in held
+    ]
+
+
+def complete(farm: Jobs, found: Claim) -> dict[int, State]:
+    """Complete a whole claim; what was refused."""
+    return farm.complete(rendered(found), published(*found.jobs))
+
+
+def drain(farm: Jobs, *, limit: int = 8, model: str = "tiny") -> list[Claimed]:
+    """Claim until nothing waits; the jobs in the order in which they were claimed."""
+    claimed: list[Claimed] = []
+    while found := farm.claim(model=model, worker="w1", limit=limit):
+        claimed.extend(found.jobs)
+    return claimed
+
+
+def lapse_leases(database: Database) -> None:
+    """As if every worker had been silent for longer than its leases."""
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.state == State.RUNNING).values(lease_until=database_now() - 1))
+
+
+def rows(database: Database, render_id: str) -> list[Any]:
+    """A render's job rows in the order of their indexes."""
+    with database.read() as connection:
+        return [*connection.execute(select(jobs).where(jobs.c.render_id == render_id).order_by(jobs.c.index))]
+
+
+def states(database: Database, render_id: str) -> list[State]:
+    return [State(row.state) for row in rows(database, render_id)]
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Make these calls at the same moment, each in a thread; their results."""
+    barrier = Barrier(len(calls), timeout=10)
+
+    def run(call: Callable[[], T]) -> T:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [*threads.map(run, calls)]
+
+
+def assert_rows_agree(database: Database) -> None:
+    """What is true of renders, jobs and batches after every transaction, whatever happened."""
+    with database.read() as connection:
+        all_jobs = [*connection.execute(select(jobs))]
+        all_renders = [*connection.execute(select(renders))]
+        recorded = set(connection.execute(select(batches.c.id)).scalars())
+    counted = Counter((job.render_id, job.state) for job in all_jobs)
+    for render in all_renders:
+        of_render = {state: counted[render.id, state] for state in State}
+        assert render.total == sum(of_render.values())
+        assert {state: getattr(render, state) for state in FINAL} == {state: of_render[state] for state in FINAL}
+        finished = all(of_render[state] == 0 for state in State if state not in FINAL)
+        assert (render.finished_at is not None) == finished
+    for job in all_jobs:
+        assert (job.lease_until is not None) == (job.state == State.RUNNING)
+        assert (job.finished_at is not None) == (job.state in FINAL)
+        assert job.fence >= job.attempt >= 0
+        if job.state == State.DONE:
+            assert job.object == picture_key(job.render_id, job._mapping["index"])
+            assert job.sha256
+            assert job.bytes > 0
+            assert job.batch_id in recorded

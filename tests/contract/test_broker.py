@@ -1,0 +1,146 @@
+"""Tickets, on a real Redis-compatible server."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery import Celery
+
+from storage.broker import TURN_TASK, Tickets, make_app, queue_name
+from storage.errors import BadSettings, BrokerProblem
+from storage.settings import Settings
+from storage.states import Priority
+from tests.servers import free_port
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    app = make_app(Settings(broker_url=redis_url))
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def tickets(redis_url: str, app: Celery) -> Tickets:
+    return Tickets(Settings(broker_url=redis_url), app)
+
+
+def test_published_tickets_wait_in_the_queue_of_their_model_and_priority(tickets: Tickets) -> None:
+    tickets.publish("tiny", Priority.NORMAL)
+    tickets.publish("tiny", Priority.BULK, 3)
+    tickets.publish("other", Priority.INTERACTIVE, 2)
+    assert tickets.queued("tiny") == {Priority.INTERACTIVE: 0, Priority.NORMAL: 1, Priority.BULK: 3}
+    assert tickets.queued("other") == {Priority.INTERACTIVE: 2, Priority.NORMAL: 0, Priority.BULK: 0}
+    assert tickets.queued("unknown") == dict.fromkeys(Priority, 0)
+
+
+def test_publishing_no_ticket_publishes_none(tickets: Tickets) -> None:
+    tickets.publish("tiny", Priority.NORMAL, 0)
+    assert tickets.queued("tiny") == dict.fromkeys(Priority, 0)
+
+
+def test_a_ticket_carries_nothing_but_its_model(tickets: Tickets, redis_url: str) -> None:
+    tickets.publish("tiny", Priority.INTERACTIVE)
+    with redis.Redis.from_url(redis_url) as client:
+        [message] = client.lrange(f"farm:{queue_name('tiny')}", 0, -1)
+    ticket = json.loads(message)
+    assert ticket["content-type"] == "application/json"
+    assert ticket["headers"]["task"] == TURN_TASK
+    arguments, keywords, callbacks = json.loads(base64.b64decode(ticket["body"]))
+    assert (arguments, keywords) == (["tiny"], {})
+    assert not any(callbacks.values())
+
+
+def test_every_key_in_redis_begins_with_the_farms_name(tickets: Tickets, redis_url: str) -> None:
+    tickets.publish("tiny", Priority.NORMAL)
+    with redis.Redis.from_url(redis_url) as client:
+        assert all(key.startswith(b"farm:") for key in client.keys())
+
+
+def test_a_ticket_is_in_hand_from_its_delivery_to_its_acknowledgement(tickets: Tickets, app: Celery) -> None:
+    tickets.publish("tiny", Priority.NORMAL, 2)
+    assert tickets.in_hand() == 0
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
+        ticket = queue.get(timeout=5)
+        assert tickets.in_hand() == 1
+        assert tickets.queued("tiny")[Priority.NORMAL] == 1
+        ticket.ack()
+        assert tickets.in_hand() == 0
+
+
+def test_a_ticket_whose_worker_vanished_waits_again(tickets: Tickets, app: Celery) -> None:
+    tickets.publish("tiny", Priority.BULK)
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
+        queue.get(timeout=5)
+        assert tickets.queued("tiny")[Priority.BULK] == 0
+    assert tickets.queued("tiny")[Priority.BULK] == 1
+    assert tickets.in_hand() == 0
+
+
+def test_better_priorities_are_delivered_first(tickets: Tickets, app: Celery) -> None:
+    for priority in reversed(Priority):
+        tickets.publish("tiny", priority)
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
+        delivered = [queue.get(timeout=5) for _ in Priority]
+        assert [ticket.properties["priority"] for ticket in delivered] == [*Priority]
+        for ticket in delivered:
+            ticket.ack()
+
+
+def test_tickets_make_an_application_of_their_own_where_they_get_none(redis_url: str) -> None:
+    tickets = Tickets(Settings(broker_url=redis_url, ticket_window=12))
+    tickets.publish("tiny", Priority.NORMAL)
+    assert (tickets.queued("tiny")[Priority.NORMAL], tickets.window) == (1, 12)
+
+
+def test_a_broker_that_answers_passes_its_check_and_tells_what_it_evicts(tickets: Tickets) -> None:
+    tickets.check()
+    assert tickets.eviction_policy() == "noeviction"
+
+
+def test_a_refused_password_is_told_with_the_remedy_and_without_the_password(redis_url: str) -> None:
+    scheme, _, host = redis_url.partition("@")[0], "@", redis_url.partition("@")[2]
+    assert scheme.startswith("redis://:")
+    tickets = Tickets(Settings(broker_url=f"redis://:wrong-secret@{host}"))
+    for use in (tickets.check, tickets.in_hand, lambda: tickets.queued("tiny")):
+        with pytest.raises(BrokerProblem, match=r"redis://:\*\*\*@.*password.*FARM_BROKER_URL") as problem:
+            use()
+        assert "wrong-secret" not in str(problem.value)
+
+
+@pytest.fixture
+def nobody() -> Tickets:
+    """Tickets for a broker that is not there."""
+    return Tickets(Settings(broker_url=f"redis://:secret@127.0.0.1:{free_port()}/0"))
+
+
+@pytest.mark.parametrize("use", ["check", "in_hand", "queued", "publish", "eviction_policy"])
+def test_a_broker_that_is_away_is_named_without_its_password(use: str, nobody: Tickets) -> None:
+    calls = {
+        "check": nobody.check,
+        "in_hand": nobody.in_hand,
+        "queued": lambda: nobody.queued("tiny"),
+        "publish": lambda: nobody.publish("tiny", Priority.NORMAL),
+        "eviction_policy": nobody.eviction_policy,
+    }
+    with pytest.raises(BrokerProblem, match=r"^broker redis://:\*\*\*@127\.0\.0\.1:\d+/0: ") as problem:
+        calls[use]()
+    assert "secret" not in str(problem.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://:secret@host", "redis://:secret@host:port/0"])
+def test_an_address_of_no_broker_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BadSettings, match="^FARM_BROKER_URL=") as refusal:
+        Tickets(Settings(broker_url=url))
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_farm_without_a_broker_says_how_to_get_one() -> None:
+    with pytest.raises(BadSettings, match="FARM_BROKER_URL is not set"):
+        make_app(Settings())
+
+
+def test_only_json_is_taken_from_the_wire(app: Celery) -> None:
+    assert app.conf.accept_content == ["json"]

@@ -1,0 +1,201 @@
+"""Transactions, the database's clock, and its errors in the farm's words, on both databases."""
+
+import time
+from functools import partial
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from sqlalchemy import Connection, insert, select, text, update
+
+from storage.database import Database, database_now, transaction
+from storage.errors import DatabaseBusy, DatabaseProblem
+from storage.tables import renders
+from tests.contract.renders import at_once
+from tests.servers import PostgresServer, eventually, free_port
+
+
+def add_render(connection: Connection, render_id: str) -> None:
+    values = {"id": render_id, "owner": "ann", "priority": 1, "total": 1, "created_at": database_now()}
+    connection.execute(insert(renders).values(values))
+
+
+def render_ids(database: Database) -> list[str]:
+    with database.read() as connection:
+        return [*connection.execute(select(renders.c.id).order_by(renders.c.id)).scalars()]
+
+
+# -- the clock -------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_counts_seconds_since_1970(database: Database) -> None:
+    before = time.time()
+    with database.read() as connection:
+        now = connection.execute(select(database_now())).scalar_one()
+    assert before - 0.01 <= now <= time.time() + 0.01
+
+
+def test_the_clock_goes_on_within_a_transaction(database: Database) -> None:
+    # A lease that is given late in a long transaction must not begin at its start.
+    with database.write() as connection:
+        start = connection.execute(select(database_now())).scalar_one()
+        later = select(database_now() > start)
+        assert eventually(lambda: connection.execute(later).scalar_one(), "the database's clock has moved")
+
+
+# -- transactions ----------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(database: Database) -> None:
+    with database.write() as connection:
+        add_render(connection, "kept")
+
+    def fail_midway() -> None:
+        with database.write() as connection:
+            add_render(connection, "lost")
+            raise KeyError("a mistake")
+
+    with pytest.raises(KeyError):
+        fail_midway()
+    assert render_ids(database) == ["kept"]
+
+
+def test_a_reader_is_not_held_up_by_a_writer_and_sees_only_what_is_committed(database: Database) -> None:
+    with database.write() as connection:
+        add_render(connection, "new")
+        assert render_ids(database) == []
+    assert render_ids(database) == ["new"]
+
+
+def test_a_writer_is_not_held_up_by_a_reader(database: Database) -> None:
+    with database.read() as reader:
+        assert reader.execute(select(renders.c.id)).all() == []
+        with database.write() as writer:
+            add_render(writer, "new")
+    assert render_ids(database) == ["new"]
+
+
+def test_writers_at_once_all_succeed(database: Database) -> None:
+    # A write transaction that began as a read would fail at once on SQLite, whatever its timeout.
+    def read_then_write(name: str) -> None:
+        with database.write() as connection:
+            connection.execute(select(renders.c.id)).all()
+            add_render(connection, name)
+
+    names = [f"writer-{n}" for n in range(8)]
+    at_once(*[partial(read_then_write, name) for name in names])
+    assert render_ids(database) == names
+
+
+def test_a_new_sqlite_database_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
+    # As when `farm up` starts its processes for the first time. One round seldom shows the race.
+    for number in range(20):
+        databases = [Database(f"sqlite:///{tmp_path / f'{number}.db'}") for _ in range(8)]
+
+        def write(database: Database) -> None:
+            with database.write() as connection:
+                connection.execute(text("CREATE TABLE IF NOT EXISTS something (id INTEGER)"))
+
+        at_once(*[partial(write, database) for database in databases])
+        for database in databases:
+            database.close()
+
+
+def test_a_foreign_key_is_kept(database: Database) -> None:
+    with pytest.raises(DatabaseProblem, match="(?i)foreign key"), database.write() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO jobs (render_id, "index", owner, model, priority, turn, batch_key, seed, spec, state)
+                VALUES ('nowhere', 0, 'ann', 'tiny', 1, 0, 'k', 0, '{}', 'queued')
+            """)
+        )
+
+
+class Mover:
+    """A method that is one transaction, and deadlocks with itself when it is first run in two threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._tried: set[str] = set()
+        self._both_hold_one = Barrier(2, timeout=10)
+
+    @transaction
+    def touch(self, connection: Connection, first: str, second: str) -> str:
+        connection.execute(update(renders).where(renders.c.id == first).values(done=renders.c.done + 1))
+        if first not in self._tried:
+            self._tried.add(first)
+            self._both_hold_one.wait()
+        connection.execute(update(renders).where(renders.c.id == second).values(done=renders.c.done + 1))
+        return first
+
+
+def test_a_transaction_undone_by_a_deadlock_is_run_again(postgres: str) -> None:
+    database = Database(postgres)
+    with database.write() as connection:
+        add_render(connection, "a")
+        add_render(connection, "b")
+    mover = Mover(database)
+    assert at_once(partial(mover.touch, "a", "b"), partial(mover.touch, "b", "a")) == ["a", "b"]
+    with database.read() as connection:
+        assert [*connection.execute(select(renders.c.done)).scalars()] == [2, 2]
+    database.close()
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_was_waited_for_too_long_is_told_as_busy(postgres: str) -> None:
+    database = Database(postgres)
+    with database.write() as holder:
+        holder.execute(text("LOCK TABLE renders"))
+        with pytest.raises(DatabaseBusy), database.write() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '10ms'"))
+            connection.execute(select(renders.c.id))
+    database.close()
+
+
+def test_a_connection_that_died_while_idle_is_replaced(postgres: str) -> None:
+    database = Database(postgres)
+    assert render_ids(database) == []
+    other = Database(postgres)
+    with other.write() as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
+    assert render_ids(database) == []
+    other.close()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://farm:secret@127.0.0.1:{free_port()}/farm",
+        "sqlite:////nonexistent/folder/farm.db",
+        "postgresql+psycopg://farm:secret@/farm?host=/nonexistent",
+    ],
+)
+def test_a_database_that_is_away_is_named_without_its_password(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(DatabaseProblem, match="^database ") as problem, database.read():
+        pass
+    message = str(problem.value)
+    assert "secret" not in message
+    assert "\n" not in message
+    assert url.rpartition("/")[2] in message
+    database.close()
+
+
+def test_a_database_that_does_not_exist_is_named(postgres_server: PostgresServer) -> None:
+    database = Database(postgres_server.url("nowhere"))
+    with pytest.raises(DatabaseProblem, match="nowhere"), database.read():
+        pass
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "oracle+none://db", "postgresql+psycopg://farm:secret@db:port/farm", "postgresql+psycopg://[::1"]
+)
+def test_an_address_that_cannot_be_understood_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(DatabaseProblem, match="^database ") as problem:
+        Database(url)
+    assert "secret" not in str(problem.value)

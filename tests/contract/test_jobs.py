@@ -1,0 +1,428 @@
+"""Accepting renders, and every move of a job, on both databases."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+
+from storage.database import Database
+from storage.errors import BadSpecification
+from storage.jobs import Jobs
+from storage.spec import Spec
+from storage.states import Priority, State
+from storage.tables import jobs, renders
+from storage.views import Views
+from tests.contract.renders import (
+    claim,
+    complete,
+    drain,
+    lapse_leases,
+    pictures,
+    published,
+    rendered,
+    rows,
+    states,
+    submit,
+)
+
+# -- accepting -------------------------------------------------------------------------------------------------
+
+
+def test_a_render_is_accepted_whole(farm: Jobs, database: Database) -> None:
+    specs = pictures(2500)
+    render_id = submit(farm, iter(specs))
+    accepted = rows(database, render_id)
+    assert [row._mapping["index"] for row in accepted] == list(range(2500))
+    assert [row.spec for row in accepted] == [spec.canonical() for spec in specs]
+    assert [row.seed for row in accepted] == [spec.seed for spec in specs]
+    assert {row.state for row in accepted} == {State.QUEUED}
+
+
+def test_a_render_whose_manifest_breaks_off_midway_leaves_nothing(farm: Jobs, database: Database) -> None:
+    def manifest() -> Iterator[Spec]:
+        yield from pictures(1500)
+        raise BadSpecification("line 1501: width: must be a multiple of 8")
+
+    with pytest.raises(BadSpecification, match="line 1501"):
+        submit(farm, manifest())
+    with database.read() as connection:
+        assert connection.execute(select(jobs.c.id)).first() is None
+        assert connection.execute(select(renders.c.id)).first() is None
+
+
+def test_a_render_of_nothing_is_refused_and_leaves_nothing(farm: Jobs, database: Database) -> None:
+    with pytest.raises(BadSpecification, match="nothing to render"):
+        submit(farm, [])
+    assert Views(database).renders() == []
+
+
+def test_a_seed_and_a_prompt_come_back_exactly(farm: Jobs) -> None:
+    [spec] = pictures(1, seed=2**63 - 1, prompt="😀 \u202eשלום 'quoted'; -- \\ %s :x {}")
+    submit(farm, [spec])
+    assert claim(farm).jobs[0].spec == spec
+
+
+# -- claiming --------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_raises_fence_and_attempt_and_gives_a_lease(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    for number in (1, 2, 3):
+        [job] = claim(farm, worker=f"w{number}").jobs
+        assert (job.fence, job.attempt) == (number, number)
+        [row] = rows(database, render_id)
+        assert (row.state, row.worker, row.fence, row.attempt) == (State.RUNNING, f"w{number}", number, number)
+        assert row.lease_until == pytest.approx(row.started_at + 30, abs=1)
+        lapse_leases(database)
+        farm.take_back_lapsed()
+
+
+def test_nothing_is_claimed_where_nothing_waits(farm: Jobs) -> None:
+    assert farm.claim(model="tiny", worker="w1", limit=8) is None
+    submit(farm, pictures(1, model="other"))
+    assert farm.claim(model="tiny", worker="w1", limit=8) is None
+
+
+def test_every_claim_has_a_name_of_its_own(farm: Jobs, database: Database) -> None:
+    submit(farm, pictures(2))
+    names = {claim(farm, limit=1).batch_id, claim(farm, limit=1).batch_id}
+    lapse_leases(database)
+    farm.take_back_lapsed()
+    names |= {claim(farm, limit=1).batch_id, claim(farm, limit=1).batch_id}
+    assert len(names) == 4
+
+
+# -- keeping ---------------------------------------------------------------------------------------------------
+
+
+def test_renewing_moves_the_end_of_the_lease(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2))
+    held = claim(farm).jobs
+    before = [row.lease_until for row in rows(database, render_id)]
+    assert Jobs(database, lease_seconds=60).renew(held) == {job.id for job in held}
+    after = [row.lease_until for row in rows(database, render_id)]
+    assert after == [pytest.approx(moment + 30, abs=1) for moment in before]
+
+
+def test_renewing_tells_which_jobs_were_lost(farm: Jobs, database: Database) -> None:
+    submit(farm, pictures(1))
+    cancelled_render = submit(farm, pictures(1))
+    kept, cancelled = claim(farm).jobs
+    farm.cancel(cancelled_render)
+    assert farm.renew([kept, cancelled]) == {kept.id}
+    assert farm.still_held([kept, cancelled]) == {kept.id}
+    assert farm.renew([]) == set()
+    assert farm.still_held([]) == set()
+
+
+def test_a_lease_that_ran_out_is_good_again_once_renewed_in_time(farm: Jobs, database: Database) -> None:
+    # A pause shorter than a sweep costs nobody anything.
+    submit(farm, pictures(1))
+    held = claim(farm).jobs
+    lapse_leases(database)
+    assert farm.renew(held) == {held[0].id}
+    assert farm.take_back_lapsed() == 0
+
+
+def test_asking_what_is_still_held_renews_nothing(farm: Jobs, database: Database) -> None:
+    submit(farm, pictures(1))
+    held = claim(farm).jobs
+    lapse_leases(database)
+    assert farm.still_held(held) == {held[0].id}
+    assert farm.take_back_lapsed() == 1
+
+
+# -- completing ------------------------------------------------------------------------------------------------
+
+
+def test_a_completed_job_tells_what_was_made_when_and_with_whom(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    found = claim(farm)
+    assert complete(farm, found) == {}
+    for row, job in zip(rows(database, render_id), found.jobs, strict=True):
+        assert (row.state, row.batch_id) == (State.DONE, found.batch_id)
+        assert (row.object, row.sha256) == (f"renders/{render_id}/{job.index:06d}.png", f"{job.id:064x}")
+        assert row.bytes == 1000 + job.index
+        assert row.finished_at >= row.started_at
+    batch = Views(database).batch(found.batch_id)
+    assert batch.job_row_ids == [job.id for job in found.jobs]
+    assert batch.recipe == {"torch": "2.13", "dtype": "float32"}
+    assert (batch.worker, batch.render_seconds) == ("w1", 1.5)
+
+
+def test_completing_twice_counts_once(farm: Jobs, database: Database) -> None:
+    # The answer to the first commit may have been lost on its way.
+    render_id = submit(farm, pictures(2))
+    found = claim(farm)
+    assert complete(farm, found) == {}
+    first = rows(database, render_id)
+    assert complete(farm, found) == {}
+    assert rows(database, render_id) == first
+    assert Views(database).render(render_id).done == 2
+
+
+def test_a_batch_may_be_completed_in_parts(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    found = claim(farm)
+    for job in found.jobs:
+        assert farm.complete(rendered(found), published(job)) == {}
+    assert states(database, render_id) == [State.DONE] * 3
+    assert Views(database).batch(found.batch_id).job_row_ids == [job.id for job in found.jobs]
+
+
+def test_a_render_is_finished_exactly_when_its_last_job_ends(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(4))
+    view = Views(database).render
+    found = claim(farm)
+    first, second, third, fourth = found.jobs
+    farm.complete(rendered(found), published(first, second))
+    assert (view(render_id).state, view(render_id).finished_at) == ("running", None)
+    farm.fail(third, "black picture", final=True)
+    assert (view(render_id).state, view(render_id).finished_at) == ("running", None)
+    farm.complete(rendered(found), published(fourth))
+    assert view(render_id).state == "failed"
+    assert view(render_id).finished_at == pytest.approx(rows(database, render_id)[3].finished_at, abs=0.5)
+
+
+def test_a_batch_of_two_renders_counts_for_each(farm: Jobs, database: Database) -> None:
+    one, two = submit(farm, pictures(1)), submit(farm, pictures(2))
+    complete(farm, claim(farm))
+    assert [Views(database).render(render_id).done for render_id in (one, two)] == [1, 2]
+
+
+# -- failing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_attempt_is_tried_again_until_none_is_left(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    outcomes = [farm.fail(claim(farm).jobs[0], f"out of memory ({n})", final=False) for n in (1, 2, 3)]
+    assert outcomes == [State.QUEUED, State.QUEUED, State.FAILED]
+    [row] = rows(database, render_id)
+    assert (row.attempt, row.error) == (3, "out of memory (3)")
+    assert farm.claim(model="tiny", worker="w1", limit=8) is None
+
+
+def test_a_final_failure_is_not_tried_again(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2))
+    bad, good = claim(farm).jobs
+    assert farm.fail(bad, "the prompt cannot be encoded", final=True) is State.FAILED
+    assert farm.fail(bad, "the prompt cannot be encoded", final=True) is None
+    assert states(database, render_id) == [State.FAILED, State.RUNNING]
+    assert farm.renew([good]) == {good.id}
+
+
+def test_a_retried_job_carries_no_old_error(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    farm.fail(claim(farm).jobs[0], "out of memory", final=False)
+    complete(farm, claim(farm))
+    assert rows(database, render_id)[0].error is None
+
+
+# -- a worker that lost its lease ------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_job_was_given_to_another_changes_nothing(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    stale = claim(farm, worker="frozen")
+    lapse_leases(database)
+    assert farm.take_back_lapsed() == 1
+    current = claim(farm, worker="w2")
+    before = rows(database, render_id)
+    job = stale.jobs[0]
+    assert complete(farm, stale) == {job.id: State.RUNNING}
+    assert farm.fail(job, "too late", final=True) is None
+    assert farm.renew([job]) == set()
+    assert farm.still_held([job]) == set()
+    assert rows(database, render_id) == before
+    assert complete(farm, current) == {}
+    assert complete(farm, stale) == {job.id: State.DONE}
+    assert rows(database, render_id)[0].batch_id == current.batch_id
+
+
+def test_a_worker_whose_job_waits_again_changes_nothing(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    stale = claim(farm)
+    lapse_leases(database)
+    farm.take_back_lapsed()
+    before = rows(database, render_id)
+    assert complete(farm, stale) == {stale.jobs[0].id: State.QUEUED}
+    assert farm.fail(stale.jobs[0], "too late", final=True) is None
+    assert farm.renew(stale.jobs) == set()
+    assert rows(database, render_id) == before
+
+
+def test_a_batch_of_which_nothing_counted_is_not_recorded(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2))
+    found = claim(farm)
+    farm.cancel(render_id)
+    complete(farm, found)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM batches").scalar_one() == 0
+
+
+# -- taking back -----------------------------------------------------------------------------------------------
+
+
+def test_a_dead_worker_gives_its_jobs_back_when_their_leases_run_out(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    claim(farm, limit=2)
+    assert farm.take_back_lapsed() == 0
+    lapse_leases(database)
+    assert farm.take_back_lapsed() == 2
+    assert farm.take_back_lapsed() == 0
+    assert states(database, render_id) == [State.QUEUED] * 3
+    assert [row.attempt for row in rows(database, render_id)] == [1, 1, 0]
+
+
+def test_a_job_whose_workers_vanish_fails_after_the_last_attempt_and_says_why(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    for _ in range(3):
+        assert Views(database).render(render_id).failed == 0
+        claim(farm)
+        lapse_leases(database)
+        assert farm.take_back_lapsed() == 1
+    [row] = rows(database, render_id)
+    assert row.state == State.FAILED
+    assert "lease" in row.error
+    assert "3" in row.error
+    assert Views(database).render(render_id).state == "failed"
+
+
+def test_a_killed_worker_gives_its_jobs_back_and_the_attempt_counts(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    claim(farm, limit=2, worker="killed")
+    kept = claim(farm, limit=1, worker="alive")
+    assert farm.give_back(worker="killed", died=True) == 2
+    assert states(database, render_id) == [State.QUEUED, State.QUEUED, State.RUNNING]
+    assert [row.attempt for row in rows(database, render_id)] == [1, 1, 1]
+    assert farm.renew(kept.jobs) == {kept.jobs[0].id}
+    assert farm.give_back(worker="killed", died=True) == 0
+
+
+def test_a_job_that_kills_its_workers_fails_after_the_last_attempt(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    for _ in range(3):
+        claim(farm, worker="killed")
+        assert farm.give_back(worker="killed", died=True) == 1
+    [row] = rows(database, render_id)
+    assert row.state == State.FAILED
+    assert "died" in row.error
+
+
+def test_a_worker_told_to_stop_gives_its_jobs_back_without_burning_an_attempt(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    for _ in range(5):
+        stopped = claim(farm, worker="stopping")
+        assert farm.give_back(worker="stopping", died=False) == 1
+    [row] = rows(database, render_id)
+    assert (row.state, row.attempt, row.fence) == (State.QUEUED, 0, 5)
+    assert complete(farm, stopped) == {stopped.jobs[0].id: State.QUEUED}
+
+
+def test_the_number_of_attempts_is_a_setting(database: Database) -> None:
+    once = Jobs(database, max_attempts=1)
+    render_id = submit(once, pictures(1))
+    assert once.fail(claim(once).jobs[0], "black picture", final=False) is State.FAILED
+    assert Views(database).render(render_id).failed == 1
+
+
+# -- cancelling ------------------------------------------------------------------------------------------------
+
+
+def test_a_cancel_ends_what_waits_and_what_runs_and_leaves_what_is_done(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(4))
+    complete(farm, claim(farm, limit=1))
+    running = claim(farm, limit=1)
+    assert farm.cancel(render_id) == 3
+    assert states(database, render_id) == [State.DONE, State.CANCELLED, State.CANCELLED, State.CANCELLED]
+    assert Views(database).render(render_id).state == "cancelled"
+    assert complete(farm, running) == {running.jobs[0].id: State.CANCELLED}
+    assert farm.fail(running.jobs[0], "too late", final=True) is None
+    assert farm.renew(running.jobs) == set()
+    assert farm.claim(model="tiny", worker="w1", limit=8) is None
+
+
+def test_cancelling_again_or_too_late_does_nothing(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2))
+    assert farm.cancel(render_id) == 2
+    finished_at = Views(database).render(render_id).finished_at
+    assert farm.cancel(render_id) == 0
+    assert farm.cancel("000000000000") == 0
+    assert Views(database).render(render_id).finished_at == finished_at
+
+
+def test_a_cancel_reaches_no_other_render(farm: Jobs, database: Database) -> None:
+    one, two = submit(farm, pictures(1)), submit(farm, pictures(1))
+    found = claim(farm)
+    farm.cancel(one)
+    assert complete(farm, found) == {found.jobs[0].id: State.CANCELLED}
+    assert states(database, two) == [State.DONE]
+
+
+# -- asking again ----------------------------------------------------------------------------------------------
+
+
+def test_a_retry_queues_what_failed_and_nothing_else(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    found = claim(farm, limit=2)
+    farm.complete(rendered(found), published(found.jobs[0]))
+    farm.fail(found.jobs[1], "black picture", final=True)
+    farm.cancel(render_id)
+    assert farm.retry(render_id, quanta={"tiny": 8}) == 1
+    assert states(database, render_id) == [State.DONE, State.QUEUED, State.CANCELLED]
+    view = Views(database).render(render_id)
+    assert (view.state, view.failed, view.finished_at) == ("running", 0, None)
+    [again] = claim(farm).jobs
+    assert (again.attempt, again.fence) == (1, 2)
+
+
+def test_a_retry_of_nothing_does_nothing(farm: Jobs) -> None:
+    render_id = submit(farm, pictures(1))
+    assert farm.retry(render_id, quanta={"tiny": 8}) == 0
+    complete(farm, claim(farm))
+    assert farm.retry(render_id, quanta={"tiny": 8}) == 0
+    assert farm.retry("000000000000", quanta={"tiny": 8}) == 0
+
+
+def test_a_retried_job_has_all_its_attempts_again(farm: Jobs) -> None:
+    render_id = submit(farm, pictures(1))
+    for _ in range(2):
+        outcomes = [farm.fail(claim(farm).jobs[0], "black picture", final=False) for _ in range(3)]
+        assert outcomes == [State.QUEUED, State.QUEUED, State.FAILED]
+        assert farm.retry(render_id, quanta={"tiny": 8}) == 1
+
+
+# -- what waits ------------------------------------------------------------------------------------------------
+
+
+def test_waiting_jobs_are_counted_by_model_and_priority_up_to_a_limit(farm: Jobs) -> None:
+    submit(farm, pictures(5))
+    submit(farm, pictures(2), priority=Priority.BULK)
+    submit(farm, pictures(1, model="other"))
+    claim(farm, limit=1)
+    assert farm.waiting("tiny", Priority.NORMAL, at_most=100) == 4
+    assert farm.waiting("tiny", Priority.NORMAL, at_most=3) == 3
+    assert farm.waiting("tiny", Priority.BULK, at_most=100) == 2
+    assert farm.waiting("tiny", Priority.INTERACTIVE, at_most=100) == 0
+    assert farm.waiting("unknown", Priority.NORMAL, at_most=100) == 0
+
+
+def test_the_best_waiting_priority_is_told_for_each_model_that_has_work(farm: Jobs) -> None:
+    submit(farm, pictures(1), priority=Priority.BULK)
+    submit(farm, pictures(1), priority=Priority.NORMAL)
+    submit(farm, pictures(1, model="other"), priority=Priority.BULK)
+    assert farm.best_waiting(["tiny", "other", "unknown"]) == {"tiny": Priority.NORMAL, "other": Priority.BULK}
+    drain(farm)
+    assert farm.best_waiting(["tiny", "other"]) == {"other": Priority.BULK}
+    assert farm.best_waiting([]) == {}
+
+
+def test_a_claim_tells_what_it_leaves_waiting(farm: Jobs) -> None:
+    submit(farm, pictures(2), priority=Priority.BULK)
+    submit(farm, pictures(2), priority=Priority.INTERACTIVE)
+    assert [claim(farm, limit=1).next_priority for _ in range(4)] == [
+        Priority.INTERACTIVE,
+        Priority.BULK,
+        Priority.BULK,
+        None,
+    ]

@@ -1,0 +1,190 @@
+"""Moves of jobs made at the same moment: in threads on both databases, and step by step where only locks decide."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import pytest
+from sqlalchemy import select, text
+
+from storage.database import Database
+from storage.jobs import Claimed, Jobs
+from storage.states import State
+from storage.tables import renders
+from storage.views import Views
+from tests.contract.renders import (
+    assert_rows_agree,
+    at_once,
+    claim,
+    complete,
+    drain,
+    pictures,
+    published,
+    rendered,
+    states,
+    submit,
+)
+from tests.servers import eventually
+
+T = TypeVar("T")
+
+# -- in threads ------------------------------------------------------------------------------------------------
+
+
+def test_no_job_is_claimed_twice_by_eight_workers(farm: Jobs) -> None:
+    submit(farm, pictures(200))
+    shares: list[list[Claimed]] = at_once(*[partial(drain, farm, limit=3)] * 8)
+    claimed = [job.id for share in shares for job in share]
+    assert len(claimed) == len(set(claimed)) == 200
+
+
+def test_claims_made_at_once_take_whole_batches(farm: Jobs) -> None:
+    submit(farm, pictures(32))
+    found = at_once(*[partial(claim, farm, limit=8)] * 4)
+    assert [len(one.jobs) for one in found] == [8] * 4
+
+
+def test_a_job_completed_twice_at_once_counts_once(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(1))
+    found = claim(farm)
+    assert at_once(*[partial(complete, farm, found)] * 4) == [{}] * 4
+    view = Views(database).render(render_id)
+    assert (view.done, view.state) == (1, "done")
+
+
+def test_the_last_jobs_of_a_render_ending_at_once_finish_it(farm: Jobs, database: Database) -> None:
+    # Counting unfinished siblings instead, each would see the other's and neither would finish the render.
+    render_id = submit(farm, pictures(6))
+    found = [claim(farm, limit=1, worker=f"w{n}") for n in range(6)]
+    at_once(*[partial(complete, farm, one) for one in found])
+    view = Views(database).render(render_id)
+    assert (view.done, view.state) == (6, "done")
+    assert view.finished_at is not None
+
+
+def test_a_cancel_among_completions_counts_every_job_once(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(12))
+    found = [claim(farm, limit=2, worker=f"w{n}") for n in range(6)]
+
+    def cancel() -> dict[int, State]:
+        farm.cancel(render_id)
+        return {}
+
+    refused = at_once(cancel, *[partial(complete, farm, one) for one in found])
+    view = Views(database).render(render_id)
+    assert view.done + view.cancelled == 12
+    assert view.cancelled == sum(len(jobs) for jobs in refused)
+    assert {state for jobs in refused for state in jobs.values()} <= {State.CANCELLED}
+
+
+def test_two_sweeps_at_once_take_back_each_job_once(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(20))
+    # Leases of a microsecond: they have run out when the sweeps look.
+    drain(Jobs(database, lease_seconds=1e-6))
+    assert sum(at_once(*[farm.take_back_lapsed] * 4)) == 20
+    assert states(database, render_id) == [State.QUEUED] * 20
+
+
+def test_the_last_attempts_of_jobs_swept_twice_at_once_are_counted_once(farm: Jobs, database: Database) -> None:
+    brief = Jobs(database, lease_seconds=1e-6, max_attempts=1)
+    render_id = submit(farm, pictures(20))
+    drain(brief)
+    assert sum(at_once(*[brief.take_back_lapsed] * 4)) == 20
+    assert Views(database).render(render_id).failed == 20
+
+
+def test_two_retries_at_once_queue_each_job_once(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(10))
+    for job in drain(farm):
+        farm.fail(job, "black picture", final=True)
+    assert sum(at_once(*[partial(farm.retry, render_id, quanta={"tiny": 8})] * 3)) == 10
+    assert states(database, render_id) == [State.QUEUED] * 10
+
+
+# -- step by step ----------------------------------------------------------------------------------------------
+# PostgreSQL only: SQLite's writers never meet.
+
+
+@pytest.fixture
+def postgres_farm(postgres: str) -> Iterator[Jobs]:
+    database = Database(postgres)
+    yield Jobs(database)
+    assert_rows_agree(database)
+    database.close()
+
+
+@contextmanager
+def render_locked(database: Database, render_id: str) -> Iterator[None]:
+    """Every move that counts stops just before it counts, with all its other work done."""
+    with database.write() as connection:
+        connection.execute(select(renders).where(renders.c.id == render_id).with_for_update())
+        yield
+
+
+def blocked(database: Database) -> int:
+    """How many transactions wait for a lock."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with database.read() as connection:
+        return connection.execute(waiting).scalar_one()
+
+
+def start(threads: ThreadPoolExecutor, database: Database, move: Callable[[], T]) -> Future[T]:
+    """Make a move in a thread, up to the point where it waits for a lock."""
+    before = blocked(database)
+    future = threads.submit(move)
+    eventually(lambda: blocked(database) > before, "the move waits for a lock")
+    return future
+
+
+def test_a_cancel_that_comes_while_a_job_is_being_completed_finds_it_done(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    render_id = submit(postgres_farm, pictures(2))
+    found = claim(postgres_farm, limit=1)
+    with ThreadPoolExecutor() as threads:
+        with render_locked(database, render_id):
+            completing = start(threads, database, lambda: complete(postgres_farm, found))
+            cancelling = start(threads, database, lambda: postgres_farm.cancel(render_id))
+        assert completing.result() == {}
+        assert cancelling.result() == 1
+    assert states(database, render_id) == [State.DONE, State.CANCELLED]
+
+
+def test_a_completion_that_comes_while_its_render_is_being_cancelled_is_refused(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    render_id = submit(postgres_farm, pictures(2))
+    found = claim(postgres_farm, limit=1)
+    with ThreadPoolExecutor() as threads:
+        with render_locked(database, render_id):
+            cancelling = start(threads, database, lambda: postgres_farm.cancel(render_id))
+            completing = start(threads, database, lambda: complete(postgres_farm, found))
+        assert cancelling.result() == 2
+        assert completing.result() == {found.jobs[0].id: State.CANCELLED}
+    assert states(database, render_id) == [State.CANCELLED] * 2
+
+
+def test_two_parts_of_a_batch_completed_at_once_are_both_recorded(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    render_id = submit(postgres_farm, pictures(2))
+    found = claim(postgres_farm)
+    with ThreadPoolExecutor() as threads:
+        with render_locked(database, render_id):
+            parts = [
+                start(threads, database, partial(postgres_farm.complete, rendered(found), published(job)))
+                for job in found.jobs
+            ]
+        assert [part.result() for part in parts] == [{}, {}]
+    assert Views(database).render(render_id).done == 2
+
+
+def test_a_claim_passes_over_jobs_that_a_cancel_is_taking(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    cancelled, kept = submit(postgres_farm, pictures(2)), submit(postgres_farm, pictures(2))
+    with ThreadPoolExecutor() as threads:
+        with render_locked(database, cancelled):
+            cancelling = start(threads, database, lambda: postgres_farm.cancel(cancelled))
+            assert [job.render_id for job in claim(postgres_farm).jobs] == [kept] * 2
+        assert cancelling.result() == 2

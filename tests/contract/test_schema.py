@@ -1,0 +1,78 @@
+"""The schema's version, on both databases."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from storage.database import Database
+from storage.errors import SchemaMismatch
+from storage.schema import check, upgrade
+from storage.tables import metadata
+from tests.contract.renders import at_once
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_migrations_make_the_same_indexes_and_constraints_as_the_tables(
+    database: Database, empty_database: Database
+) -> None:
+    # What the comparison above leaves out: the conditions of partial indexes and of checks.
+    metadata.create_all(empty_database.engine)
+    for table in metadata.tables:
+        assert described(database, table) == described(empty_database, table)
+
+
+def described(database: Database, table: str) -> dict[str, Any]:
+    """All that the database says about a table, in an order of its own."""
+    found = inspect(database.engine)
+    return {
+        "columns": [{**column, "type": str(column["type"])} for column in found.get_columns(table)],
+        "indexes": {index["name"]: _readable(index) for index in found.get_indexes(table)},
+        "checks": sorted(map(str, found.get_check_constraints(table))),
+        "uniques": sorted(map(str, found.get_unique_constraints(table))),
+        "keys": [str(found.get_pk_constraint(table)), *map(str, found.get_foreign_keys(table))],
+    }
+
+
+def test_an_upgrade_tells_the_versions_before_and_after_and_may_be_repeated(empty_database: Database) -> None:
+    before, after = upgrade(empty_database)
+    assert before is None
+    assert upgrade(empty_database) == (after, after)
+    check(empty_database)
+
+
+def test_an_upgrade_by_several_at_once_is_made_by_one(empty_database: Database) -> None:
+    migrators = [Database(empty_database.url) for _ in range(4)]
+    outcomes = at_once(*[partial(upgrade, migrator) for migrator in migrators])
+    assert sorted(before or "" for before, _ in outcomes)[:2] == ["", outcomes[0][1]]
+    check(empty_database)
+    for migrator in migrators:
+        migrator.close()
+
+
+def test_a_database_without_tables_is_refused_with_the_remedy(empty_database: Database) -> None:
+    with pytest.raises(SchemaMismatch, match="no tables yet.*`farm db upgrade`"):
+        check(empty_database)
+
+
+def test_a_database_of_a_newer_farm_is_refused_and_left_alone(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for attempt in (check, upgrade):
+        with pytest.raises(SchemaMismatch, match="9999.*install the newer farm"):
+            attempt(database)
+    with database.read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
+
+
+def _readable(index: Any) -> dict[str, Any]:
+    # A condition is an object that equals nothing but itself.
+    return {**index, "dialect_options": {name: str(value) for name, value in index.get("dialect_options", {}).items()}}

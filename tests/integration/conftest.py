@@ -1,0 +1,44 @@
+"""The farm on both of its pairs of stores: SQLite with a folder, PostgreSQL with S3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.settings import Settings
+from tests.integration.farm import MODELS, Farm, new_farm
+
+
+@pytest.fixture(params=["sqlite+folder", "postgresql+s3"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The addresses of a database with tables and of an empty object store."""
+    if request.param == "sqlite+folder":
+        return {"FARM_DATABASE_URL": request.getfixturevalue("sqlite"), "FARM_OBJECTS_URL": str(tmp_path / "objects")}
+    s3: Settings = request.getfixturevalue("s3")
+    return {
+        "FARM_DATABASE_URL": request.getfixturevalue("postgres"),
+        "FARM_OBJECTS_URL": s3.objects,
+        "FARM_S3_ENDPOINT_URL": str(s3.s3_endpoint_url),
+    }
+
+
+@pytest.fixture
+def farm(stores: dict[str, str], redis_url: str, tmp_path: Path) -> Iterator[Farm]:
+    """A farm without any process yet, with leases short enough to wait for."""
+    models = tmp_path / "models.toml"
+    models.write_text(MODELS)
+    environment = {
+        "FARM_HOME": str(tmp_path / "home"),
+        "FARM_BROKER_URL": redis_url,
+        "FARM_MODELS_FILE": str(models),
+        "FARM_LEASE_SECONDS": "4",
+        "FARM_RENEW_SECONDS": "1",
+        "FARM_SWEEP_SECONDS": "0.5",
+        **stores,
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        settings = Settings()
+    with new_farm(settings, tmp_path, environment) as farm:
+        yield farm

@@ -1,0 +1,190 @@
+"""A real farm for tests: Redis, a database, a store, a scheduler process and workers, each a process of its own."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Row, select
+
+from scheduler.services import Services, open_services
+from scheduler.submit import quanta
+from storage.broker import Tickets
+from storage.settings import Settings
+from storage.spec import Request
+from storage.states import Priority, State
+from storage.tables import jobs
+from storage.views import RenderView
+from tests.servers import eventually, running
+
+#: Two models, so that workers have to choose; fast, so that tests are.
+MODELS = """
+[models.quick]
+kind = "simulated"
+width = 32
+height = 32
+num_inference_steps = 2
+seconds_per_step = 0.002
+seconds_per_step_and_picture = 0.0005
+
+[models.slow]
+kind = "simulated"
+width = 32
+height = 32
+num_inference_steps = 4
+seconds_per_step = 0.25
+seconds_per_step_and_picture = 0.0
+"""
+
+
+@dataclass
+class Farm:
+    """The parts that a test started, and what it may ask of them."""
+
+    settings: Settings
+    folder: Path
+    environment: dict[str, str]
+    stack: ExitStack
+    services: Services = field(init=False)
+    tickets: Tickets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.services = open_services(self.settings)
+        self.stack.callback(self.services.database.close)
+        self.tickets = Tickets(self.settings)
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    def scheduler(self) -> subprocess.Popen[bytes]:
+        return self._start("scheduler", ["scheduler.cli.main", "scheduler"], {})
+
+    def workers(self, devices: int = 1, *, machine: str = "here", **settings: str) -> subprocess.Popen[bytes]:
+        """`farm-worker` with simulated devices, as on a machine of this name; returns when they serve."""
+        before = {worker.name for worker in self.services.workers.all()}
+        process = self._start(
+            f"workers-{machine}",
+            ["worker.supervisor", "--simulated", str(devices)],
+            {"FARM_WORKER_NAME": machine, **settings},
+        )
+        eventually(
+            lambda: len({worker.name for worker in self.services.workers.all()} - before) == devices,
+            f"{devices} workers of {machine} announced themselves",
+            timeout=30,
+        )
+        return process
+
+    def _start(self, name: str, module: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
+        return self.stack.enter_context(
+            running([sys.executable, "-m", *module], self.folder / f"{name}.log", env=self.environment | settings)
+        )
+
+    # -- work --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        n: int,
+        *,
+        model: str = "quick",
+        owner: str = "ann",
+        priority: Priority = Priority.NORMAL,
+        call: bool = True,
+    ) -> str:
+        """A render of n pictures; without `call` its tickets are left to the sweep."""
+        request = Request.parse({"prompt": "a red star", "model": model})
+        specs = (self.services.registry.resolve(request, seed=seed) for seed in range(n))
+        render_id = self.services.jobs.submit(
+            specs, owner=owner, priority=priority, quanta=quanta(self.services.registry)
+        )
+        if call:
+            self.tickets.publish(model, priority, min(8, -(-n // 8)))
+        return render_id
+
+    def render(self, render_id: str) -> RenderView:
+        return self.services.views.render(render_id)
+
+    def finished(self, render_id: str, *, timeout: float = 60) -> RenderView:
+        """Wait for the end of a render."""
+        eventually(lambda: self.render(render_id).finished, f"render {render_id} is finished", timeout=timeout)
+        return self.render(render_id)
+
+    def some_done(self, render_id: str, n: int = 1) -> None:
+        eventually(lambda: self.render(render_id).done >= n, f"{n} pictures of {render_id} are done", timeout=30)
+
+    def rows(self, render_id: str) -> list[Row[*tuple[Any, ...]]]:
+        with self.services.database.read() as connection:
+            return list(connection.execute(select(jobs).where(jobs.c.render_id == render_id).order_by(jobs.c.index)))
+
+    # -- what must hold ----------------------------------------------------------------------------------------
+
+    def assert_sound(self, render_id: str) -> None:
+        """Every job final, counters as the rows say, each done row one object with the recorded hash, none besides."""
+        rows, render = self.rows(render_id), self.render(render_id)
+        states = Counter(row.state for row in rows)
+        assert len(rows) == render.total
+        assert states == Counter(
+            {
+                name: n
+                for name, n in {
+                    State.DONE: render.done,
+                    State.FAILED: render.failed,
+                    State.CANCELLED: render.cancelled,
+                }.items()
+                if n
+            }
+        )
+        assert render.finished_at is not None
+        done = [row for row in rows if row.state == State.DONE]
+        for row in done:
+            data = self.services.objects.get(row.object)
+            assert (hashlib.sha256(data).hexdigest(), len(data)) == (row.sha256, row.bytes)
+        assert sorted(row.object for row in done) == list(self.services.objects.list(f"renders/{render_id}/"))
+
+
+@contextmanager
+def new_farm(settings: Settings, folder: Path, environment: dict[str, str]) -> Iterator[Farm]:
+    with ExitStack() as stack:
+        yield Farm(settings=settings, folder=folder, environment=os.environ | environment, stack=stack)
+
+
+def device_processes(supervisor: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The Celery worker of each device, by device, as its environment names it."""
+    return {
+        process.environ()["FARM_DEVICES"]: process
+        for process in psutil.Process(supervisor.pid).children()
+        if process.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+def child_of(worker: Any) -> Any:
+    """The spawned process that owns the device, below the light parent."""
+    return next(process for process in worker.children() if "billiard.spawn" in " ".join(process.cmdline()))
+
+
+def kill_machine(supervisor: subprocess.Popen[bytes]) -> None:
+    """As a power cut: supervisor, parents and children at once."""
+    processes = psutil.Process(supervisor.pid).children(recursive=True)
+    supervisor.kill()
+    for process in processes:
+        process.kill()
+    supervisor.wait()
+
+
+def freeze(supervisor: subprocess.Popen[bytes]) -> list[Any]:
+    """Stop every process of a machine, as a swapped-out or suspended one; `resume` wakes them."""
+    processes = [psutil.Process(supervisor.pid), *psutil.Process(supervisor.pid).children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    return processes
+
+
+def resume(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGCONT)

@@ -1,0 +1,144 @@
+"""What is killed, stopped or told to stop, and what becomes of its jobs."""
+
+import signal
+import time
+
+import psutil
+
+from storage.states import State
+from tests.integration.farm import Farm, child_of, device_processes, freeze, kill_machine, resume
+from tests.servers import eventually
+
+
+def test_a_worker_killed_in_mid_batch_is_replaced_and_every_job_is_done_once(farm: Farm) -> None:
+    farm.scheduler()
+    supervisor = farm.workers(2)
+    render_id = farm.submit(80, model="slow")
+    farm.some_done(render_id)
+
+    killed = device_processes(supervisor)["simulated:0"]
+    child_of(killed).kill()
+    killed.kill()
+
+    farm.finished(render_id)
+    farm.assert_sound(render_id)
+    assert farm.render(render_id).done == 80
+    eventually(lambda: "simulated:0" in device_processes(supervisor), "the device has a worker again")
+    assert device_processes(supervisor)["simulated:0"].pid != killed.pid
+
+
+def test_a_device_process_that_dies_gives_its_jobs_back_within_seconds(farm: Farm) -> None:
+    # No scheduler process, no short lease: nobody but the parent can know.
+    supervisor = farm.workers(1, FARM_LEASE_SECONDS="600")
+    render_id = farm.submit(8, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
+
+    child_of(device_processes(supervisor)["simulated:0"]).kill()
+
+    eventually(lambda: farm.rows(render_id)[0].attempt == 2, "the jobs are claimed again", timeout=8)
+    farm.finished(render_id)
+    farm.assert_sound(render_id)
+
+
+def test_jobs_of_a_machine_that_vanished_are_done_elsewhere_after_their_lease(farm: Farm) -> None:
+    farm.scheduler()
+    vanishing = farm.workers(1, machine="vanishing")
+    render_id = farm.submit(8, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
+    kill_machine(vanishing)
+    killed_at = time.monotonic()
+
+    farm.workers(1, machine="staying")
+    farm.finished(render_id)
+
+    assert time.monotonic() - killed_at < farm.settings.lease_seconds + 15
+    farm.assert_sound(render_id)
+    assert {row.worker for row in farm.rows(render_id)} == {"simulated-0@staying"}
+
+
+def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None:
+    farm.scheduler()
+    sleeper = farm.workers(1, machine="sleeper")
+    render_id = farm.submit(8, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
+    asleep = freeze(sleeper)
+    farm.workers(1, machine="other")
+    farm.finished(render_id)
+    before = farm.rows(render_id)
+
+    resume(asleep)
+    afterwards = farm.submit(8, model="quick")
+    farm.finished(afterwards)
+    eventually(lambda: all(w.state == "idle" for w in farm.services.workers.all()), "both are idle", timeout=20)
+
+    assert farm.rows(render_id) == before
+    farm.assert_sound(render_id)
+
+
+def test_a_job_that_kills_its_process_each_time_fails_after_three_attempts(farm: Farm) -> None:
+    supervisor = farm.workers(1)
+    render_id = farm.submit(1, model="slow")
+
+    for attempt in (1, 2, 3):
+        eventually(
+            lambda attempt=attempt: (  # type: ignore[misc]
+                [(row.attempt, row.state) for row in farm.rows(render_id)] == [(attempt, State.RUNNING)]
+            ),
+            f"attempt {attempt} is running",
+            timeout=20,
+        )
+        child_of(device_processes(supervisor)["simulated:0"]).kill()
+
+    assert farm.finished(render_id).failed == 1
+    assert "died" in farm.rows(render_id)[0].error
+
+
+def test_a_stopping_worker_finishes_and_stores_its_batch(farm: Farm) -> None:
+    supervisor = farm.workers(1)
+    render_id = farm.submit(32, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the first batch is running")
+
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(20) == 0
+    states = [row.state for row in farm.rows(render_id)]
+    assert State.RUNNING not in states
+    assert states.count(State.DONE) in (8, 16)
+    assert farm.services.workers.all() == []
+
+
+def test_a_second_request_to_stop_gives_the_jobs_back_without_burning_an_attempt(farm: Farm) -> None:
+    supervisor = farm.workers(1)
+    render_id = farm.submit(8, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
+
+    supervisor.send_signal(signal.SIGTERM)
+    eventually(lambda: b"stopping" in (farm.folder / "workers-here.log").read_bytes(), "it is stopping")
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(10) == 0
+    assert {(row.state, row.attempt) for row in farm.rows(render_id)} == {(State.QUEUED, 0)}
+
+
+def test_the_grace_period_ends_a_stop_that_takes_too_long(farm: Farm) -> None:
+    supervisor = farm.workers(1, FARM_GRACE_SECONDS="0.2")
+    render_id = farm.submit(8, model="slow")
+    eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
+
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait(10) == 0
+    assert {(row.state, row.attempt) for row in farm.rows(render_id)} == {(State.QUEUED, 0)}
+
+
+def test_workers_end_when_their_supervisor_is_killed(farm: Farm) -> None:
+    supervisor = farm.workers(2)
+    processes = psutil.Process(supervisor.pid).children(recursive=True)
+
+    supervisor.kill()
+
+    eventually(
+        lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes),
+        "every process of the machine has ended",
+        timeout=20,
+    )

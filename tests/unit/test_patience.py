@@ -1,0 +1,40 @@
+"""Waiting for a service that is away."""
+
+import threading
+
+import pytest
+
+from storage.errors import InvalidInput, ObjectStoreProblem
+from worker.patience import patiently
+
+
+def test_an_action_is_repeated_until_the_service_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.patience._FIRST_PAUSE_SECONDS", 0.001)
+    failures = [ObjectStoreProblem("away")] * 3
+
+    def action() -> str:
+        if failures:
+            raise failures.pop()
+        return "stored"
+
+    assert patiently(action, what="store", stopping=threading.Event()) == "stored"
+    assert failures == []
+
+
+def test_a_process_that_stops_waits_no_longer() -> None:
+    stopping = threading.Event()
+    stopping.set()
+
+    def action() -> None:
+        raise ObjectStoreProblem("away")
+
+    with pytest.raises(ObjectStoreProblem):
+        patiently(action, what="store", stopping=stopping)
+
+
+def test_what_waiting_cannot_mend_is_raised_at_once() -> None:
+    def action() -> None:
+        raise InvalidInput("no such thing")
+
+    with pytest.raises(InvalidInput):
+        patiently(action, what="store", stopping=threading.Event())

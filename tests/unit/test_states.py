@@ -1,0 +1,53 @@
+import pytest
+
+from storage.states import FINAL, MOVES, Event, Priority, State, render_state
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = State
+
+#: What each event makes of a job in each state; None: nothing, the event comes too late or too early.
+EXPECTED: dict[Event, dict[State, State | None]] = {
+    Event.CLAIM: {QUEUED: RUNNING, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Event.COMPLETE: {QUEUED: None, RUNNING: DONE, DONE: None, FAILED: None, CANCELLED: None},
+    Event.FAIL: {QUEUED: None, RUNNING: FAILED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.GIVE_BACK: {QUEUED: None, RUNNING: QUEUED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.CANCEL: {QUEUED: CANCELLED, RUNNING: CANCELLED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.RETRY: {QUEUED: None, RUNNING: None, DONE: None, FAILED: QUEUED, CANCELLED: None},
+}
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", State)
+def test_a_job_moves_as_the_table_says_and_not_otherwise(state: State, event: Event) -> None:
+    before, after = MOVES[event]
+    assert (after if state in before else None) == EXPECTED[event][state]
+
+
+def test_a_final_state_is_left_only_when_a_person_asks() -> None:
+    leaving = {event for event, (before, _) in MOVES.items() if before & FINAL}
+    assert leaving == {Event.RETRY}
+    assert {QUEUED, RUNNING} == set(State) - FINAL
+
+
+def test_priorities_are_served_from_zero_as_redis_does() -> None:
+    assert [*Priority] == [0, 1, 2]
+    assert Priority.INTERACTIVE < Priority.NORMAL < Priority.BULK
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "failed", "cancelled", "state"),
+    [
+        (3, 0, 0, 0, "running"),
+        (3, 2, 0, 0, "running"),
+        (3, 1, 1, 0, "running"),
+        (3, 0, 0, 2, "running"),
+        (3, 3, 0, 0, "done"),
+        (3, 2, 1, 0, "failed"),
+        (3, 0, 3, 0, "failed"),
+        (3, 1, 1, 1, "failed"),
+        (3, 2, 0, 1, "cancelled"),
+        (3, 0, 0, 3, "cancelled"),
+        (1, 1, 0, 0, "done"),
+    ],
+)
+def test_a_render_is_what_its_counters_say(total: int, done: int, failed: int, cancelled: int, state: str) -> None:
+    assert render_state(total=total, done=done, failed=failed, cancelled=cancelled) == state
