@@ -24,7 +24,6 @@ from sqlalchemy import (
     case,
     func,
     insert,
-    literal_column,
     select,
     text,
     tuple_,
@@ -36,6 +35,7 @@ from storage.errors import BadSpecification
 from storage.spec import Spec, read_spec
 from storage.states import MOVES, Event, Priority, State
 from storage.tables import batches, jobs, renders
+from storage.turns import Dealer, queued
 
 _INSERT_CHUNK = 1000
 #: Crockford's base 32 in lower case: no letter that reads as a digit.
@@ -127,7 +127,7 @@ class Jobs:
             connection.execute(
                 insert(renders).values(id=render_id, owner=owner, priority=priority, total=0, created_at=database_now())
             )
-            dealer = _Dealer(connection, owner=owner, priority=priority, quanta=quanta)
+            dealer = Dealer(connection, owner=owner, priority=priority, quanta=quanta)
             nonce = f":{render_id}" if together else ""
             total = 0
             for chunk in _chunks(specs, _INSERT_CHUNK):
@@ -167,7 +167,7 @@ class Jobs:
             return None
         chosen = (
             select(jobs.c.id)
-            .where(_queued(), jobs.c.batch_key == head.batch_key)
+            .where(queued(), jobs.c.batch_key == head.batch_key)
             .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -340,7 +340,7 @@ class Jobs:
         ).all()
         if not failed:
             return 0
-        dealer = _Dealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
+        dealer = Dealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
         for turn, ids in _by_turn(failed, dealer):
             retried += connection.execute(
@@ -357,7 +357,7 @@ class Jobs:
         """How many jobs wait, counted up to `at_most`: the cost does not grow with the backlog."""
         some = (
             select(jobs.c.id)
-            .where(_queued(), jobs.c.model == model, jobs.c.priority == priority)
+            .where(queued(), jobs.c.model == model, jobs.c.priority == priority)
             .limit(at_most)
             .subquery()
         )
@@ -369,51 +369,6 @@ class Jobs:
         with self.database.read() as connection:
             heads = {model: connection.execute(_head(model)).first() for model in models}
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
-
-
-class _Dealer:
-    """Deals turns: an owner's jobs, a quantum a turn, from the turn now being served or where the owner's end.
-
-    So a render of a million and another owner's render of ten advance side by side, and an owner's own renders
-    follow one another.
-    """
-
-    def __init__(self, connection: Connection, *, owner: str, priority: Priority, quanta: Mapping[str, int]) -> None:
-        self._connection = connection
-        self._owner = owner
-        self._priority = priority
-        self._quanta = quanta
-        self._dealt: dict[str, int] = {}
-
-    def turn(self, model: str) -> int:
-        """The turn of this owner's next job of this model."""
-        quantum = self._quanta[model]
-        if model not in self._dealt:
-            self._dealt[model] = self._first(model, quantum)
-        dealt = self._dealt[model]
-        self._dealt[model] += 1
-        return dealt // quantum
-
-    def _first(self, model: str, quantum: int) -> int:
-        """Where dealing starts, counted in jobs: turn × quantum + jobs that the owner has in that turn."""
-        waiting = (_queued(), jobs.c.model == model, jobs.c.priority == self._priority)
-        theirs = (*waiting, jobs.c.owner == self._owner)
-        last = self._scalar(select(func.max(jobs.c.turn)).where(*theirs))
-        # Jobs that were claimed before and came back carry turns long past: they do not set the pace.
-        serving = self._scalar(
-            select(jobs.c.turn)
-            .where(*waiting, jobs.c.fence == 0)
-            .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-            .limit(1)
-        )
-        if last is None or last < (serving or 0):
-            return (serving or 0) * quantum
-        used = self._scalar(select(func.count()).where(*theirs, jobs.c.turn == last)) or 0
-        return last * quantum + min(used, quantum)
-
-    def _scalar(self, statement: Select[Any]) -> int | None:
-        value: int | None = self._connection.execute(statement).scalar()
-        return value
 
 
 def _move(event: Event) -> Update:
@@ -431,11 +386,6 @@ def _released(*, finished: bool = False) -> dict[str, Any]:
     return {"lease_until": None, "finished_at": database_now() if finished else None}
 
 
-def _queued() -> ColumnElement[bool]:
-    # Written out, not bound: only then do the partial indexes on state = 'queued' serve.
-    return jobs.c.state == literal_column(f"'{State.QUEUED}'")
-
-
 _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.id,
     jobs.c.render_id,
@@ -451,7 +401,7 @@ _CLAIMED: tuple[Column[Any], ...] = (
 def _head(model: str) -> Select[Any]:
     return (
         select(jobs.c.batch_key, jobs.c.priority)
-        .where(_queued(), jobs.c.model == model)
+        .where(queued(), jobs.c.model == model)
         .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
         .limit(1)
     )
@@ -490,7 +440,7 @@ def _recorded(connection: Connection, batch_id: str) -> bool:
     return connection.execute(select(batches.c.id).where(batches.c.id == batch_id)).first() is not None
 
 
-def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: _Dealer) -> Iterator[tuple[int, list[int]]]:
+def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterator[tuple[int, list[int]]]:
     by_turn: defaultdict[int, list[int]] = defaultdict(list)
     for job in failed:
         by_turn[dealer.turn(job.model)].append(job.id)

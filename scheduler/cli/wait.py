@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,8 @@ from storage.views import RenderView
 
 #: An embedded worker that is not up by then has a reason that is worth reading.
 _WORKER_SECONDS = 90.0
+_LOOK_EVERY_SECONDS = 2.0
+_SILENT_SECONDS = 30.0
 _SHOWN_FAILURES = 5
 
 
@@ -68,7 +70,7 @@ def see_through(services: Services, accepted: Accepted, *, out: Path | None = No
     with _farm(services, accepted.models):
         started = time.monotonic()
         try:
-            render = _followed(services, accepted.render_id, out)
+            render = _followed(services, accepted, out)
         except KeyboardInterrupt:
             _say_what_becomes_of(services, accepted.render_id)
             raise
@@ -97,42 +99,56 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
 
 @contextlib.contextmanager
 def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
-    """A farm that works while we wait: the embedded one, or the one elsewhere that is hopefully served."""
+    """A farm that works while we wait: the embedded one, or the one elsewhere."""
     settings = services.settings
-    if settings.embedded:
-        with local_farm.use(settings, say=say) as broker_url:
-            call_workers(services.jobs, services.registry, open_tickets(settings, broker_url), models)
-            yield
+    if not settings.embedded:
+        yield
         return
-    for alias in models:
-        if not services.workers.serving(alias):
-            say(
-                f"nobody is serving the model {alias}: the render waits in the queue. Start `farm-worker` on a machine "
-                "with a device (`farm workers` lists those that run); Ctrl-C leaves the render waiting"
-            )
-    yield
+    with local_farm.use(settings, say=say) as broker_url:
+        call_workers(services.jobs, services.registry, open_tickets(settings, broker_url), models)
+        yield
 
 
-def _followed(services: Services, render_id: str, out: Path | None) -> RenderView:
+def _followed(services: Services, accepted: Accepted, out: Path | None) -> RenderView:
+    render_id = accepted.render_id
     downloads = None if out is None else Downloads(services.views, services.objects, render_id, out)
     total = services.views.render(render_id).total
+    watch = _Watch(services, accepted.models)
     with progress_of(f"render {render_id}", total) as show:
-        return follow(services.views, render_id, downloads=downloads, show=_and_look_for_workers(services, show))
+
+        def show_and_watch(render: RenderView) -> None:
+            show(render)
+            watch.look()
+
+        return follow(services.views, render_id, downloads=downloads, show=show_and_watch)
 
 
-def _and_look_for_workers(services: Services, show: Callable[[RenderView], None]) -> Callable[[RenderView], None]:
-    """Point to the log, once, if an embedded farm gets no worker up."""
-    look_at = time.monotonic() + _WORKER_SECONDS if services.settings.embedded else float("inf")
+class _Watch:
+    """Says, once for each model, that nobody serves it."""
 
-    def show_and_look(render: RenderView) -> None:
-        nonlocal look_at
-        show(render)
-        if time.monotonic() >= look_at:
-            look_at = float("inf")
-            if not any(worker.silent_for < _WORKER_SECONDS for worker in services.workers.all()):
-                say(f"no worker is up yet; {local_farm.Home(services.settings).logs / 'farm.log'} tells why")
+    def __init__(self, services: Services, models: Iterable[str]) -> None:
+        self._services = services
+        self._unserved = set(models)
+        self._started = time.monotonic()
+        self._look_at = 0.0
 
-    return show_and_look
+    def look(self) -> None:
+        if not self._unserved or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        alive = [worker for worker in self._services.workers.all() if worker.silent_for < _SILENT_SECONDS]
+        self._unserved -= {alias for worker in alive for alias in worker.models}
+        if self._services.settings.embedded and not alive:
+            if time.monotonic() - self._started > _WORKER_SECONDS:
+                say(f"no worker is up yet; {local_farm.Home(self._services.settings).logs / 'farm.log'} tells why")
+                self._unserved.clear()
+            return
+        for alias in sorted(self._unserved):
+            say(
+                f"nobody is serving the model {alias}, its jobs wait in the queue; `farm workers` lists who serves what, "
+                "`farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
+            )
+        self._unserved.clear()
 
 
 def _say_what_becomes_of(services: Services, render_id: str) -> None:
