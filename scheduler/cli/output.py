@@ -40,6 +40,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def when(moment: float | None) -> str:
     return "" if moment is None else datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.output import counted, json_option, print_json, say
 from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
 from scheduler.compare import compare
 from scheduler.download import prepare_folder
@@ -67,7 +67,9 @@ def render(
         prepare_folder(out)
     services.objects.check()
     if settings.embedded and (left := services.views.unfinished_jobs()):
-        say(f"{left} jobs of earlier renders still wait and are rendered too (`farm status`, `farm cancel RENDER`)")
+        say(
+            f"{counted(left, 'job')} of earlier renders still to go, rendered too (`farm status`, `farm cancel RENDER`)"
+        )
     specs = specify(
         with_defaults(_requests(prompts, file), defaults), services.registry, pictures_each=pictures_each, seed=seed
     )
@@ -99,7 +101,9 @@ def cancel(render_id: str, as_json: bool) -> None:
     if as_json:
         print_json({"render": render_id, "state": after.state, "cancelled": cancelled})
     elif cancelled:
-        click.echo(f"cancelled {cancelled} jobs of render {render_id}; {after.done} pictures are done")
+        click.echo(
+            f"cancelled {counted(cancelled, 'job')} of render {render_id}; {counted(after.done, 'picture')} done before"
+        )
     else:
         click.echo(f"render {render_id} is {after.state} already, nothing to cancel")
 

@@ -11,7 +11,7 @@ import click
 
 from scheduler import local_farm, redis_server
 from scheduler.cli.look import job_fields, render_fields
-from scheduler.cli.output import duration, print_json, progress_of, say
+from scheduler.cli.output import counted, duration, print_json, progress_of, say
 from scheduler.download import Downloads
 from scheduler.follow import follow
 from scheduler.services import Services, open_tickets
@@ -92,7 +92,9 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         print_json(render_fields(render))
         return
     click.echo(render.id)
-    say(f"render {render.id} is accepted: {render.remaining} jobs wait; `farm status {render.id}` shows how it stands")
+    say(
+        f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` shows how it stands"
+    )
     if not called:
         say("no farm runs on this machine: `farm up` starts one, which renders what waits")
 
@@ -145,8 +147,8 @@ class _Watch:
             return
         for alias in sorted(self._unserved):
             say(
-                f"nobody is serving the model {alias}, its jobs wait in the queue; `farm workers` lists who serves what, "
-                "`farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
+                f"nobody is serving the model {alias}, its jobs wait in the queue; `farm workers` lists who serves "
+                "what, `farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
             )
         self._unserved.clear()
 
@@ -154,7 +156,7 @@ class _Watch:
 def _say_what_becomes_of(services: Services, render_id: str) -> None:
     left = services.views.render(render_id).remaining
     goes_on = "`farm up` goes on with them" if services.settings.embedded else "the farm goes on with them"
-    say(f"\nleft render {render_id} with {left} jobs to go: {goes_on}, `farm cancel {render_id}` drops them")
+    say(f"\nleft render {render_id} with {counted(left, 'job')} to go: {goes_on}, `farm cancel {render_id}` drops them")
 
 
 def _result(services: Services, outcome: Outcome) -> dict[str, object]:
@@ -170,7 +172,7 @@ def _result(services: Services, outcome: Outcome) -> dict[str, object]:
 
 def _summarise(services: Services, outcome: Outcome) -> None:
     render, took = outcome.render, outcome.seconds
-    parts = [f"{render.done} pictures" + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
+    parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
     parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
     where = f"in {outcome.out}" if outcome.out else f"in {services.objects.shown} (--out DIR downloads them)"
     click.echo(f"render {render.id} is {render.state}: {', '.join(parts)} in {duration(took)}, {where}")
