@@ -4,7 +4,7 @@ BIN := .venv/bin
 # An unpinned torch takes gigabytes; the constraints name exactly what was tested.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: render test lint format clean
+.PHONY: render test lint load format clean
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out
@@ -17,6 +17,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The load test with its figures: jobs a second, tickets, peak memory of each process.
+load: .venv/test
+	$(BIN)/python -m pytest tests/integration/test_load.py -s --jobs $(or $(JOBS),10000)
 
 format: .venv/test
 	$(BIN)/ruff check --fix .

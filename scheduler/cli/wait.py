@@ -93,7 +93,7 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         return
     click.echo(render.id)
     say(
-        f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` shows how it stands"
+        f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells more"
     )
     if not called:
         say("no farm runs on this machine: `farm up` starts one, which renders what waits")

@@ -56,7 +56,7 @@ def test_a_ticket_carries_nothing_but_its_model(tickets: Tickets, redis_url: str
 def test_every_key_in_redis_begins_with_the_farms_name(tickets: Tickets, redis_url: str) -> None:
     tickets.publish("tiny", Priority.NORMAL)
     with redis.Redis.from_url(redis_url) as client:
-        assert all(key.startswith(b"farm:") for key in client.keys())
+        assert all(key.startswith(b"farm:") for key in client.scan_iter())
 
 
 def test_a_ticket_is_in_hand_from_its_delivery_to_its_acknowledgement(tickets: Tickets, app: Celery) -> None:
@@ -101,8 +101,7 @@ def test_a_broker_that_answers_passes_its_check_and_tells_what_it_evicts(tickets
 
 
 def test_a_refused_password_is_told_with_the_remedy_and_without_the_password(redis_url: str) -> None:
-    scheme, _, host = redis_url.partition("@")[0], "@", redis_url.partition("@")[2]
-    assert scheme.startswith("redis://:")
+    host = redis_url.partition("@")[2]
     tickets = Tickets(Settings(broker_url=f"redis://:wrong-secret@{host}"))
     for use in (tickets.check, tickets.in_hand, lambda: tickets.queued("tiny")):
         with pytest.raises(BrokerProblem, match=r"redis://:\*\*\*@.*password.*FARM_BROKER_URL") as problem:

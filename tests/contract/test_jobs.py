@@ -104,7 +104,7 @@ def test_renewing_moves_the_end_of_the_lease(farm: Jobs, database: Database) -> 
     assert after == [pytest.approx(moment + 30, abs=1) for moment in before]
 
 
-def test_renewing_tells_which_jobs_were_lost(farm: Jobs, database: Database) -> None:
+def test_renewing_tells_which_jobs_were_lost(farm: Jobs) -> None:
     submit(farm, pictures(1))
     cancelled_render = submit(farm, pictures(1))
     kept, cancelled = claim(farm).jobs

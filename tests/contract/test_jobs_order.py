@@ -1,7 +1,6 @@
 """Which jobs are claimed next and which of them together, on both databases."""
 
 import pytest
-from sqlalchemy import text
 
 from storage.database import Database
 from storage.jobs import Claimed, Jobs
@@ -143,15 +142,6 @@ def test_a_batch_never_mixes_models(farm: Jobs) -> None:
     submit(farm, [*pictures(1), *pictures(1, model="other"), *pictures(1)])
     assert [job.index for job in claim(farm).jobs] == [0, 2]
     assert [job.index for job in claim(farm, model="other").jobs] == [1]
-
-
-def test_a_job_of_another_version_of_the_farm_does_not_stop_its_queue(farm: Jobs, database: Database) -> None:
-    submit(farm, [*pictures(1, width=128), *pictures(1)])
-    with database.write() as connection:
-        later = text("""UPDATE jobs SET spec = replace(spec, '"version":1', '"version":2') WHERE "index" = 0""")
-        connection.execute(later)
-    claimed = [found for _ in range(2) if (found := farm.claim(model="tiny", worker="w1", limit=8))]
-    assert 1 in [job.index for found in claimed for job in found.jobs]
 
 
 # -- the cost of it --------------------------------------------------------------------------------------------

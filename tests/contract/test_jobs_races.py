@@ -129,7 +129,7 @@ def blocked(database: Database) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     with database.read() as connection:
-        return connection.execute(waiting).scalar_one()
+        return int(connection.execute(waiting).scalar_one())
 
 
 def start(threads: ThreadPoolExecutor, database: Database, move: Callable[[], T]) -> Future[T]:

@@ -107,7 +107,9 @@ def test_what_no_database_can_hold_is_no_render(render_id: str, views: Views) ->
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", "k7m2p9x4tq8z", "k7m2p9x4tq8z-", "-1", "k7m2p9x4tq8z-9999999999", "K7-1", "a-1\n", "a-1\0", "a-\udcff"], ids=ascii
+    "job_id",
+    ["", "k7m2p9x4tq8z", "k7m2p9x4tq8z-", "-1", "k7m2p9x4tq8z-9999999999", "K7-1", "a-1\n", "a-1\0", "a-\udcff"],
+    ids=ascii,
 )
 def test_what_is_no_id_of_a_job_is_refused_with_an_example(job_id: str, views: Views) -> None:
     with pytest.raises(NotFound, match="is not the id of a job, such as"):

@@ -6,28 +6,9 @@ import json
 
 from PIL import Image
 
-from storage.states import Priority, State
+from storage.states import Priority
 from tests.integration.farm import Farm, device_processes
 from tests.servers import eventually
-
-
-def test_every_job_is_rendered_once_and_tickets_stay_within_the_window(farm: Farm) -> None:
-    farm.scheduler()
-    farm.workers(2)
-
-    render_id = farm.submit(400)
-    most_tickets = 0
-    while not farm.render(render_id).finished:
-        waiting = sum(farm.tickets.queued("quick").values())
-        most_tickets = max(most_tickets, waiting)
-
-    farm.assert_sound(render_id)
-    rows = farm.rows(render_id)
-    assert {row.state for row in rows} == {State.DONE}
-    assert {row.attempt for row in rows} == {1}
-    assert len({row.sha256 for row in rows}) == 400
-    assert {row.worker for row in rows} == {"simulated-0@here", "simulated-1@here"}
-    assert 0 < most_tickets <= farm.settings.ticket_window
 
 
 def test_a_picture_carries_the_seed_and_recipe_of_its_row(farm: Farm) -> None:
