@@ -49,8 +49,8 @@ def _read_jsonl(file: IO[str], path: Path) -> Iterator[Request]:
     for line, where in _lines(file, path):
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        except (ValueError, RecursionError) as error:  # ValueError: also for numbers of thousands of digits
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise BadSpecification(f"{where}: not JSON: {reason}") from None
         if not isinstance(row, dict):
             raise BadSpecification(f'{where}: expected an object such as {{"prompt": "a red star"}}')

@@ -2,6 +2,7 @@
 
 import functools
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from storage.settings import without_secrets
 #: Serialisation failure, deadlock, lock timeout: the transaction did nothing and may be run again.
 _RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 _TRIES = 6
+_SQLITE_WAIT_SECONDS = 30.0
 
 
 class database_now(GenericFunction[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -47,7 +49,7 @@ class Database:
         self.shown = without_secrets(url)
         try:
             self.engine = _make_engine(url)
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, ValueError) as error:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from None
 
     @contextmanager
@@ -113,8 +115,8 @@ def _first_line(error: BaseException) -> str:
 
 def _make_engine(url: str) -> Engine:
     if url.startswith("sqlite"):
-        # The driver waits up to 30 s for a writer in another process; WAL lets readers pass meanwhile.
-        engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+        # The driver waits so long for a writer in another process; WAL lets readers pass meanwhile.
+        engine = create_engine(url, connect_args={"timeout": _SQLITE_WAIT_SECONDS, "check_same_thread": False})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -132,8 +134,18 @@ def _make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    # Unlike all else, the change to WAL does not wait for the lock of another who opens the new file just now.
+    deadline = time.monotonic() + _SQLITE_WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Database, database_now, transaction
 from storage.errors import BadSpecification
@@ -251,17 +252,8 @@ class Jobs:
             now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).one()
             if (now.state, now.fence) != (State.DONE, picture.job.fence):
                 refused[picture.job.id] = State(now.state)
-        if counted and not _recorded(connection, batch.id):
-            connection.execute(
-                insert(batches).values(
-                    id=batch.id,
-                    worker=batch.worker,
-                    jobs=json.dumps([job.id for job in batch.jobs]),
-                    recipe=json.dumps(batch.recipe, sort_keys=True),
-                    render_seconds=batch.render_seconds,
-                    finished_at=database_now(),
-                )
-            )
+        if counted:
+            _record(connection, batch)
         _count(connection, renders.c.done, counted)
         return refused
 
@@ -436,8 +428,21 @@ def _count(connection: Connection, counter: Column[int], by_render: Mapping[str,
             )
 
 
-def _recorded(connection: Connection, batch_id: str) -> bool:
-    return connection.execute(select(batches.c.id).where(batches.c.id == batch_id)).first() is not None
+def _record(connection: Connection, batch: RenderedBatch) -> None:
+    """Note what was rendered together, unless another part of the batch was completed first."""
+    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+    connection.execute(
+        insert_unless_there(batches)
+        .values(
+            id=batch.id,
+            worker=batch.worker,
+            jobs=json.dumps([job.id for job in batch.jobs]),
+            recipe=json.dumps(batch.recipe, sort_keys=True),
+            render_seconds=batch.render_seconds,
+            finished_at=database_now(),
+        )
+        .on_conflict_do_nothing()
+    )
 
 
 def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterator[tuple[int, list[int]]]:

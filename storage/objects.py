@@ -18,7 +18,13 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
 from storage.settings import Settings
@@ -84,6 +90,9 @@ def open_objects(settings: Settings) -> ObjectStore:
     if parts.scheme == "s3":
         if not parts.netloc:
             raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
+        endpoint = settings.s3_endpoint_url
+        if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+            raise BadSettings(f"FARM_S3_ENDPOINT_URL={endpoint}: expected http://host:port or https://host")
         return S3Objects(bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url)
     if parts.scheme in ("", "file"):
         return LocalObjects(Path(parts.path if parts.scheme else url))
@@ -213,7 +222,12 @@ class S3Objects:
 
     def _adopt(self, key: str) -> Stored:
         """The object that is there, perhaps from our own first try whose answer was lost."""
-        head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except ClientError as error:
+            if _status(error) != 404:
+                raise
+            raise ObjectStoreProblem(f"object {key} in {self.shown}: another write of it failed; try again") from error
         sha256 = head["Metadata"].get("sha256")
         if sha256 is None:
             sha256 = hashlib.sha256(self.get(key)).hexdigest()
@@ -281,6 +295,13 @@ class S3Objects:
                     "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
                 ) from error
             raise ObjectStoreProblem(f"objects in {self.shown}: {code}") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ObjectStoreRefused(
+                f"objects in {self.shown}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except ParamValidationError as error:
+            reason = " ".join(str(error).split())
+            raise ObjectStoreRefused(f"objects in {self.shown}: not a bucket's name? {reason}") from error
         except BotoCoreError as error:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
 

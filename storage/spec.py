@@ -67,7 +67,8 @@ Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
 Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+# Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
+Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
 Sampler = Annotated[str, AfterValidator(_sampler)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
@@ -144,12 +145,16 @@ class Spec(BaseModel):
 def read_spec(text: str) -> Spec:
     """Read what `Spec.canonical` wrote. Raises BadSpecification if another version of the farm wrote it."""
     try:
-        spec = Spec.model_validate_json(text)
+        fields = json.loads(text)
+        version = fields["version"]
+    except (ValueError, TypeError, KeyError):
+        raise BadSpecification("specification: not one that a farm wrote") from None
+    if version != VERSION:
+        raise BadSpecification(f"version: this farm reads version {VERSION}, the job has {version!r}")
+    try:
+        return Spec.model_validate(fields)
     except ValidationError as error:
         raise BadSpecification(explain(error)) from None
-    if spec.version != VERSION:
-        raise BadSpecification(f"version: this farm reads version {VERSION}, the job has {spec.version}")
-    return spec
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -170,5 +175,12 @@ def explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    given = repr(problem["input"])
-    return f"{field}: {message} (given: {given if len(given) <= 60 else given[:57] + '…'})"
+    return f"{field}: {message} (given: {_shown(problem['input'])})"
+
+
+def _shown(value: object) -> str:
+    try:
+        given = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "a number of thousands of digits"
+    return given if len(given) <= 60 else given[:57] + "…"

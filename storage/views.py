@@ -15,6 +15,7 @@ from storage.states import Priority, State, render_state
 from storage.tables import batches, jobs, renders
 
 _PAGE = 1000
+_RENDER_ID = re.compile(r"[0-9a-z]{1,32}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +91,12 @@ class Views:
 
     def render(self, render_id: str) -> RenderView:
         """Raises NotFound."""
-        with self._database.read() as connection:
-            row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
+        row = None
+        if _RENDER_ID.fullmatch(render_id):
+            with self._database.read() as connection:
+                row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
         if row is None:
-            raise NotFound(f"no render has the id {render_id!r}; `farm status` lists them")
+            raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
     def renders(self, *, limit: int = 20) -> list[RenderView]:

@@ -92,9 +92,7 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         print_json(render_fields(render))
         return
     click.echo(render.id)
-    say(
-        f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells more"
-    )
+    say(f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells")
     if not called:
         say("no farm runs on this machine: `farm up` starts one, which renders what waits")
 
