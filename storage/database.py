@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -71,6 +72,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except PoolTimeout as error:
+            raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from error
         except DBAPIError as error:
             kind = DatabaseBusy if _is_transient(error) else DatabaseProblem
             raise kind(f"database {self.shown}: {_first_line(error.orig or error)}") from error

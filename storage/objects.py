@@ -21,13 +21,14 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    EndpointProviderError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
 )
 
 from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
-from storage.settings import Settings
+from storage.settings import Settings, without_secrets
 
 _KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*(/[0-9A-Za-z_][0-9A-Za-z_.-]*)*")
 
@@ -122,8 +123,10 @@ class LocalObjects:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())  # a row must not outlive its picture in a power cut
+                    os.fchmod(file.fileno(), 0o644)
                 # Fails where the key exists, atomically: the file system's If-None-Match.
                 os.link(temporary, path)
+                _sync_folder(path.parent)
             except FileExistsError:
                 data = path.read_bytes()
             finally:
@@ -175,14 +178,23 @@ class LocalObjects:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
 
 
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class S3Objects:
     """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
 
     def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {endpoint_url}" if endpoint_url else "")
-        self._client: Any = boto3.client(
+        self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {without_secrets(endpoint_url)}" if endpoint_url else "")
+        # A session of its own: boto3's shared one is not for several threads, and keeps the first keys it saw.
+        self._client: Any = boto3.Session().client(
             "s3",
             endpoint_url=endpoint_url,
             config=Config(
@@ -228,7 +240,8 @@ class S3Objects:
             if _status(error) != 404:
                 raise
             raise ObjectStoreProblem(f"object {key} in {self.shown}: another write of it failed; try again") from error
-        sha256 = head["Metadata"].get("sha256")
+        # Some stores write the names of metadata with a capital.
+        sha256 = {name.lower(): value for name, value in head["Metadata"].items()}.get("sha256")
         if sha256 is None:
             sha256 = hashlib.sha256(self.get(key)).hexdigest()
         return Stored(key=key, sha256=sha256, bytes=head["ContentLength"])
@@ -248,9 +261,10 @@ class S3Objects:
             try:
                 self._client.head_object(Bucket=self._bucket, Key=self._name(key))
             except ClientError as error:
-                if _status(error) == 404:
-                    return False
-                raise
+                if _status(error) != 404:
+                    raise
+                self.check()  # a missing bucket answers the same
+                return False
         return True
 
     def presign(self, key: str, *, seconds: int = 900) -> str:
@@ -299,9 +313,9 @@ class S3Objects:
             raise ObjectStoreRefused(
                 f"objects in {self.shown}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        except ParamValidationError as error:
+        except (ParamValidationError, EndpointProviderError) as error:
             reason = " ".join(str(error).split())
-            raise ObjectStoreRefused(f"objects in {self.shown}: not a bucket's name? {reason}") from error
+            raise ObjectStoreRefused(f"objects in {self.shown}: no such address: {reason}") from error
         except BotoCoreError as error:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 
 from storage.database import Database
@@ -31,7 +32,8 @@ def no_process_is_left_behind() -> Iterator[None]:
     os.environ[servers.MARK] = session
     yield
     del os.environ[servers.MARK]
-    servers.eventually(lambda: not servers.left_behind(session), "no process of this test session is left", timeout=5)
+    _, alive = psutil.wait_procs(servers.left_behind(session), timeout=5)
+    assert not alive, f"left behind: {alive}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,191 @@
+"""The `farm` command as a person uses it: each run a process, with a FARM_HOME and a working directory of its own."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.acceptance import warm
+from tests.servers import eventually
+
+#: Above any honest run of a command on a busy machine of two cores.
+_SECONDS = 90
+
+
+class Starter:
+    """Runs commands in forks of one warm process (`tests.acceptance.warm`): importing them takes a second each time."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, warm.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, **order: Any) -> int:
+        """The exit code of a command."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(order) + "\n")
+        stdin.flush()
+        return int(stdout.readline())
+
+    def close(self) -> None:
+        with self._process:
+            pass  # closes its standard input, at which it ends
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that came to its end."""
+
+    arguments: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    @cached_property
+    def json(self) -> Any:
+        """Standard output, which must be one JSON value on one line."""
+        [line] = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def complaint(self) -> str:
+        """Standard error, which must be one line that begins with `farm: `; without that."""
+        [line] = self.err.splitlines()
+        assert line.startswith("farm: "), line
+        assert not self.out
+        return line.removeprefix("farm: ")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started."""
+
+    process: subprocess.Popen[bytes]
+    out_file: Path
+    err_file: Path
+
+    @property
+    def err(self) -> str:
+        return self.err_file.read_text()
+
+    def says(self, words: str) -> None:
+        """Wait until it has said so on standard error."""
+        eventually(lambda: words in self._err_while_running(words), f"{words!r} is said", timeout=30)
+
+    def ends(self) -> Ended:
+        """Wait for its end."""
+        code = self.process.wait(_SECONDS)
+        return Ended((), code, self.out_file.read_text(), self.err)
+
+    def interrupted(self) -> Ended:
+        """As by Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.ends()
+
+    def _err_while_running(self, words: str) -> str:
+        ended = self.process.poll()
+        assert ended is None or words in self.err, f"exit code {ended}: {self.err}"
+        return self.err
+
+
+class Home:
+    """A FARM_HOME, and the commands that are run with it."""
+
+    def __init__(self, folder: Path, starter: Starter, **settings: str) -> None:
+        folder.mkdir(exist_ok=True)
+        #: Where commands run, so where relative paths begin.
+        self.folder = folder
+        self.path = folder / "home"
+        self._starter = starter
+        self._settings = {"FARM_HOME": str(self.path), "FARM_DEVICES": "simulated:0"} | settings
+        self._started = 0
+
+    def farm(self, *arguments: str, code: int = 0, settings: Mapping[str, str] | None = None) -> Ended:
+        """Run `farm` to its end; fails if its exit code is another."""
+        out, err = self.folder / "out.txt", self.folder / "err.txt"
+        found = self._starter.run(
+            arguments=arguments,
+            environment=self.environment(settings),
+            folder=str(self.folder),
+            out=str(out),
+            err=str(err),
+            seconds=_SECONDS,
+        )
+        ended = Ended(arguments, found, out.read_text(), err.read_text())
+        assert found == code, ended
+        return ended
+
+    @contextmanager
+    def started(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+        """`farm` while it runs, to be signalled; killed at the end if it still does."""
+        self._started += 1
+        out, err = (self.folder / f"started-{self._started}.{stream}" for stream in ("out", "err"))
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "scheduler.cli.main", *arguments],
+                cwd=self.folder,
+                env=self.environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        try:
+            yield Running(process, out, err)
+        finally:
+            process.kill()
+            process.wait()
+
+    def file(self, name: str, content: str | bytes) -> str:
+        """Write a file in the working directory; its name."""
+        (self.folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    def environment(self, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a command of this home finds in its environment."""
+        return dict(os.environ) | self._settings | dict(settings or {})
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Ask the embedded database, past all of our own code; nothing where there is none yet."""
+        file = self.path / "farm.db"
+        if not file.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def processes(self) -> list[Any]:
+        """The processes that run with this home in their environment."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def process(self, words: str) -> Any:
+        """The process with these words in its command line; None where there is none."""
+        return next((p for p in self.processes() if words in " ".join(p.cmdline())), None)
+
+    def wait_until_done(self, render_id: str, *, timeout: float = 30) -> None:
+        """Wait until every picture of a render is made."""
+        statement = f"SELECT 1 FROM renders WHERE id = '{render_id}' AND done = total"
+        eventually(lambda: self.rows(statement), f"render {render_id} is done", timeout=timeout)
+
+    def is_left_in_peace(self) -> None:
+        """Wait until no process of this home is left."""
+        eventually(lambda: not self.processes(), f"no process of {self.path} is left", timeout=30)
+
+    def _is_ours(self, process: Any) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            ours: bool = process.environ().get("FARM_HOME") == str(self.path)
+        except psutil.Error:  # it has just ended, or is another user's
+            return False
+        return ours

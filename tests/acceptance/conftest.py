@@ -1,0 +1,77 @@
+"""Homes of farms: one with a farm that runs all the while, fresh ones for those that must start their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.command import Home, Starter
+from tests.servers import eventually
+
+#: Those that come with the farm, a slow one to catch in the middle, and one whose weights a test has yet to bring.
+MODELS = """
+default = "tiny"
+
+[models.tiny]
+kind = "diffusers"
+source = "random:stable-diffusion"
+width = 64
+height = 64
+num_inference_steps = 8
+guidance_scale = 5.0
+sampler = "ddim"
+
+[models.simulated]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 4
+seconds_per_step = 0.01
+seconds_per_step_and_picture = 0.0
+
+[models.slow]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 4
+batch_limit = 2
+seconds_per_step = 0.1
+seconds_per_step_and_picture = 0.0
+
+[models.late]
+kind = "diffusers"
+source = "{late}"
+width = 64
+height = 64
+num_inference_steps = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    starter = Starter()
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, starter: Starter) -> Iterator[Home]:
+    """A FARM_HOME that does not exist yet; fails the test if it leaves a process behind."""
+    home = Home(tmp_path, starter)
+    yield home
+    home.is_left_in_peace()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
+    """A home where `farm up` runs for the whole session, with a worker on the CPU and a simulated one."""
+    folder = tmp_path_factory.mktemp("served")
+    home = Home(folder, starter, FARM_DEVICES="cpu,simulated:0", HF_HUB_OFFLINE="1")
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS.format(late=folder / "late"))
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
+        yield home
+        up.interrupted()
+    home.is_left_in_peace()

@@ -1,0 +1,176 @@
+"""Looking at renders, cancelling them, trying them again: for people as text, for programs as JSON."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.command import Home
+from tests.servers import eventually
+
+SLOW = ("render", "--model", "slow", "a red star", "--no-wait", "--json")
+
+
+@pytest.fixture(scope="module")
+def render(served: Home) -> Any:
+    """A finished render of three pictures, as `farm render --json` told it."""
+    return served.farm(
+        "render", "a red star", "--model", "simulated", "-n", "3", "--seed", "5", "--owner", "ann", "--json"
+    ).json
+
+
+def test_the_status_of_a_render_is_told(served: Home, render: Any) -> None:
+    first, second, third = served.farm("status", render["render"]).out.splitlines()
+
+    assert first == f"render {render['render']} of ann: done"
+    assert second == "3 done, 0 failed, 0 cancelled, 0 to go, of 3"
+    assert re.fullmatch(r"submitted \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, priority normal, took [\d.]+ s", third)
+    told = served.farm("status", render["render"], "--json").json
+    assert told == {name: value for name, value in render.items() if name != "jobs"}
+    assert told["created_at"] < told["finished_at"]
+
+
+def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -> None:
+    later = served.farm("render", "b", "--model", "simulated", "--priority", "bulk", "--json").json
+
+    heading, *lines = served.farm("status").out.splitlines()
+    assert heading.split()[:3] == ["RENDER", "STATE", "DONE"]
+    assert lines[0].split()[:7] == [later["render"], "done", "1", "0", "0", "1", later["owner"]]
+    assert " bulk " in lines[0]
+    told = served.farm("status", "--json").json
+    assert [one["render"] for one in told][:2] == [later["render"], render["render"]]
+
+
+def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
+    heading, *lines = served.farm("jobs", render["render"]).out.splitlines()
+
+    assert heading.split() == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "ERROR"]
+    assert [line.split()[:5] for line in lines] == [
+        [f"{render['render']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
+    ]
+    told = served.farm("jobs", render["render"], "--json").json
+    assert told == [{**job, "file": None} for job in render["jobs"]]
+    assert served.farm("jobs", render["render"], "--state", "failed", "--json").json == []
+
+
+def test_a_long_prompt_does_not_break_the_table(served: Home) -> None:
+    accepted = served.farm("render", "red star " * 500, "--model", "simulated", "--json").json
+    assert len(served.farm("jobs", accepted["render"]).out.splitlines()) == 2
+
+
+def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> None:
+    heading, *lines = served.farm("models").out.splitlines()
+
+    assert heading.split()[0] == "MODEL"
+    assert [line.split()[0] for line in lines] == ["tiny", "simulated", "slow", "late"]
+    assert lines[0].startswith("tiny (default)")
+    told = {model["alias"]: model for model in served.farm("models", "--json").json}
+    assert told["tiny"].items() >= {"kind": "diffusers", "source": "random:stable-diffusion", "default": True}.items()
+    assert told["simulated"]["workers"] >= 1
+
+
+def test_the_workers_are_listed(served: Home, render: Any) -> None:
+    assert render["done"] == 3
+    eventually(lambda: len(served.farm("workers", "--json").json) == 2, "both workers are up", timeout=60)
+
+    heading, *lines = served.farm("workers").out.splitlines()
+    assert heading.split()[:3] == ["WORKER", "STATE", "DEVICE"]
+    assert [line.split("@")[0] for line in lines] == ["cpu-0", "simulated-0"]
+    told = served.farm("workers", "--json").json
+    assert told[1]["models"] == ["simulated", "slow"]
+    assert not any(worker["silent"] for worker in told)
+
+
+def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:
+    render_id = served.farm(*SLOW, "-n", "60").json["render"]
+    eventually(lambda: served.farm("status", render_id, "--json").json["done"] > 0, "some are done", timeout=60)
+
+    cancelled = served.farm("cancel", render_id, "--json").json
+    again = served.farm("cancel", render_id)
+
+    after = served.farm("status", render_id, "--json").json
+    assert cancelled == {"render": render_id, "state": "cancelled", "cancelled": after["cancelled"]}
+    assert after["done"] > 0
+    assert after["cancelled"] > 0
+    assert after["done"] + after["cancelled"] == after["total"] == 60
+    assert again.out == f"render {render_id} is cancelled already, nothing to cancel\n"
+    assert served.farm("cancel", render_id, "--json").json["cancelled"] == 0
+    states = [job["state"] for job in served.farm("jobs", render_id, "--json").json]
+    assert (states.count("done"), states.count("cancelled")) == (after["done"], after["cancelled"])
+    assert served.farm("rerender", f"{render_id}-000059", code=2).complaint.startswith(f"job {render_id}-000059 is")
+
+
+def test_cancelling_tells_how_many_jobs_it_dropped(served: Home) -> None:
+    render_id = served.farm(*SLOW, "-n", "40").json["render"]
+    said = served.farm("cancel", render_id).out
+    assert re.fullmatch(rf"cancelled \d+ jobs of render {render_id}; \d+ pictures? done before\n", said)
+
+
+def test_jobs_that_failed_are_told_and_rendered_again_with_their_seeds(served: Home) -> None:
+    failed = served.farm("render", "a red star", "--model", "late", "--json", code=1).json
+    [job] = failed["jobs"]
+    assert (failed["state"], failed["failed"], job["state"]) == ("failed", 1, "failed")
+    assert "late" in job["error"]
+    assert f"failed: {job['id']}: " in served.farm("status", failed["render"]).out
+
+    served.farm("render", "b", "--model", "tiny")  # which builds weights, to be the late ones
+    shutil.copytree(served.path / "models" / "random-stable-diffusion", served.folder / "late")
+    retried = served.farm("retry", failed["render"], "--out", "retried", "--json").json
+
+    assert (retried["render"], retried["state"], retried["done"], retried["failed"]) == (failed["render"], "done", 1, 0)
+    assert retried["jobs"][0]["seed"] == job["seed"]
+    assert retried["jobs"][0]["error"] is None
+    assert (served.folder / retried["jobs"][0]["file"]).exists()
+
+
+def test_a_retry_without_failed_jobs_says_so_and_changes_nothing(served: Home, render: Any) -> None:
+    ended = served.farm("retry", render["render"])
+
+    assert ended.err == f"render {render['render']} has no failed jobs\n"
+    assert served.farm("jobs", render["render"], "--json").json == [{**job, "file": None} for job in render["jobs"]]
+
+
+def test_the_database_is_upgraded_once(home: Home) -> None:
+    first, second = home.farm("db", "upgrade"), home.farm("db", "upgrade")
+
+    assert re.fullmatch(r"sqlite:///\S+ upgraded from nothing to (\d+)\n", first.out)
+    assert "already" in second.out
+    told = home.farm("db", "upgrade", "--json").json
+    assert told["before"] == told["after"]
+
+
+def test_a_fresh_home_says_what_to_do_first(home: Home) -> None:
+    assert home.farm("status").out.startswith("no renders yet; try: farm render ")
+    assert home.farm("status", "--json").json == []
+    assert "farm up" in home.farm("workers").out
+    assert home.farm("workers", "--json").json == []
+    assert [model["workers"] for model in home.farm("models", "--json").json] == [0, 0]
+
+
+def test_the_installed_command_knows_its_version_and_every_command_has_help() -> None:
+    farm = str(Path(sys.executable).with_name("farm"))
+
+    def said(*arguments: str) -> str:
+        return subprocess.run([farm, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert re.search(r"\d+\.\d+\.\d+", said("--version"))
+    listing = said("--help")
+    for command in ("render", "status", "jobs", "cancel", "retry", "recipe", "rerender", "models", "workers", "doctor"):
+        assert re.search(rf"^  {command} ", listing, re.MULTILINE)
+
+
+def test_a_reader_that_goes_away_is_no_error(served: Home, render: Any) -> None:
+    command = f"{sys.executable} -m scheduler.cli.main jobs {render['render']} --json | true"
+    shell = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=served.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert shell.stderr == ""

@@ -1,0 +1,179 @@
+"""A farm on this machine: started when needed, shared, and never left behind, however its starters end."""
+
+import re
+import signal
+
+import pytest
+
+from tests.acceptance.command import Home
+from tests.servers import eventually
+
+#: Long enough to be caught in the middle: 4 steps of 0.1 s and more for each batch of 8.
+MANY = ("render", "--model", "simulated", "a red star", "-n", "400")
+ONE = ("render", "--model", "simulated", "a red star")
+
+
+def render_of(err: str) -> str:
+    """The id of the render whose progress was told."""
+    found = re.search(r"^render (\w+): ", err, re.MULTILINE)
+    assert found is not None, err
+    return found[1]
+
+
+# -- a farm for one command ------------------------------------------------------------------------------------
+
+
+def test_a_render_starts_what_it_needs_and_stops_it(home: Home) -> None:
+    with home.started(*ONE, "--out", "pictures") as render:
+        render.says("0 of 1")
+        assert {"up --until-unused", "valkey-server", "worker.supervisor"} <= {
+            words
+            for words in ("up --until-unused", "valkey-server", "worker.supervisor", "scheduler --stop-with-parent")
+            if home.process(words)
+        }
+        ended = render.ends()
+
+    assert ended.code == 0
+    assert len(list((home.folder / "pictures").iterdir())) == 1
+    home.is_left_in_peace()
+
+
+def test_a_render_that_comes_while_the_farm_of_another_ends_starts_its_own(home: Home) -> None:
+    with home.started(*ONE) as first:
+        log = home.path / "logs" / "farm.log"
+        eventually(lambda: log.exists() and "stopping workers" in log.read_text(), "the farm is ending", timeout=60)
+        second = home.farm(*ONE)
+        assert first.ends().code == 0
+
+    assert second.out.splitlines()[-1].startswith(f"render {render_of(second.err)} is done: 1 picture")
+
+
+def test_two_renders_at_once_in_one_folder_share_a_farm_and_both_finish(home: Home) -> None:
+    with home.started(*ONE, "-n", "40") as first, home.started(*ONE, "-n", "80") as second:
+        ended = [first.ends(), second.ends()]
+
+    assert [render.code for render in ended] == [0, 0], ended
+    assert sum("starting a farm" in render.err for render in ended) == 1
+    assert home.rows("SELECT done, failed, cancelled FROM renders ORDER BY total") == [(40, 0, 0), (80, 0, 0)]
+
+
+def test_an_interrupted_render_says_what_becomes_of_its_jobs_and_the_next_farm_finishes_them(home: Home) -> None:
+    with home.started(*MANY) as render:
+        interrupted_id = eventually(
+            lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some are done", timeout=60
+        )[0][0]
+        ended = render.interrupted()
+    home.is_left_in_peace()
+
+    assert ended.code == 130
+    assert re.search(
+        rf"left render {interrupted_id} with \d+ jobs to go: .*farm up.*farm cancel {interrupted_id}", ended.err
+    )
+    [(done, running)] = home.rows("SELECT done, (SELECT count(*) FROM jobs WHERE state = 'running') FROM renders")
+    assert 0 < done < 400
+    assert running == 0
+    with home.started("up") as up:
+        home.wait_until_done(interrupted_id, timeout=60)
+        up.interrupted()
+    assert home.rows("SELECT state, max(attempt), count(*) FROM jobs GROUP BY state") == [("done", 1, 400)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_when_a_render_is_killed(home: Home, number: signal.Signals) -> None:
+    with home.started(*MANY) as render:
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
+        render.process.send_signal(number)
+        render.ends()
+        home.is_left_in_peace()
+
+    [(total, done)] = home.rows("SELECT total, done FROM renders")
+    assert done < total == 400
+
+
+def test_a_render_whose_farm_was_killed_says_so_and_keeps_its_jobs(home: Home) -> None:
+    with home.started(*MANY) as render:
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
+        home.process("up --until-unused").kill()
+        ended = render.ends()
+    home.is_left_in_peace()
+
+    assert ended.code == 3
+    assert re.search(r"^farm: .*farm.*has ended.*farm up", ended.err, re.MULTILINE)
+    assert home.rows("SELECT count(*) FROM jobs WHERE state IN ('failed', 'cancelled')") == [(0,)]
+
+
+# -- a farm that stays -----------------------------------------------------------------------------------------
+
+
+def test_a_farm_that_is_killed_leaves_no_process(home: Home) -> None:
+    with home.started("up") as up:
+        up.says("is up")
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
+        up.process.kill()
+        up.process.wait()
+        home.is_left_in_peace()
+
+
+def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
+    accepted = home.farm(*ONE, "--no-wait")
+    assert "no farm runs on this machine: `farm up`" in accepted.err
+
+    with home.started("up") as up:
+        eventually(lambda: home.process("worker.supervisor"), "the farm is starting", timeout=30)
+        render = home.farm(*ONE)
+        home.wait_until_done(accepted.out.strip())
+        ended = up.interrupted()
+
+    assert "starting a farm" not in render.err
+    assert ended.code == 0
+
+
+def test_a_farm_that_runs_is_used_and_left_running(served: Home) -> None:
+    farm = served.process("cli.main up")
+
+    rendered = served.farm(*ONE)
+
+    assert "starting a farm" not in rendered.err
+    assert farm.is_running()
+    assert served.process("cli.main up") == farm
+
+
+def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
+    assert re.search(f"a farm runs in {served.path} already.*FARM_HOME", served.farm("up", code=2).complaint)
+
+
+@pytest.mark.parametrize("words", ["worker.supervisor", "scheduler --stop-with-parent"])
+def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) -> None:
+    killed = served.process(words)
+    killed.kill()
+
+    eventually(lambda: served.process(words) not in (None, killed), f"{words} is back", timeout=30)
+    assert served.farm(*ONE).out
+
+
+def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) -> None:
+    ended = home.farm("up", code=2, settings={"FARM_SERVE": "tiny"})
+
+    assert "device simulated:0 can render none of the models tiny" in ended.err
+    assert ended.err.splitlines()[-1].startswith("farm: the workers cannot start")
+
+
+# -- a farm elsewhere ------------------------------------------------------------------------------------------
+
+
+def test_with_addresses_set_nothing_is_started_and_a_model_that_nobody_serves_is_named(
+    home: Home, redis_url: str, sqlite: str
+) -> None:
+    addresses = {
+        "FARM_DATABASE_URL": sqlite,
+        "FARM_BROKER_URL": redis_url,
+        "FARM_OBJECTS_URL": str(home.folder / "objects"),
+    }
+    with home.started(*ONE, settings=addresses) as render:
+        render.says("nobody is serving the model simulated")
+        assert [process.pid for process in home.processes()] == [render.process.pid]
+        ended = render.interrupted()
+
+    assert ended.code == 130
+    assert "farm-worker" in ended.err
+    assert home.farm("status", "--json", settings=addresses).json[0]["state"] == "running"

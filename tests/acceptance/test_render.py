@@ -1,0 +1,218 @@
+"""Pictures from prompts with the real pipeline: what is made, what is recorded, and that it can be made again."""
+
+import json
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from storage.spec import Spec
+from tests.acceptance.command import Ended, Home, Starter
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MANIFEST = [json.loads(line) for line in (EXAMPLES / "prompts.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def examples(served: Home) -> Ended:
+    """The examples, rendered by the farm that runs."""
+    return _render_examples(served)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
+    """Another home, where `farm render` starts a farm for itself."""
+    home = Home(tmp_path_factory.mktemp("elsewhere"), starter, FARM_DEVICES="auto", CUDA_VISIBLE_DEVICES="")
+    yield home
+    home.is_left_in_peace()
+
+
+def _render_examples(home: Home) -> Ended:
+    return home.farm(
+        "render", "--prompts", str(EXAMPLES / "prompts.jsonl"), "--seed", "31", "--json", "--out", "examples"
+    )
+
+
+def _seed_of(home: Home, job: dict[str, Any]) -> int:
+    [(seed,)] = home.rows(f"SELECT seed FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = '{job['id']}'")
+    return int(seed)
+
+
+def test_the_same_prompts_and_seed_give_identical_pictures_on_another_farm(examples: Ended, elsewhere: Home) -> None:
+    again = _render_examples(elsewhere)
+
+    assert again.err.startswith("starting a farm on this machine")
+    elsewhere.is_left_in_peace()
+    assert examples.json["render"] != again.json["render"]
+    assert [(job["seed"], job["sha256"]) for job in again.json["jobs"]] == [
+        (job["seed"], job["sha256"]) for job in examples.json["jobs"]
+    ]
+
+
+def test_json_is_one_object_with_a_job_for_every_prompt_and_progress_goes_elsewhere(examples: Ended) -> None:
+    result = examples.json
+
+    assert (result["state"], result["done"], result["total"]) == ("done", len(MANIFEST), len(MANIFEST))
+    assert [job["prompt"] for job in result["jobs"]] == [row["prompt"] for row in MANIFEST]
+    for index, job in enumerate(result["jobs"]):
+        assert job == {
+            "id": f"{result['render']}-{index:06d}",
+            "index": index,
+            "state": "done",
+            "seed": job["seed"],
+            "prompt": MANIFEST[index]["prompt"],
+            "file": f"examples/{index:06d}-{job['seed']}.png",
+            "object": f"renders/{result['render']}/{index:06d}.png",
+            "sha256": job["sha256"],
+            "error": None,
+        }
+    assert f"render {result['render']}: {len(MANIFEST)} of {len(MANIFEST)}" in examples.err
+
+
+def test_rows_keep_their_own_seeds_and_the_others_count_up_from_the_given_one(examples: Ended) -> None:
+    numbers = iter(range(31, 31 + len(MANIFEST)))
+    assert [job["seed"] for job in examples.json["jobs"]] == [
+        row["seed"] if "seed" in row else next(numbers) for row in MANIFEST
+    ]
+
+
+def test_table_picture_and_json_agree_on_every_seed_and_hash(examples: Ended, served: Home) -> None:
+    for job, row in zip(examples.json["jobs"], MANIFEST, strict=True):
+        file = served.folder / job["file"]
+        assert sha256(file.read_bytes()).hexdigest() == job["sha256"]
+        with Image.open(file) as picture:
+            assert picture.size == (row["width"], row["height"])
+            recipe, parameters = json.loads(picture.info["diffusion-farm"]), picture.info["parameters"]
+        assert recipe["spec"]["seed"] == _seed_of(served, job) == job["seed"]
+        assert f", Seed: {job['seed']}, Size: {row['width']}x{row['height']}, Model: tiny, " in parameters
+
+
+def test_a_picture_carries_its_recipe_for_us_and_for_galleries(examples: Ended, served: Home) -> None:
+    job = examples.json["jobs"][-1]
+    with Image.open(served.folder / job["file"]) as picture:
+        recipe, parameters = json.loads(picture.info["diffusion-farm"]), picture.info["parameters"]
+
+    told = served.farm("recipe", job["id"], "--json").json
+    assert recipe == {"spec": told["spec"], "made_with": told["made_with"]}
+    version = told["made_with"]["farm"]
+    assert parameters == (
+        "a small green circle on a red background, top left\nNegative prompt: blue\n"
+        f"Steps: 12, Sampler: DDIM, CFG scale: 6, Seed: {job['seed']}, Size: 96x96, Model: tiny, "
+        f"Version: diffusion-farm {version}"
+    )
+
+
+def test_a_recipe_names_everything_that_a_picture_depends_on(examples: Ended, served: Home) -> None:
+    job = examples.json["jobs"][0]
+
+    recipe = served.farm("recipe", job["id"], "--json").json
+
+    assert set(recipe["spec"]) == set(Spec.model_fields)
+    assert (
+        recipe["made_with"].items()
+        >= {
+            "kind": "diffusers",
+            "pipeline": "StableDiffusionPipeline",
+            "source": "random:stable-diffusion",
+            "dtype": "float32",
+            "scheduler": "DDIMScheduler",
+        }.items()
+    )
+    assert all(recipe["made_with"][name] for name in ("farm", "torch", "diffusers", "transformers", "device"))
+    assert 0 <= recipe["batch"]["position"] < recipe["batch"]["size"]
+    assert (recipe["object"], recipe["sha256"]) == (job["object"], job["sha256"])
+    assert recipe["render_seconds"] > 0
+    assert json.loads(served.farm("recipe", job["id"]).out) == recipe
+
+
+def test_a_picture_made_again_is_identical_whatever_batch_it_was_made_in(examples: Ended, served: Home) -> None:
+    alone, together = _one_made_alone_and_one_in_the_middle_of_others(examples, served)
+
+    verdict = served.farm("rerender", alone, "--json").json
+    sentence = served.farm("rerender", together).out
+
+    assert verdict["job"] == alone
+    assert verdict["sha256"][0] == verdict["sha256"][1]
+    assert (verdict["identical"], verdict["largest_difference"]) == (True, 0)
+    assert re.fullmatch(rf"\w+-\d+ is identical to {together} \(rendered in a batch of [2-8]\)\n", sentence)
+
+
+def _one_made_alone_and_one_in_the_middle_of_others(examples: Ended, served: Home) -> tuple[str, str]:
+    batches = {
+        job["id"]: served.farm("recipe", job["id"], "--json").json["batch"] for job in examples.json["jobs"][::3]
+    }
+    alone = next(job for job, batch in batches.items() if batch["size"] == 1)
+    together = next(job for job, batch in batches.items() if batch["position"] > 0)
+    return alone, together
+
+
+def test_a_file_without_seeds_gets_distinct_ones_that_are_recorded(served: Home) -> None:
+    result = served.farm("render", "--prompts", str(EXAMPLES / "prompts.txt"), "-n", "3", "--json").json
+
+    seeds = [job["seed"] for job in result["jobs"]]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert seeds == [_seed_of(served, job) for job in result["jobs"]]
+    assert all(job["file"] is None for job in result["jobs"])
+    last = result["jobs"][-1]
+    assert served.farm("recipe", last["id"], "--json").json["spec"]["seed"] == last["seed"]
+    assert served.farm("rerender", last["id"], "--json").json["identical"]
+    again = served.farm("render", "--prompts", str(EXAMPLES / "prompts.txt"), "--no-wait", "--json").json
+    assert not set(seeds) & {job["seed"] for job in served.farm("jobs", again["render"], "--json").json}
+
+
+def test_the_three_kinds_of_file_ask_for_the_same_pictures(served: Home) -> None:
+    prompts = ["a red star, large", "a blue circle"]
+    files = [
+        served.file("same.txt", "\n".join(prompts)),
+        served.file("same.jsonl", "\n".join(json.dumps({"prompt": prompt}) for prompt in prompts)),
+        served.file("same.csv", "prompt\n" + "\n".join(f'"{prompt}"' for prompt in prompts)),
+    ]
+
+    pictures = [
+        [(job["prompt"], job["seed"], job["sha256"]) for job in _simulated(served, "--prompts", file, "--seed", "7")]
+        for file in files
+    ]
+
+    assert pictures[0] == pictures[1] == pictures[2]
+    assert [picture[:2] for picture in pictures[0]] == [(prompts[0], 7), (prompts[1], 8)]
+
+
+def test_the_command_line_fills_in_what_a_row_leaves_out(served: Home) -> None:
+    file = served.file("mixed.csv", "prompt,width,negative,seed\na,96,,5\nb,,blurred,\n")
+
+    found = _simulated(served, "c", "--prompts", file, "--width", "32", "--negative", "dark", "--steps", "2", "-n", "2")
+
+    specs = [served.farm("recipe", job["id"], "--json").json["spec"] for job in found]
+    told = [(spec["prompt"], spec["width"], spec["negative_prompt"], spec["num_inference_steps"]) for spec in specs]
+    assert told[::2] == told[1::2] == [("c", 32, "dark", 2), ("a", 96, "dark", 2), ("b", 32, "blurred", 2)]
+    assert [spec["seed"] for spec in specs[2:4]] == [5, 6]
+    assert len({spec["seed"] for spec in specs}) == 6
+
+
+def test_a_render_tells_people_how_it_ended_and_where_the_pictures_are(served: Home) -> None:
+    kept = served.farm("render", "--model", "simulated", "a red star")
+    fetched = served.farm("render", "--model", "simulated", "a red star", "--out", "some/where", "--seed", "3")
+
+    [line] = kept.out.splitlines()
+    assert re.fullmatch(rf"render \w+ is done: 1 picture .*, in {served.path}/objects \(--out DIR .*\)", line)
+    assert fetched.out.endswith(", in some/where\n")
+    assert [file.name for file in (served.folder / "some/where").iterdir()] == ["000000-3.png"]
+
+
+def test_a_render_that_nobody_waits_for_is_finished_by_the_farm_that_runs(served: Home) -> None:
+    accepted = served.farm("render", "--model", "simulated", "a red star", "--no-wait")
+
+    render_id = accepted.out.strip()
+    assert f"farm status {render_id}" in accepted.err
+    assert "farm up" not in accepted.err
+    served.wait_until_done(render_id)
+
+
+def _simulated(home: Home, *arguments: str) -> list[dict[str, Any]]:
+    """The jobs of a render with the simulated model."""
+    jobs: list[dict[str, Any]] = home.farm("render", "--model", "simulated", "--json", *arguments).json["jobs"]
+    return jobs

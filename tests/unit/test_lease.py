@@ -1,0 +1,72 @@
+"""Which leases a worker renews, and how it learns what it lost."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from storage.database import Database
+from storage.jobs import Claim, Claimed, Jobs
+from storage.registry import read_registry
+from storage.settings import Settings
+from storage.spec import Request
+from storage.states import Priority
+from tests.servers import eventually
+from worker.lease import Leases
+
+
+@pytest.fixture
+def claim(sqlite: str) -> Iterable[tuple[Jobs, Claim]]:
+    """Two jobs that worker `w` just claimed."""
+    database = Database(sqlite)
+    jobs = Jobs(database, lease_seconds=3)
+    registry = read_registry(Settings())
+    specs = (registry.resolve(Request.parse({"prompt": "a red star"}), seed=seed) for seed in range(2))
+    jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"tiny": 8})
+    found = jobs.claim(model="tiny", worker="w", limit=8)
+    assert found is not None
+    yield jobs, found
+    database.close()
+
+
+def lapsed(jobs: Jobs) -> int:
+    return jobs.take_back_lapsed()
+
+
+def keeping(jobs: Jobs, *, stall_seconds: float, held: Iterable[Claimed]) -> Leases:
+    leases = Leases(jobs, renew_seconds=0.5, stall_seconds=stall_seconds)
+    leases.hold(held)
+    leases.start()
+    return leases
+
+
+def test_leases_outlive_their_time_while_the_device_shows_progress(claim: tuple[Jobs, Claim]) -> None:
+    jobs, found = claim
+    leases = keeping(jobs, stall_seconds=60, held=found.jobs)
+    with pytest.raises(AssertionError, match="a lease ran out"):
+        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=5)
+    leases.release(found.jobs)
+
+
+def test_a_device_without_progress_loses_its_jobs(claim: tuple[Jobs, Claim]) -> None:
+    jobs, found = claim
+    leases = keeping(jobs, stall_seconds=0.1, held=found.jobs)
+    assert eventually(lambda: lapsed(jobs), "the leases ran out", timeout=8) == 2
+    leases.release(found.jobs)
+
+
+def test_pictures_on_their_way_to_the_store_are_renewed_whatever_the_device_does(claim: tuple[Jobs, Claim]) -> None:
+    jobs, found = claim
+    leases = keeping(jobs, stall_seconds=0.1, held=found.jobs)
+    leases.rendered(found.jobs)
+    with pytest.raises(AssertionError, match="a lease ran out"):
+        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=5)
+    leases.release(found.jobs)
+
+
+def test_a_batch_is_lost_when_all_of_its_jobs_are(claim: tuple[Jobs, Claim]) -> None:
+    jobs, found = claim
+    leases = keeping(jobs, stall_seconds=60, held=found.jobs)
+    assert not leases.all_lost(found.jobs)
+    jobs.cancel(found.jobs[0].render_id)
+    eventually(lambda: leases.all_lost(found.jobs), "the worker knows that its jobs were cancelled", timeout=5)
+    leases.release(found.jobs)
