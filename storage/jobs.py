@@ -305,8 +305,9 @@ class Jobs:
             .returning(jobs.c.render_id)
         ).scalars()
         counted = Counter(failed)
-        _count(connection, renders.c.failed, counted)
         requeued = connection.execute(_move(Event.GIVE_BACK).where(whose).values(error=reason, **_released())).rowcount
+        # Jobs before renders, as everywhere: transactions that lock in one order never wait for each other.
+        _count(connection, renders.c.failed, counted)
         return requeued + counted.total()
 
     # -- a person's moves --------------------------------------------------------------------------------------

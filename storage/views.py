@@ -102,7 +102,7 @@ class Views:
     def renders(self, *, limit: int = 20) -> list[RenderView]:
         """The newest renders, newest first."""
         with self._database.read() as connection:
-            rows = connection.execute(select(renders).order_by(renders.c.created_at.desc()).limit(limit))
+            rows = connection.execute(select(renders).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit))
             return [_render(row) for row in rows]
 
     def unfinished_jobs(self) -> int:

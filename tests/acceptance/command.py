@@ -157,18 +157,20 @@ class Home:
         return dict(os.environ) | self._settings | dict(settings or {})
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Ask the embedded database, past all of our own code; nothing where there is none yet."""
+        """Ask the embedded database, past all of our own code; nothing before it has tables."""
         file = self.path / "farm.db"
         if not file.exists():
             return []
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'renders'").fetchall():
+                return []
             return connection.execute(statement).fetchall()
 
-    def processes(self) -> list[Any]:
-        """The processes that run with this home in their environment."""
+    def processes(self) -> list[psutil.Process]:
+        """The processes that run with this home in their environment, or below it."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
-    def process(self, words: str) -> Any:
+    def process(self, words: str) -> psutil.Process | None:
         """The process with these words in its command line; None where there is none."""
         return next((p for p in self.processes() if words in " ".join(p.cmdline())), None)
 
@@ -181,11 +183,11 @@ class Home:
         """Wait until no process of this home is left."""
         eventually(lambda: not self.processes(), f"no process of {self.path} is left", timeout=30)
 
-    def _is_ours(self, process: Any) -> bool:
+    def _is_ours(self, process: psutil.Process) -> bool:
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            ours: bool = process.environ().get("FARM_HOME") == str(self.path)
+            # Redis writes its title over its environment, but works below the home.
+            return process.environ().get("FARM_HOME") == str(self.path) or self.path in Path(process.cwd()).parents
         except psutil.Error:  # it has just ended, or is another user's
             return False
-        return ours

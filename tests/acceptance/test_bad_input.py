@@ -27,9 +27,8 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> H
 def untouched(shared_home: Home) -> Iterator[Home]:
     """A home in which nothing was submitted, neither before nor by the test."""
     yield shared_home
-    if shared_home.rows("SELECT 1 FROM sqlite_master WHERE name = 'renders'"):
-        assert shared_home.rows("SELECT id FROM renders") == []
-        assert shared_home.rows("SELECT id FROM jobs") == []
+    assert shared_home.rows("SELECT id FROM renders") == []
+    assert shared_home.rows("SELECT id FROM jobs") == []
     assert shared_home.processes() == []
 
 
