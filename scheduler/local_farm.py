@@ -190,7 +190,7 @@ class LocalFarm:
     def _run_parts(self, ready: Callable[[RunningFarm], None]) -> None:
         self._prepare_database()
         with contextlib.ExitStack() as stack:
-            broker_url = self._settings.broker_url or self._start_broker(stack)
+            broker, broker_url = self._start_broker(stack)
             environment = os.environ | {
                 "FARM_HOME": str(self._settings.home.absolute()),
                 "FARM_DATABASE_URL": self._settings.database,
@@ -208,7 +208,7 @@ class LocalFarm:
             self._home.tell(farm)
             ready(farm)
             while not self._stopping.wait(_POLL_SECONDS):
-                for part in parts:
+                for part in (*broker, *parts):
                     part.tend(environment)
                 if self._until_unused and self._take_unused(stack):
                     break
@@ -224,20 +224,24 @@ class LocalFarm:
         finally:
             database.close()
 
-    def _start_broker(self, stack: contextlib.ExitStack) -> str:
+    def _start_broker(self, stack: contextlib.ExitStack) -> "tuple[list[_Part], str]":
+        """The broker's process, if it is ours, and its address."""
+        if self._settings.broker_url is not None:
+            return [], self._settings.broker_url
         redis_server.require()
         configuration, url = redis_server.configure(self._home.run)
-        with (self._home.logs / "redis.log").open("ab") as output:
-            keeper = lifeline.start(redis_server.command(configuration), output=output)
-        stack.callback(_end, keeper, seconds=5.0)
+        output = stack.enter_context((self._home.logs / "redis.log").open("ab"))
+        broker = _Part("broker", redis_server.command(configuration), output=output)
+        stack.callback(broker.end, seconds=5.0)
+        broker.start(dict(os.environ))
         tickets = Tickets(self._settings.model_copy(update={"broker_url": url}))
         deadline = time.monotonic() + _BROKER_SECONDS
         while True:
             try:
                 tickets.check()
-                return url
+                return [broker], url
             except BrokerProblem as error:
-                if keeper.poll() is not None or time.monotonic() > deadline:
+                if broker.died() or time.monotonic() > deadline:
                     raise ServiceProblem(f"the embedded broker does not start: {error}") from None
             time.sleep(_POLL_SECONDS / 5)
 
@@ -267,28 +271,34 @@ class LocalFarm:
 class _Part:
     """A process of the farm that is started again when it dies."""
 
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(self, name: str, command: list[str], *, output: IO[bytes] | None = None) -> None:
         self._name = name
         self._command = command
+        self._output = output
         self._start_at = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: dict[str, str]) -> None:
-        self.process = lifeline.start(self._command, env=environment)
+        self.process = lifeline.start(self._command, env=environment, output=self._output)
+
+    def died(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
 
     def tend(self, environment: dict[str, str]) -> None:
         if self.process is None:
             if time.monotonic() >= self._start_at:
                 self.start(environment)
-        elif (code := self.process.poll()) is not None:
-            log.error("%s died, exit code %d; starting again", self._name, code)
+        elif self.died():
+            log.error("%s died, exit code %d; starting again", self._name, self.process.returncode)
             self.process, self._start_at = None, time.monotonic() + _RESTART_PAUSE_SECONDS
 
-
-def _end(process: subprocess.Popen[bytes], *, seconds: float) -> None:
-    process.terminate()
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def end(self, *, seconds: float) -> None:
+        """Stop it, and kill it if it takes longer than that."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

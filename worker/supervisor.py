@@ -108,7 +108,8 @@ class Supervisor:
                 log.warning("worker=%s is killed, its jobs go back to the queue", seat.name)
                 _kill_group(seat.process)
                 seat.process.wait()
-                give_back(seat.name, died=False)
+            # Also after a clean end: pictures that no store took are rendered again elsewhere.
+            give_back(seat.name, died=False)
         self._forget(running)
 
     def _forget(self, seats: list[_Seat]) -> None:

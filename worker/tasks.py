@@ -79,8 +79,8 @@ def give_back(worker: str, *, died: bool) -> None:
     settings = read_settings()
     database = Database(settings.database)
     try:
-        returned = Jobs(database, max_attempts=settings.max_attempts).give_back(worker=worker, died=died)
-        log.warning("worker=%s gave back jobs=%d", worker, returned)
+        if returned := Jobs(database, max_attempts=settings.max_attempts).give_back(worker=worker, died=died):
+            log.warning("worker=%s gave back jobs=%d", worker, returned)
     except DatabaseProblem as error:
         log.warning("worker=%s leaves its jobs to their leases: %s", worker, error)
     finally:
