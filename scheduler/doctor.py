@@ -13,7 +13,7 @@ from scheduler.services import make_home
 from storage import schema
 from storage.broker import Tickets
 from storage.database import Database
-from storage.errors import BrokerProblem, DatabaseProblem, FarmError, SchemaMismatch
+from storage.errors import BrokerProblem, DatabaseProblem, FarmError
 from storage.objects import open_objects
 from storage.registry import read_registry
 from storage.settings import Settings
@@ -84,14 +84,11 @@ def _look_at_models(settings: Settings) -> str:
 
 
 def _look_at_database(settings: Settings) -> Finding | str:
+    if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
+        return f"{settings.database}: will be made on first use"
     database = Database(settings.database)
     with contextlib.closing(database):
-        try:
-            schema.check(database)
-        except SchemaMismatch:
-            if settings.database_url is None and not settings.home.joinpath("farm.db").stat().st_size:
-                return f"{database.shown}: will be made on first use"
-            raise
+        schema.check(database)
     if settings.database.startswith("sqlite") and sqlite3.sqlite_version_info < _SAFE_SQLITE:
         words = f"{database.shown}: fine on one machine (SQLite {sqlite3.sqlite_version}); for a farm use PostgreSQL"
         return Finding("database", Grade.GOOD, words)
@@ -133,6 +130,8 @@ def _look_at_objects(settings: Settings) -> Finding | str:
 
 def _look_at_workers(settings: Settings) -> Finding | str:
     registry = read_registry(settings)
+    if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
+        return "none runs"
     database = Database(settings.database)
     with contextlib.closing(database):
         try:

@@ -33,6 +33,8 @@ _POLL_SECONDS = 0.25
 _BROKER_SECONDS = 15.0
 _START_SECONDS = 60.0
 _RESTART_PAUSE_SECONDS = 2.0
+#: The exit code of commands for wrong settings or input.
+_WRONG_INPUT = 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class Home:
         unfinished.touch(mode=0o600)
         unfinished.write_text(json.dumps(farm.__dict__))
         unfinished.rename(self._note)
+
+    def last_words(self) -> str:
+        """What a farm that was started for a command said at its end."""
+        log_file = self.logs / "farm.log"
+        lines = log_file.read_text(errors="replace").strip().splitlines() if log_file.exists() else []
+        return f"{'; '.join(lines[-2:]) or 'it gave no reason'} (more in {log_file})"
 
     def hush(self) -> None:
         self._note.unlink(missing_ok=True)
@@ -114,9 +122,7 @@ def use(settings: Settings, *, say: Callable[[str], None]) -> Iterator[str]:
 def _start(home: Home, settings: Settings, say: Callable[[str], None]) -> RunningFarm:
     redis_server.require()
     say("starting a farm on this machine …")
-    log_file = home.logs / "farm.log"
-    with log_file.open("ab") as output:
-        begin = output.tell()
+    with (home.logs / "farm.log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "scheduler.cli.main", "up", "--until-unused"],
             env=os.environ | {"FARM_HOME": str(settings.home.absolute())},
@@ -132,10 +138,7 @@ def _start(home: Home, settings: Settings, say: Callable[[str], None]) -> Runnin
             return farm
         time.sleep(_POLL_SECONDS / 5)
     process.kill()
-    with log_file.open("rb") as file:
-        file.seek(begin)
-        last = file.read().decode(errors="replace").strip().splitlines()[-1:] or ["it gave no reason"]
-    raise ServiceProblem(f"the farm on this machine does not start: {last[0]} (more in {log_file})")
+    raise ServiceProblem(f"the farm on this machine does not start: {home.last_words()}")
 
 
 def _wait_for_the_end(home: Home, farm: RunningFarm) -> None:
@@ -289,6 +292,9 @@ class _Part:
             if time.monotonic() >= self._start_at:
                 self.start(environment)
         elif self.died():
+            if self.process.returncode == _WRONG_INPUT:
+                # It said why; starting it again would not change that.
+                raise InvalidInput(f"the {self._name} cannot start: the last line above says why")
             log.error("%s died, exit code %d; starting again", self._name, self.process.returncode)
             self.process, self._start_at = None, time.monotonic() + _RESTART_PAUSE_SECONDS
 

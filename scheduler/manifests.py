@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -62,6 +63,8 @@ def _read_csv(file: IO[str], path: Path) -> Iterator[Request]:
     try:
         if "prompt" not in (reader.fieldnames or ()):
             raise BadSpecification(f"{path} line 1: expected a header with a column named prompt")
+        if twice := [name for name, n in Counter(reader.fieldnames).items() if n > 1]:
+            raise BadSpecification(f"{path} line 1: the column {twice[0]} is there twice")
         for row in reader:
             where = f"{path} line {reader.line_num}"
             if None in row or None in row.values():

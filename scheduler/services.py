@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from storage import schema
 from storage.broker import Tickets
 from storage.database import Database
-from storage.errors import BadSettings
+from storage.errors import BadSettings, NotFound
 from storage.jobs import Jobs
 from storage.objects import ObjectStore, open_objects
 from storage.registry import Registry, read_registry
@@ -31,6 +31,10 @@ def open_services(settings: Settings) -> Services:
     Raises BadSettings, DatabaseProblem, SchemaMismatch.
     """
     registry = read_registry(settings)
+    try:
+        registry.aliases(settings.serve)
+    except NotFound as error:
+        raise BadSettings(f"FARM_SERVE={settings.serve}: {error}") from None
     objects = open_objects(settings)
     if settings.database_url is None:
         make_home(settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 from scheduler.tickets import top_up
 from storage.broker import Tickets
-from storage.errors import BadSpecification, BrokerProblem, NotFound
+from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs import Jobs
 from storage.registry import Registry
 from storage.spec import MAX_SEED, Request, Spec
@@ -35,18 +35,21 @@ def specify(
     Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
     with each picture. A request's own seed is that of its first picture; the next ones count up from it.
 
-    Raises BadSpecification if a seed grows past the largest, and what `Registry.resolve` raises.
+    Raises BadSpecification with the prompt's number if a seed grows past the largest or its model refuses it.
     """
     next_seed = secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed
-    for request in requests:
+    for number, request in enumerate(requests, start=1):
         for copy in range(pictures_each):
             if request.seed is None:
                 own, next_seed = next_seed, next_seed + 1
             else:
                 own = request.seed + copy
-            if own > MAX_SEED:
-                raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
-            yield registry.resolve(request.model_copy(update={"seed": own}), seed=own)
+            try:
+                if own > MAX_SEED:
+                    raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
+                yield registry.resolve(request.model_copy(update={"seed": own}), seed=own)
+            except InvalidInput as error:
+                raise type(error)(f"prompt {number}: {error}") from None
 
 
 def quanta(registry: Registry) -> dict[str, int]:

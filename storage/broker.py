@@ -95,8 +95,11 @@ class Tickets:
         self.shown = without_secrets(url)
         try:
             self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3)
-        except ValueError as error:
-            raise BadSettings(f"FARM_BROKER_URL={self.shown}: {error}") from None
+        except ValueError:  # whose words may quote a part of the password
+            raise BadSettings(
+                f"FARM_BROKER_URL={self.shown}: no address of Redis; expected redis://:password@host:6379/0, "
+                "or rediss://… with TLS, special characters of the password percent-encoded"
+            ) from None
 
     def publish(self, model: str, priority: Priority, n: int = 1) -> None:
         """Raises BrokerProblem; some of the tickets may then have been published, which is harmless."""
@@ -146,7 +149,7 @@ class Tickets:
                 raise BrokerProblem(
                     f"broker {self.shown}: the password is refused ({error}); correct FARM_BROKER_URL"
                 ) from error
-            raise BrokerProblem(f"broker {self.shown}: {error}") from error
+            raise BrokerProblem(f"broker {self.shown}: {str(error).rstrip('.')}; check FARM_BROKER_URL") from error
 
 
 def _list_key(model: str, priority: Priority) -> str:

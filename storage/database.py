@@ -76,7 +76,9 @@ class Database:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from error
         except DBAPIError as error:
             kind = DatabaseBusy if _is_transient(error) else DatabaseProblem
-            raise kind(f"database {self.shown}: {_first_line(error.orig or error)}") from error
+            # Without a statement there was no connection to send one over.
+            remedy = "; check FARM_DATABASE_URL" if error.statement is None else ""
+            raise kind(f"database {self.shown}: {_first_line(error.orig or error)}{remedy}") from error
 
 
 class HasDatabase(Protocol):

@@ -193,23 +193,26 @@ class S3Objects:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {without_secrets(endpoint_url)}" if endpoint_url else "")
-        # A session of its own: boto3's shared one is not for several threads, and keeps the first keys it saw.
-        self._client: Any = boto3.Session().client(
-            "s3",
-            endpoint_url=endpoint_url,
-            config=Config(
-                signature_version="s3v4",
-                connect_timeout=3,
-                read_timeout=20,
-                retries={"mode": "standard", "total_max_attempts": 4},
-                tcp_keepalive=True,
-                max_pool_connections=16,
-                # Stores other than AWS often know no checksum trailers; `put` sends its own SHA-256.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": "path" if endpoint_url else "auto"},
-            ),
-        )
+        try:
+            # A session of its own: boto3's shared one is not for several threads, and keeps the first keys it saw.
+            self._client: Any = boto3.Session().client(
+                "s3",
+                endpoint_url=endpoint_url,
+                config=Config(
+                    signature_version="s3v4",
+                    connect_timeout=3,
+                    read_timeout=20,
+                    retries={"mode": "standard", "total_max_attempts": 4},
+                    tcp_keepalive=True,
+                    max_pool_connections=16,
+                    # Stores other than AWS often know no checksum trailers; `put` sends its own SHA-256.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={"addressing_style": "path" if endpoint_url else "auto"},
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ObjectStoreRefused(f"objects in {self.shown}: {error}; check the AWS_ settings") from error
 
     def put(self, key: str, data: bytes) -> Stored:
         digest = hashlib.sha256(data)
@@ -314,7 +317,7 @@ class S3Objects:
                 f"objects in {self.shown}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         except (ParamValidationError, EndpointProviderError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:120]
             raise ObjectStoreRefused(f"objects in {self.shown}: no such address: {reason}") from error
         except BotoCoreError as error:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error

@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
 
+#: One device as settings name it: kind and, where there are several, number.
+DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")
+
 
 def _user_name() -> str:
     try:
@@ -89,6 +92,15 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
+
+    @field_validator("devices")
+    @classmethod
+    def _known_devices(cls, devices: str) -> str:
+        if devices.strip() != "auto":
+            for name in devices.split(","):
+                if not DEVICE.fullmatch(name.strip()):
+                    raise ValueError(f"{name.strip()!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
+        return devices
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -1,14 +1,13 @@
 """The devices of this machine, found and named without importing torch here."""
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import BadSettings
+from storage.settings import DEVICE
 
 #: Device files of NVIDIA, AMD (ROCm) and WSL: without one, torch need not be asked for CUDA devices.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -49,20 +48,11 @@ class Device:
 
 def find_devices(wanted: str) -> list[Device]:
     """The devices of `auto` or of a list such as `cuda:0,cuda:1`. Raises BadSettings."""
-    if wanted.strip() == "auto":
-        return _parse(_detect())
-    return _parse([name.strip() for name in wanted.split(",") if name.strip()])
-
-
-def _parse(names: Sequence[str]) -> list[Device]:
-    devices = []
-    for name in names:
-        match = re.fullmatch(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?", name)
-        if match is None:
-            raise BadSettings(f"FARM_DEVICES: {name!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
-        devices.append(Device(kind=match[1], index=int(match[2] or 0)))
-    if not devices or len(set(devices)) < len(devices):
-        raise BadSettings(f"FARM_DEVICES: expected each device once, got {', '.join(names) or 'none'}")
+    names = _detect() if wanted.strip() == "auto" else [name.strip() for name in wanted.split(",")]
+    matches = [DEVICE.fullmatch(name) for name in names]
+    devices = [Device(kind=match[1], index=int(match[2] or 0)) for match in matches if match]
+    if len(set(devices)) < len(names):
+        raise BadSettings(f"FARM_DEVICES={wanted}: expected auto, or each of cuda:N, mps, cpu and simulated:N once")
     return devices
 
 

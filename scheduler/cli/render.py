@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from scheduler.cli.look import render_fields
 from scheduler.cli.output import counted, json_option, print_json, say
 from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
 from scheduler.compare import compare
@@ -121,11 +122,15 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
     models = sorted({job.spec.model for job in services.views.jobs(render_id, state=State.FAILED)})
     for alias in models:
         services.registry[alias]
+    if not models:
+        say(f"render {render_id} has no failed jobs")
+        if as_json:
+            print_json(render_fields(services.views.render(render_id)))
+        return
     tickets = reachable_broker(services)
     if out is not None:
         prepare_folder(out)
-    if not services.jobs.retry(render_id, quanta=quanta(services.registry)):
-        say(f"render {render_id} has no failed jobs")
+    services.jobs.retry(render_id, quanta=quanta(services.registry))
     call_workers(services.jobs, services.registry, tickets, models)
     accepted = Accepted(render_id=render_id, models=tuple(models))
     if no_wait:

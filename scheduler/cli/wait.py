@@ -17,7 +17,7 @@ from scheduler.follow import follow
 from scheduler.services import Services, open_tickets
 from scheduler.submit import Accepted, call_workers
 from storage.broker import Tickets
-from storage.errors import BadSettings
+from storage.errors import BadSettings, ServiceProblem
 from storage.states import State
 from storage.views import RenderView
 
@@ -124,7 +124,7 @@ def _followed(services: Services, accepted: Accepted, out: Path | None) -> Rende
 
 
 class _Watch:
-    """Says, once for each model, that nobody serves it."""
+    """Looks whether anybody works for us, and says once for each model that nobody serves it."""
 
     def __init__(self, services: Services, models: Iterable[str]) -> None:
         self._services = services
@@ -133,9 +133,24 @@ class _Watch:
         self._look_at = 0.0
 
     def look(self) -> None:
-        if not self._unserved or time.monotonic() < self._look_at:
+        if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        if self._services.settings.embedded:
+            self._look_for_the_farm()
+        if self._unserved:
+            self._look_for_workers()
+
+    def _look_for_the_farm(self) -> None:
+        """Raises ServiceProblem if the farm that worked for us is no more."""
+        home = local_farm.Home(self._services.settings)
+        if home.running() is None:
+            raise ServiceProblem(
+                "the farm on this machine has ended; the jobs are kept, `farm up` goes on with them. "
+                f"Its last words: {home.last_words()}"
+            )
+
+    def _look_for_workers(self) -> None:
         alive = [worker for worker in self._services.workers.all() if worker.silent_for < _SILENT_SECONDS]
         self._unserved -= {alias for worker in alive for alias in worker.models}
         if self._services.settings.embedded and not alive:

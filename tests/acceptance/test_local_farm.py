@@ -34,20 +34,10 @@ def killed(home: Home, words: str) -> psutil.Process:
 # -- a farm for one command ------------------------------------------------------------------------------------
 
 
-def test_a_render_starts_what_it_needs_and_one_that_comes_while_that_ends_starts_its_own(home: Home) -> None:
-    with home.started(*ONE) as first:
-        first.says("0 of 1")
-        assert all(map(home.process, PARTS))
-        log = home.path / "logs" / "farm.log"
-        eventually(lambda: "stopping workers" in log.read_text(), "the farm is ending", timeout=60)
-        second = home.farm(*ONE)
-        assert first.ends().code == 0
-
-    assert second.out.startswith(f"render {render_of(second.err)} is done: 1 picture")
-
-
 def test_two_renders_at_once_in_one_folder_share_a_farm_and_both_finish(home: Home) -> None:
     with home.started(*ONE, "-n", "40") as first, home.started(*ONE, "-n", "80") as second:
+        first.says(" of 40")
+        assert all(map(home.process, PARTS))
         ended = [first.ends(), second.ends()]
 
     assert [render.code for render in ended] == [0, 0], ended
@@ -55,29 +45,27 @@ def test_two_renders_at_once_in_one_folder_share_a_farm_and_both_finish(home: Ho
     assert home.rows("SELECT done, failed, cancelled FROM renders ORDER BY total") == [(40, 0, 0), (80, 0, 0)]
 
 
-def test_an_interrupted_render_says_what_becomes_of_its_jobs_and_the_next_farm_finishes_them(home: Home) -> None:
+def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wait_for_the_last_to_end(
+    home: Home,
+) -> None:
     with home.started(*MANY) as render:
-        interrupted_id = eventually(
-            lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some are done", timeout=60
-        )[0][0]
-        ended = render.interrupted()
-    home.is_left_in_peace()
-
-    assert ended.code == 130
+        [[render_id]] = eventually(lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some done", timeout=60)
+        interrupted = render.interrupted()
+    assert interrupted.code == 130
     assert re.search(
-        rf"left render {interrupted_id} with \d+ jobs to go: .*farm up.*farm cancel {interrupted_id}", ended.err
+        rf"left render {render_id} with \d+ jobs to go: .*farm up.*farm cancel {render_id}", interrupted.err
     )
-    [(done, running)] = home.rows("SELECT done, (SELECT count(*) FROM jobs WHERE state = 'running') FROM renders")
-    assert 0 < done < 240
-    assert running == 0
-    with home.started("up") as up:
-        home.wait_until_done(interrupted_id, timeout=60)
-        up.interrupted()
-    assert home.rows("SELECT state, max(attempt), count(*) FROM jobs GROUP BY state") == [("done", 1, 240)]
+    assert home.process("up --until-unused"), "the farm is still ending"
+
+    next_one = home.farm(*ONE)
+
+    assert re.search(r"^\d+ jobs of earlier renders", next_one.err)
+    assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
+    assert home.rows("SELECT DISTINCT attempt FROM jobs") == [(1,)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_running_when_a_render_is_killed(home: Home, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: signal.Signals) -> None:
     with home.started(*MANY) as render:
         eventually(lambda: home.process("worker.process"), "a worker is starting", timeout=30)
         render.process.send_signal(number)
@@ -88,7 +76,7 @@ def test_nothing_is_left_running_when_a_render_is_killed(home: Home, number: sig
     assert done < total == 240
 
 
-def test_a_render_whose_farm_was_killed_says_so_and_keeps_its_jobs(home: Home) -> None:
+def test_a_farm_that_was_killed_leaves_no_process_and_the_render_that_used_it_says_so_and_is_kept(home: Home) -> None:
     with home.started(*MANY) as render:
         eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
         killed(home, "up --until-unused")
@@ -103,21 +91,12 @@ def test_a_render_whose_farm_was_killed_says_so_and_keeps_its_jobs(home: Home) -
 # -- a farm that stays -----------------------------------------------------------------------------------------
 
 
-def test_a_farm_that_is_killed_leaves_no_process(home: Home) -> None:
-    with home.started("up") as up:
-        up.says("is up")
-        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
-        up.process.kill()
-        up.process.wait()
-        home.is_left_in_peace()
-
-
 def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
     accepted = home.farm(*ONE, "--no-wait")
     assert "no farm runs on this machine: `farm up`" in accepted.err
 
     with home.started("up") as up:
-        eventually(lambda: home.process("worker.supervisor"), "the farm is starting", timeout=30)
+        eventually((home.path / "run" / "farm.lock").exists, "the farm is starting", timeout=30)
         render = home.farm(*ONE)
         home.wait_until_done(accepted.out.strip())
         ended = up.interrupted()
@@ -140,7 +119,7 @@ def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
     assert re.search(f"a farm runs in {served.path} already.*FARM_HOME", served.farm("up", code=2).complaint)
 
 
-@pytest.mark.parametrize("words", ["worker.supervisor", "scheduler --stop-with-parent"])
+@pytest.mark.parametrize("words", ["worker.supervisor", "scheduler --stop-with-parent", "valkey-server"])
 def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) -> None:
     before = killed(served, words)
 

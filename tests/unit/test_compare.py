@@ -1,0 +1,38 @@
+import io
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from scheduler.compare import Verdict, compare
+
+
+def png(*, grey: int = 100, size: tuple[int, int] = (8, 8), note: str = "", one_pixel: int | None = None) -> bytes:
+    picture = Image.new("RGB", size, (grey, grey, grey))
+    if one_pixel is not None:
+        picture.putpixel((3, 3), (grey, grey, one_pixel))
+    texts = PngInfo()
+    texts.add_text("note", note)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("again", "identical", "difference", "words"),
+    [
+        (png(), True, 0, "identical to"),
+        (png(note="made by a newer farm"), False, 0, "the same picture, in another file, as"),
+        (png(one_pixel=101), False, 1, "the same within 1/255 as"),
+        (png(one_pixel=40), False, 60, "different (by up to 60/255) from"),
+        (png(grey=255), False, 155, "different (by up to 155/255) from"),
+        (png(size=(8, 16)), False, None, "of another size than"),
+    ],
+)
+def test_two_pictures_are_told_apart_by_bytes_size_and_largest_difference(
+    again: bytes, identical: bool, difference: int | None, words: str
+) -> None:
+    verdict = compare(png(), again)
+    assert verdict == Verdict(identical=identical, largest_difference=difference)
+    assert verdict.words() == words
+    assert verdict.fields() == {"identical": identical, "largest_difference": difference}

@@ -1,0 +1,94 @@
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from scheduler.submit import quanta, specify, with_defaults
+from storage.errors import BadSpecification, NotFound
+from storage.registry import Registry, SimulatedModel
+from storage.spec import MAX_SEED, Request
+
+REGISTRY = Registry(
+    models={
+        "quick": SimulatedModel(alias="quick", kind="simulated", batch_limit=4),
+        "slow": SimulatedModel(alias="slow", kind="simulated", batch_limit=2),
+    },
+    default="quick",
+)
+
+
+def seeds(requests: Iterable[Request], *, pictures_each: int = 1, seed: int | None = None) -> list[int]:
+    return [spec.seed for spec in specify(requests, REGISTRY, pictures_each=pictures_each, seed=seed)]
+
+
+def asked(*own_seeds: int | None) -> list[Request]:
+    return [Request(prompt=f"prompt {index}", seed=seed) for index, seed in enumerate(own_seeds)]
+
+
+@pytest.mark.parametrize(
+    ("own_seeds", "pictures_each", "seed", "expected"),
+    [
+        ((None, None, None), 1, 31, [31, 32, 33]),
+        ((None, 7, None), 1, 31, [31, 7, 32]),
+        ((None, None), 3, 31, [31, 32, 33, 34, 35, 36]),
+        ((7, 7), 2, 31, [7, 8, 7, 8]),
+        ((5, None), 2, 0, [5, 6, 0, 1]),
+        ((0,), 1, 31, [0]),
+        ((None, None), 1, MAX_SEED - 1, [MAX_SEED - 1, MAX_SEED]),
+        ((), 3, 31, []),
+    ],
+)
+def test_seeds_count_up_from_the_given_one_and_a_row_keeps_its_own(
+    own_seeds: tuple[int | None, ...], pictures_each: int, seed: int, expected: list[int]
+) -> None:
+    assert seeds(asked(*own_seeds), pictures_each=pictures_each, seed=seed) == expected
+
+
+@pytest.mark.parametrize(
+    ("own_seed", "pictures_each", "seed"), [(None, 1, MAX_SEED + 1), (None, 2, MAX_SEED), (MAX_SEED, 2, None)]
+)
+def test_a_seed_that_grows_past_the_largest_is_refused(
+    own_seed: int | None, pictures_each: int, seed: int | None
+) -> None:
+    with pytest.raises(BadSpecification, match=f"seed: {MAX_SEED + 1} .*{MAX_SEED}"):
+        seeds(asked(own_seed), pictures_each=pictures_each, seed=seed)
+
+
+def test_seeds_that_nobody_gave_are_distinct_within_a_render_and_between_renders() -> None:
+    one, other = seeds(asked(*[None] * 1000)), seeds(asked(*[None] * 1000))
+    assert len({*one, *other}) == 2000
+
+
+def test_drawn_seeds_are_exact_in_readers_that_know_only_doubles() -> None:
+    assert max(seeds(asked(*[None] * 1000))) < 2**53
+
+
+def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
+    [spec] = specify([Request(prompt="a", model="slow", width=64)], REGISTRY, seed=1)
+    assert (spec.model, spec.width, spec.height, spec.num_inference_steps) == ("slow", 64, 512, 30)
+
+
+def test_a_request_that_cannot_be_carried_out_is_named_by_its_place() -> None:
+    requests = [Request(prompt="a"), Request(prompt="b", model="nope")]
+    with pytest.raises(NotFound, match="2: .*'nope'.*quick, slow"):
+        list(specify(requests, REGISTRY))
+
+
+def test_specifications_are_made_as_they_are_asked_for() -> None:
+    def endless() -> Iterator[Request]:
+        while True:
+            yield Request(prompt="again")
+
+    specs = specify(endless(), REGISTRY, seed=1)
+    assert [next(specs).seed, next(specs).seed] == [1, 2]
+
+
+def test_defaults_fill_in_only_what_is_left_out() -> None:
+    requests = [Request(prompt="a", width=64), Request(prompt="b"), Request(prompt="c", negative_prompt="")]
+
+    filled = list(with_defaults(requests, {"width": 128, "negative_prompt": "dark"}))
+
+    assert [(request.width, request.negative_prompt) for request in filled] == [(64, "dark"), (128, "dark"), (128, "")]
+
+
+def test_an_owner_is_dealt_one_batch_a_turn() -> None:
+    assert quanta(REGISTRY) == {"quick": 4, "slow": 2}
