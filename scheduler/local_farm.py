@@ -113,10 +113,20 @@ def use(settings: Settings, *, say: Callable[[str], None]) -> Iterator[str]:
     home.make(settings)
     with home.locked("users.lock", fcntl.LOCK_SH):
         with home.locked("start.lock", fcntl.LOCK_EX):
-            farm = home.running() or _start(home, settings, say)
+            farm = _settled(home, settings) or _start(home, settings, say)
         yield farm.broker_url
     if farm.until_unused:
         _wait_for_the_end(home, farm)
+
+
+def _settled(home: Home, settings: Settings) -> RunningFarm | None:
+    """The farm that runs here, once one that is just starting has started; None once one that ends has ended."""
+    deadline = time.monotonic() + settings.grace_seconds + _START_SECONDS
+    while not (farm := home.running()) and not home.free("farm.lock", fcntl.LOCK_SH):
+        if time.monotonic() > deadline:
+            raise ServiceProblem(f"the farm in {settings.home} neither starts nor ends: {home.last_words()}")
+        time.sleep(_POLL_SECONDS / 5)
+    return farm
 
 
 def _start(home: Home, settings: Settings, say: Callable[[str], None]) -> RunningFarm:
