@@ -10,7 +10,6 @@ import json
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -31,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage.claims import Claim, Claimed, Published, RenderedBatch
 from storage.database import Database, database_now, transaction
 from storage.errors import BadSpecification
 from storage.spec import Spec, read_spec
@@ -41,52 +41,6 @@ from storage.turns import Dealer, queued
 _INSERT_CHUNK = 1000
 #: Crockford's base 32 in lower case: no letter that reads as a digit.
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claimed:
-    """One job as its worker holds it: `fence` is the proof that every later write must name."""
-
-    id: int
-    render_id: str
-    index: int
-    spec: Spec
-    fence: int
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The jobs of one batch, in the queue's order, and the priority of what still waits for this model."""
-
-    jobs: tuple[Claimed, ...]
-    next_priority: Priority | None
-
-    @property
-    def batch_id(self) -> str:
-        """Names this claim and no other: a job is claimed with one fence once."""
-        return f"{self.jobs[0].id}.{self.jobs[0].fence}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A picture that is safely in the object store."""
-
-    job: Claimed
-    object: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderedBatch:
-    """What was rendered together, with what (`recipe`: versions, device, dtype, …), and for how long."""
-
-    id: str
-    worker: str
-    jobs: tuple[Claimed, ...]
-    recipe: Mapping[str, Any]
-    render_seconds: float
 
 
 def new_render_id() -> str:

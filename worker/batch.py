@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from storage.claims import Claim, Claimed, RenderedBatch
 from storage.errors import ModelUnavailable, RenderFailed
-from storage.jobs import Claim, Claimed, Jobs, RenderedBatch
+from storage.jobs import Jobs
 from worker.lease import Leases
 from worker.publish import Publisher
 from worker.renderers import Abandoned, Rendered, Renderer

@@ -5,8 +5,9 @@ import threading
 import time
 from collections.abc import Iterable
 
+from storage.claims import Claimed
 from storage.errors import DatabaseProblem
-from storage.jobs import Claimed, Jobs
+from storage.jobs import Jobs
 
 log = logging.getLogger(__name__)
 

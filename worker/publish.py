@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL.Image import Image
 
+from storage.claims import Claimed, Published, RenderedBatch
 from storage.errors import ObjectStoreProblem
-from storage.jobs import Claimed, Jobs, Published, RenderedBatch
+from storage.jobs import Jobs
 from storage.objects import ObjectStore, picture_key
 from storage.states import State
 from worker.encode import to_png

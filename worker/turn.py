@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.broker import Tickets
+from storage.claims import Claim
 from storage.errors import BrokerProblem, ModelUnavailable
-from storage.jobs import Claim, Jobs
+from storage.jobs import Jobs
 from storage.registry import Model
 from storage.states import Priority
 from worker.batch import Batch

@@ -76,7 +76,7 @@ def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: si
     assert done < total == 240
 
 
-def test_a_farm_that_was_killed_leaves_no_process_and_the_render_that_used_it_says_so_and_is_kept(home: Home) -> None:
+def test_a_farm_that_was_killed_leaves_no_process_and_its_render_is_kept_for_the_next(home: Home) -> None:
     with home.started(*MANY) as render:
         eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
         killed(home, "up --until-unused")
@@ -87,6 +87,11 @@ def test_a_farm_that_was_killed_leaves_no_process_and_the_render_that_used_it_sa
     assert re.search(r"^farm: .*farm.*has ended.*farm up", ended.err, re.MULTILINE)
     assert home.rows("SELECT count(*) FROM jobs WHERE state IN ('failed', 'cancelled')") == [(0,)]
 
+    next_one = home.farm(*ONE)
+
+    assert "starting a farm" in next_one.err
+    assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
+
 
 # -- a farm that stays -----------------------------------------------------------------------------------------
 
@@ -95,7 +100,7 @@ def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
     accepted = home.farm(*ONE, "--no-wait")
     assert "no farm runs on this machine: `farm up`" in accepted.err
 
-    with home.started("up") as up:
+    with home.started("up", "--json") as up:
         eventually((home.path / "run" / "farm.lock").exists, "the farm is starting", timeout=30)
         render = home.farm(*ONE)
         home.wait_until_done(accepted.out.strip())
@@ -103,6 +108,7 @@ def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
 
     assert "starting a farm" not in render.err
     assert ended.code == 0
+    assert ended.json["pid"] == up.process.pid
 
 
 def test_a_farm_that_runs_is_used_and_left_running(served: Home) -> None:

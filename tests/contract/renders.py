@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
+from storage.claims import Claim, Claimed, Published, RenderedBatch
 from storage.database import Database, database_now
-from storage.jobs import Claim, Claimed, Jobs, Published, RenderedBatch
+from storage.jobs import Jobs
 from storage.objects import picture_key
 from storage.spec import Spec
 from storage.states import FINAL, Priority, State

@@ -2,8 +2,9 @@
 
 import pytest
 
+from storage.claims import Claimed
 from storage.database import Database
-from storage.jobs import Claimed, Jobs
+from storage.jobs import Jobs
 from storage.states import Priority, State
 from storage.views import Views
 from tests.contract.renders import claim, drain, lapse_leases, pictures, states, submit

@@ -9,8 +9,9 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import select, text
 
+from storage.claims import Claimed
 from storage.database import Database
-from storage.jobs import Claimed, Jobs
+from storage.jobs import Jobs
 from storage.states import State
 from storage.tables import renders
 from storage.views import Views

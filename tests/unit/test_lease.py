@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from storage.claims import Claim, Claimed
 from storage.database import Database
-from storage.jobs import Claim, Claimed, Jobs
+from storage.jobs import Jobs
 from storage.registry import read_registry
 from storage.settings import Settings
 from storage.spec import Request

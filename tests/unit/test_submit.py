@@ -3,7 +3,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from scheduler.submit import quanta, specify, with_defaults
-from storage.errors import BadSpecification, NotFound
+from storage.errors import BadSpecification, InvalidInput
 from storage.registry import Registry, SimulatedModel
 from storage.spec import MAX_SEED, Request
 
@@ -69,7 +69,7 @@ def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
 
 def test_a_request_that_cannot_be_carried_out_is_named_by_its_place() -> None:
     requests = [Request(prompt="a"), Request(prompt="b", model="nope")]
-    with pytest.raises(NotFound, match="2: .*'nope'.*quick, slow"):
+    with pytest.raises(InvalidInput, match="2: .*'nope'.*quick, slow"):
         list(specify(requests, REGISTRY))
 
 
