@@ -197,6 +197,8 @@ class LocalFarm:
                 raise InvalidInput(
                     f"a farm runs in {self._settings.home} already; use it, or set FARM_HOME to another folder"
                 ) from None
+            # What a farm that was killed here had told is no longer true.
+            self._home.hush()
             stack.callback(self._home.hush)
             self._run_parts(ready)
 
