@@ -7,6 +7,7 @@ The starter keeps one end of a pipe as the child's standard input and never writ
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
@@ -15,9 +16,14 @@ from typing import IO
 def start(
     command: Sequence[str], *, env: Mapping[str, str] | None = None, output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process that calls `hold`, in a session of its own: a Ctrl-C reaches it only through us."""
+    """Start a process that calls `hold`, in a session of its own: a Ctrl-C reaches it only through us.
+
+    What it says goes to `output`, or to our standard error: standard output is for our own answers (Celery says
+    good-bye there).
+    """
+    said = sys.stderr if output is None else output
     return subprocess.Popen(  # noqa: S603 - our own commands
-        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=env, start_new_session=True
     )
 
 

@@ -1,10 +1,13 @@
 """A farm on this machine: started when needed, shared, and never left behind, however its starters end."""
 
 import re
+import signal
 
 import psutil
+import pytest
 
 from tests.acceptance.command import Home
+from tests.servers import eventually
 
 #: Three seconds of work: long enough to be caught in the middle.
 MANY = ("render", "--model", "simulated", "a red star", "-n", "240")
@@ -42,7 +45,70 @@ def test_two_renders_at_once_in_one_folder_share_a_farm_and_both_finish(home: Ho
     assert home.rows("SELECT done, failed, cancelled FROM renders ORDER BY total") == [(40, 0, 0), (80, 0, 0)]
 
 
+def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wait_for_the_last_to_end(
+    home: Home,
+) -> None:
+    with home.started(*MANY) as render:
+        [[render_id]] = eventually(lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some done", timeout=60)
+        interrupted = render.interrupted()
+    assert interrupted.code == 130
+    assert re.search(
+        rf"left render {render_id} with \d+ jobs to go: .*farm up.*farm cancel {render_id}", interrupted.err
+    )
+    assert home.process("up --until-unused"), "the farm is still ending"
+
+    next_one = home.farm(*ONE)
+
+    assert re.search(r"^\d+ jobs of earlier renders", next_one.err)
+    assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
+    assert home.rows("SELECT DISTINCT attempt FROM jobs") == [(1,)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: signal.Signals) -> None:
+    with home.started(*MANY) as render:
+        eventually(lambda: home.process("worker.process"), "a worker is starting", timeout=30)
+        render.process.send_signal(number)
+        render.ends()
+        home.is_left_in_peace()
+
+    [(total, done)] = home.rows("SELECT total, done FROM renders")
+    assert done < total == 240
+
+
+def test_a_farm_that_was_killed_leaves_no_process_and_its_render_is_kept_for_the_next(home: Home) -> None:
+    with home.started(*MANY) as render:
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
+        killed(home, "up --until-unused")
+        ended = render.ends()
+    home.is_left_in_peace()
+
+    assert ended.code == 3
+    assert re.search(r"^farm: .*farm.*has ended.*farm up", ended.err, re.MULTILINE)
+    assert home.rows("SELECT count(*) FROM jobs WHERE state IN ('failed', 'cancelled')") == [(0,)]
+
+    next_one = home.farm(*ONE)
+
+    assert "starting a farm" in next_one.err
+    assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
+
+
 # -- a farm that stays -----------------------------------------------------------------------------------------
+
+
+def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
+    accepted = home.farm(*ONE, "--no-wait")
+    assert "no farm runs on this machine: `farm up`" in accepted.err
+
+    with home.started("up", "--json") as up:
+        eventually((home.path / "run" / "farm.lock").exists, "the farm is starting", timeout=30)
+        render = home.farm(*ONE)
+        home.wait_until_done(accepted.out.strip())
+        ended = up.interrupted()
+
+    assert "starting a farm" not in render.err
+    assert ended.code == 0
+    assert ended.json["pid"] == up.process.pid
 
 
 def test_a_farm_that_runs_is_used_and_left_running(served: Home) -> None:
@@ -59,6 +125,14 @@ def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
     assert re.search(f"a farm runs in {served.path} already.*FARM_HOME", served.farm("up", code=2).complaint)
 
 
+@pytest.mark.parametrize("words", ["worker.supervisor", "scheduler --stop-with-parent", "valkey-server"])
+def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) -> None:
+    before = killed(served, words)
+
+    eventually(lambda: served.process(words) not in (None, before), f"{words} is back", timeout=30)
+    assert served.farm(*ONE).out
+
+
 def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) -> None:
     ended = home.farm("up", code=2, settings={"FARM_SERVE": "tiny"})
 
@@ -67,3 +141,21 @@ def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) ->
 
 
 # -- a farm elsewhere ------------------------------------------------------------------------------------------
+
+
+def test_with_addresses_set_nothing_is_started_and_a_model_that_nobody_serves_is_named(
+    home: Home, redis_url: str, sqlite: str
+) -> None:
+    addresses = {
+        "FARM_DATABASE_URL": sqlite,
+        "FARM_BROKER_URL": redis_url,
+        "FARM_OBJECTS_URL": str(home.folder / "objects"),
+    }
+    with home.started(*ONE, settings=addresses) as render:
+        render.says("nobody is serving the model simulated")
+        assert [process.pid for process in home.processes()] == [render.process.pid]
+        ended = render.interrupted()
+
+    assert ended.code == 130
+    assert "farm-worker" in ended.err
+    assert home.farm("status", "--json", settings=addresses).json[0]["state"] == "running"
