@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def no_process_is_left_behind() -> Iterator[None]:
     del os.environ[servers.MARK]
     _, alive = psutil.wait_procs(servers.left_behind(session), timeout=5)
     assert not alive, f"left behind: {alive}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_ctrl_c_is_heard() -> Iterator[None]:
+    """A shell that runs the tests in the background has them, and so all that they start, ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

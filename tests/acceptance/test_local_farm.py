@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance.command import Home
 from tests.servers import eventually
 
-#: Three seconds of work: long enough to be caught in the middle.
+#: Three seconds of work: long enough to be caught in the middle, short enough to be finished.
 MANY = ("render", "--model", "simulated", "a red star", "-n", "240")
 ONE = ("render", "--model", "simulated", "a red star")
 
