@@ -174,7 +174,8 @@ def explain(error: ValidationError) -> str:
         return f"{field}: unknown field; known are {', '.join(Request.model_fields)}"
     if problem["type"] == "missing":
         return f"{field}: missing"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("String should have", "must have")
     return f"{field}: {message} (given: {_shown(problem['input'])})"
 
 
