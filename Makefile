@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 .PHONY: render test lint load format clean
 
 render: .venv/render
-	$(BIN)/farm render --prompts examples/prompts.jsonl --out out
+	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
 
 test: .venv/test lint
 	$(BIN)/python -m pytest
@@ -40,4 +40,4 @@ format: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv .farm out build dist *.egg-info
+	rm -rf .venv .farm out sheet.png build dist *.egg-info

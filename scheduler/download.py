@@ -16,14 +16,16 @@ _WINDOW = 500
 _THREADS = 4
 
 
-def prepare_folder(folder: Path) -> None:
-    """Raises InvalidInput if pictures could not be written there."""
+def prepare_folder(folder: Path, *, option: str = "--out") -> None:
+    """Raises InvalidInput, naming the option, if pictures could not be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InvalidInput(f"--out {folder}: cannot be written to ({error.strerror}); choose another folder") from None
+        raise InvalidInput(
+            f"{option} {folder}: cannot be written to ({error.strerror}); choose another folder"
+        ) from None
 
 
 class Downloads:

@@ -12,6 +12,7 @@ from scheduler.cli.doctor import doctor
 from scheduler.cli.look import jobs, models, recipe, status, workers
 from scheduler.cli.parts import db, scheduler, up
 from scheduler.cli.render import cancel, render, rerender, retry
+from scheduler.cli.sheet import sheet
 from storage.errors import FarmError, ServiceProblem
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -30,7 +31,10 @@ def cli() -> None:
     """
 
 
-for _command in (render, status, jobs, cancel, retry, recipe, rerender, models, workers, doctor, up, scheduler, db):
+for _command in (
+    *(render, status, jobs, cancel, retry, recipe, rerender, sheet),
+    *(models, workers, doctor, up, scheduler, db),
+):
     cli.add_command(_command)
 
 

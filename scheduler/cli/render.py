@@ -9,6 +9,7 @@ import click
 
 from scheduler.cli.look import render_fields
 from scheduler.cli.output import counted, json_option, print_json, say
+from scheduler.cli.sheet import write_sheet
 from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
 from scheduler.compare import compare
 from scheduler.download import prepare_folder
@@ -38,6 +39,7 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 @click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
 @click.option("--owner", metavar="NAME", help="Whose render this is (FARM_OWNER; default the user's name).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
+@click.option("--sheet", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet (PNG) as well.")
 @click.option("--no-wait", is_flag=True, help="Submit and return; the id is printed.")
 @json_option
 @click.pass_context
@@ -51,6 +53,7 @@ def render(
     priority: str,
     owner: str | None,
     out: Path | None,
+    sheet: Path | None,
     no_wait: bool,
     as_json: bool,
     **options: Any,
@@ -58,6 +61,8 @@ def render(
     """Render pictures from prompts, given here or in a file whose rows may set any field of the specification."""
     if not prompts and file is None:
         raise click.UsageError('nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE')
+    if sheet is not None and no_wait:
+        raise click.UsageError("--sheet needs the pictures: leave out --no-wait, or make it later with `farm sheet`")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     defaults = _checked_options({name: value for name, value in options.items() if value is not None}, seed)
     services = open_services(settings)
@@ -66,6 +71,8 @@ def render(
     tickets = reachable_broker(services)
     if out is not None:
         prepare_folder(out)
+    if sheet is not None:
+        prepare_folder(sheet.absolute().parent, option="--sheet")
     services.objects.check()
     if settings.embedded and (left := services.views.unfinished_jobs()):
         say(
@@ -87,6 +94,8 @@ def render(
         return
     outcome = see_through(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
+    if sheet is not None and outcome.render.done:
+        write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
 
 

@@ -128,6 +128,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_render
     assert_says(untouched.farm("render", "a red star", "--out", out, code=2), f"--out {out}: .*another folder")
 
 
+def test_a_contact_sheet_that_cannot_be_written_is_refused_before_anything_is_rendered(untouched: Home) -> None:
+    untouched.file("a-file", "in the way")
+    ended = untouched.farm("render", "a red star", "--sheet", "a-file/sheet.png", code=2)
+    assert_says(ended, "--sheet .*a-file: .*another folder")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -136,6 +142,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_render
         (["render", "a", "--priority", "urgent"], "'urgent'.*'interactive'"),
         (["render", "a", "--width", "wide"], "--width.*'wide'"),
         (["render", "a", "-n", "0"], "'-n'.*0"),
+        (["render", "a", "--sheet", "s.png", "--no-wait"], "--sheet.*farm sheet"),
         (["jobs"], "RENDER"),
         (["jobs", "x", "--state", "lost"], "'lost'.*'queued'"),
         (["paint"], "'paint'"),

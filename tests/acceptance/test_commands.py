@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.acceptance.command import Home
 from tests.servers import eventually
@@ -60,6 +61,21 @@ def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
 def test_a_long_prompt_does_not_break_the_table(served: Home) -> None:
     accepted = served.farm("render", "red star " * 500, "--model", "simulated", "--json").json
     assert len(served.farm("jobs", accepted["render"]).out.splitlines()) == 2
+
+
+def test_a_contact_sheet_of_a_render_is_written(served: Home, render: Any) -> None:
+    told = served.farm("sheet", render["render"], "--out", "sheet.png", "--json")
+
+    assert told.json == {"render": render["render"], "file": "sheet.png", "pictures": 3}
+    assert "contact sheet sheet.png: 3 pictures" in told.err
+    with Image.open(served.folder / "sheet.png") as sheet:
+        assert sheet.width > 3 * 3 * 64
+
+
+def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
+    accepted = home.farm("render", "--model", "simulated", "a red star", "--no-wait").out.strip()
+
+    assert f"render {accepted} is running and has no pictures to show" in home.farm("sheet", accepted, code=2).complaint
 
 
 def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> None:
