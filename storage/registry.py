@@ -35,7 +35,7 @@ class DiffusersModel(_Model):
     """A pipeline that `AutoPipelineForText2Image` opens."""
 
     kind: Literal["diffusers"]
-    #: A hub id, a folder in Diffusers layout, or `random:<architecture>` (built on first use).
+    #: A hub id, a folder in Diffusers layout, or `shipped:<name>`, which comes with the farm.
     source: str
     revision: str | None = None
     variant: str | None = None

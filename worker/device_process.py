@@ -51,7 +51,7 @@ class DeviceProcess:
             load_seconds=settings.load_seconds,
             jobs=jobs,
             tickets=Tickets(settings, app),
-            loaded=Loaded(self.device, settings.home),
+            loaded=Loaded(self.device),
             leases=self._leases,
             publisher=Publisher(jobs=jobs, objects=open_objects(settings), leases=self._leases, stopping=stopping),
             heartbeat=self._heartbeat,

@@ -13,10 +13,12 @@ from PIL import Image
 from storage.errors import ModelUnavailable, RenderFailed
 from storage.registry import DiffusersModel, Model
 from storage.spec import Spec
-from worker import random_weights
 from worker.devices import Device
 from worker.renderers import Abandoned, Rendered, Renderer, hardware_name
 from worker.samplers import make_scheduler
+
+#: The models that come with the farm, each a folder in Diffusers layout.
+SHIPPED = Path(__file__).parent / "models"
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -70,14 +72,14 @@ def _to_pictures(images: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
 
 
-def load(model: Model, device: Device, home: Path) -> Renderer:
+def load(model: Model, device: Device) -> Renderer:
     """Raises ModelUnavailable if the weights cannot be found or loaded."""
     if not isinstance(model, DiffusersModel):
         raise TypeError(f"{model.alias} is not a diffusers model")
     dtype = _dtype(model, device)
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
-            _source(model, home),
+            _source(model),
             dtype=dtype,
             variant=model.variant,
             revision=model.revision,
@@ -112,10 +114,10 @@ def cuda_name() -> str:
     return str(torch.cuda.get_device_name())
 
 
-def _source(model: DiffusersModel, home: Path) -> str:
-    if model.source == "random:stable-diffusion":
-        return str(random_weights.stable_diffusion(home.absolute() / "models" / "random-stable-diffusion"))
-    return model.source
+def _source(model: DiffusersModel) -> str:
+    """Where the weights are: a hub id or a folder."""
+    origin, _, name = model.source.partition(":")
+    return str(SHIPPED / name) if origin == "shipped" else model.source
 
 
 def _dtype(model: DiffusersModel, device: Device) -> torch.dtype:

@@ -4,7 +4,6 @@ import importlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL.Image import Image
@@ -43,7 +42,7 @@ class Renderer(Protocol):
         ...
 
 
-#: kind → module with `load(model, device, home) -> Renderer`. Named, not imported: only the process that owns a
+#: kind → module with `load(model, device) -> Renderer`. Named, not imported: only the process that owns a
 #: device, and only for a kind that it serves, pays for torch (gigabytes of memory, seconds of start).
 _MODULES = {"diffusers": "worker.pipelines", "simulated": "worker.simulated"}
 
@@ -53,9 +52,9 @@ def import_kind(kind: str) -> None:
     importlib.import_module(_MODULES[kind])
 
 
-def load(model: Model, device: Device, home: Path) -> Renderer:
+def load(model: Model, device: Device) -> Renderer:
     """Load a model onto the device. Raises ModelUnavailable."""
-    renderer: Renderer = importlib.import_module(_MODULES[model.kind]).load(model, device, home)
+    renderer: Renderer = importlib.import_module(_MODULES[model.kind]).load(model, device)
     return renderer
 
 

@@ -4,7 +4,6 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from PIL import Image
 
@@ -38,7 +37,7 @@ def draw(spec: Spec) -> Image.Image:
     return cells.resize((spec.width, spec.height), Image.Resampling.NEAREST)
 
 
-def load(model: Model, device: Device, home: Path) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
+def load(model: Model, device: Device) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
     if not isinstance(model, SimulatedModel):
         raise TypeError(f"{model.alias} is not a simulated model")
     return SimulatedRenderer(model)

@@ -10,14 +10,14 @@ from tests.servers import eventually
 
 #: Those that come with the farm, a slow one to catch in the middle, and one whose weights a test has yet to bring.
 MODELS = """
-default = "tiny"
+default = "shapes"
 
-[models.tiny]
+[models.shapes]
 kind = "diffusers"
-source = "random:stable-diffusion"
+source = "shipped:shapes"
 width = 64
 height = 64
-num_inference_steps = 8
+num_inference_steps = 20
 guidance_scale = 5.0
 sampler = "ddim"
 

@@ -46,7 +46,7 @@ def assert_says(ended: Ended, words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "nope"], "'nope'.*tiny, simulated"),
+        (["--model", "nope"], "'nope'.*shapes, simulated"),
         (["--width", "100"], "width: .*multiple of 8.*96 or 104.*100"),
         (["--height", "0"], "height: .*8"),
         (["--width", "8192", "--height", "8192"], "8192×8192.*megapixels"),
@@ -94,7 +94,7 @@ def test_a_wrong_prompt_is_refused(untouched: Home, prompt: str, says: str) -> N
         ("deep.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("digits.jsonl", f'{{"prompt": "a", "seed": {"1" * 5000}}}\n', "line 1: "),
         ("pasted.jsonl", f'{{"prompt": "{PASTED}"}}\n', "line 1: prompt: .*10000"),
-        ("model.jsonl", '{"prompt": "a"}\n{"prompt": "b", "model": "nope"}\n', "(line|prompt) 2.*'nope'.*tiny"),
+        ("model.jsonl", '{"prompt": "a"}\n{"prompt": "b", "model": "nope"}\n', "(line|prompt) 2.*'nope'.*shapes"),
         ("huge.jsonl", '{"prompt": "a"}\n{"prompt": "b", "width": 8192, "height": 8192}\n', "(line|prompt) 2.*8192"),
         ("empty.csv", "", "empty.csv.*column named prompt"),
         ("header.csv", "prompt,seed\n", "header.csv: no prompt"),
@@ -175,7 +175,7 @@ def test_a_job_that_does_not_exist_is_not_found(untouched: Home, command: str) -
         ("FARM_LEASE_SECONDS", "5", "FARM_RENEW_SECONDS.*half of FARM_LEASE_SECONDS"),
         ("FARM_OWNER", "../root", "FARM_OWNER='../root'"),
         ("FARM_DEVICES", "gpu:1", "FARM_DEVICES.*'gpu:1'.*cuda:N"),
-        ("FARM_SERVE", "nope", "FARM_SERVE.*'nope'|'nope'.*tiny"),
+        ("FARM_SERVE", "nope", "FARM_SERVE.*'nope'|'nope'.*shapes"),
         ("FARM_HOME", "a-file", "FARM_HOME=a-file cannot be written"),
         ("FARM_HOME", "a-file/below", "FARM_HOME=a-file/below cannot be written"),
         ("FARM_MODELS_FILE", "missing.toml", "missing.toml.*[Nn]o such file"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import worker
 from tests.acceptance.command import Home
 from tests.servers import eventually
 
@@ -82,10 +83,10 @@ def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> N
     heading, *lines = served.farm("models").out.splitlines()
 
     assert heading.split()[0] == "MODEL"
-    assert [line.split()[0] for line in lines] == ["tiny", "simulated", "slow", "late"]
-    assert lines[0].startswith("tiny (default)")
+    assert [line.split()[0] for line in lines] == ["shapes", "simulated", "slow", "late"]
+    assert lines[0].startswith("shapes (default)")
     told = {model["alias"]: model for model in served.farm("models", "--json").json}
-    assert told["tiny"].items() >= {"kind": "diffusers", "source": "random:stable-diffusion", "default": True}.items()
+    assert told["shapes"].items() >= {"kind": "diffusers", "source": "shipped:shapes", "default": True}.items()
     assert told["simulated"]["workers"] >= 1
 
 
@@ -133,8 +134,7 @@ def test_jobs_that_failed_are_told_and_rendered_again_with_their_seeds(served: H
     assert "late" in job["error"]
     assert f"failed: {job['id']}: " in served.farm("status", failed["render"]).out
 
-    served.farm("render", "b", "--model", "tiny")  # which builds weights, to be the late ones
-    shutil.copytree(served.path / "models" / "random-stable-diffusion", served.folder / "late")
+    shutil.copytree(Path(worker.__file__).parent / "models" / "shapes", served.folder / "late")
     retried = served.farm("retry", failed["render"], "--out", "retried", "--json").json
 
     assert (retried["render"], retried["state"], retried["done"], retried["failed"]) == (failed["render"], "done", 1, 0)

@@ -134,9 +134,9 @@ def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) 
 
 
 def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) -> None:
-    ended = home.farm("up", code=2, settings={"FARM_SERVE": "tiny"})
+    ended = home.farm("up", code=2, settings={"FARM_SERVE": "shapes"})
 
-    assert "device simulated:0 can render none of the models tiny" in ended.err
+    assert "device simulated:0 can render none of the models shapes" in ended.err
     assert ended.err.splitlines()[-1].startswith("farm: the workers cannot start")
 
 

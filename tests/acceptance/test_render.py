@@ -88,7 +88,7 @@ def test_table_picture_and_json_agree_on_every_seed_and_hash(examples: Ended, se
             assert picture.size == (row["width"], row["height"])
             recipe, parameters = json.loads(picture.info["diffusion-farm"]), picture.info["parameters"]
         assert recipe["spec"]["seed"] == _seed_of(served, job) == job["seed"]
-        assert f", Seed: {job['seed']}, Size: {row['width']}x{row['height']}, Model: tiny, " in parameters
+        assert f", Seed: {job['seed']}, Size: {row['width']}x{row['height']}, Model: shapes, " in parameters
 
 
 def test_a_picture_carries_its_recipe_for_us_and_for_galleries(examples: Ended, served: Home) -> None:
@@ -100,8 +100,8 @@ def test_a_picture_carries_its_recipe_for_us_and_for_galleries(examples: Ended, 
     assert recipe == {"spec": told["spec"], "made_with": told["made_with"]}
     version = told["made_with"]["farm"]
     assert parameters == (
-        "a small green circle on a red background, top left\nNegative prompt: blue\n"
-        f"Steps: 12, Sampler: DDIM, CFG scale: 6, Seed: {job['seed']}, Size: 96x96, Model: tiny, "
+        "a small green circle on a red background, top left\nNegative prompt: white\n"
+        f"Steps: 12, Sampler: DDIM, CFG scale: 6, Seed: {job['seed']}, Size: 96x96, Model: shapes, "
         f"Version: diffusion-farm {version}"
     )
 
@@ -117,7 +117,7 @@ def test_a_recipe_names_everything_that_a_picture_depends_on(examples: Ended, se
         >= {
             "kind": "diffusers",
             "pipeline": "StableDiffusionPipeline",
-            "source": "random:stable-diffusion",
+            "source": "shipped:shapes",
             "dtype": "float32",
             "scheduler": "DDIMScheduler",
         }.items()

@@ -9,28 +9,38 @@ import pytest
 from diffusers import AutoPipelineForText2Image
 
 from storage.errors import ModelUnavailable
-from storage.registry import DiffusersModel, read_registry
-from storage.settings import Settings
+from storage.registry import DiffusersModel, parse_registry
 from storage.spec import SAMPLERS, Request, Spec
-from worker import random_weights
+from tests.pipelines import random_weights
 from worker.devices import Device
 from worker.renderers import Abandoned, Renderer, load
 
 CPU = Device("cpu", 0)
+TINY = """
+[models.tiny]
+kind = "diffusers"
+source = "{source}"
+width = 64
+height = 64
+num_inference_steps = 8
+guidance_scale = 5.0
+sampler = "ddim"
+"""
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline with random weights."""
+    return random_weights.stable_diffusion(tmp_path_factory.mktemp("models") / "random")
 
 
 @pytest.fixture(scope="session")
-def renderer(home: Path) -> Renderer:
-    return load(read_registry(Settings(home=home))["tiny"], CPU, home)
+def renderer(folder: Path) -> Renderer:
+    return load(parse_registry(TINY.format(source=folder), where="here")["tiny"], CPU)
 
 
 def specs(n: int, **fields: object) -> list[Spec]:
-    registry = read_registry(Settings(home=Path("nowhere")))
+    registry = parse_registry(TINY.format(source="nowhere"), where="here")
     requests = (Request.parse({"prompt": f"a red star {i}", "steps": 4, **fields}) for i in range(n))
     return [registry.resolve(request, seed=seed) for seed, request in enumerate(requests)]
 
@@ -41,8 +51,7 @@ def pixels(renderer: Renderer, wanted: Sequence[Spec]) -> np.ndarray[tuple[int, 
     )
 
 
-def test_the_pipeline_with_random_weights_opens_like_any_other(home: Path) -> None:
-    folder = random_weights.stable_diffusion(home / "models" / "random-stable-diffusion")
+def test_the_pipeline_with_random_weights_opens_like_any_other(folder: Path) -> None:
     pipeline = AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=True)
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert sorted(path.name for path in folder.rglob("*.safetensors")) != []
@@ -102,7 +111,7 @@ def test_the_recipe_names_what_the_picture_depends_on(renderer: Renderer) -> Non
     assert {"torch", "diffusers", "transformers", "device", "source"} <= recipe.keys()
 
 
-def test_a_model_that_is_not_there_is_unavailable_with_its_reason(home: Path) -> None:
-    model = DiffusersModel(alias="gone", kind="diffusers", source=str(home / "no-such-folder"))
+def test_a_model_that_is_not_there_is_unavailable_with_its_reason(tmp_path: Path) -> None:
+    model = DiffusersModel(alias="gone", kind="diffusers", source=str(tmp_path / "no-such-folder"))
     with pytest.raises(ModelUnavailable, match="model gone .*no-such-folder"):
-        load(model, CPU, home)
+        load(model, CPU)

@@ -53,7 +53,7 @@ def test_the_make_targets_that_the_readme_names_exist() -> None:
 
 def test_the_example_registry_is_one() -> None:
     registry = parse_registry((TOP / "examples/models.toml").read_text(), where="examples/models.toml")
-    assert {"tiny", "simulated"} <= registry.models.keys()
+    assert {"shapes", "simulated"} <= registry.models.keys()
 
 
 def test_the_compose_file_sets_only_settings_that_exist() -> None:

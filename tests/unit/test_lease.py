@@ -22,8 +22,8 @@ def claim(sqlite: str) -> Iterable[tuple[Jobs, Claim]]:
     jobs = Jobs(database, lease_seconds=3)
     registry = read_registry(Settings())
     specs = (registry.resolve(Request.parse({"prompt": "a red star"}), seed=seed) for seed in range(2))
-    jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"tiny": 8})
-    found = jobs.claim(model="tiny", worker="w", limit=8)
+    jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"shapes": 8})
+    found = jobs.claim(model="shapes", worker="w", limit=8)
     assert found is not None
     yield jobs, found
     database.close()

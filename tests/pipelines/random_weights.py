@@ -1,12 +1,9 @@
-"""A small Stable Diffusion pipeline of the real classes with random weights, to run the farm without downloads.
+"""A small Stable Diffusion pipeline of the real classes with random weights, to test without downloads.
 
 3 M parameters, seconds to build, a second to render on a CPU: everything is as in a real checkpoint (Diffusers
 layout, safetensors, tokenizer, scheduler) but the meaning of the pictures.
 """
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,10 @@ _WIDTH = 64
 
 
 def stable_diffusion(folder: Path) -> Path:
-    """Build the pipeline in `folder` unless it is there; safe for several processes at once."""
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                _pipeline().save_pretrained(unfinished, safe_serialization=True)
-            os.rename(unfinished, folder)
-        except OSError:
-            # Another process was faster; its pipeline is the same.
-            if not folder.exists():
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    """Build the pipeline in `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _pipeline().save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -1,0 +1,1 @@
+"""What pictures mean: the shipped model draws, a judge looks."""

@@ -1,0 +1,140 @@
+"""The shipped model through the worker's own code: does a picture show what its prompt says?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoPipelineForText2Image, ControlNetModel
+from PIL import Image
+
+import worker
+from examples.shapes import measure
+from examples.shapes.judge import colour_shares, judge
+from examples.shapes.prompts import vocabulary
+from storage.registry import read_registry
+from storage.settings import Settings
+from storage.spec import Request
+from worker.devices import Device
+from worker.renderers import Renderer, load
+
+MODELS = Path(worker.__file__).parent / "models"
+#: Share of pictures that show what was asked for, at least; a little below the model card, for 64 pictures are few.
+LEAST = {"background": 0.95, "colour": 0.9, "shape": 0.85, "position": 0.85}
+REGISTRY = read_registry(Settings(home=Path("nowhere")))
+
+
+@pytest.fixture(scope="session")
+def renderer() -> Renderer:
+    """What a worker on a CPU loads for the model that a render without a model gets."""
+    return load(REGISTRY[REGISTRY.default], Device("cpu", 0))
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Any:
+    """The model opened as anybody would."""
+    pipeline = AutoPipelineForText2Image.from_pretrained(MODELS / "shapes", dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(renderer: Renderer, prompts: Sequence[str], **fields: object) -> list[Image.Image]:
+    """One picture a prompt, in batches; the n-th has seed n."""
+    requests = (Request.parse({"prompt": prompt, **fields}) for prompt in prompts)
+    specs = [REGISTRY.resolve(request, seed=seed) for seed, request in enumerate(requests)]
+    return [
+        picture for n in range(0, len(specs), 8) for picture in renderer.render(specs[n : n + 8], lambda: None).pictures
+    ]
+
+
+# -- prompts ---------------------------------------------------------------------------------------------------
+
+
+def test_pictures_show_what_their_prompts_say(renderer: Renderer) -> None:
+    asked = list(measure.wishes(64, seed=99))
+
+    pictures = draw(renderer, [prompt for _, prompt in asked])
+
+    met = [measure.fulfilled(wish, judge(picture)) for (wish, _), picture in zip(asked, pictures, strict=True)]
+    shares = {name: np.mean([good[name] for good in met if name in good]) for name in measure.TOGETHER}
+    assert {name: share >= LEAST[name] for name, share in shares.items()} == dict.fromkeys(shares, True), shares
+
+
+def test_the_same_words_in_another_order_ask_for_the_same(renderer: Renderer) -> None:
+    ways = [
+        "a large red star on a blue background, top left",
+        "blue background, top left, large red star",
+        "in the top left corner, a large red star with a blue background",
+        "a photo of a large red star on a blue background, top left, 8k, xq7 zzyzx",
+    ]
+    seen = [judge(picture) for picture in draw(renderer, [way for way in ways for _ in range(4)])]
+    right = [(v.shape, v.colour, v.background, v.position) == ("star", "red", "blue", "top left") for v in seen]
+    assert sum(right) >= 14, seen
+
+
+def test_guidance_guides(renderer: Renderer) -> None:
+    asked = list(measure.wishes(32, seed=5))
+
+    def adherence(guidance: float) -> float:
+        pictures = draw(renderer, [prompt for _, prompt in asked], guidance_scale=guidance)
+        met = [measure.fulfilled(wish, judge(picture)) for (wish, _), picture in zip(asked, pictures, strict=True)]
+        return float(np.mean([good[name] for good in met for name in measure.TOGETHER if name in good]))
+
+    assert adherence(5.0) > adherence(1.0)
+
+
+def test_a_negative_prompt_repels(renderer: Renderer) -> None:
+    prompts = ["a large circle on a white background", "a large square on a white background"] * 24
+
+    def reds(negative: str) -> int:
+        return sum(judge(picture).colour == "red" for picture in draw(renderer, prompts, negative_prompt=negative))
+
+    without = reds("")
+    assert without >= 3
+    assert reds("red") * 3 < without
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 128), (72, 72), (128, 128)])
+def test_other_sizes_are_drawn_too(renderer: Renderer, size: tuple[int, int]) -> None:
+    width, height = size
+    [picture] = draw(renderer, ["a large red star on a blue background"], width=width, height=height)
+    assert picture.size == size
+    shares = colour_shares(picture)
+    assert shares.most_common(1)[0][0] == "blue"
+    assert shares["red"] > 100
+
+
+# -- weights of words ------------------------------------------------------------------------------------------
+
+
+def test_a_weight_weighs(pipeline: Any) -> None:
+    shares = measure.red_by_weight(pipeline, 12, [(0.5, 1.5), (1.0, 1.0), (1.5, 0.5)])
+    assert shares == sorted(shares)
+    assert shares[2] - shares[0] > 0.3
+
+
+# -- silhouettes -----------------------------------------------------------------------------------------------
+
+
+def test_a_silhouette_is_followed(pipeline: Any) -> None:
+    controlnet = ControlNetModel.from_pretrained(MODELS / "shapes-silhouette", dtype=torch.float32)
+    overlap, colour = measure.followed(pipeline, controlnet, 24)
+    assert overlap >= 0.8
+    assert colour >= 0.85
+
+
+# -- files -----------------------------------------------------------------------------------------------------
+
+
+def test_each_word_of_the_vocabulary_is_one_token(pipeline: Any) -> None:
+    assert [word for word in vocabulary() if len(pipeline.tokenizer.tokenize(word)) != 1] == []
+    assert pipeline.tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize(("folder", "most"), [("shapes", 8_000_000), ("shapes-silhouette", 4_000_000)])
+def test_the_models_are_small_enough_for_a_repository(folder: str, most: int) -> None:
+    files = [file for file in (MODELS / folder).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= most
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".svg"}
