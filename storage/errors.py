@@ -15,7 +15,7 @@
     │   └── ObjectStoreProblem
     │       └── ObjectStoreRefused   the store answered and said no: waiting will not help
     ├── RenderFailed             this picture cannot be made, and why: the job fails at once
-    └── ModelUnavailable         this worker cannot load the model: the job is tried again, elsewhere if it can be
+    └── ModelUnavailable         a worker cannot load the model: the job fails at once, unless memory was short there
 
 A message is one line: what happened, to which thing, what to do next.
 """
@@ -74,4 +74,9 @@ class RenderFailed(FarmError):
 
 
 class ModelUnavailable(FarmError):
-    """Raised when a worker cannot load a model; another attempt or another worker may."""
+    """Raised when a worker cannot load a model."""
+
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        #: There was not enough memory beside what is loaded.
+        self.out_of_memory = out_of_memory

@@ -4,53 +4,20 @@ Only registered models run; a caller names an alias and nothing else reaches a m
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
+from storage.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.pipelines import check_controls, check_loras
 from storage.settings import Settings
-from storage.spec import Guidance, NegativePrompt, Request, Sampler, Size, Spec, Steps, check_pixels, explain
+from storage.spec import Request, Spec, check_pixels, explain
 
-
-class _Model(BaseModel):
-    """Common to all kinds: what a request that leaves fields out gets, and how many fit in one batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    alias: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
-    batch_limit: int = Field(8, ge=1, le=256)
-    width: Size = 512
-    height: Size = 512
-    num_inference_steps: Steps = 30
-    guidance_scale: Guidance = 7.5
-    negative_prompt: NegativePrompt = ""
-    sampler: Sampler | None = None
-
-
-class DiffusersModel(_Model):
-    """A pipeline that `AutoPipelineForText2Image` opens."""
-
-    kind: Literal["diffusers"]
-    #: A hub id, a folder in Diffusers layout, or `shipped:<name>`, which comes with the farm.
-    source: str
-    revision: str | None = None
-    variant: str | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-
-
-class SimulatedModel(_Model):
-    """Sleeps `steps × (seconds_per_step + batch × seconds_per_step_and_picture)`; no torch."""
-
-    kind: Literal["simulated"]
-    seconds_per_step: NonNegativeFloat = 0.025
-    seconds_per_step_and_picture: NonNegativeFloat = 0.019
-
-
-Model = DiffusersModel | SimulatedModel
+M = TypeVar("M")
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
 
 
@@ -60,6 +27,7 @@ class Registry:
 
     models: Mapping[str, Model]
     default: str
+    loras: Mapping[str, Lora] = field(default_factory=dict)
 
     def __getitem__(self, alias: str) -> Model:
         """Raises NotFound with the known aliases."""
@@ -70,31 +38,40 @@ class Registry:
     def resolve(self, request: Request, *, seed: int) -> Spec:
         """The complete specification of a request; `seed` is used where the request has none.
 
-        Raises NotFound for an unknown model, BadSpecification for a size that is too large.
+        Raises NotFound for an unknown model, BadSpecification for a size that is too large and for a control that the
+        model does not take.
         """
         model = self[request.model or self.default]
-        asked = request.model_dump(exclude_none=True)
-        defaults = model.model_dump(
-            include={
-                "width",
-                "height",
-                "num_inference_steps",
-                "guidance_scale",
-                "negative_prompt",
-                "sampler",
-            }
-        )
+        fields = model.defaults() | {"seed": seed} | request.model_dump(exclude_none=True) | {"model": model.alias}
+        if request.prompt_embeds is not None:
+            fields = _without_words(fields, request)
         try:
-            spec = Spec.model_validate(defaults | {"seed": seed} | asked | {"model": model.alias})
+            spec = Spec.model_validate(fields | _for_each_controlnet(fields, model))
         except ValidationError as error:
             raise BadSpecification(explain(error)) from None
         check_pixels(spec.width, spec.height)
+        check_controls(spec, model)
+        check_loras(spec, self.loras)
         return spec
 
     def aliases(self, wanted: str) -> list[str]:
         """The aliases of a comma-separated list; all of them for an empty one. Raises NotFound."""
         names = [name.strip() for name in wanted.split(",") if name.strip()]
         return list(dict.fromkeys(self[name].alias for name in names)) or list(self.models)
+
+
+def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Embeddings stand for the prompt and the negative one: the model's defaults of words do not hold."""
+    words = {"negative_prompt", "prompt_weighting", "clip_skip"} - request.model_fields_set
+    kept = {name: value for name, value in fields.items() if name not in words}
+    return {"prompt": "", "negative_prompt": "", **kept}
+
+
+def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Numbers that are given once mean every ControlNet of the model."""
+    nets = len(model.controlnets) if isinstance(model, DiffusersModel) else 0
+    numbers = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
+    return {name: fields[name] * nets for name in numbers if nets > 1 and len(fields.get(name, ())) == 1}
 
 
 def read_registry(settings: Settings) -> Registry:
@@ -115,31 +92,49 @@ def parse_registry(text: str, *, where: str) -> Registry:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
-    unknown = content.keys() - {"default", "models"}
+    unknown = content.keys() - {"default", "models", "loras"}
     entries = content.get("models")
     if unknown or not isinstance(entries, dict) or not entries:
         raise BadSettings(
-            f"model registry {where}: expected `default` and tables [models.ALIAS]"
+            f"model registry {where}: expected `default` and tables [models.ALIAS] and [loras.ALIAS]"
             + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
-    models = {alias: _read_model(alias, entry, where) for alias, entry in entries.items()}
+    models = {
+        alias: _read(_MODEL.validate_python, entry, alias, f"model registry {where}: [models.{alias}]")
+        for alias, entry in entries.items()
+    }
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
-    return Registry(models=models, default=default)
+    return Registry(models=models, default=default, loras=_read_loras(content.get("loras", {}), models, where))
 
 
-def _read_model(alias: str, entry: Any, where: str) -> Model:
-    place = f"model registry {where}: [models.{alias}]"
+def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[str, Lora]:
+    if not isinstance(entries, dict):
+        raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
+    loras = {
+        alias: _read(Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
+        for alias, entry in entries.items()
+    }
+    for lora in loras.values():
+        if unknown := [name for name in lora.models if name not in models]:
+            raise BadSettings(
+                f"model registry {where}: [loras.{lora.alias}] models: {unknown[0]!r} is not one of {', '.join(models)}"
+            )
+    return loras
+
+
+def _read(validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
     if not isinstance(entry, dict):
         raise BadSettings(f"{place}: expected a table")
     try:
-        model = _MODEL.validate_python({**entry, "alias": alias})
-        check_pixels(model.width, model.height)
+        found = validate({**entry, "alias": alias})
+        if isinstance(found, DiffusersModel | SimulatedModel):
+            check_pixels(found.width, found.height)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise BadSettings(f"{place} {field}: {problem['msg'].removeprefix('Value error, ')}") from None
+        name = ".".join(str(part) for part in problem["loc"])
+        raise BadSettings(f"{place} {name}: {problem['msg'].removeprefix('Value error, ')}") from None
     except BadSpecification as error:
         raise BadSettings(f"{place} {error}") from None
-    return model
+    return found

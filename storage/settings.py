@@ -10,7 +10,15 @@ import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
@@ -86,6 +94,9 @@ class Settings(BaseSettings):
 
     turn_seconds: PositiveFloat = 30
     """How long a worker stays with one model while jobs of other models wait."""
+
+    loaded_models: NonNegativeInt = 0
+    """The most models that a worker holds loaded at once (default 0: as many as its memory holds)."""
 
     grace_seconds: PositiveFloat = 60
     """How long a stopping worker may finish its running batch before its jobs go back to the queue."""

@@ -5,13 +5,15 @@ and a seed, it becomes a `Spec`: complete, frozen, and written in one canonical 
 equal specifications.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
+from storage.controls import REFERENCE, Controls, check_weights
 from storage.errors import BadSpecification
 
 #: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
@@ -29,10 +31,12 @@ SAMPLERS = {
     "ddim": "DDIM",
     "dpm++ 2m": "DPM++ 2M",
     "dpm++ 2m karras": "DPM++ 2M Karras",
+    "dpm++ sde": "DPM++ SDE",
     "euler": "Euler",
     "euler a": "Euler a",
     "heun": "Heun",
     "lcm": "LCM",
+    "lms": "LMS",
     "pndm": "PNDM",
     "unipc": "UniPC",
 }
@@ -73,7 +77,7 @@ Sampler = Annotated[str, AfterValidator(_sampler)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
-class Request(BaseModel):
+class Request(Controls):
     """What a caller asks for: a prompt and any other field; a field left out takes the model's default.
 
     Fields carry Diffusers' names; the short names of the command line (`steps`, `guidance`, `negative`) are
@@ -82,7 +86,8 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
-    prompt: Prompt
+    #: None only beside `prompt_embeds`.
+    prompt: Prompt | None = None
     negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
     model: str | None = None
     width: Size | None = None
@@ -91,6 +96,12 @@ class Request(BaseModel):
     guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
     sampler: Sampler | None = None
     seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Request":
+        if self.prompt is None and self.prompt_embeds is None:
+            raise ValueError("prompt: missing")
+        return self
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> "Request":
@@ -109,37 +120,67 @@ class Request(BaseModel):
             raise BadSpecification(explain(error)) from None
 
 
-class Spec(BaseModel):
+class Spec(Controls):
     """One picture, completely: equal specifications on equal software and hardware give equal pictures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
     version: int = VERSION
     model: str
-    prompt: Prompt
+    #: Empty only beside `prompt_embeds`.
+    prompt: NegativePrompt
     negative_prompt: NegativePrompt
     width: Size
     height: Size
     num_inference_steps: Steps
     guidance_scale: Guidance
-    sampler: Sampler | None
+    sampler: Sampler | None = None
     seed: Seed
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Spec":
+        given = list(self.control_images or ())
+        if self.prompt_embeds is not None:
+            given.append(self.prompt_embeds)
+            words = ("prompt", "negative_prompt", "prompt_weighting", "clip_skip")
+            if said := [name for name in words if getattr(self, name)]:
+                raise ValueError(f"{said[0]}: not beside prompt_embeds, which stand for all words")
+        elif not self.prompt.strip():
+            raise ValueError("prompt: must not be empty")
+        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
+            raise ValueError(f"{unstored[0]!r} is not a stored input; upload it first (`farm upload`)")
+        if self.prompt_weighting:
+            if self.clip_skip:
+                raise ValueError("clip_skip: not with prompt_weighting, which reads the text encoder in its own way")
+            for name in ("prompt", "negative_prompt"):
+                check_weights(name, getattr(self, name))
+        if self.eta and self.sampler not in (None, "ddim"):
+            raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not know it, only DDIM does")
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """Every field but the controls that nothing was asked of, as JSON can write it."""
+        unused = {name for name in Controls.model_fields if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=unused)
 
     def canonical(self) -> str:
         """The specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
-        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(self.fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def batch_key(self) -> str:
-        """Equal for pictures that one pipeline call can make together; prompts and seeds may differ."""
-        shared = (
-            self.model,
-            self.width,
-            self.height,
-            self.num_inference_steps,
-            self.guidance_scale,
-            self.sampler,
+        """Equal for pictures that one pipeline call can make together; prompts, seeds and inputs may differ."""
+        shared: tuple[object, ...] = (
+            *(self.model, self.width, self.height),
+            *(self.num_inference_steps, self.guidance_scale, self.sampler),
         )
+        controls = {name: value for name, value in self.fields().items() if name in Controls.model_fields}
+        if controls:
+            of_one = {"prompt_embeds": True, "control_images": len(self.control_images or ())}
+            shared += (sorted((controls | {name: of_one[name] for name in of_one.keys() & controls.keys()}).items()),)
         return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+_KNOWN = f"{', '.join(name for name in Request.model_fields if name not in Controls.model_fields)} and the controls"
 
 
 def read_spec(text: str) -> Spec:
@@ -169,9 +210,12 @@ def check_pixels(width: int, height: int) -> None:
 def explain(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
     problem = error.errors(include_url=False)[0]
+    if problem["type"] == "value_error" and not problem["loc"]:
+        return problem["msg"].removeprefix("Value error, ")
     field = ".".join(str(part) for part in problem["loc"]) or "specification"
     if problem["type"] == "extra_forbidden":
-        return f"{field}: unknown field; known are {', '.join(Request.model_fields)}"
+        near = difflib.get_close_matches(field, Request.model_fields, n=3)
+        return f"{field}: unknown field; " + (f"did you mean {' or '.join(near)}?" if near else f"known are {_KNOWN}")
     if problem["type"] == "missing":
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ")

@@ -9,6 +9,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 from storage.database import Database, database_now, transaction
 from storage.tables import workers
 
+#: A worker that was not heard of for so long is shown as silent and not counted on.
+SILENT_SECONDS = 30.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerView:

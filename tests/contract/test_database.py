@@ -176,6 +176,7 @@ def test_a_connection_that_died_while_idle_is_replaced(postgres: str) -> None:
         "sqlite:////nonexistent/folder/farm.db",
         "postgresql+psycopg://farm:secret@/farm?host=/nonexistent",
     ],
+    ids=["no server", "no folder", "no socket"],
 )
 def test_a_database_that_is_away_is_named_without_its_password(url: str) -> None:
     database = Database(url)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scheduler.compare import Verdict, compare
+from scheduler.compare import Verdict, changed, compare
 
 
 def png(*, grey: int = 100, size: tuple[int, int] = (8, 8), note: str = "", one_pixel: int | None = None) -> bytes:
@@ -36,3 +36,13 @@ def test_two_pictures_are_told_apart_by_bytes_size_and_largest_difference(
     assert verdict == Verdict(identical=identical, largest_difference=difference)
     assert verdict.words() == words
     assert verdict.fields() == {"identical": identical, "largest_difference": difference}
+
+
+def test_what_a_picture_was_made_with_is_compared_name_by_name() -> None:
+    before = {"torch": "2.12.0", "device": "cpu x86_64", "threads": 2}
+    assert changed(before, before) == []
+    assert changed(before, {"torch": "2.13.0", "device": "cpu x86_64", "dtype": "float32"}) == [
+        "dtype None → float32",
+        "threads 2 → None",
+        "torch 2.12.0 → 2.13.0",
+    ]

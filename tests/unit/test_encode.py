@@ -28,7 +28,7 @@ def test_a_picture_is_stored_without_loss_and_with_its_recipe() -> None:
     picture = draw(SPEC)
     with Image.open(io.BytesIO(to_png(picture, SPEC, RECIPE))) as stored:
         assert stored.tobytes() == picture.tobytes()
-        assert json.loads(stored.info["diffusion-farm"]) == {"spec": SPEC.model_dump(), "made_with": RECIPE}
+        assert json.loads(stored.info["diffusion-farm"]) == {"spec": SPEC.fields(), "made_with": RECIPE}
         assert stored.info["parameters"] == parameters(SPEC, version="0.1.0")
 
 

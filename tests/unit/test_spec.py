@@ -76,9 +76,17 @@ def test_a_size_off_the_grid_is_answered_with_the_two_nearest() -> None:
         parse(width=100)
 
 
-def test_an_unknown_field_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(BadSpecification, match=r"^promt: unknown field; .*\bprompt\b.*\bseed\b"):
-        parse(promt="a cat")
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [
+        ("promt", "did you mean prompt"),
+        ("controlnet_scale", "did you mean controlnet_conditioning_scale"),
+        ("colour", r"known are .*\bprompt\b.*\bseed\b"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_known_ones(field: str, answer: str) -> None:
+    with pytest.raises(BadSpecification, match=f"^{field}: unknown field; {answer}"):
+        Request.parse({"prompt": "a cat", field: "red"})
 
 
 def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from scheduler.submit import quanta, specify, with_defaults
 from storage.errors import BadSpecification, InvalidInput
-from storage.registry import Registry, SimulatedModel
+from storage.models import SimulatedModel
+from storage.registry import Registry
 from storage.spec import MAX_SEED, Request
 
 REGISTRY = Registry(

@@ -1,0 +1,109 @@
+"""Which controls a model's pipeline takes, known without torch: `pipelines.json`, which `worker.controls` learns."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from storage.controls import Controls
+from storage.errors import BadSpecification
+from storage.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec import Spec
+
+#: Pipelines whose pictures must be a multiple of more than 8 pixels: others they would round, silently.
+_MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
+#: Guidance is not among them: every model has a default of it.
+_NOT_TAKEN_BY_ALL = {"negative_prompt", "sampler", *Controls.model_fields}
+_OF_CONTROLNETS = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "guess_mode")
+
+
+def pipeline_of(model: DiffusersModel) -> str | None:
+    """The class that the model's `model_index.json` names; None where neither the registry nor this machine knows."""
+    if model.pipeline is not None:
+        return model.pipeline
+    # Where the source is a folder on this machine.
+    index = Path(model.source) / "model_index.json"
+    try:
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
+    """The controls that the model takes, `negative_prompt` and `sampler` among them; None where it is not known."""
+    known = _table().get(pipeline_of(model) or "")
+    if known is None:
+        return None
+    return frozenset(known.get("with_controlnet", ()) if model.controlnets else known["controls"])
+
+
+def check_controls(spec: Spec, model: Model) -> None:
+    """Whether this model can be asked for this picture, as far as it is known here.
+
+    Raises BadSpecification with the field, what is wrong and what the model takes.
+    """
+    if isinstance(model, SimulatedModel):
+        asked = spec.fields().keys() & Controls.model_fields.keys()
+        if asked:
+            raise BadSpecification(f"{min(asked)}: the model {model.alias} is simulated and does not know it")
+        return
+    _check_controlnets(spec, model)
+    taken = taken_controls(model)
+    asked = {name for name, value in spec.fields().items() if name in _NOT_TAKEN_BY_ALL and value not in (None, "")}
+    if taken is not None and asked - taken:
+        raise BadSpecification(
+            f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not take it; "
+            f"it takes {', '.join(sorted(taken))}"
+        )
+    _check_size(spec, model)
+
+
+def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
+    """Raises BadSpecification for a LoRA that is not registered or not made for the model."""
+    for name in spec.loras or {}:
+        if name not in loras:
+            known = f"known are {', '.join(loras)}" if loras else "the registry has none"
+            raise BadSpecification(f"loras: no LoRA is registered as {name!r}; {known}")
+        if loras[name].models and spec.model not in loras[name].models:
+            raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
+
+
+def _check_size(spec: Spec, model: DiffusersModel) -> None:
+    name = pipeline_of(model) or ""
+    multiple = next((factor for prefix, factor in _MULTIPLES.items() if name.startswith(prefix)), 8)
+    for field in ("width", "height"):
+        size = getattr(spec, field)
+        if size % multiple:
+            near = size // multiple * multiple
+            raise BadSpecification(
+                f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
+                f"such as {near or multiple} or {near + multiple} (given: {size})"
+            )
+
+
+def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
+    nets, images = len(model.controlnets), len(spec.control_images or ())
+    if images != nets:
+        missing = f"the model {model.alias} has {nets} ControlNet{'s' if nets != 1 else ''}"
+        raise BadSpecification(f"control_images: {missing}, each needs an image; {images or 'none'} given")
+    for field in _OF_CONTROLNETS:
+        value = getattr(spec, field)
+        if value is not None and not nets:
+            raise BadSpecification(f"{field}: the model {model.alias} has no ControlNet")
+        if isinstance(value, tuple) and len(value) != nets:
+            raise BadSpecification(f"{field}: {len(value)} numbers for {nets} ControlNets; give one, or one for each")
+    starts, ends = spec.control_guidance_start or (0.0,) * nets, spec.control_guidance_end or (1.0,) * nets
+    if wrong := [(start, end) for start, end in zip(starts, ends, strict=True) if start >= end]:
+        raise BadSpecification(
+            f"control_guidance_start: must be below control_guidance_end (given: {wrong[0][0]:g}, {wrong[0][1]:g})"
+        )
+
+
+@cache
+def _table() -> Mapping[str, Mapping[str, list[str]]]:
+    found: Mapping[str, Mapping[str, list[str]]] = json.loads(
+        files("storage").joinpath("pipelines.json").read_text(encoding="utf-8")
+    )
+    return found
