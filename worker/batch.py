@@ -85,6 +85,8 @@ class Batch:
         )
 
     def _fail(self, job: Claimed, error: RenderFailed | ModelUnavailable) -> None:
-        state = self.jobs.fail(job, str(error), final=isinstance(error, RenderFailed))
+        # Memory may be less short on another worker; nothing else would be better there or later.
+        lasting = not (isinstance(error, ModelUnavailable) and error.out_of_memory)
+        state = self.jobs.fail(job, str(error), final=lasting)
         log.warning("job=%s-%06d attempt=%d now %s: %s", job.render_id, job.index, job.attempt, state, error)
         self.leases.release([job])

@@ -17,10 +17,11 @@ from storage.telemetry import configure_logging
 from storage.workers import Workers
 from worker.devices import find_devices
 from worker.heartbeat import Heartbeat
+from worker.inputs import Inputs
 from worker.lease import Leases
 from worker.loaded import Loaded
 from worker.publish import Publisher
-from worker.renderers import hardware_name, import_kind
+from worker.renderers import Supplies, hardware_name, import_kind
 from worker.served import machine_name, served_models
 from worker.turn import Turn
 
@@ -34,11 +35,13 @@ class DeviceProcess:
         [self.device] = find_devices(settings.devices)
         self.stopping = stopping
         self.registry = read_registry(settings)
+        self._home = settings.home.absolute()
         self._name = self.device.worker_name(machine_name(settings))
         self._served = served_models(settings, self.registry, self.device)
         configure_logging(settings.log_level, self._name)
         database = Database(settings.database)
         jobs = Jobs(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        objects = open_objects(settings)
         self._workers = Workers(database)
         self._leases = Leases(jobs, renew_seconds=settings.renew_seconds, stall_seconds=settings.stall_seconds)
         self._heartbeat = Heartbeat(
@@ -51,15 +54,21 @@ class DeviceProcess:
             load_seconds=settings.load_seconds,
             jobs=jobs,
             tickets=Tickets(settings, app),
-            loaded=Loaded(self.device),
+            loaded=Loaded(
+                self.device,
+                Supplies(inputs=Inputs(objects, stopping=stopping), loras=self.registry.loras, home=self._home),
+                most=settings.loaded_models,
+            ),
             leases=self._leases,
-            publisher=Publisher(jobs=jobs, objects=open_objects(settings), leases=self._leases, stopping=stopping),
+            publisher=Publisher(jobs=jobs, objects=objects, leases=self._leases, stopping=stopping),
             heartbeat=self._heartbeat,
             stopping=stopping,
         )
 
     def start(self) -> None:
         """Import what the served models need, then tell everyone that this worker is there."""
+        # Read by torch when it compiles: what one worker compiled, the next one finds.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._home / "inductor"))
         for kind in {self.registry[alias].kind for alias in self._served}:
             import_kind(kind)
         self._leases.start()

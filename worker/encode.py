@@ -17,7 +17,7 @@ _RLE = 3
 def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
     """A lossless PNG with two text chunks: `diffusion-farm` (JSON) and `parameters` (what galleries read).
 
-    A pure function of its arguments: nothing of when, where or in which batch it was rendered goes in.
+    A pure function of its arguments: nothing of when or for which job it was rendered goes in.
     """
     texts = PngInfo()
     texts.add_itxt("diffusion-farm", json.dumps(recipe_of(spec, recipe), sort_keys=True, ensure_ascii=False))
@@ -29,7 +29,7 @@ def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
 
 def recipe_of(spec: Spec, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """All that a picture depends on: what was asked for, and with what it was made."""
-    return {"spec": spec.model_dump(), "made_with": dict(recipe)}
+    return {"spec": spec.fields(), "made_with": dict(recipe)}
 
 
 def parameters(spec: Spec, *, version: str) -> str:

@@ -1,104 +1,64 @@
-"""Diffusers pipelines: loaded once through `AutoPipelineForText2Image`, then called once per batch."""
+"""Loading Diffusers pipelines: through `AutoPipelineForText2Image`, or from one that holds the same weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 import transformers
-from diffusers import AutoPipelineForText2Image
-from PIL import Image
+from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
-from storage.errors import ModelUnavailable, RenderFailed
-from storage.registry import DiffusersModel, Model
-from storage.spec import Spec
+from storage.errors import ModelUnavailable
+from storage.models import DiffusersModel, Model, Weights
+from worker.adapters import Adapters
 from worker.devices import Device
-from worker.renderers import Abandoned, Rendered, Renderer, hardware_name
-from worker.samplers import make_scheduler
-
-#: The models that come with the farm, each a folder in Diffusers layout.
-SHIPPED = Path(__file__).parent / "models"
+from worker.pipeline_renderer import PipelineRenderer, one_or_all
+from worker.renderers import Renderer, Supplies, hardware_name
+from worker.safety import SafetyChecker
+from worker.tuning import ALL_PARTS, tune
+from worker.weights import WeightHashes, folder_of
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 
-class PipelineRenderer:
-    """One pipeline on one device."""
+def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:
+    """Load a model; with `base`, a renderer of the same weights (`Model.base`), only what that one lacks.
 
-    def __init__(self, pipeline: Any, *, recipe: Mapping[str, Any]) -> None:
-        self._pipeline = pipeline
-        self._recipe = recipe
-        self._own_scheduler = pipeline.scheduler
-
-    @torch.inference_mode()
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
-        shared = specs[0]
-
-        def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            on_step()
-            return tensors
-
-        self._pipeline.scheduler = make_scheduler(shared.sampler, self._own_scheduler)
-        try:
-            images = self._pipeline(
-                prompt=[spec.prompt for spec in specs],
-                negative_prompt=[spec.negative_prompt for spec in specs],
-                # Made on the CPU, so that a seed means the same noise on every device.
-                generator=[torch.Generator("cpu").manual_seed(spec.seed) for spec in specs],
-                width=shared.width,
-                height=shared.height,
-                num_inference_steps=shared.num_inference_steps,
-                guidance_scale=shared.guidance_scale,
-                output_type="pt",
-                callback_on_step_end=after_step,
-            ).images
-        except Abandoned:
-            raise
-        except Exception as error:
-            # A pipeline can raise anything; to the farm it all means that these pictures cannot be made so.
-            raise RenderFailed(f"{type(error).__name__}: {error}") from error
-        return Rendered(
-            pictures=_to_pictures(images),
-            recipe={**self._recipe, "scheduler": type(self._pipeline.scheduler).__name__},
-        )
-
-
-def _to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """Pictures of a (batch, channel, height, width) tensor in 0…1, made bytes on the device: a quarter to copy."""
-    rounded = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(picture) for picture in rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
-
-
-def load(model: Model, device: Device) -> Renderer:
-    """Raises ModelUnavailable if the weights cannot be found or loaded."""
+    Raises ModelUnavailable if the weights cannot be found or loaded.
+    """
     if not isinstance(model, DiffusersModel):
         raise TypeError(f"{model.alias} is not a diffusers model")
     dtype = _dtype(model, device)
+    shared = base if isinstance(base, PipelineRenderer) else None
     try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            _source(model),
-            dtype=dtype,
-            variant=model.variant,
-            revision=model.revision,
-            # Pickled weights can carry code.
-            use_safetensors=True,
-        )
-        pipeline.to("cuda" if device.kind == "cuda" else device.kind)
+        pipeline = _pipeline(model, dtype, shared)
+        # Before it is offloaded or compiled.
+        weights = WeightHashes(supplies.home / "weights.json").of(model, dtype, pipeline)
+        safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
+        tune(pipeline, model, device, parts={"controlnet"} if shared else ALL_PARTS)
     except Exception as error:
         # Whatever a loader raises, the model is not there; the message says why.
-        raise ModelUnavailable(f"model {model.alias} ({model.source}) cannot be loaded: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
+        raise ModelUnavailable(
+            f"model {model.alias} ({model.source}) cannot be loaded: {error}",
+            out_of_memory=isinstance(error, torch.OutOfMemoryError | MemoryError),
+        ) from error
     return PipelineRenderer(
         pipeline,
+        model,
+        inputs=supplies.inputs,
+        adapters=shared.adapters if shared else Adapters(pipeline, supplies.loras),
+        safety=safety,
         recipe={
             "kind": model.kind,
             "pipeline": type(pipeline).__name__,
             "source": model.source,
             "revision": model.revision,
             "variant": model.variant,
+            "weights": weights,
             "dtype": str(dtype).removeprefix("torch."),
             "device": hardware_name(device),
             "threads": torch.get_num_threads() if device.kind == "cpu" else None,
@@ -109,15 +69,64 @@ def load(model: Model, device: Device) -> Renderer:
     )
 
 
+def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: PipelineRenderer | None) -> Any:
+    controlnets = [_opened(ControlNetModel, weights, dtype=dtype) for weights in model.controlnets]
+    if shared is not None:
+        # Its present sampler is that of its last batch; its ControlNet is not ours.
+        return AutoPipelineForText2Image.from_pipe(
+            shared.pipeline,
+            scheduler=shared.own_scheduler,
+            controlnet=one_or_all(controlnets) if controlnets else None,
+        )
+    extra = {"controlnet": one_or_all(controlnets)} if controlnets else {}
+    index = DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
+    if not model.safety_checker and "safety_checker" in index:
+        # Left in, it would turn what it flags into black squares, silently.
+        extra["safety_checker"] = None
+    return _opened(AutoPipelineForText2Image, model, dtype=dtype, **extra)
+
+
+def needed(model: DiffusersModel) -> int:
+    """Bytes of the weights as they will be loaded, a fifth added for what pictures take; 0 if they are not here yet."""
+    files = [file for file in Path(folder_of(model)).glob("*/*.safetensors") if _is_loaded(file, model.variant)]
+    return sum(file.stat().st_size for file in files) * 6 // 5
+
+
+def _is_loaded(file: Path, variant: str | None) -> bool:
+    _, *middle = file.stem.split(".")
+    return middle == ([variant] if variant else [])
+
+
+def room(device: Device) -> int:
+    """Bytes that are free on the device."""
+    if device.kind == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free
+    return int(psutil.virtual_memory().available)
+
+
+def release_memory() -> None:
+    """Give back what evicted models held on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def cuda_name() -> str:
     """What the driver calls the device that this process is pinned to."""
     return str(torch.cuda.get_device_name())
 
 
-def _source(model: DiffusersModel) -> str:
-    """Where the weights are: a hub id or a folder."""
-    origin, _, name = model.source.partition(":")
-    return str(SHIPPED / name) if origin == "shipped" else model.source
+def _opened(kind: Any, weights: Weights, **options: Any) -> Any:
+    """A pipeline or ControlNet `from_pretrained`."""
+    return kind.from_pretrained(
+        folder_of(weights),
+        revision=weights.revision,
+        variant=weights.variant,
+        # Pickled weights can carry code.
+        use_safetensors=True,
+        **options,
+    )
 
 
 def _dtype(model: DiffusersModel, device: Device) -> torch.dtype:

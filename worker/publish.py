@@ -57,7 +57,9 @@ class Publisher:
     def _publish(self, batch: RenderedBatch, jobs: Sequence[Claimed], pictures: Sequence[Image]) -> None:
         try:
             published = list(
-                self._pictures.map(lambda pair: self._store(batch, *pair), zip(jobs, pictures, strict=True))
+                self._pictures.map(
+                    lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
+                )
             )
             refused = patiently(
                 lambda: self._jobs.complete(batch, published), what="record pictures", stopping=self._stopping
@@ -77,8 +79,9 @@ class Publisher:
         except ObjectStoreProblem as error:
             log.warning("object=%s of a cancelled job is left behind: %s", picture.object, error)
 
-    def _store(self, batch: RenderedBatch, job: Claimed, picture: Image) -> Published:
-        data = to_png(picture, job.spec, batch.recipe)
+    def _store(self, batch: RenderedBatch, position: int, job: Claimed, picture: Image) -> Published:
+        company = {"batch": {"size": len(batch.jobs), "position": position}}
+        data = to_png(picture, job.spec, {**batch.recipe, **company})
         key = picture_key(job.render_id, job.index)
         stored = patiently(lambda: self._objects.put(key, data), what=f"store {key}", stopping=self._stopping)
         return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)

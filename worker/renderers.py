@@ -2,16 +2,19 @@
 
 import importlib
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
 from storage.errors import FarmError
-from storage.registry import Model
+from storage.models import DiffusersModel, Lora, Model
 from storage.spec import Spec
 from worker.devices import Device
+from worker.inputs import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,18 @@ class Renderer(Protocol):
         ...
 
 
-#: kind → module with `load(model, device) -> Renderer`. Named, not imported: only the process that owns a
-#: device, and only for a kind that it serves, pays for torch (gigabytes of memory, seconds of start).
+@dataclass(frozen=True, kw_only=True)
+class Supplies:
+    """What renderers need beside their model."""
+
+    inputs: Inputs
+    loras: Mapping[str, Lora]
+    #: A folder of this machine for what is worth keeping between runs.
+    home: Path
+
+
+#: kind → module with a `load` as below. Named, not imported: only the process that owns a device, and only for a kind
+#: that it serves, pays for torch (gigabytes of memory, seconds of start).
 _MODULES = {"diffusers": "worker.pipelines", "simulated": "worker.simulated"}
 
 
@@ -52,10 +65,36 @@ def import_kind(kind: str) -> None:
     importlib.import_module(_MODULES[kind])
 
 
-def load(model: Model, device: Device) -> Renderer:
-    """Load a model onto the device. Raises ModelUnavailable."""
-    renderer: Renderer = importlib.import_module(_MODULES[model.kind]).load(model, device)
+def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:
+    """Load a model onto the device; what it shares with a loaded one of the same weights, `base`, is not loaded again.
+
+    Raises ModelUnavailable.
+    """
+    module = importlib.import_module(_MODULES[model.kind])
+    renderer: Renderer = module.load(model, device, supplies, base)
     return renderer
+
+
+def needed(model: Model) -> int:
+    """About how many bytes the model's weights take; 0 where that is not known before they are fetched."""
+    if not isinstance(model, DiffusersModel):
+        return 0
+    found: int = importlib.import_module(_MODULES[model.kind]).needed(model)
+    return found
+
+
+def room(device: Device) -> int:
+    """Bytes that are free on the device; without end on a simulated one."""
+    if device.kind == "simulated":
+        return sys.maxsize
+    free: int = importlib.import_module(_MODULES["diffusers"]).room(device)
+    return free
+
+
+def release_memory(device: Device) -> None:
+    """Give back what models held that nobody refers to any more."""
+    if device.kind != "simulated":
+        importlib.import_module(_MODULES["diffusers"]).release_memory()
 
 
 def hardware_name(device: Device) -> str:

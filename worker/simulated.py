@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from storage.registry import Model, SimulatedModel
+from storage.models import Model, SimulatedModel
 from storage.spec import Spec
 from worker.devices import Device
-from worker.renderers import Rendered, Renderer
+from worker.renderers import Rendered, Renderer, Supplies
 
 _CELLS = 8
 
@@ -37,7 +37,7 @@ def draw(spec: Spec) -> Image.Image:
     return cells.resize((spec.width, spec.height), Image.Resampling.NEAREST)
 
 
-def load(model: Model, device: Device) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
+def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
     if not isinstance(model, SimulatedModel):
         raise TypeError(f"{model.alias} is not a simulated model")
     return SimulatedRenderer(model)

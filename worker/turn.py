@@ -10,7 +10,7 @@ from storage.broker import Tickets
 from storage.claims import Claim
 from storage.errors import BrokerProblem, ModelUnavailable
 from storage.jobs import Jobs
-from storage.registry import Model
+from storage.models import Model
 from storage.states import Priority
 from worker.batch import Batch
 from worker.heartbeat import Heartbeat

@@ -1,0 +1,112 @@
+"""Pipelines with random weights, once per session, and what they need beside words."""
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from storage.inputs import put_input
+from storage.objects import LocalObjects
+from storage.registry import Registry, parse_registry
+from storage.spec import Request, Spec
+from tests.pipelines import random_weights
+from worker.devices import Device
+from worker.inputs import Inputs
+from worker.renderers import Renderer, Supplies, load
+
+_SMALL = """
+kind = "diffusers"
+width = 64
+height = 64
+num_inference_steps = 3
+guidance_scale = 5.0
+"""
+
+
+@dataclass(frozen=True)
+class Models:
+    """A registry of pipelines with random weights, and a store for their inputs."""
+
+    registry: Registry
+    objects: LocalObjects
+    supplies: Supplies
+
+    def load(self, alias: str, base: Renderer | None = None) -> Renderer:
+        return load(self.registry[alias], Device("cpu", 0), self.supplies, base)
+
+    def specs(self, alias: str, n: int = 1, **fields: object) -> list[Spec]:
+        """Specifications that differ in prompt, seed and conditioning images."""
+        nets = len(getattr(self.registry[alias], "controlnets", ()))
+        found = []
+        for index in range(n):
+            asked = {"prompt": f"a red star {index}", "model": alias} | fields
+            if nets:
+                asked.setdefault("control_images", [self.image(index * nets + net) for net in range(nets)])
+            found.append(self.registry.resolve(Request.parse(asked), seed=index))
+        return found
+
+    def image(self, seed: int) -> str:
+        """A stored image of coloured cells."""
+        with tempfile.TemporaryDirectory() as folder:
+            return put_input(self.objects, random_weights.picture(Path(folder) / "image.png", seed=seed).read_bytes())
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pipelines and ControlNets with random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, build in (
+        ("sd", random_weights.stable_diffusion),
+        ("sdxl", random_weights.sdxl),
+        ("kandinsky", random_weights.kandinsky22),
+    ):
+        build(folder / name)
+    random_weights.with_safety_checker(folder / "sd-checked", folder / "sd")
+    for base in ("sd", "sdxl"):
+        for seed in (1, 2):
+            random_weights.controlnet(folder / f"{base}-net{seed}", folder / base, seed=seed)
+    for seed, name in enumerate(("ink", "oil")):
+        random_weights.lora(folder / name, folder / "sd", seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    entries = [
+        f'[models.{name}]\nsource = "{weights / base}"\ncontrolnets = {[str(weights / net) for net in nets]}{_SMALL}'
+        for name, base, nets in (
+            ("sd", "sd", ()),
+            ("sdxl", "sdxl", ()),
+            ("kandinsky", "kandinsky", ()),
+            ("sd-control", "sd", ("sd-net1",)),
+            ("sd-two", "sd", ("sd-net1", "sd-net2")),
+            ("sdxl-control", "sdxl", ("sdxl-net1",)),
+            ("sdxl-two", "sdxl", ("sdxl-net1", "sdxl-net2")),
+        )
+    ]
+    entries += [f'[loras.{name}]\nsource = "{weights / name}"\nmodels = ["sd"]' for name in ("ink", "oil")]
+    entries += [
+        f'[models.{name}]\nsource = "{weights / "sd-checked"}"\nsafety_checker = {checked}{_SMALL}'
+        for name, checked in (("sd-checked", "true"), ("sd-unchecked", "false"))
+    ]
+    objects = LocalObjects(tmp_path_factory.mktemp("objects"))
+    registry = parse_registry("\n".join(entries), where="here")
+    inputs = Inputs(objects, stopping=threading.Event())
+    home = tmp_path_factory.mktemp("home")
+    return Models(registry=registry, objects=objects, supplies=Supplies(inputs=inputs, loras=registry.loras, home=home))
+
+
+@pytest.fixture(scope="session")
+def loaded(models: Models) -> Callable[[str], Renderer]:
+    """Renderers by alias, each loaded once per session."""
+    renderers: dict[str, Renderer] = {}
+
+    def get(alias: str) -> Renderer:
+        if alias not in renderers:
+            renderers[alias] = models.load(alias)
+        return renderers[alias]
+
+    return get
