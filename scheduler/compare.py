@@ -1,6 +1,7 @@
 """Whether a picture that was made again is the same picture."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,15 @@ class Verdict:
 
     def fields(self) -> dict[str, Any]:
         return {"identical": self.identical, "largest_difference": self.largest_difference}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What two pictures were not made with alike, such as `torch 2.12.0 → 2.13.0`."""
+    return [
+        f"{name} {before.get(name)} → {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
 def compare(before: bytes, after: bytes) -> Verdict:

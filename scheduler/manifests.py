@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from storage.controls import REFERENCE
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec import Request
 
@@ -25,13 +26,37 @@ def read_manifest(path: Path) -> Iterator[Request]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             count = 0
             for count, request in enumerate(rows(file, path), start=1):  # noqa: B007 - counted
-                yield request
+                yield _anchored(request, path.parent)
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise BadSpecification(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not count:
         raise BadSpecification(f"{path}: no prompt in this file")
+
+
+def names_inputs(path: Path) -> bool:
+    """Whether the file may name conditioning images or embeddings: a glance, much faster than reading its rows."""
+    try:
+        with path.open("rb") as file:
+            return any(b"control_images" in line or b"prompt_embeds" in line for line in file)
+    except OSError:
+        # Reading it will say why.
+        return False
+
+
+def _anchored(request: Request, folder: Path) -> Request:
+    """Files that a prompt file names are meant as seen from its folder."""
+
+    def seen(name: str) -> str:
+        return name if REFERENCE.fullmatch(name) else str(folder / name)
+
+    changed: dict[str, object] = {}
+    if request.control_images is not None:
+        changed["control_images"] = tuple(map(seen, request.control_images))
+    if request.prompt_embeds is not None:
+        changed["prompt_embeds"] = seen(request.prompt_embeds)
+    return request.model_copy(update=changed) if changed else request
 
 
 def _lines(file: IO[str], path: Path) -> Iterator[tuple[str, str]]:

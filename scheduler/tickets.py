@@ -2,7 +2,7 @@
 
 from storage.broker import Tickets
 from storage.jobs import Jobs
-from storage.registry import Model
+from storage.models import Model
 from storage.states import Priority
 
 

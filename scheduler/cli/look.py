@@ -1,4 +1,4 @@
-"""Commands that look: `farm status`, `jobs`, `recipe`, `models`, `workers`."""
+"""Commands that look: `farm status`, `jobs`, `recipe`, `workers`."""
 
 import json
 from typing import Any
@@ -7,13 +7,10 @@ import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
 from scheduler.services import open_services
-from storage.registry import read_registry
 from storage.settings import read_settings
 from storage.states import State
 from storage.views import JobView, RenderView
-
-#: A worker that was not heard of for so long is shown as silent.
-_SILENT_SECONDS = 30.0
+from storage.workers import SILENT_SECONDS
 
 
 @click.command()
@@ -99,7 +96,7 @@ def recipe(job_id: str, as_json: bool) -> None:
     """Everything needed to make a picture again: specification, seed, versions, device, batch."""
     views = open_services(read_settings()).views
     job = views.job(job_id)
-    fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.model_dump()}
+    fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
         fields |= {
@@ -118,48 +115,11 @@ def recipe(job_id: str, as_json: bool) -> None:
 
 @click.command()
 @json_option
-def models(as_json: bool) -> None:
-    """The registered models, and how many workers serve each."""
-    settings = read_settings()
-    registry = read_registry(settings)
-    serving = open_services(settings).workers
-    rows = [
-        {
-            **model.model_dump(),
-            "default": alias == registry.default,
-            "workers": len(serving.serving(alias, within_seconds=_SILENT_SECONDS)),
-        }
-        for alias, model in registry.models.items()
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    print_table(
-        ["MODEL", "KIND", "SOURCE", "SIZE", "STEPS", "GUIDANCE", "SAMPLER", "BATCH", "WORKERS"],
-        (
-            (
-                row["alias"] + (" (default)" if row["default"] else ""),
-                row["kind"],
-                row.get("source"),
-                f"{row['width']}×{row['height']}",
-                row["num_inference_steps"],
-                row["guidance_scale"],
-                row["sampler"] or "model's own",
-                row["batch_limit"],
-                row["workers"],
-            )
-            for row in rows
-        ),
-    )
-
-
-@click.command()
-@json_option
 def workers(as_json: bool) -> None:
     """The workers: device, state, model, pictures rendered, and when each was last heard of."""
     found = open_services(read_settings()).workers.all()
     if as_json:
-        print_json([{**worker.__dict__, "silent": worker.silent_for > _SILENT_SECONDS} for worker in found])
+        print_json([{**worker.__dict__, "silent": worker.silent_for > SILENT_SECONDS} for worker in found])
         return
     if not found:
         click.echo("no workers; start some with `farm-worker`, or everything on this machine with `farm up`")
@@ -169,7 +129,7 @@ def workers(as_json: bool) -> None:
         (
             (
                 worker.name,
-                "silent" if worker.silent_for > _SILENT_SECONDS else worker.state,
+                "silent" if worker.silent_for > SILENT_SECONDS else worker.state,
                 worker.device_name,
                 worker.model,
                 worker.pictures,

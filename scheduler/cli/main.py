@@ -9,10 +9,12 @@ import sys
 import click
 
 from scheduler.cli.doctor import doctor
-from scheduler.cli.look import jobs, models, recipe, status, workers
+from scheduler.cli.look import jobs, recipe, status, workers
+from scheduler.cli.models import models
 from scheduler.cli.parts import db, scheduler, up
 from scheduler.cli.render import cancel, render, rerender, retry
 from scheduler.cli.sheet import sheet
+from scheduler.cli.upload import upload
 from storage.errors import FarmError, ServiceProblem
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -32,7 +34,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(render, status, jobs, cancel, retry, recipe, rerender, sheet),
+    *(render, status, jobs, cancel, retry, recipe, rerender, sheet, upload),
     *(models, workers, doctor, up, scheduler, db),
 ):
     cli.add_command(_command)

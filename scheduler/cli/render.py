@@ -1,6 +1,6 @@
 """Commands that make pictures: `farm render`, `retry`, `rerender`; and `farm cancel`, which makes fewer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from scheduler.cli.look import render_fields
 from scheduler.cli.output import counted, json_option, print_json, say
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
-from scheduler.compare import compare
+from scheduler.compare import changed, compare
 from scheduler.download import prepare_folder
-from scheduler.manifests import read_manifest
+from scheduler.inputs import upload_all, with_references
+from scheduler.manifests import names_inputs, read_manifest
 from scheduler.services import open_services
 from scheduler.submit import Accepted, call_workers, quanta, specify, submit, with_defaults
 from storage.errors import InvalidInput
@@ -36,6 +37,21 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 @click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less switches guidance off.")
 @click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from.")
 @click.option("--sampler", metavar="NAME", help='Such as DDIM, "Euler a" or "DPM++ 2M Karras".')
+@click.option("--eta", type=float, help="DDIM's η, 0 to 1.")
+@click.option("--clip-skip", type=int, metavar="N", help="Leave out the text encoder's last N layers.")
+@click.option("--weighting", "prompt_weighting", type=click.Choice(["compel"]), help="Weigh words: (red)1.4.")
+@click.option("--control", "control_images", multiple=True, metavar="IMAGE", help="An image for each ControlNet.")
+@click.option("--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, metavar="S")
+@click.option("--control-start", "control_guidance_start", type=float, multiple=True, metavar="SHARE")
+@click.option("--control-end", "control_guidance_end", type=float, multiple=True, metavar="SHARE")
+@click.option("--guess-mode", is_flag=True, default=None, help="Let the ControlNet guess without the prompt.")
+@click.option("--embeds", "prompt_embeds", metavar="FILE", help="Embeddings (safetensors) in place of a prompt.")
+@click.option("--lora", "loras", multiple=True, metavar="ALIAS=SCALE", help="A LoRA of the registry; several add up.")
+@click.option("--original-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning.")
+@click.option("--crop", "crops_coords_top_left", type=(int, int), metavar="TOP LEFT", help="SDXL's micro-conditioning.")
+@click.option("--target-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning.")
+@click.option("--prior-steps", "prior_num_inference_steps", type=int, help="Steps of Kandinsky's prior.")
+@click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance of Kandinsky's prior.")
 @click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
 @click.option("--owner", metavar="NAME", help="Whose render this is (FARM_OWNER; default the user's name).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
@@ -59,12 +75,12 @@ def render(
     **options: Any,
 ) -> None:
     """Render pictures from prompts, given here or in a file whose rows may set any field of the specification."""
-    if not prompts and file is None:
+    if not prompts and file is None and not options["prompt_embeds"]:
         raise click.UsageError('nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE')
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the pictures: leave out --no-wait, or make it later with `farm sheet`")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    defaults = _checked_options({name: value for name, value in options.items() if value is not None}, seed)
+    defaults = _checked_options({name: value for name, value in options.items() if value not in (None, ())}, seed)
     services = open_services(settings)
     if defaults.get("model"):
         services.registry[defaults["model"]]
@@ -78,9 +94,11 @@ def render(
         say(
             f"{counted(left, 'job')} of earlier renders still to go, rendered too (`farm status`, `farm cancel RENDER`)"
         )
-    specs = specify(
-        with_defaults(_requests(prompts, file), defaults), services.registry, pictures_each=pictures_each, seed=seed
-    )
+    known = {}
+    if defaults.keys() & {"control_images", "prompt_embeds"} or (file is not None and names_inputs(file)):
+        known = upload_all(services.objects, with_defaults(_requests(prompts, file, defaults), defaults))
+    requests = with_references(with_defaults(_requests(prompts, file, defaults), defaults), known)
+    specs = specify(requests, services.registry, pictures_each=pictures_each, seed=seed)
     accepted = submit(
         services.jobs,
         services.registry,
@@ -179,19 +197,28 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if twin.object is None:
         raise InvalidInput(f"the twin of job {job_id}, job {twin.id}, is {twin.state}: {twin.error}")
     verdict = compare(before, services.objects.get(twin.object))
+    why = changed(batch.recipe, services.views.batch(twin.batch_id).recipe) if twin.batch_id else []
     if as_json:
-        print_json({"job": job.id, "again": twin.id, "sha256": [job.sha256, twin.sha256], **verdict.fields()})
+        sums = [job.sha256, twin.sha256]
+        print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})
     else:
         click.echo(f"{twin.id} is {verdict.words()} {job.id} (rendered in a batch of {len(batch.job_row_ids)})")
+        for change in why:
+            click.echo(f"made with another {change}")
     context.exit(0 if verdict.identical else 1)
 
 
 def _checked_options(options: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """The command line's options as fields for rows that lack them. Raises BadSpecification."""
+    if "loras" in options:
+        options = {**options, "loras": ",".join(options["loras"])}
     checked = Request.parse({"prompt": "-", **options, **({} if seed is None else {"seed": seed})})
     return checked.model_dump(exclude_none=True, exclude={"prompt", "seed"})
 
 
-def _requests(prompts: Sequence[str], file: Path | None) -> Iterator[Request]:
+def _requests(prompts: Sequence[str], file: Path | None, defaults: Mapping[str, Any]) -> Iterator[Request]:
+    """What was asked for: each prompt given, then each row of the file, or else embeddings alone."""
     typed = (Request.parse({"prompt": prompt}) for prompt in prompts)
-    return chain(typed, read_manifest(file)) if file is not None else typed
+    if file is not None:
+        return chain(typed, read_manifest(file))
+    return typed if prompts else iter([Request.parse({"prompt_embeds": defaults["prompt_embeds"]})])

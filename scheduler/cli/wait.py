@@ -20,11 +20,11 @@ from storage.broker import Tickets
 from storage.errors import BadSettings, ServiceProblem
 from storage.states import State
 from storage.views import RenderView
+from storage.workers import SILENT_SECONDS
 
 #: An embedded worker that is not up by then has a reason that is worth reading.
 _WORKER_SECONDS = 90.0
 _LOOK_EVERY_SECONDS = 2.0
-_SILENT_SECONDS = 30.0
 _SHOWN_FAILURES = 5
 
 
@@ -151,7 +151,7 @@ class _Watch:
             )
 
     def _look_for_workers(self) -> None:
-        alive = [worker for worker in self._services.workers.all() if worker.silent_for < _SILENT_SECONDS]
+        alive = [worker for worker in self._services.workers.all() if worker.silent_for < SILENT_SECONDS]
         self._unserved -= {alias for worker in alive for alias in worker.models}
         if self._services.settings.embedded and not alive:
             if time.monotonic() - self._started > _WORKER_SECONDS:

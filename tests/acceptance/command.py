@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -66,6 +67,13 @@ class Ended:
         assert line.startswith("farm: "), line
         assert not self.out
         return line.removeprefix("farm: ")
+
+    def complains(self, words: str) -> None:
+        """One line, with these words (a regular expression) and no more than a screen's width or three."""
+        complaint = self.complaint
+        assert re.search(words, complaint), complaint
+        assert len(complaint) < 400, complaint
+        assert "Traceback" not in complaint
 
 
 @dataclass(frozen=True)

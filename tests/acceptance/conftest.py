@@ -15,6 +15,18 @@ default = "shapes"
 [models.shapes]
 kind = "diffusers"
 source = "shipped:shapes"
+pipeline = "StableDiffusionPipeline"
+width = 64
+height = 64
+num_inference_steps = 20
+guidance_scale = 5.0
+sampler = "ddim"
+
+[models.shapes-silhouette]
+kind = "diffusers"
+source = "shipped:shapes"
+pipeline = "StableDiffusionPipeline"
+controlnets = ["shipped:shapes-silhouette"]
 width = 64
 height = 64
 num_inference_steps = 20

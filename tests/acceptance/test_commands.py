@@ -83,7 +83,7 @@ def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> N
     heading, *lines = served.farm("models").out.splitlines()
 
     assert heading.split()[0] == "MODEL"
-    assert [line.split()[0] for line in lines] == ["shapes", "simulated", "slow", "late"]
+    assert [line.split()[0] for line in lines] == ["shapes", "shapes-silhouette", "simulated", "slow", "late"]
     assert lines[0].startswith("shapes (default)")
     told = {model["alias"]: model for model in served.farm("models", "--json").json}
     assert told["shapes"].items() >= {"kind": "diffusers", "source": "shipped:shapes", "default": True}.items()
@@ -164,7 +164,7 @@ def test_a_fresh_home_says_what_to_do_first(home: Home) -> None:
     assert home.farm("status", "--json").json == []
     assert "farm up" in home.farm("workers").out
     assert home.farm("workers", "--json").json == []
-    assert [model["workers"] for model in home.farm("models", "--json").json] == [0, 0]
+    assert [model["workers"] for model in home.farm("models", "--json").json] == [0, 0, 0]
 
 
 def test_the_installed_command_knows_its_version_and_every_command_has_help() -> None:

@@ -1,5 +1,8 @@
 """The shipped model through the worker's own code: does a picture show what its prompt says?"""
 
+import io
+import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,18 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForText2Image, ControlNetModel
+from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
 import worker
 from examples.shapes import measure
-from examples.shapes.judge import colour_shares, judge
+from examples.shapes.drawings import drawing, silhouettes
+from examples.shapes.judge import colour_shares, judge, overlap, shape_mask
 from examples.shapes.prompts import vocabulary
+from storage.inputs import put_input
+from storage.objects import LocalObjects
 from storage.registry import read_registry
 from storage.settings import Settings
 from storage.spec import Request
 from worker.devices import Device
-from worker.renderers import Renderer, load
+from worker.inputs import Inputs
+from worker.renderers import Renderer, Supplies, load
 
 MODELS = Path(worker.__file__).parent / "models"
 #: Share of pictures that show what was asked for, at least; a little below the model card, for 64 pictures are few.
@@ -27,9 +34,20 @@ REGISTRY = read_registry(Settings(home=Path("nowhere")))
 
 
 @pytest.fixture(scope="session")
-def renderer() -> Renderer:
+def objects(tmp_path_factory: pytest.TempPathFactory) -> LocalObjects:
+    return LocalObjects(tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="session")
+def supplies(objects: LocalObjects, tmp_path_factory: pytest.TempPathFactory) -> Supplies:
+    inputs = Inputs(objects, stopping=threading.Event())
+    return Supplies(inputs=inputs, loras={}, home=tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def renderer(supplies: Supplies) -> Renderer:
     """What a worker on a CPU loads for the model that a render without a model gets."""
-    return load(REGISTRY[REGISTRY.default], Device("cpu", 0))
+    return load(REGISTRY[REGISTRY.default], Device("cpu", 0), supplies)
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +127,14 @@ def test_other_sizes_are_drawn_too(renderer: Renderer, size: tuple[int, int]) ->
 # -- weights of words ------------------------------------------------------------------------------------------
 
 
-def test_a_weight_weighs(pipeline: Any) -> None:
-    shares = measure.red_by_weight(pipeline, 12, [(0.5, 1.5), (1.0, 1.0), (1.5, 0.5)])
+def test_a_weight_weighs(renderer: Renderer) -> None:
+    def share_of_red(red: float, blue: float) -> float:
+        prompts = [f"a large (red){red} and (blue){blue} square on a white background"] * 12
+        counts = [colour_shares(picture) for picture in draw(renderer, prompts, prompt_weighting="compel")]
+        reds, blues = (sum(count[name] for count in counts) for name in ("red", "blue"))
+        return reds / (reds + blues)
+
+    shares = [share_of_red(0.5, 1.5), share_of_red(1.0, 1.0), share_of_red(1.5, 0.5)]
     assert shares == sorted(shares)
     assert shares[2] - shares[0] > 0.3
 
@@ -118,11 +142,38 @@ def test_a_weight_weighs(pipeline: Any) -> None:
 # -- silhouettes -----------------------------------------------------------------------------------------------
 
 
-def test_a_silhouette_is_followed(pipeline: Any) -> None:
-    controlnet = ControlNetModel.from_pretrained(MODELS / "shapes-silhouette", dtype=torch.float32)
-    overlap, colour = measure.followed(pipeline, controlnet, 24)
-    assert overlap >= 0.8
-    assert colour >= 0.85
+def test_a_silhouette_is_followed_and_the_prompt_decides_the_colours(
+    renderer: Renderer, supplies: Supplies, objects: LocalObjects
+) -> None:
+    rng = random.Random(7)
+    drawings = [drawing(rng) for _ in range(24)]
+    masks = silhouettes(drawings).numpy()
+    requests = [
+        Request.parse(
+            {
+                "model": "shapes-silhouette",
+                "prompt": f"a {one.colour} shape on a {one.background} background",
+                "control_images": [stored(objects, mask)],
+            }
+        )
+        for one, mask in zip(drawings, masks, strict=True)
+    ]
+    specs = [REGISTRY.resolve(request, seed=seed) for seed, request in enumerate(requests)]
+    controlled = load(REGISTRY["shapes-silhouette"], Device("cpu", 0), supplies, renderer)
+    pictures = [
+        picture for n in range(0, 24, 8) for picture in controlled.render(specs[n : n + 8], lambda: None).pictures
+    ]
+
+    overlaps = [overlap(shape_mask(picture), mask > 0.5) for picture, mask in zip(pictures, masks, strict=True)]
+    assert np.mean(overlaps) >= 0.8
+    right = [judge(picture).colour == one.colour for picture, one in zip(pictures, drawings, strict=True)]
+    assert np.mean(right) >= 0.85
+
+
+def stored(objects: LocalObjects, mask: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
+    file = io.BytesIO()
+    Image.fromarray((mask * 255).astype(np.uint8)).save(file, "PNG")
+    return put_input(objects, file.getvalue())
 
 
 # -- files -----------------------------------------------------------------------------------------------------

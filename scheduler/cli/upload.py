@@ -1,0 +1,25 @@
+"""`farm upload`: inputs that renders name by their hash."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.inputs import upload as store
+from scheduler.services import open_services
+from storage.settings import read_settings
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@json_option
+def upload(files: Sequence[Path], as_json: bool) -> None:
+    """Store conditioning images and embeddings; prints the reference of each, to use in place of the file."""
+    objects = open_services(read_settings()).objects
+    objects.check()
+    found = {str(file): store(objects, file) for file in files}
+    if as_json:
+        print_json(found)
+    else:
+        print_table(["REFERENCE", "FILE"], ((reference, file) for file, reference in found.items()))

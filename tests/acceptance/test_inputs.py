@@ -1,0 +1,139 @@
+"""Conditioning images, embeddings and weighted prompts from the command line; and what is wrong with them."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image, ImageDraw
+
+from tests.acceptance.command import Home
+
+RED_AND_BLUE = ["a large (red)1.5 and (blue)0.5 square on a white background", "a large red and blue square"]
+
+
+def silhouette(**save: Any) -> bytes:
+    image = Image.new("RGB", (64, 64))
+    ImageDraw.Draw(image).ellipse((20, 20, 52, 52), fill="white")
+    file = io.BytesIO()
+    image.save(file, **({"format": "PNG"} | save))
+    return file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def inputs(served: Home) -> Path:
+    """A folder with one good image, seen from where commands run."""
+    folder = served.folder / "inputs"
+    folder.mkdir(exist_ok=True)
+    (folder / "disc.png").write_bytes(silhouette())
+    return folder
+
+
+# -- what works ------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_named_by_its_bytes_and_may_be_repeated(served: Home) -> None:
+    first = served.farm("upload", "inputs/disc.png", "--json").json
+    again = served.farm("upload", "inputs/disc.png", "--json").json
+    assert first == again
+    [reference] = first.values()
+    result = served.farm(
+        "render", "a red shape on a blue background", "--model", "shapes-silhouette", "--control", reference, "--json"
+    ).json
+    assert result["state"] == "done"
+
+
+def test_a_prompt_file_names_images_as_seen_from_its_folder(served: Home, inputs: Path) -> None:
+    rows = [
+        {"prompt": f"a {colour} shape", "model": "shapes-silhouette", "control_images": ["disc.png"], "seed": seed}
+        for seed, colour in enumerate(("red", "blue", "green"))
+    ]
+    (inputs / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    result = served.farm("render", "--prompts", "inputs/rows.jsonl", "--json").json
+    assert (result["state"], result["done"]) == ("done", 3)
+    recipes = [served.farm("recipe", job["id"], "--json").json for job in result["jobs"]]
+    references = {image for recipe in recipes for image in recipe["spec"]["control_images"]}
+    assert [reference.startswith("sha256:") for reference in references] == [True]
+    again = served.farm("rerender", result["jobs"][1]["id"], "--json").json
+    assert again["identical"] is True
+
+
+def test_a_weighted_prompt_is_rendered_and_recorded(served: Home) -> None:
+    result = served.farm("render", *RED_AND_BLUE, "--weighting", "compel", "--json").json
+    assert result["state"] == "done"
+    recipe = served.farm("recipe", result["jobs"][0]["id"], "--json").json
+    assert recipe["spec"]["prompt_weighting"] == "compel"
+    assert len(recipe["made_with"]["weights"]) == 64
+
+
+# -- what is refused -------------------------------------------------------------------------------------------
+
+
+def bad_files() -> dict[str, tuple[bytes, str]]:
+    """Name → content and what is said of it."""
+    deep = io.BytesIO()
+    Image.new("I;16", (8, 8)).save(deep, "PNG")
+    moving = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(moving, "WEBP", save_all=True, append_images=frames[1:])
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    return {
+        "text.png": (b"this is no picture", "not a whole PNG, JPEG or WEBP image"),
+        "cut.png": (silhouette()[:120], "not a whole PNG, JPEG or WEBP image"),
+        "old.gif": (silhouette(format="GIF"), "not a whole PNG, JPEG or WEBP image"),
+        "deep.png": (deep.getvalue(), "8 bits a channel"),
+        "moving.webp": (moving.getvalue(), "animation of 2"),
+        "bomb.png": (bomb.getvalue(), "megapixels|decompression bomb"),
+        "text.safetensors": (b"this is no tensor", "not a safetensors file"),
+        "other.safetensors": (safetensors.torch.save({"a": torch.zeros(1)}), "no tensor prompt_embeds; it has a"),
+        "flat.safetensors": (safetensors.torch.save({"prompt_embeds": torch.zeros(7)}), r"shape \(7,\)"),
+        "whole.safetensors": (
+            safetensors.torch.save({"prompt_embeds": torch.zeros(77, 96, dtype=torch.int32)}),
+            "type I32",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(bad_files()))
+def test_a_file_that_no_pipeline_could_use_is_refused(served: Home, inputs: Path, name: str) -> None:
+    content, says = bad_files()[name]
+    (inputs / name).write_bytes(content)
+    before = served.rows("SELECT count(*) FROM jobs")
+    option = "--embeds" if name.endswith(".safetensors") else "--control"
+    for arguments in (
+        ["upload", f"inputs/{name}"],
+        ["render", "--model", "shapes", option, f"inputs/{name}", "a star"],
+    ):
+        served.farm(*arguments, code=2).complains(says)
+    assert served.rows("SELECT count(*) FROM jobs") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "shapes-silhouette"], "control_images: .*shapes-silhouette has 1 ControlNet.*none given"),
+        (["--control", "inputs/disc.png"], "control_images: .*shapes has 0 ControlNets.*1 given"),
+        (["--control", "inputs/gone.png"], "inputs/gone.png: No such file"),
+        (["--control", f"sha256:{'0' * 64}"], "0000 is not in the store.*farm upload"),
+        (["--control-scale", "0.5"], "controlnet_conditioning_scale: .*shapes has no ControlNet"),
+        (["--control-scale", "nan"], "controlnet_conditioning_scale: must be from 0 to 10"),
+        (["--weighting", "compel", "--clip-skip", "1"], "clip_skip: not with prompt_weighting"),
+        (["--weighting", "compel", "--negative", "a (red"], r"negative_prompt: '\(' at character 3 is never closed"),
+        (["--eta", "2"], "eta: .*less than or equal to 1"),
+        (["--eta", "0.5", "--sampler", "euler"], "eta: .*Euler.*only DDIM"),
+        (["--prior-steps", "5"], "prior_num_inference_steps: .*StableDiffusionPipeline.*does not take it"),
+        (["--original-size", "64", "64"], "original_size: .*StableDiffusionPipeline.*does not take it"),
+        (["--lora", "ink=1"], "loras: no LoRA is registered as 'ink'"),
+        (["--lora", "ink=much"], "loras: must be numbers"),
+        (["--model", "simulated", "--clip-skip", "1"], "clip_skip: .*simulated"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_control_that_the_model_cannot_follow_is_refused(served: Home, arguments: list[str], says: str) -> None:
+    before = served.rows("SELECT count(*) FROM jobs")
+    served.farm("render", "a red star", *arguments, code=2).complains(says)
+    assert served.rows("SELECT count(*) FROM jobs") == before

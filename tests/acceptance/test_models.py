@@ -1,0 +1,157 @@
+"""A farm of many models on one device: every model and control of the guide as a queued job."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.command import Home, Starter
+from tests.pipelines import random_weights
+
+#: Alias → pipeline, its folder and its ControlNets.
+ALIASES: dict[str, tuple[str, list[str]]] = {
+    "sd": ("sd", []),
+    "sdxl": ("sdxl", []),
+    "kandinsky": ("kandinsky", []),
+    "sd-control": ("sd", ["sd-net1"]),
+    "sd-two": ("sd", ["sd-net1", "sd-net2"]),
+    "sdxl-two": ("sdxl", ["sdxl-net1", "sdxl-net2"]),
+}
+ENTRY = """
+[models.{alias}]
+kind = "diffusers"
+source = "{folder}"
+controlnets = {nets}
+width = 64
+height = 64
+num_inference_steps = 3
+batch_limit = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
+    """A home with room for two models, and silhouettes to bring."""
+    folder = tmp_path_factory.mktemp("models")
+    random_weights.stable_diffusion(folder / "sd")
+    random_weights.sdxl(folder / "sdxl")
+    random_weights.kandinsky22(folder / "kandinsky")
+    for base in ("sd", "sdxl"):
+        for seed in (1, 2):
+            random_weights.controlnet(folder / f"{base}-net{seed}", folder / base, seed=seed)
+    random_weights.lora(folder / "ink", folder / "sd")
+    home = Home(folder, starter, FARM_DEVICES="cpu", FARM_LOADED_MODELS="2", HF_HUB_OFFLINE="1")
+    entries = [
+        ENTRY.format(alias=alias, folder=folder / base, nets=[str(folder / net) for net in nets])
+        for alias, (base, nets) in ALIASES.items()
+    ]
+    home.path.mkdir()
+    (home.path / "models.toml").write_text("".join(entries) + f'[loras.ink]\nsource = "{folder / "ink"}"\n')
+    for number, colour in enumerate(("white", "grey")):
+        random_weights.picture(folder / f"{colour}.png", seed=number)
+    yield home
+    home.is_left_in_peace()
+
+
+def rows() -> list[dict[str, object]]:
+    """Three rounds through all models, with every control of each somewhere."""
+    images = ["white.png", "grey.png"]
+    controls: dict[str, list[dict[str, object]]] = {
+        "sd": [
+            {"eta": 0.5, "sampler": "ddim"},
+            {"clip_skip": 1},
+            {"loras": {"ink": 0.8}, "prompt_weighting": "compel"},
+        ],
+        "sdxl": [{"original_size": [1024, 1024]}, {"prompt_weighting": "compel"}, {"negative_prompt": "blue"}],
+        "kandinsky": [{"prior_num_inference_steps": 4}, {"negative_prompt": "blue"}, {"prior_guidance_scale": 2.0}],
+        "sd-control": [{"guess_mode": True}, {"control_guidance_end": 0.7}, {"controlnet_conditioning_scale": 0.5}],
+        "sd-two": [{"controlnet_conditioning_scale": [1.0, 0.5]}, {}, {"sampler": "unipc"}],
+        "sdxl-two": [{}, {"control_guidance_start": [0.0, 0.3]}, {"crops_coords_top_left": [0, 8]}],
+    }
+    return [
+        {"prompt": f"a (red)1.2 star {turn}", "model": alias, "seed": turn}
+        | controls[alias][turn]
+        | ({"control_images": images[: len(nets)]} if nets else {})
+        for turn in range(3)
+        for alias, (_, nets) in ALIASES.items()
+    ]
+
+
+def test_every_model_and_control_is_a_job_and_few_models_are_loaded_twice(home: Home) -> None:
+    home.file("rows.jsonl", "\n".join(json.dumps(row) for row in rows()))
+
+    result = home.farm("render", "--prompts", "rows.jsonl", "--json", "--out", "pictures").json
+
+    assert [(job["state"], job["error"]) for job in result["jobs"]] == [("done", None)] * len(rows())
+    assert len(list((home.folder / "pictures").glob("*.png"))) == len(rows())
+    log = (home.path / "logs" / "farm.log").read_text()
+    # The rounds alternate between six models, but a worker stays with one while it has work: each is loaded once.
+    assert Counter(re.findall(r" loaded model=(\S+)", log)) == Counter(list(ALIASES))
+    assert len(re.findall(r" unloaded model=", log)) == len(ALIASES) - 2
+
+
+def test_a_picture_of_every_model_is_made_again_identically(home: Home) -> None:
+    home.file("again.jsonl", "\n".join(json.dumps(row) for row in rows()[: len(ALIASES)]))
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        result = home.farm("render", "--prompts", "again.jsonl", "--json").json
+        for job in result["jobs"]:
+            again = home.farm("rerender", job["id"], "--json").json
+            assert (again["identical"], again["changed"]) == (True, []), job
+        up.interrupted()
+
+
+def test_a_hub_that_cannot_be_reached_is_named_and_not_asked_again(home: Home) -> None:
+    with _registered(home, ENTRY.format(alias="far", folder="nobody/nothing", nets=[])):
+        result = home.farm("render", "a", "--model", "far", "--json", code=1).json
+        listed = {model["alias"]: model["missing"] for model in home.farm("models", "--json").json}
+    [job] = result["jobs"]
+    assert job["state"] == "failed"
+    assert re.search("model far .nobody/nothing. cannot be loaded", job["error"]), job["error"]
+    assert home.rows("SELECT attempt FROM jobs WHERE model = 'far'") == [(1,)]
+    assert (listed["far"], listed["sd"]) == (["nobody/nothing"], [])
+
+
+@contextmanager
+def _registered(home: Home, entry: str) -> Iterator[None]:
+    """With one more model in the registry."""
+    registry = (home.path / "models.toml").read_text()
+    (home.path / "models.toml").write_text(registry + entry)
+    yield
+    (home.path / "models.toml").write_text(registry)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "unet" / "config.json").unlink(), "cannot be loaded: .*config.json"),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+                folder / "unet" / "diffusion_pytorch_model.bin"
+            ),
+            "safetensors",
+        ),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights"),
+            "cannot be loaded",
+        ),
+    ],
+    ids=["a file missing", "a pickle", "damaged"],
+)
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason_and_no_others(
+    home: Home, tmp_path: Path, spoil: object, says: str
+) -> None:
+    spoilt = random_weights.stable_diffusion(tmp_path / "spoilt")
+    assert callable(spoil)
+    spoil(spoilt)
+    home.file("mixed.jsonl", '{"prompt": "a", "model": "spoilt"}\n{"prompt": "b", "model": "sd"}')
+    with _registered(home, ENTRY.format(alias="spoilt", folder=spoilt, nets=[])):
+        result = home.farm("render", "--prompts", "mixed.jsonl", "--json", code=1).json
+    bad, good = result["jobs"]
+    assert (bad["state"], good["state"]) == ("failed", "done")
+    assert home.rows("SELECT attempt FROM jobs WHERE state = 'failed' AND error LIKE '%spoilt%'")[-1] == (1,)
+    assert re.search(says, bad["error"]), bad["error"]
