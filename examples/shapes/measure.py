@@ -136,7 +136,7 @@ def plot(by_guidance: dict[float, dict[str, float]], file: Path) -> None:
     for name in (*TOGETHER, "all"):
         shares = [100 * found[name] for found in by_guidance.values()]
         axes.plot(list(by_guidance), shares, marker="o", label="all four" if name == "all" else name)
-    axes.set(xlabel="guidance scale", ylabel="pictures as asked, %", ylim=(0, 102))
+    axes.set(xlabel="guidance scale", ylabel="pictures as asked, %", ylim=(70, 101))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(file, metadata={"Date": None})
