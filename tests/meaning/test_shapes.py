@@ -104,7 +104,7 @@ def test_guidance_guides(renderer: Renderer) -> None:
 
 
 def test_a_negative_prompt_repels(renderer: Renderer) -> None:
-    prompts = ["a large circle on a white background", "a large square on a white background"] * 24
+    prompts = ["a large circle on a white background", "a large square on a white background"] * 16
 
     def reds(negative: str) -> int:
         return sum(judge(picture).colour == "red" for picture in draw(renderer, prompts, negative_prompt=negative))

@@ -4,15 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.pipelines import random_weights
 
-#: What a worker process does: the cache's place is set before torch is imported, the pipeline loaded, a batch rendered.
+#: What a worker process does: set the cache's place before torch is imported, load pipelines, render batches.
 _WORKER = """
 import json, os, sys, threading
-folder, home, mode = sys.argv[1:]
+folder, home = sys.argv[1:]
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = home + "/inductor"
 from pathlib import Path
 import numpy as np
@@ -23,37 +24,38 @@ from storage.spec import Request
 from worker.devices import Device
 from worker.inputs import Inputs
 from worker.renderers import Supplies, load
-entry = f'[models.m]\\nkind = "diffusers"\\nsource = "{folder}"\\nbatch_limit = 2\\ncompile = "{mode}"'
-registry = parse_registry(entry, where="here")
-request = Request.parse({"prompt": "a red star", "width": 16, "height": 16, "steps": 2})
+entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
+registry = parse_registry("".join(entry.format(mode, folder) for mode in ("none", "default")), where="here")
 inputs = Inputs(LocalObjects(Path(home)), stopping=threading.Event())
-renderer = load(registry["m"], Device("cpu", 0), Supplies(inputs=inputs, loras={}, home=Path(home)))
-specs = [registry.resolve(request, seed=seed) for seed in (1, 2, 3)]
-# Batches of two and of one: the second is filled up, or it would be compiled anew.
-pictures = [picture for some in (specs[:2], specs[2:]) for picture in renderer.render(some, lambda: None).pictures]
-found = {name: counters["inductor"][name] for name in ("fxgraph_cache_hit", "fxgraph_cache_miss")}
-print(json.dumps(found | {"pictures": [np.asarray(picture).tolist() for picture in pictures]}))
+supplies = Supplies(inputs=inputs, loras={}, home=Path(home))
+def drawn(mode):
+    renderer = load(registry[mode], Device("cpu", 0), supplies)
+    request = Request.parse({"prompt": "a red star", "model": mode, "width": 16, "height": 16, "steps": 2})
+    specs = [registry.resolve(request, seed=seed) for seed in (1, 2, 3)]
+    # Batches of two and of one: the second is filled up, or it would be compiled anew.
+    pictures = [picture for some in (specs[:2], specs[2:]) for picture in renderer.render(some, lambda: None).pictures]
+    return [np.asarray(picture).tolist() for picture in pictures]
+found = {"eager": drawn("none"), "compiled": drawn("default")}
+print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] for name in ("hit", "miss")}))
 """
 
 
-def _worker(folder: Path, home: Path, mode: str) -> dict[str, int]:
+def _worker(folder: Path, home: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", _WORKER, str(folder), str(home), mode], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _WORKER, str(folder), str(home)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def test_compiled_pictures_are_the_same_and_compiled_once(tmp_path: Path) -> None:
     folder = random_weights.smallest(tmp_path / "smallest")
-    eager = _worker(folder, tmp_path, "none")
-    first = _worker(folder, tmp_path, "default")
-    second = _worker(folder, tmp_path, "default")
+    first, second = _worker(folder, tmp_path), _worker(folder, tmp_path)
 
-    for compiled in (first, second):
-        assert np.abs(np.array(compiled["pictures"]) - np.array(eager["pictures"])).max() <= 1
-    assert np.array(eager["pictures"]).std() > 1
-    assert eager["fxgraph_cache_miss"] == 0
-    assert first["fxgraph_cache_miss"] > 0
-    assert (second["fxgraph_cache_miss"], second["fxgraph_cache_hit"]) == (0, first["fxgraph_cache_miss"])
+    for found in (first, second):
+        eager, compiled = np.array(found["eager"]), np.array(found["compiled"])
+        assert np.abs(compiled - eager).max() <= 1
+        assert eager.std() > 1
+    assert first["miss"] > 0
+    assert (second["miss"], second["hit"]) == (0, first["miss"])
