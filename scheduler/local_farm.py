@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _BROKER_SECONDS = 15.0
+#: Far longer than a glance at a lock takes, on a busy machine too.
+_LOCK_SECONDS = 1.0
 _START_SECONDS = 60.0
 _RESTART_PAUSE_SECONDS = 2.0
 #: The exit code of commands for wrong settings or input.
@@ -191,16 +193,26 @@ class LocalFarm:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self._home.locked("farm.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise InvalidInput(
-                    f"a farm runs in {self._settings.home} already; use it, or set FARM_HOME to another folder"
-                ) from None
+            self._be_the_only_one(stack)
             # What a farm that was killed here had told is no longer true.
             self._home.hush()
             stack.callback(self._home.hush)
             self._run_parts(ready)
+
+    def _be_the_only_one(self, stack: contextlib.ExitStack) -> None:
+        # Commands that only look whether a farm runs hold the lock for a moment: one try does not tell.
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                stack.enter_context(self._home.locked("farm.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InvalidInput(
+                        f"a farm runs in {self._settings.home} already; use it, or set FARM_HOME to another folder"
+                    ) from None
+                time.sleep(0.01)
+            else:
+                return
 
     def _run_parts(self, ready: Callable[[RunningFarm], None]) -> None:
         self._prepare_database()
