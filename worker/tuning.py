@@ -16,8 +16,6 @@ _KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-
-
 #: The components that take the time: those that denoise, and those that decode latents.
 ALL_PARTS = ("unet", "transformer", "controlnet", "vae", "movq")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class WeightHashes:
     def _write(self, known: dict[str, str]) -> None:
         # Several workers may share the folder; what one of them overwrites is worked out again.
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file.with_name(f"{self._file.name}.{hash(self)}")
+        unfinished = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         unfinished.write_text(json.dumps(known, indent=1))
         unfinished.replace(self._file)
 
@@ -63,7 +64,11 @@ def hash_tensors(pipeline: Any) -> str:
         if not isinstance(module, torch.nn.Module):
             continue
         for name, tensor in sorted(module.state_dict().items()):
-            total.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            # A LoRA in shared parts is not of the model: it is switched on per picture, and the recipe names it.
+            if ".lora_" in name:
+                continue
+            own = name.replace(".base_layer.", ".")
+            total.update(f"{part}.{own} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             # As bytes: NumPy does not know every type.
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -283,3 +283,10 @@ def test_one_changed_weight_changes_the_hash(models: Models) -> None:
     assert hash_tensors(pipeline) == before
     next(pipeline.unet.parameters()).data[0] += 1
     assert hash_tensors(pipeline) != before
+
+
+def test_a_loaded_lora_does_not_change_the_hash_of_the_weights(models: Models) -> None:
+    renderer: Any = models.load("sd")
+    before = hash_tensors(renderer.pipeline)
+    renderer.render(models.specs("sd", loras={"ink": 1.0}), lambda: None)
+    assert hash_tensors(renderer.pipeline) == before
