@@ -13,6 +13,8 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidat
 
 #: How a stored input is named: by what is in it.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
+#: Controls with a number for each ControlNet.
+PER_CONTROLNET = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
 #: More ControlNets at once are a mistake, not a picture.
 MAX_CONTROLNETS = 8
 

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from storage.controls import Controls
+from storage.controls import PER_CONTROLNET, Controls
 from storage.errors import BadSpecification
 from storage.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec import Spec
@@ -15,7 +15,6 @@ from storage.spec import Spec
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
 #: Guidance is not among them: every model has a default of it.
 _NOT_TAKEN_BY_ALL = {"negative_prompt", "sampler", *Controls.model_fields}
-_OF_CONTROLNETS = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end", "guess_mode")
 
 
 def pipeline_of(model: DiffusersModel) -> str | None:
@@ -88,7 +87,7 @@ def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
     if images != nets:
         missing = f"the model {model.alias} has {nets} ControlNet{'s' if nets != 1 else ''}"
         raise BadSpecification(f"control_images: {missing}, each needs an image; {images or 'none'} given")
-    for field in _OF_CONTROLNETS:
+    for field in (*PER_CONTROLNET, "guess_mode"):
         value = getattr(spec, field)
         if value is not None and not nets:
             raise BadSpecification(f"{field}: the model {model.alias} has no ControlNet")

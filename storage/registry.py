@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from storage.controls import PER_CONTROLNET
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.pipelines import check_controls, check_loras
@@ -70,8 +71,7 @@ def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any
 def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """Numbers that are given once mean every ControlNet of the model."""
     nets = len(model.controlnets) if isinstance(model, DiffusersModel) else 0
-    numbers = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
-    return {name: fields[name] * nets for name in numbers if nets > 1 and len(fields.get(name, ())) == 1}
+    return {name: fields[name] * nets for name in PER_CONTROLNET if nets > 1 and len(fields.get(name, ())) == 1}
 
 
 def read_registry(settings: Settings) -> Registry:

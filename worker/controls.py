@@ -13,18 +13,12 @@ from typing import Any
 from diffusers.pipelines import auto_pipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-from storage.controls import Controls
+from storage.controls import PER_CONTROLNET, Controls
 from worker.prompts import weighs_prompts
 
 #: Controls of ours whose argument has another name in a pipeline's `__call__`.
 _ARGUMENTS = {"control_images": "image"}
-_OF_CONTROLNETS = {
-    "control_images",
-    "controlnet_conditioning_scale",
-    "control_guidance_start",
-    "control_guidance_end",
-    "guess_mode",
-}
+_OF_CONTROLNETS = {"control_images", "guess_mode", *PER_CONTROLNET}
 
 
 def table() -> dict[str, dict[str, list[str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
+from storage.controls import PER_CONTROLNET
 from storage.errors import RenderFailed
 from storage.models import DiffusersModel
 from storage.spec import Spec
@@ -23,8 +24,6 @@ from worker.tuning import attention
 
 #: Controls that a pipeline's call takes by the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
-#: Likewise, a number for each ControlNet.
-_PER_CONTROLNET = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
 
 
 class PipelineRenderer:
@@ -110,7 +109,7 @@ class PipelineRenderer:
             "output_type": self._output,
             **words,
             **{name: getattr(shared, name) for name in _PASSED_ON},
-            **{name: one_or_all(getattr(shared, name)) for name in _PER_CONTROLNET},
+            **{name: one_or_all(getattr(shared, name)) for name in PER_CONTROLNET},
             **listeners,
         }
         given = {name: value for name, value in asked.items() if value is not None and name in self._takes}
