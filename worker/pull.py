@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import diffusers
+import transformers
 from diffusers import DiffusionPipeline
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -22,11 +25,15 @@ from storage.registry import read_registry
 from storage.settings import read_settings
 from worker.weights import folder_of
 
+# What goes wrong is said once, by `main`.
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+
 
 @click.command()
 @click.argument("alias")
 def main(alias: str) -> None:
-    """Fetch the weights of a model or LoRA: resumable, safetensors only, with HF_TOKEN where the hub wants one."""
+    """Fetch the weights of a model or LoRA, safetensors only; files that are here are not fetched again."""
     try:
         registry = read_registry(read_settings())
         for weights in _needed(registry.loras[alias] if alias in registry.loras else registry[alias]):
@@ -49,27 +56,42 @@ def _fetched(weights: Any) -> str:
     """The folder of what was fetched. Raises ModelUnavailable."""
     try:
         if isinstance(weights, DiffusersModel):
-            folder = DiffusionPipeline.download(
-                weights.source, revision=weights.revision, variant=weights.variant, use_safetensors=True
-            )
+            folder = _pipeline(weights)
         else:
             folder = snapshot_download(weights.source, revision=weights.revision, allow_patterns=_files(weights))
-    except RepositoryNotFoundError:
-        raise ModelUnavailable(
-            f"{weights.source}: the hub has no such repository, or it is private or gated: set HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
-        raise ModelUnavailable(f"{weights.source}: has no revision {weights.revision!r}") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelUnavailable(f"{weights.source}: cannot be fetched: {_first_cause(error)}") from None
+        raise ModelUnavailable(f"{weights.source}: {_reason(error, weights)}") from None
     return str(folder)
 
 
-def _first_cause(error: BaseException) -> str:
-    """What went wrong at first, in one line: libraries wrap an unreachable hub several times."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _pipeline(model: DiffusersModel) -> str:
+    """Fetch what `worker.pipelines` will load: the parts of the pipeline, and of the prior that its card names."""
+    options = {"variant": model.variant, "use_safetensors": True}
+    if not model.safety_checker:
+        options["safety_checker"] = None
+    folder = DiffusionPipeline.download(model.source, revision=model.revision, load_connected_pipeline=True, **options)
+    card = Path(folder) / "README.md"
+    # Fetched only where the pipeline is one of two.
+    for prior in ModelCard.load(card).data.get("prior") or [] if card.exists() else []:
+        click.echo(f"{prior}: {DiffusionPipeline.download(prior, **options)}")
+    return str(folder)
+
+
+def _reason(error: BaseException, weights: Any) -> str:
+    """What went wrong at first, in a line or two: the libraries wrap what the hub answered several times."""
+    cause = error
+    while not isinstance(cause, HfHubHTTPError) and (inner := cause.__cause__ or cause.__context__):
+        cause = inner
+    if isinstance(cause, RevisionNotFoundError):
+        return f"has no revision {weights.revision!r}"
+    if isinstance(cause, GatedRepoError):
+        return "is gated: ask for access on its page, and set HF_TOKEN"
+    if isinstance(cause, RepositoryNotFoundError):
+        return "the hub has no such repository, or it is private: set HF_TOKEN"
+    if isinstance(weights, DiffusersModel) and "safetensors" in str(cause):
+        return f"has no safetensors for each of its parts{f' as {weights.variant}' if weights.variant else ''}"
+    message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return f"cannot be fetched: {message[:200]}"
 
 
 def _files(weights: Weights | Lora) -> list[str]:

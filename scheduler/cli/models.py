@@ -104,7 +104,11 @@ def show(alias: str, as_json: bool) -> None:
 @click.argument("alias")
 @click.pass_context
 def pull(context: click.Context, alias: str) -> None:
-    """Fetch the weights of a model or LoRA now: resumable, safetensors only, with HF_TOKEN where the hub wants one."""
+    """Fetch the weights of a model or LoRA now.
+
+    Safetensors only. Files that are here are not fetched again, so an interrupted fetch is run again to go on. Where
+    the hub asks who wants them, it takes HF_TOKEN from the environment.
+    """
     registry = read_registry(read_settings())
     if alias not in registry.loras:
         registry[alias]

@@ -1,0 +1,171 @@
+"""`farm models pull`: weights fetched from a hub, here a stand-in that serves folders with random weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from tests.acceptance.command import Home, Starter
+from tests.acceptance.hub import COMMIT, TOKEN, Hub, hub
+from tests.pipelines import random_weights
+from tests.servers import eventually
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+MODELS = """
+[models.sd]
+kind = "diffusers"
+source = "someone/sd"
+pipeline = "StableDiffusionPipeline"
+controlnets = ["someone/net"]
+width = 64
+height = 64
+num_inference_steps = 2
+
+[models.pinned]
+kind = "diffusers"
+source = "someone/sd"
+revision = "0123456789abcdef0123456789abcdef01234567"
+width = 64
+height = 64
+num_inference_steps = 2
+
+[models.kandinsky]
+kind = "diffusers"
+source = "someone/decoder"
+width = 64
+height = 64
+num_inference_steps = 2
+
+[models.pickled]
+kind = "diffusers"
+source = "someone/pickled"
+
+[models.lost]
+kind = "diffusers"
+source = "someone/lost"
+
+[models.old]
+kind = "diffusers"
+source = "someone/sd"
+revision = "v0"
+
+[loras.ink]
+source = "someone/ink"
+"""
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the hub has."""
+    root = tmp_path_factory.mktemp("hub")
+    own = root / "someone"
+    random_weights.stable_diffusion(own / "sd")
+    (own / "sd" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle beside the safetensors")
+    random_weights.controlnet(own / "net", own / "sd")
+    random_weights.lora(own / "ink", own / "sd")
+    both = DiffusionPipeline.from_pretrained(random_weights.kandinsky22(root / "both"))
+    both.decoder_pipe.save_pretrained(own / "decoder")
+    both.prior_pipe.save_pretrained(own / "prior")
+    (own / "decoder" / "README.md").write_text("---\nprior:\n- someone/prior\n---\nA decoder.\n")
+    pickled = random_weights.stable_diffusion(own / "pickled") / "unet"
+    (pickled / "diffusion_pytorch_model.safetensors").rename(pickled / "diffusion_pytorch_model.bin")
+    return root
+
+
+@pytest.fixture
+def served(repositories: Path) -> Iterator[Hub]:
+    with hub(repositories) as found:
+        yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path, starter: Starter, served: Hub) -> Iterator[Home]:
+    home = Home(tmp_path, starter, FARM_DEVICES="cpu", HF_ENDPOINT=served.address, HF_HOME=str(tmp_path / "hf"))
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS)
+    yield home
+    home.is_left_in_peace()
+
+
+def _missing(home: Home) -> dict[str, list[str]]:
+    return {model["alias"]: model["missing"] for model in home.farm("models", "--json").json}
+
+
+def test_a_model_and_its_controlnet_are_fetched_with_progress_and_rendered_offline(home: Home, served: Hub) -> None:
+    assert _missing(home)["sd"] == ["someone/sd", "someone/net"]
+
+    pulled = home.farm("models", "pull", "sd")
+
+    assert "100%" in pulled.err
+    assert [line.partition(": ")[0] for line in pulled.out.splitlines()] == ["someone/sd", "someone/net"]
+    assert _missing(home)["sd"] == []
+    # What is no part of the pipeline, or can carry code, is not fetched; nothing twice.
+    assert len(set(served.served())) == len(served.served())
+    assert not [path for path in served.served() if path.endswith(".bin")]
+    home.file("mask.png", random_weights.picture(home.folder / "mask.png", seed=1).read_bytes())
+    offline = {"HF_HUB_OFFLINE": "1"}
+    made = home.farm("render", "a", "--model", "sd", "--control", "mask.png", "--json", settings=offline).json
+    assert [job["state"] for job in made["jobs"]] == ["done"]
+
+
+def test_a_prior_is_fetched_with_its_decoder(home: Home) -> None:
+    pulled = home.farm("models", "pull", "kandinsky")
+
+    assert [line.partition(": ")[0] for line in pulled.out.splitlines()] == ["someone/prior", "someone/decoder"]
+    assert _missing(home)["kandinsky"] == []
+    made = home.farm("render", "a", "--model", "kandinsky", "--json", settings={"HF_HUB_OFFLINE": "1"}).json
+    assert [job["state"] for job in made["jobs"]] == ["done"]
+
+
+def test_an_interrupted_fetch_goes_on_with_the_files_that_are_missing(
+    home: Home, served: Hub, repositories: Path
+) -> None:
+    served.hangs = UNET
+    with home.started("models", "pull", "pinned") as pull:
+        eventually(lambda: {*_fetched(home), UNET} == _wanted(repositories), "the others are here", timeout=60)
+        ended = pull.interrupted()
+    assert ended.code != 0
+    assert "Traceback" not in ended.err
+    assert _missing(home)["pinned"] == ["someone/sd"]
+    served.hangs = None
+    served.asked.clear()
+
+    home.farm("models", "pull", "pinned")
+
+    assert served.served() == [UNET]
+    assert _missing(home)["pinned"] == []
+
+
+def test_a_gated_lora_is_fetched_with_the_token_of_the_environment(home: Home, served: Hub) -> None:
+    served.gated.add("someone/ink")
+    home.farm("models", "pull", "ink", code=3).complains("someone/ink: is gated: .* set HF_TOKEN")
+    home.farm("models", "pull", "ink", settings={"HF_TOKEN": TOKEN})
+    assert [Path(path).suffix for path in served.served()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("alias", "code", "says"),
+    [
+        ("pickled", 3, "someone/pickled: .*safetensors"),
+        ("lost", 3, "someone/lost: the hub has no such repository"),
+        ("old", 3, "someone/sd: has no revision 'v0'"),
+        ("nothing", 2, "no model is registered as 'nothing'"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named(home: Home, served: Hub, alias: str, code: int, says: str) -> None:
+    home.farm("models", "pull", alias, code=code).complains(says)
+    assert not [path for path in served.served() if path.endswith((".bin", ".safetensors"))]
+
+
+def _fetched(home: Home) -> set[str]:
+    """The files of the pipeline that are here, whole."""
+    snapshot = home.folder / "hf" / "hub" / "models--someone--sd" / "snapshots" / COMMIT
+    return {str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()}
+
+
+def _wanted(repositories: Path) -> set[str]:
+    """The files that the pipeline is loaded from."""
+    folder = repositories / "someone" / "sd"
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    return {name for name in files if not name.endswith(".bin")}
