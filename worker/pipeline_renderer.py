@@ -58,6 +58,8 @@ class PipelineRenderer:
         try:
             tensors = self._tensors(specs, on_step)
             recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
+            if specs[0].loras:
+                recipe["loras"] = self.adapters.recipe(specs[0].loras)
             if self._spoiled(tensors):
                 if len(specs) > 1:
                     raise RenderFailed("a picture of this batch is black or not finite in half precision")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,28 @@ class WeightHashes:
 
 
 def hash_tensors(pipeline: Any) -> str:
-    """SHA-256 of every component's parameters and buffers: names, types, shapes and bytes, in the order of names."""
+    """SHA-256 of every component's parameters and buffers: names, types, shapes and bytes, in the order of names.
+
+    A LoRA in shared parts is not of the model: it is switched on per picture, and the recipe names it.
+    """
+    return hash_named(
+        {
+            f"{part}.{name.replace('.base_layer.', '.')}": tensor
+            for part, module in pipeline.components.items()
+            if isinstance(module, torch.nn.Module)
+            for name, tensor in module.state_dict().items()
+            if ".lora_" not in name
+        }
+    )
+
+
+def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors: names, types, shapes and bytes, in the order of names."""
     total = hashlib.sha256()
-    for part, module in sorted(pipeline.components.items()):
-        if not isinstance(module, torch.nn.Module):
-            continue
-        for name, tensor in sorted(module.state_dict().items()):
-            # A LoRA in shared parts is not of the model: it is switched on per picture, and the recipe names it.
-            if ".lora_" in name:
-                continue
-            own = name.replace(".base_layer.", ".")
-            total.update(f"{part}.{own} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            # As bytes: NumPy does not know every type.
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # As bytes: NumPy does not know every type.
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -196,6 +196,19 @@ def test_loras_are_switched_on_and_off_by_job(models: Models) -> None:
     assert (drawn() == plain).all()
 
 
+def test_the_recipe_tells_one_loras_weights_from_anothers(models: Models) -> None:
+    renderer = models.load("sd")
+
+    def recipe(**loras: float) -> Any:
+        return renderer.render(models.specs("sd", 1, loras=loras), lambda: None).recipe["loras"]
+
+    both = recipe(ink=1.0, oil=0.5)
+    assert {alias: lora["scale"] for alias, lora in both.items()} == {"ink": 1.0, "oil": 0.5}
+    assert both["ink"]["weights"] != both["oil"]["weights"]
+    again = models.load("sd")
+    assert again.render(models.specs("sd", 1, loras={"oil": 0.5}), lambda: None).recipe["loras"] == {"oil": both["oil"]}
+
+
 def test_a_lora_of_one_model_does_not_show_in_another_that_shares_its_weights(models: Models) -> None:
     plain = models.load("sd")
     controlled = models.load("sd-control", plain)
