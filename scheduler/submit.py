@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from scheduler.tickets import top_up
 from storage.broker import Tickets
 from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs import Jobs
+from storage.pipelines import remarks
 from storage.registry import Registry
 from storage.spec import MAX_SEED, Request, Spec
 from storage.states import Priority
@@ -50,6 +52,13 @@ def specify(
                 yield registry.resolve(request.model_copy(update={"seed": own}), seed=own)
             except InvalidInput as error:
                 raise type(error)(f"prompt {number}: {error}") from None
+
+
+def noting(specs: Iterable[Spec], registry: Registry, noted: Counter[str]) -> Iterator[Spec]:
+    """The specifications unchanged; `noted` counts the pictures of each remark on them."""
+    for spec in specs:
+        noted.update(remarks(spec, registry[spec.model]))
+        yield spec
 
 
 def quanta(registry: Registry) -> dict[str, int]:

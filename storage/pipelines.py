@@ -1,7 +1,8 @@
 """Which controls a model's pipeline takes, known without torch: `pipelines.json`, which `worker.controls` learns."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,9 @@ from storage.spec import Spec
 
 #: Pipelines whose pictures must be a multiple of more than 8 pixels: others they would round, silently.
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
+#: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
+#: appendix I).
+_SMALLEST_TRAINED = 0.93
 #: Guidance is not among them: every model has a default of it.
 _NOT_TAKEN_BY_ALL = {"negative_prompt", "sampler", *Controls.model_fields}
 
@@ -57,6 +61,23 @@ def check_controls(spec: Spec, model: Model) -> None:
             f"it takes {', '.join(sorted(taken))}"
         )
     _check_size(spec, model)
+
+
+def remarks(spec: Spec, model: Model) -> Iterator[str]:
+    """What is allowed, but hardly what was meant; the same words for all pictures of a model."""
+    if isinstance(model, SimulatedModel):
+        return
+    scales = [spec.guidance_scale]
+    if (pipeline_of(model) or "").startswith("Kandinsky"):
+        # Its prior is guided by itself, where nothing else is said.
+        scales.append(math.inf if spec.prior_guidance_scale is None else spec.prior_guidance_scale)
+    if max(scales) <= 1 and spec.negative_prompt not in ("", model.negative_prompt):
+        yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of 1 or less"
+    if (pipeline_of(model) or "").startswith("StableDiffusionXL"):
+        stated = {"width", "height"} & model.model_fields_set
+        width, height = (model.width, model.height) if stated else (1024, 1024)
+        if spec.width * spec.height < _SMALLEST_TRAINED * width * height:
+            yield f"width, height: the model {model.alias} draws poorly below {width} × {height} pixels"
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:

@@ -1,5 +1,6 @@
 """Commands that make pictures: `farm render`, `retry`, `rerender`; and `farm cancel`, which makes fewer."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,7 @@ from scheduler.download import prepare_folder
 from scheduler.inputs import upload_all, with_references
 from scheduler.manifests import names_inputs, read_manifest
 from scheduler.services import open_services
-from scheduler.submit import Accepted, call_workers, quanta, specify, submit, with_defaults
+from scheduler.submit import Accepted, call_workers, noting, quanta, specify, submit, with_defaults
 from storage.errors import InvalidInput
 from storage.settings import read_settings
 from storage.spec import Request
@@ -99,14 +100,17 @@ def render(
         known = upload_all(services.objects, with_defaults(_requests(prompts, file, defaults), defaults))
     requests = with_references(with_defaults(_requests(prompts, file, defaults), defaults), known)
     specs = specify(requests, services.registry, pictures_each=pictures_each, seed=seed)
+    noted: Counter[str] = Counter()
     accepted = submit(
         services.jobs,
         services.registry,
         tickets,
-        specs,
+        noting(specs, services.registry, noted),
         owner=settings.owner,
         priority=Priority[priority.upper()],
     )
+    for remark, pictures in noted.items():
+        say(f"{remark} ({counted(pictures, 'picture')})")
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return

@@ -79,6 +79,12 @@ def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
     assert f"render {accepted} is running and has no pictures to show" in home.farm("sheet", accepted, code=2).complaint
 
 
+def test_a_control_without_effect_is_remarked_on(home: Home) -> None:
+    accepted = home.farm("render", "a", "b", "--negative", "blue", "--guidance", "1", "--steps", "2", "--no-wait")
+
+    assert "ignores it at a guidance_scale of 1 or less (2 pictures)" in accepted.err
+
+
 def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> None:
     heading, *lines = served.farm("models").out.splitlines()
 

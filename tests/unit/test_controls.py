@@ -1,10 +1,14 @@
 """Controls of a picture: how they are written, what fits which model, what may share a batch."""
 
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from scheduler.submit import noting
 from storage.errors import BadSettings, BadSpecification
+from storage.pipelines import remarks
 from storage.registry import parse_registry
 from storage.spec import Request, Spec, read_spec
 
@@ -152,6 +156,34 @@ def test_a_control_that_does_not_fit_is_refused(model: str, fields: dict[str, An
 
 def test_escaped_parentheses_are_letters() -> None:
     assert spec(weighting="compel", prompt=r"a smile :\) (red)1.2").prompt.endswith("1.2")
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "says"),
+    [
+        ("xl", {"guidance": 1, "negative": "blue"}, ["negative_prompt: the model xl ignores it"]),
+        ("xl", {"guidance": 1}, []),
+        ("xl", {"guidance": 1.1, "negative": "blue"}, []),
+        ("kandinsky", {"guidance": 1, "negative": "blue"}, []),
+        ("kandinsky", {"guidance": 1, "negative": "blue", "prior_guidance": 0}, ["negative_prompt: .* kandinsky"]),
+        ("xl", {"width": 512, "height": 512}, ["the model xl draws poorly below 1024 × 1024 pixels"]),
+        ("xl", {"width": 640, "height": 1536}, []),
+        ("kandinsky", {"width": 256, "height": 256}, []),
+        ("simulated", {"guidance": 1, "negative": "blue"}, []),
+    ],
+)
+def test_what_is_hardly_meant_is_remarked_on(model: str, fields: dict[str, Any], says: list[str]) -> None:
+    size = {"width": 1024, "height": 1024}
+    found = list(remarks(spec(model, **size | fields), REGISTRY[model]))
+    assert len(found) == len(says)
+    assert all(map(re.search, says, found)), found
+
+
+def test_remarks_are_counted_over_a_render() -> None:
+    noted: Counter[str] = Counter()
+    specs = [spec("xl", width=1024, height=1024), *[spec("xl", width=512, height=512)] * 3]
+    assert list(noting(specs, REGISTRY, noted)) == specs
+    assert list(noted.values()) == [3]
 
 
 def test_what_a_model_takes_is_left_to_its_worker_where_it_is_not_known() -> None:
