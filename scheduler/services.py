@@ -48,7 +48,7 @@ def open_services(settings: Settings) -> Services:
         registry=registry,
         database=database,
         objects=objects,
-        jobs=Jobs(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts),
+        jobs=Jobs(database, settings.rules),
         views=Views(database),
         workers=Workers(database),
     )

@@ -49,6 +49,7 @@ class RenderedBatch:
 
     id: str
     worker: str
+    model: str
     jobs: tuple[Claimed, ...]
     recipe: Mapping[str, Any]
     render_seconds: float

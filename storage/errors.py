@@ -14,11 +14,16 @@
     │   ├── BrokerProblem
     │   └── ObjectStoreProblem
     │       └── ObjectStoreRefused   the store answered and said no: waiting will not help
-    ├── RenderFailed             this picture cannot be made, and why: the job fails at once
-    └── ModelUnavailable         a worker cannot load the model: the job fails at once, unless memory was short there
+    └── RenderFault              a batch came to nothing, and why (`storage.faults` says what follows)
+        ├── RenderFailed         this picture cannot be made
+        ├── OutOfMemory          not so many pictures at once, on this device
+        ├── ModelUnavailable     a worker cannot load the model
+        └── DeviceBroken         nothing works any more in the process that owns the device
 
 A message is one line: what happened, to which thing, what to do next.
 """
+
+from storage.faults import Fault
 
 
 class FarmError(Exception):
@@ -42,11 +47,15 @@ class NotFound(InvalidInput):
 
 
 class ServiceProblem(FarmError):
-    """Raised when a service that the farm needs is away or refuses."""
+    """Raised when a service that the farm needs is away or refuses; `fault` is its class, where jobs wait for it."""
+
+    fault: Fault | None = None
 
 
 class DatabaseProblem(ServiceProblem):
     """Raised when the database cannot be reached or used."""
+
+    fault = Fault.DATABASE_AWAY
 
 
 class DatabaseBusy(DatabaseProblem):
@@ -60,23 +69,48 @@ class SchemaMismatch(DatabaseProblem):
 class BrokerProblem(ServiceProblem):
     """Raised when Redis cannot be reached or used."""
 
+    fault = Fault.BROKER_AWAY
+
 
 class ObjectStoreProblem(ServiceProblem):
     """Raised when the object store did not answer; trying again later can help."""
+
+    fault = Fault.STORE_AWAY
 
 
 class ObjectStoreRefused(ObjectStoreProblem):
     """Raised when the object store refuses (missing bucket, forbidden): a person must act."""
 
 
-class RenderFailed(FarmError):
-    """Raised when a picture cannot be made; trying the same again would not help."""
+class RenderFault(FarmError):
+    """Raised when a batch came to nothing; `fault` is its class."""
+
+    fault = Fault.PIPELINE_ERROR
 
 
-class ModelUnavailable(FarmError):
-    """Raised when a worker cannot load a model."""
+class RenderFailed(RenderFault):
+    """Raised when a picture cannot be made; what the pipeline itself raised may go well elsewhere."""
+
+    def __init__(self, message: str, fault: Fault = Fault.BAD_SPECIFICATION) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class OutOfMemory(RenderFault):
+    """Raised when the device has too little memory for a batch."""
+
+    fault = Fault.OUT_OF_MEMORY
+
+
+class ModelUnavailable(RenderFault):
+    """Raised when a worker cannot load a model; with `out_of_memory`, beside what it has loaded."""
 
     def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
         super().__init__(message)
-        #: There was not enough memory beside what is loaded.
-        self.out_of_memory = out_of_memory
+        self.fault = Fault.OUT_OF_MEMORY if out_of_memory else Fault.BAD_WEIGHTS
+
+
+class DeviceBroken(RenderFault):
+    """Raised when every later call would fail too (a CUDA assert, a lost device): only a new process helps."""
+
+    fault = Fault.BROKEN_DEVICE

@@ -19,13 +19,11 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    Update,
-    case,
     func,
     insert,
+    or_,
     select,
     text,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,8 +31,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from storage.claims import Claim, Claimed, Published, RenderedBatch
 from storage.database import Database, database_now, transaction
 from storage.errors import BadSpecification
+from storage.faults import Fault, Rules
+from storage.moves import count, fenced, move, released
+from storage.setbacks import left_out, set_back
 from storage.spec import Spec, read_spec
-from storage.states import MOVES, Event, Priority, State
+from storage.states import Event, Priority, State
 from storage.tables import batches, jobs, renders
 from storage.turns import Dealer, queued
 
@@ -51,10 +52,9 @@ def new_render_id() -> str:
 class Jobs:
     """The moves of jobs. Every method is one transaction; all but `submit` may be repeated without harm."""
 
-    def __init__(self, database: Database, *, lease_seconds: float = 30, max_attempts: int = 3) -> None:
+    def __init__(self, database: Database, rules: Rules | None = None) -> None:
         self.database = database
-        self._lease_seconds = lease_seconds
-        self._max_attempts = max_attempts
+        self._rules = rules or Rules()
 
     # -- accepting ---------------------------------------------------------------------------------------------
 
@@ -114,15 +114,19 @@ class Jobs:
     def claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
         """Take up to `limit` jobs that one pipeline call can make: the queue's head, then its next of kind.
 
-        None if nothing of this model waits.
+        A suspect is taken alone. None if nothing of this model waits that this worker may take: it may be in
+        quarantine, or have failed at what waits.
         """
         _one_claim_at_a_time(connection, model)
-        head = connection.execute(_head(model).with_for_update(skip_locked=True)).first()
+        if connection.execute(select(left_out(worker, model))).scalar():
+            return None
+        head = connection.execute(_head(model, worker).with_for_update(skip_locked=True)).first()
         if head is None:
             return None
+        kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
         chosen = (
             select(jobs.c.id)
-            .where(queued(), jobs.c.batch_key == head.batch_key)
+            .where(queued(), kind, _open_to(worker))
             .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -131,19 +135,20 @@ class Jobs:
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
         claimed = connection.execute(
-            _move(Event.CLAIM)
+            move(Event.CLAIM)
             .where(jobs.c.id.in_(select(chosen.c.id)))
             .values(
                 fence=jobs.c.fence + 1,
                 attempt=jobs.c.attempt + 1,
                 worker=worker,
-                lease_until=database_now() + self._lease_seconds,
+                lease_until=database_now() + self._rules.lease_seconds,
                 started_at=database_now(),
                 error=None,
+                fault=None,
             )
             .returning(*_CLAIMED)
         ).all()
-        left = connection.execute(_head(model)).first()
+        left = connection.execute(_head(model, worker)).first()
         return Claim(
             jobs=tuple(
                 Claimed(
@@ -164,8 +169,8 @@ class Jobs:
         """Extend the leases that are still ours; the ids of those. The others were lost or cancelled."""
         renewed = connection.execute(
             update(jobs)
-            .where(jobs.c.state == State.RUNNING, _held(held))
-            .values(lease_until=database_now() + self._lease_seconds)
+            .where(jobs.c.state == State.RUNNING, fenced(held))
+            .values(lease_until=database_now() + self._rules.lease_seconds)
             .returning(jobs.c.id)
         )
         return set(renewed.scalars())
@@ -173,7 +178,7 @@ class Jobs:
     def still_held(self, held: Iterable[Claimed]) -> set[int]:
         """Which of these jobs are still ours: `renew` without writing, cheap enough for every second."""
         with self.database.read() as connection:
-            statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, _held(held))
+            statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(held))
             return set(connection.execute(statement).scalars())
 
     @transaction
@@ -189,8 +194,8 @@ class Jobs:
         refused: dict[int, State] = {}
         for picture in sorted(published, key=lambda picture: picture.job.id):
             moved = connection.execute(
-                _move(Event.COMPLETE)
-                .where(_held([picture.job]))
+                move(Event.COMPLETE)
+                .where(fenced([picture.job]))
                 .values(
                     finished_at=database_now(),
                     lease_until=None,
@@ -208,61 +213,43 @@ class Jobs:
                 refused[picture.job.id] = State(now.state)
         if counted:
             _record(connection, batch)
-        _count(connection, renders.c.done, counted)
+        count(connection, renders.c.done, counted)
         return refused
 
     @transaction
-    def fail(self, connection: Connection, job: Claimed, error: str, *, final: bool) -> State | None:
-        """Record that an attempt failed: again later, or for good if `final` or no attempt is left.
+    def set_back(self, connection: Connection, held: Sequence[Claimed], fault: Fault, message: str) -> dict[int, State]:
+        """Record that something went wrong with jobs in hand: again later, or failed for good (`storage.faults`).
 
-        Returns the job's new state; None if the job was no longer ours.
+        Returns the states that they are in now; those that were no longer ours are left out.
         """
-        event = Event.FAIL if final or job.attempt >= self._max_attempts else Event.GIVE_BACK
-        moved = connection.execute(
-            _move(event).where(_held([job])).values(error=error, **_released(finished=event is Event.FAIL))
-        ).rowcount
-        if not moved:
-            return None
-        if event is Event.FAIL:
-            _count(connection, renders.c.failed, {job.render_id: 1})
-        return MOVES[event][1]
+        return set_back(connection, self._rules, fenced(held), fault, message)
 
     # -- taking jobs from workers ------------------------------------------------------------------------------
 
     @transaction
-    def give_back(self, connection: Connection, *, worker: str, died: bool) -> int:
-        """Return everything that a worker holds to the queue; how many jobs.
+    def give_back(self, connection: Connection, *, worker: str) -> int:
+        """Return everything that a worker holds to the queue, since it was told to stop; how many jobs.
 
-        Args:
-            died: the process died with the jobs in hand, perhaps because of one of them: the attempt counts.
-                A worker that was told to stop gives back without burning an attempt.
+        No attempt is burned, nobody is at fault.
         """
-        theirs = jobs.c.worker == worker
-        if died:
-            return self._take_back(connection, theirs, "the worker died while rendering")
         returned = connection.execute(
-            _move(Event.GIVE_BACK).where(theirs).values(attempt=jobs.c.attempt - 1, **_released())
+            move(Event.GIVE_BACK)
+            .where(jobs.c.worker == worker)
+            .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **released())
         )
         return returned.rowcount
 
     @transaction
-    def take_back_lapsed(self, connection: Connection) -> int:
-        """Return jobs whose lease ran out to the queue, or fail those without an attempt left; how many."""
-        return self._take_back(connection, jobs.c.lease_until < database_now(), "the worker stopped renewing its lease")
+    def take_back(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
+        """Take everything from a worker that can no longer speak for itself; how many jobs."""
+        return len(set_back(connection, self._rules, jobs.c.worker == worker, fault, message))
 
-    def _take_back(self, connection: Connection, whose: ColumnElement[bool], reason: str) -> int:
-        spent = jobs.c.attempt >= self._max_attempts
-        failed = connection.execute(
-            _move(Event.FAIL)
-            .where(whose, spent)
-            .values(error=f"{reason}, in attempt {self._max_attempts}", **_released(finished=True))
-            .returning(jobs.c.render_id)
-        ).scalars()
-        counted = Counter(failed)
-        requeued = connection.execute(_move(Event.GIVE_BACK).where(whose).values(error=reason, **_released())).rowcount
-        # Jobs before renders, as everywhere: transactions that lock in one order never wait for each other.
-        _count(connection, renders.c.failed, counted)
-        return requeued + counted.total()
+    @transaction
+    def take_back_lapsed(self, connection: Connection) -> int:
+        """Take jobs whose lease ran out from their workers; how many."""
+        lapsed = jobs.c.lease_until < database_now()
+        message = "the worker stopped renewing its lease"
+        return len(set_back(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
 
     # -- a person's moves --------------------------------------------------------------------------------------
 
@@ -270,11 +257,11 @@ class Jobs:
     def cancel(self, connection: Connection, render_id: str) -> int:
         """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
         cancelled = connection.execute(
-            _move(Event.CANCEL)
+            move(Event.CANCEL)
             .where(jobs.c.render_id == render_id)
-            .values(fence=jobs.c.fence + 1, **_released(finished=True))
+            .values(fence=jobs.c.fence + 1, **released(finished=True))
         ).rowcount
-        _count(connection, renders.c.cancelled, {render_id: cancelled})
+        count(connection, renders.c.cancelled, {render_id: cancelled})
         return cancelled
 
     @transaction
@@ -291,7 +278,11 @@ class Jobs:
         retried = 0
         for turn, ids in _by_turn(failed, dealer):
             retried += connection.execute(
-                _move(Event.RETRY).where(jobs.c.id.in_(ids)).values(turn=turn, attempt=0, error=None, finished_at=None)
+                move(Event.RETRY)
+                .where(jobs.c.id.in_(ids))
+                .values(
+                    turn=turn, attempt=0, error=None, fault=None, suspect=False, elsewhere_until=None, finished_at=None
+                )
             ).rowcount
         connection.execute(
             update(renders).where(renders.c.id == render_id).values(failed=renders.c.failed - retried, finished_at=None)
@@ -318,21 +309,6 @@ class Jobs:
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
 
 
-def _move(event: Event) -> Update:
-    """The guarded UPDATE of a move; the caller says which jobs."""
-    before, after = MOVES[event]
-    return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=after)
-
-
-def _held(held: Iterable[Claimed]) -> ColumnElement[bool]:
-    """These jobs, as far as nobody claimed or cancelled them since."""
-    return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in held])
-
-
-def _released(*, finished: bool = False) -> dict[str, Any]:
-    return {"lease_until": None, "finished_at": database_now() if finished else None}
-
-
 _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.id,
     jobs.c.render_id,
@@ -345,13 +321,17 @@ _CLAIMED: tuple[Column[Any], ...] = (
 )
 
 
-def _head(model: str) -> Select[Any]:
-    return (
-        select(jobs.c.batch_key, jobs.c.priority)
-        .where(queued(), jobs.c.model == model)
-        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-        .limit(1)
-    )
+def _head(model: str, worker: str | None = None) -> Select[Any]:
+    """The next job of a model, for this worker or for any."""
+    head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
+    if worker is not None:
+        head = head.where(_open_to(worker))
+    return head.order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
+
+
+def _open_to(worker: str) -> ColumnElement[bool]:
+    """Jobs that this worker need not leave to others."""
+    return or_(jobs.c.elsewhere_until.is_(None), jobs.c.worker != worker, jobs.c.elsewhere_until < database_now())
 
 
 def _one_claim_at_a_time(connection: Connection, model: str) -> None:
@@ -363,26 +343,6 @@ def _one_claim_at_a_time(connection: Connection, model: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"claim:{model}"})
 
 
-def _count(connection: Connection, counter: Column[int], by_render: Mapping[str, int]) -> None:
-    """Add to a counter of renders, and note the end of those that are finished by it.
-
-    In the order of ids, so that two transactions never wait for each other.
-    """
-    finished = renders.c.done + renders.c.failed + renders.c.cancelled
-    for render_id, n in sorted(by_render.items()):
-        if n:
-            connection.execute(
-                update(renders)
-                .where(renders.c.id == render_id)
-                .values(
-                    {
-                        counter: counter + n,
-                        renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
-                    }
-                )
-            )
-
-
 def _record(connection: Connection, batch: RenderedBatch) -> None:
     """Note what was rendered together, unless another part of the batch was completed first."""
     insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
@@ -391,6 +351,7 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
         .values(
             id=batch.id,
             worker=batch.worker,
+            model=batch.model,
             jobs=json.dumps([job.id for job in batch.jobs]),
             recipe=json.dumps(batch.recipe, sort_keys=True),
             render_seconds=batch.render_seconds,

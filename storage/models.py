@@ -110,12 +110,29 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
         return (self.source, self.revision, self.variant, self.safety_checker, *running.items())
 
 
+class SimulatedFault(BaseModel):
+    """What goes wrong in a simulated model, to rehearse it: at the first step of the batches that it meets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["error", "out of memory", "broken device", "bad picture", "death", "hang"]
+    #: Batches with a prompt that contains this; empty: all.
+    prompt: str = ""
+    #: Batches of so few pictures are spared.
+    spares_batches_of: int = Field(0, ge=0)
+    #: Spared once the worker saves memory.
+    spares_frugal: bool = False
+    #: How long it hangs.
+    seconds: NonNegativeFloat = 3600
+
+
 class SimulatedModel(_Model):
     """Sleeps `steps × (seconds_per_step + batch × seconds_per_step_and_picture)`; no torch."""
 
     kind: Literal["simulated"]
     seconds_per_step: NonNegativeFloat = 0.025
     seconds_per_step_and_picture: NonNegativeFloat = 0.019
+    fault: SimulatedFault | None = None
 
     @property
     def base(self) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
+from storage.faults import Rules
 
 #: One device as settings name it: kind and, where there are several, number.
 DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")
@@ -78,13 +79,16 @@ class Settings(BaseSettings):
     """How often a worker renews its leases: at most half of the lease, better a third."""
 
     stall_seconds: PositiveFloat = 300
-    """A device that reports no step for this long no longer has its leases renewed."""
+    """A device that reports no step for this long is given up; less once it is known how long its steps take."""
 
     load_seconds: PositiveFloat = 1800
     """A model may take this long to load, a first download included, before its worker counts as stalled."""
 
     max_attempts: PositiveInt = 3
     """A job fails for good after this many attempts."""
+
+    quarantine_seconds: PositiveFloat = 3600
+    """How long a device, or a model on it, is left out after three faults, unless it is released before."""
 
     sweep_seconds: PositiveFloat = 2
     """How often the scheduler process looks for lapsed leases and missing tickets."""
@@ -142,6 +146,14 @@ class Settings(BaseSettings):
     @property
     def objects(self) -> str:
         return self.objects_url or str(self.home.absolute() / "objects")
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            lease_seconds=self.lease_seconds,
+            max_attempts=self.max_attempts,
+            quarantine_seconds=self.quarantine_seconds,
+        )
 
     @property
     def local_models_file(self) -> Path:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -74,6 +76,12 @@ jobs = Table(
     Column("sha256", String(64)),
     Column("bytes", Integer),
     Column("error", Text),
+    # Class of the last thing that went wrong (`storage.faults`).
+    Column("fault", String(20)),
+    # Rendered alone: its process died with it, and the others of its batch are not to die with it again.
+    Column("suspect", Boolean, nullable=False, server_default=false()),
+    # Until then its last worker leaves it to others.
+    Column("elsewhere_until", Double),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
@@ -95,10 +103,14 @@ batches = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("worker", String(128), nullable=False),
+    # None in rows of the farm's first versions.
+    Column("model", String(63)),
     Column("jobs", Text, nullable=False),
     Column("recipe", Text, nullable=False),
     Column("render_seconds", Double, nullable=False),
     Column("finished_at", Double, nullable=False),
+    # A worker's last success.
+    Index("ix_batches_worker", "worker", "finished_at"),
 )
 
 workers = Table(
@@ -112,7 +124,57 @@ workers = Table(
     Column("models", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("model", String(63)),
+    # How many pictures it is rendering now.
+    Column("batch", Integer, nullable=False, server_default="0"),
     Column("pictures", Integer, nullable=False),
+    # Pictures a second, over the last minute.
+    Column("rate", Double, nullable=False, server_default="0"),
+    # What it waits for, such as a store that refuses its pictures.
+    Column("trouble", Text),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+#: What went wrong: a row for each job that it met, or one without a job where a service was away.
+faults = Table(
+    "faults",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("fault", String(20), nullable=False),
+    Column("worker", String(128)),
+    Column("model", String(63)),
+    Column("job_id", BigInteger),
+    Column("attempt", Integer),
+    # The same for all the jobs that one fault met.
+    Column("incident", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+    Index("ix_faults_at", "at"),
+    Index("ix_faults_worker", "worker", "at"),
+)
+
+#: Workers that are left out: whole devices (model '') or models on a device.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("worker", String(128), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("since", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+#: What was learned from running out of memory, by all workers with the same hardware.
+memory_limits = Table(
+    "memory_limits",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("width", Integer, primary_key=True),
+    Column("height", Integer, primary_key=True),
+    Column("device_name", String(128), primary_key=True),
+    # The most pictures in one pipeline call.
+    Column("pictures", Integer, nullable=False),
+    # Only with the VAE decoding one by one and in tiles.
+    Column("frugal", Boolean, nullable=False),
+    Column("learned_at", Double, nullable=False),
 )

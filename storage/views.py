@@ -10,6 +10,7 @@ from sqlalchemy import Row, Select, func, select
 
 from storage.database import Database
 from storage.errors import NotFound
+from storage.faults import Fault
 from storage.spec import Spec, read_spec
 from storage.states import Priority, State, render_state
 from storage.tables import batches, jobs, renders
@@ -58,6 +59,8 @@ class JobView:
     object: str | None
     sha256: str | None
     bytes: int | None
+    #: What went wrong last, if it has not gone well since.
+    fault: Fault | None
     error: str | None
 
     @property
@@ -192,5 +195,6 @@ def _job(row: Row[Any]) -> JobView:
         object=row.object,
         sha256=row.sha256,
         bytes=row.bytes,
+        fault=None if row.fault is None else Fault(row.fault),
         error=row.error,
     )

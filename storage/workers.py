@@ -21,12 +21,18 @@ class WorkerView:
     device_name: str
     pid: int
     models: Sequence[str]
-    #: idle, loading, rendering or stopping
+    #: idle, loading, rendering or quarantined
     state: str
     #: The model that it rendered last.
     model: str | None
+    #: How many pictures it is rendering now.
+    batch: int
     #: Pictures rendered since it started.
     pictures: int
+    #: Pictures a second over the last minute.
+    rate: float
+    #: What it waits for and cannot have, such as a store that refuses its pictures.
+    trouble: str | None
     started_at: float
     #: Seconds since its last sign of life, by the database's clock.
     silent_for: float
@@ -68,12 +74,31 @@ class Workers:
         )
 
     @transaction
-    def beat(self, connection: Connection, *, name: str, state: str, model: str | None, pictures: int) -> None:
-        """A sign of life."""
+    def beat(
+        self,
+        connection: Connection,
+        *,
+        name: str,
+        state: str,
+        model: str | None,
+        pictures: int,
+        batch: int = 0,
+        rate: float = 0.0,
+        trouble: str | None = None,
+    ) -> None:
+        """A sign of life, with what `WorkerView` tells."""
         connection.execute(
             update(workers)
             .where(workers.c.name == name)
-            .values(state=state, model=model, pictures=pictures, seen_at=database_now())
+            .values(
+                state=state,
+                model=model,
+                batch=batch,
+                pictures=pictures,
+                rate=rate,
+                trouble=trouble,
+                seen_at=database_now(),
+            )
         )
 
     @transaction
@@ -96,7 +121,10 @@ class Workers:
                 models=json.loads(row.models),
                 state=row.state,
                 model=row.model,
+                batch=row.batch,
                 pictures=row.pictures,
+                rate=row.rate,
+                trouble=row.trouble,
                 started_at=row.started_at,
                 silent_for=row.silent_for,
             )

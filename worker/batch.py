@@ -2,16 +2,23 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from storage.claims import Claim, Claimed, RenderedBatch
-from storage.errors import ModelUnavailable, RenderFailed
+from storage.errors import OutOfMemory, RenderFailed
+from storage.faults import Fault
 from storage.jobs import Jobs
+from storage.memory_limits import MemoryLimit
+from storage.models import Model
 from worker.lease import Leases
+from worker.memory import Memory
+from worker.patience import Patience
 from worker.publish import Publisher
 from worker.renderers import Abandoned, Rendered, Renderer
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -19,74 +26,110 @@ _VERSION = version("diffusion-farm")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """What every batch of a worker needs."""
+
+    worker: str
+    jobs: Jobs
+    leases: Leases
+    watchdog: Watchdog
+    memory: Memory
+    publisher: Publisher
+    patiently: Patience
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """The jobs of one claim, on their way through the device."""
 
     claim: Claim
-    worker: str
-    jobs: Jobs
-    leases: Leases
-    publisher: Publisher
+    model: Model
+    bench: Workbench
 
     def run(self, renderer: Renderer) -> int:
         """Render and hand over to the publisher; how many pictures were made.
 
-        A batch that fails is rendered again one by one, so that a bad picture fails alone.
+        What does not fit the device's memory is rendered in parts. A part that fails is rendered again one by one, so
+        that a bad picture fails alone.
+
+        Raises DeviceBroken, with the jobs that are left still in hand.
         """
-        try:
-            return self._attempt(renderer, self.claim.jobs, batch_id=self.claim.batch_id)
-        except RenderFailed as error:
-            if len(self.claim.jobs) == 1:
-                self.failed(error)
-                return 0
-            log.warning(
-                "batch=%s failed, rendering its %d jobs alone: %s", self.claim.batch_id, len(self.claim.jobs), error
-            )
-        return sum(self._run_alone(renderer, job) for job in self.claim.jobs)
+        made = 0
+        parts = deque([self.claim.jobs])
+        while parts:
+            jobs = parts.popleft()
+            limit = self.bench.memory.limit(self.model, jobs[0])
+            if len(jobs) > limit.pictures:
+                parts.extendleft((jobs[limit.pictures :], jobs[: limit.pictures]))
+                continue
+            try:
+                made += self._attempt(renderer, jobs, limit)
+            except OutOfMemory as error:
+                if self._can_spare_memory(renderer, jobs, limit):
+                    parts.appendleft(jobs)
+                else:
+                    self.set_back(jobs, error.fault, str(error))
+            except RenderFailed as error:
+                if len(jobs) == 1:
+                    self.set_back(jobs, error.fault, str(error))
+                    continue
+                log.warning("batch=%s failed, rendering its %d jobs alone: %s", self.claim.batch_id, len(jobs), error)
+                parts.extendleft((job,) for job in reversed(jobs))
+        return made
 
-    def failed(self, error: RenderFailed | ModelUnavailable) -> None:
-        """Record that none of the jobs can be rendered here."""
-        for job in self.claim.jobs:
-            self._fail(job, error)
-
-    def _run_alone(self, renderer: Renderer, job: Claimed) -> int:
-        try:
-            return self._attempt(renderer, (job,), batch_id=f"{job.id}.{job.fence}.alone")
-        except RenderFailed as error:
-            self._fail(job, error)
-            return 0
-
-    def _attempt(self, renderer: Renderer, jobs: Sequence[Claimed], *, batch_id: str) -> int:
-        self.leases.hold(jobs)
-        started = time.monotonic()
-        try:
-            rendered = renderer.render([job.spec for job in jobs], lambda: self._after_step(jobs))
-        except Abandoned:
-            log.info("batch=%s abandoned: its jobs were cancelled or taken over", batch_id)
-            self.leases.release(jobs)
-            return 0
-        self.publisher.publish(
-            self._report(batch_id, jobs, rendered, time.monotonic() - started), jobs, rendered.pictures
+    def set_back(self, jobs: Sequence[Claimed], fault: Fault, message: str) -> None:
+        """Record a fault; what becomes of the jobs follows from its class."""
+        after = self.bench.patiently(
+            lambda: self.bench.jobs.set_back(jobs, fault, message), what="record what went wrong"
         )
+        for job in jobs:
+            state = after.get(job.id, "not ours any more")
+            log.warning(
+                "job=%s-%06d attempt=%d fault=%s now %s: %s",
+                *(job.render_id, job.index, job.attempt, fault.value.replace(" ", "-"), state, message),
+            )
+        self.bench.leases.release(jobs)
+
+    def _can_spare_memory(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> bool:
+        """Make do with less memory: fewer pictures at once, at last a pipeline that works piece by piece."""
+        if len(jobs) > 1:
+            self.bench.memory.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
+            return True
+        if limit.frugal or not renderer.spare_memory():
+            return False
+        self.bench.memory.exceeded(self.model, jobs[0], 1, frugal=True)
+        return True
+
+    def _attempt(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> int:
+        bench, started = self.bench, time.monotonic()
+        if limit.frugal:
+            # Another worker, or this one before it loaded the model again, found that it takes this.
+            renderer.spare_memory()
+        bench.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
+        try:
+            rendered = renderer.render(
+                [job.spec for job in jobs], lambda: self._after_step(jobs), at_most=limit.pictures
+            )
+        except Abandoned:
+            log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
+            bench.leases.release(jobs)
+            return 0
+        bench.watchdog.end()
+        bench.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
 
     def _after_step(self, jobs: Sequence[Claimed]) -> None:
-        self.leases.progress()
-        if self.leases.all_lost(jobs):
+        self.bench.watchdog.step()
+        if self.bench.leases.all_lost(jobs):
             raise Abandoned
 
-    def _report(self, batch_id: str, jobs: Sequence[Claimed], rendered: Rendered, seconds: float) -> RenderedBatch:
+    def _report(self, jobs: Sequence[Claimed], rendered: Rendered, seconds: float) -> RenderedBatch:
         return RenderedBatch(
-            id=batch_id,
-            worker=self.worker,
+            # A job is claimed with one fence once, and rendered to the end at most once in a claim.
+            id=f"{jobs[0].id}.{jobs[0].fence}",
+            worker=self.bench.worker,
+            model=self.model.alias,
             jobs=tuple(jobs),
             recipe={"farm": _VERSION, **rendered.recipe},
             render_seconds=seconds,
         )
-
-    def _fail(self, job: Claimed, error: RenderFailed | ModelUnavailable) -> None:
-        # Memory may be less short on another worker; nothing else would be better there or later.
-        lasting = not (isinstance(error, ModelUnavailable) and error.out_of_memory)
-        state = self.jobs.fail(job, str(error), final=lasting)
-        log.warning("job=%s-%06d attempt=%d now %s: %s", job.render_id, job.index, job.attempt, state, error)
-        self.leases.release([job])

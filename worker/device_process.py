@@ -4,28 +4,43 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
+from typing import NoReturn
 
 from celery import Celery
 
 from storage.broker import Tickets
+from storage.claims import Claimed
 from storage.database import Database
+from storage.errors import DatabaseProblem
+from storage.fault_log import FaultLog
+from storage.faults import Fault
 from storage.jobs import Jobs
+from storage.memory_limits import MemoryLimits
 from storage.objects import open_objects
 from storage.registry import read_registry
 from storage.settings import Settings
 from storage.telemetry import configure_logging
 from storage.workers import Workers
+from worker.batch import Workbench
 from worker.devices import find_devices
 from worker.heartbeat import Heartbeat
 from worker.inputs import Inputs
 from worker.lease import Leases
 from worker.loaded import Loaded
+from worker.memory import Memory
+from worker.patience import Patience
 from worker.publish import Publisher
 from worker.renderers import Supplies, hardware_name, import_kind
 from worker.served import machine_name, served_models
 from worker.turn import Turn
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+
+#: BSD's EX_TEMPFAIL: try again, with a fresh process.
+_EXIT_CODE = 75
 
 
 class DeviceProcess:
@@ -40,27 +55,38 @@ class DeviceProcess:
         self._served = served_models(settings, self.registry, self.device)
         configure_logging(settings.log_level, self._name)
         database = Database(settings.database)
-        jobs = Jobs(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
         objects = open_objects(settings)
+        faults = FaultLog(database)
+        self._jobs = Jobs(database, settings.rules)
         self._workers = Workers(database)
-        self._leases = Leases(jobs, renew_seconds=settings.renew_seconds, stall_seconds=settings.stall_seconds)
         self._heartbeat = Heartbeat(
-            self._workers, name=self._name, seconds=settings.renew_seconds, announce=self._announce
+            self._workers, faults, name=self._name, seconds=settings.renew_seconds, announce=self._announce
+        )
+        patiently = Patience(stopping, self._heartbeat)
+        self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
+        self._leases = Leases(
+            self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
         self.turn = Turn(
-            worker=self._name,
+            bench=Workbench(
+                worker=self._name,
+                jobs=self._jobs,
+                leases=self._leases,
+                watchdog=self._watchdog,
+                memory=Memory(MemoryLimits(database), device_name=hardware_name(self.device), patiently=patiently),
+                publisher=Publisher(jobs=self._jobs, objects=objects, leases=self._leases, patiently=patiently),
+                patiently=patiently,
+            ),
             served=self._served,
             turn_seconds=settings.turn_seconds,
             load_seconds=settings.load_seconds,
-            jobs=jobs,
             tickets=Tickets(settings, app),
+            faults=faults,
             loaded=Loaded(
                 self.device,
-                Supplies(inputs=Inputs(objects, stopping=stopping), loras=self.registry.loras, home=self._home),
+                Supplies(inputs=Inputs(objects, patiently=patiently), loras=self.registry.loras, home=self._home),
                 most=settings.loaded_models,
             ),
-            leases=self._leases,
-            publisher=Publisher(jobs=jobs, objects=objects, leases=self._leases, stopping=stopping),
             heartbeat=self._heartbeat,
             stopping=stopping,
         )
@@ -74,6 +100,22 @@ class DeviceProcess:
         self._leases.start()
         self._heartbeat.start()
         log.info("ready device=%s pid=%d models=%s", self.device, os.getpid(), ",".join(self._served))
+
+    def leave(self) -> NoReturn:
+        """End this process, whose device does not answer or answers wrong, for a fresh one to take its place."""
+        logging.shutdown()
+        # No clean-up: it would call the device.
+        os._exit(_EXIT_CODE)
+
+    def _give_up(self, hanging: Sequence[Claimed]) -> None:
+        """The device hangs: give its jobs back, and end, which nothing but the end of the process does to a kernel."""
+        seconds = self._watchdog.silent_for()
+        log.error("device=%s has been silent for %.0f s and is given up", self.device, seconds)
+        try:
+            self._jobs.set_back(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
+        except DatabaseProblem as error:
+            log.warning("jobs are left to their leases: %s", error)
+        self.leave()
 
     def _announce(self) -> None:
         self._workers.announce(

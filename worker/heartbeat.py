@@ -3,50 +3,119 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
-from storage.errors import DatabaseProblem
+from storage.errors import DatabaseProblem, ServiceProblem
+from storage.fault_log import FaultLog
 from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
+_LOG_EVERY_SECONDS = 60.0
+_PACE_SECONDS = 60.0
+
 
 class Heartbeat:
-    """Writes the row every few seconds, and at once when the state changes."""
+    """Writes the row every few seconds, and at once when something changes; listens to what the worker waits for."""
 
-    def __init__(self, workers: Workers, *, name: str, seconds: float, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        faults: FaultLog,
+        *,
+        name: str,
+        seconds: float,
+        announce: Callable[[], None],
+    ) -> None:
         self._workers = workers
+        self._faults = faults
         self._name = name
         self._seconds = seconds
         self._announce = announce
         self._changed = threading.Event()
+        self._lock = threading.Lock()
         self._state = "idle"
         self._model: str | None = None
+        self._batch = 0
         self._pictures = 0
+        self._pace = Pace()
+        #: What it waits for → what is wrong there.
+        self._trouble: dict[str, ServiceProblem] = {}
+        #: Outages that are still to be written down.
+        self._outages: list[ServiceProblem] = []
 
     def start(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def now(self, *, state: str, model: str | None = None) -> None:
+    def now(self, *, state: str, model: str | None = None, batch: int = 0) -> None:
         """The state changed; the row follows shortly, without keeping the caller waiting."""
-        if (state, model or self._model) != (self._state, self._model):
-            self._state, self._model = state, model or self._model
+        after = (state, model or self._model, batch)
+        if after != (self._state, self._model, self._batch):
+            self._state, self._model, self._batch = after
             self._changed.set()
 
     def rendered(self, pictures: int) -> None:
         """So many more pictures were made."""
         self._pictures += pictures
+        self._pace.add(pictures, at=time.monotonic())
+
+    def waits_for(self, what: str, problem: ServiceProblem) -> None:
+        with self._lock:
+            if not any(known.fault is problem.fault for known in self._trouble.values()):
+                self._outages.append(problem)
+            self._trouble[what] = problem
+        self._changed.set()
+
+    def waits_no_more(self, what: str) -> None:
+        with self._lock:
+            self._trouble.pop(what, None)
+        self._changed.set()
 
     def _beat(self) -> None:
-        announced = False
+        announced, logged_at = False, float("-inf")
         while True:
             try:
                 if not announced:
                     self._announce()
                     announced = True
-                self._workers.beat(name=self._name, state=self._state, model=self._model, pictures=self._pictures)
+                self._write()
             except DatabaseProblem as error:
-                log.warning("no sign of life sent: %s", error)
+                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
+                    log.warning("no sign of life sent: %s", error)
+                    logged_at = time.monotonic()
             self._changed.wait(self._seconds)
             self._changed.clear()
             time.sleep(0.2)  # several changes in a row are one write
+
+    def _write(self) -> None:
+        with self._lock:
+            trouble = "; ".join(f"cannot {what}: {problem}" for what, problem in self._trouble.items())
+            outages = list(self._outages)
+        self._workers.beat(
+            name=self._name,
+            state=self._state,
+            model=self._model,
+            batch=self._batch,
+            pictures=self._pictures,
+            rate=self._pace.per_second(at=time.monotonic()),
+            trouble=trouble or None,
+        )
+        for outage in outages:
+            if outage.fault is not None:
+                self._faults.note_outage(fault=outage.fault, worker=self._name, message=str(outage))
+            with self._lock:
+                self._outages.remove(outage)
+
+
+class Pace:
+    """Pictures a second over the last minute."""
+
+    def __init__(self) -> None:
+        self._made: deque[tuple[float, int]] = deque(maxlen=1000)
+
+    def add(self, pictures: int, *, at: float) -> None:
+        self._made.append((at, pictures))
+
+    def per_second(self, *, at: float) -> float:
+        return sum(pictures for moment, pictures in list(self._made) if moment > at - _PACE_SECONDS) / _PACE_SECONDS

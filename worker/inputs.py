@@ -1,6 +1,5 @@
 """What callers brought beside words: fetched from the object store by reference, decoded, and kept while it is used."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 from storage.errors import NotFound, RenderFailed
 from storage.inputs import get_input
 from storage.objects import ObjectStore
-from worker.patience import patiently
+from worker.patience import Patience
 
 T = TypeVar("T")
 
@@ -19,9 +18,9 @@ _KEPT = 64
 class Inputs:
     """The inputs that were used last, decoded."""
 
-    def __init__(self, objects: ObjectStore, *, stopping: threading.Event) -> None:
+    def __init__(self, objects: ObjectStore, *, patiently: Patience) -> None:
         self._objects = objects
-        self._stopping = stopping
+        self._patiently = patiently
         self._kept: OrderedDict[str, Any] = OrderedDict()
 
     def get(self, reference: str, decode: Callable[[bytes], T]) -> T:
@@ -42,8 +41,6 @@ class Inputs:
 
     def _fetch(self, reference: str) -> bytes:
         try:
-            return patiently(
-                lambda: get_input(self._objects, reference), what=f"fetch {reference}", stopping=self._stopping
-            )
+            return self._patiently(lambda: get_input(self._objects, reference), what="fetch inputs")
         except NotFound as error:
             raise RenderFailed(str(error)) from None

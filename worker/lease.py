@@ -3,44 +3,55 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from storage.claims import Claimed
 from storage.errors import DatabaseProblem
 from storage.jobs import Jobs
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 #: How often to ask whether jobs in hand were cancelled.
 _WATCH_SECONDS = 1.0
+_LOG_EVERY_SECONDS = 60.0
 
 
 class Leases:
     """Renews leases, as long as the device shows progress, and knows which jobs are no longer ours.
 
-    A device that reports no step for `stall_seconds` has its leases left to run out: a hung kernel must not keep
-    its jobs. Pictures that are waiting to be stored are renewed in any case.
+    A device that its watchdog gives up has its leases left to run out: a hung kernel must not keep its jobs. Pictures
+    that are waiting to be stored are renewed in any case.
     """
 
-    def __init__(self, jobs: Jobs, *, renew_seconds: float, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        *,
+        renew_seconds: float,
+        watchdog: Watchdog,
+        on_stall: Callable[[Sequence[Claimed]], None],
+    ) -> None:
+        """
+        Args:
+            on_stall: told once, from the thread that renews, which jobs the device hangs with.
+        """
         self._jobs = jobs
         self._renew_seconds = renew_seconds
-        self._stall_seconds = stall_seconds
-        #: How long the device may now be silent.
-        self._patience = stall_seconds
+        self._watchdog = watchdog
+        self._on_stall = on_stall
         self._lock = threading.Lock()
         self._rendering: dict[int, Claimed] = {}
         self._publishing: dict[int, Claimed] = {}
         self._lost: set[tuple[int, int]] = set()
-        self._progress_at = time.monotonic()
         self._renewed_at = time.monotonic()
+        self._told_of_stall = False
 
     def start(self) -> None:
         threading.Thread(target=self._keep, name="leases", daemon=True).start()
 
     def hold(self, jobs: Iterable[Claimed]) -> None:
         """These jobs were just claimed and go to the device."""
-        self.progress()
         with self._lock:
             self._rendering.update({job.id: job for job in jobs})
 
@@ -59,15 +70,10 @@ class Leases:
                 self._publishing.pop(job.id, None)
                 self._lost.discard((job.id, job.fence))
 
-    def progress(self) -> None:
-        """The device did something, and should again within `stall_seconds`."""
-        self._patience = self._stall_seconds
-        self._progress_at = time.monotonic()
-
-    def expect_silence(self, seconds: float) -> None:
-        """What begins now (loading a model) reports no steps and may take this long."""
-        self._patience = seconds
-        self._progress_at = time.monotonic()
+    def at_the_device(self, jobs: Iterable[Claimed]) -> list[Claimed]:
+        """Those of these jobs that were neither rendered nor released."""
+        with self._lock:
+            return [job for job in jobs if job.id in self._rendering]
 
     def all_lost(self, jobs: Iterable[Claimed]) -> bool:
         """True if none of these jobs is ours any more: rendering on would be for nobody."""
@@ -75,20 +81,26 @@ class Leases:
             return all((job.id, job.fence) in self._lost for job in jobs)
 
     def _keep(self) -> None:
+        logged_at = float("-inf")
         while True:
             time.sleep(_WATCH_SECONDS)
             try:
                 self._keep_once()
             except DatabaseProblem as error:
                 # The next round tries again; until then the leases run, and a lapsed one that nobody took is ours.
-                log.warning("leases not renewed: %s", error)
-                time.sleep(self._renew_seconds / 2)
+                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
+                    log.warning("leases not renewed: %s", error)
+                    logged_at = time.monotonic()
 
     def _keep_once(self) -> None:
         now = time.monotonic()
+        stalled = self._watchdog.stalled()
         with self._lock:
-            stalled = now - self._progress_at > self._patience
-            held = [*self._publishing.values(), *(() if stalled else self._rendering.values())]
+            rendering = tuple(self._rendering.values())
+            held = [*self._publishing.values(), *(() if stalled else rendering)]
+        if stalled and rendering and not self._told_of_stall:
+            self._told_of_stall = True
+            self._on_stall(rendering)
         if not held:
             return
         if now - self._renewed_at >= self._renew_seconds:

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 
 from storage.errors import ModelUnavailable
+from storage.faults import Fault
 from storage.models import Model
 from worker.devices import Device
 from worker.renderers import Renderer, Supplies, load, needed, release_memory, room
@@ -45,7 +46,7 @@ class Loaded:
             try:
                 renderer = load(model, self._device, self._supplies, shared)
             except ModelUnavailable as error:
-                if not error.out_of_memory or not self._held:
+                if error.fault is not Fault.OUT_OF_MEMORY or not self._held:
                     raise
                 self._evict(f"memory is short for {model.alias}")
                 continue

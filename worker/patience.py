@@ -5,9 +5,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from storage.errors import ServiceProblem
+from storage.faults import Fault
 
 log = logging.getLogger(__name__)
 
@@ -18,20 +19,52 @@ _LONGEST_PAUSE_SECONDS = 15.0
 _LOG_EVERY_SECONDS = 60.0
 
 
-def patiently(action: Callable[[], R], *, what: str, stopping: threading.Event) -> R:
-    """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
+class Listener(Protocol):
+    """Who wants to know what a worker waits for."""
 
-    Raises ServiceProblem at the next failure once `stopping` is set.
-    """
-    pause, logged_at = _FIRST_PAUSE_SECONDS, float("-inf")
-    while True:
+    def waits_for(self, what: str, problem: ServiceProblem) -> None: ...
+
+    def waits_no_more(self, what: str) -> None: ...
+
+
+class Patience:
+    """Repeats what a service that is away does not let happen; one for all the threads of a process."""
+
+    def __init__(self, stopping: threading.Event, listener: Listener | None = None) -> None:
+        """
+        Args:
+            stopping: once it is set, the next failure is raised.
+        """
+        self._stopping = stopping
+        self._listener = listener
+        #: When a problem of this class was last logged.
+        self._logged_at: dict[Fault | None, float] = {}
+
+    def __call__(self, action: Callable[[], R], *, what: str) -> R:
+        """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
+
+        Raises ServiceProblem at the next failure once the process is to stop.
+        """
+        pause, waited = _FIRST_PAUSE_SECONDS, False
         try:
-            return action()
-        except ServiceProblem as error:
-            if stopping.is_set():
-                raise
-            if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
-                log.warning("cannot %s, trying again until it works: %s", what, error)
-                logged_at = time.monotonic()
-        stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            while True:
+                try:
+                    return action()
+                except ServiceProblem as error:
+                    if self._stopping.is_set():
+                        raise
+                    self._tell(what, error)
+                    waited = True
+                self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        finally:
+            if waited and self._listener is not None:
+                self._listener.waits_no_more(what)
+
+    def _tell(self, what: str, error: ServiceProblem) -> None:
+        if self._listener is not None:
+            self._listener.waits_for(what, error)
+        now = time.monotonic()
+        if now - self._logged_at.get(error.fault, float("-inf")) >= _LOG_EVERY_SECONDS:
+            self._logged_at[error.fault] = now
+            log.warning("cannot %s, trying again until it works: %s", what, error)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from storage.controls import PER_CONTROLNET
 from storage.errors import RenderFailed
+from storage.faults import Fault
 from storage.models import DiffusersModel
 from storage.spec import Spec
 from worker.adapters import Adapters
@@ -20,10 +21,13 @@ from worker.prompts import Prompts, weighs_prompts
 from worker.renderers import Abandoned, Rendered
 from worker.safety import SafetyChecker
 from worker.samplers import make_scheduler
-from worker.tuning import attention
+from worker.torch_faults import as_fault
+from worker.tuning import attention, release_memory
 
 #: Controls that a pipeline's call takes by the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
+
+_BAD = Fault.BAD_PICTURE
 
 
 class PipelineRenderer:
@@ -45,6 +49,7 @@ class PipelineRenderer:
         self._model = model
         self._inputs = inputs
         self._prompts = Prompts(pipeline, inputs)
+        self._fill_to = model.batch_limit
         self._recipe = recipe
         #: Kandinsky's combined pipeline is two: a prior, and this one.
         self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
@@ -54,27 +59,49 @@ class PipelineRenderer:
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
 
     @torch.inference_mode()
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
+        self._fill_to = min(at_most or self._model.batch_limit, self._model.batch_limit)
         try:
-            tensors = self._tensors(specs, on_step)
-            recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
-            if specs[0].loras:
-                recipe["loras"] = self.adapters.recipe(specs[0].loras)
-            if self._spoiled(tensors):
-                if len(specs) > 1:
-                    raise RenderFailed("a picture of this batch is black or not finite in half precision")
-                tensors = self._in_single_precision(specs, on_step)
-                recipe |= {"dtype": "float32", "because": f"black or not finite in {recipe['dtype']}"}
-            pictures = _to_pictures(tensors)
-            if self.safety is not None:
-                if any(self.safety.flags(pictures)):
-                    raise RenderFailed("the model's safety checker flags this picture as not safe for work")
-                recipe |= {"safety_checker": "passed"}
-        except (Abandoned, RenderFailed):
+            return self._render(specs, on_step)
+        except Abandoned:
             raise
-        except Exception as error:
-            # A pipeline can raise anything; to the farm it all means that these pictures cannot be made so.
-            raise RenderFailed(f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised again below
+            fault = as_fault(error)
+        # Out of the handler: what was caught there holds the batch's tensors.
+        release_memory()
+        raise fault
+
+    def spare_memory(self) -> bool:
+        decoder: Any = getattr(self._denoiser, "vae", None)
+        if self._saves_memory or not hasattr(decoder, "enable_tiling"):
+            return False
+        decoder.enable_slicing()
+        decoder.enable_tiling()
+        return True
+
+    @property
+    def _saves_memory(self) -> bool:
+        """Asked of the VAE itself, which renderers of the same weights share."""
+        decoder = getattr(self._denoiser, "vae", None)
+        return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
+
+    def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
+        tensors = self._tensors(specs, on_step)
+        recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
+        if specs[0].loras:
+            recipe["loras"] = self.adapters.recipe(specs[0].loras)
+        if self._saves_memory:
+            recipe["vae"] = "sliced and tiled"
+        if self._spoiled(tensors):
+            if len(specs) > 1:
+                raise RenderFailed("a picture of this batch is black or not finite in half precision", _BAD)
+            tensors = self._in_single_precision(specs, on_step)
+            recipe |= {"dtype": "float32", "because": f"black or not finite in {recipe['dtype']}"}
+        pictures = _to_pictures(tensors)
+        if self.safety is not None:
+            if any(self.safety.flags(pictures)):
+                raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
+            recipe |= {"safety_checker": "passed"}
         return Rendered(pictures=pictures, recipe=recipe)
 
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
@@ -92,7 +119,7 @@ class PipelineRenderer:
 
     def _filled(self, specs: Sequence[Spec]) -> Sequence[Spec]:
         """With compiled parts every batch is a full one: else each size of batch would be compiled anew."""
-        missing = self._model.batch_limit - len(specs) if self._model.compile != "none" else 0
+        missing = max(0, self._fill_to - len(specs)) if self._model.compile != "none" else 0
         return [*specs, *[specs[-1]] * missing]
 
     def _call(self, specs: Sequence[Spec], words: Mapping[str, Any], on_step: Callable[[], None]) -> Any:
@@ -133,7 +160,7 @@ class PipelineRenderer:
         finite = bool(tensors.isfinite().all())
         if self._recipe["dtype"] == "float32":
             if not finite:
-                raise RenderFailed("the picture is not finite (NaN): the model cannot make it")
+                raise RenderFailed("the picture is not finite (NaN): the model cannot make it", _BAD)
             return False
         return not finite or bool((tensors.amax(dim=(1, 2, 3)) <= 0).any())
 
@@ -148,7 +175,9 @@ class PipelineRenderer:
             self.pipeline.to(half)
             self._prompts.forget()
         if not tensors.isfinite().all():
-            raise RenderFailed("the picture is not finite (NaN), in single precision too: the model cannot make it")
+            raise RenderFailed(
+                "the picture is not finite (NaN), in single precision too: the model cannot make it", _BAD
+            )
         return tensors
 
 

@@ -1,6 +1,5 @@
 """Loading Diffusers pipelines: through `AutoPipelineForText2Image`, or from one that holds the same weights."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import torch
 import transformers
 from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
-from storage.errors import ModelUnavailable
+from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
 from storage.models import DiffusersModel, Model, Weights
 from worker.adapters import Adapters
 from worker.devices import Device
 from worker.pipeline_renderer import PipelineRenderer, one_or_all
 from worker.renderers import Renderer, Supplies, hardware_name
 from worker.safety import SafetyChecker
+from worker.torch_faults import as_fault
 from worker.tuning import ALL_PARTS, tune
 from worker.weights import WeightHashes, folder_of
 
@@ -28,7 +28,7 @@ transformers.utils.logging.set_verbosity_error()
 def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:
     """Load a model; with `base`, a renderer of the same weights (`Model.base`), only what that one lacks.
 
-    Raises ModelUnavailable if the weights cannot be found or loaded.
+    Raises ModelUnavailable if the weights cannot be found or loaded, DeviceBroken.
     """
     if not isinstance(model, DiffusersModel):
         raise TypeError(f"{model.alias} is not a diffusers model")
@@ -42,9 +42,12 @@ def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None
         tune(pipeline, model, device, parts={"controlnet"} if shared else ALL_PARTS)
     except Exception as error:
         # Whatever a loader raises, the model is not there; the message says why.
+        fault = as_fault(error)
+        if isinstance(fault, DeviceBroken):
+            raise fault from None
         raise ModelUnavailable(
             f"model {model.alias} ({model.source}) cannot be loaded: {error}",
-            out_of_memory=isinstance(error, torch.OutOfMemoryError | MemoryError),
+            out_of_memory=isinstance(fault, OutOfMemory),
         ) from error
     return PipelineRenderer(
         pipeline,
@@ -103,13 +106,6 @@ def room(device: Device) -> int:
         free, _ = torch.cuda.mem_get_info()
         return free
     return int(psutil.virtual_memory().available)
-
-
-def release_memory() -> None:
-    """Give back what evicted models held on a GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def cuda_name() -> str:

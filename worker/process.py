@@ -5,14 +5,17 @@ import warnings
 from typing import Any
 
 from celery.platforms import SecurityWarning
-from celery.signals import celeryd_after_setup, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
 from storage import lifeline
 from storage.broker import make_app, queue_name
+from storage.database import Database
 from storage.registry import read_registry
-from storage.settings import read_settings
+from storage.settings import Settings, read_settings
 from storage.telemetry import configure_logging
+from storage.workers import Workers
 from worker.devices import find_devices
+from worker.overseer import Overseer
 from worker.served import machine_name, served_models
 from worker.tasks import STOP_SIGNAL
 
@@ -27,6 +30,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = make_app(settings, transport_options={"queue_order_strategy": "worker.affinity:LoadedFirst"})
     app.conf.update(imports=("worker.tasks",))
+    _oversee(settings, name)
     celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
     queues = ",".join(queue_name(alias) for alias in served_models(settings, read_registry(settings), device))
     app.worker_main(
@@ -43,6 +47,21 @@ def main() -> None:
             "--without-heartbeat",
         ]
     )
+
+
+def _oversee(settings: Settings, name: str) -> None:
+    """Once the pool is there, look after its child."""
+
+    def start(sender: Any, **_: Any) -> None:
+        Overseer(
+            Workers(Database(settings.database)),
+            name=name,
+            # Far longer than the child ever keeps its interpreter busy, and than its jobs' leases last.
+            silent_seconds=max(60.0, 2 * settings.lease_seconds),
+            children=lambda: sender.pool.info["processes"],
+        ).start()
+
+    worker_ready.connect(start, weak=False)
 
 
 def _tell_child_when_stopping(instance: Any, **_: Any) -> None:

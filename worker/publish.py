@@ -14,7 +14,7 @@ from storage.objects import ObjectStore, picture_key
 from storage.states import State
 from worker.encode import to_png
 from worker.lease import Leases
-from worker.patience import patiently
+from worker.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ _PICTURE_THREADS = 4
 class Publisher:
     """Publishes batches in the background, in bounded number."""
 
-    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, stopping: threading.Event) -> None:
+    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, patiently: Patience) -> None:
         self._jobs = jobs
         self._objects = objects
         self._leases = leases
-        self._stopping = stopping
+        self._patiently = patiently
         self._hold = threading.BoundedSemaphore(_HOLD)
         self._batches = ThreadPoolExecutor(_HOLD, thread_name_prefix="publish")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="picture")
@@ -61,9 +61,7 @@ class Publisher:
                     lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
                 )
             )
-            refused = patiently(
-                lambda: self._jobs.complete(batch, published), what="record pictures", stopping=self._stopping
-            )
+            refused = self._patiently(lambda: self._jobs.complete(batch, published), what="record pictures")
             for picture in published:
                 if refused.get(picture.job.id) is State.CANCELLED:
                     self._discard(picture)
@@ -83,5 +81,5 @@ class Publisher:
         company = {"batch": {"size": len(batch.jobs), "position": position}}
         data = to_png(picture, job.spec, {**batch.recipe, **company})
         key = picture_key(job.render_id, job.index)
-        stored = patiently(lambda: self._objects.put(key, data), what=f"store {key}", stopping=self._stopping)
+        stored = self._patiently(lambda: self._objects.put(key, data), what="store pictures")
         return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)

@@ -33,15 +33,22 @@ class Abandoned(FarmError):
 class Renderer(Protocol):
     """One model on one device, loaded once and kept."""
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
         """Render specifications of one batch key in one pipeline call, with one generator per picture.
 
         Args:
             on_step: called after each denoising step; it may raise Abandoned, which ends the call.
+            at_most: how many pictures the device's memory holds, where it is less than the model's batch limit.
 
         Raises:
             RenderFailed: these pictures cannot be made.
+            OutOfMemory: not so many at once.
+            DeviceBroken: nor anything else in this process.
         """
+        ...
+
+    def spare_memory(self) -> bool:
+        """From now on use less memory and take longer; False if that was so already, or cannot be."""
         ...
 
 
@@ -94,7 +101,7 @@ def room(device: Device) -> int:
 def release_memory(device: Device) -> None:
     """Give back what models held that nobody refers to any more."""
     if device.kind != "simulated":
-        importlib.import_module(_MODULES["diffusers"]).release_memory()
+        importlib.import_module("worker.tuning").release_memory()
 
 
 def hardware_name(device: Device) -> str:

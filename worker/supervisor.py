@@ -19,6 +19,7 @@ from storage import lifeline, schema
 from storage.broker import Tickets
 from storage.database import Database
 from storage.errors import BadSettings, DatabaseProblem, FarmError, InvalidInput
+from storage.faults import Fault
 from storage.registry import read_registry
 from storage.settings import Settings, read_settings
 from storage.telemetry import configure_logging
@@ -83,7 +84,7 @@ class Supervisor:
             return
         log.error("worker=%s pid=%d died, exit code %d", seat.name, seat.process.pid, code)
         _kill_group(seat.process)
-        give_back(seat.name, died=True)
+        give_back(seat.name, because=Fault.WORKER_DIED)
         young = now - seat.started_at < _YOUNG_SECONDS
         seat.pause = min(seat.pause * 2, _LONGEST_PAUSE_SECONDS) if young else 1.0
         seat.process, seat.start_at = None, now + (seat.pause if young else 0.0)
@@ -109,7 +110,7 @@ class Supervisor:
                 _kill_group(seat.process)
                 seat.process.wait()
             # Also after a clean end: pictures that no store took are rendered again elsewhere.
-            give_back(seat.name, died=False)
+            give_back(seat.name)
         self._forget(running)
 
     def _forget(self, seats: list[_Seat]) -> None:

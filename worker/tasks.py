@@ -18,7 +18,8 @@ from celery.worker.request import Request
 
 from storage.broker import TURN_TASK
 from storage.database import Database
-from storage.errors import DatabaseProblem, NotFound
+from storage.errors import DatabaseProblem, DeviceBroken, NotFound
+from storage.faults import Fault
 from storage.jobs import Jobs
 from storage.settings import read_settings
 from worker.device_process import DeviceProcess
@@ -36,7 +37,7 @@ class TurnRequest(Request):  # type: ignore[misc]
         """Give the jobs of a child that died back before the next child can take a ticket."""
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):  # billiard wraps it with its traceback
-            give_back(str(self.hostname), died=True)
+            give_back(str(self.hostname), because=Fault.WORKER_DIED)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
@@ -53,7 +54,11 @@ def turn(alias: str) -> None:
     except NotFound as error:
         log.warning("ticket ignored: %s", error)
         return
-    process.turn.run(model)
+    try:
+        process.turn.run(model)
+    except DeviceBroken as error:
+        log.error("device=%s is broken, its process ends: %s", process.device, error)
+        process.leave()
 
 
 @functools.cache
@@ -74,12 +79,20 @@ def leave_logging_alone(**_: Any) -> None:
     """Celery sets up logging unless somebody listens here; ours is set up in the entry points."""
 
 
-def give_back(worker: str, *, died: bool) -> None:
-    """Return what a worker holds to the queue; without a database its leases run out instead."""
+def give_back(worker: str, *, because: Fault | None = None) -> None:
+    """Return what a worker holds to the queue: because of a fault, or as it was told to stop.
+
+    Without a database its leases run out instead.
+    """
     settings = read_settings()
     database = Database(settings.database)
+    jobs = Jobs(database, settings.rules)
     try:
-        if returned := Jobs(database, max_attempts=settings.max_attempts).give_back(worker=worker, died=died):
+        if because is None:
+            returned = jobs.give_back(worker=worker)
+        else:
+            returned = jobs.take_back(worker=worker, fault=because, message="the process died while rendering")
+        if returned:
             log.warning("worker=%s gave back jobs=%d", worker, returned)
     except DatabaseProblem as error:
         log.warning("worker=%s leaves its jobs to their leases: %s", worker, error)

@@ -1,6 +1,7 @@
 """How a pipeline is run on its device: where its parts are, in which layout, compiled or not, with which kernels."""
 
 import contextlib
+import gc
 from collections.abc import Collection
 from typing import Any
 
@@ -77,3 +78,10 @@ def attention(kernel: str) -> contextlib.AbstractContextManager[Any]:
 
 def _channels_last(model: DiffusersModel, device: Device) -> bool:
     return device.kind == "cuda" if model.channels_last is None else model.channels_last
+
+
+def release_memory() -> None:
+    """Give back what evicted models and failed batches held on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 from storage.broker import Tickets
 from storage.claims import Claim
-from storage.errors import BrokerProblem, ModelUnavailable
-from storage.jobs import Jobs
+from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
+from storage.fault_log import FaultLog
 from storage.models import Model
 from storage.states import Priority
-from worker.batch import Batch
+from worker.batch import Batch, Workbench
 from worker.heartbeat import Heartbeat
-from worker.lease import Leases
 from worker.loaded import Loaded
-from worker.patience import patiently
-from worker.publish import Publisher
 
 log = logging.getLogger(__name__)
+
+#: How long a model's tickets wait for others where this worker must not serve it.
+_ASIDE_SECONDS = 1.0
+_QUARANTINE_POLL_SECONDS = 5.0
 
 
 def stays(
@@ -39,71 +40,94 @@ def stays(
 class Turn:
     """Everything that a turn needs; made once per device process."""
 
-    worker: str
+    bench: Workbench
     served: Sequence[str]
     turn_seconds: float
     load_seconds: float
-    jobs: Jobs
     tickets: Tickets
+    faults: FaultLog
     loaded: Loaded
-    leases: Leases
-    publisher: Publisher
     heartbeat: Heartbeat
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
-        """Serve one model until the turn ends; how many pictures. Afterwards nothing is left in hand."""
+        """Serve one model until the turn ends; how many pictures. Afterwards nothing is left in hand.
+
+        Raises DeviceBroken.
+        """
         started, pictures, ticket_returned = time.monotonic(), 0, False
-        while not self.stopping.is_set():
-            claim = self._claim(model)
-            if claim is None:
-                break
-            if claim.next_priority is not None and not ticket_returned:
-                # Our ticket said "there is work"; there still is, for whoever is free.
-                self._return_ticket(model, claim.next_priority)
-                ticket_returned = True
-            pictures += self._render(model, claim)
-            if not stays(
-                elapsed=time.monotonic() - started,
-                turn_seconds=self.turn_seconds,
-                waiting_here=claim.next_priority,
-                waiting_elsewhere=self._waiting_elsewhere(model),
-            ):
-                break
-        self.publisher.drain()
-        self.heartbeat.now(state="idle")
+        try:
+            while not self.stopping.is_set():
+                claim = self._claim(model)
+                if claim is None:
+                    self._stand_aside(model)
+                    break
+                if claim.next_priority is not None and not ticket_returned:
+                    # Our ticket said "there is work"; there still is, for whoever is free.
+                    self._return_ticket(model, claim.next_priority)
+                    ticket_returned = True
+                pictures += self._render(model, claim)
+                if not stays(
+                    elapsed=time.monotonic() - started,
+                    turn_seconds=self.turn_seconds,
+                    waiting_here=claim.next_priority,
+                    waiting_elsewhere=self._waiting([alias for alias in self.served if alias != model.alias]),
+                ):
+                    break
+        finally:
+            # Pictures that were made are stored, whatever became of the next batch.
+            self.bench.publisher.drain()
+            self.heartbeat.now(state="idle")
         return pictures
 
     def _claim(self, model: Model) -> Claim | None:
-        return patiently(
-            lambda: self.jobs.claim(model=model.alias, worker=self.worker, limit=model.batch_limit),
+        return self.bench.patiently(
+            lambda: self.bench.jobs.claim(model=model.alias, worker=self.bench.worker, limit=model.batch_limit),
             what="claim jobs",
-            stopping=self.stopping,
         )
 
     def _render(self, model: Model, claim: Claim) -> int:
         log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
-        batch = Batch(claim=claim, worker=self.worker, jobs=self.jobs, leases=self.leases, publisher=self.publisher)
-        self.leases.hold(claim.jobs)
+        bench, batch = self.bench, Batch(claim=claim, model=model, bench=self.bench)
+        bench.leases.hold(claim.jobs)
         try:
-            self.heartbeat.now(state="loading", model=model.alias)
-            self.leases.expect_silence(self.load_seconds)
+            self.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
+            bench.watchdog.expect_silence(self.load_seconds)
             renderer = self.loaded.get(model)
-            self.heartbeat.now(state="rendering")
+            self.heartbeat.now(state="rendering", batch=len(claim.jobs))
             made = batch.run(renderer)
-        except ModelUnavailable as error:
-            batch.failed(error)
+        except (ModelUnavailable, DeviceBroken) as error:
+            # Those that were made before are on their way to the store, and no longer at the device.
+            batch.set_back(bench.leases.at_the_device(claim.jobs), error.fault, str(error))
+            if isinstance(error, DeviceBroken):
+                raise
             return 0
         except BaseException:
             # Whatever this is, nobody works on these jobs now: their leases must run out.
-            self.leases.release(claim.jobs)
+            bench.leases.release(claim.jobs)
             raise
         self.heartbeat.rendered(made)
         return made
 
-    def _waiting_elsewhere(self, model: Model) -> dict[str, Priority]:
-        others = [alias for alias in self.served if alias != model.alias]
-        return patiently(lambda: self.jobs.best_waiting(others), what="look at the queue", stopping=self.stopping)
+    def _stand_aside(self, model: Model) -> None:
+        """Where this worker is in quarantine, leave the ticket to others, and wait: at length if it is the device."""
+        while not self.stopping.is_set():
+            quarantine = self.bench.patiently(
+                lambda: self.faults.quarantine_of(self.bench.worker, model.alias), what="look up quarantines"
+            )
+            if quarantine is None:
+                return
+            for priority in self._waiting([model.alias]).values():
+                self._return_ticket(model, priority)
+            if quarantine.model is not None:
+                self.stopping.wait(_ASIDE_SECONDS)
+                return
+            self.heartbeat.now(state="quarantined")
+            self.stopping.wait(_QUARANTINE_POLL_SECONDS)
+
+    def _waiting(self, aliases: Sequence[str]) -> dict[str, Priority]:
+        """The best priority that waits for each of these models."""
+        return self.bench.patiently(lambda: self.bench.jobs.best_waiting(aliases), what="look at the queue")
 
     def _return_ticket(self, model: Model, priority: Priority) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Commands that look: `farm status`, `jobs`, `recipe`, `workers`."""
+"""Commands that look: `farm status`, `jobs`, `recipe`."""
 
 import json
 from typing import Any
@@ -10,7 +10,6 @@ from scheduler.services import open_services
 from storage.settings import read_settings
 from storage.states import State
 from storage.views import JobView, RenderView
-from storage.workers import SILENT_SECONDS
 
 
 @click.command()
@@ -72,7 +71,7 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
         print_json([job_fields(job) for job in found])
         return
     print_table(
-        ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "ERROR"],
+        ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR"],
         (
             (
                 job.id,
@@ -82,6 +81,7 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
                 job.attempt,
                 job.worker,
                 job.spec.prompt if len(job.spec.prompt) <= 60 else job.spec.prompt[:59] + "…",
+                job.fault,
                 job.error,
             )
             for job in found
@@ -113,34 +113,6 @@ def recipe(job_id: str, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-@click.command()
-@json_option
-def workers(as_json: bool) -> None:
-    """The workers: device, state, model, pictures rendered, and when each was last heard of."""
-    found = open_services(read_settings()).workers.all()
-    if as_json:
-        print_json([{**worker.__dict__, "silent": worker.silent_for > SILENT_SECONDS} for worker in found])
-        return
-    if not found:
-        click.echo("no workers; start some with `farm-worker`, or everything on this machine with `farm up`")
-        return
-    print_table(
-        ["WORKER", "STATE", "DEVICE", "MODEL", "PICTURES", "LAST SEEN", "SERVES"],
-        (
-            (
-                worker.name,
-                "silent" if worker.silent_for > SILENT_SECONDS else worker.state,
-                worker.device_name,
-                worker.model,
-                worker.pictures,
-                f"{duration(worker.silent_for)} ago",
-                ", ".join(worker.models),
-            )
-            for worker in found
-        ),
-    )
-
-
 def render_fields(render: RenderView) -> dict[str, Any]:
     """A render as JSON shows it."""
     return {
@@ -168,5 +140,7 @@ def job_fields(job: JobView, *, file: str | None = None) -> dict[str, Any]:
         "file": file,
         "object": job.object,
         "sha256": job.sha256,
+        "attempt": job.attempt,
+        "fault": job.fault,
         "error": job.error,
     }

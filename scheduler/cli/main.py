@@ -9,7 +9,8 @@ import sys
 import click
 
 from scheduler.cli.doctor import doctor
-from scheduler.cli.look import jobs, recipe, status, workers
+from scheduler.cli.faults import faults, workers
+from scheduler.cli.look import jobs, recipe, status
 from scheduler.cli.models import models
 from scheduler.cli.parts import db, scheduler, up
 from scheduler.cli.render import cancel, render, rerender, retry
@@ -35,7 +36,7 @@ def cli() -> None:
 
 for _command in (
     *(render, status, jobs, cancel, retry, recipe, rerender, sheet, upload),
-    *(models, workers, doctor, up, scheduler, db),
+    *(models, workers, faults, doctor, up, scheduler, db),
 ):
     cli.add_command(_command)
 

@@ -12,6 +12,7 @@ from scheduler.sweep import Sweep
 from storage import lifeline, schema
 from storage.database import Database
 from storage.errors import BadSettings
+from storage.fault_log import FaultLog
 from storage.settings import read_settings, without_secrets
 from storage.telemetry import configure_logging
 
@@ -59,9 +60,12 @@ def scheduler(stop_with_parent: bool) -> None:
     services = open_services(settings)
     Sweep(
         jobs=services.jobs,
+        faults=FaultLog(services.database),
         tickets=open_tickets(settings, settings.broker_url),
         registry=services.registry,
         every_seconds=settings.sweep_seconds,
+        renew_seconds=settings.renew_seconds,
+        lease_seconds=settings.lease_seconds,
     ).run(stopping)
 
 

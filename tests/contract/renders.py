@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from storage.claims import Claim, Claimed, Published, RenderedBatch
 from storage.database import Database, database_now
+from storage.faults import Fault
 from storage.jobs import Jobs
 from storage.objects import picture_key
 from storage.spec import Spec
@@ -60,6 +61,7 @@ def rendered(found: Claim, *, worker: str = "w1") -> RenderedBatch:
     return RenderedBatch(
         id=found.batch_id,
         worker=worker,
+        model=found.jobs[0].spec.model,
         jobs=found.jobs,
         recipe={"torch": "2.13", "dtype": "float32"},
         render_seconds=1.5,
@@ -78,6 +80,16 @@ def published(*held: Claimed) -> list[Published]:
 def complete(farm: Jobs, found: Claim) -> dict[int, State]:
     """Complete a whole claim; what was refused."""
     return farm.complete(rendered(found), published(*found.jobs))
+
+
+def fail(farm: Jobs, job: Claimed, message: str, *, fault: Fault = Fault.BAD_SPECIFICATION) -> State | None:
+    """Report a fault of one job; its state then, None if it was not ours any more."""
+    return farm.set_back([job], fault, message).get(job.id)
+
+
+def died(farm: Jobs, *, worker: str) -> int:
+    """A worker's process died; how many jobs it held."""
+    return farm.take_back(worker=worker, fault=Fault.WORKER_DIED, message="the process died while rendering")
 
 
 def drain(farm: Jobs, *, limit: int = 8, model: str = "tiny") -> list[Claimed]:

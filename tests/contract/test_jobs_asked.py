@@ -1,10 +1,11 @@
 """What a person asks of jobs already accepted, and what is told about those that wait, on both databases."""
 
 from storage.database import Database
+from storage.faults import Fault
 from storage.jobs import Jobs
 from storage.states import Priority, State
 from storage.views import Views
-from tests.contract.renders import claim, complete, drain, pictures, published, rendered, states, submit
+from tests.contract.renders import claim, complete, drain, fail, pictures, published, rendered, states, submit
 
 # -- cancelling ------------------------------------------------------------------------------------------------
 
@@ -17,7 +18,7 @@ def test_a_cancel_ends_what_waits_and_what_runs_and_leaves_what_is_done(farm: Jo
     assert states(database, render_id) == [State.DONE, State.CANCELLED, State.CANCELLED, State.CANCELLED]
     assert Views(database).render(render_id).state == "cancelled"
     assert complete(farm, running) == {running.jobs[0].id: State.CANCELLED}
-    assert farm.fail(running.jobs[0], "too late", final=True) is None
+    assert fail(farm, running.jobs[0], "too late") is None
     assert farm.renew(running.jobs) == set()
     assert farm.claim(model="tiny", worker="w1", limit=8) is None
 
@@ -46,7 +47,7 @@ def test_a_retry_queues_what_failed_and_nothing_else(farm: Jobs, database: Datab
     render_id = submit(farm, pictures(3))
     found = claim(farm, limit=2)
     farm.complete(rendered(found), published(found.jobs[0]))
-    farm.fail(found.jobs[1], "black picture", final=True)
+    fail(farm, found.jobs[1], "black picture")
     farm.cancel(render_id)
     assert farm.retry(render_id, quanta={"tiny": 8}) == 1
     assert states(database, render_id) == [State.DONE, State.QUEUED, State.CANCELLED]
@@ -67,7 +68,7 @@ def test_a_retry_of_nothing_does_nothing(farm: Jobs) -> None:
 def test_a_retried_job_has_all_its_attempts_again(farm: Jobs) -> None:
     render_id = submit(farm, pictures(1))
     for _ in range(2):
-        outcomes = [farm.fail(claim(farm).jobs[0], "black picture", final=False) for _ in range(3)]
+        outcomes = [fail(farm, claim(farm).jobs[0], "black picture", fault=Fault.PIPELINE_ERROR) for _ in range(3)]
         assert outcomes == [State.QUEUED, State.QUEUED, State.FAILED]
         assert farm.retry(render_id, quanta={"tiny": 8}) == 1
 

@@ -7,7 +7,7 @@ from storage.database import Database
 from storage.jobs import Jobs
 from storage.states import Priority, State
 from storage.views import Views
-from tests.contract.renders import claim, drain, lapse_leases, pictures, states, submit
+from tests.contract.renders import claim, died, drain, fail, lapse_leases, pictures, states, submit
 
 
 def owners(database: Database, claimed: list[Claimed]) -> list[str]:
@@ -81,7 +81,7 @@ def test_a_job_that_comes_back_does_not_put_newcomers_ahead_of_others(farm: Jobs
     back = claim(farm, limit=1, worker="stopping")
     for _ in range(20):
         claim(farm, limit=1)
-    farm.give_back(worker="stopping", died=False)
+    farm.give_back(worker="stopping")
     submit(farm, pictures(20), owner="bob", quantum=1)
     claimed = [claim(farm, limit=1).jobs[0] for _ in range(9)]
     assert claimed[0].id == back.jobs[0].id
@@ -94,14 +94,14 @@ def test_jobs_that_come_back_to_an_empty_queue_do_not_wait_behind_newcomers(farm
         claim(farm, limit=1)
     claim(farm, limit=1, worker="killed")
     submit(farm, pictures(40), owner="bob", quantum=1)
-    farm.give_back(worker="killed", died=True)
+    died(farm, worker="killed")
     assert "ann" in owners(database, [claim(farm, limit=1).jobs[0] for _ in range(4)])
 
 
 def test_a_retry_takes_its_place_at_the_end_of_its_owners_jobs(farm: Jobs, database: Database) -> None:
     failed = submit(farm, pictures(2), owner="ann", quantum=1)
     for _ in range(2):
-        farm.fail(claim(farm, limit=1).jobs[0], "black picture", final=True)
+        fail(farm, claim(farm, limit=1).jobs[0], "black picture")
     submit(farm, pictures(3), owner="bob", quantum=1)
     farm.retry(failed, quanta={"tiny": 1})
     assert sorted(owners(database, drain(farm, limit=1))[:4]) == ["ann", "ann", "bob", "bob"]

@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 
 from storage.claims import Claimed
 from storage.database import Database
+from storage.faults import Rules
 from storage.jobs import Jobs
 from storage.states import State
 from storage.tables import renders
@@ -20,7 +21,9 @@ from tests.contract.renders import (
     at_once,
     claim,
     complete,
+    died,
     drain,
+    fail,
     pictures,
     published,
     rendered,
@@ -83,23 +86,23 @@ def test_a_cancel_among_completions_counts_every_job_once(farm: Jobs, database: 
 def test_two_sweeps_at_once_take_back_each_job_once(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(20))
     # Leases of a microsecond: they have run out when the sweeps look.
-    drain(Jobs(database, lease_seconds=1e-6))
+    drain(Jobs(database, Rules(lease_seconds=1e-6)))
     assert sum(at_once(*[farm.take_back_lapsed] * 4)) == 20
     assert states(database, render_id) == [State.QUEUED] * 20
 
 
-def test_the_last_attempts_of_jobs_swept_twice_at_once_are_counted_once(farm: Jobs, database: Database) -> None:
-    brief = Jobs(database, lease_seconds=1e-6, max_attempts=1)
+def test_the_last_attempts_of_jobs_taken_back_twice_at_once_are_counted_once(farm: Jobs, database: Database) -> None:
+    strict = Jobs(database, Rules(max_attempts=1))
     render_id = submit(farm, pictures(20))
-    drain(brief)
-    assert sum(at_once(*[brief.take_back_lapsed] * 4)) == 20
+    drain(strict)
+    assert sum(at_once(*[partial(died, strict, worker="w1")] * 4)) == 20
     assert Views(database).render(render_id).failed == 20
 
 
 def test_two_retries_at_once_queue_each_job_once(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(10))
     for job in drain(farm):
-        farm.fail(job, "black picture", final=True)
+        fail(farm, job, "black picture")
     assert sum(at_once(*[partial(farm.retry, render_id, quanta={"tiny": 8})] * 3)) == 10
     assert states(database, render_id) == [State.QUEUED] * 10
 

@@ -34,7 +34,8 @@ def described(database: Database, table: str) -> dict[str, Any]:
     """All that the database says about a table, in an order of its own."""
     found = inspect(database.engine)
     return {
-        "columns": [{**column, "type": str(column["type"])} for column in found.get_columns(table)],
+        # What a migration adds is the last column, wherever the code lists it.
+        "columns": {column["name"]: {**column, "type": str(column["type"])} for column in found.get_columns(table)},
         "indexes": {index["name"]: _readable(index) for index in found.get_indexes(table)},
         "checks": sorted(map(str, found.get_check_constraints(table))),
         "uniques": sorted(map(str, found.get_unique_constraints(table))),

@@ -9,7 +9,7 @@ from storage.jobs import Jobs
 from storage.states import Priority, State
 from storage.tables import renders
 from storage.views import Views
-from tests.contract.renders import claim, complete, pictures, published, rendered, submit
+from tests.contract.renders import claim, complete, fail, pictures, published, rendered, submit
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_render_is_shown_with_its_counters(farm: Jobs, views: Views) -> None:
     render_id = submit(farm, pictures(5), owner="bob", priority=Priority.BULK)
     found = claim(farm, limit=3)
     farm.complete(rendered(found), published(found.jobs[0]))
-    farm.fail(found.jobs[1], "black picture", final=True)
+    fail(farm, found.jobs[1], "black picture")
     render = views.render(render_id)
     assert (render.id, render.owner, render.priority) == (render_id, "bob", Priority.BULK)
     assert (render.total, render.done, render.failed, render.cancelled, render.remaining) == (5, 1, 1, 0, 3)
@@ -63,7 +63,7 @@ def test_a_finished_job_tells_what_became_of_it(farm: Jobs, views: Views) -> Non
     render_id = submit(farm, pictures(2))
     found = claim(farm)
     farm.complete(rendered(found), published(found.jobs[0]))
-    farm.fail(found.jobs[1], "black picture", final=True)
+    fail(farm, found.jobs[1], "black picture")
     done, failed = views.jobs(render_id)
     assert (done.state, done.worker, done.attempt, done.error) == (State.DONE, "w1", 1, None)
     assert (done.object, done.bytes, done.batch_id) == (f"renders/{render_id}/000000.png", 1000, found.batch_id)

@@ -25,6 +25,7 @@ from storage.settings import Settings
 from storage.spec import Request
 from worker.devices import Device
 from worker.inputs import Inputs
+from worker.patience import Patience
 from worker.renderers import Renderer, Supplies, load
 
 MODELS = Path(worker.__file__).parent / "models"
@@ -40,7 +41,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> LocalObjects:
 
 @pytest.fixture(scope="session")
 def supplies(objects: LocalObjects, tmp_path_factory: pytest.TempPathFactory) -> Supplies:
-    inputs = Inputs(objects, stopping=threading.Event())
+    inputs = Inputs(objects, patiently=Patience(threading.Event()))
     return Supplies(inputs=inputs, loras={}, home=tmp_path_factory.mktemp("home"))
 
 

@@ -15,6 +15,7 @@ from storage.spec import Request, Spec
 from tests.pipelines import random_weights
 from worker.devices import Device
 from worker.inputs import Inputs
+from worker.patience import Patience
 from worker.renderers import Renderer, Supplies, load
 
 _SMALL = """
@@ -94,7 +95,7 @@ def models(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
     ]
     objects = LocalObjects(tmp_path_factory.mktemp("objects"))
     registry = parse_registry("\n".join(entries), where="here")
-    inputs = Inputs(objects, stopping=threading.Event())
+    inputs = Inputs(objects, patiently=Patience(threading.Event()))
     home = tmp_path_factory.mktemp("home")
     return Models(registry=registry, objects=objects, supplies=Supplies(inputs=inputs, loras=registry.loras, home=home))
 

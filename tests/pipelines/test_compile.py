@@ -23,10 +23,11 @@ from storage.registry import parse_registry
 from storage.spec import Request
 from worker.devices import Device
 from worker.inputs import Inputs
+from worker.patience import Patience
 from worker.renderers import Supplies, load
 entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
 registry = parse_registry("".join(entry.format(mode, folder) for mode in ("none", "default")), where="here")
-inputs = Inputs(LocalObjects(Path(home)), stopping=threading.Event())
+inputs = Inputs(LocalObjects(Path(home)), patiently=Patience(threading.Event()))
 supplies = Supplies(inputs=inputs, loras={}, home=Path(home))
 def drawn(mode):
     renderer = load(registry[mode], Device("cpu", 0), supplies)

@@ -6,6 +6,7 @@ import pytest
 
 from storage.claims import Claim, Claimed
 from storage.database import Database
+from storage.faults import Rules
 from storage.jobs import Jobs
 from storage.registry import read_registry
 from storage.settings import Settings
@@ -13,13 +14,14 @@ from storage.spec import Request
 from storage.states import Priority
 from tests.servers import eventually
 from worker.lease import Leases
+from worker.watchdog import Watchdog
 
 
 @pytest.fixture
 def claim(sqlite: str) -> Iterable[tuple[Jobs, Claim]]:
     """Two jobs that worker `w` just claimed."""
     database = Database(sqlite)
-    jobs = Jobs(database, lease_seconds=3)
+    jobs = Jobs(database, Rules(lease_seconds=3))
     registry = read_registry(Settings())
     specs = (registry.resolve(Request.parse({"prompt": "a red star"}), seed=seed) for seed in range(2))
     jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"shapes": 8})
@@ -34,8 +36,10 @@ def lapsed(jobs: Jobs) -> int:
 
 
 def keeping(jobs: Jobs, *, stall_seconds: float, held: Iterable[Claimed]) -> Leases:
-    leases = Leases(jobs, renew_seconds=0.5, stall_seconds=stall_seconds)
+    watchdog = Watchdog(stall_seconds=stall_seconds)
+    leases = Leases(jobs, renew_seconds=0.5, watchdog=watchdog, on_stall=lambda _: None)
     leases.hold(held)
+    watchdog.begin("a batch")
     leases.start()
     return leases
 

@@ -1,0 +1,142 @@
+"""Commands about what goes wrong and who works: `farm faults`, `farm workers` and `farm workers release`."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+import click
+
+from scheduler.cli.output import counted, duration, json_option, print_json, print_table, when
+from scheduler.services import open_services
+from storage.errors import NotFound
+from storage.fault_log import FaultLog, Quarantine
+from storage.settings import read_settings
+from storage.workers import SILENT_SECONDS, WorkerView
+
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
+_MESSAGE_SHOWN = 100
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    match = re.fullmatch(r"(\d{1,6})([mhd])", value)
+    if match is None:
+        raise click.BadParameter("expected a number and m, h or d, such as 90m, 24h or 7d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@click.command()
+@click.option("--since", "seconds", default="24h", show_default=True, callback=_seconds, help="Such as 90m, 24h, 7d.")
+@click.option("--model", metavar="ALIAS", help="Only faults of this model.")
+@click.option("--worker", metavar="NAME", help="Only faults of this worker, or of this machine's workers.")
+@click.option("--latest", type=click.IntRange(0, 1000), default=10, show_default=True, help="How many to show singly.")
+@json_option
+def faults(seconds: float, model: str | None, worker: str | None, latest: int, as_json: bool) -> None:
+    """What went wrong lately: how often, by class, model and worker; then the latest faults one by one."""
+    log = FaultLog(open_services(read_settings()).database)
+    counts = log.counts(within_seconds=seconds, model=model, worker=worker)
+    newest = log.latest(within_seconds=seconds, limit=latest, model=model, worker=worker)
+    if as_json:
+        print_json({"counts": [c.__dict__ for c in counts], "latest": [fault.__dict__ for fault in newest]})
+        return
+    if not counts:
+        click.echo("nothing went wrong in that time")
+        return
+    print_table(
+        ["FAULT", "MODEL", "WORKER", "TIMES", "JOBS", "LAST"],
+        ((c.fault, c.model, c.worker, c.times, c.jobs, when(c.last_at)) for c in counts),
+    )
+    if newest:
+        click.echo()
+        print_table(
+            ["WHEN", "FAULT", "JOB", "ATTEMPT", "WORKER", "MESSAGE"],
+            ((when(f.at), f.fault, f.job, f.attempt, f.worker, _shortened(f.message)) for f in newest),
+        )
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def workers(context: click.Context, as_json: bool) -> None:
+    """The workers: device, state, model, pictures rendered, last fault, and whether it is in quarantine."""
+    if context.invoked_subcommand is not None:
+        return
+    services = open_services(read_settings())
+    log = FaultLog(services.database)
+    found = services.workers.all()
+    quarantines: defaultdict[str, list[Quarantine]] = defaultdict(list)
+    for quarantine in log.quarantines():
+        quarantines[quarantine.worker].append(quarantine)
+    last = {worker.name: next(iter(log.latest(limit=1, worker=worker.name)), None) for worker in found}
+    if as_json:
+        print_json(
+            [
+                {
+                    **worker.__dict__,
+                    "silent": worker.silent_for > SILENT_SECONDS,
+                    "last_fault": fault.__dict__ if (fault := last[worker.name]) else None,
+                    "quarantines": [quarantine.__dict__ for quarantine in quarantines[worker.name]],
+                }
+                for worker in found
+            ]
+        )
+        return
+    if not found:
+        click.echo("no workers; start some with `farm-worker`, or everything on this machine with `farm up`")
+        return
+    print_table(
+        ["WORKER", "STATE", "DEVICE", "MODEL", "BATCH", "PICTURES", "RATE", "LAST SEEN", "LAST FAULT"],
+        (
+            (
+                worker.name,
+                _state(worker, quarantines[worker.name]),
+                worker.device_name,
+                worker.model,
+                worker.batch or "",
+                worker.pictures,
+                f"{worker.rate:.1f}/s",
+                f"{duration(worker.silent_for)} ago",
+                f"{fault.fault}, {when(fault.at)}" if (fault := last[worker.name]) else "",
+            )
+            for worker in found
+        ),
+    )
+    for worker in found:
+        if worker.trouble:
+            click.echo(f"{worker.name} waits: {worker.trouble}")
+        for quarantine in quarantines[worker.name]:
+            click.echo(
+                f"{worker.name} is in quarantine{f' for {quarantine.model}' if quarantine.model else ''} for another "
+                f"{duration(quarantine.seconds_left)} ({_shortened(quarantine.reason)}); "
+                f"`farm workers release {worker.name}` ends it"
+            )
+
+
+@workers.command()
+@click.argument("name", metavar="WORKER")
+@json_option
+def release(name: str, as_json: bool) -> None:
+    """Let a worker that is in quarantine work again. Harmless to repeat."""
+    services = open_services(read_settings())
+    known = {worker.name for worker in services.workers.all()}
+    log = FaultLog(services.database)
+    if name not in known | {quarantine.worker for quarantine in log.quarantines()}:
+        raise NotFound(
+            f"no worker is named {name!r}; " + (f"known are {', '.join(sorted(known))}" if known else "there are none")
+        )
+    ended = log.release(name)
+    if as_json:
+        print_json({"worker": name, "released": ended})
+    elif ended:
+        click.echo(f"{name} is released from {counted(ended, 'quarantine')}")
+    else:
+        click.echo(f"{name} is in no quarantine")
+
+
+def _state(worker: WorkerView, quarantines: Sequence[Quarantine]) -> str:
+    if worker.silent_for > SILENT_SECONDS:
+        return "silent"
+    return "quarantined" if any(quarantine.model is None for quarantine in quarantines) else worker.state
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _MESSAGE_SHOWN else message[: _MESSAGE_SHOWN - 1] + "…"
