@@ -46,9 +46,9 @@ class Sweep:
         well_at, logged_at, spare_until = time.monotonic(), -math.inf, -math.inf
         while not stopping.is_set():
             try:
+                self.run_once(spare_leases=time.monotonic() < spare_until)
                 if outage is not None:
                     self._note(outage)
-                self.run_once(spare_leases=time.monotonic() < spare_until)
                 well_at, outage = time.monotonic(), None
             except ServiceProblem as error:
                 now = time.monotonic()

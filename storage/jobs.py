@@ -118,25 +118,20 @@ class Jobs:
         quarantine, or have failed at what waits.
         """
         _one_claim_at_a_time(connection, model)
-        if connection.execute(select(left_out(worker, model))).scalar():
-            return None
         head = connection.execute(_head(model, worker).with_for_update(skip_locked=True)).first()
         if head is None:
             return None
         kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
-        chosen = (
+        chosen = connection.execute(
             select(jobs.c.id)
             .where(queued(), kind, _open_to(worker))
             .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
-            .cte("chosen")
-            # Else PostgreSQL may run the sub-select again and lock more rows than `limit`.
-            .prefix_with("MATERIALIZED", dialect="postgresql")
-        )
+        ).scalars()
         claimed = connection.execute(
             move(Event.CLAIM)
-            .where(jobs.c.id.in_(select(chosen.c.id)))
+            .where(jobs.c.id.in_(chosen.all()))
             .values(
                 fence=jobs.c.fence + 1,
                 attempt=jobs.c.attempt + 1,
@@ -325,7 +320,7 @@ def _head(model: str, worker: str | None = None) -> Select[Any]:
     """The next job of a model, for this worker or for any."""
     head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
     if worker is not None:
-        head = head.where(_open_to(worker))
+        head = head.where(_open_to(worker), ~left_out(worker, model))
     return head.order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
 
 

@@ -50,7 +50,7 @@ def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -
 def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
     heading, *lines = served.farm("jobs", render["render"]).out.splitlines()
 
-    assert heading.split() == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "ERROR"]
+    assert heading.split() == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR"]
     assert [line.split()[:5] for line in lines] == [
         [f"{render['render']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
     ]
@@ -106,6 +106,35 @@ def test_the_workers_are_listed(served: Home, render: Any) -> None:
     told = served.farm("workers", "--json").json
     assert told[1]["models"] == ["simulated", "slow"]
     assert not any(worker["silent"] for worker in told)
+
+
+def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
+    failed = served.farm("render", "a black hole", "b", "--model", "simulated", "--json", code=1).json
+    [bad, good] = failed["jobs"]
+    assert (bad["state"], bad["fault"], bad["attempt"], bad["error"]) == (
+        *("failed", "bad picture", 1),
+        "simulated: the picture is not finite",
+    )
+    assert (good["state"], good["fault"]) == ("done", None)
+    assert "bad picture" in served.farm("jobs", failed["render"]).out
+
+    by_class, singly = served.farm("faults").out.split("\n\n")
+    assert by_class.splitlines()[0].split() == ["FAULT", "MODEL", "WORKER", "TIMES", "JOBS", "LAST"]
+    assert re.search(r"^bad picture +simulated +simulated-0@\S+ +1 +1 ", by_class, re.MULTILINE)
+    assert re.search(rf" bad picture +{bad['id']} +1 ", singly)
+    told = served.farm("faults", "--model", "simulated", "--json").json
+    assert (told["latest"][0]["job"], told["counts"][0]["jobs"]) == (bad["id"], 1)
+    assert served.farm("faults", "--worker", "nobody-here").out == "nothing went wrong in that time\n"
+    assert "such as 90m, 24h or 7d" in served.farm("faults", "--since", "yesterday", code=2).err
+    last = {worker["name"].split("@")[0]: worker["last_fault"] for worker in served.farm("workers", "--json").json}
+    assert last["simulated-0"]["fault"] == "bad picture"
+
+
+def test_a_worker_is_released_by_name(served: Home) -> None:
+    name = served.farm("workers", "--json").json[0]["name"]
+    assert served.farm("workers", "release", name).out == f"{name} is in no quarantine\n"
+    assert served.farm("workers", "release", name, "--json").json == {"worker": name, "released": 0}
+    assert f"known are {name}, " in served.farm("workers", "release", "nobody", code=2).complaint
 
 
 def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:

@@ -1,0 +1,81 @@
+"""The worker's own row: what it says, and what it says about what it waits for."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from storage.database import Database
+from storage.errors import ObjectStoreProblem
+from storage.fault_log import FaultLog
+from storage.faults import Fault
+from storage.workers import Workers, WorkerView
+from tests.servers import eventually
+from worker.heartbeat import Heartbeat, Pace
+from worker.patience import Patience
+
+
+@pytest.fixture
+def database(sqlite: str) -> Iterator[Database]:
+    database = Database(sqlite)
+    yield database
+    database.close()
+
+
+def beating(database: Database) -> Heartbeat:
+    workers = Workers(database)
+
+    def announce() -> None:
+        workers.announce(name="w", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"])
+
+    heartbeat = Heartbeat(workers, FaultLog(database), name="w", seconds=0.1, announce=announce)
+    heartbeat.start()
+    eventually(lambda: Workers(database).all(), "it announced itself")
+    return heartbeat
+
+
+def row(database: Database) -> WorkerView:
+    [worker] = Workers(database).all()
+    return worker
+
+
+def test_the_row_tells_the_batch_in_hand(database: Database) -> None:
+    heartbeat = beating(database)
+    heartbeat.now(state="rendering", model="tiny", batch=5)
+    eventually(lambda: row(database).state == "rendering", "the row follows")
+    assert (row(database).model, row(database).batch) == ("tiny", 5)
+
+
+def test_what_it_waits_for_is_told_while_it_waits_and_written_down_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.patience._FIRST_PAUSE_SECONDS", 0.01)
+    patiently = Patience(threading.Event(), beating(database))
+    back = threading.Event()
+
+    def store() -> None:
+        if not back.is_set():
+            raise ObjectStoreProblem("objects in s3://pictures: access is denied")
+
+    waiting = [threading.Thread(target=lambda: patiently(store, what="store pictures")) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    eventually(lambda: row(database).trouble, "the row tells of it")
+    assert row(database).trouble == "cannot store pictures: objects in s3://pictures: access is denied"
+    eventually(lambda: FaultLog(database).latest(limit=10), "it is written down")
+    back.set()
+    for thread in waiting:
+        thread.join()
+    eventually(lambda: row(database).trouble is None, "the row tells of nothing")
+    [fault] = FaultLog(database).latest(limit=10)
+    assert (fault.fault, fault.worker, fault.job) == (Fault.STORE_AWAY, "w", None)
+
+
+def test_the_pace_is_that_of_the_last_minute() -> None:
+    pace = Pace()
+    assert pace.per_second(at=0) == 0
+    pace.add(60, at=10)
+    pace.add(60, at=50)
+    assert pace.per_second(at=60) == 2
+    assert pace.per_second(at=71) == 1
+    assert pace.per_second(at=200) == 0
