@@ -18,6 +18,7 @@ from scheduler.services import Services, open_tickets
 from scheduler.submit import Accepted, call_workers
 from storage.broker import Tickets
 from storage.errors import BadSettings, ServiceProblem
+from storage.fault_log import FaultLog
 from storage.states import State
 from storage.views import RenderView
 from storage.workers import SILENT_SECONDS
@@ -124,11 +125,13 @@ def _followed(services: Services, accepted: Accepted, out: Path | None) -> Rende
 
 
 class _Watch:
-    """Looks whether anybody works for us, and says once for each model that nobody serves it."""
+    """Looks whether anybody works for us, and says once for each model that nobody serves it, or may."""
 
     def __init__(self, services: Services, models: Iterable[str]) -> None:
         self._services = services
         self._unserved = set(models)
+        self._allowed = set(models)
+        self._faults = FaultLog(services.database)
         self._started = time.monotonic()
         self._look_at = 0.0
 
@@ -140,6 +143,8 @@ class _Watch:
             self._look_for_the_farm()
         if self._unserved:
             self._look_for_workers()
+        if self._allowed:
+            self._look_for_quarantines()
 
     def _look_for_the_farm(self) -> None:
         """Raises ServiceProblem if the farm that worked for us is no more."""
@@ -164,6 +169,20 @@ class _Watch:
                 "what, `farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
             )
         self._unserved.clear()
+
+
+    def _look_for_quarantines(self) -> None:
+        if not (quarantines := self._faults.quarantines()):
+            return
+        for alias in sorted(self._allowed):
+            serving = {worker.name for worker in self._services.workers.serving(alias)}
+            out = [q for q in quarantines if q.worker in serving and q.model in (None, alias)]
+            if serving and serving == {quarantine.worker for quarantine in out}:
+                say(
+                    f"every worker that serves the model {alias} is in quarantine, its jobs wait: {out[0].worker} for "
+                    f"{out[0].reason}; `farm workers` tells more, `farm workers release WORKER` ends it"
+                )
+                self._allowed.discard(alias)
 
 
 def _say_what_becomes_of(services: Services, render_id: str) -> None:

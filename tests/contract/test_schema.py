@@ -4,15 +4,19 @@ from functools import partial
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+from storage.claims import Claim, Claimed
 from storage.database import Database
 from storage.errors import SchemaMismatch
-from storage.schema import check, upgrade
+from storage.jobs import Jobs
+from storage.schema import _migrations, check, upgrade
 from storage.tables import metadata
-from tests.contract.renders import at_once
+from storage.views import Views
+from tests.contract.renders import at_once, pictures, published, rendered
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
@@ -57,6 +61,40 @@ def test_an_upgrade_by_several_at_once_is_made_by_one(empty_database: Database) 
     check(empty_database)
     for migrator in migrators:
         migrator.close()
+
+
+def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_database: Database) -> None:
+    with _migrations() as migrations, empty_database.write() as connection:
+        migrations.config.attributes["connection"] = connection
+        command.upgrade(migrations.config, "0001")
+        connection.execute(
+            text("INSERT INTO renders (id, owner, priority, total, created_at) VALUES ('r', 'ann', 1, 3, 0)")
+        )
+        for index, state in enumerate(("queued", "running", "done")):
+            connection.execute(
+                text(
+                    'INSERT INTO jobs (render_id, "index", owner, model, priority, turn, batch_key, seed, spec, state, '
+                    "fence, attempt, worker, lease_until) VALUES ('r', :index, 'ann', 'tiny', 1, 0, 'k', 7, :spec, "
+                    ":state, :fence, :fence, 'w1', :lease)"
+                ),
+                {
+                    "index": index,
+                    "spec": pictures(1)[0].canonical(),
+                    "state": state,
+                    "fence": min(index, 1),
+                    "lease": 2e10 if state == "running" else None,
+                },
+            )
+        connection.execute(text("UPDATE renders SET done = 1"))
+    assert upgrade(empty_database)[0] == "0001"
+    farm = Jobs(empty_database)
+    [waited] = farm.claim(model="tiny", worker="w2", limit=8).jobs  # type: ignore[union-attr]
+    running = Claimed(id=2, render_id="r", index=1, spec=waited.spec, fence=1, attempt=1)
+    # The worker that was rendering meanwhile goes on as if nothing had happened.
+    assert farm.renew([running]) == {2}
+    claim = Claim(jobs=(running,), next_priority=None)
+    assert farm.complete(rendered(claim), published(running)) == {}
+    assert Views(empty_database).render("r").done == 2
 
 
 def test_a_database_without_tables_is_refused_with_the_remedy(empty_database: Database) -> None:
