@@ -69,6 +69,8 @@ def test_json_is_one_object_with_a_job_for_every_prompt_and_progress_goes_elsewh
             "file": f"examples/{index:06d}-{job['seed']}.png",
             "object": f"renders/{result['render']}/{index:06d}.png",
             "sha256": job["sha256"],
+            "attempt": 1,
+            "fault": None,
             "error": None,
         }
     assert f"render {result['render']}: {len(MANIFEST)} of {len(MANIFEST)}" in examples.err
