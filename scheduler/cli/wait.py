@@ -170,7 +170,6 @@ class _Watch:
             )
         self._unserved.clear()
 
-
     def _look_for_quarantines(self) -> None:
         if not (quarantines := self._faults.quarantines()):
             return
