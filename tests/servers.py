@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psutil
@@ -75,6 +75,16 @@ class PostgresServer:
     def url(self, name: str) -> str:
         """The address of a database as `FARM_DATABASE_URL` takes it."""
         return self._url(name).replace("postgresql://", "postgresql+psycopg://")
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket on which it listens."""
+        return f"{parse_qs(urlsplit(self._address).query)['host'][0]}/.s.PGSQL.5432"
+
+    def tcp_url(self, url: str, port: int) -> str:
+        """The address of a database through a port of this machine that leads to the socket."""
+        name = urlsplit(url).path.removeprefix("/")
+        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}?sslmode=disable&gssencmode=disable"
 
     def close(self) -> None:
         self._connection.close()
