@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: render test lint load shapes format clean
+.PHONY: chaos render test lint load shapes format clean
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
@@ -23,6 +23,10 @@ lint: .venv/test
 # The load test with its figures: jobs a second, tickets, peak memory of each process.
 load: .venv/test
 	$(BIN)/python -m pytest tests/integration/test_load.py -s --jobs $(or $(JOBS),10000)
+
+# The farm under kills, outages and lies for ten minutes, and what must be true of it afterwards (tests/chaos/).
+chaos: .venv/test
+	$(BIN)/python -m tests.chaos $(or $(SEED),1) $(or $(MINUTES),10) --database $(or $(DATABASE),postgresql) --jobs $(or $(JOBS),0)
 
 # The model that comes with the farm, trained again from nothing and measured: four hours on two cores. What was stopped
 # goes on where it was (checkpoints and logs in .shapes/).

@@ -32,6 +32,7 @@ from storage.claims import Claim, Claimed, Published, RenderedBatch
 from storage.database import Database, database_now, transaction
 from storage.errors import BadSpecification
 from storage.faults import Fault, Rules
+from storage.leftovers import note_leftovers
 from storage.moves import count, fenced, move, released
 from storage.setbacks import left_out, set_back
 from storage.spec import Spec, read_spec
@@ -208,6 +209,8 @@ class Jobs:
                 refused[picture.job.id] = State(now.state)
         if counted:
             _record(connection, batch)
+        if nobodys := [job_id for job_id, state in refused.items() if state in (State.CANCELLED, State.FAILED)]:
+            note_leftovers(connection, jobs.c.id.in_(nobodys), after_seconds=0)
         count(connection, renders.c.done, counted)
         return refused
 
@@ -256,6 +259,9 @@ class Jobs:
             .where(jobs.c.render_id == render_id)
             .values(fence=jobs.c.fence + 1, **released(finished=True))
         ).rowcount
+        # Those that were ever claimed; the cancel has raised every fence by one.
+        claimed = (jobs.c.render_id == render_id) & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
+        note_leftovers(connection, claimed, after_seconds=self._rules.lease_seconds)
         count(connection, renders.c.cancelled, {render_id: cancelled})
         return cancelled
 

@@ -22,6 +22,7 @@ from storage.faults import (
     decide,
     quarantine,
 )
+from storage.leftovers import note_leftovers
 from storage.moves import count, move, released
 from storage.states import MOVES, Event, State
 from storage.tables import batches, faults, jobs, quarantines, renders, workers
@@ -82,8 +83,12 @@ def set_back(
     _note(connection, met, fault, message)
     for (worker, model), another in others.items():
         _leave_out(connection, rules, worker, model, fault, message, others=another)
-    failed = Counter(row.render_id for row in met if after[row.id] is State.FAILED)
-    count(connection, renders.c.failed, failed)
+    failed = [row for row in met if after[row.id] is State.FAILED]
+    # Of an earlier attempt, or of this one if the process did not live to tell.
+    stored = [row.id for row in failed if row.fence > 1 or REACTIONS[fault].alone]
+    if stored:
+        note_leftovers(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
+    count(connection, renders.c.failed, Counter(row.render_id for row in failed))
     return after
 
 

@@ -164,6 +164,16 @@ quarantines = Table(
     Column("reason", Text, nullable=False),
 )
 
+#: Jobs that ended without a picture though one may have been stored (`storage.leftovers`).
+leftovers = Table(
+    "leftovers",
+    metadata,
+    Column("job_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    # Not before then: an upload may be under way.
+    Column("due_at", Double, nullable=False),
+    Index("ix_leftovers_due_at", "due_at"),
+)
+
 #: What was learned from running out of memory, by all workers with the same hardware.
 memory_limits = Table(
     "memory_limits",

@@ -14,6 +14,7 @@ from storage.registry import read_registry
 from storage.settings import Settings, read_settings
 from storage.telemetry import configure_logging
 from storage.workers import Workers
+from worker import acks
 from worker.devices import find_devices
 from worker.overseer import Overseer
 from worker.served import machine_name, served_models
@@ -30,6 +31,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = make_app(settings, transport_options={"queue_order_strategy": "worker.affinity:LoadedFirst"})
     app.conf.update(imports=("worker.tasks",))
+    acks.install()
     _oversee(settings, name)
     celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
     queues = ",".join(queue_name(alias) for alias in served_models(settings, read_registry(settings), device))

@@ -8,10 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from PIL.Image import Image
 
 from storage.claims import Claimed, Published, RenderedBatch
-from storage.errors import ObjectStoreProblem
 from storage.jobs import Jobs
 from storage.objects import ObjectStore, picture_key
-from storage.states import State
 from worker.encode import to_png
 from worker.lease import Leases
 from worker.patience import Patience
@@ -62,20 +60,10 @@ class Publisher:
                 )
             )
             refused = self._patiently(lambda: self._jobs.complete(batch, published), what="record pictures")
-            for picture in published:
-                if refused.get(picture.job.id) is State.CANCELLED:
-                    self._discard(picture)
             log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
         finally:
             self._leases.release(jobs)
             self._hold.release()
-
-    def _discard(self, picture: Published) -> None:
-        """Nobody will ever want it: a cancelled job stays cancelled."""
-        try:
-            self._objects.delete(picture.object)
-        except ObjectStoreProblem as error:
-            log.warning("object=%s of a cancelled job is left behind: %s", picture.object, error)
 
     def _store(self, batch: RenderedBatch, position: int, job: Claimed, picture: Image) -> Published:
         company = {"batch": {"size": len(batch.jobs), "position": position}}

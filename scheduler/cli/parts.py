@@ -9,10 +9,12 @@ from scheduler.cli.output import json_option, print_json, say
 from scheduler.local_farm import LocalFarm, RunningFarm
 from scheduler.services import make_home, open_services, open_tickets
 from scheduler.sweep import Sweep
+from scheduler.tidy import Tidy
 from storage import lifeline, schema
 from storage.database import Database
 from storage.errors import BadSettings
 from storage.fault_log import FaultLog
+from storage.leftovers import Leftovers
 from storage.settings import read_settings, without_secrets
 from storage.telemetry import configure_logging
 
@@ -58,6 +60,8 @@ def scheduler(stop_with_parent: bool) -> None:
     if stop_with_parent:
         lifeline.hold()
     services = open_services(settings)
+    tidy = Tidy(leftovers=Leftovers(services.database, services.objects), every_seconds=settings.sweep_seconds)
+    threading.Thread(target=tidy.run, args=(stopping,), name="tidy", daemon=True).start()
     Sweep(
         jobs=services.jobs,
         faults=FaultLog(services.database),

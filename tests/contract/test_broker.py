@@ -3,16 +3,19 @@
 import base64
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from kombu.transport.redis import Channel
 
 from storage.broker import TURN_TASK, Tickets, make_app, queue_name
 from storage.errors import BadSettings, BrokerProblem
 from storage.settings import Settings
 from storage.states import Priority
 from tests.servers import free_port
+from worker.acks import LettingGo
 
 
 @pytest.fixture
@@ -77,6 +80,30 @@ def test_a_ticket_whose_worker_vanished_waits_again(tickets: Tickets, app: Celer
         assert tickets.queued("tiny")[Priority.BULK] == 0
     assert tickets.queued("tiny")[Priority.BULK] == 1
     assert tickets.in_hand() == 0
+
+
+def test_a_worker_takes_another_ticket_though_redis_did_not_answer_when_it_gave_the_last_one_back(
+    tickets: Tickets, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: Any) -> None:
+        raise redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(Channel, "QoS", LettingGo)
+    tickets.publish("tiny", Priority.NORMAL, 3)
+    with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
+        channel = queue.channel
+        channel.basic_qos(0, 1, False)
+        for give in (lambda ticket: ticket.ack(), lambda ticket: ticket.reject()):
+            ticket = queue.get(timeout=5)
+            assert not channel.qos.can_consume()
+            with monkeypatch.context() as patched:
+                patched.setattr(channel.qos, "_remove_from_indices", silent)
+                with pytest.raises(redis.TimeoutError):
+                    give(ticket)  # type: ignore[no-untyped-call]
+            assert channel.qos.can_consume()
+        # Redis keeps the two, to deliver them again.
+        assert tickets.in_hand() == 2
+        queue.get(timeout=5).ack()
 
 
 def test_better_priorities_are_delivered_first(tickets: Tickets, app: Celery) -> None:

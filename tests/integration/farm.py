@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from scheduler.services import Services, open_services
 from scheduler.submit import quanta
@@ -21,7 +21,7 @@ from storage.broker import Tickets
 from storage.settings import Settings
 from storage.spec import Request
 from storage.states import Priority, State
-from storage.tables import jobs
+from storage.tables import jobs, leftovers
 from storage.views import RenderView
 from tests.servers import eventually, running
 
@@ -121,6 +121,11 @@ class Farm:
     def rows(self, render_id: str) -> list[Row[*tuple[Any, ...]]]:
         with self.services.database.read() as connection:
             return list(connection.execute(select(jobs).where(jobs.c.render_id == render_id).order_by(jobs.c.index)))
+
+    def leftovers(self) -> int:
+        """Jobs whose pictures are still to be removed."""
+        with self.services.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(leftovers)).scalar_one()
 
     # -- what must hold ----------------------------------------------------------------------------------------
 

@@ -96,6 +96,7 @@ def test_each_device_has_a_process_with_its_own_environment_and_name(farm: Farm)
 
 
 def test_a_cancelled_render_stops_and_leaves_no_picture_without_a_row(farm: Farm) -> None:
+    farm.scheduler()
     farm.workers(1)
     render_id = farm.submit(64, model="slow")
     farm.some_done(render_id)
@@ -105,5 +106,6 @@ def test_a_cancelled_render_stops_and_leaves_no_picture_without_a_row(farm: Farm
     farm.finished(another)
 
     eventually(lambda: farm.services.workers.all()[0].state == "idle", "the worker is idle", timeout=20)
+    eventually(lambda: not farm.leftovers(), "what it left behind is removed", timeout=20)
     farm.assert_sound(render_id)
     assert farm.render(render_id).cancelled > 0

@@ -1,4 +1,4 @@
-"""Faults, quarantines and memory limits; what jobs, batches and workers tell of them."""
+"""Faults, quarantines, memory limits and leftovers; what jobs, batches and workers tell of them."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -52,3 +52,10 @@ def upgrade() -> None:
         sa.Column("learned_at", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("model", "width", "height", "device_name", name="pk_memory_limits"),
     )
+    op.create_table(
+        "leftovers",
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), autoincrement=False, nullable=False),
+        sa.Column("due_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("job_id", name="pk_leftovers"),
+    )
+    op.create_index("ix_leftovers_due_at", "leftovers", ["due_at"])

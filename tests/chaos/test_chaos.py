@@ -1,0 +1,19 @@
+"""A short storm with a fixed seed on each database; `make chaos` runs longer ones."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.plan import DatabaseKind, short_plan
+from tests.chaos.run import run
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_nothing_is_lost_or_done_twice_whatever_is_killed(database: DatabaseKind, tmp_path: Path) -> None:
+    plan = short_plan(seed=1, seconds=10, database=database)
+
+    verdict = run(plan, tmp_path, lambda _: None)
+
+    assert verdict.violations == []
+    assert verdict.figures.done > 0
+    assert verdict.figures.kills > 0

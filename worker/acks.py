@@ -1,0 +1,31 @@
+"""Acknowledgements that do not reach Redis.
+
+In kombu 5.7 an acknowledgement that Redis does not answer in time (`socket_timeout`) leaves its ticket counted as in
+hand. With a prefetch of one the worker would then never take another, though its connection is well again. Here the
+ticket is let go all the same: Redis delivers it again after the visibility timeout, which does no harm.
+"""
+
+from kombu.transport import redis, virtual
+
+
+class LettingGo(redis.QoS):
+    """Lets go of a ticket even where Redis could not be told."""
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+def install() -> None:
+    """For all Redis connections of this process."""
+    redis.Channel.QoS = LettingGo
