@@ -44,9 +44,11 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
         # that a loop, since each claim raises the job's attempt.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        # What failed is in the rows; delivering its ticket again would not mend it.
         task_acks_on_failure_or_timeout=True,
         # One ticket in hand: what runs next is decided when the device is free.
         worker_prefetch_multiplier=1,
+        # One process a device; a pool of threads (solo) would lose the ticket in hand when it is told to quit.
         worker_concurrency=1,
         worker_pool="prefork",
         # CUDA cannot be used in a forked child.
@@ -55,10 +57,13 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
         worker_proc_alive_timeout=120,
         # What a worker owns is said by its leases, not by its connection to Redis.
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Nobody listens: what workers do is in their rows.
         worker_send_task_events=False,
+        # `storage.telemetry` sets up logging.
         worker_hijack_root_logger=False,
         # Kombu's own default for rediss:// is not to verify the server.
         broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if settings.broker_url.startswith("rediss:") else None,
+        # For as long as it takes; Celery's default gives up after a hundred tries.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # Publishing never blocks on an absent Redis; the sweep publishes what is missing.
@@ -68,9 +73,10 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
             "priority_steps": [int(priority) for priority in Priority],
             # A ticket whose worker died is delivered again after this; jobs do not wait for it (the sweep).
             "visibility_timeout": 900,
+            # Look for those every 5 s; by default it is every 100 s.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            # Without these a frozen Redis hangs its clients for ever.
+            # Without these a frozen Redis hangs its clients for ever, and a half-open connection its worker.
             "socket_timeout": 5,
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
