@@ -60,7 +60,8 @@ def set_back(
         .where(jobs.c.state == State.RUNNING, which)
         .order_by(jobs.c.id)
         .limit(_AT_ONCE)
-        .with_for_update(skip_locked=True)
+        # Waited for, not skipped: it may be our own lease thread that is just renewing them.
+        .with_for_update()
     ).all()
     others = {
         (worker, model): others_serve(connection, worker, model)

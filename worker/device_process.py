@@ -4,8 +4,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 from celery import Celery
 
@@ -38,6 +38,8 @@ from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 
 #: BSD's EX_TEMPFAIL: try again, with a fresh process.
 _EXIT_CODE = 75
@@ -64,6 +66,11 @@ class DeviceProcess:
         )
         patiently = Patience(stopping, self._heartbeat)
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
+
+        def waiting(action: Callable[[], R], /, *, what: str) -> R:
+            with self._watchdog.waiting():
+                return patiently(action, what=what)
+
         self._leases = Leases(
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
@@ -84,7 +91,7 @@ class DeviceProcess:
             faults=faults,
             loaded=Loaded(
                 self.device,
-                Supplies(inputs=Inputs(objects, patiently=patiently), loras=self.registry.loras, home=self._home),
+                Supplies(inputs=Inputs(objects, patiently=waiting), loras=self.registry.loras, home=self._home),
                 most=settings.loaded_models,
             ),
             heartbeat=self._heartbeat,

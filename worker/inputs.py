@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from storage.errors import NotFound, RenderFailed
 from storage.inputs import get_input
 from storage.objects import ObjectStore
-from worker.patience import Patience
+from worker.patience import Patiently
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ _KEPT = 64
 class Inputs:
     """The inputs that were used last, decoded."""
 
-    def __init__(self, objects: ObjectStore, *, patiently: Patience) -> None:
+    def __init__(self, objects: ObjectStore, *, patiently: Patiently) -> None:
         self._objects = objects
         self._patiently = patiently
         self._kept: OrderedDict[str, Any] = OrderedDict()

@@ -19,6 +19,12 @@ _LONGEST_PAUSE_SECONDS = 15.0
 _LOG_EVERY_SECONDS = 60.0
 
 
+class Patiently(Protocol):
+    """What `Patience` does, for those who are handed it."""
+
+    def __call__(self, action: Callable[[], R], /, *, what: str) -> R: ...
+
+
 class Listener(Protocol):
     """Who wants to know what a worker waits for."""
 
@@ -40,7 +46,7 @@ class Patience:
         #: When a problem of this class was last logged.
         self._logged_at: dict[Fault | None, float] = {}
 
-    def __call__(self, action: Callable[[], R], *, what: str) -> R:
+    def __call__(self, action: Callable[[], R], /, *, what: str) -> R:
         """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
 
         Raises ServiceProblem at the next failure once the process is to stop.

@@ -89,10 +89,11 @@ class Turn:
     def _render(self, model: Model, claim: Claim) -> int:
         log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
         bench, batch = self.bench, Batch(claim=claim, model=model, bench=self.bench)
+        # Before jobs are in hand: the device has been silent for as long as nothing was asked of it.
+        bench.watchdog.expect_silence(self.load_seconds)
         bench.leases.hold(claim.jobs)
         try:
             self.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
-            bench.watchdog.expect_silence(self.load_seconds)
             renderer = self.loaded.get(model)
             self.heartbeat.now(state="rendering", batch=len(claim.jobs))
             made = batch.run(renderer)

@@ -1,8 +1,10 @@
 """How long a device may be silent before it counts as hung."""
 
+import math
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 #: A kernel takes this long only when something is wrong, however short its steps were before: another program may
 #: have the device for a while.
@@ -42,12 +44,12 @@ class Watchdog:
             self._seen_at = now
 
     def end(self) -> None:
-        """The batch is rendered: its silences were healthy ones."""
+        """The batch is rendered: its silences were healthy ones. Until the next one nothing is at the device."""
         self.step()
         with self._lock:
             if self._kind is not None:
                 self._learned[self._kind] = max(self._longest, self._learned.get(self._kind, 0.0))
-            self._kind = None
+            self._kind, self._patience = None, math.inf
 
     def expect_silence(self, seconds: float) -> None:
         """What begins now (loading a model) reports no steps and may take this long."""
@@ -55,6 +57,18 @@ class Watchdog:
             self._kind = None
             self._patience = seconds
             self._seen_at = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the device waits for something else, such as an input from the store, it is not at fault."""
+        with self._lock:
+            before, self._patience = self._patience, math.inf
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._patience = before
+                self._seen_at = time.monotonic()
 
     def silent_for(self) -> float:
         """Seconds since the device last did something."""

@@ -68,3 +68,17 @@ def test_loading_may_take_its_own_time(clock: list[float]) -> None:
     dog.begin("sd 8")
     clock[0] += 11
     assert dog.stalled()
+
+
+def test_a_device_that_has_nothing_to_do_or_waits_for_an_input_is_not_hung(clock: list[float]) -> None:
+    dog = Watchdog(stall_seconds=10)
+    dog.begin("sd 8")
+    with dog.waiting():
+        clock[0] += 1000
+        assert not dog.stalled()
+    assert not dog.stalled()
+    clock[0] += 11
+    assert dog.stalled()
+    dog.end()
+    clock[0] += 1000
+    assert not dog.stalled()
