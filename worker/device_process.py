@@ -43,6 +43,8 @@ R = TypeVar("R")
 
 #: BSD's EX_TEMPFAIL: try again, with a fresh process.
 _EXIT_CODE = 75
+#: How long pictures that were made before a device hung may take to be stored.
+_LAST_SECONDS = 10.0
 
 
 class DeviceProcess:
@@ -122,6 +124,7 @@ class DeviceProcess:
             self._jobs.set_back(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
         except DatabaseProblem as error:
             log.warning("jobs are left to their leases: %s", error)
+        self._leases.until_published(_LAST_SECONDS)
         self.leave()
 
     def _announce(self) -> None:

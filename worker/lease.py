@@ -75,6 +75,12 @@ class Leases:
         with self._lock:
             return [job for job in jobs if job.id in self._rendering]
 
+    def until_published(self, seconds: float) -> None:
+        """Wait until all pictures that left the device are stored, but no longer than that."""
+        deadline = time.monotonic() + seconds
+        while self._publishing and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def all_lost(self, jobs: Iterable[Claimed]) -> bool:
         """True if none of these jobs is ours any more: rendering on would be for nobody."""
         with self._lock:

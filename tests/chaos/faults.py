@@ -17,10 +17,10 @@ from storage.errors import BrokerProblem
 from storage.states import Priority
 from tests.chaos.plan import MODEL_NAMES, DatabaseKind
 from tests.chaos.processes import Kept, Machine
-from tests.chaos.proxy import Mode, Moods
-from tests.chaos.services import MortalPostgres, MortalRedis
 from tests.chaos.stage import Stage
 from tests.integration.farm import freeze, resume
+from tests.mortal import MortalPostgres, MortalRedis
+from tests.proxy import Mode, Moods
 
 _MOST_SURPLUS = 200
 _REDIS_LISTS = "farm:model.*"

@@ -6,8 +6,8 @@ from random import Random
 from urllib.parse import urlsplit
 
 from tests.chaos.plan import MACHINES
-from tests.chaos.proxy import HttpProxy, Loop, Moods, Proxy, proxy_loop
-from tests.chaos.services import MortalPostgres, MortalRedis
+from tests.mortal import MortalPostgres, MortalRedis
+from tests.proxy import HttpProxy, Loop, Moods, Proxy, proxy_loop
 
 #: The schedulers, `farm render` and the driver itself.
 REST = "rest"
@@ -47,8 +47,7 @@ class Links:
             "FARM_S3_ENDPOINT_URL": f"http://127.0.0.1:{self.port('s3', end)}",
         }
         if postgres is not None:
-            place = f"127.0.0.1:{self.port('postgresql', end)}/{postgres.name}"
-            found["FARM_DATABASE_URL"] = f"postgresql+psycopg://postgres@{place}?sslmode=disable&gssencmode=disable"
+            found["FARM_DATABASE_URL"] = postgres.tcp_url(self.port("postgresql", end))
         return found
 
 

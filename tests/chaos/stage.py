@@ -24,7 +24,7 @@ from tests.chaos.links import REST, Links, open_links
 from tests.chaos.observer import Observer, Recoveries
 from tests.chaos.plan import MACHINES, MODELS, SCHEDULERS, Plan
 from tests.chaos.processes import Kept, Machine, faketime, with_clock
-from tests.chaos.services import MortalPostgres, MortalRedis
+from tests.mortal import MortalPostgres, MortalRedis
 from tests.servers import S3Server, eventually
 
 

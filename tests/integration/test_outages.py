@@ -15,8 +15,8 @@ from storage.fault_log import FaultLog
 from storage.faults import Fault
 from storage.settings import Settings
 from storage.states import State
-from tests.chaos.proxy import HttpProxy, Loop, Mode, Moods, Proxy, proxy_loop
 from tests.integration.farm import Farm
+from tests.proxy import HttpProxy, Loop, Mode, Moods, Proxy, proxy_loop
 from tests.servers import PostgresServer, eventually
 
 #: Twice the lease of these farms.

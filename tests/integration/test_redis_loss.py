@@ -1,38 +1,21 @@
 """Redis dies in the middle of the work and comes back with nothing in it."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from storage.errors import BrokerProblem
-from tests import servers
 from tests.integration.farm import Farm, device_processes
+from tests.mortal import MortalRedis
 from tests.servers import eventually
-
-
-class MortalRedis:
-    """A server that a test may end and start again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = servers.free_port()
-        self._running = ExitStack()
-        self.url = self.start()
-
-    def start(self) -> str:
-        return self._running.enter_context(servers.redis_server(self._folder, port=self._port))
-
-    def stop(self) -> None:
-        self._running.close()
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[MortalRedis]:
     redis = MortalRedis(tmp_path)
     yield redis
-    redis.stop()
+    redis.close()
 
 
 @pytest.fixture
@@ -48,7 +31,7 @@ def test_nothing_is_lost_and_nobody_dies_with_redis(farm: Farm, redis: MortalRed
     farm.some_done(render_id)
     before = {device: process.pid for device, process in device_processes(supervisor).items()}
 
-    redis.stop()
+    redis.kill()
     with pytest.raises(BrokerProblem):
         farm.tickets.check()
     unheard = farm.submit(8, model="quick", call=False)

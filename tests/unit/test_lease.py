@@ -1,5 +1,6 @@
 """Which leases a worker renews, and how it learns what it lost."""
 
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -75,3 +76,14 @@ def test_a_batch_is_lost_when_all_of_its_jobs_are(claim: tuple[Jobs, Claim]) -> 
     jobs.cancel(found.jobs[0].render_id)
     eventually(lambda: leases.all_lost(found.jobs), "the worker knows that its jobs were cancelled", timeout=5)
     leases.release(found.jobs)
+
+
+def test_what_is_being_published_is_waited_for_but_not_for_ever(claim: tuple[Jobs, Claim]) -> None:
+    jobs, found = claim
+    leases = keeping(jobs, stall_seconds=60, held=found.jobs)
+    leases.until_published(60)  # nothing is on its way
+    leases.rendered(found.jobs)
+    leases.until_published(0.1)
+    threading.Timer(0.2, leases.release, [found.jobs]).start()
+    leases.until_published(60)
+    assert leases.at_the_device(found.jobs) == []

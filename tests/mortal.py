@@ -47,8 +47,8 @@ class MortalPostgres:
     """One database of a PostgreSQL server, and the server's life."""
 
     def __init__(self, server: PostgresServer, folder: Path) -> None:
-        self.name = server.create()
-        self.url = server.url(self.name)
+        self._server = server
+        self.url = server.url(server.create())
         self._log = folder / "postgresql.log"
         self._address = self.url.replace("+psycopg", "")
         with self._connect() as connection:
@@ -61,14 +61,18 @@ class MortalPostgres:
         postmaster = self._postmaster()
         self._command, self._user = postmaster.cmdline(), postmaster.uids().real
         self._process: subprocess.Popen[bytes] | None = None
-        self.socket = str(next(Path(self._data).glob(".s.PGSQL.*[0-9]")))
+        self.socket = server.socket
+
+    def tcp_url(self, port: int) -> str:
+        """The database's address through a port of this machine that leads to the socket."""
+        return self._server.tcp_url(self.url, port)
 
     def terminate_backends(self) -> int:
         """Close every connection to the database; how many."""
         with self._connect() as connection:
             return connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-                [self.name],
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid()"
             ).rowcount
 
     def crash(self) -> None:
