@@ -19,9 +19,6 @@ from tests.integration.farm import Farm
 from tests.proxy import HttpProxy, Loop, Mode, Moods, Proxy, proxy_loop
 from tests.servers import PostgresServer, eventually
 
-#: Twice the lease of these farms.
-OUTAGE_SECONDS = 8.0
-
 pytestmark = pytest.mark.parametrize("stores", ["postgresql+s3"], indirect=True)
 
 
@@ -64,10 +61,10 @@ def _below(pid: int) -> set[int]:
     return {process.pid for process in psutil.Process(pid).children(recursive=True)}
 
 
-def take_away(link: Proxy, mode: Mode) -> None:
-    """In the middle of the work, for longer than any lease."""
+def take_away(link: Proxy, mode: Mode, *, seconds: float) -> None:
+    """In the middle of the work, for longer than any lease: those of these farms last four seconds."""
     link.set(mode)
-    time.sleep(OUTAGE_SECONDS)  # there is no condition: that it lasts is what this is about
+    time.sleep(seconds)  # there is no condition: that it lasts is what this is about
     link.set(Mode.PASS)
 
 
@@ -84,6 +81,7 @@ def test_a_service_that_was_away_costs_time_and_nothing_else(
     redis_link: Proxy,
     store_link: Proxy,
     postgres_server: PostgresServer,
+    request: pytest.FixtureRequest,
 ) -> None:
     link = {"database": database_link, "redis": redis_link, "store": store_link}[service]
     redis = urlsplit(str(farm.settings.broker_url))
@@ -97,8 +95,8 @@ def test_a_service_that_was_away_costs_time_and_nothing_else(
     farm.some_done(render_id)
 
     with everyone_lives(*parts):
-        take_away(link, mode)
-        farm.finished(render_id)
+        take_away(link, mode, seconds=request.config.getoption("--outage"))
+        farm.finished(render_id, timeout=90)
 
     farm.assert_sound(render_id)
     assert farm.render(render_id).done == 64
