@@ -133,7 +133,10 @@ def _make_engine(url: str) -> Engine:
         connect_args={
             "connect_timeout": 5,
             # A server or network that has gone without a word is noticed within half a minute, not after two hours.
-            **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000},
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
             "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
         },
     )
