@@ -1,4 +1,4 @@
-"""What a worker holds of the jobs that it claimed, and what it hands back."""
+"""What submitters and workers hand to the moves of jobs, and what they get."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +31,14 @@ class Claim:
     def batch_id(self) -> str:
         """Names this claim and no other: a job is claimed with one fence once."""
         return f"{self.jobs[0].id}.{self.jobs[0].fence}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once:
+    """What makes two requests of an owner the same: the name that the caller gives them, and what they ask for."""
+
+    key: str
+    request_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)

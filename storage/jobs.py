@@ -28,9 +28,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.claims import Claim, Claimed, Published, RenderedBatch
+from storage.claims import Claim, Claimed, Once, Published, RenderedBatch
 from storage.database import Database, database_now, transaction
-from storage.errors import BadSpecification
+from storage.errors import AskedOtherwise, BadSpecification
 from storage.faults import Fault, Rules
 from storage.leftovers import note_leftovers
 from storage.moves import count, fenced, move, released
@@ -67,22 +67,25 @@ class Jobs:
         priority: Priority,
         quanta: Mapping[str, int],
         together: bool = False,
+        once: Once | None = None,
     ) -> str:
         """Accept a render whole or not at all; its id. Specs are streamed: memory stays flat.
 
         Args:
             quanta: model alias → how many jobs an owner is dealt per turn (the model's batch limit).
             together: batch these jobs with one another only, never with strangers.
+            once: accept it only once under this name; again, the id is that of the first time.
 
         Raises:
             BadSpecification: there is nothing to render.
+            AskedOtherwise: another request of this owner was accepted under the same name.
             Whatever `specs` raises while it is read; then nothing is left behind.
         """
         render_id = new_render_id()
         with self.database.write() as connection:
-            connection.execute(
-                insert(renders).values(id=render_id, owner=owner, priority=priority, total=0, created_at=database_now())
-            )
+            accepted = _accept(connection, render_id, owner, priority, once)
+            if accepted != render_id:
+                return accepted
             dealer = Dealer(connection, owner=owner, priority=priority, quanta=quanta)
             nonce = f":{render_id}" if together else ""
             total = 0
@@ -308,6 +311,34 @@ class Jobs:
         with self.database.read() as connection:
             heads = {model: connection.execute(_head(model)).first() for model in models}
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
+
+
+def _accept(connection: Connection, render_id: str, owner: str, priority: Priority, once: Once | None) -> str:
+    """Make the row of a render; its id, or that of the render which was accepted under the same name before.
+
+    Who asks for the same at the same time waits here until the first one is accepted, or not.
+    """
+    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+    row = {"id": render_id, "owner": owner, "priority": priority, "total": 0, "created_at": database_now()}
+    if once is not None:
+        row |= {"idempotency_key": once.key, "request_hash": once.request_hash}
+    statement = (
+        insert_unless_there(renders)
+        .values(**row)
+        .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
+    )
+    if connection.execute(statement).rowcount or once is None:
+        return render_id
+    before = connection.execute(
+        select(renders.c.id, renders.c.request_hash).where(
+            renders.c.owner == owner, renders.c.idempotency_key == once.key
+        )
+    ).one()
+    if before.request_hash != once.request_hash:
+        raise AskedOtherwise(
+            f"idempotency key {once.key!r}: render {before.id} was asked for under it, with another body"
+        )
+    return str(before.id)
 
 
 _CLAIMED: tuple[Column[Any], ...] = (

@@ -44,7 +44,13 @@ renders = Table(
     Column("cancelled", Integer, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
+    # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
+    Column("idempotency_key", String(255)),
+    Column("request_hash", String(64)),
+    Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
+    # An owner's own, newest first.
+    Index("ix_renders_owner", "owner", "created_at"),
 )
 
 _queued = text("state = 'queued'")
@@ -187,4 +193,19 @@ memory_limits = Table(
     # Only with the VAE decoding one by one and in tiles.
     Column("frugal", Boolean, nullable=False),
     Column("learned_at", Double, nullable=False),
+)
+
+#: Who may use the API. Of a key itself only a hash is kept.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("role", String(6), nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
 )

@@ -177,7 +177,17 @@ def _split(job_id: str) -> tuple[str, int]:
 
 
 def _render(row: Row[Any]) -> RenderView:
-    return RenderView(**row._asdict() | {"priority": Priority(row.priority)})
+    return RenderView(
+        id=row.id,
+        owner=row.owner,
+        priority=Priority(row.priority),
+        total=row.total,
+        done=row.done,
+        failed=row.failed,
+        cancelled=row.cancelled,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )
 
 
 def _job(row: Row[Any]) -> JobView:
