@@ -21,6 +21,7 @@ from typing import Any
 import click
 from sqlalchemy import event, text
 
+from storage.claims import Submission
 from storage.database import Database
 from storage.jobs import Jobs
 from storage.schema import upgrade
@@ -86,7 +87,7 @@ def _filled(n: int) -> Iterator[str]:
         upgrade(database)
         jobs = Jobs(database)
         for owner in ("ann", "ben", "cid"):
-            jobs.submit([SPEC], owner=owner, priority=Priority.NORMAL, quanta={MODEL: BATCH})
+            jobs.submit([SPEC], Submission(owner=owner, priority=Priority.NORMAL), quanta={MODEL: BATCH})
         copied = (
             "render_id, {index}, owner, model, priority, {index} / 8, batch_key, seed + {index}, spec, state"
         ).format(index="number")

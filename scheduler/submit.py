@@ -9,12 +9,12 @@ from typing import Any
 
 from scheduler.tickets import top_up
 from storage.broker import Tickets
+from storage.claims import Submission
 from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs import Jobs
 from storage.pipelines import remarks
 from storage.registry import Registry
 from storage.spec import MAX_SEED, Request, Spec
-from storage.states import Priority
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,7 @@ def submit(
     registry: Registry,
     tickets: Tickets | None,
     specs: Iterable[Spec],
-    *,
-    owner: str,
-    priority: Priority,
-    together: bool = False,
+    submission: Submission,
 ) -> Accepted:
     """Accept a render whole or not at all, and call for workers.
 
@@ -95,7 +92,7 @@ def submit(
             models.add(spec.model)
             yield spec
 
-    render_id = jobs.submit(noted(), owner=owner, priority=priority, quanta=quanta(registry), together=together)
+    render_id = jobs.submit(noted(), submission, quanta=quanta(registry))
     accepted = Accepted(render_id=render_id, models=tuple(sorted(models)))
     call_workers(jobs, registry, tickets, accepted.models)
     return accepted

@@ -37,8 +37,22 @@ class Claim:
 class Once:
     """What makes two requests of an owner the same: the name that the caller gives them, and what they ask for."""
 
-    key: str
+    name: str
     request_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Who submits a render, and how."""
+
+    owner: str
+    priority: Priority
+    #: Batch these jobs with one another only, never with strangers.
+    together: bool = False
+    #: Accept it only once under this name; again, the answer is the first render.
+    once: Once | None = None
+    #: The API key that it came with.
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

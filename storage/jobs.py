@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.claims import Claim, Claimed, Once, Published, RenderedBatch
+from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission
 from storage.database import Database, database_now, transaction
 from storage.errors import AskedOtherwise, BadSpecification
 from storage.faults import Fault, Rules
@@ -59,35 +59,24 @@ class Jobs:
 
     # -- accepting ---------------------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        specs: Iterable[Spec],
-        *,
-        owner: str,
-        priority: Priority,
-        quanta: Mapping[str, int],
-        together: bool = False,
-        once: Once | None = None,
-    ) -> str:
+    def submit(self, specs: Iterable[Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
         """Accept a render whole or not at all; its id. Specs are streamed: memory stays flat.
 
         Args:
             quanta: model alias → how many jobs an owner is dealt per turn (the model's batch limit).
-            together: batch these jobs with one another only, never with strangers.
-            once: accept it only once under this name; again, the id is that of the first time.
 
         Raises:
             BadSpecification: there is nothing to render.
             AskedOtherwise: another request of this owner was accepted under the same name.
             Whatever `specs` raises while it is read; then nothing is left behind.
         """
-        render_id = new_render_id()
+        render_id, owner, priority = new_render_id(), submission.owner, submission.priority
         with self.database.write() as connection:
-            accepted = _accept(connection, render_id, owner, priority, once)
+            accepted = _accept(connection, render_id, submission)
             if accepted != render_id:
                 return accepted
             dealer = Dealer(connection, owner=owner, priority=priority, quanta=quanta)
-            nonce = f":{render_id}" if together else ""
+            nonce = f":{render_id}" if submission.together else ""
             total = 0
             for chunk in _chunks(specs, _INSERT_CHUNK):
                 rows = [
@@ -257,13 +246,20 @@ class Jobs:
     @transaction
     def cancel(self, connection: Connection, render_id: str) -> int:
         """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
+        return self._cancel(connection, render_id, jobs.c.render_id == render_id)
+
+    @transaction
+    def cancel_job(self, connection: Connection, render_id: str, index: int) -> bool:
+        """Cancel one job; whether it was not finished. Others of its batch go on."""
+        one = (jobs.c.render_id == render_id) & (jobs.c.index == index)
+        return self._cancel(connection, render_id, one) > 0
+
+    def _cancel(self, connection: Connection, render_id: str, which: ColumnElement[bool]) -> int:
         cancelled = connection.execute(
-            move(Event.CANCEL)
-            .where(jobs.c.render_id == render_id)
-            .values(fence=jobs.c.fence + 1, **released(finished=True))
+            move(Event.CANCEL).where(which).values(fence=jobs.c.fence + 1, **released(finished=True))
         ).rowcount
         # Those that were ever claimed; the cancel has raised every fence by one.
-        claimed = (jobs.c.render_id == render_id) & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
+        claimed = which & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
         note_leftovers(connection, claimed, after_seconds=self._rules.lease_seconds)
         count(connection, renders.c.cancelled, {render_id: cancelled})
         return cancelled
@@ -293,6 +289,25 @@ class Jobs:
         )
         return retried
 
+    @transaction
+    def reprioritise(
+        self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
+    ) -> int:
+        """Give what waits of a render another priority, at the end of its owner's jobs there; how many jobs."""
+        waiting = connection.execute(
+            select(jobs.c.id, jobs.c.model, jobs.c.owner)
+            .where(queued(), jobs.c.render_id == render_id, jobs.c.priority != priority)
+            .order_by(jobs.c.id)
+            .with_for_update()
+        ).all()
+        if not waiting:
+            return 0
+        dealer = Dealer(connection, owner=waiting[0].owner, priority=priority, quanta=quanta)
+        for turn, ids in _by_turn(waiting, dealer):
+            connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(priority=priority, turn=turn))
+        connection.execute(update(renders).where(renders.c.id == render_id).values(priority=priority))
+        return len(waiting)
+
     # -- what waits --------------------------------------------------------------------------------------------
 
     def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
@@ -313,31 +328,37 @@ class Jobs:
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
 
 
-def _accept(connection: Connection, render_id: str, owner: str, priority: Priority, once: Once | None) -> str:
+def _accept(connection: Connection, render_id: str, submission: Submission) -> str:
     """Make the row of a render; its id, or that of the render which was accepted under the same name before.
 
     Who asks for the same at the same time waits here until the first one is accepted, or not.
     """
+    once = submission.once
     insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
-    row = {"id": render_id, "owner": owner, "priority": priority, "total": 0, "created_at": database_now()}
-    if once is not None:
-        row |= {"idempotency_key": once.key, "request_hash": once.request_hash}
     statement = (
         insert_unless_there(renders)
-        .values(**row)
+        .values(
+            id=render_id,
+            owner=submission.owner,
+            priority=submission.priority,
+            total=0,
+            created_at=database_now(),
+            key_id=submission.key_id,
+            idempotency_key=once.name if once else None,
+            request_hash=once.request_hash if once else None,
+        )
         .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
+        .returning(renders.c.id)
     )
-    if connection.execute(statement).rowcount or once is None:
+    if connection.execute(statement).first() is not None or once is None:
         return render_id
     before = connection.execute(
         select(renders.c.id, renders.c.request_hash).where(
-            renders.c.owner == owner, renders.c.idempotency_key == once.key
+            renders.c.owner == submission.owner, renders.c.idempotency_key == once.name
         )
     ).one()
     if before.request_hash != once.request_hash:
-        raise AskedOtherwise(
-            f"idempotency key {once.key!r}: render {before.id} was asked for under it, with another body"
-        )
+        raise AskedOtherwise(f"the idempotency key {once.name!r} came with another request before: render {before.id}")
     return str(before.id)
 
 

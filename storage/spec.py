@@ -209,9 +209,13 @@ def check_pixels(width: int, height: int) -> None:
 
 def explain(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
-    problem = error.errors(include_url=False)[0]
+    return explain_problem(error.errors(include_url=False)[0])
+
+
+def explain_problem(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's `errors()` as one line."""
     if problem["type"] == "value_error" and not problem["loc"]:
-        return problem["msg"].removeprefix("Value error, ")
+        return str(problem["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in problem["loc"]) or "specification"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, Request.model_fields, n=3)

@@ -47,10 +47,13 @@ renders = Table(
     # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
+    # The API key that it came with, whose limits it counts against.
+    Column("key_id", String(12)),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
     # An owner's own, newest first.
     Index("ix_renders_owner", "owner", "created_at"),
+    Index("ix_renders_key_id", "key_id", "created_at"),
 )
 
 _queued = text("state = 'queued'")

@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, func, select, tuple_
 
-from storage.database import Database
+from storage.database import Database, database_now
 from storage.errors import NotFound
 from storage.faults import Fault
 from storage.spec import Spec, read_spec
 from storage.states import Priority, State, render_state
 from storage.tables import batches, jobs, renders
+from storage.turns import queued
 
 _PAGE = 1000
 _RENDER_ID = re.compile(r"[0-9a-z]{1,32}")
@@ -92,21 +93,27 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def render(self, render_id: str) -> RenderView:
-        """Raises NotFound."""
+    def render(self, render_id: str, *, owner: str | None = None) -> RenderView:
+        """Raises NotFound, also where it is not this owner's."""
         row = None
         if _RENDER_ID.fullmatch(render_id):
             with self._database.read() as connection:
                 row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
-        if row is None:
+        if row is None or owner not in (None, row.owner):
             raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
-    def renders(self, *, limit: int = 20) -> list[RenderView]:
-        """The newest renders, newest first."""
+    def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
+        """The newest renders, or an owner's, newest first; those after a render. Raises NotFound for that one."""
+        statement = select(renders).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
+        if owner is not None:
+            statement = statement.where(renders.c.owner == owner)
+        if after is not None:
+            last = self.render(after, owner=owner)
+            older = renders.c.created_at < last.created_at
+            statement = statement.where(older | ((renders.c.created_at == last.created_at) & (renders.c.id > last.id)))
         with self._database.read() as connection:
-            rows = connection.execute(select(renders).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit))
-            return [_render(row) for row in rows]
+            return [_render(row) for row in connection.execute(statement)]
 
     def unfinished_jobs(self) -> int:
         """How many jobs of all renders are waiting or running."""
@@ -138,6 +145,49 @@ class Views:
                 return
             after = page[-1].index
             left = None if left is None else left - len(page)
+
+    def oldest_waiting(self, models: Iterable[str]) -> dict[str, float]:
+        """Model → seconds since the render of its next job was submitted; models without waiting jobs are left out."""
+        found: dict[str, float] = {}
+        with self._database.read() as connection:
+            for model in models:
+                head = (
+                    select(jobs.c.render_id)
+                    .where(queued(), jobs.c.model == model)
+                    .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+                    .limit(1)
+                    .scalar_subquery()
+                )
+                age = connection.execute(select(database_now() - renders.c.created_at).where(renders.c.id == head))
+                if (seconds := age.scalar()) is not None:
+                    found[model] = seconds
+        return found
+
+    def next_waiting(self, render_id: str) -> JobView | None:
+        """The job of a render that is claimed next; None if none waits."""
+        waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(jobs).where(waiting).order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
+            ).first()
+        return None if row is None else _job(row)
+
+    def position(self, job: JobView, *, at_most: int = 10_000) -> int | None:
+        """How many jobs of its model are claimed before a waiting one, counted so far; None if it does not wait."""
+        this = jobs.alias("this")
+        place = tuple_(jobs.c.priority, jobs.c.turn, jobs.c.id) < tuple_(this.c.priority, this.c.turn, this.c.id)
+        before = (
+            select(jobs.c.id)
+            .join(this, (this.c.id == job.row_id) & (this.c.state == State.QUEUED))
+            .where(queued(), jobs.c.model == job.spec.model, place)
+            .limit(at_most)
+            .subquery()
+        )
+        with self._database.read() as connection:
+            state = connection.execute(select(jobs.c.state).where(jobs.c.id == job.row_id)).scalar()
+            if state != State.QUEUED:
+                return None
+            return connection.execute(select(func.count()).select_from(before)).scalar_one()
 
     def batch(self, batch_id: str) -> BatchView:
         """Raises NotFound."""

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from scheduler.cli.api import api, keys
 from scheduler.cli.doctor import doctor
 from scheduler.cli.faults import faults, workers
 from scheduler.cli.look import jobs, recipe, status
@@ -36,7 +37,7 @@ def cli() -> None:
 
 for _command in (
     *(render, status, jobs, cancel, retry, recipe, rerender, sheet, upload),
-    *(models, workers, faults, doctor, up, scheduler, db),
+    *(models, workers, faults, doctor, api, keys, up, scheduler, db),
 ):
     cli.add_command(_command)
 

@@ -18,6 +18,7 @@ from scheduler.inputs import upload_all, with_references
 from scheduler.manifests import names_inputs, read_manifest
 from scheduler.services import open_services
 from scheduler.submit import Accepted, call_workers, noting, quanta, specify, submit, with_defaults
+from storage.claims import Submission
 from storage.errors import InvalidInput
 from storage.settings import read_settings
 from storage.spec import Request
@@ -106,8 +107,7 @@ def render(
         services.registry,
         tickets,
         noting(specs, services.registry, noted),
-        owner=settings.owner,
-        priority=Priority[priority.upper()],
+        Submission(owner=settings.owner, priority=Priority[priority.upper()]),
     )
     for remark, pictures in noted.items():
         say(f"{remark} ({counted(pictures, 'picture')})")
@@ -192,9 +192,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         services.registry,
         reachable_broker(services),
         services.views.specs(batch),
-        owner=settings.owner,
-        priority=Priority.INTERACTIVE,
-        together=True,
+        Submission(owner=settings.owner, priority=Priority.INTERACTIVE, together=True),
     )
     see_through(services, again)
     twin = services.views.job(f"{again.render_id}-{position}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 from scheduler.submit import quanta, submit
+from storage.claims import Submission
 from storage.errors import ServiceProblem
 from tests.chaos.ledger import Order
 from tests.chaos.stage import Stage
@@ -64,7 +65,11 @@ class Load:
         specs = (registry.resolve(request, seed=order.first_seed) for request in order.requests())
         try:
             accepted = submit(
-                stage.services.jobs, registry, stage.tickets, specs, owner=order.owner, priority=order.priority
+                stage.services.jobs,
+                registry,
+                stage.tickets,
+                specs,
+                Submission(owner=order.owner, priority=order.priority),
             )
         except ServiceProblem as error:
             # Perhaps it was accepted and the answer lost: then it must be there as a whole.

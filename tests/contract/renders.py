@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from storage.claims import Claim, Claimed, Published, RenderedBatch
+from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission
 from storage.database import Database, database_now
 from storage.faults import Fault
 from storage.jobs import Jobs
@@ -47,7 +47,7 @@ def submit(
     together: bool = False,
 ) -> str:
     quanta = {"tiny": quantum, "other": quantum}
-    return farm.submit(specs, owner=owner, priority=priority, quanta=quanta, together=together)
+    return farm.submit(specs, Submission(owner=owner, priority=priority, together=together), quanta=quanta)
 
 
 def claim(farm: Jobs, *, limit: int = 8, worker: str = "w1", model: str = "tiny") -> Claim:

@@ -18,6 +18,7 @@ from sqlalchemy import Row, func, select
 from scheduler.services import Services, open_services
 from scheduler.submit import quanta
 from storage.broker import Tickets
+from storage.claims import Submission
 from storage.settings import Settings
 from storage.spec import Request
 from storage.states import Priority, State
@@ -101,7 +102,7 @@ class Farm:
         request = Request.parse({"prompt": "a red star", "model": model})
         specs = (self.services.registry.resolve(request, seed=seed) for seed in range(n))
         render_id = self.services.jobs.submit(
-            specs, owner=owner, priority=priority, quanta=quanta(self.services.registry)
+            specs, Submission(owner=owner, priority=priority), quanta=quanta(self.services.registry)
         )
         if call:
             self.tickets.publish(model, priority, min(8, -(-n // 8)))

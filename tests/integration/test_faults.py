@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from scheduler.services import open_services
+from storage.claims import Submission
 from storage.fault_log import FaultLog
 from storage.faults import Fault
 from storage.memory_limits import Load, MemoryLimit, MemoryLimits
@@ -51,7 +52,7 @@ def submit(farm: Farm, registry: str, n: int, *, prompt: str = "a red star", oth
         services.registry.resolve(Request.parse({"prompt": words, "model": "narrow"}), seed=seed)
         for seed, words in enumerate(prompts)
     ]
-    render_id = services.jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"narrow": 8})
+    render_id = services.jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"narrow": 8})
     services.database.close()
     farm.tickets.publish("narrow", Priority.NORMAL, 2)
     return render_id

@@ -16,6 +16,7 @@ import os, signal, sys
 from sqlalchemy import event
 from scheduler.submit import call_workers
 from storage.broker import Tickets
+from storage.claims import Submission
 from storage.database import Database
 from storage.jobs import Jobs
 from storage.registry import parse_registry
@@ -36,7 +37,7 @@ def submit(moment, n):
         event.listen(database.engine, name, die)
     specs = (registry.resolve(Request.parse({"prompt": "a"}), seed=seed) for seed in range(2500))
     jobs = Jobs(database)
-    jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"tiny": 8})
+    jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"tiny": 8})
     die()
     call_workers(jobs, registry, Tickets(settings), ["tiny"])
     die()

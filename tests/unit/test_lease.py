@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from storage.claims import Claim, Claimed
+from storage.claims import Claim, Claimed, Submission
 from storage.database import Database
 from storage.faults import Rules
 from storage.jobs import Jobs
@@ -25,7 +25,7 @@ def claim(sqlite: str) -> Iterable[tuple[Jobs, Claim]]:
     jobs = Jobs(database, Rules(lease_seconds=3))
     registry = read_registry(Settings())
     specs = (registry.resolve(Request.parse({"prompt": "a red star"}), seed=seed) for seed in range(2))
-    jobs.submit(specs, owner="ann", priority=Priority.NORMAL, quanta={"shapes": 8})
+    jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"shapes": 8})
     found = jobs.claim(model="shapes", worker="w", limit=8)
     assert found is not None
     yield jobs, found

@@ -1,0 +1,100 @@
+"""Who asks, and what they may: keys, roles, limits."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+
+from scheduler.api.problems import Refused
+from storage.keys import Keys, Limits, Role
+
+#: Whether there is any key is asked so often.
+_OPEN_SECONDS = 2.0
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+_bearer = HTTPBearer(auto_error=False, description="A key made by `farm keys create`.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who prefer it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who asks."""
+
+    owner: str
+    role: Role
+    limits: Limits
+    #: None: nobody was asked for a key.
+    key_id: str | None
+
+    @property
+    def sees(self) -> str | None:
+        """Whose renders they may see; None: everybody's."""
+        return None if self.role is Role.ADMIN else self.owner
+
+
+class Access:
+    """Lets callers in. Without any key made it lets everybody in who comes from this machine, as `nobody`."""
+
+    def __init__(self, keys: Keys, *, nobody: str, open_without_keys: bool) -> None:
+        self._keys = keys
+        self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
+        self._open_without_keys = open_without_keys
+        self._looked_at = float("-inf")
+        self._open = False
+
+    def caller(self, secret: str | None, request: Request) -> Caller:
+        """Raises Refused: 401 without a valid key."""
+        if secret:
+            key = self._keys.find(secret)
+            if key is None:
+                raise Refused(401, "this key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
+            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
+        if self._is_open():
+            _refuse_strange_pages(request)
+            return self._nobody
+        raise Refused(
+            401,
+            "a key is needed: Authorization: Bearer farm_…; `farm keys create` makes one",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+    def _is_open(self) -> bool:
+        if self._open_without_keys and time.monotonic() - self._looked_at > _OPEN_SECONDS:
+            self._open = not self._keys.any_valid()
+            self._looked_at = time.monotonic()
+        return self._open
+
+
+def _refuse_strange_pages(request: Request) -> None:
+    """A web page from elsewhere, open in a browser on this machine, is not somebody on this machine."""
+    host = request.url.hostname or ""
+    if host not in _LOCAL_HOSTS:
+        raise Refused(403, f"without keys only this machine is let in, not {host[:100]!r}")
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
+        raise Refused(403, "without keys no other page is let in; `farm keys create` makes a key")
+
+
+def allowed(needed: Role) -> Callable[..., Caller]:
+    """A dependency: the caller, if their role covers the needed one. Raises Refused (401, 403)."""
+
+    def caller(
+        request: Request,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
+        header: Annotated[str | None, Depends(_header)] = None,
+    ) -> Caller:
+        access: Access = request.app.state.access
+        found = access.caller(bearer.credentials if bearer else header, request)
+        if not found.role.covers(needed):
+            raise Refused(403, f"this key may {found.role}, and this takes the role {needed}")
+        return found
+
+    return caller
+
+
+Reader = Annotated[Caller, Depends(allowed(Role.READ))]
+Submitter = Annotated[Caller, Depends(allowed(Role.SUBMIT))]

@@ -1,0 +1,83 @@
+"""The application: routes, errors, who is let in, and how large a request may be."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from scheduler.api import farm, problems, renders
+from scheduler.api.access import Access
+from scheduler.api.desk import Desk
+from scheduler.inputs import MAX_BYTES
+from storage.keys import Keys
+
+#: Ten thousand prompts of a thousand characters are 10 MB.
+_MAX_JSON_BYTES = 16 * 2**20
+#: What a multipart form adds to its file.
+_FORM_BYTES = 2**16
+
+_DESCRIPTION = """
+Renders pictures from prompts on a farm of devices. A render is accepted at once and kept until it is done; its pictures
+are rendered in batches with others of their kind.
+
+Errors are problem documents (RFC 9457) that name the field.
+"""
+
+
+def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
+    """
+    Args:
+        open_without_keys: let everybody on this machine in as long as no key was made.
+    """
+    app = FastAPI(
+        title="Diffusion Farm",
+        version=version("diffusion-farm"),
+        description=_DESCRIPTION,
+        separate_input_output_schemas=False,
+    )
+    app.state.access = Access(
+        Keys(desk.services.database), nobody=desk.services.settings.owner, open_without_keys=open_without_keys
+    )
+    problems.answer_with_problems(app)
+    app.include_router(renders.routes(desk))
+    app.include_router(farm.routes(desk))
+    app.include_router(farm.health_routes(desk))
+    app.add_middleware(_Bounded)
+    return app
+
+
+class _Bounded:
+    """Refuses bodies that are too large before they are in memory, whether their length was told or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = MAX_BYTES + _FORM_BYTES if scope["path"] == "/v1/files" else _MAX_JSON_BYTES
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        if told.isdigit() and int(told) > most:
+            await _too_large(most)(scope, receive, send)
+            return
+        received = 0
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise problems.Refused(413, _words(most))
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+def _too_large(most: int) -> Any:
+    return problems.answer(413, _words(most))
+
+
+def _words(most: int) -> str:
+    return f"a request may have {most // 2**20} MiB here; split it, or use a manifest"

@@ -1,0 +1,106 @@
+"""What may be asked for in one call: a specification, lists that go in step, lists that are combined."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
+
+from storage.errors import BadSpecification
+from storage.spec import Prompt, Request
+
+MAX_JOBS = 10_000
+
+_FIELDS = frozenset(Request.model_fields)
+#: With the short names, such as `steps`.
+_NAMES = _FIELDS | {
+    str(name)
+    for field in Request.model_fields.values()
+    if isinstance(field.validation_alias, AliasChoices)
+    for name in field.validation_alias.choices
+}
+Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
+
+
+class RenderBody(Request):
+    """What to render: any field of a specification once for all pictures, or as lists in `zip` and `product`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "a large red star on a blue background"},
+                {"prompt": ["a red star", "a green circle"], "n": 2, "seed": 7},
+                {
+                    "zip": {"prompt": ["a red star", "a green circle"], "seed": [1, 2]},
+                    "product": {"guidance_scale": [3.0, 7.5]},
+                    "priority": "bulk",
+                },
+            ]
+        }
+    )
+
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_JOBS)] | None = Field(  # type: ignore[assignment]
+        None, description="One prompt, or a list of them."
+    )
+    zip: Columns = Field(default_factory=dict, description="Fields with a value for each picture, all lists as long.")
+    product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
+    n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
+    priority: Literal["interactive", "normal", "bulk"] = "normal"
+    dry_run: bool = Field(False, description="Check and count, and accept nothing.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "RenderBody":
+        if not self._columns() and self.prompt is None and self.prompt_embeds is None:
+            raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RenderBody":
+        lists = self._lists()
+        for name, column in lists.items():
+            if len(column) != len(next(iter(lists.values()))):
+                raise ValueError(f"zip: {name} has {len(column)} values, {next(iter(lists))} has another number")
+        for name in self._columns():
+            if name not in _NAMES:
+                raise ValueError(f"{name}: is no field of a specification")
+        if twice := self.zip.keys() & self.product.keys():
+            raise ValueError(f"{min(twice)}: in zip and in product")
+        if self.jobs > MAX_JOBS:
+            raise ValueError(f"{self.jobs} pictures in one call; the most is {MAX_JOBS}, a manifest takes any number")
+        return self
+
+    @property
+    def jobs(self) -> int:
+        """How many pictures this asks for."""
+        total = self.n * len(next(iter(self._lists().values()), [None]))
+        for column in self.product.values():
+            total *= len(column)
+        return total
+
+    def requests(self) -> Iterator[Request]:
+        """A request for each combination, `n` not counted; zipped rows outermost, products varying fastest.
+
+        Raises BadSpecification with the number of the first that is wrong.
+        """
+        # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
+        once = (self.model_fields_set & _FIELDS) - {"seed"}
+        shared = {name: value for name in once if not isinstance(value := getattr(self, name), list)}
+        lists = self._lists()
+        rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)] if lists else [{}]
+        combinations = [dict(zip(self.product, row, strict=True)) for row in product(*self.product.values())]
+        for number, (row, combination) in enumerate(product(rows, combinations), start=1):
+            yield _request({**shared, **row, **combination}, number)
+
+    def _lists(self) -> Mapping[str, list[Any]]:
+        """What goes in step, a list of prompts among it."""
+        return {**({"prompt": self.prompt} if isinstance(self.prompt, list) else {}), **self.zip}
+
+    def _columns(self) -> set[str]:
+        return {*self.zip, *self.product}
+
+
+def _request(fields: Mapping[str, Any], number: int) -> Request:
+    try:
+        return Request.parse(fields)
+    except BadSpecification as error:
+        raise BadSpecification(f"{error} (request {number})") from None

@@ -1,0 +1,122 @@
+"""What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.api.access import Caller
+from scheduler.api.problems import Refused
+from scheduler.services import Services
+from storage.broker import Tickets
+from storage.jobs import Jobs
+from storage.objects import ObjectStore
+from storage.quotas import Quotas
+from storage.registry import Registry
+from storage.spec import Spec
+from storage.states import Priority
+from storage.views import JobView, RenderView, Views
+from storage.workers import Workers
+
+_DAY_SECONDS = 86400
+
+
+@dataclass(frozen=True)
+class Desk:
+    services: Services
+    tickets: Tickets | None
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.services.jobs
+
+    @property
+    def views(self) -> Views:
+        return self.services.views
+
+    @property
+    def workers(self) -> Workers:
+        return self.services.workers
+
+    @property
+    def registry(self) -> Registry:
+        return self.services.registry
+
+    @property
+    def objects(self) -> ObjectStore:
+        return self.services.objects
+
+    # -- whose -------------------------------------------------------------------------------------------------
+
+    def render(self, caller: Caller, render_id: str) -> RenderView:
+        """Raises NotFound also for somebody else's: that it is there is nobody's business."""
+        return self.views.render(render_id, owner=caller.sees)
+
+    def job(self, caller: Caller, job_id: str) -> JobView:
+        """Raises NotFound, also for somebody else's."""
+        job = self.views.job(job_id)
+        self.render(caller, job.render_id)
+        return job
+
+    # -- how much ----------------------------------------------------------------------------------------------
+
+    def admit(self, caller: Caller, pictures: int) -> None:
+        """Raises Refused (429) if that is more than the key's limits leave."""
+        limits = caller.limits
+        if caller.key_id is None:
+            return
+        used = Quotas(self.services.database).used(caller.key_id)
+        if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
+            raise Refused(429, f"this key may submit {limits.per_minute} times a minute", {"Retry-After": "60"})
+        if limits.queued is not None and used.unfinished + pictures > limits.queued:
+            raise Refused(
+                429,
+                f"this key may have {limits.queued} pictures in the queue, {used.unfinished} are there; "
+                "wait until some are done, or ask for less",
+                {"Retry-After": "30"},
+            )
+        if limits.per_day is not None and used.accepted_last_day + pictures > limits.per_day:
+            raise Refused(
+                429,
+                f"this key may ask for {limits.per_day} pictures a day, {used.accepted_last_day} were accepted "
+                "within the last 24 hours",
+                {"Retry-After": "3600"},
+            )
+
+    def check_work(self, caller: Caller, spec: Spec) -> None:
+        """Raises Refused (403) if a single picture is more work than the key may ask for."""
+        most = caller.limits.work
+        work = spec.width * spec.height * spec.num_inference_steps
+        if most is not None and work > most:
+            size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"
+            raise Refused(403, f"{size} is {work}; a picture of this key may be {most}")
+
+    # -- what to expect ----------------------------------------------------------------------------------------
+
+    def position(self, job: JobView) -> int | None:
+        return self.views.position(job)
+
+    def outlook(self, render: RenderView) -> dict[str, float | None]:
+        """Its next picture's position, and seconds until its last one, as far as known."""
+        if render.finished:
+            return {"position": None, "seconds_left": 0.0}
+        found = self.views.next_waiting(render.id)
+        if found is None:
+            return {"position": 0, "seconds_left": self._seconds(self._models_of(render), render.remaining)}
+        position = self.views.position(found) or 0
+        return {"position": position, "seconds_left": self._seconds([found.spec.model], position + render.remaining)}
+
+    def outlook_of_new(self, specs: Sequence[Spec], priority: str) -> dict[str, float | None]:
+        models = sorted({spec.model for spec in specs})
+        ahead = sum(
+            self.jobs.waiting(model, before, at_most=100_000)
+            for model in models
+            for before in Priority
+            if before <= Priority[priority.upper()]
+        )
+        return {"position": ahead, "seconds_left": self._seconds(models, ahead + len(specs))}
+
+    def _models_of(self, render: RenderView) -> list[str]:
+        return sorted({job.spec.model for job in self.views.jobs(render.id, limit=1)})
+
+    def _seconds(self, models: Sequence[str], pictures: int) -> float | None:
+        rate = sum(worker.rate for worker in self.workers.all() if set(worker.models) & set(models))
+        return round(pictures / rate, 1) if rate else None

@@ -1,0 +1,127 @@
+"""Errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from storage.errors import AskedOtherwise, FarmError, InvalidInput, NotFound, ServiceProblem
+from storage.spec import explain_problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+#: When to ask again where a service is away.
+_RETRY_SECONDS = 5
+
+
+class FieldProblem(BaseModel):
+    field: str = Field(description="Where in the body, path or query, such as `prompt` or `product.steps`.")
+    message: str
+
+
+class Problem(BaseModel):
+    """A problem document."""
+
+    type: str = Field("about:blank", description="A URI of the kind of problem; about:blank: the status says it.")
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] = Field(default_factory=list, description="The fields that are wrong, where some are.")
+
+
+class Refused(FarmError):
+    """Raised by a route to refuse a request with this status."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+_TITLES = {
+    400: "Bad request",
+    401: "Who are you?",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Asked otherwise before",
+    413: "Too large",
+    415: "Not JSON",
+    422: "Cannot be rendered as asked",
+    429: "Too much at once",
+    500: "The farm has a fault",
+    503: "A service is away",
+}
+
+#: For routes' `responses`: what each may answer beside its own answers.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
+    for status in (401, 403, 404, 409, 413, 422, 429, 503)
+}
+
+
+def answer(
+    status: int, detail: str, *, errors: Sequence[FieldProblem] = (), headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    problem = Problem(title=_TITLES.get(status, "Problem"), status=status, detail=detail, errors=list(errors))
+    return JSONResponse(problem.model_dump(), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Every error of the application's becomes a problem document."""
+    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(FarmError, _farm)
+    app.add_exception_handler(Exception, _fault)
+
+
+def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    errors = []
+    for problem in error.errors()[:20]:
+        words = explain_problem({**problem, "loc": _place(problem["loc"])})
+        field, colon, message = words.partition(": ")
+        errors.append(FieldProblem(field=field, message=message) if colon else FieldProblem(field="", message=words))
+    first = errors[0]
+    return answer(422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
+
+
+def _place(location: Sequence[Any]) -> tuple[Any, ...]:
+    """Without where it came (body, query) and which of a field's types was tried, such as `list[str]`."""
+    return tuple(
+        part for part in location[1:] if isinstance(part, int) or (part.isidentifier() and part not in ("str", "list"))
+    )
+
+
+def _http(_request: Request, error: HTTPException) -> JSONResponse:
+    return answer(error.status_code, str(error.detail), headers=error.headers)
+
+
+def _farm(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Refused):
+        return answer(error.status, str(error), headers=error.headers)
+    if isinstance(error, NotFound):
+        return answer(404, str(error))
+    if isinstance(error, AskedOtherwise):
+        return answer(409, str(error))
+    if isinstance(error, InvalidInput):
+        field, colon, message = str(error).partition(": ")
+        errors = [FieldProblem(field=field, message=message)] if colon and " " not in field else []
+        return answer(422, str(error), errors=errors)
+    if isinstance(error, ServiceProblem):
+        log.warning("answered 503: %s", error)
+        # Its words name addresses, which are nobody's business outside.
+        return answer(
+            503, "a service that the farm needs is away; try again", headers={"Retry-After": str(_RETRY_SECONDS)}
+        )
+    return _fault(_request, error)
+
+
+def _fault(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer(500, "this is a fault of the farm; its log says more")

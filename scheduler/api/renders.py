@@ -1,0 +1,202 @@
+"""Renders and their jobs: submitting, looking, cancelling, trying again."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import RedirectResponse
+
+from scheduler.api.access import Caller, Reader, Submitter
+from scheduler.api.answers import (
+    AcceptedAnswer,
+    CancelAnswer,
+    DryAnswer,
+    JobAnswer,
+    JobPage,
+    RenderAnswer,
+    RenderPage,
+    RetryAnswer,
+)
+from scheduler.api.bodies import RenderBody
+from scheduler.api.desk import Desk
+from scheduler.api.problems import RESPONSES, Refused
+from scheduler.submit import call_workers, noting, quanta, specify, submit
+from storage.claims import Once, Submission
+from storage.controls import REFERENCE
+from storage.errors import BadSpecification
+from storage.inputs import has_input
+from storage.spec import Spec
+from storage.states import Priority, State
+
+_PAGE = 1000
+
+RenderId = Annotated[str, Path(pattern="^[0-9a-z]{1,32}$", description="Such as `k7m2p9x4tq8z`.")]
+JobId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}-\d{1,9}$", description="Such as `k7m2p9x4tq8z-000012`.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Your name for this request: sent again, it is accepted once.",
+    ),
+]
+
+
+def routes(desk: Desk) -> APIRouter:
+    """Everything below /v1/renders and /v1/jobs."""
+    router = APIRouter(prefix="/v1", responses=RESPONSES)
+
+    @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
+    def submit_render(
+        body: RenderBody, caller: Submitter, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> AcceptedAnswer | DryAnswer:
+        """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
+        desk.admit(caller, body.jobs)
+        remarks: Counter[str] = Counter()
+        specs = list(noting(_specs(desk, caller, body), desk.registry, remarks))
+        if body.dry_run:
+            response.status_code = 200
+            models = sorted({spec.model for spec in specs})
+            return DryAnswer(
+                total=len(specs), models=models, remarks=sorted(remarks), **desk.outlook_of_new(specs, body.priority)
+            )
+        once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body))
+        accepted = submit(
+            desk.jobs,
+            desk.registry,
+            desk.tickets,
+            specs,
+            Submission(owner=caller.owner, priority=Priority[body.priority.upper()], once=once, key_id=caller.key_id),
+        )
+        render = desk.render(caller, accepted.render_id)
+        response.headers["Location"] = f"/v1/renders/{render.id}"
+        # As it was accepted: of a request made twice, the seeds of the first time.
+        seeds = [job.spec.seed for job in desk.views.jobs(render.id)]
+        return AcceptedAnswer(
+            **RenderAnswer.of(render, **desk.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
+        )
+
+    @router.get("/renders", tags=["renders"])
+    def list_renders(
+        caller: Reader,
+        after: Annotated[
+            str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=_PAGE)] = 100,
+    ) -> RenderPage:
+        """Your renders, newest first; with a key of the role admin, everybody's."""
+        found = desk.views.renders(limit=limit + 1, owner=caller.sees, after=after)
+        page = found[:limit]
+        return RenderPage(
+            renders=[RenderAnswer.of(render) for render in page], next=page[-1].id if len(found) > limit else None
+        )
+
+    @router.get("/renders/{render_id}", tags=["renders"])
+    def get_render(render_id: RenderId, caller: Reader) -> RenderAnswer:
+        """How a render stands."""
+        render = desk.render(caller, render_id)
+        return RenderAnswer.of(render, **desk.outlook(render))
+
+    @router.get("/renders/{render_id}/jobs", tags=["renders"])
+    def list_jobs(
+        render_id: RenderId,
+        caller: Reader,
+        state: State | None = None,
+        after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
+        limit: Annotated[int, Query(ge=1, le=_PAGE)] = 100,
+    ) -> JobPage:
+        """A render's pictures in their order."""
+        desk.render(caller, render_id)
+        found = list(desk.views.jobs(render_id, state=state, after=after, limit=limit + 1))
+        page = found[:limit]
+        return JobPage(jobs=[JobAnswer.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
+
+    @router.delete("/renders/{render_id}", tags=["renders"])
+    def cancel_render(render_id: RenderId, caller: Submitter) -> CancelAnswer:
+        """Cancel what is not finished. Pictures that are done stay. Harmless to repeat."""
+        desk.render(caller, render_id)
+        cancelled = desk.jobs.cancel(render_id)
+        return CancelAnswer(id=render_id, state=desk.render(caller, render_id).state, cancelled=cancelled)
+
+    @router.post("/renders/{render_id}/retry", tags=["renders"])
+    def retry_render(render_id: RenderId, caller: Submitter) -> RetryAnswer:
+        """Render the failed pictures again, with the same seeds."""
+        desk.render(caller, render_id)
+        retried = desk.jobs.retry(render_id, quanta=quanta(desk.registry))
+        models = {job.spec.model for job in desk.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+        call_workers(desk.jobs, desk.registry, desk.tickets, sorted(models & desk.registry.models.keys()))
+        return RetryAnswer(id=render_id, retried=retried)
+
+    @router.patch("/renders/{render_id}", tags=["renders"])
+    def change_render(
+        render_id: RenderId, caller: Submitter, priority: Annotated[Literal["interactive", "normal", "bulk"], Query()]
+    ) -> RenderAnswer:
+        """Change the priority of what still waits."""
+        desk.render(caller, render_id)
+        desk.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(desk.registry))
+        models = {job.spec.model for job in desk.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+        call_workers(desk.jobs, desk.registry, desk.tickets, sorted(models & desk.registry.models.keys()))
+        render = desk.render(caller, render_id)
+        return RenderAnswer.of(render, **desk.outlook(render))
+
+    @router.get("/jobs/{job_id}", tags=["jobs"])
+    def get_job(job_id: JobId, caller: Reader) -> JobAnswer:
+        """One picture: how it stands, and once it is done with what it was made."""
+        job = desk.job(caller, job_id)
+        made_with = dict(desk.views.batch(job.batch_id).recipe) if job.batch_id else None
+        return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=desk.position(job))
+
+    @router.get(
+        "/jobs/{job_id}/image",
+        tags=["jobs"],
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, 307: {"description": "It is there, for a quarter of an hour."}},
+    )
+    def get_image(job_id: JobId, caller: Reader) -> Response:
+        """The picture (PNG, its recipe within)."""
+        job = desk.job(caller, job_id)
+        if job.object is None:
+            raise Refused(404, f"job {job.id} is {job.state} and has no picture")
+        address = desk.objects.presign(job.object)
+        if address.startswith("http"):
+            return RedirectResponse(address, 307)
+        headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
+        return Response(desk.objects.get(job.object), media_type="image/png", headers=headers)
+
+    @router.delete("/jobs/{job_id}", tags=["jobs"])
+    def cancel_job(job_id: JobId, caller: Submitter) -> CancelAnswer:
+        """Cancel one picture; the others of its batch go on. Harmless to repeat."""
+        job = desk.job(caller, job_id)
+        cancelled = desk.jobs.cancel_job(job.render_id, job.index)
+        return CancelAnswer(id=job.id, state=desk.job(caller, job_id).state, cancelled=int(cancelled))
+
+    return router
+
+
+def _specs(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Spec]:
+    """Raises BadSpecification, NotFound, Refused."""
+    stored: set[str] = set()
+    for alias in {request.model for request in body.requests()} - {None, *desk.registry.models}:
+        raise BadSpecification(f"model: none is registered as {alias!r}; known are {', '.join(desk.registry.models)}")
+    for spec in specify(body.requests(), desk.registry, pictures_each=body.n, seed=body.seed):
+        desk.check_work(caller, spec)
+        for reference in _references(spec):
+            if reference not in stored and not has_input(desk.objects, reference):
+                raise BadSpecification(f"{reference} is not in the store: send it to POST /v1/files first")
+            stored.add(reference)
+        yield spec
+
+
+def _references(spec: Spec) -> Sequence[str]:
+    given = [*(spec.control_images or ()), *([spec.prompt_embeds] if spec.prompt_embeds else [])]
+    return [name for name in given if REFERENCE.fullmatch(name)]
+
+
+def _hash(body: RenderBody) -> str:
+    said = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""Commands for the HTTP API: `farm api`, and `farm keys` for who may use it."""
+
+import re
+import socket
+
+import click
+
+from scheduler.cli.output import json_option, print_json, print_table, say, when
+from scheduler.cli.wait import reachable_broker
+from scheduler.services import open_services
+from storage.errors import BadSettings
+from storage.keys import Key, Keys, Limits, Role
+from storage.settings import read_settings
+from storage.telemetry import configure_logging
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_UNITS = {"h": 3600.0, "d": 86400.0}
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--open", "open_to_all", is_flag=True, help="Let everybody in without a key, on any address.")
+def api(host: str, port: int, open_to_all: bool) -> None:
+    """Answer over HTTP: renders submitted, watched, fetched; its page at /docs tells how.
+
+    On this machine alone it asks for no key until one is made (`farm keys create`).
+    """
+    try:
+        import uvicorn
+
+        from scheduler.api.app import make_app
+        from scheduler.api.desk import Desk
+    except ImportError:
+        raise BadSettings('the API is not installed; run `pip install "diffusion-farm[api]"`') from None
+    settings = read_settings()
+    configure_logging(settings.log_level, "api")
+    services = open_services(settings)
+    local = host in _LOCAL
+    if not (local or open_to_all or Keys(services.database).any_valid()):
+        raise BadSettings(
+            f"--host {host}: anybody could use it; make a key first (`farm keys create`), or say --open if that is so"
+        )
+    desk = Desk(services, reachable_broker(services))
+    app = make_app(desk, open_without_keys=local or open_to_all)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
+    )
+    with _bound(host, port) as listener:
+        address = listener.getsockname()
+        say(f"the API answers on http://{host}:{address[1]}, its page is /docs; Ctrl-C stops it")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Raises BadSettings if nothing can listen there."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise BadSettings(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from None
+    return listener
+
+
+@click.group()
+def keys() -> None:
+    """Who may use the API, and how much."""
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})([hd])", value)
+    if match is None:
+        raise click.BadParameter("expected a number and h or d, such as 12h or 90d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@keys.command()
+@click.option("--name", required=True, help="What it is for.")
+@click.option("--owner", metavar="NAME", help="Whose renders it submits and sees (default FARM_OWNER).")
+@click.option("--role", type=click.Choice([role.value for role in Role]), default="submit", show_default=True)
+@click.option("--expires", "seconds", metavar="TIME", callback=_seconds, help="Such as 90d (default: never).")
+@click.option("--queued", type=click.IntRange(min=1), help="The most pictures in the queue at once.")
+@click.option("--per-day", type=click.IntRange(min=1), help="The most pictures within 24 hours.")
+@click.option("--per-minute", type=click.IntRange(min=1), help="The most requests to submit within a minute.")
+@click.option("--work", type=click.IntRange(min=1), help="The most pixels × steps of a picture.")
+@json_option
+def create(
+    name: str,
+    owner: str | None,
+    role: str,
+    seconds: float | None,
+    queued: int | None,
+    per_day: int | None,
+    per_minute: int | None,
+    work: int | None,
+    as_json: bool,
+) -> None:
+    """Make a key. It is shown now and never again."""
+    settings = read_settings()
+    limits = Limits(queued=queued, per_day=per_day, per_minute=per_minute, work=work)
+    key, secret = Keys(open_services(settings).database).create(
+        name=name, owner=owner or settings.owner, role=Role(role), limits=limits, seconds=seconds
+    )
+    if as_json:
+        print_json({"id": key.id, "key": secret, "owner": key.owner, "role": key.role})
+    else:
+        click.echo(secret)
+        say(f"key {key.id} of {key.owner}, role {key.role}: keep it, it cannot be shown again")
+
+
+@keys.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """The keys, without their secrets."""
+    found = Keys(open_services(read_settings()).database).all()
+    if as_json:
+        print_json([{**key.__dict__, "limits": key.limits.__dict__} for key in found])
+    elif found:
+        print_table(
+            ["KEY", "NAME", "OWNER", "ROLE", "MADE", "STATE"],
+            ((key.id, key.name, key.owner, key.role, when(key.created_at), _state(key)) for key in found),
+        )
+    else:
+        click.echo("no keys; farm keys create --name … makes one")
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY")
+@json_option
+def revoke(key_id: str, as_json: bool) -> None:
+    """Let a key in no more. Harmless to repeat."""
+    Keys(open_services(read_settings()).database).revoke(key_id)
+    print_json({"id": key_id, "revoked": True}) if as_json else click.echo(f"key {key_id} is revoked")
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {when(key.revoked_at)}"
+    return f"until {when(key.expires_at)}" if key.expires_at is not None else "valid"

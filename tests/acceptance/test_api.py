@@ -1,0 +1,341 @@
+"""`farm api` as its callers use it: a real server on a real farm."""
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from scheduler.client import ApiProblem, Farm
+from tests.acceptance.command import Home, Starter
+from tests.servers import eventually
+
+MODELS = """
+[models.quick]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 4
+seconds_per_step = 0.005
+seconds_per_step_and_picture = 0.0
+
+[models.slow]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 50
+batch_limit = 4
+seconds_per_step = 0.1
+seconds_per_step_and_picture = 0.0
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
+    """A home with a farm of one simulated device."""
+    home = Home(tmp_path_factory.mktemp("api"), starter)
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS)
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
+        yield home
+        up.interrupted()
+    home.is_left_in_peace()
+
+
+@pytest.fixture(scope="module")
+def address(home: Home) -> Iterator[str]:
+    """Where the API answers; without any key, and so open to this machine."""
+    with home.started("api", "--port", "0") as api:
+        api.says("its page is /docs")
+        match = re.search(r"http://[\d.]+:\d+", api.err)
+        assert match is not None
+        yield match[0]
+        assert api.interrupted().code in (0, 130)
+
+
+@pytest.fixture(scope="module")
+def ann(address: str, home: Home) -> Iterator[httpx.Client]:
+    """Somebody with a key, on an API that is closed from then on."""
+    yield from _client(home, address, "ann")
+
+
+@pytest.fixture(scope="module")
+def ben(address: str, home: Home) -> Iterator[httpx.Client]:
+    yield from _client(home, address, "ben")
+
+
+def _client(home: Home, address: str, owner: str, *options: str) -> Iterator[httpx.Client]:
+    key = home.farm("keys", "create", "--name", owner, "--owner", owner, *options).out.strip()
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+        yield client
+
+
+def finished(client: httpx.Client, render_id: str) -> Any:
+    def look() -> Any:
+        found = client.get(f"/v1/renders/{render_id}").json()
+        return found if found["done"] + found["failed"] + found["cancelled"] == found["total"] else None
+
+    return eventually(look, f"render {render_id} is finished", timeout=60)
+
+
+# -- before any key is made ------------------------------------------------------------------------------------
+
+
+def test_without_keys_this_machine_is_let_in_and_no_strange_page_is(address: str) -> None:
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/v1/models").status_code == 200
+        strange = client.get("/v1/models", headers={"Origin": "https://evil.example"})
+        rebound = client.get("/v1/models", headers={"Host": "evil.example"})
+    assert [strange.status_code, rebound.status_code] == [403, 403]
+    assert "without keys" in strange.json()["detail"]
+
+
+def test_on_other_addresses_it_does_not_start_without_keys(home: Home) -> None:
+    refused = home.farm("api", "--host", "0.0.0.0", "--port", "0", code=2)
+    assert "make a key first" in refused.complaint
+
+
+def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path) -> None:
+    with Farm(address) as farm:
+        render = farm.submit(["a red star", "a green circle"], n=2, seed=7)
+        assert (render.total, render.seeds) == (4, [7, 8, 9, 10])
+        pictures = list(farm.images(render))
+        assert farm.wait(render, timeout=30).state == "done"
+        assert farm.cancel(render) == 0
+        with pytest.raises(ApiProblem, match="width: must be a multiple of 8") as refused:
+            farm.submit("a", width=65)
+    assert refused.value.status == 422
+    assert sorted((one.index, one.seed, one.prompt) for one in pictures) == [
+        (0, 7, "a red star"),
+        (1, 8, "a red star"),
+        (2, 9, "a green circle"),
+        (3, 10, "a green circle"),
+    ]
+    with Image.open(pictures[0].save(tmp_path)) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_health_and_metrics_need_no_key(address: str) -> None:
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/healthz").text == "ok\n"
+        ready = client.get("/readyz")
+        metrics = client.get("/metrics").text
+        assert client.get("/docs").status_code == 200
+    assert ready.json() == {"ready": True, "checks": dict.fromkeys(("database", "broker", "objects", "workers"), "ok")}
+    assert 'farm_workers{model="quick"} 1.0' in metrics
+
+
+# -- with keys -------------------------------------------------------------------------------------------------
+
+
+def test_from_the_first_key_on_nobody_is_let_in_without(ann: httpx.Client, address: str) -> None:
+    eventually(lambda: httpx.get(f"{address}/v1/models").status_code == 401, "the door is closed")
+    wrong = httpx.get(f"{address}/v1/models", headers={"Authorization": "Bearer farm_nothing"})
+    assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
+    assert ann.get("/v1/models").status_code == 200
+    key = ann.headers["authorization"].removeprefix("Bearer ")
+    assert httpx.get(f"{address}/v1/models", headers={"X-API-Key": key}).status_code == 200
+
+
+def test_a_render_is_accepted_watched_and_fetched(ann: httpx.Client) -> None:
+    accepted = ann.post("/v1/renders", json={"prompt": "a red star 😀", "n": 3, "seed": 5, "priority": "bulk"})
+    assert accepted.status_code == 202
+    render = accepted.json()
+    assert accepted.headers["location"] == f"/v1/renders/{render['id']}"
+    assert (render["owner"], render["priority"], render["seeds"]) == ("ann", "bulk", [5, 6, 7])
+    assert finished(ann, render["id"])["state"] == "done"
+
+    page = ann.get(f"/v1/renders/{render['id']}/jobs", params={"limit": 2}).json()
+    rest = ann.get(f"/v1/renders/{render['id']}/jobs", params={"limit": 2, "after": page["next"]}).json()
+    jobs = page["jobs"] + rest["jobs"]
+    assert [(job["index"], job["seed"], job["progress"]) for job in jobs] == [(0, 5, 1.0), (1, 6, 1.0), (2, 7, 1.0)]
+    assert rest["next"] is None
+    job = ann.get(f"/v1/jobs/{jobs[1]['id']}").json()
+    assert (job["spec"]["prompt"], job["made_with"]["kind"]) == ("a red star 😀", "simulated")
+    image = ann.get(job["image"])
+    assert image.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(image.content)) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_the_same_request_from_fifty_threads_is_one_render(ann: httpx.Client) -> None:
+    barrier = threading.Barrier(50)
+
+    def ask(_: int) -> tuple[int, str, tuple[int, ...]]:
+        barrier.wait()
+        answer = ann.post("/v1/renders", json={"prompt": "a", "n": 3}, headers={"Idempotency-Key": "order 1"})
+        return answer.status_code, answer.json()["id"], tuple(answer.json()["seeds"])
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = set(threads.map(ask, range(50)))
+    assert len(answers) == 1
+    otherwise = ann.post("/v1/renders", json={"prompt": "b", "n": 3}, headers={"Idempotency-Key": "order 1"})
+    assert otherwise.status_code == 409
+    assert "order 1" in otherwise.json()["detail"]
+
+
+def test_owners_see_cancel_and_fetch_only_their_own(
+    ann: httpx.Client, ben: httpx.Client, home: Home, address: str
+) -> None:
+    render = ann.post("/v1/renders", json={"prompt": "a"}).json()["id"]
+    finished(ann, render)
+    job = f"{render}-000000"
+    for method, path in (
+        ("GET", f"/v1/renders/{render}"),
+        ("GET", f"/v1/renders/{render}/jobs"),
+        ("DELETE", f"/v1/renders/{render}"),
+        ("POST", f"/v1/renders/{render}/retry"),
+        ("PATCH", f"/v1/renders/{render}?priority=bulk"),
+        ("GET", f"/v1/jobs/{job}"),
+        ("GET", f"/v1/jobs/{job}/image"),
+        ("DELETE", f"/v1/jobs/{job}"),
+    ):
+        theirs = ben.request(method, path)
+        nobodys = ben.request(method, path.replace(render, "000000000000"))
+        assert (theirs.status_code, nobodys.status_code) == (404, 404), path
+    assert render not in {one["id"] for one in ben.get("/v1/renders").json()["renders"]}
+    for boss in _client(home, address, "boss", "--role", "admin"):
+        assert boss.get(f"/v1/renders/{render}").status_code == 200
+
+
+def test_a_key_to_read_may_not_submit(home: Home, address: str) -> None:
+    for reader in _client(home, address, "ann", "--role", "read"):
+        assert reader.get("/v1/renders").status_code == 200
+        refused = reader.post("/v1/renders", json={"prompt": "a"})
+        assert (refused.status_code, refused.json()["title"]) == (403, "Not allowed")
+
+
+def test_limits_are_answered_with_what_to_do(home: Home, address: str) -> None:
+    options = ("--queued", "3", "--work", str(64 * 64 * 10))
+    for client in _client(home, address, "cid", *options):
+        much = client.post("/v1/renders", json={"prompt": "a", "n": 4})
+        assert (much.status_code, much.headers["retry-after"]) == (429, "30")
+        large = client.post("/v1/renders", json={"prompt": "a", "steps": 11})
+        assert large.status_code == 403
+        assert client.post("/v1/renders", json={"prompt": "a", "n": 3}).status_code == 202
+
+
+def test_a_revoked_key_is_let_in_no_more(home: Home, address: str) -> None:
+    made = home.farm("keys", "create", "--name", "brief", "--json").json
+    assert made["id"] in home.farm("keys", "list").out
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 200
+    home.farm("keys", "revoke", made["id"])
+    assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 401
+    assert "no key has the id" in home.farm("keys", "revoke", "nobody", code=2).complaint
+
+
+def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.Client) -> None:
+    render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow", "n": 2}).json()["id"]
+    jobs = f"/v1/renders/{render}/jobs"
+    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running", timeout=20)
+
+    cancelled = ann.delete(f"/v1/jobs/{render}-000000").json()
+    again = ann.delete(f"/v1/jobs/{render}-000000").json()
+
+    assert (cancelled["state"], cancelled["cancelled"], again["cancelled"]) == ("cancelled", 1, 0)
+    end = finished(ann, render)
+    assert (end["state"], end["done"], end["cancelled"]) == ("cancelled", 1, 1)
+
+
+def test_a_cancelled_render_frees_the_device(ann: httpx.Client) -> None:
+    render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow", "n": 2}).json()["id"]
+    jobs = f"/v1/renders/{render}/jobs"
+    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running", timeout=20)
+    assert ann.delete(f"/v1/renders/{render}").json() == {"id": render, "state": "cancelled", "cancelled": 2}
+    after = ann.post("/v1/renders", json={"prompt": "b", "model": "slow", "steps": 1}).json()["id"]
+    assert finished(ann, after)["state"] == "done"
+
+
+def test_priorities_of_what_waits_may_be_changed(ann: httpx.Client) -> None:
+    render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow", "n": 12, "priority": "bulk"}).json()["id"]
+    changed = ann.patch(f"/v1/renders/{render}", params={"priority": "interactive"}).json()
+    assert changed["priority"] == "interactive"
+    ann.delete(f"/v1/renders/{render}")
+    assert ann.post(f"/v1/renders/{render}/retry").json() == {"id": render, "retried": 0}
+
+
+def test_a_dry_run_counts_and_accepts_nothing(ann: httpx.Client) -> None:
+    before = ann.get("/v1/renders").json()
+    told = ann.post("/v1/renders", json={"product": {"prompt": ["a", "b"], "steps": [1, 2]}, "n": 5, "dry_run": True})
+    assert (told.status_code, told.json()["total"], told.json()["models"]) == (200, 20, ["quick"])
+    assert ann.get("/v1/renders").json() == before
+
+
+def test_conditioning_images_are_stored_and_what_is_none_is_refused(ann: httpx.Client) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    stored = [ann.post("/v1/files", files={"file": ("a.png", buffer.getvalue())}).json() for _ in range(2)]
+    assert stored[0] == stored[1]
+    assert stored[0]["reference"].startswith("sha256:")
+    refused = ann.post("/v1/files", files={"file": ("../../a.png", b"no image")})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "file")
+    missing = ann.post("/v1/renders", json={"prompt": "a", "control_images": ["sha256:" + "0" * 64]})
+    assert missing.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"", 422, "specification"),
+        (b"{", 422, ""),
+        (b"\xff\xfe", 422, ""),
+        (b"[]", 422, ""),
+        (b'{"prompt": 7}', 422, "prompt"),
+        (b'{"prompt": "a", "model": "nothing"}', 422, "model"),
+        (b'{"prompt": "a", "stepz": 7}', 422, "stepz"),
+        (b'{"prompt": "a\\u0000"}', 422, "prompt"),
+        (b'{"prompt": "\\ud800"}', 422, "prompt"),
+        (b'{"prompt": "a", "seed": -1}', 422, "seed"),
+        (b'{"prompt": "a", "guidance_scale": NaN}', 422, None),
+        (b'{"prompt": "a", "width": 1e9}', 422, "width"),
+        (b'{"prompt": "' + b"a" * 2_000_000 + b'"}', 422, "prompt"),
+        (b'{"prompt": "' + b"a" * 17_000_000 + b'"}', 413, None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_bad_request_is_answered_with_its_field(
+    ann: httpx.Client, body: bytes, status: int, field: str | None
+) -> None:
+    answer = ann.post("/v1/renders", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert len(answer.content) < 2000
+    if field:
+        assert problem["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/renders/..%2f..%2fetc",
+        "/v1/jobs/../../image",
+        "/v1/jobs/x",
+        "/v1/renders/%00",
+        "/v1/renders?limit=0",
+        "/v2",
+    ],
+)
+def test_tricks_with_ids_end_at_the_door(ann: httpx.Client, path: str) -> None:
+    answer = ann.get(path)
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_no_secret_is_in_a_log(ann: httpx.Client, home: Home) -> None:
+    secret = ann.headers["authorization"].removeprefix("Bearer ")
+    said = [file.read_text(errors="replace") for file in home.folder.rglob("*.err")]
+    said += [file.read_text(errors="replace") for file in (home.path / "logs").iterdir()]
+    assert said
+    assert not any(secret in text or secret.rpartition("_")[2] in text for text in said)
+    assert not any("Traceback" in text for text in said)

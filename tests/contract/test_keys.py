@@ -1,0 +1,126 @@
+"""API keys and what is used of their limits, on both databases."""
+
+import pytest
+from sqlalchemy import update
+
+from storage.claims import Once, Submission
+from storage.database import Database
+from storage.errors import AskedOtherwise, BadSpecification, NotFound
+from storage.jobs import Jobs
+from storage.keys import Key, Keys, Limits, Role
+from storage.quotas import Quotas, Used
+from storage.states import Priority
+from storage.tables import keys, renders
+from storage.views import Views
+from tests.contract.renders import at_once, claim, complete, pictures
+
+
+@pytest.fixture
+def ring(database: Database) -> Keys:
+    return Keys(database)
+
+
+def make(ring: Keys, *, owner: str = "ann", seconds: float | None = None, role: Role = Role.SUBMIT) -> tuple[Key, str]:
+    return ring.create(name="a test", owner=owner, role=role, limits=Limits(queued=5), seconds=seconds)
+
+
+def test_a_key_is_found_by_its_secret_and_only_by_it(ring: Keys, database: Database) -> None:
+    key, secret = make(ring)
+    assert ring.find(secret) == key
+    assert (key.owner, key.role, key.limits) == ("ann", Role.SUBMIT, Limits(queued=5))
+    for wrong in (
+        "",
+        "farm_",
+        secret[:-1],
+        secret[:-1] + ("a" if secret[-1] != "a" else "b"),
+        secret + "a",
+        "x" * 10_000,
+    ):
+        assert ring.find(wrong) is None
+    with database.read() as connection:
+        [row] = connection.execute(keys.select())
+    assert secret.rpartition("_")[2] not in str(row)
+
+
+def test_a_revoked_or_expired_key_is_not_found(ring: Keys, database: Database) -> None:
+    assert not ring.any_valid()
+    revoked, secret = make(ring)
+    assert ring.any_valid()
+    ring.revoke(revoked.id)
+    ring.revoke(revoked.id)
+    assert ring.find(secret) is None
+    expiring, brief = make(ring, seconds=100)
+    assert ring.find(brief) == expiring
+    with database.write() as connection:
+        connection.execute(update(keys).where(keys.c.id == expiring.id).values(expires_at=keys.c.created_at))
+    assert ring.find(brief) is None
+    assert not ring.any_valid()
+    assert [key.id for key in ring.all()] == [revoked.id, expiring.id]
+    with pytest.raises(NotFound, match="no key has the id 'nobody'"):
+        ring.revoke("nobody")
+
+
+@pytest.mark.parametrize(("name", "owner"), [("", "ann"), ("x" * 101, "ann"), ("a", ""), ("a", "two words")])
+def test_a_key_has_a_name_and_an_owner(ring: Keys, name: str, owner: str) -> None:
+    with pytest.raises(BadSpecification):
+        ring.create(name=name, owner=owner, role=Role.READ, limits=Limits())
+
+
+def test_each_role_may_what_those_before_it_may() -> None:
+    assert [[role.covers(needed) for needed in Role] for role in Role] == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+
+
+# -- limits ----------------------------------------------------------------------------------------------------
+
+
+def submission(owner: str = "ann", *, key_id: str | None = None, once: Once | None = None) -> Submission:
+    return Submission(owner=owner, priority=Priority.NORMAL, key_id=key_id, once=once)
+
+
+def test_what_is_used_of_a_key_is_counted_from_its_renders(farm: Jobs, database: Database) -> None:
+    for key_id, n in (("a", 3), ("a", 2), ("b", 7)):
+        farm.submit(pictures(n), submission(key_id=key_id), quanta={"tiny": 8})
+    complete(farm, claim(farm, limit=3))
+    assert Quotas(database).used("a") == Used(unfinished=2, accepted_last_day=5, requests_last_minute=2)
+    with database.write() as connection:
+        connection.execute(update(renders).values(created_at=renders.c.created_at - 100))
+    assert Quotas(database).used("a").requests_last_minute == 0
+    with database.write() as connection:
+        connection.execute(update(renders).values(created_at=renders.c.created_at - 86400))
+    assert Quotas(database).used("a") == Used(unfinished=2, accepted_last_day=0, requests_last_minute=0)
+    assert Quotas(database).used("c") == Used(unfinished=0, accepted_last_day=0, requests_last_minute=0)
+
+
+# -- the same request twice ------------------------------------------------------------------------------------
+
+
+def test_the_same_request_is_accepted_once_also_from_many_at_once(farm: Jobs, database: Database) -> None:
+    once = Once(name="order 7", request_hash="a" * 64)
+
+    def ask() -> str:
+        return farm.submit(pictures(3), submission(once=once), quanta={"tiny": 8})
+
+    assert len(set(at_once(*[ask] * 12))) == 1
+    assert ask() == ask()
+    [render] = Views(database).renders()
+    assert render.total == 3
+
+
+def test_another_request_under_the_same_name_is_refused_and_another_owner_may_use_it(farm: Jobs) -> None:
+    first = farm.submit(pictures(1), submission(once=Once(name="7", request_hash="a" * 64)), quanta={"tiny": 8})
+    with pytest.raises(AskedOtherwise, match=f"render {first}"):
+        farm.submit(pictures(2), submission(once=Once(name="7", request_hash="b" * 64)), quanta={"tiny": 8})
+    other = farm.submit(pictures(1), submission("ben", once=Once(name="7", request_hash="b" * 64)), quanta={"tiny": 8})
+    assert other != first
+
+
+def test_a_request_that_was_refused_may_be_made_again(farm: Jobs, database: Database) -> None:
+    once = Once(name="7", request_hash="a" * 64)
+    with pytest.raises(BadSpecification):
+        farm.submit([], submission(once=once), quanta={"tiny": 8})
+    farm.submit(pictures(1), submission(once=once), quanta={"tiny": 8})
+    assert len(Views(database).renders()) == 1
