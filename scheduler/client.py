@@ -8,6 +8,7 @@ for picture in farm.images(render):
     picture.save("pictures")
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,30 @@ class Farm:
             if not fresh:
                 time.sleep(_POLL_SECONDS)
 
+    def events(self, render: Render | str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """What happens to a render until it is finished: each event once and in order, over cut connections too.
+
+        Each is what the API sends, with its `kind`; those of the kind `progress` have no `seq`. Raises ApiProblem.
+        """
+        seen, pause = after, _POLL_SECONDS
+        while True:
+            try:
+                with self._http.stream(
+                    "GET", f"/v1/renders/{_id(render)}/events", headers={"Last-Event-ID": str(seen)}
+                ) as answer:
+                    if answer.status_code == 204:
+                        return
+                    if answer.status_code != 200:
+                        answer.read()
+                        _checked(answer)
+                    for event in _events(answer.iter_lines()):
+                        seen, pause = event.get("seq", seen), _POLL_SECONDS
+                        yield event
+            except httpx.TransportError:
+                pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+            # Whether it is finished, the next answer says: 204.
+            time.sleep(pause)
+
     def cancel(self, render: Render | str) -> int:
         """Cancel what is not finished; how many pictures. Harmless to repeat."""
         return int(self._ask("DELETE", f"/v1/renders/{_id(render)}").json()["cancelled"])
@@ -191,6 +216,20 @@ class Farm:
                     return _checked(answer)
             time.sleep(_POLL_SECONDS * 2**attempt)
         raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Server-sent events, as far as the farm sends them: one line of data each."""
+    kind, data = "", ""
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name == "event":
+            kind = value
+        elif name == "data":
+            data = value
+        elif not line and data:
+            yield {"kind": kind, **json.loads(data)}
+            kind, data = "", ""
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

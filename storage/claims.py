@@ -18,6 +18,8 @@ class Claimed:
     spec: Spec
     fence: int
     attempt: int
+    #: Whether somebody follows what happens to it.
+    watched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class Submission:
     once: Once | None = None
     #: The API key that it came with.
     key_id: str | None = None
+    #: Write down what happens to it, for those who follow (`storage.events`).
+    watched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,47 +7,33 @@ cancel raises the fence. A render's counters move in the same transaction as its
 """
 
 import json
-import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Row,
-    Select,
     func,
-    insert,
-    or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage.accepting import accept
+from storage.claiming import head_of, take
 from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission
 from storage.database import Database, database_now, transaction
-from storage.errors import AskedOtherwise, BadSpecification
+from storage.events import Happened, Kind, of_watched, tell
 from storage.faults import Fault, Rules
 from storage.leftovers import note_leftovers
-from storage.moves import count, fenced, move, released
-from storage.setbacks import left_out, set_back
-from storage.spec import Spec, read_spec
+from storage.moves import count, fenced, lock_renders, move, released
+from storage.setbacks import set_back
+from storage.spec import Spec
 from storage.states import Event, Priority, State
 from storage.tables import batches, jobs, renders
 from storage.turns import Dealer, queued
-
-_INSERT_CHUNK = 1000
-#: Crockford's base 32 in lower case: no letter that reads as a digit.
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-def new_render_id() -> str:
-    """Twelve characters of base 32: 60 bits, not to be guessed."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
 
 
 class Jobs:
@@ -70,36 +56,8 @@ class Jobs:
             AskedOtherwise: another request of this owner was accepted under the same name.
             Whatever `specs` raises while it is read; then nothing is left behind.
         """
-        render_id, owner, priority = new_render_id(), submission.owner, submission.priority
         with self.database.write() as connection:
-            accepted = _accept(connection, render_id, submission)
-            if accepted != render_id:
-                return accepted
-            dealer = Dealer(connection, owner=owner, priority=priority, quanta=quanta)
-            nonce = f":{render_id}" if submission.together else ""
-            total = 0
-            for chunk in _chunks(specs, _INSERT_CHUNK):
-                rows = [
-                    {
-                        "render_id": render_id,
-                        "index": total + offset,
-                        "owner": owner,
-                        "model": spec.model,
-                        "priority": priority,
-                        "turn": dealer.turn(spec.model),
-                        "batch_key": spec.batch_key() + nonce,
-                        "seed": spec.seed,
-                        "spec": spec.canonical(),
-                        "state": State.QUEUED,
-                    }
-                    for offset, spec in enumerate(chunk)
-                ]
-                connection.execute(insert(jobs), rows)
-                total += len(rows)
-            if not total:
-                raise BadSpecification("nothing to render: no prompt was given")
-            connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
-        return render_id
+            return accept(connection, specs, submission, quanta)
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 
@@ -110,47 +68,7 @@ class Jobs:
         A suspect is taken alone. None if nothing of this model waits that this worker may take: it may be in
         quarantine, or have failed at what waits.
         """
-        _one_claim_at_a_time(connection, model)
-        head = connection.execute(_head(model, worker).with_for_update(skip_locked=True)).first()
-        if head is None:
-            return None
-        kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
-        chosen = connection.execute(
-            select(jobs.c.id)
-            .where(queued(), kind, _open_to(worker))
-            .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-        claimed = connection.execute(
-            move(Event.CLAIM)
-            .where(jobs.c.id.in_(chosen.all()))
-            .values(
-                fence=jobs.c.fence + 1,
-                attempt=jobs.c.attempt + 1,
-                worker=worker,
-                lease_until=database_now() + self._rules.lease_seconds,
-                started_at=database_now(),
-                error=None,
-                fault=None,
-            )
-            .returning(*_CLAIMED)
-        ).all()
-        left = connection.execute(_head(model, worker)).first()
-        return Claim(
-            jobs=tuple(
-                Claimed(
-                    id=row.id,
-                    render_id=row.render_id,
-                    index=row._mapping["index"],
-                    spec=read_spec(row.spec),
-                    fence=row.fence,
-                    attempt=row.attempt,
-                )
-                for row in sorted(claimed, key=lambda row: (row.priority, row.turn, row.id))
-            ),
-            next_priority=None if left is None else Priority(left.priority),
-        )
+        return take(connection, self._rules, model=model, worker=worker, limit=limit)
 
     @transaction
     def renew(self, connection: Connection, held: Iterable[Claimed]) -> set[int]:
@@ -180,6 +98,7 @@ class Jobs:
         """
         counted: Counter[str] = Counter()
         refused: dict[int, State] = {}
+        done: dict[int, Published] = {}
         for picture in sorted(published, key=lambda picture: picture.job.id):
             moved = connection.execute(
                 move(Event.COMPLETE)
@@ -195,6 +114,7 @@ class Jobs:
             ).rowcount
             if moved:
                 counted[picture.job.render_id] += 1
+                done[picture.job.id] = picture
                 continue
             now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).one()
             if (now.state, now.fence) != (State.DONE, picture.job.fence):
@@ -203,6 +123,13 @@ class Jobs:
             _record(connection, batch)
         if nobodys := [job_id for job_id, state in refused.items() if state in (State.CANCELLED, State.FAILED)]:
             note_leftovers(connection, jobs.c.id.in_(nobodys), after_seconds=0)
+        made = [picture.job for picture in done.values()]
+        if any(job.watched for job in made):
+            lock_renders(connection, counted)
+        tell(
+            connection,
+            of_watched(Kind.JOB_DONE, made, lambda job: {"seed": job.spec.seed, "sha256": done[job.id].sha256}),
+        )
         count(connection, renders.c.done, counted)
         return refused
 
@@ -226,8 +153,17 @@ class Jobs:
             move(Event.GIVE_BACK)
             .where(jobs.c.worker == worker)
             .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **released())
+            .returning(jobs.c.render_id, jobs.c.index, jobs.c.watched)
+        ).all()
+        tell(
+            connection,
+            [
+                Happened(render_id=row.render_id, kind=Kind.JOB_QUEUED, index=row._mapping["index"])
+                for row in returned
+                if row.watched
+            ],
         )
-        return returned.rowcount
+        return len(returned)
 
     @transaction
     def take_back(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
@@ -246,22 +182,25 @@ class Jobs:
     @transaction
     def cancel(self, connection: Connection, render_id: str) -> int:
         """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
-        return self._cancel(connection, render_id, jobs.c.render_id == render_id)
+        told = Happened(render_id=render_id, kind=Kind.RENDER_CANCELLED)
+        return self._cancel(connection, jobs.c.render_id == render_id, told)
 
     @transaction
     def cancel_job(self, connection: Connection, render_id: str, index: int) -> bool:
         """Cancel one job; whether it was not finished. Others of its batch go on."""
         one = (jobs.c.render_id == render_id) & (jobs.c.index == index)
-        return self._cancel(connection, render_id, one) > 0
+        return self._cancel(connection, one, Happened(render_id=render_id, kind=Kind.JOB_CANCELLED, index=index)) > 0
 
-    def _cancel(self, connection: Connection, render_id: str, which: ColumnElement[bool]) -> int:
+    def _cancel(self, connection: Connection, which: ColumnElement[bool], told: Happened) -> int:
         cancelled = connection.execute(
             move(Event.CANCEL).where(which).values(fence=jobs.c.fence + 1, **released(finished=True))
         ).rowcount
         # Those that were ever claimed; the cancel has raised every fence by one.
         claimed = which & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
         note_leftovers(connection, claimed, after_seconds=self._rules.lease_seconds)
-        count(connection, renders.c.cancelled, {render_id: cancelled})
+        if cancelled:
+            tell(connection, [told])
+        count(connection, renders.c.cancelled, {told.render_id: cancelled})
         return cancelled
 
     @transaction
@@ -287,6 +226,7 @@ class Jobs:
         connection.execute(
             update(renders).where(renders.c.id == render_id).values(failed=renders.c.failed - retried, finished_at=None)
         )
+        tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RETRIED, data={"jobs": retried})])
         return retried
 
     @transaction
@@ -324,76 +264,8 @@ class Jobs:
     def best_waiting(self, models: Iterable[str]) -> dict[str, Priority]:
         """The best priority that waits for each of these models; models without waiting jobs are left out."""
         with self.database.read() as connection:
-            heads = {model: connection.execute(_head(model)).first() for model in models}
+            heads = {model: connection.execute(head_of(model)).first() for model in models}
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
-
-
-def _accept(connection: Connection, render_id: str, submission: Submission) -> str:
-    """Make the row of a render; its id, or that of the render which was accepted under the same name before.
-
-    Who asks for the same at the same time waits here until the first one is accepted, or not.
-    """
-    once = submission.once
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
-    statement = (
-        insert_unless_there(renders)
-        .values(
-            id=render_id,
-            owner=submission.owner,
-            priority=submission.priority,
-            total=0,
-            created_at=database_now(),
-            key_id=submission.key_id,
-            idempotency_key=once.name if once else None,
-            request_hash=once.request_hash if once else None,
-        )
-        .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
-        .returning(renders.c.id)
-    )
-    if connection.execute(statement).first() is not None or once is None:
-        return render_id
-    before = connection.execute(
-        select(renders.c.id, renders.c.request_hash).where(
-            renders.c.owner == submission.owner, renders.c.idempotency_key == once.name
-        )
-    ).one()
-    if before.request_hash != once.request_hash:
-        raise AskedOtherwise(f"the idempotency key {once.name!r} came with another request before: render {before.id}")
-    return str(before.id)
-
-
-_CLAIMED: tuple[Column[Any], ...] = (
-    jobs.c.id,
-    jobs.c.render_id,
-    jobs.c.index,
-    jobs.c.spec,
-    jobs.c.fence,
-    jobs.c.attempt,
-    jobs.c.priority,
-    jobs.c.turn,
-)
-
-
-def _head(model: str, worker: str | None = None) -> Select[Any]:
-    """The next job of a model, for this worker or for any."""
-    head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
-    if worker is not None:
-        head = head.where(_open_to(worker), ~left_out(worker, model))
-    return head.order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
-
-
-def _open_to(worker: str) -> ColumnElement[bool]:
-    """Jobs that this worker need not leave to others."""
-    return or_(jobs.c.elsewhere_until.is_(None), jobs.c.worker != worker, jobs.c.elsewhere_until < database_now())
-
-
-def _one_claim_at_a_time(connection: Connection, model: str) -> None:
-    """Claims of one model follow one another (SQLite's transactions do anyway).
-
-    Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"claim:{model}"})
 
 
 def _record(connection: Connection, batch: RenderedBatch) -> None:
@@ -419,9 +291,3 @@ def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterato
     for job in failed:
         by_turn[dealer.turn(job.model)].append(job.id)
     yield from by_turn.items()
-
-
-def _chunks(specs: Iterable[Spec], size: int) -> Iterator[list[Spec]]:
-    stream = iter(specs)
-    while chunk := list(islice(stream, size)):
-        yield chunk

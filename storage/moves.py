@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Update, case, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, tuple_, update
 
 from storage.claims import Claimed
 from storage.database import database_now
+from storage.events import Happened, Kind, tell
 from storage.states import MOVES, Event
 from storage.tables import jobs, renders
 
@@ -27,6 +28,16 @@ def released(*, finished: bool = False) -> dict[str, Any]:
     return {"lease_until": None, "finished_at": database_now() if finished else None}
 
 
+def lock_renders(connection: Connection, render_ids: Iterable[str]) -> None:
+    """Lock all renders that a transaction is going to write to, in the order of ids, where it does so in several steps.
+
+    So two transactions never wait for each other. SQLite's writers follow one another anyway.
+    """
+    connection.execute(
+        select(renders.c.id).where(renders.c.id.in_(sorted(set(render_ids)))).order_by(renders.c.id).with_for_update()
+    )
+
+
 def count(connection: Connection, counter: Column[int], by_render: Mapping[str, int]) -> None:
     """Add to a counter of renders, and note the end of those that are finished by it.
 
@@ -34,9 +45,10 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
     everywhere, for the same reason.
     """
     finished = renders.c.done + renders.c.failed + renders.c.cancelled
+    over: list[Happened] = []
     for render_id, n in sorted(by_render.items()):
         if n:
-            connection.execute(
+            row = connection.execute(
                 update(renders)
                 .where(renders.c.id == render_id)
                 .values(
@@ -45,4 +57,11 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
                         renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
                     }
                 )
-            )
+                .returning(
+                    *(renders.c.watched, renders.c.finished_at, renders.c.done, renders.c.failed, renders.c.cancelled)
+                )
+            ).one()
+            if row.watched and row.finished_at is not None:
+                counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
+                over.append(Happened(render_id=render_id, kind=Kind.RENDER_FINISHED, data=counters))
+    tell(connection, over)

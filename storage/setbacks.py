@@ -10,6 +10,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, and_, exists, fun
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import database_now
+from storage.events import Happened, Kind, tell
 from storage.faults import (
     REACTIONS,
     WITHIN_SECONDS,
@@ -23,7 +24,7 @@ from storage.faults import (
     quarantine,
 )
 from storage.leftovers import note_leftovers
-from storage.moves import count, move, released
+from storage.moves import count, lock_renders, move, released
 from storage.states import MOVES, Event, State
 from storage.tables import batches, faults, jobs, quarantines, renders, workers
 
@@ -39,6 +40,8 @@ MESSAGE_CHARACTERS = 1000
 _MET: tuple[Column[Any], ...] = (
     jobs.c.id,
     jobs.c.render_id,
+    jobs.c.index,
+    jobs.c.watched,
     jobs.c.model,
     jobs.c.worker,
     jobs.c.fence,
@@ -84,6 +87,9 @@ def set_back(
     _note(connection, met, fault, message)
     for (worker, model), another in others.items():
         _leave_out(connection, rules, worker, model, fault, message, others=another)
+    if any(row.watched for row in met):
+        lock_renders(connection, [row.render_id for row in met])
+    tell(connection, [_told(row, after[row.id], fault, message) for row in met if row.watched])
     failed = [row for row in met if after[row.id] is State.FAILED]
     # Of an earlier attempt, or of this one if the process did not live to tell.
     stored = [row.id for row in failed if row.fence > 1 or REACTIONS[fault].alone]
@@ -91,6 +97,12 @@ def set_back(
         note_leftovers(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
     count(connection, renders.c.failed, Counter(row.render_id for row in failed))
     return after
+
+
+def _told(row: Row[Any], state: State, fault: Fault, message: str) -> Happened:
+    kind = Kind.JOB_FAILED if state is State.FAILED else Kind.JOB_QUEUED
+    data = {"fault": fault, "error": message, "attempt": row.attempt}
+    return Happened(render_id=row.render_id, kind=kind, index=row._mapping["index"], data=data)
 
 
 def _carry_out(

@@ -44,6 +44,9 @@ renders = Table(
     Column("cancelled", Integer, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
+    # Whether its events are written down, and how many there were.
+    Column("watched", Boolean, nullable=False, server_default=false()),
+    Column("events", Integer, nullable=False, server_default="0"),
     # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
@@ -91,6 +94,8 @@ jobs = Table(
     Column("suspect", Boolean, nullable=False, server_default=false()),
     # Until then its last worker leaves it to others.
     Column("elsewhere_until", Double),
+    # As its render.
+    Column("watched", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
@@ -136,6 +141,10 @@ workers = Table(
     # How many pictures it is rendering now.
     Column("batch", Integer, nullable=False, server_default="0"),
     Column("pictures", Integer, nullable=False),
+    # Of watched jobs: which are at the device, and how many of their steps are done.
+    Column("jobs", Text, nullable=False, server_default="[]"),
+    Column("step", Integer, nullable=False, server_default="0"),
+    Column("steps", Integer, nullable=False, server_default="0"),
     # Pictures a second, over the last minute.
     Column("rate", Double, nullable=False, server_default="0"),
     # What it waits for, such as a store that refuses its pictures.
@@ -211,4 +220,16 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+)
+
+#: What happened to watched renders, numbered by render (`storage.events`).
+events = Table(
+    "events",
+    metadata,
+    Column("render_id", String(32), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("index", Integer),
+    Column("data", Text, nullable=False),
 )

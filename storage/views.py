@@ -13,7 +13,7 @@ from storage.errors import NotFound
 from storage.faults import Fault
 from storage.spec import Spec, read_spec
 from storage.states import Priority, State, render_state
-from storage.tables import batches, jobs, renders
+from storage.tables import batches, jobs, renders, workers
 from storage.turns import queued
 
 _PAGE = 1000
@@ -188,6 +188,32 @@ class Views:
             if state != State.QUEUED:
                 return None
             return connection.execute(select(func.count()).select_from(before)).scalar_one()
+
+    def is_watched(self, render_id: str) -> bool:
+        """Whether the events of a render are written down."""
+        with self._database.read() as connection:
+            return bool(connection.execute(select(renders.c.watched).where(renders.c.id == render_id)).scalar())
+
+    def progress(self, render_id: str) -> dict[int, float]:
+        """Index → share of the steps done, 0…1, of a watched render's pictures that are at a device."""
+        with self._database.read() as connection:
+            running = connection.execute(
+                select(jobs.c.id, jobs.c.index, jobs.c.worker).where(
+                    jobs.c.render_id == render_id, jobs.c.state == State.RUNNING
+                )
+            ).all()
+            names = {row.worker for row in running}
+            told = connection.execute(
+                select(workers.c.name, workers.c.jobs, workers.c.step, workers.c.steps).where(
+                    workers.c.name.in_(names), workers.c.steps > 0
+                )
+            ).all()
+        share = {(row.name, job): min(1.0, row.step / row.steps) for row in told for job in json.loads(row.jobs)}
+        return {
+            row._mapping["index"]: round(share[row.worker, row.id], 3)
+            for row in running
+            if (row.worker, row.id) in share
+        }
 
     def batch(self, batch_id: str) -> BatchView:
         """Raises NotFound."""

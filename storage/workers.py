@@ -102,6 +102,15 @@ class Workers:
         )
 
     @transaction
+    def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
+        """How far the jobs at the device are, for those who watch them."""
+        connection.execute(
+            update(workers)
+            .where(workers.c.name == name)
+            .values(jobs=json.dumps(list(jobs)), step=step, steps=steps, seen_at=database_now())
+        )
+
+    @transaction
     def forget(self, connection: Connection, name: str) -> None:
         """A worker has stopped."""
         connection.execute(delete(workers).where(workers.c.name == name))

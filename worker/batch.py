@@ -1,5 +1,6 @@
 """One batch, from claim to report."""
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from storage.faults import Fault
 from storage.jobs import Jobs
 from storage.memory_limits import MemoryLimit
 from storage.models import Model
+from worker.heartbeat import Heartbeat
 from worker.lease import Leases
 from worker.memory import Memory
 from worker.patience import Patience
@@ -35,6 +37,7 @@ class Workbench:
     watchdog: Watchdog
     memory: Memory
     publisher: Publisher
+    heartbeat: Heartbeat
     patiently: Patience
 
 
@@ -105,10 +108,11 @@ class Batch:
         if limit.frugal:
             # Another worker, or this one before it loaded the model again, found that it takes this.
             renderer.spare_memory()
+        steps = itertools.count(1)
         bench.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
             rendered = renderer.render(
-                [job.spec for job in jobs], lambda: self._after_step(jobs), at_most=limit.pictures
+                [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
             )
         except Abandoned:
             log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
@@ -118,8 +122,9 @@ class Batch:
         bench.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
 
-    def _after_step(self, jobs: Sequence[Claimed]) -> None:
+    def _after_step(self, jobs: Sequence[Claimed], step: int) -> None:
         self.bench.watchdog.step()
+        self.bench.heartbeat.step(jobs, step)
         if self.bench.leases.all_lost(jobs):
             raise Abandoned
 

@@ -84,6 +84,7 @@ class DeviceProcess:
                 watchdog=self._watchdog,
                 memory=Memory(MemoryLimits(database), device_name=hardware_name(self.device), patiently=patiently),
                 publisher=Publisher(jobs=self._jobs, objects=objects, leases=self._leases, patiently=patiently),
+                heartbeat=self._heartbeat,
                 patiently=patiently,
             ),
             served=self._served,
@@ -96,7 +97,6 @@ class DeviceProcess:
                 Supplies(inputs=Inputs(objects, patiently=waiting), loras=self.registry.loras, home=self._home),
                 most=settings.loaded_models,
             ),
-            heartbeat=self._heartbeat,
             stopping=stopping,
         )
 

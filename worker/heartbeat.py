@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from storage.claims import Claimed
 from storage.errors import DatabaseProblem, ServiceProblem
 from storage.fault_log import FaultLog
 from storage.workers import Workers
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _LOG_EVERY_SECONDS = 60.0
 _PACE_SECONDS = 60.0
+_LEAST_SECONDS = 0.4
 
 
 class Heartbeat:
@@ -40,6 +42,9 @@ class Heartbeat:
         self._batch = 0
         self._pictures = 0
         self._pace = Pace()
+        #: Watched jobs at the device, steps done, and of how many; None: nobody watches.
+        self._progress: tuple[tuple[int, ...], int, int] | None = None
+        self._told_progress: tuple[tuple[int, ...], int, int] | None = None
         #: What it waits for → what is wrong there.
         self._trouble: dict[str, ServiceProblem] = {}
         #: Outages that are still to be written down.
@@ -59,6 +64,13 @@ class Heartbeat:
         """So many more pictures were made."""
         self._pictures += pictures
         self._pace.add(pictures, at=time.monotonic())
+
+    def step(self, jobs: Sequence[Claimed], step: int) -> None:
+        """So many steps of a batch are done; told to those who watch, at most twice a second."""
+        watched = tuple(job.id for job in jobs if job.watched)
+        if watched:
+            self._progress = (watched, step, jobs[0].spec.num_inference_steps)
+            self._changed.set()
 
     def waits_for(self, what: str, problem: ServiceProblem) -> None:
         with self._lock:
@@ -86,7 +98,7 @@ class Heartbeat:
                     logged_at = time.monotonic()
             self._changed.wait(self._seconds)
             self._changed.clear()
-            time.sleep(0.2)  # several changes in a row are one write
+            time.sleep(_LEAST_SECONDS)  # several changes in a row are one write
 
     def _write(self) -> None:
         with self._lock:
@@ -101,6 +113,9 @@ class Heartbeat:
             rate=self._pace.per_second(at=time.monotonic()),
             trouble=trouble or None,
         )
+        if self._progress is not None and self._progress != self._told_progress:
+            jobs, step, steps = self._told_progress = self._progress
+            self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)
         for outage in outages:
             if outage.fault is not None:
                 self._faults.note_outage(fault=outage.fault, worker=self._name, message=str(outage))

@@ -13,7 +13,6 @@ from storage.fault_log import FaultLog
 from storage.models import Model
 from storage.states import Priority
 from worker.batch import Batch, Workbench
-from worker.heartbeat import Heartbeat
 from worker.loaded import Loaded
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,6 @@ class Turn:
     tickets: Tickets
     faults: FaultLog
     loaded: Loaded
-    heartbeat: Heartbeat
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -77,7 +75,7 @@ class Turn:
         finally:
             # Pictures that were made are stored, whatever became of the next batch.
             self.bench.publisher.drain()
-            self.heartbeat.now(state="idle")
+            self.bench.heartbeat.now(state="idle")
         return pictures
 
     def _claim(self, model: Model) -> Claim | None:
@@ -93,9 +91,9 @@ class Turn:
         bench.watchdog.expect_silence(self.load_seconds)
         bench.leases.hold(claim.jobs)
         try:
-            self.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
+            self.bench.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
             renderer = self.loaded.get(model)
-            self.heartbeat.now(state="rendering", batch=len(claim.jobs))
+            self.bench.heartbeat.now(state="rendering", batch=len(claim.jobs))
             made = batch.run(renderer)
         except (ModelUnavailable, DeviceBroken) as error:
             # Those that were made before are on their way to the store, and no longer at the device.
@@ -107,7 +105,7 @@ class Turn:
             # Whatever this is, nobody works on these jobs now: their leases must run out.
             bench.leases.release(claim.jobs)
             raise
-        self.heartbeat.rendered(made)
+        self.bench.heartbeat.rendered(made)
         return made
 
     def _stand_aside(self, model: Model) -> None:
@@ -123,7 +121,7 @@ class Turn:
             if quarantine.model is not None:
                 self.stopping.wait(_ASIDE_SECONDS)
                 return
-            self.heartbeat.now(state="quarantined")
+            self.bench.heartbeat.now(state="quarantined")
             self.stopping.wait(_QUARANTINE_POLL_SECONDS)
 
     def _waiting(self, aliases: Sequence[str]) -> dict[str, Priority]:

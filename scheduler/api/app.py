@@ -1,12 +1,15 @@
 """The application: routes, errors, who is let in, and how large a request may be."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import farm, problems, renders
+from scheduler.api import events, farm, problems, renders
 from scheduler.api.access import Access
 from scheduler.api.desk import Desk
 from scheduler.inputs import MAX_BYTES
@@ -14,6 +17,7 @@ from storage.keys import Keys
 
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
+_THREADS = 200
 #: What a multipart form adds to its file.
 _FORM_BYTES = 2**16
 
@@ -34,6 +38,7 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
         title="Diffusion Farm",
         version=version("diffusion-farm"),
         description=_DESCRIPTION,
+        lifespan=_with_threads,
         separate_input_output_schemas=False,
     )
     app.state.access = Access(
@@ -41,10 +46,18 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
     )
     problems.answer_with_problems(app)
     app.include_router(renders.routes(desk))
+    app.include_router(events.routes(desk))
     app.include_router(farm.routes(desk))
     app.include_router(farm.health_routes(desk))
     app.add_middleware(_Bounded)
     return app
+
+
+@asynccontextmanager
+async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
+    # Routes are plain functions, and those who wait for a render hold a thread; by default there are forty.
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    yield
 
 
 class _Bounded:

@@ -1,5 +1,6 @@
 """What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from storage.states import Priority
 from storage.views import JobView, RenderView, Views
 from storage.workers import Workers
 
-_DAY_SECONDS = 86400
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,15 @@ class Desk:
             size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"
             raise Refused(403, f"{size} is {work}; a picture of this key may be {most}")
 
-    # -- what to expect ----------------------------------------------------------------------------------------
+    # -- waiting -----------------------------------------------------------------------------------------------
 
-    def position(self, job: JobView) -> int | None:
-        return self.views.position(job)
+    def wait(self, render_id: str, *, seconds: float) -> None:
+        """Until the render is finished, but no longer than that."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.views.render(render_id).finished:
+            time.sleep(_POLL_SECONDS)
+
+    # -- what to expect ----------------------------------------------------------------------------------------
 
     def outlook(self, render: RenderView) -> dict[str, float | None]:
         """Its next picture's position, and seconds until its last one, as far as known."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -32,6 +33,7 @@ from storage.spec import Spec
 from storage.states import Priority, State
 
 _PAGE = 1000
+_LONGEST_WAIT_SECONDS = 60
 
 RenderId = Annotated[str, Path(pattern="^[0-9a-z]{1,32}$", description="Such as `k7m2p9x4tq8z`.")]
 JobId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}-\d{1,9}$", description="Such as `k7m2p9x4tq8z-000012`.")]
@@ -53,7 +55,13 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
     def submit_render(
-        body: RenderBody, caller: Submitter, response: Response, idempotency_key: IdempotencyKey = None
+        body: RenderBody,
+        caller: Submitter,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+        prefer: Annotated[
+            str | None, Header(description="`wait=N`: answer when it is done, after N s at most.")
+        ] = None,
     ) -> AcceptedAnswer | DryAnswer:
         """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
         desk.admit(caller, body.jobs)
@@ -71,8 +79,17 @@ def routes(desk: Desk) -> APIRouter:
             desk.registry,
             desk.tickets,
             specs,
-            Submission(owner=caller.owner, priority=Priority[body.priority.upper()], once=once, key_id=caller.key_id),
+            Submission(
+                owner=caller.owner,
+                priority=Priority[body.priority.upper()],
+                once=once,
+                key_id=caller.key_id,
+                watched=True,
+            ),
         )
+        if (seconds := _wait(prefer)) is not None:
+            response.headers["Preference-Applied"] = f"wait={seconds}"
+            desk.wait(accepted.render_id, seconds=seconds)
         render = desk.render(caller, accepted.render_id)
         response.headers["Location"] = f"/v1/renders/{render.id}"
         # As it was accepted: of a request made twice, the seeds of the first time.
@@ -149,7 +166,9 @@ def routes(desk: Desk) -> APIRouter:
         """One picture: how it stands, and once it is done with what it was made."""
         job = desk.job(caller, job_id)
         made_with = dict(desk.views.batch(job.batch_id).recipe) if job.batch_id else None
-        return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=desk.position(job))
+        shares = desk.views.progress(job.render_id) if job.state is State.RUNNING else {}
+        more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
+        return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=desk.views.position(job), **more)
 
     @router.get(
         "/jobs/{job_id}/image",
@@ -190,6 +209,12 @@ def _specs(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Spec]:
                 raise BadSpecification(f"{reference} is not in the store: send it to POST /v1/files first")
             stored.add(reference)
         yield spec
+
+
+def _wait(prefer: str | None) -> int | None:
+    """How long a caller would like to wait (RFC 7240), within bounds."""
+    match = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", prefer or "")
+    return min(int(match[1]), _LONGEST_WAIT_SECONDS) if match else None
 
 
 def _references(spec: Spec) -> Sequence[str]:

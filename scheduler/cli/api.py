@@ -59,6 +59,8 @@ def _bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # From here on whoever connects is answered, if only in a moment.
+        listener.listen(512)
     except OSError as error:
         raise BadSettings(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from None
     return listener

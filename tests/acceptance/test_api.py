@@ -2,7 +2,10 @@
 
 import io
 import re
+import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,6 +124,14 @@ def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path
     ]
     with Image.open(pictures[0].save(tmp_path)) as picture:
         assert picture.size == (64, 64)
+
+
+def test_the_program_of_the_readme_does_what_it_says(address: str, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [program] = re.findall(r"```python\n(from scheduler.client.*?)```", readme, re.DOTALL)
+    command = [sys.executable, "-c", program.replace("http://127.0.0.1:8000", address)]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
 
 
 def test_health_and_metrics_need_no_key(address: str) -> None:
@@ -253,6 +264,51 @@ def test_a_cancelled_render_frees_the_device(ann: httpx.Client) -> None:
     assert ann.delete(f"/v1/renders/{render}").json() == {"id": render, "state": "cancelled", "cancelled": 2}
     after = ann.post("/v1/renders", json={"prompt": "b", "model": "slow", "steps": 1}).json()["id"]
     assert finished(ann, after)["state"] == "done"
+
+
+def test_a_caller_may_wait_a_little_for_the_end(ann: httpx.Client) -> None:
+    done = ann.post("/v1/renders", json={"prompt": "a"}, headers={"Prefer": "respond-async, wait=30"})
+    assert (done.status_code, done.json()["state"], done.headers["preference-applied"]) == (202, "done", "wait=30")
+    slow = ann.post("/v1/renders", json={"prompt": "a", "model": "slow"}, headers={"Prefer": "wait=1"}).json()
+    assert slow["state"] == "running"
+    ann.delete(f"/v1/renders/{slow['id']}")
+
+
+def test_events_are_told_once_and_in_order_however_often_the_connection_is_cut(ann: httpx.Client, address: str) -> None:
+    key = ann.headers["authorization"].removeprefix("Bearer ")
+    with Farm(address, key=key) as farm:
+        render = farm.submit("a", n=12, model="slow", steps=8)
+        told: list[dict[str, Any]] = []
+        while not told or told[-1]["kind"] != "render.finished":
+            # Three events, and the line is cut; the next time it goes on after the last one.
+            after = max((event["seq"] for event in told if "seq" in event), default=0)
+            for event, _ in zip(farm.events(render, after=after), range(3), strict=False):
+                told.append(event)
+        whole = [event for event in farm.events(render) if "seq" in event]
+    numbered = [event for event in told if "seq" in event]
+    assert numbered == whole
+    assert [event["seq"] for event in whole] == [*range(1, 26)]
+    assert Counter(event["kind"] for event in whole) == {"job.started": 12, "job.done": 12, "render.finished": 1}
+    shares = [share for event in told if event["kind"] == "progress" for share in event["jobs"].values()]
+    assert any(0 < share < 1 for share in shares)
+    assert ann.get(f"/v1/renders/{render.id}/events", headers={"Last-Event-ID": "25"}).status_code == 204
+
+
+def test_events_of_a_render_of_the_command_line_are_not_written_down(ann: httpx.Client, home: Home) -> None:
+    render = home.farm("render", "a", "--model", "quick", "--owner", "ann", "--json").json["render"]
+    assert ann.get(f"/v1/renders/{render}").json()["state"] == "done"
+    assert ann.get(f"/v1/renders/{render}/events").status_code == 409
+
+
+def test_the_progress_of_a_running_picture_is_told(ann: httpx.Client) -> None:
+    render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow"}).json()["id"]
+
+    def between() -> bool:
+        job = ann.get(f"/v1/jobs/{render}-000000").json()
+        return bool(job["state"] == "running" and 0 < job["progress"] < 1)
+
+    eventually(between, "it is between start and end", timeout=20)
+    ann.delete(f"/v1/renders/{render}")
 
 
 def test_priorities_of_what_waits_may_be_changed(ann: httpx.Client) -> None:

@@ -45,9 +45,10 @@ def submit(
     priority: Priority = Priority.NORMAL,
     quantum: int = 8,
     together: bool = False,
+    watched: bool = False,
 ) -> str:
-    quanta = {"tiny": quantum, "other": quantum}
-    return farm.submit(specs, Submission(owner=owner, priority=priority, together=together), quanta=quanta)
+    submission = Submission(owner=owner, priority=priority, together=together, watched=watched)
+    return farm.submit(specs, submission, quanta={"tiny": quantum, "other": quantum})
 
 
 def claim(farm: Jobs, *, limit: int = 8, worker: str = "w1", model: str = "tiny") -> Claim:

@@ -132,11 +132,20 @@ class PlainFarm:
         return len(given)
 
     def cancel(self, render: str) -> int:
-        cancelled = [job for job in self.of_render(render) if job.state not in FINAL]
-        for job in cancelled:
-            job.fence += 1
-            job.leave_worker(State.CANCELLED)
-        return len(cancelled)
+        return sum([self.cancel_one(job) for job in self.of_render(render)])
+
+    def cancel_one(self, job: PlainJob) -> bool:
+        if job.state in FINAL:
+            return False
+        job.fence += 1
+        job.leave_worker(State.CANCELLED)
+        return True
+
+    def reprioritise(self, render: str, priority: Priority) -> int:
+        changed = [job for job in self.of_render(render) if job.state is State.QUEUED and job.priority != priority]
+        for job in changed:
+            job.priority = priority
+        return len(changed)
 
     def retry(self, render: str) -> int:
         failed = [job for job in self.of_render(render) if job.state is State.FAILED]

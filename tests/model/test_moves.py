@@ -17,10 +17,12 @@ from sqlalchemy import select, update
 
 from storage.claims import Claim, Claimed
 from storage.database import Database, database_now
+from storage.events import EventLog, Kind, Told
 from storage.fault_log import FaultLog
 from storage.faults import Fault, Rules
 from storage.jobs import Jobs
-from storage.states import Priority, State
+from storage.states import FINAL, Priority, State
+from storage.tables import events, renders
 from storage.tables import jobs as rows
 from storage.workers import Workers
 from tests.contract.renders import assert_rows_agree, pictures, published, rendered, submit
@@ -28,6 +30,14 @@ from tests.model.plain_farm import MAX_ATTEMPTS, Held, PlainFarm
 
 WORKERS = ("a", "b")
 STEPS = 60
+
+_AFTER = {
+    Kind.JOB_STARTED: State.RUNNING,
+    Kind.JOB_DONE: State.DONE,
+    Kind.JOB_FAILED: State.FAILED,
+    Kind.JOB_QUEUED: State.QUEUED,
+    Kind.JOB_CANCELLED: State.CANCELLED,
+}
 
 workers = st.sampled_from(WORKERS)
 picks = st.integers(0, 255)
@@ -38,7 +48,7 @@ class Moves(RuleBasedStateMachine):
 
     make_database: Callable[[], Database]
 
-    renders: Bundle[str] = Bundle("renders")
+    submitted: Bundle[str] = Bundle("submitted")
     claims: Bundle[tuple[Claim, str, list[Held]]] = Bundle("claims")
 
     def __init__(self) -> None:
@@ -57,18 +67,36 @@ class Moves(RuleBasedStateMachine):
 
     # -- a person's moves --------------------------------------------------------------------------------------
 
-    @rule(target=renders, n=st.integers(1, 6), steps=st.sampled_from([8, 9]), priority=st.sampled_from(Priority))
-    def submit(self, n: int, steps: int, priority: Priority) -> str:
-        render_id = submit(self.jobs, pictures(n, num_inference_steps=steps), priority=priority)
+    @rule(
+        target=submitted,
+        n=st.integers(1, 6),
+        steps=st.sampled_from([8, 9]),
+        priority=st.sampled_from(Priority),
+        watched=st.booleans(),
+    )
+    def submit(self, n: int, steps: int, priority: Priority, watched: bool) -> str:
+        specs = pictures(n, num_inference_steps=steps)
+        render_id = submit(self.jobs, specs, priority=priority, watched=watched)
         for row in self._rows(rows.c.render_id == render_id):
             self.plain.add(row.id, render_id, row.batch_key, priority)
         return render_id
 
-    @rule(render_id=renders)
+    @rule(render_id=submitted)
     def cancel(self, render_id: str) -> None:
         assert self.jobs.cancel(render_id) == self.plain.cancel(render_id)
 
-    @rule(render_id=renders)
+    @rule(render_id=submitted, pick=picks)
+    def cancel_one(self, render_id: str, pick: int) -> None:
+        theirs = list(self.plain.of_render(render_id))
+        index = pick % len(theirs)
+        assert self.jobs.cancel_job(render_id, index) == self.plain.cancel_one(theirs[index])
+
+    @rule(render_id=submitted, priority=st.sampled_from(Priority))
+    def reprioritise(self, render_id: str, priority: Priority) -> None:
+        changed = self.jobs.reprioritise(render_id, priority, quanta={"tiny": 8})
+        assert changed == self.plain.reprioritise(render_id, priority)
+
+    @rule(render_id=submitted)
     def retry(self, render_id: str) -> None:
         assert self.jobs.retry(render_id, quanta={"tiny": 8}) == self.plain.retry(render_id)
 
@@ -166,6 +194,16 @@ class Moves(RuleBasedStateMachine):
     def counters_agree_with_rows(self) -> None:
         assert_rows_agree(self.database)
 
+    @invariant()
+    def who_was_told_every_event_knows_every_state(self) -> None:
+        with self.database.read() as connection:
+            watched = set(connection.execute(select(renders.c.id).where(renders.c.watched)).scalars())
+            told = set(connection.execute(select(events.c.render_id).distinct()).scalars())
+        assert told <= watched
+        for render_id in watched:
+            rows_of = self._rows(rows.c.render_id == render_id)
+            assert replayed(EventLog(self.database).after(render_id, 0), len(rows_of)) == [row.state for row in rows_of]
+
     # -- looking -----------------------------------------------------------------------------------------------
 
     def _rows(self, condition: Any) -> list[Any]:
@@ -178,6 +216,24 @@ class Moves(RuleBasedStateMachine):
 
     def _others(self, worker: str) -> bool:
         return any(not self._kept_out(other) for other in WORKERS if other != worker)
+
+
+def replayed(told: list[Told], pictures: int) -> list[State]:
+    """The states of a render's pictures, by its events alone; these must be numbered without a gap."""
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    states = [State.QUEUED] * pictures
+    for event in told:
+        match event.kind:
+            case Kind.RENDER_CANCELLED:
+                states = [state if state in FINAL else State.CANCELLED for state in states]
+            case Kind.RENDER_RETRIED:
+                states = [State.QUEUED if state is State.FAILED else state for state in states]
+            case Kind.RENDER_FINISHED:
+                assert all(state in FINAL for state in states)
+            case _:
+                assert event.index is not None
+                states[event.index] = _AFTER[event.kind]
+    return states
 
 
 def _picked(found: Claim, held: list[Held], pick: int) -> tuple[list[Claimed], list[Held]]:

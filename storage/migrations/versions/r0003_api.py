@@ -1,4 +1,4 @@
-"""API keys, and requests that are made twice."""
+"""API keys, requests that are made twice, and events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,12 @@ def upgrade() -> None:
     op.add_column("renders", sa.Column("idempotency_key", sa.String(255)))
     op.add_column("renders", sa.Column("request_hash", sa.String(64)))
     op.add_column("renders", sa.Column("key_id", sa.String(12)))
+    op.add_column("renders", sa.Column("watched", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.add_column("renders", sa.Column("events", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("watched", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.add_column("workers", sa.Column("jobs", sa.Text, nullable=False, server_default="[]"))
+    op.add_column("workers", sa.Column("step", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("workers", sa.Column("steps", sa.Integer, nullable=False, server_default="0"))
     op.create_index("ix_renders_idempotency_key", "renders", ["owner", "idempotency_key"], unique=True)
     op.create_index("ix_renders_owner", "renders", ["owner", "created_at"])
     op.create_index("ix_renders_key_id", "renders", ["key_id", "created_at"])
@@ -26,4 +32,14 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Double),
         sa.Column("revoked_at", sa.Double),
         sa.PrimaryKeyConstraint("id", name="pk_keys"),
+    )
+    op.create_table(
+        "events",
+        sa.Column("render_id", sa.String(32), nullable=False),
+        sa.Column("seq", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("kind", sa.String(20), nullable=False),
+        sa.Column("index", sa.Integer),
+        sa.Column("data", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("render_id", "seq", name="pk_events"),
     )

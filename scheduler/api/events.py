@@ -1,0 +1,106 @@
+"""Following a render as server-sent events: what happened, once and in order, and how far its pictures are."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from scheduler.api.access import Reader
+from scheduler.api.desk import Desk
+from scheduler.api.problems import RESPONSES, Refused
+from scheduler.api.renders import RenderId
+from storage.errors import ServiceProblem
+from storage.events import EventLog, Told
+from storage.views import RenderView
+
+#: Steps are told at most this often, and the rows asked for news.
+_LOOK_SECONDS = 0.5
+#: A proxy closes what is silent for longer, mostly after a minute.
+_KEEP_ALIVE_SECONDS = 15.0
+
+
+def routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["renders"])
+    log = EventLog(desk.services.database)
+
+    @router.get(
+        "/renders/{render_id}/events",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"text/event-stream": {}}, "description": "Events until the render is finished."},
+            204: {"description": "It is finished, and every event was seen."},
+        },
+    )
+    def follow(
+        render_id: RenderId,
+        caller: Reader,
+        last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
+        after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
+    ) -> Response:
+        """What happens to a render (server-sent events): each event once and in order, whenever it was cut off.
+
+        `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
+        `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
+        """
+        render = desk.render(caller, render_id)
+        if not desk.views.is_watched(render_id):
+            raise Refused(409, f"render {render_id} was not submitted over the API: its events are not written down")
+        seen = after if last_event_id is None else last_event_id
+        if render.finished and not log.after(render_id, seen, limit=1):
+            # An EventSource would connect again and again; this is how it is told to stop.
+            return Response(status_code=204)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_stream(desk, log, render_id, seen), media_type="text/event-stream", headers=headers)
+
+    return router
+
+
+async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> AsyncIterator[str]:
+    progress: dict[str, Any] | None = None
+    said_at = time.monotonic()
+    while True:
+        try:
+            # Before the events: once it is finished, all of them are there.
+            render = await run_in_threadpool(desk.views.render, render_id)
+            told = await run_in_threadpool(log.after, render_id, seen)
+        except ServiceProblem:
+            # Whoever follows connects again, and goes on after the last event seen.
+            return
+        for event in told:
+            seen = event.seq
+            yield _event(render_id, event)
+        if not told:
+            if render.finished:
+                return
+            now = await run_in_threadpool(_progress, desk, render)
+            if now != progress:
+                progress = now
+                said_at = time.monotonic()
+                yield f"event: progress\ndata: {json.dumps(now)}\n\n"
+            elif time.monotonic() - said_at > _KEEP_ALIVE_SECONDS:
+                said_at = time.monotonic()
+                yield ": still there\n\n"
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _event(render_id: str, event: Told) -> str:
+    job = {} if event.index is None else {"job": f"{render_id}-{event.index:06d}", "index": event.index}
+    data = {"seq": event.seq, "at": event.at, "render": render_id, **job, **event.data}
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _progress(desk: Desk, render: RenderView) -> dict[str, Any]:
+    """Counters, and the pictures at a device with the share of their steps that is done."""
+    return {
+        "render": render.id,
+        "done": render.done,
+        "failed": render.failed,
+        "cancelled": render.cancelled,
+        "total": render.total,
+        "jobs": {f"{render.id}-{index:06d}": share for index, share in desk.views.progress(render.id).items()},
+    }
