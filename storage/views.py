@@ -115,6 +115,22 @@ class Views:
         with self._database.read() as connection:
             return [_render(row) for row in connection.execute(statement)]
 
+    def latest_of(self, owner: str, request_hash: str, *, within_seconds: float) -> str | None:
+        """The id of an owner's last render that asked for the same within this time."""
+        statement = (
+            select(renders.c.id)
+            .where(
+                renders.c.owner == owner,
+                renders.c.created_at > database_now() - within_seconds,
+                renders.c.request_hash == request_hash,
+            )
+            .order_by(renders.c.created_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found: str | None = connection.execute(statement).scalar()
+        return found
+
     def unfinished_jobs(self) -> int:
         """How many jobs of all renders are waiting or running."""
         left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled

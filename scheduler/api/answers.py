@@ -1,6 +1,6 @@
 """What the API answers with."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -131,7 +131,11 @@ class FileAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    alias: str
+    id: str = Field(description="Its alias, as requests name it.")
+    # What OpenAI's clients read.
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "farm"
     kind: str
     default: bool
     pipeline: str | None
@@ -141,6 +145,11 @@ class ModelAnswer(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     workers: int = Field(description="How many serve it now.")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]
 
 
 class WorkerAnswer(BaseModel):

@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import events, farm, problems, renders
+from scheduler.api import events, farm, openai, problems, renders
 from scheduler.api.access import Access
 from scheduler.api.desk import Desk
 from scheduler.inputs import MAX_BYTES
@@ -44,10 +45,11 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
     app.state.access = Access(
         Keys(desk.services.database), nobody=desk.services.settings.owner, open_without_keys=open_without_keys
     )
-    problems.answer_with_problems(app)
+    problems.answer_with_problems(app, {"/v1/images": openai.error})
     app.include_router(renders.routes(desk))
     app.include_router(events.routes(desk))
     app.include_router(farm.routes(desk))
+    app.include_router(openai.routes(desk))
     app.include_router(farm.health_routes(desk))
     app.add_middleware(_Bounded)
     return app
@@ -73,7 +75,7 @@ class _Bounded:
         most = MAX_BYTES + _FORM_BYTES if scope["path"] == "/v1/files" else _MAX_JSON_BYTES
         told = dict(scope["headers"]).get(b"content-length", b"0")
         if told.isdigit() and int(told) > most:
-            await _too_large(most)(scope, receive, send)
+            await problems.answer(Request(scope), 413, _words(most))(scope, receive, send)
             return
         received = 0
 
@@ -82,14 +84,10 @@ class _Bounded:
             message = await receive()
             received += len(message.get("body", b""))
             if received > most:
-                raise problems.Refused(413, _words(most))
+                raise HTTPException(413, _words(most))
             return message
 
         await self._app(scope, bounded, send)
-
-
-def _too_large(most: int) -> Any:
-    return problems.answer(413, _words(most))
 
 
 def _words(most: int) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.answers import FileAnswer, ModelAnswer, ModelStats, ReadyAnswer, StatsAnswer, WorkerAnswer
+from scheduler.api.answers import FileAnswer, ModelAnswer, ModelList, ModelStats, ReadyAnswer, StatsAnswer, WorkerAnswer
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.inputs import MAX_BYTES, check_embeddings, check_image
@@ -39,12 +39,12 @@ def routes(desk: Desk) -> APIRouter:
         return FileAnswer(reference=put_input(desk.objects, data), bytes=len(data))
 
     @router.get("/models")
-    def list_models(_caller: Reader) -> list[ModelAnswer]:
+    def list_models(_caller: Reader) -> ModelList:
         """What can be rendered, with which controls, and how many workers serve it."""
         serving = [worker for worker in desk.workers.all() if worker.silent_for <= SILENT_SECONDS]
-        return [
+        models = [
             ModelAnswer(
-                alias=alias,
+                id=alias,
                 kind=model.kind,
                 default=alias == desk.registry.default,
                 pipeline=pipeline_of(model) if isinstance(model, DiffusersModel) else None,
@@ -57,6 +57,7 @@ def routes(desk: Desk) -> APIRouter:
             )
             for alias, model in desk.registry.models.items()
         ]
+        return ModelList(data=models)
 
     @router.get("/workers")
     def list_workers(_caller: Reader) -> list[WorkerAnswer]:

@@ -1,7 +1,7 @@
 """Errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -66,29 +66,44 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+#: Paths whose callers expect errors in another form → what makes that form of a status, words and field names.
+Form = Callable[[int, str, Sequence[str]], dict[str, Any]]
+
+
 def answer(
-    status: int, detail: str, *, errors: Sequence[FieldProblem] = (), headers: Mapping[str, str] | None = None
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    errors: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    """A problem document; behind the doors of other clients, an error as they know it."""
+    forms: Mapping[str, Form] = request.app.state.error_forms
+    for prefix, form in forms.items():
+        if request.url.path.startswith(prefix):
+            return JSONResponse(form(status, detail, [error.field for error in errors]), status, headers=headers)
     problem = Problem(title=_TITLES.get(status, "Problem"), status=status, detail=detail, errors=list(errors))
-    return JSONResponse(problem.model_dump(), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def answer_with_problems(app: FastAPI) -> None:
-    """Every error of the application's becomes a problem document."""
+def answer_with_problems(app: FastAPI, forms: Mapping[str, Form]) -> None:
+    """Every error of the application's becomes a problem document, or has its form by the beginning of the path."""
+    app.state.error_forms = dict(forms)
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
     app.add_exception_handler(FarmError, _farm)
     app.add_exception_handler(Exception, _fault)
 
 
-def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = []
     for problem in error.errors()[:20]:
         words = explain_problem({**problem, "loc": _place(problem["loc"])})
         field, colon, message = words.partition(": ")
         errors.append(FieldProblem(field=field, message=message) if colon else FieldProblem(field="", message=words))
     first = errors[0]
-    return answer(422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
+    return answer(request, 422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
 
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:
@@ -98,30 +113,33 @@ def _place(location: Sequence[Any]) -> tuple[Any, ...]:
     )
 
 
-def _http(_request: Request, error: HTTPException) -> JSONResponse:
-    return answer(error.status_code, str(error.detail), headers=error.headers)
+def _http(request: Request, error: HTTPException) -> JSONResponse:
+    return answer(request, error.status_code, str(error.detail), headers=error.headers)
 
 
-def _farm(_request: Request, error: Exception) -> JSONResponse:
+def _farm(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, Refused):
-        return answer(error.status, str(error), headers=error.headers)
+        return answer(request, error.status, str(error), headers=error.headers)
     if isinstance(error, NotFound):
-        return answer(404, str(error))
+        return answer(request, 404, str(error))
     if isinstance(error, AskedOtherwise):
-        return answer(409, str(error))
+        return answer(request, 409, str(error))
     if isinstance(error, InvalidInput):
         field, colon, message = str(error).partition(": ")
         errors = [FieldProblem(field=field, message=message)] if colon and " " not in field else []
-        return answer(422, str(error), errors=errors)
+        return answer(request, 422, str(error), errors=errors)
     if isinstance(error, ServiceProblem):
         log.warning("answered 503: %s", error)
         # Its words name addresses, which are nobody's business outside.
         return answer(
-            503, "a service that the farm needs is away; try again", headers={"Retry-After": str(_RETRY_SECONDS)}
+            request,
+            503,
+            "a service that the farm needs is away; try again",
+            headers={"Retry-After": str(_RETRY_SECONDS)},
         )
-    return _fault(_request, error)
+    return _fault(request, error)
 
 
 def _fault(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return answer(500, "this is a fault of the farm; its log says more")
+    return answer(request, 500, "this is a fault of the farm; its log says more")

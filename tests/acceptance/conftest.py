@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.api import Api, running_api
 from tests.acceptance.command import Home, Starter
 from tests.servers import eventually
 
@@ -88,3 +89,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterat
         yield home
         up.interrupted()
     home.is_left_in_peace()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("api"), starter) as api:
+        yield api

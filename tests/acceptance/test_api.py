@@ -16,68 +16,35 @@ import pytest
 from PIL import Image
 
 from scheduler.client import ApiProblem, Farm
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.api import Api
+from tests.acceptance.command import Home
 from tests.servers import eventually
 
-MODELS = """
-[models.quick]
-kind = "simulated"
-width = 64
-height = 64
-num_inference_steps = 4
-seconds_per_step = 0.005
-seconds_per_step_and_picture = 0.0
 
-[models.slow]
-kind = "simulated"
-width = 64
-height = 64
-num_inference_steps = 50
-batch_limit = 4
-seconds_per_step = 0.1
-seconds_per_step_and_picture = 0.0
-"""
+@pytest.fixture(scope="module")
+def home(api: Api) -> Home:
+    return api.home
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
-    """A home with a farm of one simulated device."""
-    home = Home(tmp_path_factory.mktemp("api"), starter)
-    home.path.mkdir()
-    (home.path / "models.toml").write_text(MODELS)
-    with home.started("up") as up:
-        up.says("Ctrl-C stops it")
-        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
-        yield home
-        up.interrupted()
-    home.is_left_in_peace()
+def address(api: Api) -> str:
+    return api.address
 
 
 @pytest.fixture(scope="module")
-def address(home: Home) -> Iterator[str]:
-    """Where the API answers; without any key, and so open to this machine."""
-    with home.started("api", "--port", "0") as api:
-        api.says("its page is /docs")
-        match = re.search(r"http://[\d.]+:\d+", api.err)
-        assert match is not None
-        yield match[0]
-        assert api.interrupted().code in (0, 130)
-
-
-@pytest.fixture(scope="module")
-def ann(address: str, home: Home) -> Iterator[httpx.Client]:
+def ann(api: Api) -> Iterator[httpx.Client]:
     """Somebody with a key, on an API that is closed from then on."""
-    yield from _client(home, address, "ann")
+    yield from _client(api, "ann")
 
 
 @pytest.fixture(scope="module")
-def ben(address: str, home: Home) -> Iterator[httpx.Client]:
-    yield from _client(home, address, "ben")
+def ben(api: Api) -> Iterator[httpx.Client]:
+    yield from _client(api, "ben")
 
 
-def _client(home: Home, address: str, owner: str, *options: str) -> Iterator[httpx.Client]:
-    key = home.farm("keys", "create", "--name", owner, "--owner", owner, *options).out.strip()
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+def _client(api: Api, owner: str, *options: str) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {api.key(owner, *options)}"}
+    with httpx.Client(base_url=api.address, headers=headers, timeout=30) as client:
         yield client
 
 
@@ -193,9 +160,7 @@ def test_the_same_request_from_fifty_threads_is_one_render(ann: httpx.Client) ->
     assert "order 1" in otherwise.json()["detail"]
 
 
-def test_owners_see_cancel_and_fetch_only_their_own(
-    ann: httpx.Client, ben: httpx.Client, home: Home, address: str
-) -> None:
+def test_owners_see_cancel_and_fetch_only_their_own(ann: httpx.Client, ben: httpx.Client, api: Api) -> None:
     render = ann.post("/v1/renders", json={"prompt": "a"}).json()["id"]
     finished(ann, render)
     job = f"{render}-000000"
@@ -213,20 +178,20 @@ def test_owners_see_cancel_and_fetch_only_their_own(
         nobodys = ben.request(method, path.replace(render, "000000000000"))
         assert (theirs.status_code, nobodys.status_code) == (404, 404), path
     assert render not in {one["id"] for one in ben.get("/v1/renders").json()["renders"]}
-    for boss in _client(home, address, "boss", "--role", "admin"):
+    for boss in _client(api, "boss", "--role", "admin"):
         assert boss.get(f"/v1/renders/{render}").status_code == 200
 
 
-def test_a_key_to_read_may_not_submit(home: Home, address: str) -> None:
-    for reader in _client(home, address, "ann", "--role", "read"):
+def test_a_key_to_read_may_not_submit(api: Api) -> None:
+    for reader in _client(api, "ann", "--role", "read"):
         assert reader.get("/v1/renders").status_code == 200
         refused = reader.post("/v1/renders", json={"prompt": "a"})
         assert (refused.status_code, refused.json()["title"]) == (403, "Not allowed")
 
 
-def test_limits_are_answered_with_what_to_do(home: Home, address: str) -> None:
+def test_limits_are_answered_with_what_to_do(api: Api) -> None:
     options = ("--queued", "3", "--work", str(64 * 64 * 10))
-    for client in _client(home, address, "cid", *options):
+    for client in _client(api, "cid", *options):
         much = client.post("/v1/renders", json={"prompt": "a", "n": 4})
         assert (much.status_code, much.headers["retry-after"]) == (429, "30")
         large = client.post("/v1/renders", json={"prompt": "a", "steps": 11})

@@ -1,0 +1,135 @@
+"""The door of OpenAI's clients: `POST /v1/images/generations`, and errors in their own words."""
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header
+from pydantic import BaseModel, ConfigDict, Field
+
+from scheduler.api.access import Submitter
+from scheduler.api.desk import Desk
+from scheduler.api.orders import Order, as_base64, encoded, finish, pictures, place
+from storage.errors import BadSpecification
+from storage.spec import Request
+from storage.views import JobView
+
+#: Longer than any client waits: OpenAI's own give up after ten minutes.
+_SECONDS = 600.0
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+class ImagesBody(BaseModel):
+    """A request of OpenAI's Images API, with the extra fields that open servers agree on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    model: str | None = Field(None, description="An alias of the registry; left out, or one of OpenAI's: the default.")
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    size: str = Field("auto", description="`WIDTHxHEIGHT`, or auto: the model's own.")
+    response_format: Literal["url", "b64_json"] = "b64_json"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] = 100
+    stream: Literal[False] = Field(False, description="Not here: follow /v1/renders/ID/events.")
+    partial_images: Literal[0] = 0
+    # These are accepted, as others accept them, and without effect here.
+    quality: str | None = None
+    style: str | None = None
+    moderation: str | None = None
+    background: str | None = None
+    user: str | None = None
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+
+
+class ImageData(BaseModel):
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class ImagesAnswer(BaseModel):
+    created: int
+    data: list[ImageData]
+    output_format: str
+    size: str
+    id: str = Field(description="The render.")
+
+
+def routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @router.post("/images/generations")
+    def generate(
+        body: ImagesBody,
+        caller: Submitter,
+        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+        x_stainless_retry_count: Annotated[int, Header(ge=0)] = 0,
+    ) -> ImagesAnswer:
+        """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
+
+        A client that has lost patience and asks again gets the pictures of its first request.
+        """
+        render_id = place(
+            desk,
+            caller,
+            Order(
+                requests=[_request(desk, body)],
+                n=body.n,
+                seed=body.seed,
+                body=body.model_dump(mode="json"),
+                idempotency_key=idempotency_key,
+                again=x_stainless_retry_count > 0,
+            ),
+        )
+        jobs = pictures(desk, finish(desk, render_id, seconds=_SECONDS))
+        return ImagesAnswer(
+            created=int(time.time()),
+            data=[_data(desk, body, job) for job in jobs],
+            output_format=body.output_format,
+            size=f"{jobs[0].spec.width}x{jobs[0].spec.height}",
+            id=render_id,
+        )
+
+    return router
+
+
+def _request(desk: Desk, body: ImagesBody) -> Request:
+    fields: dict[str, Any] = {
+        "prompt": body.prompt,
+        "negative_prompt": body.negative_prompt,
+        "num_inference_steps": body.num_inference_steps,
+        "guidance_scale": body.guidance_scale,
+    }
+    if body.model in desk.registry.models:
+        fields["model"] = body.model
+    elif body.model is not None and not body.model.startswith(("dall-e", "gpt-image")):
+        known = ", ".join(desk.registry.models)
+        raise BadSpecification(f"model: none is registered as {body.model!r}; known are {known}")
+    if body.size != "auto":
+        match = _SIZE.fullmatch(body.size)
+        if match is None:
+            raise BadSpecification(f"size: expected WIDTHxHEIGHT, such as 512x512, or auto (given: {body.size[:40]!r})")
+        fields |= {"width": int(match[1]), "height": int(match[2])}
+    return Request.parse({name: value for name, value in fields.items() if value is not None})
+
+
+def _data(desk: Desk, body: ImagesBody, job: JobView) -> ImageData:
+    if body.response_format == "url":
+        address = desk.objects.presign(str(job.object))
+        if not address.startswith("http"):
+            raise BadSpecification("response_format: this farm's store has no addresses to give; ask for b64_json")
+        return ImageData(url=address, seed=job.spec.seed)
+    data = encoded(desk, job, form=body.output_format, quality=body.output_compression)
+    return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
+
+
+def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": None}}

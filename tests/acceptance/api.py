@@ -1,0 +1,59 @@
+"""A farm of one simulated device with `farm api` in front of it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.acceptance.command import Home, Starter
+from tests.servers import eventually
+
+MODELS = """
+[models.quick]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 4
+seconds_per_step = 0.005
+seconds_per_step_and_picture = 0.0
+
+[models.slow]
+kind = "simulated"
+width = 64
+height = 64
+num_inference_steps = 50
+batch_limit = 4
+seconds_per_step = 0.1
+seconds_per_step_and_picture = 0.0
+"""
+
+
+class Api:
+    """Where it answers, and keys for it."""
+
+    def __init__(self, home: Home, address: str) -> None:
+        self.home = home
+        self.address = address
+
+    def key(self, owner: str, *options: str) -> str:
+        """A new key; from the first one on nobody is let in without."""
+        return self.home.farm("keys", "create", "--name", owner, "--owner", owner, *options).out.strip()
+
+
+@contextmanager
+def running_api(folder: Path, starter: Starter) -> Iterator[Api]:
+    """Without any key, and so open to this machine."""
+    home = Home(folder, starter)
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS)
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
+        with home.started("api", "--port", "0") as api:
+            api.says("its page is /docs")
+            match = re.search(r"http://[\d.]+:\d+", api.err)
+            assert match is not None
+            yield Api(home, match[0])
+            assert api.interrupted().code in (0, 130)
+        up.interrupted()
+    home.is_left_in_peace()
