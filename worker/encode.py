@@ -8,7 +8,8 @@ from typing import Any
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from storage.spec import SAMPLERS, Spec
+from storage.infotext import infotext
+from storage.spec import Spec
 
 #: zlib's Z_RLE: for noisy pictures several times faster than the default strategy and no larger.
 _RLE = 3
@@ -21,7 +22,7 @@ def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
     """
     texts = PngInfo()
     texts.add_itxt("diffusion-farm", json.dumps(recipe_of(spec, recipe), sort_keys=True, ensure_ascii=False))
-    texts.add_itxt("parameters", parameters(spec, version=str(recipe.get("farm", ""))))
+    texts.add_itxt("parameters", infotext(spec, version=str(recipe.get("farm", ""))))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=texts, compress_level=1, compress_type=_RLE)
     return buffer.getvalue()
@@ -30,21 +31,3 @@ def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
 def recipe_of(spec: Spec, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """All that a picture depends on: what was asked for, and with what it was made."""
     return {"spec": spec.fields(), "made_with": dict(recipe)}
-
-
-def parameters(spec: Spec, *, version: str) -> str:
-    """The "infotext" of the AUTOMATIC1111 web UI (its `create_infotext`), which picture galleries parse."""
-    fields = {
-        "Steps": spec.num_inference_steps,
-        "Sampler": SAMPLERS[spec.sampler] if spec.sampler else None,
-        "CFG scale": f"{spec.guidance_scale:g}",
-        "Seed": spec.seed,
-        "Size": f"{spec.width}x{spec.height}",
-        "Model": spec.model,
-        "Version": f"diffusion-farm {version}".strip(),
-    }
-    lines = [spec.prompt]
-    if spec.negative_prompt:
-        lines.append(f"Negative prompt: {spec.negative_prompt}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items() if value is not None))
-    return "\n".join(lines)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPBearer
-from fastapi.security.http import HTTPAuthorizationCredentials
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
 from scheduler.api.problems import Refused
 from storage.keys import Keys, Limits, Role
@@ -17,6 +16,7 @@ _OPEN_SECONDS = 2.0
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 _bearer = HTTPBearer(auto_error=False, description="A key made by `farm keys create`.")
+_basic = HTTPBasic(auto_error=False, description="The key as password, whatever the name: for the web UI's clients.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who prefer it.")
 
 
@@ -85,10 +85,12 @@ def allowed(needed: Role) -> Callable[..., Caller]:
     def caller(
         request: Request,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
+        basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)] = None,
         header: Annotated[str | None, Depends(_header)] = None,
     ) -> Caller:
         access: Access = request.app.state.access
-        found = access.caller(bearer.credentials if bearer else header, request)
+        secret = bearer.credentials if bearer else basic.password if basic else header
+        found = access.caller(secret, request)
         if not found.role.covers(needed):
             raise Refused(403, f"this key may {found.role}, and this takes the role {needed}")
         return found

@@ -1,6 +1,7 @@
 """Errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,8 +126,8 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, AskedOtherwise):
         return answer(request, 409, str(error))
     if isinstance(error, InvalidInput):
-        field, colon, message = str(error).partition(": ")
-        errors = [FieldProblem(field=field, message=message)] if colon and " " not in field else []
+        named = re.fullmatch(r"(?:prompt \d+: )?(\w+): (.*)", str(error), re.DOTALL)
+        errors = [FieldProblem(field=named[1], message=named[2])] if named else []
         return answer(request, 422, str(error), errors=errors)
     if isinstance(error, ServiceProblem):
         log.warning("answered 503: %s", error)

@@ -87,7 +87,7 @@ def routes(desk: Desk) -> APIRouter:
                 watched=True,
             ),
         )
-        if (seconds := _wait(prefer)) is not None:
+        if (seconds := wait_of(prefer)) is not None:
             response.headers["Preference-Applied"] = f"wait={seconds}"
             desk.wait(accepted.render_id, seconds=seconds)
         render = desk.render(caller, accepted.render_id)
@@ -211,10 +211,10 @@ def _specs(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Spec]:
         yield spec
 
 
-def _wait(prefer: str | None) -> int | None:
+def wait_of(prefer: str | None) -> int | None:
     """How long a caller would like to wait (RFC 7240), within bounds."""
-    match = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", prefer or "")
-    return min(int(match[1]), _LONGEST_WAIT_SECONDS) if match else None
+    match = re.search(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])", prefer or "")
+    return min(int(match[1] or _LONGEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS) if match else None
 
 
 def _references(spec: Spec) -> Sequence[str]:

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+import webuiapi
 from PIL import Image
+from replicate.client import Client as Replicate
+from replicate.exceptions import ReplicateError
 
 from tests.acceptance.api import Api
+
+# -- OpenAI ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -64,3 +69,104 @@ def test_errors_are_those_that_its_users_know(client: openai.OpenAI, api: Api) -
         pytest.raises(openai.AuthenticationError),
     ):
         stranger.images.generate(prompt="a")
+
+
+# -- AUTOMATIC1111 ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def webui(api: Api) -> Iterator[webuiapi.WebUIApi]:
+    webui = webuiapi.WebUIApi(baseurl=f"{api.address}/sdapi/v1", username="anybody", password=api.key("web"))
+    yield webui
+    webui.session.close()
+
+
+def test_the_web_uis_client_gets_pictures_with_their_infotexts(webui: webuiapi.WebUIApi) -> None:
+    answer = webui.txt2img(
+        prompt="a red star", negative_prompt="blue", seed=5, steps=3, width=128, height=64, n_iter=2, cfg_scale=4.0
+    )
+    assert [one.size for one in answer.images] == [(128, 64)] * 2
+    assert answer.info["all_seeds"] == [5, 6]
+    assert answer.info["infotexts"][0].splitlines() == [
+        "a red star",
+        "Negative prompt: blue",
+        "Steps: 3, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 128x64, Model: quick, Version: diffusion-farm",
+    ]
+    assert "a red star" in answer.images[0].info["parameters"]
+    assert answer.parameters["prompt"] == "a red star"
+
+
+def test_the_web_uis_client_finds_models_and_samplers_and_chooses(webui: webuiapi.WebUIApi) -> None:
+    assert [model["title"] for model in webui.get_sd_models()] == ["quick", "slow"]
+    assert {"Euler a", "DPM++ 2M Karras"} <= {sampler["name"] for sampler in webui.get_samplers()}
+    assert webui.util_get_current_model() == "quick"
+    webui.set_options({"sd_model_checkpoint": "slow"})
+    assert webui.util_get_current_model() == "slow"
+    assert webui.txt2img(prompt="a", steps=1, width=64, height=64).info["sd_model_name"] == "slow"
+    webui.set_options({"sd_model_checkpoint": "quick"})
+    again = webui.txt2img(
+        prompt="a",
+        steps=1,
+        width=64,
+        height=64,
+        override_settings={"sd_model_checkpoint": "slow"},
+        scheduler="Karras",
+        sampler_name="DPM++ 2M",
+    )
+    assert (again.info["sd_model_name"], again.info["sampler_name"]) == ("slow", "DPM++ 2M Karras")
+    assert webui.get_progress()["progress"] == 0
+
+
+def test_the_web_uis_client_is_told_what_is_wrong(webui: webuiapi.WebUIApi) -> None:
+    for wrong, says in (
+        ({"sampler_name": "Magic"}, "sampler"),
+        ({"width": 65}, "width"),
+        ({"enable_hr": True}, "enable_hr"),
+        ({"override_settings": {"sd_model_checkpoint": "x"}}, "none is registered as"),
+        ({"alwayson_scripts": {"roop": {"args": [True]}}}, "roop is not known here"),
+        ({"controlnet_units": [webuiapi.ControlNetUnit(image=Image.new("RGB", (8, 8)))]}, "is simulated"),
+    ):
+        with pytest.raises(RuntimeError, match=says):
+            webui.txt2img(prompt="a", **wrong)
+    webui.session.auth = ("anybody", "farm_wrong")
+    with pytest.raises(RuntimeError, match="401"):
+        webui.txt2img(prompt="a")
+
+
+# -- Replicate -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replica(api: Api) -> Iterator[Replicate]:
+    replica = Replicate(api_token=api.key("replica"), base_url=api.address)
+    yield replica
+    replica._client.close()
+
+
+def test_replicates_client_gets_pictures(replica: Replicate) -> None:
+    found = replica.run("farm/quick", input={"prompt": "a red star", "num_outputs": 2, "seed": 5})
+    assert [Image.open(io.BytesIO(one.read())).size for one in found] == [(64, 64)] * 2
+
+
+def test_replicates_client_follows_and_cancels_a_prediction(replica: Replicate) -> None:
+    prediction = replica.predictions.create(version="slow", input={"prompt": "a"})
+    assert prediction.status in ("starting", "processing")
+    assert prediction.progress is not None
+    cancelled = replica.predictions.cancel(prediction.id)
+    assert cancelled.status == "canceled"
+    again = replica.predictions.create(version="quick", input={"prompt": "b"})
+    again.wait()
+    assert again.status == "succeeded"
+    assert again.metrics is not None
+    assert again.metrics["predict_time"] > 0
+    assert [one.id for one in replica.predictions.list()][:2] == [again.id, prediction.id]
+
+
+def test_replicates_client_is_told_what_is_wrong(replica: Replicate) -> None:
+    for version, fields, says in (
+        ("nothing", {"prompt": "a"}, "registered as"),
+        ("quick", {"prompt": "a", "width": 65}, "width"),
+        ("quick", {"prompt": "a", "num_outputs": 0}, "num_outputs"),
+    ):
+        with pytest.raises(ReplicateError, match=says):
+            replica.predictions.create(version=version, input=fields)

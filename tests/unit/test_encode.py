@@ -6,8 +6,9 @@ import json
 import pytest
 from PIL import Image
 
+from storage.infotext import infotext
 from storage.spec import Spec
-from worker.encode import parameters, to_png
+from worker.encode import to_png
 from worker.simulated import draw
 
 SPEC = Spec(
@@ -29,7 +30,7 @@ def test_a_picture_is_stored_without_loss_and_with_its_recipe() -> None:
     with Image.open(io.BytesIO(to_png(picture, SPEC, RECIPE))) as stored:
         assert stored.tobytes() == picture.tobytes()
         assert json.loads(stored.info["diffusion-farm"]) == {"spec": SPEC.fields(), "made_with": RECIPE}
-        assert stored.info["parameters"] == parameters(SPEC, version="0.1.0")
+        assert stored.info["parameters"] == infotext(SPEC, version="0.1.0")
 
 
 def test_the_same_picture_and_recipe_give_the_same_bytes() -> None:
@@ -37,7 +38,7 @@ def test_the_same_picture_and_recipe_give_the_same_bytes() -> None:
 
 
 def test_the_parameters_line_is_what_galleries_read() -> None:
-    assert parameters(SPEC, version="0.1.0") == (
+    assert infotext(SPEC, version="0.1.0") == (
         "a red ☆ star, 星\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 9223372036854775807, Size: 64x48, "
@@ -48,7 +49,7 @@ def test_the_parameters_line_is_what_galleries_read() -> None:
 @pytest.mark.parametrize(("negative", "lines"), [("", 2), ("blurry", 3)])
 def test_an_empty_negative_prompt_has_no_line(negative: str, lines: int) -> None:
     spec = SPEC.model_copy(update={"negative_prompt": negative, "sampler": None})
-    text = parameters(spec, version="1")
+    text = infotext(spec, version="1")
     assert text.count("\n") == lines - 1
     assert "Sampler" not in text
 
