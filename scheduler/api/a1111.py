@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.desk import Desk
 from scheduler.api.orders import Order, as_base64, encoded, finish, pictures, place
+from scheduler.api.problems import responses_in
 from scheduler.inputs import check_image
 from storage.errors import BadSpecification
 from storage.infotext import infotext
@@ -57,8 +58,15 @@ class TextToImageAnswer(BaseModel):
     info: str = Field(description="JSON: seeds, infotexts, and what else galleries read.")
 
 
+class Error(BaseModel):
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
+    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(Error))
     #: The model that a caller has chosen by `POST /options`, as long as this process lives.
     chosen: dict[str, str] = {}
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scheduler.api.access import Submitter
 from scheduler.api.desk import Desk
 from scheduler.api.orders import Order, as_base64, encoded, finish, pictures, place
+from scheduler.api.problems import responses_in
 from storage.errors import BadSpecification
 from storage.spec import Request
 from storage.views import JobView
@@ -52,6 +53,17 @@ class ImageData(BaseModel):
     seed: int
 
 
+class ErrorWords(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    error: ErrorWords
+
+
 class ImagesAnswer(BaseModel):
     created: int
     data: list[ImageData]
@@ -61,7 +73,7 @@ class ImagesAnswer(BaseModel):
 
 
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(Error))
 
     @router.post("/images/generations")
     def generate(

@@ -58,13 +58,19 @@ _TITLES = {
     429: "Too much at once",
     500: "The farm has a fault",
     503: "A service is away",
+    504: "Not finished yet",
 }
 
 #: For routes' `responses`: what each may answer beside its own answers.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
-    for status in (401, 403, 404, 409, 413, 422, 429, 503)
+    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 503)
 }
+
+
+def responses_in(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The same behind the doors of other clients, with errors as they know them."""
+    return {status: {"model": model, "description": _TITLES.get(int(status), "")} for status in (*RESPONSES, 504)}
 
 
 #: Paths whose callers expect errors in another form → what makes that form of a status, words and field names.
