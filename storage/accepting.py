@@ -76,6 +76,8 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
             created_at=database_now(),
             key_id=submission.key_id,
             watched=submission.watched,
+            webhook_url=submission.webhook.url if submission.webhook else None,
+            webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
             idempotency_key=once.name if once else None,
             request_hash=once.request_hash if once else None,
         )

@@ -44,6 +44,14 @@ class Once:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """Where to tell what happens to a render, and which kinds of events (`storage.events.Kind`)."""
+
+    url: str
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submission:
     """Who submits a render, and how."""
 
@@ -57,6 +65,8 @@ class Submission:
     key_id: str | None = None
     #: Write down what happens to it, for those who follow (`storage.events`).
     watched: bool = False
+    #: Only of watched ones.
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

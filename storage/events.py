@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from storage.claims import Claimed
 from storage.database import Database, database_now
 from storage.tables import events, renders
+from storage.webhooks import note_deliveries
 
 
 class Kind(StrEnum):
@@ -70,7 +71,10 @@ def tell(connection: Connection, happened: Iterable[Happened]) -> None:
             update(renders)
             .where(renders.c.id == render_id, renders.c.watched)
             .values(events=renders.c.events + len(told))
-            .returning(renders.c.events, database_now().label("at"))
+            .returning(
+                *(renders.c.events, renders.c.owner, renders.c.webhook_url, renders.c.webhook_events),
+                database_now().label("at"),
+            )
         ).first()
         if row is None:
             continue
@@ -89,6 +93,23 @@ def tell(connection: Connection, happened: Iterable[Happened]) -> None:
                 for seq, one in enumerate(told, start=first)
             ],
         )
+        if row.webhook_url:
+            wanted = row.webhook_events.split()
+            note_deliveries(
+                connection,
+                [_message(row, one, seq) for seq, one in enumerate(told, start=first) if one.kind in wanted],
+            )
+
+
+def _message(row: Row[Any], one: Happened, seq: int) -> dict[str, Any]:
+    job = {} if one.index is None else {"job": f"{one.render_id}-{one.index:06d}", "index": one.index}
+    return {
+        "render_id": one.render_id,
+        "owner": row.owner,
+        "url": row.webhook_url,
+        "kind": one.kind,
+        "data": {"render": one.render_id, "seq": seq, **job, **one.data},
+    }
 
 
 class EventLog:

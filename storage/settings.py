@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     grace_seconds: PositiveFloat = 60
     """How long a stopping worker may finish its running batch before its jobs go back to the queue."""
 
+    webhook_private: bool = False
+    """Let webhooks go to private addresses, and over http: for receivers within one's own network."""
+
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
 

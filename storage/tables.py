@@ -47,6 +47,9 @@ renders = Table(
     # Whether its events are written down, and how many there were.
     Column("watched", Boolean, nullable=False, server_default=false()),
     Column("events", Integer, nullable=False, server_default="0"),
+    # Where to tell what happens, and which kinds of events (separated by spaces).
+    Column("webhook_url", Text),
+    Column("webhook_events", Text),
     # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
@@ -232,4 +235,37 @@ events = Table(
     Column("kind", String(20), nullable=False),
     Column("index", Integer),
     Column("data", Text, nullable=False),
+)
+
+#: Webhook messages, and what became of them (`storage.webhooks`).
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("render_id", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(9), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("answer", Text),
+    Column("created_at", Double, nullable=False),
+    Column("delivered_at", Double),
+    Index(
+        "ix_deliveries_due",
+        "next_at",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index("ix_deliveries_owner", "owner", "created_at"),
+)
+
+#: What an owner's webhooks are signed with; it must be known to sign, so it cannot be a hash.
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("secret", String(80), nullable=False),
 )

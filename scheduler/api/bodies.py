@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from storage.errors import BadSpecification
+from storage.events import Kind
 from storage.spec import Prompt, Request
 
 MAX_JOBS = 10_000
@@ -20,6 +21,15 @@ _NAMES = _FIELDS | {
     for name in field.validation_alias.choices
 }
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
+
+
+class WebhookBody(BaseModel):
+    """Where to tell what happens (Standard Webhooks 1.0.0; `GET /v1/webhooks/secret` tells what it is signed with)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(max_length=2000)]
+    events: Annotated[list[Kind], Field(min_length=1, max_length=len(Kind))] = [Kind.RENDER_FINISHED]
 
 
 class RenderBody(Request):
@@ -46,6 +56,7 @@ class RenderBody(Request):
     product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
     n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
     priority: Literal["interactive", "normal", "bulk"] = "normal"
+    webhook: WebhookBody | None = None
     dry_run: bool = Field(False, description="Check and count, and accept nothing.")
 
     @model_validator(mode="after")

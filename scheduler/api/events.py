@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from scheduler.api.access import Reader
+from scheduler.api.access import Reader, Submitter
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.renders import RenderId
 from storage.errors import ServiceProblem
 from storage.events import EventLog, Told
 from storage.views import RenderView
+from storage.webhooks import Webhooks
 
 #: Steps are told at most this often, and the rows asked for news.
 _LOOK_SECONDS = 0.5
@@ -57,7 +59,16 @@ def routes(desk: Desk) -> APIRouter:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_stream(desk, log, render_id, seen), media_type="text/event-stream", headers=headers)
 
+    @router.get("/webhooks/secret", tags=["webhooks"])
+    def secret(caller: Submitter) -> SecretAnswer:
+        """What your webhooks are signed with."""
+        return SecretAnswer(key=Webhooks(desk.services.database).secret(caller.owner))
+
     return router
+
+
+class SecretAnswer(BaseModel):
+    key: str = Field(description="whsec_ and base64, as Standard Webhooks' libraries take it.")
 
 
 async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> AsyncIterator[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
+from scheduler.addresses import check_url
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.answers import (
     AcceptedAnswer,
@@ -25,7 +26,7 @@ from scheduler.api.bodies import RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.submit import call_workers, noting, quanta, specify, submit
-from storage.claims import Once, Submission
+from storage.claims import Once, Submission, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
 from storage.inputs import has_input
@@ -65,6 +66,8 @@ def routes(desk: Desk) -> APIRouter:
     ) -> AcceptedAnswer | DryAnswer:
         """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
         desk.admit(caller, body.jobs)
+        if body.webhook is not None:
+            check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
         specs = list(noting(_specs(desk, caller, body), desk.registry, remarks))
         if body.dry_run:
@@ -85,6 +88,7 @@ def routes(desk: Desk) -> APIRouter:
                 once=once,
                 key_id=caller.key_id,
                 watched=True,
+                webhook=Webhook(url=body.webhook.url, events=tuple(body.webhook.events)) if body.webhook else None,
             ),
         )
         if (seconds := wait_of(prefer)) is not None:

@@ -1,4 +1,4 @@
-"""Commands for the HTTP API: `farm api`, and `farm keys` for who may use it."""
+"""Commands for the HTTP API: `farm api`, `farm keys` for who may use it, `farm webhooks` for what it has told."""
 
 import re
 import socket
@@ -12,6 +12,7 @@ from storage.errors import BadSettings
 from storage.keys import Key, Keys, Limits, Role
 from storage.settings import read_settings
 from storage.telemetry import configure_logging
+from storage.webhooks import DeliveryState, Webhooks
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _UNITS = {"h": 3600.0, "d": 86400.0}
@@ -143,3 +144,45 @@ def _state(key: Key) -> str:
     if key.revoked_at is not None:
         return f"revoked {when(key.revoked_at)}"
     return f"until {when(key.expires_at)}" if key.expires_at is not None else "valid"
+
+
+@click.group()
+def webhooks() -> None:
+    """What was told to whom, and what became of it."""
+
+
+@webhooks.command("list")
+@click.option("--owner", metavar="NAME", help="Only messages about this owner's renders.")
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only in this state.")
+@click.option("--latest", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@json_option
+def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bool) -> None:
+    """The latest messages."""
+    found = Webhooks(open_services(read_settings()).database).all(
+        owner=owner, state=DeliveryState(state) if state else None, limit=latest
+    )
+    if as_json:
+        print_json([delivery.__dict__ for delivery in found])
+    elif found:
+        print_table(
+            ["MESSAGE", "EVENT", "RENDER", "OWNER", "STATE", "ATTEMPTS", "ANSWER", "NEXT", "RECEIVER"],
+            (
+                (
+                    *(one.id, one.kind, one.render_id, one.owner, one.state, one.attempt, one.answer),
+                    when(one.next_at) if one.state is DeliveryState.PENDING else "",
+                    one.url,
+                )
+                for one in found
+            ),
+        )
+    else:
+        click.echo("no webhook messages")
+
+
+@webhooks.command()
+@click.argument("message_id", metavar="MESSAGE")
+@json_option
+def replay(message_id: str, as_json: bool) -> None:
+    """Send a message again, under the same id."""
+    Webhooks(open_services(read_settings()).database).replay(message_id)
+    print_json({"id": message_id, "state": "pending"}) if as_json else click.echo(f"{message_id} is sent again")

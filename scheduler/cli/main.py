@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from scheduler.cli.api import api, keys
+from scheduler.cli.api import api, keys, webhooks
 from scheduler.cli.doctor import doctor
 from scheduler.cli.faults import faults, workers
 from scheduler.cli.look import jobs, recipe, status
@@ -37,7 +37,7 @@ def cli() -> None:
 
 for _command in (
     *(render, status, jobs, cancel, retry, recipe, rerender, sheet, upload),
-    *(models, workers, faults, doctor, api, keys, up, scheduler, db),
+    *(models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
 ):
     cli.add_command(_command)
 

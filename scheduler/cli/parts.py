@@ -5,11 +5,13 @@ import threading
 
 import click
 
+from scheduler.addresses import pool
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.local_farm import LocalFarm, RunningFarm
 from scheduler.services import make_home, open_services, open_tickets
 from scheduler.sweep import Sweep
 from scheduler.tidy import Tidy
+from scheduler.webhooks import Deliverer
 from storage import lifeline, schema
 from storage.database import Database
 from storage.errors import BadSettings
@@ -17,6 +19,7 @@ from storage.fault_log import FaultLog
 from storage.leftovers import Leftovers
 from storage.settings import read_settings, without_secrets
 from storage.telemetry import configure_logging
+from storage.webhooks import Webhooks
 
 
 @click.command()
@@ -46,7 +49,7 @@ def up(until_unused: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def scheduler(stop_with_parent: bool) -> None:
-    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up.
+    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up, webhooks delivered.
 
     One is needed, any number may run.
     """
@@ -62,6 +65,12 @@ def scheduler(stop_with_parent: bool) -> None:
     services = open_services(settings)
     tidy = Tidy(leftovers=Leftovers(services.database, services.objects), every_seconds=settings.sweep_seconds)
     threading.Thread(target=tidy.run, args=(stopping,), name="tidy", daemon=True).start()
+    deliverer = Deliverer(
+        webhooks=Webhooks(services.database),
+        connections=pool(allow_private=settings.webhook_private),
+        every_seconds=settings.sweep_seconds,
+    )
+    threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
     Sweep(
         jobs=services.jobs,
         faults=FaultLog(services.database),

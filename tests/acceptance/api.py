@@ -43,7 +43,7 @@ class Api:
 @contextmanager
 def running_api(folder: Path, starter: Starter) -> Iterator[Api]:
     """Without any key, and so open to this machine."""
-    home = Home(folder, starter)
+    home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true")
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS)
     with home.started("up") as up:

@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from standardwebhooks import Webhook as StandardWebhook
 
 from scheduler.client import ApiProblem, Farm
 from tests.acceptance.api import Api
 from tests.acceptance.command import Home
+from tests.receiver import webhook_receiver
 from tests.servers import eventually
 
 
@@ -257,6 +259,23 @@ def test_events_are_told_once_and_in_order_however_often_the_connection_is_cut(a
     shares = [share for event in told if event["kind"] == "progress" for share in event["jobs"].values()]
     assert any(0 < share < 1 for share in shares)
     assert ann.get(f"/v1/renders/{render.id}/events", headers={"Last-Event-ID": "25"}).status_code == 204
+
+
+def test_a_webhook_tells_of_the_end_signed(ann: httpx.Client, home: Home) -> None:
+    with webhook_receiver() as receiver:
+        webhook = {"url": receiver.url, "events": ["job.done", "render.finished"]}
+        render = ann.post("/v1/renders", json={"prompt": "a", "n": 2, "webhook": webhook}).json()["id"]
+        eventually(lambda: len(receiver.got) == 3, "all three messages have come", timeout=20)
+    secret = StandardWebhook(ann.get("/v1/webhooks/secret").json()["key"])
+    told = [secret.verify(body, headers) for headers, body in receiver.got]
+    assert Counter(one["type"] for one in told) == {"job.done": 2, "render.finished": 1}
+    assert {one["data"]["render"] for one in told} == {render}
+    listed = home.farm("webhooks", "list", "--owner", "ann", "--json").json
+    assert {one["state"] for one in listed} == {"delivered"}
+    assert home.farm("webhooks", "replay", listed[0]["id"]).out == f"{listed[0]['id']} is sent again\n"
+    assert "no webhook message" in home.farm("webhooks", "replay", "msg_x", code=2).complaint
+    refused = ann.post("/v1/renders", json={"prompt": "a", "webhook": {"url": "file:///etc/passwd"}})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "webhook")
 
 
 def test_events_of_a_render_of_the_command_line_are_not_written_down(ann: httpx.Client, home: Home) -> None:

@@ -1,4 +1,4 @@
-"""API keys, requests that are made twice, and events."""
+"""API keys, requests that are made twice, events and webhooks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,8 @@ def upgrade() -> None:
     op.add_column("renders", sa.Column("idempotency_key", sa.String(255)))
     op.add_column("renders", sa.Column("request_hash", sa.String(64)))
     op.add_column("renders", sa.Column("key_id", sa.String(12)))
+    op.add_column("renders", sa.Column("webhook_url", sa.Text))
+    op.add_column("renders", sa.Column("webhook_events", sa.Text))
     op.add_column("renders", sa.Column("watched", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("renders", sa.Column("events", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("watched", sa.Boolean, nullable=False, server_default=sa.false()))
@@ -42,4 +44,29 @@ def upgrade() -> None:
         sa.Column("index", sa.Integer),
         sa.Column("data", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("render_id", "seq", name="pk_events"),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(32), nullable=False),
+        sa.Column("render_id", sa.String(32), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("kind", sa.String(20), nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("state", sa.String(9), nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("next_at", sa.Double, nullable=False),
+        sa.Column("answer", sa.Text),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("delivered_at", sa.Double),
+        sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
+    )
+    pending = sa.text("state = 'pending'")
+    op.create_index("ix_deliveries_due", "deliveries", ["next_at"], sqlite_where=pending, postgresql_where=pending)
+    op.create_index("ix_deliveries_owner", "deliveries", ["owner", "created_at"])
+    op.create_table(
+        "webhook_secrets",
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("secret", sa.String(80), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name="pk_webhook_secrets"),
     )

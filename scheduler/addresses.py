@@ -1,0 +1,108 @@
+"""Connections to addresses that callers name: only to public ones, and to exactly those that were checked.
+
+A name is resolved once, and the connection goes to what was resolved and checked: a name server that answers
+differently the second time changes nothing (DNS rebinding). No redirects, no proxies.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from storage.errors import BadSpecification
+
+_IPv4Or6 = ipaddress.IPv4Address | ipaddress.IPv6Address
+#: IPv6 networks that lead to IPv4 addresses: NAT64 and 6to4.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Forbidden(Exception):
+    """Raised when an address leads inside."""
+
+
+def check_url(url: str, *, allow_private: bool) -> None:
+    """Raises BadSpecification if this is no address that messages may go to, as far as it shows without resolving."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise BadSpecification("webhook: not an address") from None
+    schemes = ("https", "http") if allow_private else ("https",)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise BadSpecification(f"webhook: expected {schemes[0]}://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise BadSpecification("webhook: no user name or password in the address; messages are signed")
+    if allow_private:
+        return
+    if port not in (None, 443, 8443):
+        raise BadSpecification("webhook: expected the port 443 or 8443")
+    try:
+        resolved = _literal(parts.hostname)
+        if resolved is not None and not is_public(resolved):
+            raise Forbidden
+    except Forbidden:
+        raise BadSpecification("webhook: this address is not a public one") from None
+
+
+def is_public(address: _IPv4Or6) -> bool:
+    """Whether an address is of the public internet, whatever it is wrapped in."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def _literal(host: str) -> _IPv4Or6 | None:
+    """An address that is written out, in any of the ways that resolvers take (0x7f.1, 2130706433); None for a name."""
+    try:
+        return ipaddress.ip_address(host.split("%", 1)[0])
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+class CheckedBackend(httpcore.SyncBackend):
+    """Opens connections to what a name resolves to, if all of it is public."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Raises Forbidden, httpcore.ConnectError."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from None
+        addresses = [str(entry[4][0]) for entry in found]
+        if not self._allow_private:
+            for address in addresses:
+                if not is_public(ipaddress.ip_address(address.split("%", 1)[0])):
+                    raise Forbidden(f"{host} leads to {address}, which is not a public address")
+        return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+
+def pool(*, allow_private: bool) -> httpcore.ConnectionPool:
+    """Connections for messages to callers' addresses."""
+    return httpcore.ConnectionPool(
+        ssl_context=httpx.create_ssl_context(trust_env=False),
+        network_backend=CheckedBackend(allow_private=allow_private),
+        # Each message has a connection of its own, to an address that was checked for it.
+        max_keepalive_connections=0,
+    )

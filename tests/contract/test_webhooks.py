@@ -1,0 +1,179 @@
+"""Webhooks to a real receiver, on both databases."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import update
+from standardwebhooks import Webhook as StandardWebhook
+
+from scheduler.addresses import pool
+from scheduler.webhooks import Deliverer, signed
+from storage.claims import Submission, Webhook
+from storage.database import Database
+from storage.errors import NotFound
+from storage.events import Kind
+from storage.jobs import Jobs
+from storage.states import Priority
+from storage.tables import deliveries
+from storage.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
+from tests.contract.renders import at_once, claim, complete, pictures
+from tests.receiver import Receiver, webhook_receiver
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with webhook_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def deliverer(database: Database) -> Iterator[Deliverer]:
+    with pool(allow_private=True) as connections:
+        yield Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1)
+
+
+def render(farm: Jobs, url: str, *events: Kind, n: int = 1) -> str:
+    """A render of `ann` that is done, with a webhook."""
+    webhook = Webhook(url=url, events=events or (Kind.RENDER_FINISHED,))
+    submission = Submission(owner="ann", priority=Priority.NORMAL, watched=True, webhook=webhook)
+    render_id = farm.submit(pictures(n), submission, quanta={"tiny": 8})
+    complete(farm, claim(farm))
+    return render_id
+
+
+def only(database: Database) -> Delivery:
+    [delivery] = Webhooks(database).all()
+    return delivery
+
+
+def in_time(database: Database) -> float:
+    """Seconds until the only message is tried again."""
+    return only(database).next_at - time.time()
+
+
+def now_due(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(update(deliveries).values(next_at=0))
+
+
+def test_a_message_is_what_the_public_library_verifies(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    render_id = render(farm, receiver.url, n=2)
+    assert deliverer.run_once() == 1
+    [(headers, body)] = receiver.got
+    told = StandardWebhook(Webhooks(database).secret("ann")).verify(body, headers)
+    assert (told["type"], told["data"]["render"], told["data"]["done"]) == ("render.finished", render_id, 2)
+    assert only(database).state is DeliveryState.DELIVERED
+    assert deliverer.run_once() == 0
+
+
+def test_the_signature_is_that_of_the_specifications_example() -> None:
+    example = Delivery(
+        id="msg_p5jXN8AQM9LWM0D4loKWxJek",
+        body='{"test": 2432232314}',
+        render_id="r",
+        owner="ann",
+        url="",
+        kind="",
+        state=DeliveryState.PENDING,
+        attempt=1,
+        next_at=0,
+        answer=None,
+        created_at=0,
+        delivered_at=None,
+    )
+    found = signed(example, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", now=1614265330)
+    assert found["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_only_the_kinds_asked_for_are_told_each_with_an_id_of_its_own(
+    farm: Jobs, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    render(farm, receiver.url, Kind.JOB_DONE, Kind.RENDER_FINISHED, n=3)
+    assert deliverer.run_once() == 4
+    kinds = sorted(json.loads(body)["type"] for _, body in receiver.got)
+    assert kinds == ["job.done"] * 3 + ["render.finished"]
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 4
+
+
+def test_a_receiver_that_was_down_gets_it_once_under_the_same_id(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    receiver.answers = [(500, {}, b"not now"), (302, {"Location": "http://127.0.0.1:1/"}, b""), (503, {}, b"")]
+    render(farm, receiver.url)
+    for pause in RETRY_SECONDS[:3]:
+        deliverer.run_once()
+        assert in_time(database) == pytest.approx(1.05 * pause, abs=0.06 * pause + 3)
+        assert deliverer.run_once() == 0
+        now_due(database)
+    deliverer.run_once()
+    assert (only(database).state, only(database).attempt) == (DeliveryState.DELIVERED, 4)
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+    assert len(receiver.got) == 4
+
+
+def test_nobody_there_is_tried_again_and_given_up_in_the_end(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    render(farm, "http://127.0.0.1:1/hook")
+    for _ in range(len(RETRY_SECONDS) + 1):
+        assert only(database).state is DeliveryState.PENDING
+        now_due(database)
+        deliverer.run_once()
+    assert (only(database).state, only(database).answer) == (DeliveryState.FAILED, "ConnectError")
+    Webhooks(database).replay(only(database).id)
+    with database.write() as connection:
+        connection.execute(update(deliveries).values(url=receiver.url))
+    deliverer.run_once()
+    assert only(database).state is DeliveryState.DELIVERED
+    with pytest.raises(NotFound):
+        Webhooks(database).replay("msg_nothing")
+
+
+def test_a_receiver_may_ask_for_patience_and_may_be_gone(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    receiver.answers = [(429, {"Retry-After": "600"}, b""), (410, {}, b"")]
+    render(farm, receiver.url)
+    deliverer.run_once()
+    assert in_time(database) == pytest.approx(630, abs=40)
+    now_due(database)
+    deliverer.run_once()
+    assert only(database).state is DeliveryState.GONE
+    assert deliverer.run_once() == 0
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+) -> None:
+    receiver.answers = [(200, {"Content-Length": str(2 * 2**30)}, b"x" * 1_000_000)]
+    render(farm, receiver.url)
+    started = time.monotonic()
+    deliverer.run_once()
+    assert only(database).state is DeliveryState.DELIVERED
+    assert time.monotonic() - started < 15
+
+
+def test_an_address_that_has_turned_inside_is_not_connected_to(
+    farm: Jobs, database: Database, receiver: Receiver
+) -> None:
+    render(farm, receiver.url)
+    with pool(allow_private=False) as connections:
+        Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once()
+    assert receiver.got == []
+    assert only(database).state is DeliveryState.FAILED
+    assert "not a public address" in str(only(database).answer)
+
+
+def test_two_processes_send_a_message_once(farm: Jobs, database: Database, receiver: Receiver) -> None:
+    for _ in range(4):
+        render(farm, receiver.url)
+    with pool(allow_private=True) as connections:
+        several = [
+            Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once for _ in range(4)
+        ]
+        assert sum(at_once(*several)) == 4
+    assert len(receiver.got) == 4
