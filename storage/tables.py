@@ -269,3 +269,30 @@ webhook_secrets = Table(
     Column("owner", String(64), primary_key=True),
     Column("secret", String(80), nullable=False),
 )
+
+#: Files that were uploaded for OpenAI's Batch API; their bytes are inputs (`storage.inputs`).
+api_files = Table(
+    "api_files",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+#: Batches of OpenAI's Batch API: which render they are, and which of its pictures each line is.
+api_batches = Table(
+    "api_batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("file_id", String(32), nullable=False),
+    Column("render_id", String(32), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("lines", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("ix_api_batches_owner", "owner", "created_at"),
+)

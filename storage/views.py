@@ -115,6 +115,14 @@ class Views:
         with self._database.read() as connection:
             return [_render(row) for row in connection.execute(statement)]
 
+    def accepted_as(self, owner: str, name: str) -> bool:
+        """Whether an owner's request of this name (idempotency key) was accepted."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                select(renders.c.id).where(renders.c.owner == owner, renders.c.idempotency_key == name)
+            ).first()
+        return found is not None
+
     def latest_of(self, owner: str, request_hash: str, *, within_seconds: float) -> str | None:
         """The id of an owner's last render that asked for the same within this time."""
         statement = (

@@ -126,8 +126,14 @@ class RetryAnswer(BaseModel):
 
 
 class FileAnswer(BaseModel):
-    reference: str = Field(description="How specifications name it, such as in `control_images`.")
+    id: str
+    object: Literal["file"] = "file"
     bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    reference: str = Field(description="How specifications name it, such as in `control_images`.")
 
 
 class ModelAnswer(BaseModel):

@@ -59,10 +59,13 @@ class Desk:
 
     # -- how much ----------------------------------------------------------------------------------------------
 
-    def admit(self, caller: Caller, pictures: int) -> None:
-        """Raises Refused (429) if that is more than the key's limits leave."""
+    def admit(self, caller: Caller, pictures: int, *, name: str | None = None) -> None:
+        """Raises Refused (429) if that is more than the key's limits leave.
+
+        What was accepted under this name (idempotency key) before is not asked for again, only its answer.
+        """
         limits = caller.limits
-        if caller.key_id is None:
+        if caller.key_id is None or (name is not None and self.views.accepted_as(caller.owner, name)):
             return
         used = Quotas(self.services.database).used(caller.key_id)
         if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:

@@ -1,8 +1,9 @@
 """The farm itself over HTTP: files, models, workers, statistics, health and metrics."""
 
 from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import APIRouter, Response, UploadFile
+from fastapi import APIRouter, Form, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from scheduler.api.access import Reader, Submitter
@@ -11,6 +12,7 @@ from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.inputs import MAX_BYTES, check_embeddings, check_image
 from storage import schema
+from storage.batch_files import BatchFiles
 from storage.errors import BadSpecification, FarmError
 from storage.fault_log import FaultLog
 from storage.inputs import put_input
@@ -27,16 +29,30 @@ def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
 
     @router.post("/files", status_code=201)
-    def upload_file(file: UploadFile, _caller: Submitter) -> FileAnswer:
-        """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors). Idempotent."""
+    def upload_file(
+        file: UploadFile, caller: Submitter, purpose: Annotated[str, Form(max_length=32)] = "input"
+    ) -> FileAnswer:
+        """Store a conditioning image (PNG, JPEG, WebP), embeddings (safetensors), or as purpose `batch` requests."""
         data = file.file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
-        try:
-            check_embeddings(data) if (file.filename or "").endswith(".safetensors") else check_image(data)
-        except ValueError as error:
-            raise BadSpecification(f"file: {error}") from None
-        return FileAnswer(reference=put_input(desk.objects, data), bytes=len(data))
+        if purpose != "batch":
+            try:
+                check_embeddings(data) if (file.filename or "").endswith(".safetensors") else check_image(data)
+            except ValueError as error:
+                raise BadSpecification(f"file: {error}") from None
+        reference = put_input(desk.objects, data)
+        stored = BatchFiles(desk.services.database).add_file(
+            owner=caller.owner, name=file.filename or "", purpose=purpose, n_bytes=len(data), reference=reference
+        )
+        return FileAnswer(
+            id=stored.id,
+            bytes=stored.bytes,
+            created_at=int(stored.created_at),
+            filename=stored.name,
+            purpose=purpose,
+            reference=reference,
+        )
 
     @router.get("/models")
     def list_models(_caller: Reader) -> ModelList:

@@ -90,7 +90,7 @@ def routes(desk: Desk) -> APIRouter:
             desk,
             caller,
             Order(
-                requests=[_request(desk, body)],
+                requests=[request_of(desk, body)],
                 n=body.n,
                 seed=body.seed,
                 body=body.model_dump(mode="json"),
@@ -99,18 +99,24 @@ def routes(desk: Desk) -> APIRouter:
             ),
         )
         jobs = pictures(desk, finish(desk, render_id, seconds=_SECONDS))
-        return ImagesAnswer(
-            created=int(time.time()),
-            data=[_data(desk, body, job) for job in jobs],
-            output_format=body.output_format,
-            size=f"{jobs[0].spec.width}x{jobs[0].spec.height}",
-            id=render_id,
-        )
+        return answer_of(desk, body, jobs)
 
     return router
 
 
-def _request(desk: Desk, body: ImagesBody) -> Request:
+def answer_of(desk: Desk, body: ImagesBody, jobs: Sequence[JobView]) -> ImagesAnswer:
+    """What is answered with these pictures, all done."""
+    return ImagesAnswer(
+        created=int(time.time()),
+        data=[_data(desk, body, job) for job in jobs],
+        output_format=body.output_format,
+        size=f"{jobs[0].spec.width}x{jobs[0].spec.height}",
+        id=jobs[0].render_id,
+    )
+
+
+def request_of(desk: Desk, body: ImagesBody) -> Request:
+    """Raises BadSpecification."""
     fields: dict[str, Any] = {
         "prompt": body.prompt,
         "negative_prompt": body.negative_prompt,

@@ -54,7 +54,7 @@ def place(desk: Desk, caller: Caller, order: Order) -> str:
         before = desk.views.latest_of(caller.owner, request_hash, within_seconds=_RETRIED_WITHIN_SECONDS)
         if before is not None:
             return before
-    desk.admit(caller, order.n * len(order.requests))
+    desk.admit(caller, order.n * len(order.requests), name=order.idempotency_key)
     name = order.idempotency_key or f"door:{request_hash[:16]}:{time.time_ns()}"
     accepted = submit(
         desk.jobs,

@@ -65,7 +65,7 @@ def routes(desk: Desk) -> APIRouter:
         ] = None,
     ) -> AcceptedAnswer | DryAnswer:
         """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
-        desk.admit(caller, body.jobs)
+        desk.admit(caller, body.jobs, name=idempotency_key)
         if body.webhook is not None:
             check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()

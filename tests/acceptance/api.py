@@ -16,6 +16,7 @@ height = 64
 num_inference_steps = 4
 seconds_per_step = 0.005
 seconds_per_step_and_picture = 0.0
+fault = { kind = "bad picture", prompt = "black hole" }
 
 [models.slow]
 kind = "simulated"

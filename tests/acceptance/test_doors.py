@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +14,7 @@ from replicate.client import Client as Replicate
 from replicate.exceptions import ReplicateError
 
 from tests.acceptance.api import Api
+from tests.servers import eventually
 
 # -- OpenAI ----------------------------------------------------------------------------------------------------
 
@@ -56,6 +58,66 @@ def test_a_client_that_loses_patience_and_tries_again_starts_one_render(api: Api
     assert picture(answer.data[0].b64_json).size == (64, 64)
     renders = httpx.get(f"{api.address}/v1/renders", headers={"Authorization": f"Bearer {key}"}).json()["renders"]
     assert [render["total"] for render in renders] == [1]
+
+
+def test_openais_batches_take_a_file_and_give_one(client: openai.OpenAI) -> None:
+    rows = [
+        {"custom_id": f"r-{n}", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": prompt, "n": n}}
+        for n, prompt in ((1, "a star"), (2, "a black hole"), (3, "a circle"))
+    ]
+    sent = client.files.create(file=("in.jsonl", "\n".join(map(json.dumps, rows)).encode()), purpose="batch")
+
+    batch = client.batches.create(
+        input_file_id=sent.id,
+        endpoint="/v1/images/generations",
+        completion_window="24h",
+        metadata={"for": "a test"},
+    )
+    eventually(lambda: client.batches.retrieve(batch.id).status == "completed", "it is completed")
+    batch = client.batches.retrieve(batch.id)
+
+    assert batch.request_counts is not None
+    assert batch.request_counts.model_dump() == {"total": 3, "completed": 2, "failed": 1}
+    assert batch.metadata == {"for": "a test"}
+    assert batch.output_file_id is not None
+    assert batch.error_file_id is not None
+    lines = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [(line["custom_id"], len(line["response"]["body"]["data"])) for line in lines] == [("r-1", 1), ("r-3", 3)]
+    assert picture(lines[0]["response"]["body"]["data"][0]["b64_json"]).size == (64, 64)
+    [failed] = [json.loads(line) for line in client.files.content(batch.error_file_id).text.splitlines()]
+    assert (failed["custom_id"], failed["error"]["message"]) == ("r-2", "simulated: the picture is not finite")
+    assert [one.id for one in client.batches.list()] == [batch.id]
+    assert client.batches.cancel(batch.id).status == "completed"
+
+
+def line(body: str, *, method: str = "POST") -> str:
+    return f'{{"custom_id": "a", "method": "{method}", "url": "/v1/images/generations", "body": {body}}}'
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("", "0 requests"),
+        ("{", "line 1"),
+        (line("{}"), "line 1: body.prompt"),
+        (line('{"prompt": "a"}', method="GET"), "method"),
+        (f"""{line('{"prompt": "a"}')}\n{line('{"prompt": "b"}')}""", "line 2: .* already"),
+        (line('{"prompt": "a", "size": "9x9"}'), "request 1: width"),
+    ],
+)
+def test_a_batch_with_a_bad_line_is_refused_whole_with_the_line(client: openai.OpenAI, rows: str, says: str) -> None:
+    sent = client.files.create(file=("in.jsonl", rows.encode()), purpose="batch")
+    with pytest.raises(openai.UnprocessableEntityError, match=says):
+        client.batches.create(input_file_id=sent.id, endpoint="/v1/images/generations", completion_window="24h")
+
+
+def test_batches_are_their_owners_alone(client: openai.OpenAI, api: Api) -> None:
+    sent = client.files.create(file=("in.jsonl", b"x"), purpose="batch")
+    with openai.OpenAI(base_url=f"{api.address}/v1", api_key=api.key("ben"), max_retries=0) as other:
+        with pytest.raises(openai.NotFoundError):
+            other.files.content(sent.id)
+        with pytest.raises(openai.NotFoundError):
+            other.batches.create(input_file_id=sent.id, endpoint="/v1/images/generations", completion_window="24h")
 
 
 def test_errors_are_those_that_its_users_know(client: openai.OpenAI, api: Api) -> None:

@@ -1,4 +1,4 @@
-"""API keys, requests that are made twice, events and webhooks."""
+"""API keys, requests that are made twice, events, webhooks and batch files."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -70,3 +70,26 @@ def upgrade() -> None:
         sa.Column("secret", sa.String(80), nullable=False),
         sa.PrimaryKeyConstraint("owner", name="pk_webhook_secrets"),
     )
+    op.create_table(
+        "api_files",
+        sa.Column("id", sa.String(32), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("purpose", sa.String(32), nullable=False),
+        sa.Column("bytes", sa.Integer, nullable=False),
+        sa.Column("object", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_api_files"),
+    )
+    op.create_table(
+        "api_batches",
+        sa.Column("id", sa.String(32), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("file_id", sa.String(32), nullable=False),
+        sa.Column("render_id", sa.String(32), nullable=False),
+        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("lines", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_api_batches"),
+    )
+    op.create_index("ix_api_batches_owner", "api_batches", ["owner", "created_at"])
