@@ -2,7 +2,7 @@
 
 python -m benchmarks.api --clients 200 --seconds 60 --out api.json
 
-A farm of simulated devices is started with everything on this machine. No answer may be an error and no picture missing.
+A farm with a simulated device is started on this machine. No answer may be an error, and no picture may be missing.
 """
 
 import argparse
