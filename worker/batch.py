@@ -114,11 +114,14 @@ class Batch:
             rendered = renderer.render(
                 [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
             )
+            bench.watchdog.end()
         except Abandoned:
             log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
             bench.leases.release(jobs)
             return 0
-        bench.watchdog.end()
+        finally:
+            # What comes now, a fault to record or room to wait for, is not the device's.
+            bench.watchdog.rest()
         bench.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
 

@@ -44,11 +44,16 @@ class Watchdog:
             self._seen_at = now
 
     def end(self) -> None:
-        """The batch is rendered: its silences were healthy ones. Until the next one nothing is at the device."""
+        """The batch is rendered: its silences were healthy ones."""
         self.step()
         with self._lock:
             if self._kind is not None:
                 self._learned[self._kind] = max(self._longest, self._learned.get(self._kind, 0.0))
+        self.rest()
+
+    def rest(self) -> None:
+        """Nothing is at the device, whatever became of the last batch."""
+        with self._lock:
             self._kind, self._patience = None, math.inf
 
     def expect_silence(self, seconds: float) -> None:
