@@ -128,6 +128,8 @@ batches = Table(
     Column("finished_at", Double, nullable=False),
     # A worker's last success.
     Index("ix_batches_worker", "worker", "finished_at"),
+    # What was made lately.
+    Index("ix_batches_finished_at", "finished_at"),
 )
 
 workers = Table(

@@ -87,6 +87,14 @@ class BatchView:
     finished_at: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Pipeline calls that were recorded, and how long they took together."""
+
+    batches: int
+    seconds: float
+
+
 class Views:
     """Answers about renders, jobs and batches."""
 
@@ -186,6 +194,16 @@ class Views:
                 if (seconds := age.scalar()) is not None:
                     found[model] = seconds
         return found
+
+    def made_lately(self, *, within_seconds: float) -> dict[str, Made]:
+        """Model → what was rendered of it within this time."""
+        statement = (
+            select(batches.c.model, func.count().label("n"), func.sum(batches.c.render_seconds).label("seconds"))
+            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .group_by(batches.c.model)
+        )
+        with self._database.read() as connection:
+            return {row.model: Made(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)}
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """The job of a render that is claimed next; None if none waits."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Database, database_now, transaction
@@ -149,6 +149,16 @@ class Webhooks:
             statement = statement.where(deliveries.c.state == state)
         with self.database.read() as connection:
             return [_delivery(row) for row in connection.execute(statement)]
+
+    def counts(self, *, within_seconds: float) -> dict[str, int]:
+        """State → how many messages of this time are in it."""
+        statement = (
+            select(deliveries.c.state, func.count().label("n"))
+            .where(deliveries.c.created_at > database_now() - within_seconds)
+            .group_by(deliveries.c.state)
+        )
+        with self.database.read() as connection:
+            return {row.state: row.n for row in connection.execute(statement)}
 
     @transaction
     def replay(self, connection: Connection, delivery_id: str) -> None:

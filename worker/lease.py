@@ -12,8 +12,9 @@ from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-#: How often to ask whether jobs in hand were cancelled.
+#: How often to ask whether jobs in hand were cancelled; and those that somebody follows over the API.
 _WATCH_SECONDS = 1.0
+_WATCH_CLOSELY_SECONDS = 0.1
 _LOG_EVERY_SECONDS = 60.0
 
 
@@ -89,7 +90,9 @@ class Leases:
     def _keep(self) -> None:
         logged_at = float("-inf")
         while True:
-            time.sleep(_WATCH_SECONDS)
+            with self._lock:
+                closely = any(job.watched for job in self._rendering.values())
+            time.sleep(_WATCH_CLOSELY_SECONDS if closely else _WATCH_SECONDS)
             try:
                 self._keep_once()
             except DatabaseProblem as error:

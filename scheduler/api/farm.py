@@ -19,6 +19,7 @@ from storage.inputs import put_input
 from storage.models import DiffusersModel
 from storage.pipelines import pipeline_of, taken_controls
 from storage.states import Priority
+from storage.webhooks import DeliveryState, Webhooks
 from storage.workers import SILENT_SECONDS
 
 _COUNTED_TO = 100_000
@@ -183,6 +184,15 @@ def _metrics(desk: Desk) -> CollectorRegistry:
     faults = gauge("faults_last_day", "Faults of the last 24 hours.", "fault")
     pictures = gauge("worker_pictures", "Pictures since the worker started.", "worker", "device")
     busy = gauge("worker_busy", "1 while it renders.", "worker", "device")
+    batches = gauge("batches_last_hour", "Pipeline calls of the last hour.", "model")
+    seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
+    webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
+    for alias, made in desk.views.made_lately(within_seconds=3600).items():
+        batches.labels(alias).set(made.batches)
+        seconds.labels(alias).set(made.seconds)
+    told = Webhooks(desk.services.database).counts(within_seconds=_DAY_SECONDS)
+    for state in DeliveryState:
+        webhooks.labels(state.value).set(told.get(state, 0))
     for alias, model in stats.models.items():
         for priority, waiting in model.waiting.items():
             depth.labels(alias, priority).set(waiting)

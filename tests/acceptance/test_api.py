@@ -111,6 +111,7 @@ def test_health_and_metrics_need_no_key(address: str) -> None:
         assert client.get("/docs").status_code == 200
     assert ready.json() == {"ready": True, "checks": dict.fromkeys(("database", "broker", "objects", "workers"), "ok")}
     assert 'farm_workers{model="quick"} 1.0' in metrics
+    assert 'farm_webhook_messages_last_day{state="failed"} 0.0' in metrics
 
 
 # -- with keys -------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.add_column("workers", sa.Column("step", sa.Integer, nullable=False, server_default="0"))
     op.add_column("workers", sa.Column("steps", sa.Integer, nullable=False, server_default="0"))
     op.create_index("ix_renders_idempotency_key", "renders", ["owner", "idempotency_key"], unique=True)
+    op.create_index("ix_batches_finished_at", "batches", ["finished_at"])
     op.create_index("ix_renders_owner", "renders", ["owner", "created_at"])
     op.create_index("ix_renders_key_id", "renders", ["key_id", "created_at"])
     op.create_table(
