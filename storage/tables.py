@@ -264,12 +264,12 @@ deliveries = Table(
     Index("ix_deliveries_owner", "owner", "created_at"),
 )
 
-#: What an owner's webhooks are signed with; it must be known to sign, so it cannot be a hash.
-webhook_secrets = Table(
-    "webhook_secrets",
+#: What the farm signs with, webhooks by owner among it: it must be known to sign, so it cannot be a hash.
+signing_secrets = Table(
+    "signing_secrets",
     metadata,
-    Column("owner", String(64), primary_key=True),
-    Column("secret", String(80), nullable=False),
+    Column("name", String(80), primary_key=True),
+    Column("secret", String(64), nullable=False),
 )
 
 #: Files that were uploaded for OpenAI's Batch API; their bytes are inputs (`storage.inputs`).

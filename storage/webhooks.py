@@ -1,6 +1,5 @@
 """Webhooks: what is to be told to whom, written down with the move that it tells of, and what became of telling it."""
 
-import base64
 import json
 import secrets
 from collections.abc import Iterable, Sequence
@@ -10,17 +9,16 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Database, database_now, transaction
 from storage.errors import NotFound
-from storage.tables import deliveries, webhook_secrets
+from storage.signing import Secrets
+from storage.tables import deliveries
 
 #: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 #: Longer than an attempt may take: then another process may try.
 _LEASE_SECONDS = 120.0
-_SECRET_BYTES = 32
 
 
 class DeliveryState(StrEnum):
@@ -79,19 +77,8 @@ class Webhooks:
         self.database = database
 
     def secret(self, owner: str) -> str:
-        """The owner's secret, `whsec_…`; made when it is first asked for."""
-        self._make_secret(owner)
-        with self.database.read() as connection:
-            found: str = connection.execute(
-                select(webhook_secrets.c.secret).where(webhook_secrets.c.owner == owner)
-            ).scalar_one()
-        return found
-
-    @transaction
-    def _make_secret(self, connection: Connection, owner: str) -> None:
-        made = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        connection.execute(dialect.insert(webhook_secrets).values(owner=owner, secret=made).on_conflict_do_nothing())
+        """What an owner's messages are signed with, `whsec_…`."""
+        return "whsec_" + Secrets(self.database).get(f"webhook:{owner}")
 
     @transaction
     def take_due(self, connection: Connection, *, limit: int) -> Sequence[Delivery]:

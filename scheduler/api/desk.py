@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.api.access import Caller
+from scheduler.api.links import Links
 from scheduler.api.problems import Refused
 from scheduler.services import Services
 from storage.broker import Tickets
@@ -12,6 +13,7 @@ from storage.jobs import Jobs
 from storage.objects import ObjectStore
 from storage.quotas import Quotas
 from storage.registry import Registry
+from storage.signing import Secrets
 from storage.spec import Spec
 from storage.states import Priority
 from storage.views import JobView, RenderView, Views
@@ -44,6 +46,10 @@ class Desk:
     @property
     def objects(self) -> ObjectStore:
         return self.services.objects
+
+    @property
+    def links(self) -> Links:
+        return Links(Secrets(self.services.database), self.objects)
 
     # -- whose -------------------------------------------------------------------------------------------------
 

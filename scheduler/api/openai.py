@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Submitter
 from scheduler.api.desk import Desk
@@ -79,6 +80,7 @@ def routes(desk: Desk) -> APIRouter:
     def generate(
         body: ImagesBody,
         caller: Submitter,
+        http: HttpRequest,
         idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
         x_stainless_retry_count: Annotated[int, Header(ge=0)] = 0,
     ) -> ImagesAnswer:
@@ -99,16 +101,16 @@ def routes(desk: Desk) -> APIRouter:
             ),
         )
         jobs = pictures(desk, finish(desk, render_id, seconds=_SECONDS))
-        return answer_of(desk, body, jobs)
+        return answer_of(desk, body, jobs, base_url=str(http.base_url))
 
     return router
 
 
-def answer_of(desk: Desk, body: ImagesBody, jobs: Sequence[JobView]) -> ImagesAnswer:
-    """What is answered with these pictures, all done."""
+def answer_of(desk: Desk, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
+    """What is answered with these pictures, all done; `base_url`: how the caller reaches this API."""
     return ImagesAnswer(
         created=int(time.time()),
-        data=[_data(desk, body, job) for job in jobs],
+        data=[_data(desk, body, job, base_url) for job in jobs],
         output_format=body.output_format,
         size=f"{jobs[0].spec.width}x{jobs[0].spec.height}",
         id=jobs[0].render_id,
@@ -136,12 +138,9 @@ def request_of(desk: Desk, body: ImagesBody) -> Request:
     return Request.parse({name: value for name, value in fields.items() if value is not None})
 
 
-def _data(desk: Desk, body: ImagesBody, job: JobView) -> ImageData:
+def _data(desk: Desk, body: ImagesBody, job: JobView, base_url: str) -> ImageData:
     if body.response_format == "url":
-        address = desk.objects.presign(str(job.object))
-        if not address.startswith("http"):
-            raise BadSpecification("response_format: this farm's store has no addresses to give; ask for b64_json")
-        return ImageData(url=address, seed=job.spec.seed)
+        return ImageData(url=desk.links.make(job, base_url), seed=job.spec.seed)
     data = encoded(desk, job, form=body.output_format, quality=body.output_compression)
     return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.desk import Desk
@@ -138,14 +139,16 @@ def routes(desk: Desk) -> APIRouter:
         return _answer(desk, batch)
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse)
-    def content(file_id: FileId, caller: Reader) -> StreamingResponse:
+    def content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
         """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
         if file_id.startswith("file-"):
             data = get_input(desk.objects, files.file(caller.sees, file_id).object)
             return StreamingResponse(iter([data]), media_type="application/jsonl")
         batch_id, _, kind = file_id.rpartition("-")
         batch = files.batch(caller.sees, batch_id)
-        return StreamingResponse(_written(desk, batch, errors=kind == "errors"), media_type="application/jsonl")
+        return StreamingResponse(
+            _written(desk, batch, errors=kind == "errors", base_url=str(http.base_url)), media_type="application/jsonl"
+        )
 
     return router
 
@@ -218,7 +221,7 @@ def _counted(desk: Desk, batch: ApiBatch) -> Counts:
     return Counts(total=len(batch.lines), completed=len(batch.lines) - failed, failed=failed)
 
 
-def _written(desk: Desk, batch: ApiBatch, *, errors: bool) -> Iterator[str]:
+def _written(desk: Desk, batch: ApiBatch, *, errors: bool, base_url: str) -> Iterator[str]:
     """The lines of a batch's file of answers, or of errors."""
     jobs = desk.views.jobs(batch.render_id)
     for number, line in enumerate(batch.lines, start=1):
@@ -226,14 +229,14 @@ def _written(desk: Desk, batch: ApiBatch, *, errors: bool) -> Iterator[str]:
         states = Counter(job.state for job in mine)
         failed = states[State.DONE] < line.n
         if states[State.FAILED] + states[State.CANCELLED] + states[State.DONE] == line.n and failed == errors:
-            yield json.dumps(_line(desk, batch, number, line, mine, failed=failed), ensure_ascii=False) + "\n"
+            yield json.dumps(_line(desk, batch, number, line, mine, base_url), ensure_ascii=False) + "\n"
 
 
-def _line(desk: Desk, batch: ApiBatch, number: int, line: Line, jobs: list[JobView], *, failed: bool) -> dict[str, Any]:
+def _line(desk: Desk, batch: ApiBatch, number: int, line: Line, jobs: list[JobView], base_url: str) -> dict[str, Any]:
     told: dict[str, Any] = {"id": f"batch_req_{batch.id[6:]}_{number}", "custom_id": line.custom_id}
-    if failed:
-        reason = next(job.error or f"it was {job.state}" for job in jobs if job.state is not State.DONE)
+    if undone := next((job for job in jobs if job.state is not State.DONE), None):
+        reason = undone.error or f"it was {undone.state}"
         return {**told, "response": None, "error": {"code": "render_failed", "message": reason}}
-    answer = answer_of(desk, ImagesBody.model_validate(line.body), jobs)
+    answer = answer_of(desk, ImagesBody.model_validate(line.body), jobs, base_url=base_url)
     body = answer.model_dump(exclude_none=True)
     return {**told, "response": {"status_code": 200, "request_id": batch.render_id, "body": body}, "error": None}

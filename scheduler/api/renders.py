@@ -191,6 +191,17 @@ def routes(desk: Desk) -> APIRouter:
         headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
         return Response(desk.objects.get(job.object), media_type="image/png", headers=headers)
 
+    @router.get(
+        "/pictures/{job_id}", tags=["jobs"], response_class=Response, responses={200: {"content": {"image/png": {}}}}
+    )
+    def get_picture(
+        job_id: JobId, until: Annotated[int, Query(ge=0, le=2**40)], signature: Annotated[str, Query(max_length=64)]
+    ) -> Response:
+        """A picture by an address that this API has given: it opens without a key, for an hour."""
+        if not desk.links.opens(job_id, until, signature):
+            raise Refused(404, "this address is none of ours, or its hour is over")
+        return Response(desk.objects.get(str(desk.views.job(job_id).object)), media_type="image/png")
+
     @router.delete("/jobs/{job_id}", tags=["jobs"])
     def cancel_job(job_id: JobId, caller: Submitter) -> CancelAnswer:
         """Cancel one picture; the others of its batch go on. Harmless to repeat."""

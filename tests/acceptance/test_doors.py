@@ -45,6 +45,15 @@ def test_pictures_come_in_the_format_asked_for(client: openai.OpenAI, form: str,
     assert picture(answer.data[0].b64_json).format == kind
 
 
+def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt="a", response_format="url")
+    assert answer.data is not None
+    address = str(answer.data[0].url)
+    assert Image.open(io.BytesIO(httpx.get(address).content)).size == (64, 64)
+    for forged in (address[:-1], address.replace("until=", "until=1"), address.replace("-000000", "-000001")):
+        assert httpx.get(forged).status_code == 404
+
+
 def test_a_name_of_openais_means_the_default_model(client: openai.OpenAI) -> None:
     assert client.images.generate(model="gpt-image-1", prompt="a").data
     assert [model.id for model in client.models.list()] == ["quick", "slow"]

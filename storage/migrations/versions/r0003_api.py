@@ -66,10 +66,10 @@ def upgrade() -> None:
     op.create_index("ix_deliveries_due", "deliveries", ["next_at"], sqlite_where=pending, postgresql_where=pending)
     op.create_index("ix_deliveries_owner", "deliveries", ["owner", "created_at"])
     op.create_table(
-        "webhook_secrets",
-        sa.Column("owner", sa.String(64), nullable=False),
-        sa.Column("secret", sa.String(80), nullable=False),
-        sa.PrimaryKeyConstraint("owner", name="pk_webhook_secrets"),
+        "signing_secrets",
+        sa.Column("name", sa.String(80), nullable=False),
+        sa.Column("secret", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_signing_secrets"),
     )
     op.create_table(
         "api_files",
