@@ -28,6 +28,7 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     On this machine alone it asks for no key until one is made (`farm keys create`).
     """
     try:
+        # Of the extra `api`: only this command needs it.
         import uvicorn
 
         from scheduler.api.app import make_app
