@@ -23,8 +23,9 @@ class MortalRedis:
         self._running = ExitStack()
         self.url = self.start()
 
-    def start(self) -> str:
-        url = self._running.enter_context(servers.redis_server(self._folder, port=self.port))
+    def start(self, **settings: str) -> str:
+        """With `password=…` as another one than before."""
+        url = self._running.enter_context(servers.redis_server(self._folder, port=self.port, **settings))
         self.client = self._running.enter_context(redis.Redis.from_url(url, socket_timeout=20))
         self._pid = int(self.client.info("server")["process_id"])
         return url

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import BrokerProblem
+from storage.states import Priority
 from tests.integration.farm import Farm, device_processes
 from tests.mortal import MortalRedis
 from tests.servers import eventually
@@ -43,3 +44,45 @@ def test_nothing_is_lost_and_nobody_dies_with_redis(farm: Farm, redis: MortalRed
     farm.assert_sound(unheard)
     assert {device: process.pid for device, process in device_processes(supervisor).items()} == before
     eventually(lambda: farm.tickets.in_hand() == 0, "no ticket is held by anyone", timeout=30)
+
+
+# What follows has nothing to do with where rows and pictures are.
+alone = pytest.mark.parametrize("stores", ["sqlite+folder"], indirect=True)
+
+
+@alone
+def test_a_redis_that_is_full_refuses_tickets_and_no_render(farm: Farm, redis: MortalRedis) -> None:
+    farm.scheduler()
+    farm.workers(1)
+    render_id = farm.submit(32, model="slow")
+    farm.some_done(render_id)
+    redis.client.config_set("maxmemory-policy", "noeviction")
+    redis.client.config_set("maxmemory", "1")
+
+    with pytest.raises(BrokerProblem, match="memory"):
+        farm.tickets.publish("quick", Priority.NORMAL)
+    accepted = farm.submit(16, model="quick", call=False)
+    redis.client.config_set("maxmemory", "0")
+
+    for one in (render_id, accepted):
+        farm.finished(one, timeout=90)
+        farm.assert_sound(one)
+    assert {row.attempt for row in farm.rows(accepted)} == {1}
+
+
+@alone
+def test_a_redis_that_comes_back_with_another_password_is_told_and_lost_nothing(farm: Farm, redis: MortalRedis) -> None:
+    farm.scheduler()
+    farm.workers(1)
+    render_id = farm.submit(64, model="slow")
+    farm.some_done(render_id)
+
+    redis.kill()
+    redis.start(password="another")
+    with pytest.raises(BrokerProblem, match="the password is refused"):
+        farm.tickets.check()
+    redis.kill()
+    redis.start()
+
+    assert farm.finished(render_id, timeout=90).done == 64
+    farm.assert_sound(render_id)
