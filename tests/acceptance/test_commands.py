@@ -120,14 +120,14 @@ def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
 
     by_class, singly = served.farm("faults").out.split("\n\n")
     assert by_class.splitlines()[0].split() == ["FAULT", "MODEL", "WORKER", "TIMES", "JOBS", "LAST"]
-    assert re.search(r"^bad picture +simulated +simulated-0@\S+ +1 +1 ", by_class, re.MULTILINE)
+    assert re.search(r"^bad picture +simulated +[\w-]+@\S+ +1 +1 ", by_class, re.MULTILINE)
     assert re.search(rf" bad picture +{bad['id']} +1 ", singly)
     told = served.farm("faults", "--model", "simulated", "--json").json
     assert (told["latest"][0]["job"], told["counts"][0]["jobs"]) == (bad["id"], 1)
     assert served.farm("faults", "--worker", "nobody-here").out == "nothing went wrong in that time\n"
     assert "such as 90m, 24h or 7d" in served.farm("faults", "--since", "yesterday", code=2).err
-    last = {worker["name"].split("@")[0]: worker["last_fault"] for worker in served.farm("workers", "--json").json}
-    assert last["simulated-0"]["fault"] == "bad picture"
+    last = [worker["last_fault"] for worker in served.farm("workers", "--json").json]
+    assert "bad picture" in {fault["fault"] for fault in last if fault is not None}
 
 
 def test_a_worker_is_released_by_name(served: Home) -> None:
