@@ -9,7 +9,7 @@ from typing import Any
 
 from scheduler.tickets import top_up
 from storage.broker import Tickets
-from storage.claims import Submission
+from storage.claims import Submission, Wanted
 from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs import Jobs
 from storage.pipelines import remarks
@@ -31,8 +31,8 @@ def with_defaults(requests: Iterable[Request], defaults: Mapping[str, Any]) -> I
 
 def specify(
     requests: Iterable[Request], registry: Registry, *, pictures_each: int = 1, seed: int | None = None
-) -> Iterator[Spec]:
-    """Complete specifications, `pictures_each` for every request.
+) -> Iterator[Wanted]:
+    """Complete specifications, `pictures_each` for every request, with its name and labels.
 
     Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
     with each picture. A request's own seed is that of its first picture; the next ones count up from it.
@@ -49,16 +49,22 @@ def specify(
             try:
                 if own > MAX_SEED:
                     raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
-                yield registry.resolve(request.model_copy(update={"seed": own}), seed=own)
+                spec = registry.resolve(request.model_copy(update={"seed": own}), seed=own)
             except InvalidInput as error:
                 raise type(error)(f"prompt {number}: {error}") from None
+            yield Wanted(spec=spec, custom_id=_name(request, copy, pictures_each), labels=request.labels)
 
 
-def noting(specs: Iterable[Spec], registry: Registry, noted: Counter[str]) -> Iterator[Spec]:
-    """The specifications unchanged; `noted` counts the pictures of each remark on them."""
-    for spec in specs:
-        noted.update(remarks(spec, registry[spec.model]))
-        yield spec
+def _name(request: Request, copy: int, copies: int) -> str | None:
+    """What the caller calls this picture: of several, each gets its number."""
+    return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
+
+
+def noting(wanted: Iterable[Wanted], registry: Registry, noted: Counter[str]) -> Iterator[Wanted]:
+    """The pictures unchanged; `noted` counts those of each remark on them."""
+    for one in wanted:
+        noted.update(remarks(one.spec, registry[one.spec.model]))
+        yield one
 
 
 def quanta(registry: Registry) -> dict[str, int]:
@@ -78,7 +84,7 @@ def submit(
     jobs: Jobs,
     registry: Registry,
     tickets: Tickets | None,
-    specs: Iterable[Spec],
+    wanted: Iterable[Wanted | Spec],
     submission: Submission,
 ) -> Accepted:
     """Accept a render whole or not at all, and call for workers.
@@ -87,10 +93,10 @@ def submit(
     """
     models: set[str] = set()
 
-    def noted() -> Iterator[Spec]:
-        for spec in specs:
-            models.add(spec.model)
-            yield spec
+    def noted() -> Iterator[Wanted | Spec]:
+        for one in wanted:
+            models.add(one.spec.model if isinstance(one, Wanted) else one.model)
+            yield one
 
     render_id = jobs.submit(noted(), submission, quanta=quanta(registry))
     accepted = Accepted(render_id=render_id, models=tuple(sorted(models)))

@@ -1,13 +1,16 @@
 """Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
 
+import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
-from storage.claims import Submission
+from storage.claims import Submission, Wanted
 from storage.database import database_now
 from storage.errors import AskedOtherwise, BadSpecification
 from storage.spec import Spec
@@ -20,7 +23,9 @@ _INSERT_CHUNK = 1000
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def accept(connection: Connection, specs: Iterable[Spec], submission: Submission, quanta: Mapping[str, int]) -> str:
+def accept(
+    connection: Connection, wanted: Iterable[Wanted | Spec], submission: Submission, quanta: Mapping[str, int]
+) -> str:
     """The id of the new render, or of the one that was accepted under the same name before."""
     render_id = _new_render_id()
     accepted = _render(connection, render_id, submission)
@@ -28,30 +33,56 @@ def accept(connection: Connection, specs: Iterable[Spec], submission: Submission
         return accepted
     dealer = Dealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
     nonce = f":{render_id}" if submission.together else ""
+    state = State.HELD if submission.held else State.QUEUED
     total = 0
-    for chunk in _chunks(specs, _INSERT_CHUNK):
+    for chunk in _chunks(wanted, _INSERT_CHUNK):
         rows = [
             {
                 "render_id": render_id,
                 "index": total + offset,
                 "owner": submission.owner,
-                "model": spec.model,
+                "model": one.spec.model,
                 "priority": submission.priority,
-                "turn": dealer.turn(spec.model),
-                "batch_key": spec.batch_key() + nonce,
-                "seed": spec.seed,
-                "spec": spec.canonical(),
-                "state": State.QUEUED,
+                "turn": dealer.turn(one.spec.model),
+                "batch_key": one.spec.batch_key() + nonce,
+                "seed": one.spec.seed,
+                "spec": one.spec.canonical(),
+                "state": state,
                 "watched": submission.watched,
+                "custom_id": one.custom_id,
+                "labels": json.dumps(one.labels, ensure_ascii=False) if one.labels else None,
             }
-            for offset, spec in enumerate(chunk)
+            for offset, one in enumerate(chunk)
         ]
-        connection.execute(insert(jobs), rows)
+        _insert(connection, rows)
         total += len(rows)
     if not total:
         raise BadSpecification("nothing to render: no prompt was given")
     connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
     return render_id
+
+
+def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Raises BadSpecification if a picture is called like another one of its render."""
+    named = {row["custom_id"]: row["index"] for row in rows if row["custom_id"] is not None}
+    if not named:
+        connection.execute(insert(jobs), rows)
+        return
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(jobs), rows)
+    except IntegrityError:
+        same = select(jobs.c.custom_id, jobs.c.index).where(
+            jobs.c.render_id == rows[0]["render_id"], jobs.c.custom_id.in_(named)
+        )
+        before = {row.custom_id: row._mapping["index"] for row in connection.execute(same)}
+        for row in rows:
+            index = before.setdefault(row["custom_id"], row["index"])
+            if row["custom_id"] is not None and index != row["index"]:
+                raise BadSpecification(
+                    f"custom_id: {row['custom_id']!r} is there twice, for pictures {index + 1} and {row['index'] + 1}"
+                ) from None
+        raise
 
 
 def _new_render_id() -> str:
@@ -76,6 +107,7 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
             created_at=database_now(),
             key_id=submission.key_id,
             watched=submission.watched,
+            held=submission.held,
             webhook_url=submission.webhook.url if submission.webhook else None,
             webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
             idempotency_key=once.name if once else None,
@@ -96,7 +128,7 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
     return str(before.id)
 
 
-def _chunks(specs: Iterable[Spec], size: int) -> Iterator[list[Spec]]:
-    stream = iter(specs)
+def _chunks(wanted: Iterable[Wanted | Spec], size: int) -> Iterator[list[Wanted]]:
+    stream = (one if isinstance(one, Wanted) else Wanted(spec=one) for one in wanted)
     while chunk := list(islice(stream, size)):
         yield chunk

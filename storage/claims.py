@@ -9,6 +9,17 @@ from storage.states import Priority
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One picture as it is submitted: what to render, and what the caller calls it and says of it."""
+
+    spec: Spec
+    #: Unique within its render.
+    custom_id: str | None = None
+    #: Carried through to exports.
+    labels: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """One job as its worker holds it: `fence` is the proof that every later write must name."""
 
@@ -65,6 +76,8 @@ class Submission:
     key_id: str | None = None
     #: Write down what happens to it, for those who follow (`storage.events`).
     watched: bool = False
+    #: Keep it out of the queue until it is released.
+    held: bool = False
     #: Only of watched ones.
     webhook: Webhook | None = None
 

@@ -27,6 +27,9 @@ class Kind(StrEnum):
     JOB_QUEUED = "job.queued"
     JOB_CANCELLED = "job.cancelled"
     RENDER_CANCELLED = "render.cancelled"
+    #: Kept out of the queue, and let in again.
+    RENDER_HELD = "render.held"
+    RENDER_RELEASED = "render.released"
     RENDER_RETRIED = "render.retried"
     RENDER_FINISHED = "render.finished"
 

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.accepting import accept
 from storage.claiming import head_of, take
-from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission
+from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
 from storage.database import Database, database_now, transaction
 from storage.events import Happened, Kind, of_watched, tell
 from storage.faults import Fault, Rules
@@ -33,7 +33,7 @@ from storage.setbacks import set_back
 from storage.spec import Spec
 from storage.states import Event, Priority, State
 from storage.tables import batches, jobs, renders
-from storage.turns import Dealer, queued
+from storage.turns import Dealer, queued, turn_served
 
 
 class Jobs:
@@ -45,8 +45,8 @@ class Jobs:
 
     # -- accepting ---------------------------------------------------------------------------------------------
 
-    def submit(self, specs: Iterable[Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
-        """Accept a render whole or not at all; its id. Specs are streamed: memory stays flat.
+    def submit(self, wanted: Iterable[Wanted | Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
+        """Accept a render whole or not at all; its id. What is wanted is streamed: memory stays flat.
 
         Args:
             quanta: model alias → how many jobs an owner is dealt per turn (the model's batch limit).
@@ -54,10 +54,10 @@ class Jobs:
         Raises:
             BadSpecification: there is nothing to render.
             AskedOtherwise: another request of this owner was accepted under the same name.
-            Whatever `specs` raises while it is read; then nothing is left behind.
+            Whatever `wanted` raises while it is read; then nothing is left behind.
         """
         with self.database.write() as connection:
-            return accept(connection, specs, submission, quanta)
+            return accept(connection, wanted, submission, quanta)
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 
@@ -248,6 +248,36 @@ class Jobs:
         connection.execute(update(renders).where(renders.c.id == render_id).values(priority=priority))
         return len(waiting)
 
+    @transaction
+    def hold(self, connection: Connection, render_id: str) -> int:
+        """Take what waits of a render out of the queue; how many jobs. What is running goes on. Idempotent."""
+        held = connection.execute(move(Event.HOLD).where(jobs.c.render_id == render_id)).rowcount
+        if _mark_held(connection, render_id, held=True) or held:
+            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_HELD, data={"jobs": held})])
+        return held
+
+    @transaction
+    def release(self, connection: Connection, render_id: str) -> int:
+        """Let a held render into the queue again, from the turn now being served; how many jobs. Idempotent."""
+        held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
+        parts = connection.execute(
+            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.turn).label("turn"))
+            .where(held)
+            .group_by(jobs.c.model, jobs.c.priority, jobs.c.owner)
+        ).all()
+        released = 0
+        for part in parts:
+            serving = turn_served(connection, part.model, Priority(part.priority))
+            released += connection.execute(
+                move(Event.RELEASE)
+                .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
+                # The distances stay as they were dealt; turns long past would overtake everybody.
+                .values(turn=jobs.c.turn + max(0, serving - part.turn))
+            ).rowcount
+        if _mark_held(connection, render_id, held=False) or released:
+            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RELEASED, data={"jobs": released})])
+        return released
+
     # -- what waits --------------------------------------------------------------------------------------------
 
     def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
@@ -284,6 +314,12 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
         )
         .on_conflict_do_nothing()
     )
+
+
+def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
+    """Whether that changes anything."""
+    marked = update(renders).where(renders.c.id == render_id, renders.c.held != held).values(held=held)
+    return connection.execute(marked).rowcount > 0
 
 
 def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterator[tuple[int, list[int]]]:

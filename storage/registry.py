@@ -43,7 +43,12 @@ class Registry:
         model does not take.
         """
         model = self[request.model or self.default]
-        fields = model.defaults() | {"seed": seed} | request.model_dump(exclude_none=True) | {"model": model.alias}
+        fields = (
+            model.defaults()
+            | {"seed": seed}
+            | request.model_dump(exclude_none=True, exclude={"custom_id", "labels"})
+            | {"model": model.alias}
+        )
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
         try:

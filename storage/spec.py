@@ -24,6 +24,8 @@ MAX_SEED = 2**63 - 1
 #: Longer prompts are pasted files, not prompts.
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_PIXELS = 4096 * 4096
+#: Labels of one picture, as JSON.
+MAX_LABEL_CHARACTERS = 20_000
 
 #: Samplers ("schedulers" in Diffusers' words): our name → the name that people and galleries write.
 #: `worker.samplers` makes them.
@@ -68,6 +70,7 @@ def _sampler(value: str) -> str:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+CustomId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_text)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
 Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
@@ -75,6 +78,16 @@ Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
 Sampler = Annotated[str, AfterValidator(_sampler)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+def _labels(value: dict[str, Any]) -> dict[str, Any]:
+    # Not dumps' default: NaN is a number of Python's, not of JSON's.
+    if len(json.dumps(value, allow_nan=False, ensure_ascii=False)) > MAX_LABEL_CHARACTERS:
+        raise ValueError(f"must be at most {MAX_LABEL_CHARACTERS} characters as JSON")
+    return value
+
+
+Labels = Annotated[dict[str, Any], AfterValidator(_labels)]
 
 
 class Request(Controls):
@@ -96,6 +109,9 @@ class Request(Controls):
     guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
     sampler: Sampler | None = None
     seed: Seed | None = None
+    #: What the caller calls this picture (unique within a render), and anything else that is to travel with it.
+    custom_id: CustomId | None = None
+    labels: Labels | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "Request":

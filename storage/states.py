@@ -8,6 +8,8 @@ from enum import IntEnum, StrEnum
 
 class State(StrEnum):
     QUEUED = "queued"
+    #: Kept out of the queue until it is released.
+    HELD = "held"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -19,6 +21,8 @@ class Event(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     GIVE_BACK = "give back"
+    HOLD = "hold"
+    RELEASE = "release"
     CANCEL = "cancel"
     RETRY = "retry"
 
@@ -29,7 +33,9 @@ MOVES: dict[Event, tuple[frozenset[State], State]] = {
     Event.COMPLETE: (frozenset({State.RUNNING}), State.DONE),
     Event.FAIL: (frozenset({State.RUNNING}), State.FAILED),
     Event.GIVE_BACK: (frozenset({State.RUNNING}), State.QUEUED),
-    Event.CANCEL: (frozenset({State.QUEUED, State.RUNNING}), State.CANCELLED),
+    Event.HOLD: (frozenset({State.QUEUED}), State.HELD),
+    Event.RELEASE: (frozenset({State.HELD}), State.QUEUED),
+    Event.CANCEL: (frozenset({State.QUEUED, State.HELD, State.RUNNING}), State.CANCELLED),
     Event.RETRY: (frozenset({State.FAILED}), State.QUEUED),
 }
 
@@ -45,10 +51,10 @@ class Priority(IntEnum):
     BULK = 2
 
 
-def render_state(*, total: int, done: int, failed: int, cancelled: int) -> str:
-    """The state of a whole render, read from its counters: running until every job is final."""
+def render_state(*, total: int, done: int, failed: int, cancelled: int, held: bool = False) -> str:
+    """The state of a whole render, read from its counters: running, or held, until every job is final."""
     if done + failed + cancelled < total:
-        return "running"
+        return "held" if held else "running"
     if failed:
         return "failed"
     return "cancelled" if cancelled else "done"

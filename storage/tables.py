@@ -47,6 +47,10 @@ renders = Table(
     # Whether its events are written down, and how many there were.
     Column("watched", Boolean, nullable=False, server_default=false()),
     Column("events", Integer, nullable=False, server_default="0"),
+    # Kept out of the queue: what of it waits is held, not queued.
+    Column("held", Boolean, nullable=False, server_default=false()),
+    # Being deleted: nobody sees it any more (`storage.purging`).
+    Column("purging", Boolean, nullable=False, server_default=false()),
     # Where to tell what happens, and which kinds of events (separated by spaces).
     Column("webhook_url", Text),
     Column("webhook_events", Text),
@@ -64,6 +68,7 @@ renders = Table(
 
 _queued = text("state = 'queued'")
 _running = text("state = 'running'")
+_named = text("custom_id IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -99,6 +104,9 @@ jobs = Table(
     Column("elsewhere_until", Double),
     # As its render.
     Column("watched", Boolean, nullable=False, server_default=false()),
+    # What the caller calls it, and what else was said of it (JSON): carried through to exports.
+    Column("custom_id", String(200)),
+    Column("labels", Text),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
@@ -109,6 +117,7 @@ jobs = Table(
     Index("ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
     # Dealing out turns: where this owner's jobs end.
     Index("ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_custom_id", "render_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
     # The sweep: leases that ran out.
     Index("ix_jobs_leases", "lease_until", sqlite_where=_running, postgresql_where=_running),
 )
@@ -297,4 +306,56 @@ api_batches = Table(
     Column("lines", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Index("ix_api_batches_owner", "owner", "created_at"),
+)
+
+#: Renders that are submitted again and again (`storage.schedules`).
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("cron", String(200), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    # When its pictures may be rendered, such as 01:00-06:00; None: at any time.
+    Column("window", String(11)),
+    Column("overlap", String(6), nullable=False),
+    Column("catch_up", String(4), nullable=False),
+    Column("seeds", String(5), nullable=False),
+    # What to render (JSON).
+    Column("order", Text, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    # Every time planned up to then is decided.
+    Column("decided_to", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
+)
+
+#: What became of each planned time of a schedule; the key is what makes a firing happen once.
+firings = Table(
+    "firings",
+    metadata,
+    Column("schedule_id", String(12), primary_key=True),
+    Column("planned_at", Double, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("render_id", String(32)),
+    Column("note", Text),
+    Index("ix_firings_render_id", "render_id"),
+)
+
+#: Exports that were begun: as long as one is not finished, nobody deletes the pictures it needs.
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("render_id", String(32), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("target", Text, nullable=False),
+    # How it is cut into shards (JSON): going on with it takes the same.
+    Column("options", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("finished_at", Double),
+    UniqueConstraint("render_id", "format", "target"),
 )

@@ -42,32 +42,33 @@ class Dealer:
         waiting = (queued(), jobs.c.model == model, jobs.c.priority == self._priority)
         theirs = (*waiting, jobs.c.owner == self._owner)
         last = self._scalar(select(func.max(jobs.c.turn)).where(*theirs))
-        serving = self._serving(model)
+        serving = turn_served(self._connection, model, self._priority)
         if last is None or last < serving:
             return serving * quantum
         used = self._scalar(select(func.count()).where(*theirs, jobs.c.turn == last)) or 0
         return last * quantum + min(used, quantum)
 
-    def _serving(self, model: str) -> int:
-        """The turn now being served: that of the next job to be claimed, or of the last ones claimed.
-
-        Jobs that were claimed before and came back carry turns long past: they do not set the pace.
-        """
-        where = (jobs.c.model == model, jobs.c.priority == self._priority)
-        fresh = (
-            select(jobs.c.turn)
-            .where(queued(), *where, jobs.c.fence == 0)
-            .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-            .limit(1)
-        )
-        running = select(func.max(jobs.c.turn)).where(jobs.c.state == literal_column(f"'{State.RUNNING}'"), *where)
-        returned = select(func.min(jobs.c.turn)).where(queued(), *where)
-        for statement in (fresh, running, returned):
-            turn = self._scalar(statement)
-            if turn is not None:
-                return turn
-        return 0
-
     def _scalar(self, statement: Select[Any]) -> int | None:
         value: int | None = self._connection.execute(statement).scalar()
         return value
+
+
+def turn_served(connection: Connection, model: str, priority: Priority) -> int:
+    """The turn now being served: that of the next job to be claimed, or of the last ones claimed.
+
+    Jobs that were claimed before and came back carry turns long past: they do not set the pace.
+    """
+    where = (jobs.c.model == model, jobs.c.priority == priority)
+    fresh = (
+        select(jobs.c.turn)
+        .where(queued(), *where, jobs.c.fence == 0)
+        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+        .limit(1)
+    )
+    running = select(func.max(jobs.c.turn)).where(jobs.c.state == literal_column(f"'{State.RUNNING}'"), *where)
+    returned = select(func.min(jobs.c.turn)).where(queued(), *where)
+    for statement in (fresh, running, returned):
+        turn: int | None = connection.execute(statement).scalar()
+        if turn is not None:
+            return turn
+    return 0

@@ -31,10 +31,14 @@ class RenderView:
     cancelled: int
     created_at: float
     finished_at: float | None
+    #: Kept out of the queue.
+    held: bool = False
 
     @property
     def state(self) -> str:
-        return render_state(total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled)
+        return render_state(
+            total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled, held=self.held
+        )
 
     @property
     def remaining(self) -> int:
@@ -63,6 +67,8 @@ class JobView:
     #: What went wrong last, if it has not gone well since.
     fault: Fault | None
     error: str | None
+    custom_id: str | None = None
+    labels: Mapping[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -305,6 +311,7 @@ def _render(row: Row[Any]) -> RenderView:
         cancelled=row.cancelled,
         created_at=row.created_at,
         finished_at=row.finished_at,
+        held=row.held,
     )
 
 
@@ -325,4 +332,6 @@ def _job(row: Row[Any]) -> JobView:
         bytes=row.bytes,
         fault=None if row.fault is None else Fault(row.fault),
         error=row.error,
+        custom_id=row.custom_id,
+        labels=None if row.labels is None else json.loads(row.labels),
     )

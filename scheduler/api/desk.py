@@ -119,15 +119,14 @@ class Desk:
         position = self.views.position(found) or 0
         return {"position": position, "seconds_left": self._seconds([found.spec.model], position + render.remaining)}
 
-    def outlook_of_new(self, specs: Sequence[Spec], priority: str) -> dict[str, float | None]:
-        models = sorted({spec.model for spec in specs})
+    def outlook_of_new(self, models: Sequence[str], pictures: int, priority: str) -> dict[str, float | None]:
         ahead = sum(
             self.jobs.waiting(model, before, at_most=100_000)
             for model in models
             for before in Priority
             if before <= Priority[priority.upper()]
         )
-        return {"position": ahead, "seconds_left": self._seconds(models, ahead + len(specs))}
+        return {"position": ahead, "seconds_left": self._seconds(models, ahead + pictures)}
 
     def _models_of(self, render: RenderView) -> list[str]:
         return sorted({job.spec.model for job in self.views.jobs(render.id, limit=1)})

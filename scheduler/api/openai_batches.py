@@ -20,10 +20,10 @@ from scheduler.api.openai import Error, ImagesBody, answer_of, request_of
 from scheduler.api.problems import responses_in
 from scheduler.submit import specify, submit
 from storage.batch_files import ApiBatch, BatchFiles, Line
-from storage.claims import Submission
+from storage.claims import Submission, Wanted
 from storage.errors import BadSpecification, InvalidInput
 from storage.inputs import get_input
-from storage.spec import Spec, explain
+from storage.spec import explain
 from storage.states import Priority, State
 from storage.views import JobView
 
@@ -98,7 +98,7 @@ def routes(desk: Desk) -> APIRouter:
             desk.jobs,
             desk.registry,
             desk.tickets,
-            _specs(desk, caller, bodies),
+            _wanted(desk, caller, bodies),
             Submission(owner=caller.owner, priority=Priority.BULK, key_id=caller.key_id),
         )
         batch_id = files.add_batch(
@@ -181,13 +181,13 @@ def _read(data: bytes) -> tuple[list[ImagesBody], list[Line]]:
     return bodies, lines
 
 
-def _specs(desk: Desk, caller: Caller, bodies: list[ImagesBody]) -> Iterator[Spec]:
+def _wanted(desk: Desk, caller: Caller, bodies: list[ImagesBody]) -> Iterator[Wanted]:
     for number, body in enumerate(bodies, start=1):
         try:
             requests = [request_of(desk, body)]
-            for spec in specify(requests, desk.registry, pictures_each=body.n, seed=body.seed):
-                desk.check_work(caller, spec)
-                yield spec
+            for one in specify(requests, desk.registry, pictures_each=body.n, seed=body.seed):
+                desk.check_work(caller, one.spec)
+                yield one
         except InvalidInput as error:
             raise BadSpecification(f"input_file_id: request {number}: {error}") from None
 

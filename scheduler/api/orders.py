@@ -15,8 +15,8 @@ from scheduler.api.access import Caller
 from scheduler.api.desk import Desk
 from scheduler.api.problems import Refused
 from scheduler.submit import specify, submit
-from storage.claims import Once, Submission
-from storage.spec import Request, Spec
+from storage.claims import Once, Submission, Wanted
+from storage.spec import Request
 from storage.states import Priority, State
 from storage.views import JobView, RenderView
 
@@ -60,7 +60,7 @@ def place(desk: Desk, caller: Caller, order: Order) -> str:
         desk.jobs,
         desk.registry,
         desk.tickets,
-        list(_specs(desk, caller, order)),
+        list(_wanted(desk, caller, order)),
         Submission(
             owner=caller.owner,
             priority=order.priority,
@@ -72,10 +72,10 @@ def place(desk: Desk, caller: Caller, order: Order) -> str:
     return accepted.render_id
 
 
-def _specs(desk: Desk, caller: Caller, order: Order) -> Iterator[Spec]:
-    for spec in specify(order.requests, desk.registry, pictures_each=order.n, seed=order.seed):
-        desk.check_work(caller, spec)
-        yield spec
+def _wanted(desk: Desk, caller: Caller, order: Order) -> Iterator[Wanted]:
+    for one in specify(order.requests, desk.registry, pictures_each=order.n, seed=order.seed):
+        desk.check_work(caller, one.spec)
+        yield one
 
 
 def finish(desk: Desk, render_id: str, *, seconds: float, gone: Callable[[], bool] = lambda: False) -> RenderView:

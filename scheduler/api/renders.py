@@ -26,7 +26,7 @@ from scheduler.api.bodies import RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.submit import call_workers, noting, quanta, specify, submit
-from storage.claims import Once, Submission, Webhook
+from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
 from storage.inputs import has_input
@@ -69,19 +69,22 @@ def routes(desk: Desk) -> APIRouter:
         if body.webhook is not None:
             check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
-        specs = list(noting(_specs(desk, caller, body), desk.registry, remarks))
+        wanted = list(noting(_wanted(desk, caller, body), desk.registry, remarks))
         if body.dry_run:
             response.status_code = 200
-            models = sorted({spec.model for spec in specs})
+            models = sorted({one.spec.model for one in wanted})
             return DryAnswer(
-                total=len(specs), models=models, remarks=sorted(remarks), **desk.outlook_of_new(specs, body.priority)
+                total=len(wanted),
+                models=models,
+                remarks=sorted(remarks),
+                **desk.outlook_of_new(models, len(wanted), body.priority),
             )
         once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body))
         accepted = submit(
             desk.jobs,
             desk.registry,
             desk.tickets,
-            specs,
+            wanted,
             Submission(
                 owner=caller.owner,
                 priority=Priority[body.priority.upper()],
@@ -212,18 +215,18 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _specs(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Spec]:
+def _wanted(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Wanted]:
     """Raises BadSpecification, NotFound, Refused."""
     stored: set[str] = set()
     for alias in {request.model for request in body.requests()} - {None, *desk.registry.models}:
         raise BadSpecification(f"model: none is registered as {alias!r}; known are {', '.join(desk.registry.models)}")
-    for spec in specify(body.requests(), desk.registry, pictures_each=body.n, seed=body.seed):
-        desk.check_work(caller, spec)
-        for reference in _references(spec):
+    for one in specify(body.requests(), desk.registry, pictures_each=body.n, seed=body.seed):
+        desk.check_work(caller, one.spec)
+        for reference in _references(one.spec):
             if reference not in stored and not has_input(desk.objects, reference):
                 raise BadSpecification(f"{reference} is not in the store: send it to POST /v1/files first")
             stored.add(reference)
-        yield spec
+        yield one
 
 
 def wait_of(prefer: str | None) -> int | None:

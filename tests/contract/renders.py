@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission
+from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
 from storage.database import Database, database_now
 from storage.faults import Fault
 from storage.jobs import Jobs
@@ -39,15 +39,16 @@ def pictures(n: int = 1, **fields: Any) -> list[Spec]:
 
 def submit(
     farm: Jobs,
-    specs: Iterable[Spec],
+    specs: Iterable[Spec | Wanted],
     *,
     owner: str = "ann",
     priority: Priority = Priority.NORMAL,
     quantum: int = 8,
     together: bool = False,
     watched: bool = False,
+    held: bool = False,
 ) -> str:
-    submission = Submission(owner=owner, priority=priority, together=together, watched=watched)
+    submission = Submission(owner=owner, priority=priority, together=together, watched=watched, held=held)
     return farm.submit(specs, submission, quanta={"tiny": quantum, "other": quantum})
 
 

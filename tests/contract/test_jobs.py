@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from storage.claims import Wanted
 from storage.database import Database
 from storage.errors import BadSpecification
 from storage.faults import Fault, Rules
@@ -326,3 +327,29 @@ def test_the_number_of_attempts_is_a_setting(database: Database) -> None:
     render_id = submit(once, pictures(1))
     assert fail(once, claim(once).jobs[0], "black picture", fault=Fault.PIPELINE_ERROR) is State.FAILED
     assert Views(database).render(render_id).failed == 1
+
+
+def test_names_and_labels_travel_with_their_pictures(farm: Jobs, database: Database) -> None:
+    first, second = pictures(2)
+    labels = {"topic": "cats", "weight": 0.5, "tags": ["a", "ü"]}
+    render_id = submit(farm, [Wanted(spec=first, custom_id="cat/1", labels=labels), Wanted(spec=second)])
+
+    found = list(Views(database).jobs(render_id))
+    assert [(job.custom_id, job.labels) for job in found] == [("cat/1", labels), (None, None)]
+
+
+@pytest.mark.parametrize("apart", [1, 1500])
+def test_a_name_that_is_there_twice_is_refused_with_both_places(farm: Jobs, database: Database, apart: int) -> None:
+    wanted = [Wanted(spec=spec, custom_id=f"id {number}") for number, spec in enumerate(pictures(apart))]
+    wanted.append(Wanted(spec=wanted[0].spec, custom_id="id 0"))
+
+    with pytest.raises(BadSpecification, match=f"'id 0' is there twice, for pictures 1 and {apart + 1}"):
+        submit(farm, wanted)
+
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(renders)).scalar_one() == 0
+
+
+def test_two_renders_may_use_the_same_names(farm: Jobs) -> None:
+    for _ in range(2):
+        submit(farm, [Wanted(spec=spec, custom_id="the one") for spec in pictures(1)])

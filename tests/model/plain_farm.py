@@ -141,6 +141,18 @@ class PlainFarm:
         job.leave_worker(State.CANCELLED)
         return True
 
+    def hold(self, render: str) -> int:
+        return self._all(render, State.QUEUED, State.HELD)
+
+    def release(self, render: str) -> int:
+        return self._all(render, State.HELD, State.QUEUED)
+
+    def _all(self, render: str, before: State, after: State) -> int:
+        moved = [job for job in self.of_render(render) if job.state is before]
+        for job in moved:
+            job.state = after
+        return len(moved)
+
     def reprioritise(self, render: str, priority: Priority) -> int:
         changed = [job for job in self.of_render(render) if job.state is State.QUEUED and job.priority != priority]
         for job in changed:

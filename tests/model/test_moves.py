@@ -91,6 +91,14 @@ class Moves(RuleBasedStateMachine):
         index = pick % len(theirs)
         assert self.jobs.cancel_job(render_id, index) == self.plain.cancel_one(theirs[index])
 
+    @rule(render_id=submitted)
+    def hold(self, render_id: str) -> None:
+        assert self.jobs.hold(render_id) == self.plain.hold(render_id)
+
+    @rule(render_id=submitted)
+    def let_go(self, render_id: str) -> None:
+        assert self.jobs.release(render_id) == self.plain.release(render_id)
+
     @rule(render_id=submitted, priority=st.sampled_from(Priority))
     def reprioritise(self, render_id: str, priority: Priority) -> None:
         changed = self.jobs.reprioritise(render_id, priority, quanta={"tiny": 8})
@@ -226,6 +234,10 @@ def replayed(told: list[Told], pictures: int) -> list[State]:
         match event.kind:
             case Kind.RENDER_CANCELLED:
                 states = [state if state in FINAL else State.CANCELLED for state in states]
+            case Kind.RENDER_HELD:
+                states = [State.HELD if state is State.QUEUED else state for state in states]
+            case Kind.RENDER_RELEASED:
+                states = [State.QUEUED if state is State.HELD else state for state in states]
             case Kind.RENDER_RETRIED:
                 states = [State.QUEUED if state is State.FAILED else state for state in states]
             case Kind.RENDER_FINISHED:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from scheduler.submit import noting
+from storage.claims import Wanted
 from storage.errors import BadSettings, BadSpecification
 from storage.pipelines import remarks
 from storage.registry import parse_registry
@@ -181,8 +182,9 @@ def test_what_is_hardly_meant_is_remarked_on(model: str, fields: dict[str, Any],
 
 def test_remarks_are_counted_over_a_render() -> None:
     noted: Counter[str] = Counter()
-    specs = [spec("xl", width=1024, height=1024), *[spec("xl", width=512, height=512)] * 3]
-    assert list(noting(specs, REGISTRY, noted)) == specs
+    sizes = (1024, 512, 512, 512)
+    wanted = [Wanted(spec=spec("xl", width=size, height=size)) for size in sizes]
+    assert list(noting(wanted, REGISTRY, noted)) == wanted
     assert list(noted.values()) == [3]
 
 

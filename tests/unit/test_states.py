@@ -2,16 +2,18 @@ import pytest
 
 from storage.states import FINAL, MOVES, Event, Priority, State, render_state
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = State
+QUEUED, HELD, RUNNING, DONE, FAILED, CANCELLED = State
 
 #: What each event makes of a job in each state; None: nothing, the event comes too late or too early.
 EXPECTED: dict[Event, dict[State, State | None]] = {
-    Event.CLAIM: {QUEUED: RUNNING, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
-    Event.COMPLETE: {QUEUED: None, RUNNING: DONE, DONE: None, FAILED: None, CANCELLED: None},
-    Event.FAIL: {QUEUED: None, RUNNING: FAILED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.GIVE_BACK: {QUEUED: None, RUNNING: QUEUED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.CANCEL: {QUEUED: CANCELLED, RUNNING: CANCELLED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.RETRY: {QUEUED: None, RUNNING: None, DONE: None, FAILED: QUEUED, CANCELLED: None},
+    Event.CLAIM: {QUEUED: RUNNING, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Event.COMPLETE: {QUEUED: None, HELD: None, RUNNING: DONE, DONE: None, FAILED: None, CANCELLED: None},
+    Event.FAIL: {QUEUED: None, HELD: None, RUNNING: FAILED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.GIVE_BACK: {QUEUED: None, HELD: None, RUNNING: QUEUED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.HOLD: {QUEUED: HELD, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Event.RELEASE: {QUEUED: None, HELD: QUEUED, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Event.CANCEL: {QUEUED: CANCELLED, HELD: CANCELLED, RUNNING: CANCELLED, DONE: None, FAILED: None, CANCELLED: None},
+    Event.RETRY: {QUEUED: None, HELD: None, RUNNING: None, DONE: None, FAILED: QUEUED, CANCELLED: None},
 }
 
 
@@ -25,7 +27,7 @@ def test_a_job_moves_as_the_table_says_and_not_otherwise(state: State, event: Ev
 def test_a_final_state_is_left_only_when_a_person_asks() -> None:
     leaving = {event for event, (before, _) in MOVES.items() if before & FINAL}
     assert leaving == {Event.RETRY}
-    assert {QUEUED, RUNNING} == set(State) - FINAL
+    assert {QUEUED, HELD, RUNNING} == set(State) - FINAL
 
 
 def test_priorities_are_served_from_zero_as_redis_does() -> None:

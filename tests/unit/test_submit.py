@@ -18,7 +18,7 @@ REGISTRY = Registry(
 
 
 def seeds(requests: Iterable[Request], *, pictures_each: int = 1, seed: int | None = None) -> list[int]:
-    return [spec.seed for spec in specify(requests, REGISTRY, pictures_each=pictures_each, seed=seed)]
+    return [one.spec.seed for one in specify(requests, REGISTRY, pictures_each=pictures_each, seed=seed)]
 
 
 def asked(*own_seeds: int | None) -> list[Request]:
@@ -64,7 +64,8 @@ def test_drawn_seeds_are_exact_in_readers_that_know_only_doubles() -> None:
 
 
 def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
-    [spec] = specify([Request(prompt="a", model="slow", width=64)], REGISTRY, seed=1)
+    [one] = specify([Request(prompt="a", model="slow", width=64)], REGISTRY, seed=1)
+    spec = one.spec
     assert (spec.model, spec.width, spec.height, spec.num_inference_steps) == ("slow", 64, 512, 30)
 
 
@@ -80,7 +81,7 @@ def test_specifications_are_made_as_they_are_asked_for() -> None:
             yield Request(prompt="again")
 
     specs = specify(endless(), REGISTRY, seed=1)
-    assert [next(specs).seed, next(specs).seed] == [1, 2]
+    assert [next(specs).spec.seed, next(specs).spec.seed] == [1, 2]
 
 
 def test_defaults_fill_in_only_what_is_left_out() -> None:

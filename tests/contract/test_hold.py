@@ -1,0 +1,65 @@
+"""Renders that are kept out of the queue, and let in again."""
+
+from storage.database import Database
+from storage.jobs import Jobs
+from storage.states import State
+from storage.views import Views
+from tests.contract.renders import assert_rows_agree, claim, complete, drain, pictures, states, submit
+
+
+def test_what_is_held_is_not_claimed_until_it_is_released(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+
+    assert farm.hold(render_id) == 3
+    assert farm.claim(model="tiny", worker="w1", limit=8) is None
+    assert Views(database).render(render_id).state == "held"
+
+    assert farm.release(render_id) == 3
+    assert Views(database).render(render_id).state == "running"
+    assert [job.index for job in drain(farm)] == [0, 1, 2]
+
+
+def test_what_runs_goes_on_while_the_rest_is_held(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(3))
+    found = claim(farm, limit=1)
+
+    assert farm.hold(render_id) == 2
+    complete(farm, found)
+
+    assert states(database, render_id) == [State.DONE, State.HELD, State.HELD]
+    assert_rows_agree(database)
+
+
+def test_holding_and_releasing_may_be_repeated(farm: Jobs) -> None:
+    render_id = submit(farm, pictures(2))
+    assert [farm.hold(render_id), farm.hold(render_id)] == [2, 0]
+    assert [farm.release(render_id), farm.release(render_id)] == [2, 0]
+
+
+def test_a_render_may_be_accepted_held(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2), held=True)
+    assert states(database, render_id) == [State.HELD] * 2
+    assert farm.release(render_id) == 2
+    assert len(drain(farm)) == 2
+
+
+def test_what_is_held_can_be_cancelled(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(2))
+    farm.hold(render_id)
+    assert farm.cancel(render_id) == 2
+    assert Views(database).render(render_id).state == "cancelled"
+    assert farm.release(render_id) == 0
+    assert_rows_agree(database)
+
+
+def test_a_released_render_does_not_overtake_whoever_was_served_meanwhile(farm: Jobs) -> None:
+    held = submit(farm, pictures(4), owner="ann", quantum=2)
+    farm.hold(held)
+    submit(farm, pictures(8), owner="bob", quantum=2)
+    for _ in range(2):
+        complete(farm, claim(farm, limit=2))
+
+    farm.release(held)
+
+    # Bob's third turn is being served; Ann's first stands beside it, with the older jobs before.
+    assert [job.render_id == held for job in drain(farm, limit=2)] == [True, True, False, False] * 2
