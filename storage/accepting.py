@@ -1,88 +1,90 @@
 """Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
 
-import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
-from storage.claims import Submission, Wanted
+from storage.claims import Once, Submission, Wanted
 from storage.database import database_now
 from storage.errors import AskedOtherwise, BadSpecification
-from storage.spec import Spec
+from storage.staging import Stage, chunks, insert_named, row_of, staged
 from storage.states import State
 from storage.tables import jobs, renders
 from storage.turns import Dealer
 
-_INSERT_CHUNK = 1000
 #: Crockford's base 32 in lower case: no letter that reads as a digit.
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def accept(
-    connection: Connection, wanted: Iterable[Wanted | Spec], submission: Submission, quanta: Mapping[str, int]
-) -> str:
+def accept(connection: Connection, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
     """The id of the new render, or of the one that was accepted under the same name before."""
     render_id = _new_render_id()
     accepted = _render(connection, render_id, submission)
     if accepted != render_id:
         return accepted
-    dealer = Dealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
-    nonce = f":{render_id}" if submission.together else ""
-    state = State.HELD if submission.held else State.QUEUED
+    dealer = _dealer(connection, submission, quanta)
+    shared = _shared(render_id, submission)
     total = 0
-    for chunk in _chunks(wanted, _INSERT_CHUNK):
+    for chunk in chunks(wanted):
         rows = [
-            {
-                "render_id": render_id,
-                "index": total + offset,
-                "owner": submission.owner,
-                "model": one.spec.model,
-                "priority": submission.priority,
-                "turn": dealer.turn(one.spec.model),
-                "batch_key": one.spec.batch_key() + nonce,
-                "seed": one.spec.seed,
-                "spec": one.spec.canonical(),
-                "state": state,
-                "watched": submission.watched,
-                "custom_id": one.custom_id,
-                "labels": json.dumps(one.labels, ensure_ascii=False) if one.labels else None,
-            }
+            {**shared, **row_of(one), "index": total + offset, "turn": dealer.turn(one.spec.model)}
             for offset, one in enumerate(chunk)
         ]
-        _insert(connection, rows)
+        if submission.together:
+            rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
+        insert_named(connection, jobs, rows)
         total += len(rows)
-    if not total:
-        raise BadSpecification("nothing to render: no prompt was given")
-    connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
+    _set_total(connection, render_id, total)
     return render_id
 
 
-def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Raises BadSpecification if a picture is called like another one of its render."""
-    named = {row["custom_id"]: row["index"] for row in rows if row["custom_id"] is not None}
-    if not named:
-        connection.execute(insert(jobs), rows)
-        return
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(jobs), rows)
-    except IntegrityError:
-        same = select(jobs.c.custom_id, jobs.c.index).where(
-            jobs.c.render_id == rows[0]["render_id"], jobs.c.custom_id.in_(named)
-        )
-        before = {row.custom_id: row._mapping["index"] for row in connection.execute(same)}
-        for row in rows:
-            index = before.setdefault(row["custom_id"], row["index"])
-            if row["custom_id"] is not None and index != row["index"]:
-                raise BadSpecification(
-                    f"custom_id: {row['custom_id']!r} is there twice, for pictures {index + 1} and {row['index'] + 1}"
-                ) from None
-        raise
+def accept_staged(connection: Connection, stage: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
+    """As `accept`, of what was gathered before: one statement, however many pictures there are."""
+    render_id = _new_render_id()
+    accepted = _render(connection, render_id, submission)
+    if accepted != render_id:
+        return accepted
+    dealer = _dealer(connection, submission, quanta)
+    # Counted in jobs, as the dealer does.
+    dealt = case(
+        {model: staged.c.ordinal + dealer.first(model) for model in stage.models}, value=staged.c.model, else_=0
+    )
+    quantum = case({model: quanta[model] for model in stage.models}, value=staged.c.model, else_=1)
+    batch_key = staged.c.batch_key + f":{render_id}" if submission.together else staged.c.batch_key
+    values: dict[str, Any] = {
+        **{name: literal(value) for name, value in _shared(render_id, submission).items()},
+        **{name: staged.c[name] for name in ("index", "model", "seed", "spec", "custom_id", "labels")},
+        "batch_key": batch_key,
+        "turn": dealt // quantum,
+    }
+    rows = select(*values.values()).order_by(staged.c.index)
+    connection.execute(insert(jobs).from_select([*values], rows, include_defaults=False))
+    _set_total(connection, render_id, stage.total)
+    return render_id
+
+
+def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str, int]) -> Dealer:
+    return Dealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
+
+
+def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
+    """What the rows of all its pictures have in common."""
+    return {
+        "render_id": render_id,
+        "owner": submission.owner,
+        "priority": int(submission.priority),
+        "state": str(State.HELD if submission.held else State.QUEUED),
+        "watched": submission.watched,
+    }
+
+
+def _set_total(connection: Connection, render_id: str, total: int) -> None:
+    if not total:
+        raise BadSpecification("nothing to render: no prompt was given")
+    connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
 
 
 def _new_render_id() -> str:
@@ -118,17 +120,21 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
     )
     if connection.execute(statement).first() is not None or once is None:
         return render_id
+    before = accepted_before(connection, submission.owner, once)
+    if before is None:
+        raise AssertionError("unreachable: whoever came first has committed")
+    return before
+
+
+def accepted_before(connection: Connection, owner: str, once: Once) -> str | None:
+    """The render that was accepted under this name, if any. Raises AskedOtherwise if it was asked for otherwise."""
     before = connection.execute(
         select(renders.c.id, renders.c.request_hash).where(
-            renders.c.owner == submission.owner, renders.c.idempotency_key == once.name
+            renders.c.owner == owner, renders.c.idempotency_key == once.name
         )
-    ).one()
+    ).first()
+    if before is None:
+        return None
     if before.request_hash != once.request_hash:
         raise AskedOtherwise(f"the idempotency key {once.name!r} came with another request before: render {before.id}")
     return str(before.id)
-
-
-def _chunks(wanted: Iterable[Wanted | Spec], size: int) -> Iterator[list[Wanted]]:
-    stream = (one if isinstance(one, Wanted) else Wanted(spec=one) for one in wanted)
-    while chunk := list(islice(stream, size)):
-        yield chunk

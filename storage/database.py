@@ -65,6 +65,15 @@ class Database:
         with self._translated(), self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """One connection for several transactions (`connection.begin()`), which see one another's temporary tables.
+
+        They lock nothing of the farm's own until `farm_read` is switched off.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            yield connection.execution_options(farm_read=True)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -144,7 +153,8 @@ def _make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, below
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    # A manifest of a million rows makes a log of half a gigabyte; it need not stay so long.
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
     # Unlike all else, the change to WAL does not wait for the lock of another who opens the new file just now.
     deadline = time.monotonic() + _SQLITE_WAIT_SECONDS

@@ -9,6 +9,7 @@ cancel raises the fence. A render's counters move in the same transaction as its
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import (
@@ -21,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.accepting import accept
+from storage.accepting import accept, accept_staged, accepted_before
 from storage.claiming import head_of, take
 from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
 from storage.database import Database, database_now, transaction
@@ -31,6 +32,7 @@ from storage.leftovers import note_leftovers
 from storage.moves import count, fenced, lock_renders, move, released
 from storage.setbacks import set_back
 from storage.spec import Spec
+from storage.staging import CHUNK, stage
 from storage.states import Event, Priority, State
 from storage.tables import batches, jobs, renders
 from storage.turns import Dealer, queued, turn_served
@@ -56,8 +58,25 @@ class Jobs:
             AskedOtherwise: another request of this owner was accepted under the same name.
             Whatever `wanted` raises while it is read; then nothing is left behind.
         """
-        with self.database.write() as connection:
-            return accept(connection, wanted, submission, quanta)
+        pictures = (one if isinstance(one, Wanted) else Wanted(spec=one) for one in wanted)
+        first = list(islice(pictures, CHUNK))
+        if len(first) < CHUNK:
+            with self.database.write() as connection:
+                return accept(connection, first, submission, quanta)
+        return self._submit_staged(chain(first, pictures), submission, quanta)
+
+    def _submit_staged(self, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
+        with self.database.session() as connection:
+            if submission.once is not None:
+                with connection.begin():
+                    before = accepted_before(connection, submission.owner, submission.once)
+                if before is not None:
+                    return before
+            with stage(connection) as filled:
+                filled.fill(wanted)
+                connection.execution_options(farm_read=False)
+                with connection.begin():
+                    return accept_staged(connection, filled, submission, quanta)
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "
 #: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
 #: appendix I).
 _SMALLEST_TRAINED = 0.93
+_CONTROLS = frozenset(Controls.model_fields)
 #: Guidance is not among them: every model has a default of it.
-_NOT_TAKEN_BY_ALL = {"negative_prompt", "sampler", *Controls.model_fields}
+_NOT_TAKEN_BY_ALL = _CONTROLS | {"negative_prompt", "sampler"}
 
 
 def pipeline_of(model: DiffusersModel) -> str | None:
@@ -26,11 +27,16 @@ def pipeline_of(model: DiffusersModel) -> str | None:
     if model.pipeline is not None:
         return model.pipeline
     # Where the source is a folder on this machine.
-    index = Path(model.source) / "model_index.json"
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        return _class_named_in(Path(model.source))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@cache
+def _class_named_in(folder: Path) -> str | None:
+    """Raises whatever is wrong with the file, which is not remembered: a model may be fetched meanwhile."""
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     return name if isinstance(name, str) else None
 
 
@@ -48,7 +54,7 @@ def check_controls(spec: Spec, model: Model) -> None:
     Raises BadSpecification with the field, what is wrong and what the model takes.
     """
     if isinstance(model, SimulatedModel):
-        asked = spec.fields().keys() & Controls.model_fields.keys()
+        asked = spec.fields().keys() & _CONTROLS
         if asked:
             raise BadSpecification(f"{min(asked)}: the model {model.alias} is simulated and does not know it")
         return

@@ -32,13 +32,14 @@ class Dealer:
         """The turn of this owner's next job of this model."""
         quantum = self._quanta[model]
         if model not in self._dealt:
-            self._dealt[model] = self._first(model, quantum)
+            self._dealt[model] = self.first(model)
         dealt = self._dealt[model]
         self._dealt[model] += 1
         return dealt // quantum
 
-    def _first(self, model: str, quantum: int) -> int:
+    def first(self, model: str) -> int:
         """Where dealing starts, counted in jobs: turn × quantum + jobs that the owner has in that turn."""
+        quantum = self._quanta[model]
         waiting = (queued(), jobs.c.model == model, jobs.c.priority == self._priority)
         theirs = (*waiting, jobs.c.owner == self._owner)
         last = self._scalar(select(func.max(jobs.c.turn)).where(*theirs))
