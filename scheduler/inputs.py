@@ -7,6 +7,7 @@ from pathlib import Path
 import safetensors
 from PIL import Image
 
+from scheduler.asked import Asked, Bad, at
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
 from storage.inputs import has_input, put_input
@@ -72,34 +73,48 @@ def check_embeddings(data: bytes) -> None:
             raise ValueError(f"{name} is of type {tensor['dtype']}; expected one of {', '.join(sorted(_DTYPES))}")
 
 
-def upload_all(objects: ObjectStore, requests: Iterable[Request]) -> dict[str, str]:
-    """Store every file that requests name, each once: name → reference.
-
-    Raises BadSpecification naming the first file that is missing or wrong, and for a reference that is not stored.
-    """
-    known: dict[str, str] = {}
-    for request in requests:
+def upload_all(objects: ObjectStore, asked: Iterable[Asked]) -> dict[str, str | BadSpecification]:
+    """Store every file that requests name, each once: name → reference, or what is wrong with the file."""
+    known: dict[str, str | BadSpecification] = {}
+    for _, request in asked:
         for name in _named(request):
-            if name in known:
-                continue
-            if REFERENCE.fullmatch(name):
-                if not has_input(objects, name):
-                    raise BadSpecification(f"{name} is not in the store; upload its file (`farm upload`)")
-                known[name] = name
-            else:
-                known[name] = upload(objects, Path(name))
+            if name not in known:
+                try:
+                    known[name] = _stored(objects, name)
+                except BadSpecification as error:
+                    known[name] = error
     return known
 
 
-def with_references(requests: Iterable[Request], known: Mapping[str, str]) -> Iterator[Request]:
-    """The requests with stored inputs in place of the files that were uploaded."""
-    for request in requests:
+def _stored(objects: ObjectStore, name: str) -> str:
+    if not REFERENCE.fullmatch(name):
+        return upload(objects, Path(name))
+    if not has_input(objects, name):
+        raise BadSpecification(f"{name} is not in the store; upload its file (`farm upload`)")
+    return name
+
+
+def with_references(
+    asked: Iterable[Asked], known: Mapping[str, str | BadSpecification], bad: Bad | None = None
+) -> Iterator[Asked]:
+    """The requests with stored inputs in place of the files that were uploaded.
+
+    Raises BadSpecification for a file that is missing or wrong, with the request's place, unless `bad` leaves such
+    requests out.
+    """
+    bad = bad or Bad()
+    for where, request in asked:
+        names = _named(request)
+        wrong = next((known[name] for name in names if isinstance(known.get(name), BadSpecification)), None)
+        if isinstance(wrong, BadSpecification):
+            bad.met(at(where, wrong))
+            continue
         changed: dict[str, object] = {}
         if request.control_images is not None:
             changed["control_images"] = tuple(known.get(name, name) for name in request.control_images)
         if request.prompt_embeds is not None:
             changed["prompt_embeds"] = known.get(request.prompt_embeds, request.prompt_embeds)
-        yield request.model_copy(update=changed) if changed else request
+        yield Asked(where, request.model_copy(update=changed) if changed else request)
 
 
 def _named(request: Request) -> list[str]:

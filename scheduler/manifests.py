@@ -1,45 +1,86 @@
-"""Prompt files: `.txt` (a prompt a line), `.jsonl` and `.csv` (any fields of the specification), read as a stream."""
+"""Prompt files, read as a stream: `.txt` (a prompt a line), `.jsonl`, `.csv` and `.parquet` (any fields of a picture).
+
+A column that is no field of the specification is kept as a label, and travels with its picture to the exports.
+"""
 
 import csv
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from scheduler.asked import Asked, Bad, at
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification, InvalidInput
-from storage.spec import Request
+from storage.spec import NAMES, Request
+
+#: A line that is longer is no prompt but a file of another kind; it is not read into memory.
+MAX_LINE = 1_000_000
+
+Parse = Callable[[Mapping[str, Any]], Request]
+#: Bytes that are not UTF-8, as the error handler `surrogateescape` passes them on.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_ENDS = ("\n", "\r")
+
+#: A row's place, its cells, and what reads them; or what is wrong with it.
+Row = tuple[str, Mapping[str, Any], Parse]
 
 
-def read_manifest(path: Path) -> Iterator[Request]:
+def read_manifest(
+    path: Path, *, kind: str | None = None, shown: str | None = None, bad: Bad | None = None
+) -> Iterator[Asked]:
     """The requests of a prompt file, in its order.
+
+    Args:
+        kind: one of `KINDS`; left out, what the name ends in.
+        shown: how messages call the file.
+        bad: what to do with a row that is wrong.
 
     Raises InvalidInput if the file cannot be read or is of no known kind, BadSpecification naming the first wrong
     line, also when there is no prompt at all.
     """
-    rows = _READERS.get(path.suffix.lower())
-    if rows is None:
-        raise InvalidInput(f"{path}: prompt files are {', '.join(_READERS)}")
-    try:
-        # utf-8-sig: spreadsheets like to begin with a byte order mark.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            count = 0
-            for count, request in enumerate(rows(file, path), start=1):  # noqa: B007 - counted
-                yield _anchored(request, path.parent)
-    except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BadSpecification(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    shown = shown or str(path)
+    kind = kind or path.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise InvalidInput(f"{shown}: prompt files are {', '.join(f'.{name}' for name in KINDS)}")
+    bad = bad or Bad()
+    count = 0
+    for where, cells, parse in _rows(path, kind, shown, bad):
+        count += 1
+        try:
+            request = parse(cells)
+        except BadSpecification as error:
+            bad.met(at(where, error))
+        else:
+            yield Asked(where, _anchored(request, path.parent))
     if not count:
-        raise BadSpecification(f"{path}: no prompt in this file")
+        raise BadSpecification(f"{shown}: no prompt in this file")
+
+
+def _rows(path: Path, kind: str, shown: str, bad: Bad) -> Iterator[Row]:
+    try:
+        if kind == "parquet":
+            yield from _read_parquet(path, shown)
+            return
+        # utf-8-sig: spreadsheets like to begin with a byte order mark.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from _READERS[kind](file, shown, bad)
+    except OSError as error:
+        raise InvalidInput(f"{shown}: {error.strerror or error}") from None
 
 
 def names_inputs(path: Path) -> bool:
     """Whether the file may name conditioning images or embeddings: a glance, much faster than reading its rows."""
     try:
         with path.open("rb") as file:
-            return any(b"control_images" in line or b"prompt_embeds" in line for line in file)
+            window = b""
+            while piece := file.read(2**20):
+                window = window[-20:] + piece
+                if b"control_images" in window or b"prompt_embeds" in window:
+                    return True
+            return False
     except OSError:
         # Reading it will say why.
         return False
@@ -47,6 +88,8 @@ def names_inputs(path: Path) -> bool:
 
 def _anchored(request: Request, folder: Path) -> Request:
     """Files that a prompt file names are meant as seen from its folder."""
+    if request.control_images is None and request.prompt_embeds is None:
+        return request
 
     def seen(name: str) -> str:
         return name if REFERENCE.fullmatch(name) else str(folder / name)
@@ -56,58 +99,111 @@ def _anchored(request: Request, folder: Path) -> Request:
         changed["control_images"] = tuple(map(seen, request.control_images))
     if request.prompt_embeds is not None:
         changed["prompt_embeds"] = seen(request.prompt_embeds)
-    return request.model_copy(update=changed) if changed else request
+    return request.model_copy(update=changed)
 
 
-def _lines(file: IO[str], path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place for messages."""
-    for number, line in enumerate(file, start=1):
+# -- rows ------------------------------------------------------------------------------------------------------
+
+
+def _read_txt(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
+    for where, line in _lines(file, shown, bad):
         if line.strip():
-            yield line.strip(), f"{path} line {number}"
+            yield where, {"prompt": line.strip()}, Request.parse
 
 
-def _read_txt(file: IO[str], path: Path) -> Iterator[Request]:
-    for line, where in _lines(file, path):
-        yield _checked(Request.parse, {"prompt": line}, where)
-
-
-def _read_jsonl(file: IO[str], path: Path) -> Iterator[Request]:
-    for line, where in _lines(file, path):
+def _read_jsonl(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
+    for where, line in _lines(file, shown, bad):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError: also for numbers of thousands of digits
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise BadSpecification(f"{where}: not JSON: {reason}") from None
-        if not isinstance(row, dict):
-            raise BadSpecification(f'{where}: expected an object such as {{"prompt": "a red star"}}')
-        yield _checked(Request.parse, row, where)
+            bad.met(BadSpecification(f"{where}: not JSON: {reason}"))
+            continue
+        if isinstance(row, dict):
+            yield where, row, _parse_typed
+        else:
+            bad.met(BadSpecification(f'{where}: expected an object such as {{"prompt": "a red star"}}'))
 
 
-def _read_csv(file: IO[str], path: Path) -> Iterator[Request]:
-    reader = csv.DictReader(file, strict=True)
+def _read_csv(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
+    reader = csv.DictReader((line for _, line in _lines(file, shown, Bad())), strict=True)
     try:
-        if "prompt" not in (reader.fieldnames or ()):
-            raise BadSpecification(f"{path} line 1: expected a header with a column named prompt")
-        if twice := [name for name, n in Counter(reader.fieldnames).items() if n > 1]:
-            raise BadSpecification(f"{path} line 1: the column {twice[0]} is there twice")
+        names = reader.fieldnames or ()
+        if "prompt" not in names:
+            raise BadSpecification(f"{shown} line 1: expected a header with a column named prompt")
+        if not all(names):
+            raise BadSpecification(f"{shown} line 1: a column has no name")
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise BadSpecification(f"{shown} line 1: the column {twice[0]} is there twice")
         for row in reader:
-            where = f"{path} line {reader.line_num}"
+            where = f"{shown} line {reader.line_num}"
             if None in row or None in row.values():
-                raise BadSpecification(f"{where}: expected {len(reader.fieldnames or ())} cells")
-            yield _checked(Request.parse_strings, row, where)
+                bad.met(BadSpecification(f"{where}: expected {len(names)} cells"))
+            else:
+                yield where, row, _parse_text
     except csv.Error as error:
-        raise BadSpecification(f"{path} line {reader.line_num}: not CSV: {error}") from None
+        # Where a quote is never closed, no later row can be told from it.
+        raise BadSpecification(f"{shown} line {reader.line_num}: not CSV: {error}") from None
 
 
-def _checked(parse: Callable[[Any], Request], row: dict[str, Any], where: str) -> Request:
-    try:
-        return parse(row)
-    except BadSpecification as error:
-        raise BadSpecification(f"{where}: {error}") from None
+def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
+    # Of the extra `datasets`: only those who have such files need it.
+    from scheduler.parquet import rows
+
+    for number, row in enumerate(rows(path, shown), start=1):
+        yield f"{shown} row {number}", row, _parse_typed
 
 
-_READERS: dict[str, Callable[[IO[str], Path], Iterator[Request]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
+def _lines(file: IO[str], shown: str, bad: Bad) -> Iterator[tuple[str, str]]:
+    """Every line, with its place for messages. Of one that is too long only the beginning is ever in memory."""
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        where = f"{shown} line {number}"
+        if len(line) == MAX_LINE and not line.endswith(_ENDS):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(_ENDS):
+                pass
+            bad.met(BadSpecification(f"{where}: longer than {MAX_LINE:,} characters; is this a prompt file?"))
+        elif not line.isascii() and (wrong := _NOT_UTF8.search(line)):
+            byte = ord(wrong[0]) - 0xDC00
+            bad.met(BadSpecification(f"{where}: not UTF-8 text (byte {byte:#04x} after {wrong.start()} characters)"))
+        else:
+            yield where, line
+
+
+# -- cells -----------------------------------------------------------------------------------------------------
+
+
+def _parse_typed(row: Mapping[str, Any]) -> Request:
+    """Cells with types of their own (JSON, Parquet)."""
+    if row.keys() <= NAMES:
+        return Request.parse(row)
+    fields, labels = _split(row)
+    said = fields.get("labels") or {}
+    if not isinstance(said, dict) or (twice := said.keys() & labels.keys()):
+        raise BadSpecification(
+            f"labels: {min(twice)} is a column, too" if isinstance(said, dict) else "labels: must be an object"
+        )
+    return Request.parse({**fields, "labels": {**labels, **said}})
+
+
+def _parse_text(row: Mapping[str, str]) -> Request:
+    """Cells that are all text (CSV); an empty one counts as left out."""
+    fields, labels = _split({name: cell for name, cell in row.items() if cell != ""})
+    return Request.parse_strings(fields, labels or None)
+
+
+def _split(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the specification knows, and the rest."""
+    fields = {name: cell for name, cell in row.items() if name in NAMES}
+    return fields, {name: cell for name, cell in row.items() if name not in NAMES}
+
+
+_READERS: dict[str, Callable[[IO[str], str, Bad], Iterator[Row]]] = {
+    "txt": _read_txt,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
 }
+KINDS = (*_READERS, "parquet")

@@ -1,12 +1,14 @@
 """Accepting a render: requests become specifications with seeds, then rows, then tickets."""
 
+import difflib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
+from scheduler.asked import Asked, Bad, at
 from scheduler.tickets import top_up
 from storage.broker import Tickets
 from storage.claims import Submission, Wanted
@@ -14,7 +16,7 @@ from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFou
 from storage.jobs import Jobs
 from storage.pipelines import remarks
 from storage.registry import Registry
-from storage.spec import MAX_SEED, Request, Spec
+from storage.spec import MAX_SEED, NAMES, Request, Spec
 
 log = logging.getLogger(__name__)
 
@@ -22,25 +24,25 @@ log = logging.getLogger(__name__)
 _DRAWN_SEEDS = 2**48
 
 
-def with_defaults(requests: Iterable[Request], defaults: Mapping[str, Any]) -> Iterator[Request]:
-    """Fill in what a request leaves out, such as the command line's options for every row of a file."""
-    for request in requests:
-        missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        yield request.model_copy(update=missing) if missing else request
-
-
 def specify(
-    requests: Iterable[Request], registry: Registry, *, pictures_each: int = 1, seed: int | None = None
+    asked: Iterable[Asked],
+    registry: Registry,
+    *,
+    pictures_each: int = 1,
+    seed: int | None = None,
+    bad: Bad | None = None,
 ) -> Iterator[Wanted]:
     """Complete specifications, `pictures_each` for every request, with its name and labels.
 
     Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
     with each picture. A request's own seed is that of its first picture; the next ones count up from it.
 
-    Raises BadSpecification with the prompt's number if a seed grows past the largest or its model refuses it.
+    Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it, unless
+    `bad` leaves such requests out.
     """
+    bad = bad or Bad()
     next_seed = secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed
-    for number, request in enumerate(requests, start=1):
+    for where, request in asked:
         for copy in range(pictures_each):
             if request.seed is None:
                 own, next_seed = next_seed, next_seed + 1
@@ -49,9 +51,11 @@ def specify(
             try:
                 if own > MAX_SEED:
                     raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
-                spec = registry.resolve(request.model_copy(update={"seed": own}), seed=own)
+                one = request if copy == 0 else request.model_copy(update={"seed": own})
+                spec = registry.resolve(one, seed=own)
             except InvalidInput as error:
-                raise type(error)(f"prompt {number}: {error}") from None
+                bad.met(at(where, error))
+                break
             yield Wanted(spec=spec, custom_id=_name(request, copy, pictures_each), labels=request.labels)
 
 
@@ -64,7 +68,16 @@ def noting(wanted: Iterable[Wanted], registry: Registry, noted: Counter[str]) ->
     """The pictures unchanged; `noted` counts those of each remark on them."""
     for one in wanted:
         noted.update(remarks(one.spec, registry[one.spec.model]))
+        if one.labels:
+            noted.update(map(_remark_on_label, one.labels))
         yield one
+
+
+@cache
+def _remark_on_label(name: str) -> str:
+    """A mistyped field is a label, too: somebody should see it."""
+    meant = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8)
+    return f"{name}: kept as a label" + (f"; did you mean {meant[0]}?" if meant else "")
 
 
 def quanta(registry: Registry) -> dict[str, int]:

@@ -136,14 +136,22 @@ class Request(Controls):
             raise BadSpecification(explain(error)) from None
 
     @classmethod
-    def parse_strings(cls, fields: Mapping[str, str]) -> "Request":
-        """Check fields that are all text (CSV); an empty cell counts as left out."""
+    def parse_strings(cls, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> "Request":
+        """Check fields that are all text (CSV), an empty one counting as left out; and the labels beside them."""
         try:
-            return cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
+            read = cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
+            return read.model_copy(update={"labels": dict(labels)}) if labels else read
         except ValidationError as error:
             raise BadSpecification(explain(error)) from None
 
 
+#: What a row may call a field, short names such as `steps` among them.
+NAMES = frozenset(Request.model_fields) | {
+    str(name)
+    for field in Request.model_fields.values()
+    if isinstance(field.validation_alias, AliasChoices)
+    for name in field.validation_alias.choices
+}
 #: A look at `model_fields` costs as much as a whole validation.
 _CONTROLS = frozenset(Controls.model_fields)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

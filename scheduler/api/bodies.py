@@ -1,11 +1,11 @@
 """What may be asked for in one call: a specification, lists that go in step, lists that are combined."""
 
 from collections.abc import Iterator, Mapping
-from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scheduler import grid
 from storage.errors import BadSpecification
 from storage.events import Kind
 from storage.spec import Prompt, Request
@@ -13,13 +13,6 @@ from storage.spec import Prompt, Request
 MAX_JOBS = 10_000
 
 _FIELDS = frozenset(Request.model_fields)
-#: With the short names, such as `steps`.
-_NAMES = _FIELDS | {
-    str(name)
-    for field in Request.model_fields.values()
-    if isinstance(field.validation_alias, AliasChoices)
-    for name in field.validation_alias.choices
-}
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
 
 
@@ -67,15 +60,7 @@ class RenderBody(Request):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RenderBody":
-        lists = self._lists()
-        for name, column in lists.items():
-            if len(column) != len(next(iter(lists.values()))):
-                raise ValueError(f"zip: {name} has {len(column)} values, {next(iter(lists))} has another number")
-        for name in self._columns():
-            if name not in _NAMES:
-                raise ValueError(f"{name}: is no field of a specification")
-        if twice := self.zip.keys() & self.product.keys():
-            raise ValueError(f"{min(twice)}: in zip and in product")
+        grid.check(self._lists(), self.product)
         if self.jobs > MAX_JOBS:
             raise ValueError(f"{self.jobs} pictures in one call; the most is {MAX_JOBS}, a manifest takes any number")
         return self
@@ -83,10 +68,7 @@ class RenderBody(Request):
     @property
     def jobs(self) -> int:
         """How many pictures this asks for."""
-        total = self.n * len(next(iter(self._lists().values()), [None]))
-        for column in self.product.values():
-            total *= len(column)
-        return total
+        return self.n * grid.size(self._lists(), self.product)
 
     def requests(self) -> Iterator[Request]:
         """A request for each combination, `n` not counted; zipped rows outermost, products varying fastest.
@@ -96,11 +78,8 @@ class RenderBody(Request):
         # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
         once = (self.model_fields_set & _FIELDS) - {"seed"}
         shared = {name: value for name in once if not isinstance(value := getattr(self, name), list)}
-        lists = self._lists()
-        rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)] if lists else [{}]
-        combinations = [dict(zip(self.product, row, strict=True)) for row in product(*self.product.values())]
-        for number, (row, combination) in enumerate(product(rows, combinations), start=1):
-            yield _request({**shared, **row, **combination}, number)
+        for number, values in enumerate(grid.combinations(self._lists(), self.product), start=1):
+            yield _request({**shared, **values}, number)
 
     def _lists(self) -> Mapping[str, list[Any]]:
         """What goes in step, a list of prompts among it."""

@@ -18,6 +18,7 @@ from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.desk import Desk
 from scheduler.api.openai import Error, ImagesBody, answer_of, request_of
 from scheduler.api.problems import responses_in
+from scheduler.asked import numbered
 from scheduler.submit import specify, submit
 from storage.batch_files import ApiBatch, BatchFiles, Line
 from storage.claims import Submission, Wanted
@@ -185,7 +186,7 @@ def _wanted(desk: Desk, caller: Caller, bodies: list[ImagesBody]) -> Iterator[Wa
     for number, body in enumerate(bodies, start=1):
         try:
             requests = [request_of(desk, body)]
-            for one in specify(requests, desk.registry, pictures_each=body.n, seed=body.seed):
+            for one in specify(numbered(requests), desk.registry, pictures_each=body.n, seed=body.seed):
                 desk.check_work(caller, one.spec)
                 yield one
         except InvalidInput as error:

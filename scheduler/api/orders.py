@@ -14,6 +14,7 @@ from PIL import Image
 from scheduler.api.access import Caller
 from scheduler.api.desk import Desk
 from scheduler.api.problems import Refused
+from scheduler.asked import numbered
 from scheduler.submit import specify, submit
 from storage.claims import Once, Submission, Wanted
 from storage.spec import Request
@@ -73,7 +74,7 @@ def place(desk: Desk, caller: Caller, order: Order) -> str:
 
 
 def _wanted(desk: Desk, caller: Caller, order: Order) -> Iterator[Wanted]:
-    for one in specify(order.requests, desk.registry, pictures_each=order.n, seed=order.seed):
+    for one in specify(numbered(order.requests), desk.registry, pictures_each=order.n, seed=order.seed):
         desk.check_work(caller, one.spec)
         yield one
 

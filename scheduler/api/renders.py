@@ -25,6 +25,7 @@ from scheduler.api.answers import (
 from scheduler.api.bodies import RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
+from scheduler.asked import numbered
 from scheduler.submit import call_workers, noting, quanta, specify, submit
 from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
@@ -220,7 +221,7 @@ def _wanted(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Wanted]:
     stored: set[str] = set()
     for alias in {request.model for request in body.requests()} - {None, *desk.registry.models}:
         raise BadSpecification(f"model: none is registered as {alias!r}; known are {', '.join(desk.registry.models)}")
-    for one in specify(body.requests(), desk.registry, pictures_each=body.n, seed=body.seed):
+    for one in specify(numbered(body.requests()), desk.registry, pictures_each=body.n, seed=body.seed):
         desk.check_work(caller, one.spec)
         for reference in _references(one.spec):
             if reference not in stored and not has_input(desk.objects, reference):

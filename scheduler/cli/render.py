@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from scheduler.asked import Asked, numbered, with_defaults
 from scheduler.cli.look import render_fields
 from scheduler.cli.output import counted, json_option, print_json, say
 from scheduler.cli.sheet import write_sheet
@@ -17,9 +18,9 @@ from scheduler.download import prepare_folder
 from scheduler.inputs import upload_all, with_references
 from scheduler.manifests import names_inputs, read_manifest
 from scheduler.services import open_services
-from scheduler.submit import Accepted, call_workers, noting, quanta, specify, submit, with_defaults
+from scheduler.submit import Accepted, call_workers, noting, quanta, specify, submit
 from storage.claims import Submission
-from storage.errors import InvalidInput
+from storage.errors import BadSpecification, InvalidInput
 from storage.settings import read_settings
 from storage.spec import Request
 from storage.states import Priority, State
@@ -96,7 +97,7 @@ def render(
         say(
             f"{counted(left, 'job')} of earlier renders still to go, rendered too (`farm status`, `farm cancel RENDER`)"
         )
-    known = {}
+    known: dict[str, str | BadSpecification] = {}
     if defaults.keys() & {"control_images", "prompt_embeds"} or (file is not None and names_inputs(file)):
         known = upload_all(services.objects, with_defaults(_requests(prompts, file, defaults), defaults))
     requests = with_references(with_defaults(_requests(prompts, file, defaults), defaults), known)
@@ -218,9 +219,9 @@ def _checked_options(options: dict[str, Any], seed: int | None) -> dict[str, Any
     return checked.model_dump(exclude_none=True, exclude={"prompt", "seed"})
 
 
-def _requests(prompts: Sequence[str], file: Path | None, defaults: Mapping[str, Any]) -> Iterator[Request]:
+def _requests(prompts: Sequence[str], file: Path | None, defaults: Mapping[str, Any]) -> Iterator[Asked]:
     """What was asked for: each prompt given, then each row of the file, or else embeddings alone."""
-    typed = (Request.parse({"prompt": prompt}) for prompt in prompts)
+    typed = numbered(Request.parse({"prompt": prompt}) for prompt in prompts)
     if file is not None:
         return chain(typed, read_manifest(file))
-    return typed if prompts else iter([Request.parse({"prompt_embeds": defaults["prompt_embeds"]})])
+    return typed if prompts else numbered([Request.parse({"prompt_embeds": defaults["prompt_embeds"]})])

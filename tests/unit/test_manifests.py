@@ -10,7 +10,7 @@ from storage.spec import Request
 def read(folder: Path, name: str, text: str | bytes) -> list[Request]:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read_manifest(path))
+    return [one.request for one in read_manifest(path)]
 
 
 def test_every_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\nnot JSON\n')
     requests = read_manifest(path)
-    assert next(requests) == Request(prompt="a")
+    assert next(requests) == (f"{path} line 1", Request(prompt="a"))
     with pytest.raises(BadSpecification, match="line 2"):
         next(requests)
 
@@ -102,7 +102,7 @@ def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
         ("prompts.csv", "prompt,prompt\na,b\n", "prompts.csv line 1: .*prompt"),
         ("prompts.csv", "prompt,\na,b\n", "prompts.csv line [12]: "),
         ("prompts.csv", "text\na\n", "line 1: expected a header with a column named prompt"),
-        ("prompts.txt", b"\xff\n", "not UTF-8 text .* byte 0"),
+        ("prompts.txt", b"\xff\n", "line 1: not UTF-8 text .byte 0xff after 0"),
         ("prompts.txt", "", "no prompt in this file"),
         ("prompts.csv", "prompt\n", "no prompt in this file"),
     ],

@@ -2,7 +2,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from scheduler.submit import quanta, specify, with_defaults
+from scheduler.asked import numbered, with_defaults
+from scheduler.submit import quanta, specify
 from storage.errors import BadSpecification, InvalidInput
 from storage.models import SimulatedModel
 from storage.registry import Registry
@@ -18,7 +19,7 @@ REGISTRY = Registry(
 
 
 def seeds(requests: Iterable[Request], *, pictures_each: int = 1, seed: int | None = None) -> list[int]:
-    return [one.spec.seed for one in specify(requests, REGISTRY, pictures_each=pictures_each, seed=seed)]
+    return [one.spec.seed for one in specify(numbered(requests), REGISTRY, pictures_each=pictures_each, seed=seed)]
 
 
 def asked(*own_seeds: int | None) -> list[Request]:
@@ -64,7 +65,7 @@ def test_drawn_seeds_are_exact_in_readers_that_know_only_doubles() -> None:
 
 
 def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
-    [one] = specify([Request(prompt="a", model="slow", width=64)], REGISTRY, seed=1)
+    [one] = specify(numbered([Request(prompt="a", model="slow", width=64)]), REGISTRY, seed=1)
     spec = one.spec
     assert (spec.model, spec.width, spec.height, spec.num_inference_steps) == ("slow", 64, 512, 30)
 
@@ -72,7 +73,7 @@ def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
 def test_a_request_that_cannot_be_carried_out_is_named_by_its_place() -> None:
     requests = [Request(prompt="a"), Request(prompt="b", model="nope")]
     with pytest.raises(InvalidInput, match="2: .*'nope'.*quick, slow"):
-        list(specify(requests, REGISTRY))
+        list(specify(numbered(requests), REGISTRY))
 
 
 def test_specifications_are_made_as_they_are_asked_for() -> None:
@@ -80,14 +81,14 @@ def test_specifications_are_made_as_they_are_asked_for() -> None:
         while True:
             yield Request(prompt="again")
 
-    specs = specify(endless(), REGISTRY, seed=1)
+    specs = specify(numbered(endless()), REGISTRY, seed=1)
     assert [next(specs).spec.seed, next(specs).spec.seed] == [1, 2]
 
 
 def test_defaults_fill_in_only_what_is_left_out() -> None:
     requests = [Request(prompt="a", width=64), Request(prompt="b"), Request(prompt="c", negative_prompt="")]
 
-    filled = list(with_defaults(requests, {"width": 128, "negative_prompt": "dark"}))
+    filled = [one.request for one in with_defaults(numbered(requests), {"width": 128, "negative_prompt": "dark"})]
 
     assert [(request.width, request.negative_prompt) for request in filled] == [(64, "dark"), (128, "dark"), (128, "")]
 

@@ -1,0 +1,198 @@
+"""Prompt templates: `{red|blue} __animal__`, in the language of the library `dynamicprompts`, expanded as a stream.
+
+Every combination, or so many drawn at random from a seed. Wildcards (`__animal__`) are lines of files, read once: what
+is left is a value that can be stored and expanded elsewhere.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from dynamicprompts.commands import (
+    Command,
+    LiteralCommand,
+    SamplingMethod,
+    SequenceCommand,
+    VariantCommand,
+    WildcardCommand,
+    WrapCommand,
+)
+from dynamicprompts.commands.variable_commands import VariableAccessCommand, VariableAssignmentCommand
+from dynamicprompts.parser.parse import parse
+from dynamicprompts.sampling_context import SamplingContext
+from dynamicprompts.wildcards import WildcardManager
+from dynamicprompts.wildcards.collection.base import WildcardCollection
+from dynamicprompts.wildcards.collection.list import ListWildcardCollection
+from dynamicprompts.wildcards.item import WildcardItem
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from pyparsing import ParseException
+
+from storage.errors import BadSpecification, InvalidInput
+
+#: More prompts than a farm renders in a year are a mistake in a template.
+MOST = 10_000_000
+#: A wildcard within a wildcard within …: that deep it goes round in circles.
+_DEEPEST = 30
+#: As within braces: `{3::red|blue}`.
+_WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*::\s*")
+
+
+class WildcardValue(BaseModel):
+    """One line of a wildcard's file; twice the weight is drawn twice as often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    weight: float = 1.0
+
+
+class Templates(BaseModel):
+    """Templates and all that their prompts depend on; as JSON it can be kept and expanded later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    texts: tuple[str, ...]
+    wildcards: Mapping[str, tuple[WildcardValue, ...]] = {}
+    #: So many prompts of each template, drawn at random; None: every combination.
+    random: PositiveInt | None = None
+    seed: int = 0
+
+    def prompts(self) -> Iterator[str]:
+        """The prompts of each template in turn; the same ones every time.
+
+        Raises BadSpecification if there would be more than `MOST`, and for a template that cannot be read.
+        """
+        for count, text in zip(self.counts(), self.texts, strict=True):
+            context = SamplingContext(
+                wildcard_manager=self._manager,
+                default_sampling_method=SamplingMethod.RANDOM if self.random else SamplingMethod.COMBINATORIAL,
+                rand=Random(f"{self.seed} {text}"),  # noqa: S311 - to be drawn again, not a secret
+            )
+            # Samplers of a random part never end.
+            for prompt in islice(context.sample_prompts(text), count):
+                yield str(prompt)
+
+    def counts(self) -> list[int]:
+        """How many prompts each template makes; an upper bound where two combinations read the same.
+
+        Raises BadSpecification as `prompts` does.
+        """
+        found = [self.random if self.random is not None else self._count(text) for text in self.texts]
+        for text in self.texts:
+            self._count(text)  # whatever cannot be read is found before anything is drawn
+        if sum(found) > MOST:
+            raise BadSpecification(
+                f"the templates expand to {sum(found):,} prompts; the most is {MOST:,}: "
+                "leave some choices out, or draw so many at random (--random N)"
+            )
+        return found
+
+    def _count(self, text: str) -> int:
+        try:
+            return self._combinations(parse(text), {}, 0)
+        except ParseException as error:
+            raise BadSpecification(
+                f"template {_shown(text)}: cannot be read at character {error.loc + 1} "
+                f"({error.line[error.loc :][:10]!r}); braces, $, % and # have a meaning in templates"
+            ) from None
+        except BadSpecification as error:
+            raise BadSpecification(f"template {_shown(text)}: {error}") from None
+
+    def _combinations(self, command: Command, variables: Mapping[str, Command], depth: int) -> int:
+        if depth > _DEEPEST:
+            raise BadSpecification("its wildcards contain one another without end")
+        if command.sampling_method not in (None, SamplingMethod.COMBINATORIAL):
+            return 1
+        match command:
+            case LiteralCommand():
+                return 1
+            case SequenceCommand():
+                known = dict(variables)
+                total = 1
+                for token in command.tokens:
+                    if isinstance(token, VariableAssignmentCommand):
+                        known[token.name] = LiteralCommand("") if token.immediate else token.value
+                    else:
+                        total *= self._combinations(token, known, depth + 1)
+                return total
+            case VariantCommand():
+                return self._choices(command, variables, depth)
+            case WildcardCommand():
+                return sum(self._of_wildcard(command, variables, depth))
+            case WrapCommand():
+                parts = (command.wrapper, command.inner)
+                return math.prod(self._combinations(part, variables, depth + 1) for part in parts)
+            case VariableAccessCommand():
+                value = variables.get(command.name, command.default)
+                return 1 if value is None else self._combinations(value, variables, depth + 1)
+            case _:
+                return 1
+
+    def _choices(self, command: VariantCommand, variables: Mapping[str, Command], depth: int) -> int:
+        """Ordered selections of `min_bound` to `max_bound` of the variants: k! · e_k(their counts)."""
+        values = command.values
+        if len(values) == 1 and isinstance(values[0], WildcardCommand):
+            counts = self._of_wildcard(values[0], variables, depth)
+        else:
+            counts = [self._combinations(value, variables, depth + 1) for value in values]
+        # Coefficients of Π (1 + c·x): the elementary symmetric polynomials of the counts.
+        chosen = [1]
+        for count in counts:
+            chosen = [a + b * count for a, b in zip([*chosen, 0], [0, *chosen], strict=True)]
+        least, most = (min(bound, len(counts)) for bound in (command.min_bound, command.max_bound))
+        return sum(math.factorial(k) * chosen[k] for k in range(least, most + 1))
+
+    def _of_wildcard(self, command: WildcardCommand, variables: Mapping[str, Command], depth: int) -> list[int]:
+        """For each value of a wildcard, how many prompts it makes."""
+        if not isinstance(command.wildcard, str):
+            return [self._combinations(command.wildcard, variables, depth + 1)]
+        values = self._manager.get_values(command.wildcard)
+        if not values:
+            known = (
+                f"there are {', '.join(sorted(self.wildcards))}" if self.wildcards else "none was given (--wildcards)"
+            )
+            raise BadSpecification(f"no wildcard is called {command.wildcard!r}; {known}")
+        return [self._combinations(parse(value), variables, depth + 1) for value in values.string_values]
+
+    @cached_property
+    def _manager(self) -> WildcardManager:
+        collections: dict[str, WildcardCollection | list[str]] = {
+            name: ListWildcardCollection([WildcardItem(value.text, value.weight) for value in values])
+            for name, values in self.wildcards.items()
+        }
+        return WildcardManager(root_map={"": [collections]})
+
+
+def read_wildcards(folder: Path) -> dict[str, tuple[WildcardValue, ...]]:
+    """The wildcards of a folder: a `.txt` file a wildcard, a line a value; `.yaml` and `.json` with weights too.
+
+    Raises InvalidInput if there is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(f"--wildcards {folder}: no such folder")
+    manager = WildcardManager(folder)
+    found = {name: _values(manager.get_file(name).get_values()) for name in sorted(manager.get_collection_names())}
+    if not found:
+        raise InvalidInput(f"--wildcards {folder}: no .txt, .yaml or .json file in it")
+    return found
+
+
+def _values(values: Iterable[str | WildcardItem]) -> tuple[WildcardValue, ...]:
+    return tuple(
+        _weighted(value) if isinstance(value, str) else WildcardValue(text=value.content, weight=value.weight)
+        for value in values
+    )
+
+
+def _weighted(line: str) -> WildcardValue:
+    """A line of a text file. The library knows weights in the other kinds only, and would draw the number as a word."""
+    match = _WEIGHT.match(line)
+    return WildcardValue(text=line[match.end() :], weight=float(match[1])) if match else WildcardValue(text=line)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
