@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,53 +29,50 @@ _ENDS = ("\n", "\r")
 Row = tuple[str, Mapping[str, Any], Parse]
 
 
-def read_manifest(
-    path: Path, *, kind: str | None = None, shown: str | None = None, bad: Bad | None = None
-) -> Iterator[Asked]:
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A prompt file on this machine, which can be read as often as need be."""
+
+    path: Path
+    #: One of `KINDS`.
+    kind: str
+    #: How messages call it.
+    shown: str
+    #: From where the files that it names are seen.
+    folder: Path
+
+
+def manifest(path: Path, *, kind: str | None = None) -> Manifest:
+    """A prompt file of a kind, or of that which its name ends in."""
+    return Manifest(path=path, kind=kind or path.suffix.lower().removeprefix("."), shown=str(path), folder=path.parent)
+
+
+def read_manifest(manifest: Manifest, *, bad: Bad | None = None) -> Iterator[Asked]:
     """The requests of a prompt file, in its order.
 
-    Args:
-        kind: one of `KINDS`; left out, what the name ends in.
-        shown: how messages call the file.
-        bad: what to do with a row that is wrong.
-
     Raises InvalidInput if the file cannot be read or is of no known kind, BadSpecification naming the first wrong
-    line, also when there is no prompt at all.
+    line, unless `bad` leaves such lines out, and where there is no prompt at all.
     """
-    shown = shown or str(path)
-    kind = kind or path.suffix.lower().removeprefix(".")
-    if kind not in KINDS:
-        raise InvalidInput(f"{shown}: prompt files are {', '.join(f'.{name}' for name in KINDS)}")
+    if manifest.kind not in KINDS:
+        raise InvalidInput(f"{manifest.shown}: prompt files are {', '.join(f'.{name}' for name in KINDS)}")
     bad = bad or Bad()
-    count = 0
-    for where, cells, parse in _rows(path, kind, shown, bad):
+    before, count = bad.left_out, 0
+    for where, cells, parse in _rows(manifest, bad):
         count += 1
         try:
             request = parse(cells)
         except BadSpecification as error:
             bad.met(at(where, error))
         else:
-            yield Asked(where, _anchored(request, path.parent))
-    if not count:
-        raise BadSpecification(f"{shown}: no prompt in this file")
+            yield Asked(where, _anchored(request, manifest.folder))
+    if not count and bad.left_out == before:
+        raise BadSpecification(f"{manifest.shown}: no prompt in this file")
 
 
-def _rows(path: Path, kind: str, shown: str, bad: Bad) -> Iterator[Row]:
-    try:
-        if kind == "parquet":
-            yield from _read_parquet(path, shown)
-            return
-        # utf-8-sig: spreadsheets like to begin with a byte order mark.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from _READERS[kind](file, shown, bad)
-    except OSError as error:
-        raise InvalidInput(f"{shown}: {error.strerror or error}") from None
-
-
-def names_inputs(path: Path) -> bool:
+def names_inputs(manifest: Manifest) -> bool:
     """Whether the file may name conditioning images or embeddings: a glance, much faster than reading its rows."""
     try:
-        with path.open("rb") as file:
+        with manifest.path.open("rb") as file:
             window = b""
             while piece := file.read(2**20):
                 window = window[-20:] + piece
@@ -84,6 +82,18 @@ def names_inputs(path: Path) -> bool:
     except OSError:
         # Reading it will say why.
         return False
+
+
+def _rows(manifest: Manifest, bad: Bad) -> Iterator[Row]:
+    try:
+        if manifest.kind == "parquet":
+            yield from _read_parquet(manifest.path, manifest.shown)
+            return
+        # utf-8-sig: spreadsheets like to begin with a byte order mark.
+        with manifest.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from _READERS[manifest.kind](file, manifest.shown, bad)
+    except OSError as error:
+        raise InvalidInput(f"{manifest.shown}: {error.strerror or error}") from None
 
 
 def _anchored(request: Request, folder: Path) -> Request:

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 _DRAWN_SEEDS = 2**48
 
 
+def draw_seed() -> int:
+    return secrets.randbelow(_DRAWN_SEEDS)
+
+
 def specify(
     asked: Iterable[Asked],
     registry: Registry,
@@ -41,7 +45,7 @@ def specify(
     `bad` leaves such requests out.
     """
     bad = bad or Bad()
-    next_seed = secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed
+    next_seed = draw_seed() if seed is None else seed
     for where, request in asked:
         for copy in range(pictures_each):
             if request.seed is None:

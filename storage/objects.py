@@ -13,7 +13,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import boto3
@@ -98,6 +98,17 @@ def open_objects(settings: Settings) -> ObjectStore:
     if parts.scheme in ("", "file"):
         return LocalObjects(Path(parts.path if parts.scheme else url))
     raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
+
+
+def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
+    """Copy an object of any bucket, `s3://bucket/key`, into a file; memory stays flat.
+
+    Raises NotFound, BadSettings, ObjectStoreProblem.
+    """
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise BadSettings(f"{url}: expected s3://bucket/key")
+    S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url).copy(key, file)
 
 
 def _checked(key: str) -> str:
@@ -258,6 +269,17 @@ class S3Objects:
                     raise NotFound(f"no object {key} in {self.shown}") from None
                 raise
         return body
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        """Copy an object into a file; here the key may be anybody's. Raises NotFound."""
+        with self._translated():
+            try:
+                self._client.download_fileobj(self._bucket, self._prefix + key, file)
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                self.check()  # a missing bucket answers the same
+                raise NotFound(f"no object {key} in {self.shown}") from None
 
     def exists(self, key: str) -> bool:
         with self._translated():

@@ -101,6 +101,17 @@ class Made:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A batch that was rendered lately: how many pictures such as this one, in how many seconds."""
+
+    spec: Spec
+    pictures: int
+    seconds: float
+    #: Of this one picture's file.
+    bytes: int | None
+
+
 class Views:
     """Answers about renders, jobs and batches."""
 
@@ -210,6 +221,24 @@ class Views:
         )
         with self._database.read() as connection:
             return {row.model: Made(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)}
+
+    def samples(self, model: str, *, most: int = 200) -> list[Sample]:
+        """The last batches of a model, for judging what others will take."""
+        last = (
+            select(batches.c.jobs, batches.c.render_seconds)
+            .where(batches.c.model == model)
+            .order_by(batches.c.finished_at.desc())
+            .limit(most)
+        )
+        with self._database.read() as connection:
+            found = [(json.loads(row.jobs), row.render_seconds) for row in connection.execute(last)]
+            first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
+            by_id = {row.id: row for row in connection.execute(first)}
+        return [
+            Sample(spec=read_spec(by_id[ids[0]].spec), pictures=len(ids), seconds=seconds, bytes=by_id[ids[0]].bytes)
+            for ids, seconds in found
+            if ids[0] in by_id
+        ]
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """The job of a render that is claimed next; None if none waits."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -17,6 +17,8 @@ from rich.text import Text
 from storage.views import RenderView
 
 _PLAIN_LINE_SECONDS = 5.0
+
+T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
 
@@ -40,9 +42,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def counted(n: int, noun: str) -> str:
-    """`1 job`, `2 jobs`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """`1 job`, `2 jobs`, `3 batches`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {plural or noun + 's'}"
+
+
+def size(n: float) -> str:
+    """Bytes for people: `3.2 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
 
 
 def when(moment: float | None) -> str:
@@ -110,6 +121,33 @@ def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]
             bar.update(task, completed=render.total - render.remaining, rate=rate, left=left)
 
         yield show
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
+    """Counts what flows through, with rate, where nobody knows yet how much it will be."""
+    started = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def through(stream: Iterable[T]) -> Iterator[T]:
+            next_at = started + _PLAIN_LINE_SECONDS
+            for n, one in enumerate(stream, start=1):
+                if n % 1000 == 0:
+                    so_far = f"{label}: {n:,} ({n / (time.monotonic() - started):,.0f}/s)"
+                    bar.update(task, description=so_far)
+                    if bar.disable and time.monotonic() > next_at:
+                        say(so_far)
+                        next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+                yield one
+
+        yield through
 
 
 def _plain_progress(label: str, pace: Pace) -> Callable[[RenderView], None]:

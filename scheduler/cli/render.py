@@ -1,117 +1,87 @@
 """Commands that make pictures: `farm render`, `retry`, `rerender`; and `farm cancel`, which makes fewer."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import click
 
-from scheduler.asked import Asked, numbered, with_defaults
+from scheduler.asked import Bad
+from scheduler.cli.asking import Asking, asking
 from scheduler.cli.look import render_fields
-from scheduler.cli.output import counted, json_option, print_json, say
+from scheduler.cli.output import counted, counting, duration, json_option, print_json, say, size
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
 from scheduler.compare import changed, compare
 from scheduler.download import prepare_folder
-from scheduler.inputs import upload_all, with_references
-from scheduler.manifests import names_inputs, read_manifest
-from scheduler.services import open_services
-from scheduler.submit import Accepted, call_workers, noting, quanta, specify, submit
-from storage.claims import Submission
+from scheduler.estimate import estimate
+from scheduler.order import Order
+from scheduler.services import Services, open_services
+from scheduler.submit import Accepted, call_workers, noting, quanta, submit
+from storage.broker import Tickets
+from storage.claims import Once, Submission
 from storage.errors import BadSpecification, InvalidInput
 from storage.settings import read_settings
-from storage.spec import Request
 from storage.states import Priority, State
 
+#: Rows that are left out, told of one by one.
+_SHOWN_BAD = 20
 _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 
 
 @click.command()
-@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
-@click.option("--prompts", "file", type=click.Path(path_type=Path), help="A .txt, .jsonl or .csv file of prompts.")
-@click.option("--model", metavar="ALIAS", help="A model of the registry (`farm models`).")
-@click.option("-n", "pictures_each", type=click.IntRange(min=1), default=1, help="Pictures per prompt.")
-@click.option("--seed", type=int, help="Seed of the first picture; the next ones count up. Default: drawn, recorded.")
-@click.option("--width", type=int)
-@click.option("--height", type=int)
-@click.option("--steps", "num_inference_steps", type=int, help="Denoising steps.")
-@click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less switches guidance off.")
-@click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from.")
-@click.option("--sampler", metavar="NAME", help='Such as DDIM, "Euler a" or "DPM++ 2M Karras".')
-@click.option("--eta", type=float, help="DDIM's η, 0 to 1.")
-@click.option("--clip-skip", type=int, metavar="N", help="Leave out the text encoder's last N layers.")
-@click.option("--weighting", "prompt_weighting", type=click.Choice(["compel"]), help="Weigh words: (red)1.4.")
-@click.option("--control", "control_images", multiple=True, metavar="IMAGE", help="An image for each ControlNet.")
-@click.option("--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, metavar="S")
-@click.option("--control-start", "control_guidance_start", type=float, multiple=True, metavar="SHARE")
-@click.option("--control-end", "control_guidance_end", type=float, multiple=True, metavar="SHARE")
-@click.option("--guess-mode", is_flag=True, default=None, help="Let the ControlNet guess without the prompt.")
-@click.option("--embeds", "prompt_embeds", metavar="FILE", help="Embeddings (safetensors) in place of a prompt.")
-@click.option("--lora", "loras", multiple=True, metavar="ALIAS=SCALE", help="A LoRA of the registry; several add up.")
-@click.option("--original-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning.")
-@click.option("--crop", "crops_coords_top_left", type=(int, int), metavar="TOP LEFT", help="SDXL's micro-conditioning.")
-@click.option("--target-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning.")
-@click.option("--prior-steps", "prior_num_inference_steps", type=int, help="Steps of Kandinsky's prior.")
-@click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance of Kandinsky's prior.")
+@asking
 @click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
 @click.option("--owner", metavar="NAME", help="Whose render this is (FARM_OWNER; default the user's name).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
 @click.option("--sheet", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet (PNG) as well.")
 @click.option("--no-wait", is_flag=True, help="Submit and return; the id is printed.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what it would take, and submit nothing.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows that are wrong, and say which and why.")
+@click.option(
+    "--once", metavar="NAME", help="Your name for this render: submitted again under it, it is accepted once."
+)
 @json_option
 @click.pass_context
 def render(
     context: click.Context,
     /,
-    prompts: Sequence[str],
-    file: Path | None,
-    pictures_each: int,
-    seed: int | None,
+    asking: Asking,
     priority: str,
     owner: str | None,
     out: Path | None,
     sheet: Path | None,
     no_wait: bool,
+    dry_run: bool,
+    skip_bad: bool,
+    once: str | None,
     as_json: bool,
-    **options: Any,
 ) -> None:
-    """Render pictures from prompts, given here or in a file whose rows may set any field of the specification."""
-    if not prompts and file is None and not options["prompt_embeds"]:
-        raise click.UsageError('nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE')
+    """Render pictures from prompts, given here, in a file whose rows may set any field, or by templates."""
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the pictures: leave out --no-wait, or make it later with `farm sheet`")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    defaults = _checked_options({name: value for name, value in options.items() if value not in (None, ())}, seed)
-    services = open_services(settings)
-    if defaults.get("model"):
-        services.registry[defaults["model"]]
-    tickets = reachable_broker(services)
-    if out is not None:
-        prepare_folder(out)
-    if sheet is not None:
-        prepare_folder(sheet.absolute().parent, option="--sheet")
-    services.objects.check()
-    if settings.embedded and (left := services.views.unfinished_jobs()):
-        say(
-            f"{counted(left, 'job')} of earlier renders still to go, rendered too (`farm status`, `farm cancel RENDER`)"
+    with asking.order(settings) as order:
+        services = open_services(settings)
+        if order.defaults.get("model"):
+            services.registry[order.defaults["model"]]
+        bad = Bad(report=_Report() if skip_bad else None)
+        if dry_run:
+            _say_what_it_takes(services, order, bad, as_json=as_json)
+            return
+        tickets = reachable_broker(services)
+        if out is not None:
+            prepare_folder(out)
+        if sheet is not None:
+            prepare_folder(sheet.absolute().parent, option="--sheet")
+        services.objects.check()
+        _say_what_is_left(services)
+        submission = Submission(
+            owner=settings.owner,
+            priority=Priority[priority.upper()],
+            once=None if once is None else Once(name=once, request_hash=order.fingerprint()),
         )
-    known: dict[str, str | BadSpecification] = {}
-    if defaults.keys() & {"control_images", "prompt_embeds"} or (file is not None and names_inputs(file)):
-        known = upload_all(services.objects, with_defaults(_requests(prompts, file, defaults), defaults))
-    requests = with_references(with_defaults(_requests(prompts, file, defaults), defaults), known)
-    specs = specify(requests, services.registry, pictures_each=pictures_each, seed=seed)
-    noted: Counter[str] = Counter()
-    accepted = submit(
-        services.jobs,
-        services.registry,
-        tickets,
-        noting(specs, services.registry, noted),
-        Submission(owner=settings.owner, priority=Priority[priority.upper()]),
-    )
-    for remark, pictures in noted.items():
-        say(f"{remark} ({counted(pictures, 'picture')})")
+        accepted = _submitted(services, tickets, order, submission, bad)
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return
@@ -120,6 +90,66 @@ def render(
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
+
+
+def _submitted(services: Services, tickets: Tickets | None, order: Order, submission: Submission, bad: Bad) -> Accepted:
+    """Accept an order, and remark on what of it is hardly meant."""
+    noted: Counter[str] = Counter()
+    with counting("pictures checked") as through:
+        wanted = noting(order.wanted(services.registry, services.objects, bad), services.registry, noted)
+        accepted = submit(services.jobs, services.registry, tickets, through(wanted), submission)
+    _say_remarks(noted, bad)
+    return accepted
+
+
+def _say_what_it_takes(services: Services, order: Order, bad: Bad, *, as_json: bool) -> None:
+    noted: Counter[str] = Counter()
+    with counting("pictures checked") as through:
+        wanted = noting(order.wanted(services.registry, services.objects, bad), services.registry, noted)
+        found = estimate(through(wanted), services.registry, services.views)
+    if not found.pictures:
+        raise BadSpecification("nothing to render: no prompt was given")
+    _say_remarks(noted, bad)
+    devices = sum(not found.models or set(worker.models) >= set(found.models) for worker in services.workers.all())
+    if as_json:
+        print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})
+        return
+    click.echo(f"{counted(found.pictures, 'picture')} in {counted(found.batches, 'batch', 'batches')}")
+    if found.device_seconds is None or found.bytes is None:
+        click.echo(f"how long it takes is known once something of {', '.join(found.models)} was rendered")
+        return
+    takes = f"about {duration(found.device_seconds)} of a device"
+    if devices > 1:
+        takes += f", {duration(found.device_seconds / devices)} on the {devices} that serve {', '.join(found.models)}"
+    click.echo(f"{takes}; about {size(found.bytes)} in the store")
+
+
+def _say_what_is_left(services: Services) -> None:
+    if services.settings.embedded and (left := services.views.unfinished_jobs()):
+        say(
+            f"{counted(left, 'job')} of earlier renders still to go, rendered too (`farm status`, `farm cancel RENDER`)"
+        )
+
+
+def _say_remarks(noted: Counter[str], bad: Bad) -> None:
+    for remark, pictures in noted.items():
+        say(f"{remark} ({counted(pictures, 'picture')})")
+    if bad.left_out:
+        say(f"{counted(bad.left_out, 'row')} left out")
+
+
+class _Report:
+    """Tells of rows that are left out: of the first ones each, of more only how many."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, error: InvalidInput) -> None:
+        if self._told < _SHOWN_BAD:
+            say(f"left out: {error}")
+        elif self._told == _SHOWN_BAD:
+            say("left out: … and more")
+        self._told += 1
 
 
 @click.command()
@@ -209,19 +239,3 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         for change in why:
             click.echo(f"made with another {change}")
     context.exit(0 if verdict.identical else 1)
-
-
-def _checked_options(options: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """The command line's options as fields for rows that lack them. Raises BadSpecification."""
-    if "loras" in options:
-        options = {**options, "loras": ",".join(options["loras"])}
-    checked = Request.parse({"prompt": "-", **options, **({} if seed is None else {"seed": seed})})
-    return checked.model_dump(exclude_none=True, exclude={"prompt", "seed"})
-
-
-def _requests(prompts: Sequence[str], file: Path | None, defaults: Mapping[str, Any]) -> Iterator[Asked]:
-    """What was asked for: each prompt given, then each row of the file, or else embeddings alone."""
-    typed = numbered(Request.parse({"prompt": prompt}) for prompt in prompts)
-    if file is not None:
-        return chain(typed, read_manifest(file))
-    return typed if prompts else numbered([Request.parse({"prompt_embeds": defaults["prompt_embeds"]})])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.manifests import read_manifest
+from scheduler.manifests import manifest, read_manifest
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec import Request
 
@@ -10,7 +10,7 @@ from storage.spec import Request
 def read(folder: Path, name: str, text: str | bytes) -> list[Request]:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return [one.request for one in read_manifest(path)]
+    return [one.request for one in read_manifest(manifest(path))]
 
 
 def test_every_line_of_a_text_file_is_a_prompt(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_separators_that_only_look_like_line_ends_stay_in_the_prompt(tmp_path: P
 def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\nnot JSON\n')
-    requests = read_manifest(path)
+    requests = read_manifest(manifest(path))
     assert next(requests) == (f"{path} line 1", Request(prompt="a"))
     with pytest.raises(BadSpecification, match="line 2"):
         next(requests)
@@ -114,6 +114,6 @@ def test_a_bad_file_is_refused_with_the_place(tmp_path: Path, name: str, text: s
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="missing.txt: No such file"):
-        list(read_manifest(tmp_path / "missing.txt"))
+        list(read_manifest(manifest(tmp_path / "missing.txt")))
     with pytest.raises(InvalidInput, match=r"prompts.xlsx: prompt files are \.txt, \.jsonl, \.csv"):
-        list(read_manifest(tmp_path / "prompts.xlsx"))
+        list(read_manifest(manifest(tmp_path / "prompts.xlsx")))
