@@ -126,7 +126,7 @@ def _read_jsonl(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.strip())
         except (ValueError, RecursionError) as error:  # ValueError: also for numbers of thousands of digits
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             bad.met(BadSpecification(f"{where}: not JSON: {reason}"))

@@ -1,7 +1,15 @@
+import datetime
+import json
+import math
+import re
+import resource
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from scheduler.asked import Bad
 from scheduler.manifests import manifest, read_manifest
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec import Request
@@ -117,3 +125,94 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         list(read_manifest(manifest(tmp_path / "missing.txt")))
     with pytest.raises(InvalidInput, match=r"prompts.xlsx: prompt files are \.txt, \.jsonl, \.csv"):
         list(read_manifest(manifest(tmp_path / "prompts.xlsx")))
+
+
+def test_columns_that_are_no_fields_are_kept_as_labels(tmp_path: Path) -> None:
+    row = {"prompt": "a", "custom_id": "cat/1", "topic": "cats", "weight": 0.5, "tags": ["x", {"y": None}]}
+    [from_json] = read(tmp_path, "prompts.jsonl", json.dumps(row))
+    [from_csv] = read(tmp_path, "prompts.csv", "prompt,topic,custom_id,empty\na,cats,cat/1,\n")
+
+    assert (from_json.custom_id, from_csv.custom_id) == ("cat/1", "cat/1")
+    assert from_json.labels == {"topic": "cats", "weight": 0.5, "tags": ["x", {"y": None}]}
+    assert from_csv.labels == {"topic": "cats"}
+
+
+def test_labels_may_be_given_together_too(tmp_path: Path) -> None:
+    [request] = read(tmp_path, "prompts.jsonl", '{"prompt": "a", "labels": {"topic": "cats"}, "source": "web"}')
+    assert request.labels == {"topic": "cats", "source": "web"}
+
+
+def test_rows_of_parquet_are_read_with_their_types(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "prompt": ["a", "b"],
+            "seed": pyarrow.array([1, None], pyarrow.int64()),
+            # As pandas writes whole numbers with gaps.
+            "width": [64.0, math.nan],
+            "guidance_scale": [5.0, 3.0],
+            "taken_on": [datetime.date(2026, 1, 2), None],
+            "tags": [["x", "y"], None],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "prompts.parquet")
+
+    found = [one.request for one in read_manifest(manifest(tmp_path / "prompts.parquet"))]
+
+    assert found == [
+        Request(
+            prompt="a", seed=1, width=64, guidance_scale=5.0, labels={"taken_on": "2026-01-02", "tags": ["x", "y"]}
+        ),
+        Request(prompt="b", guidance_scale=3.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"text": ["a"]}, "expected a column named prompt; there are text"),
+        ({"prompt": [3]}, "row 1: prompt: "),
+        ({"prompt": ["a", None]}, "row 2: prompt: missing"),
+        ({"prompt": ["a"], "image": [b"\x00"]}, "the column image holds bytes"),
+        ({"prompt": ["a"], "width": ["64"]}, "row 1: width: "),
+    ],
+)
+def test_parquet_of_the_wrong_columns_is_refused(tmp_path: Path, columns: dict[str, list[object]], says: str) -> None:
+    path = tmp_path / "prompts.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(BadSpecification, match=says):
+        list(read_manifest(manifest(path)))
+
+
+def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSpecification, match="prompts.parquet: not Parquet"):
+        read(tmp_path, "prompts.parquet", "prompt\na\n")
+
+
+def test_bad_rows_can_be_left_out_and_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(
+        b'{"prompt": "a"}\nnot JSON\n{"prompt": "b", "steps": -1}\n"c"\n{"prompt": "\xff"}\n{"prompt": "d"}\n'
+    )
+    told: list[str] = []
+
+    bad = Bad(report=lambda error: told.append(str(error)))
+    found = list(read_manifest(manifest(path), bad=bad))
+
+    assert [(one.where, one.request.prompt) for one in found] == [(f"{path} line 1", "a"), (f"{path} line 6", "d")]
+    assert [re.search(r"line (\d)", line)[1] for line in told] == ["2", "3", "4", "5"]  # type: ignore[index]
+    assert bad.left_out == 4
+
+
+def test_a_line_without_end_is_refused_without_being_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    with path.open("wb") as file:
+        file.write(b"a\n")
+        file.truncate(300 * 2**20)  # a file with a hole: zeros, and no line end
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    rows = read_manifest(manifest(path))
+    assert next(rows).request.prompt == "a"
+    with pytest.raises(BadSpecification, match="line 2: longer than 1,000,000 characters"):
+        next(rows)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024

@@ -1,0 +1,63 @@
+import pytest
+
+from scheduler.asked import Asked
+from scheduler.grid import check, multiplied, read_columns
+from storage.errors import InvalidInput
+from storage.spec import Request
+
+
+def test_each_request_gets_every_combination_and_its_name_the_number() -> None:
+    asked = [Asked("line 1", Request(prompt="a", custom_id="x")), Asked("line 2", Request(prompt="b", width=64))]
+    found = list(multiplied(asked, {"steps": [10, 20], "sampler": ["DDIM", "Euler"]}, {"guidance": [3.0]}))
+
+    assert [(one.where, one.request.custom_id) for one in found] == [
+        ("line 1", "x-0"),
+        ("line 1", "x-1"),
+        ("line 2", None),
+        ("line 2", None),
+    ]
+    assert [(one.request.num_inference_steps, one.request.sampler) for one in found] == [
+        (10, "ddim"),
+        (20, "euler"),
+    ] * 2
+    assert {one.request.guidance_scale for one in found} == {3.0}
+    assert [one.request.width for one in found] == [None, None, 64, 64]
+
+
+def test_values_win_over_what_a_row_says() -> None:
+    asked = [Asked("line 1", Request(prompt="a", num_inference_steps=5))]
+    assert [one.request.num_inference_steps for one in multiplied(asked, {}, {"steps": ["7", 8]})] == [7, 8]
+
+
+def test_columns_are_read_from_text() -> None:
+    given = ["steps=10, 20", 'prompt=["a, b", "c"]']
+    assert read_columns(given, "--product") == {"steps": ["10", "20"], "prompt": ["a, b", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["steps"], "expected FIELD=VALUE"),
+        (["steps="], "expected FIELD=VALUE"),
+        (["steps=1", "steps=2"], "steps is there twice"),
+        (["prompt=[1"], "not a list in JSON"),
+    ],
+)
+def test_columns_that_cannot_be_read_are_refused(given: list[str], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        read_columns(given, "--zip")
+
+
+@pytest.mark.parametrize(
+    ("in_step", "combined", "says"),
+    [
+        ({"steps": [1], "width": [64, 128]}, {}, "another number"),
+        ({}, {"stepz": [1]}, "stepz: is no field"),
+        ({"steps": [1]}, {"steps": [2]}, "in zip and in product"),
+    ],
+)
+def test_lists_that_do_not_fit_together_are_refused(
+    in_step: dict[str, list[object]], combined: dict[str, list[object]], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        check(in_step, combined)
