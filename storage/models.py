@@ -1,5 +1,7 @@
 """What a model registry holds: models of each kind, with defaults for their pictures and how they are run; LoRAs."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat
@@ -36,7 +38,8 @@ class _Model(BaseModel):
     negative_prompt: NegativePrompt = ""
     sampler: Sampler | None = None
 
-    def defaults(self) -> dict[str, Any]:
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
         """What a request gets for the fields that it leaves out."""
         return self.model_dump(include=_DEFAULTS, exclude_none=True)
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from storage.controls import PER_CONTROLNET, Controls
+from storage.controls import PER_CONTROLNET
 from storage.errors import BadSpecification
 from storage.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec import Spec
@@ -17,9 +17,6 @@ _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "
 #: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
 #: appendix I).
 _SMALLEST_TRAINED = 0.93
-_CONTROLS = frozenset(Controls.model_fields)
-#: Guidance is not among them: every model has a default of it.
-_NOT_TAKEN_BY_ALL = _CONTROLS | {"negative_prompt", "sampler"}
 
 
 def pipeline_of(model: DiffusersModel) -> str | None:
@@ -54,13 +51,14 @@ def check_controls(spec: Spec, model: Model) -> None:
     Raises BadSpecification with the field, what is wrong and what the model takes.
     """
     if isinstance(model, SimulatedModel):
-        asked = spec.fields().keys() & _CONTROLS
-        if asked:
-            raise BadSpecification(f"{min(asked)}: the model {model.alias} is simulated and does not know it")
+        if controls := spec.controls():
+            raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not know it")
         return
-    _check_controlnets(spec, model)
+    asked = set(spec.controls())
+    if asked or model.controlnets:
+        _check_controlnets(spec, model)
+    asked |= {name for name in ("negative_prompt", "sampler") if getattr(spec, name)}
     taken = taken_controls(model)
-    asked = {name for name, value in spec.fields().items() if name in _NOT_TAKEN_BY_ALL and value not in (None, "")}
     if taken is not None and asked - taken:
         raise BadSpecification(
             f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not take it; "
@@ -97,8 +95,7 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:
-    name = pipeline_of(model) or ""
-    multiple = next((factor for prefix, factor in _MULTIPLES.items() if name.startswith(prefix)), 8)
+    multiple = _multiple(pipeline_of(model) or "")
     for field in ("width", "height"):
         size = getattr(spec, field)
         if size % multiple:
@@ -107,6 +104,11 @@ def _check_size(spec: Spec, model: DiffusersModel) -> None:
                 f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
                 f"such as {near or multiple} or {near + multiple} (given: {size})"
             )
+
+
+@cache
+def _multiple(pipeline: str) -> int:
+    return next((factor for prefix, factor in _MULTIPLES.items() if pipeline.startswith(prefix)), 8)
 
 
 def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:

@@ -43,7 +43,7 @@ class Registry:
         model does not take.
         """
         model = self[request.model or self.default]
-        fields = model.defaults() | {"seed": seed} | request.asked() | {"model": model.alias}
+        fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
         try:

@@ -80,9 +80,12 @@ Sampler = Annotated[str, AfterValidator(_sampler)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
+#: NaN is a number of Python's, not of JSON's.
+write_labels = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
 def _labels(value: dict[str, Any]) -> dict[str, Any]:
-    # Not dumps' default: NaN is a number of Python's, not of JSON's.
-    if len(json.dumps(value, allow_nan=False, ensure_ascii=False)) > MAX_LABEL_CHARACTERS:
+    if len(write_labels(value)) > MAX_LABEL_CHARACTERS:
         raise ValueError(f"must be at most {MAX_LABEL_CHARACTERS} characters as JSON")
     return value
 
@@ -153,7 +156,7 @@ NAMES = frozenset(Request.model_fields) | {
     for name in field.validation_alias.choices
 }
 #: A look at `model_fields` costs as much as a whole validation.
-_CONTROLS = frozenset(Controls.model_fields)
+_CONTROLS = tuple(Controls.model_fields)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -197,11 +200,17 @@ class Spec(Controls):
 
     def fields(self) -> dict[str, Any]:
         """Every field but the controls that nothing was asked of, as JSON can write it."""
-        # By hand: a dump of pydantic's takes three times as long, and a manifest has a million rows.
+        # By hand, here and below: a dump of pydantic's takes five times as long, and a manifest has a million rows.
+        said = self.__dict__
+        return {name: said[name] for name in _NEVER_LEFT_OUT} | self.controls()
+
+    def controls(self) -> dict[str, Any]:
+        """The controls that something was asked of, as JSON can write them."""
+        said = self.__dict__
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.__dict__.items()
-            if value is not None or name not in _CONTROLS
+            for name in _CONTROLS
+            if (value := said[name]) is not None
         }
 
     def canonical(self) -> str:
@@ -214,13 +223,13 @@ class Spec(Controls):
             *(self.model, self.width, self.height),
             *(self.num_inference_steps, self.guidance_scale, self.sampler),
         )
-        controls = {name: value for name, value in self.fields().items() if name in _CONTROLS}
-        if controls:
+        if controls := self.controls():
             of_one = {"prompt_embeds": True, "control_images": len(self.control_images or ())}
             shared += (sorted((controls | {name: of_one[name] for name in of_one.keys() & controls.keys()}).items()),)
         return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
 
 
+_NEVER_LEFT_OUT = tuple(name for name in Spec.model_fields if name not in _CONTROLS)
 _KNOWN = f"{', '.join(name for name in Request.model_fields if name not in _CONTROLS)} and the controls"
 
 

@@ -4,7 +4,6 @@ SQLite has one writer at a time, and a worker that cannot write for long loses i
 are gathered where only their submitter sees them, and accepted by one statement.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage.claims import Wanted
 from storage.errors import BadSpecification
+from storage.spec import write_labels
 
 #: Rows in one statement, and the most that are accepted without staging.
 CHUNK = 1000
@@ -97,7 +97,7 @@ def row_of(one: Wanted) -> dict[str, Any]:
         "seed": one.spec.seed,
         "spec": one.spec.canonical(),
         "custom_id": one.custom_id,
-        "labels": json.dumps(one.labels, ensure_ascii=False) if one.labels else None,
+        "labels": write_labels(one.labels) if one.labels else None,
     }
 
 

@@ -88,7 +88,7 @@ def show(alias: str, as_json: bool) -> None:
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
     click.echo("\nwhat a request gets that leaves fields out")
-    print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults().items()))
+    print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults.items()))
     if isinstance(model, DiffusersModel):
         click.echo("\nhow it is run")
         print_table(
