@@ -13,8 +13,9 @@
     │   │   ├── DatabaseBusy     the transaction did nothing and may be run again
     │   │   └── SchemaMismatch   the database belongs to another version of the farm
     │   ├── BrokerProblem
-    │   └── ObjectStoreProblem
-    │       └── ObjectStoreRefused   the store answered and said no: waiting will not help
+    │   ├── ObjectStoreProblem
+    │   │   └── ObjectStoreRefused   the store answered and said no: waiting will not help
+    │   └── ExportProblem        the place that an export is written to is full or gone
     └── RenderFault              a batch came to nothing, and why (`storage.faults` says what follows)
         ├── RenderFailed         this picture cannot be made
         ├── OutOfMemory          not so many pictures at once, on this device
@@ -85,6 +86,10 @@ class ObjectStoreProblem(ServiceProblem):
 
 class ObjectStoreRefused(ObjectStoreProblem):
     """Raised when the object store refuses (missing bucket, forbidden): a person must act."""
+
+
+class ExportProblem(ServiceProblem):
+    """Raised when an export cannot be written on; run again, it goes on where it was."""
 
 
 class RenderFault(FarmError):

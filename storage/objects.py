@@ -17,6 +17,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -98,6 +99,14 @@ def open_objects(settings: Settings) -> ObjectStore:
     if parts.scheme in ("", "file"):
         return LocalObjects(Path(parts.path if parts.scheme else url))
     raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
+
+
+def open_place(url: str, settings: Settings) -> "S3Objects":
+    """Any place in any bucket, `s3://bucket/prefix`, with the farm's endpoint and keys. Raises BadSettings."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise BadSettings(f"{url}: expected s3://bucket/prefix")
+    return S3Objects(bucket=bucket, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url)
 
 
 def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
@@ -269,6 +278,15 @@ class S3Objects:
                     raise NotFound(f"no object {key} in {self.shown}") from None
                 raise
         return body
+
+    def upload(self, key: str, file: Path) -> None:
+        """Store a file whatever is there, piece by piece; nobody sees a part of it."""
+        with self._translated():
+            try:
+                self._client.upload_file(str(file), self._bucket, self._name(key))
+            except S3UploadFailedError as error:
+                # boto3 wraps what the store said.
+                raise (error.__cause__ or error.__context__ or error) from error
 
     def copy(self, key: str, file: IO[bytes]) -> None:
         """Copy an object into a file; here the key may be anybody's. Raises NotFound."""

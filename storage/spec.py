@@ -25,7 +25,7 @@ MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_PIXELS = 4096 * 4096
 #: Labels of one picture, as JSON.
-MAX_LABEL_CHARACTERS = 20_000
+MAX_LABEL_BYTES = 20_000
 
 #: Samplers ("schedulers" in Diffusers' words): our name → the name that people and galleries write.
 #: `worker.samplers` makes them.
@@ -85,8 +85,9 @@ write_labels = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def _labels(value: dict[str, Any]) -> dict[str, Any]:
-    if len(write_labels(value)) > MAX_LABEL_CHARACTERS:
-        raise ValueError(f"must be at most {MAX_LABEL_CHARACTERS} characters as JSON")
+    # Encoding it finds lone surrogates, which no database takes.
+    if len(write_labels(value).encode()) > MAX_LABEL_BYTES:
+        raise ValueError(f"must be at most {MAX_LABEL_BYTES} bytes as JSON")
     return value
 
 

@@ -298,14 +298,20 @@ class Views:
             row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
         if row is None:
             raise NotFound(f"no batch has the id {batch_id!r}")
-        return BatchView(
-            id=row.id,
-            worker=row.worker,
-            job_row_ids=json.loads(row.jobs),
-            recipe=json.loads(row.recipe),
-            render_seconds=row.render_seconds,
-            finished_at=row.finished_at,
-        )
+        return _batch(row)
+
+    def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
+        """Those of these ids that there are."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(batches).where(batches.c.id.in_(sorted(set(ids)))))
+            return {row.id: _batch(row) for row in rows}
+
+    def labels(self, render_id: str) -> Iterator[Mapping[str, Any]]:
+        """The labels of a render's pictures, as far as they have any; each distinct set once, in no order."""
+        statement = select(jobs.c.labels).where(jobs.c.render_id == render_id, jobs.c.labels.is_not(None)).distinct()
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+                yield json.loads(row.labels)
 
     def specs(self, batch: BatchView) -> list[Spec]:
         """The specifications of a batch's pictures, in the order in which they were rendered."""
@@ -341,6 +347,17 @@ def _render(row: Row[Any]) -> RenderView:
         created_at=row.created_at,
         finished_at=row.finished_at,
         held=row.held,
+    )
+
+
+def _batch(row: Row[Any]) -> BatchView:
+    return BatchView(
+        id=row.id,
+        worker=row.worker,
+        job_row_ids=json.loads(row.jobs),
+        recipe=json.loads(row.recipe),
+        render_seconds=row.render_seconds,
+        finished_at=row.finished_at,
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from scheduler.cli.api import api, keys, webhooks
 from scheduler.cli.doctor import doctor
+from scheduler.cli.export import export
 from scheduler.cli.faults import faults, workers
 from scheduler.cli.look import jobs, recipe, status
 from scheduler.cli.models import models
@@ -36,7 +37,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(render, status, jobs, cancel, retry, recipe, rerender, sheet, upload),
+    *(render, status, jobs, cancel, retry, recipe, rerender, sheet, export, upload),
     *(models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
 ):
     cli.add_command(_command)

@@ -124,6 +124,35 @@ def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]
 
 
 @contextmanager
+def amount_of(label: str, total: int, noun: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar for so many of something, with rate and time left; where no terminal is, a line now and then."""
+    started = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _Left(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(label, total=total, rate=None, left=None)
+        next_at = started + _PLAIN_LINE_SECONDS
+
+        def show(done: int) -> None:
+            nonlocal next_at
+            rate = done / max(time.monotonic() - started, 0.001)
+            left = (total - done) / rate if rate else None
+            bar.update(task, completed=done, rate=rate, left=left)
+            if bar.disable and time.monotonic() > next_at:
+                say(f"{label}: {done:,} of {total:,} {noun}, {rate:,.0f}/s")
+                next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+
+        yield show
+
+
+@contextmanager
 def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
     """Counts what flows through, with rate, where nobody knows yet how much it will be."""
     started = time.monotonic()

@@ -1,0 +1,92 @@
+"""`farm export`: a render as a dataset."""
+
+import re
+import time
+
+import click
+
+from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, size
+from scheduler.services import open_services
+from storage.errors import BadSettings, InvalidInput
+from storage.exports import Exports
+from storage.settings import read_settings
+
+_FORMATS = ["webdataset", "parquet", "imagefolder"]
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SHARD_SIZE = 1000
+
+
+def _bytes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter("expected a size such as 500MB or 1GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@click.option("--format", "layout", type=click.Choice(_FORMATS), required=True, help="How the dataset is laid out.")
+@click.option("--to", required=True, metavar="DIR", help="A folder, or s3://BUCKET/PREFIX.")
+@click.option(
+    "--shard-size", type=click.IntRange(min=1, max=100_000), metavar="N", help=f"Pictures a shard ({_SHARD_SIZE})."
+)
+@click.option("--shard-bytes", callback=_bytes, metavar="SIZE", help="Or so many bytes of pictures a shard: 1GB.")
+@click.option("--follow", is_flag=True, help="Write shards while the render runs, until it ends.")
+@json_option
+def export(
+    render_id: str, layout: str, to: str, shard_size: int | None, shard_bytes: int | None, follow: bool, as_json: bool
+) -> None:
+    """Write a render's pictures as a dataset, with all that was asked and used for each.
+
+    Interrupted, the same command goes on where it was. The same render gives the same files.
+    """
+    try:
+        # Of the extra `datasets`: only this command and Parquet prompt files need it.
+        from scheduler.export.plan import Sharding
+        from scheduler.export.run import Export, Progress
+        from scheduler.export.targets import open_target
+    except ImportError:
+        raise BadSettings('exports are not installed; run `pip install "diffusion-farm[datasets]"`') from None
+    if shard_size is not None and shard_bytes is not None:
+        raise InvalidInput("--shard-size and --shard-bytes: give one of them")
+    settings = read_settings()
+    services = open_services(settings)
+    render = services.views.render(render_id)
+    started = time.monotonic()
+    with amount_of(f"export of {render_id}", render.total, "pictures") as show:
+
+        def show_progress(progress: Progress) -> None:
+            show(progress.pictures + progress.failed)
+
+        done = Export(
+            views=services.views,
+            objects=services.objects,
+            exports=Exports(services.database),
+            target=open_target(to, settings),
+            render_id=render_id,
+            format=layout,
+            sharding=Sharding(pictures=None if shard_bytes else shard_size or _SHARD_SIZE, bytes=shard_bytes),
+            follow=follow,
+        ).run(show_progress)
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json(
+            {
+                "render": render_id,
+                "format": layout,
+                "to": to,
+                "shards": done.shards,
+                "pictures": done.pictures,
+                "failed": done.failed,
+                "bytes": done.bytes,
+                "seconds": round(seconds, 2),
+            }
+        )
+        return
+    failed = f", {done.failed} without a picture" if done.failed else ""
+    click.echo(
+        f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){failed} in {counted(done.shards, 'shard')} in {to}, "
+        f"{done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
+    )

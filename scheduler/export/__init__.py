@@ -1,0 +1,1 @@
+"""Finished renders as datasets: WebDataset shards, Parquet, or an image folder."""

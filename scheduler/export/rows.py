@@ -1,0 +1,149 @@
+"""What a dataset says of each picture: a table with the same columns in every shard of a render."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from storage.controls import Controls
+from storage.states import State
+from storage.views import BatchView, JobView
+
+Kind = Literal["text", "whole", "fraction", "truth"]
+
+#: Our own columns: name → kind.
+COLUMNS: Mapping[str, Kind] = {
+    "key": "text",
+    "job": "text",
+    "index": "whole",
+    "custom_id": "text",
+    "status": "text",
+    "error": "text",
+    "prompt": "text",
+    "negative_prompt": "text",
+    "seed": "whole",
+    "model": "text",
+    "weights": "text",
+    "sampler": "text",
+    "num_inference_steps": "whole",
+    "guidance_scale": "fraction",
+    "width": "whole",
+    "height": "whole",
+    # As JSON: what else the picture was made with, and the software and device that made it.
+    "controls": "text",
+    "made_with": "text",
+    "started_at": "fraction",
+    "finished_at": "fraction",
+    "render_seconds": "fraction",
+    "batch_size": "whole",
+    "batch_position": "whole",
+    "sha256": "text",
+    "bytes": "whole",
+}
+
+#: What Python's types are as columns.
+_KINDS: Mapping[type, Kind] = {bool: "truth", int: "whole", float: "fraction", str: "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of a render's dataset: ours, then its labels', by name."""
+
+    #: Label → (column, kind); values of several kinds become text (JSON).
+    labels: Mapping[str, tuple[str, Kind]]
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        return {**COLUMNS, **dict(self.labels.values())}
+
+
+def columns_of(labels: Iterable[Mapping[str, Any]]) -> Columns:
+    """Look through all labels of a render. One that is called like a column of ours becomes `label_…`."""
+    found: dict[str, set[Kind]] = {}
+    for said in labels:
+        for name, value in said.items():
+            if value is not None:
+                found.setdefault(name, set()).add(_kind(value))
+            else:
+                found.setdefault(name, set())
+    return Columns(labels={name: (_column(name, found), _common(kinds)) for name, kinds in sorted(found.items())})
+
+
+def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) -> dict[str, Any]:
+    """Every column, None where there is nothing to say."""
+    spec = job.spec
+    controls = {name: value for name, value in spec.fields().items() if name in Controls.model_fields}
+    row: dict[str, Any] = dict.fromkeys(columns.kinds)
+    row |= {
+        "key": key,
+        "job": job.id,
+        "index": job.index,
+        "custom_id": job.custom_id,
+        "status": "success" if job.state is State.DONE else str(job.state),
+        "error": job.error,
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": spec.seed,
+        "model": spec.model,
+        "sampler": spec.sampler,
+        "num_inference_steps": spec.num_inference_steps,
+        "guidance_scale": spec.guidance_scale,
+        "width": spec.width,
+        "height": spec.height,
+        "controls": _json(controls) if controls else None,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "sha256": job.sha256,
+        "bytes": job.bytes,
+    }
+    if batch is not None:
+        row |= {
+            "weights": batch.recipe.get("weights"),
+            "made_with": _json(batch.recipe),
+            "render_seconds": batch.render_seconds,
+            "batch_size": len(batch.job_row_ids),
+            "batch_position": batch.job_row_ids.index(job.row_id),
+        }
+    for name, value in (job.labels or {}).items():
+        column, kind = columns.labels[name]
+        row[column] = _as(kind, value)
+    return row
+
+
+def _kind(value: object) -> Kind:
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return "text"
+    return _KINDS.get(type(value), "text")
+
+
+def _column(name: str, names: Mapping[str, object]) -> str:
+    # `image` and `file_name` are what the formats call the picture itself.
+    while name in COLUMNS or name in ("image", "file_name"):
+        name = f"label_{name}"
+        while name in names:
+            name += "_"
+    return name
+
+
+def _common(kinds: set[Kind]) -> Kind:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "fraction" if kinds == {"whole", "fraction"} else "text"
+
+
+def _as(kind: Kind, value: Any) -> Any:
+    if value is None or kind != "text":
+        return float(value) if kind == "fraction" and value is not None else value
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Status → how many rows."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row["status"]] = found.get(row["status"], 0) + 1
+    return dict(sorted(found.items()))

@@ -1,0 +1,196 @@
+"""The story of an export: shard by shard, its pictures gathered, its files built, placed, and noted as done.
+
+Every step can be interrupted and is found again: pictures that were gathered are kept, checked by their hash; a shard
+is done once its `_stats.json` is there, which is placed last and names what the shard was made from.
+"""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scheduler.export.formats import FORMATS
+from scheduler.export.plan import Shard, Sharding, shards
+from scheduler.export.rows import Columns, columns_of, counts, row_of
+from scheduler.export.targets import Target, writing
+from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
+from storage.exports import Exports
+from storage.objects import ObjectStore
+from storage.states import FINAL, State
+from storage.views import JobView, Views
+
+#: Pictures fetched at once, each straight into a file.
+_THREADS = 8
+_LOOK_EVERY_SECONDS = 1.0
+_SEEN_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class Progress:
+    """How far an export is; what was there before counts, too."""
+
+    shards: int = 0
+    pictures: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    views: Views
+    objects: ObjectStore
+    exports: Exports
+    target: Target
+    render_id: str
+    format: str
+    sharding: Sharding
+    #: Write shards while the render runs; else it must be finished.
+    follow: bool = False
+
+    def run(self, show: Callable[[Progress], None]) -> Progress:
+        """Raises InvalidInput, ExportProblem, ObjectStoreProblem; what was written before is gone on with next time."""
+        render = self.views.render(self.render_id)
+        if not render.finished and not self.follow:
+            raise InvalidInput(
+                f"render {self.render_id} is {render.state}, {render.remaining} pictures to go; "
+                "--follow writes shards while it runs"
+            )
+        options = {"render": self.render_id, "format": self.format, **self.sharding.fields()}
+        progress = Progress()
+        with self.target.claim(options) as working:
+            export_id = self.exports.begin(
+                render_id=self.render_id, format=self.format, target=self.target.shown, options=options
+            )
+            columns = columns_of(self.views.labels(self.render_id))
+            for shard in shards(self._final_jobs(export_id), self.sharding):
+                self._write(shard, columns, working, progress, show)
+            self.exports.finish(export_id)
+        return progress
+
+    def _final_jobs(self, export_id: str) -> Iterator[JobView]:
+        """All jobs in their order, each once it is final; waits for them while the render runs."""
+        after, seen_at = -1, time.monotonic()
+        while True:
+            for job in self.views.jobs(self.render_id, after=after):
+                if job.state not in FINAL:
+                    break
+                yield job
+                after = job.index
+                if time.monotonic() - seen_at > _SEEN_EVERY_SECONDS:
+                    self.exports.seen(export_id)
+                    seen_at = time.monotonic()
+            else:
+                return
+            if not self.follow:
+                raise InvalidInput(
+                    f"render {self.render_id}: job {job.id} was put back in the queue meanwhile; run again"
+                )
+            self.exports.seen(export_id)
+            time.sleep(_LOOK_EVERY_SECONDS)
+
+    def _write(
+        self, shard: Shard, columns: Columns, working: Path, progress: Progress, show: Callable[[Progress], None]
+    ) -> None:
+        batches = self.views.batches({job.batch_id for job in shard.jobs if job.batch_id is not None})
+        rows = [
+            row_of(job, shard.key(position), batches.get(job.batch_id or ""), columns)
+            for position, job in enumerate(shard.jobs)
+        ]
+        by_status = counts(rows)
+        made = by_status.get("success", 0)
+        size = sum(row["bytes"] or 0 for row in rows)
+        stats = {
+            "count": len(rows),
+            "successes": made,
+            "failed": len(rows) - made,
+            "status_dict": by_status,
+            "bytes": size,
+            "first_index": shard.jobs[0].index,
+            "last_index": shard.jobs[-1].index,
+            # Of the rows, and so of the hashes of all pictures: a shard of other rows is written anew.
+            "rows_sha256": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
+        }
+        name = f"{shard.name}_stats.json"
+        noted = (json.dumps(stats, indent=1) + "\n").encode()
+        if self.target.read(name) != noted:
+            self._build(shard, rows, columns, working, lambda n: show(_with(progress, pictures=n)))
+            with writing(self.target.shown):
+                (working / name).write_bytes(noted)
+            self.target.place(name, working / name)
+        progress.shards += 1
+        progress.pictures += made
+        progress.failed += len(rows) - made
+        progress.bytes += size
+        show(progress)
+
+    def _build(
+        self,
+        shard: Shard,
+        rows: list[dict[str, Any]],
+        columns: Columns,
+        working: Path,
+        show: Callable[[int], None],
+    ) -> None:
+        pictures, built = working / f"{shard.name}.pictures", working / f"{shard.name}.built"
+        shutil.rmtree(built, ignore_errors=True)
+        with writing(self.target.shown):
+            pictures.mkdir(exist_ok=True)
+            built.mkdir()
+        wanted = [(job, pictures / f"{row['key']}.png") for job, row in zip(shard.jobs, rows, strict=True)]
+        self._gather([(job, file) for job, file in wanted if job.state is State.DONE], show)
+        with writing(self.target.shown):
+            names = FORMATS[self.format](shard, rows, columns, pictures, built)
+        for name in names:
+            self.target.place(name, built / name)
+        shutil.rmtree(built)
+        shutil.rmtree(pictures)
+
+    def _gather(self, wanted: list[tuple[JobView, Path]], show: Callable[[int], None]) -> None:
+        """Bring the pictures here; those that are, and are whole, stay."""
+        done, lock = 0, threading.Lock()
+
+        def one(job: JobView, file: Path) -> None:
+            nonlocal done
+            self._fetch(job, file)
+            with lock:
+                done += 1
+                if done % 50 == 0:
+                    show(done)
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="export") as threads:
+            for finished in [threads.submit(one, job, file) for job, file in wanted]:
+                try:
+                    finished.result()
+                except BaseException:
+                    threads.shutdown(cancel_futures=True)
+                    raise
+
+    def _fetch(self, job: JobView, file: Path) -> None:
+        """Raises ObjectStoreProblem if what the store has is not what was stored."""
+        if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == job.sha256:
+            return
+        try:
+            data = self.objects.get(str(job.object))
+        except NotFound:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != job.sha256:
+            state = "damaged" if data else "missing"
+            raise ObjectStoreProblem(f"job {job.id}: its picture in {self.objects.shown} is {state} ({job.object})")
+        with writing(self.target.shown):
+            file.write_bytes(data)
+
+
+def _with(progress: Progress, *, pictures: int) -> Progress:
+    """With the pictures of the shard that is being gathered."""
+    return Progress(
+        shards=progress.shards,
+        pictures=progress.pictures + pictures,
+        failed=progress.failed,
+        bytes=progress.bytes,
+    )

@@ -1,0 +1,161 @@
+"""Where an export goes: a folder, or a place in a bucket. Nothing half-written ever has its final name.
+
+Both build a shard in a working folder on this machine; what is in it is gone on with after an interruption.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from storage.errors import ExportProblem, InvalidInput, NotFound
+from storage.objects import S3Objects, open_place
+from storage.settings import Settings
+
+#: Says what is written here: that of another export is not touched.
+NOTE = "_export.json"
+
+
+class Target(Protocol):
+    """Every method raises ExportProblem or ObjectStoreProblem where the place is full, gone or refuses."""
+
+    #: Its address, as the table of exports and messages name it.
+    shown: str
+
+    def claim(self, note: Mapping[str, Any]) -> contextlib.AbstractContextManager[Path]:
+        """Take the place for an export, or go on with it; the working folder.
+
+        Raises InvalidInput if something else is there, or another process is writing.
+        """
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """What is there under a name."""
+        ...
+
+    def place(self, name: str, built: Path) -> None:
+        """Give a file or folder that is complete its final name."""
+        ...
+
+
+def open_target(to: str, settings: Settings) -> Target:
+    """Raises BadSettings. Nothing is looked at yet."""
+    if to.startswith("s3://"):
+        return BucketTarget(open_place(to, settings), to.rstrip("/"), settings.home)
+    return FolderTarget(Path(to))
+
+
+class FolderTarget:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self.shown = str(self._folder)
+
+    @contextmanager
+    def claim(self, note: Mapping[str, Any]) -> Iterator[Path]:
+        working = self._folder / ".export"
+        with writing(self.shown):
+            if self._folder.exists() and self._something_else():
+                raise InvalidInput(f"--to {self.shown}: there is something else already; choose another folder")
+            working.mkdir(parents=True, exist_ok=True)
+        with _alone(working, self.shown):
+            _check_note(self.read(NOTE), note, self.shown)
+            with writing(self.shown):
+                built = working / NOTE
+                built.write_text(json.dumps(note, indent=1) + "\n")
+                self.place(NOTE, built)
+            yield working
+        with writing(self.shown):
+            shutil.rmtree(working)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def place(self, name: str, built: Path) -> None:
+        final = self._folder / name
+        with writing(self.shown):
+            if final.is_dir():
+                shutil.rmtree(final)
+            os.replace(built, final)
+
+    def _something_else(self) -> bool:
+        found = {path.name for path in self._folder.iterdir()}
+        return bool(found) and not found & {NOTE, ".export"}
+
+
+class BucketTarget:
+    def __init__(self, place: S3Objects, to: str, home: Path) -> None:
+        self._place = place
+        self._working = home / "exports" / hashlib.sha256(to.encode()).hexdigest()[:16]
+        self.shown = to
+
+    @contextmanager
+    def claim(self, note: Mapping[str, Any]) -> Iterator[Path]:
+        with writing(str(self._working)):
+            self._working.mkdir(parents=True, exist_ok=True)
+        with _alone(self._working, self.shown):
+            before = self.read(NOTE)
+            if before is None and next(iter(self._place.list()), None) is not None:
+                raise InvalidInput(f"--to {self.shown}: there is something else already; choose another prefix")
+            _check_note(before, note, self.shown)
+            built = self._working / NOTE
+            with writing(str(self._working)):
+                built.write_text(json.dumps(note, indent=1) + "\n")
+            self.place(NOTE, built)
+            yield self._working
+        shutil.rmtree(self._working)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return self._place.get(name)
+        except NotFound:
+            return None
+
+    def place(self, name: str, built: Path) -> None:
+        if built.is_dir():
+            for file in sorted(built.iterdir()):
+                self._place.upload(f"{name}/{file.name}", file)
+        else:
+            self._place.upload(name, built)
+
+
+@contextmanager
+def _alone(working: Path, shown: str) -> Iterator[None]:
+    with (working / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(f"--to {shown}: another process is writing there; wait for it") from None
+        yield
+
+
+def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> None:
+    if before is None:
+        return
+    try:
+        found = json.loads(before)
+    except ValueError:
+        found = None
+    if found != dict(note):
+        what = f"an export of {found}" if isinstance(found, dict) else "something else"
+        raise InvalidInput(f"--to {shown}: there is {what} already; go on with the same, or choose another place")
+
+
+@contextmanager
+def writing(shown: str) -> Iterator[None]:
+    """Raises ExportProblem where a file of an export cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ExportProblem(
+            f"{shown}: cannot be written to ({error.strerror or error}); "
+            "once that is mended, the same command goes on where it was"
+        ) from None
