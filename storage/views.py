@@ -306,12 +306,12 @@ class Views:
             rows = connection.execute(select(batches).where(batches.c.id.in_(sorted(set(ids)))))
             return {row.id: _batch(row) for row in rows}
 
-    def labels(self, render_id: str) -> Iterator[Mapping[str, Any]]:
-        """The labels of a render's pictures, as far as they have any; each distinct set once, in no order."""
-        statement = select(jobs.c.labels).where(jobs.c.render_id == render_id, jobs.c.labels.is_not(None)).distinct()
+    def labels(self, render_id: str) -> Iterator[Mapping[str, Any] | None]:
+        """The labels of a render's pictures, None for those without; each distinct set once, in no order."""
+        statement = select(jobs.c.labels).where(jobs.c.render_id == render_id).distinct()
         with self._database.read() as connection:
             for row in connection.execution_options(yield_per=_PAGE).execute(statement):
-                yield json.loads(row.labels)
+                yield None if row.labels is None else json.loads(row.labels)
 
     def specs(self, batch: BatchView) -> list[Spec]:
         """The specifications of a batch's pictures, in the order in which they were rendered."""

@@ -67,14 +67,14 @@ def parquet_shard(shard: Shard, rows: Rows, columns: Columns, pictures: Path, in
     return [name]
 
 
-def imagefolder_shard(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path) -> list[str]:  # noqa: ARG001
+def imagefolder_shard(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path) -> list[str]:
     """A folder `00000` of `KEY.png` and `metadata.jsonl`; rows without a picture are in `00000_failed.jsonl`."""
     folder, failed = into / shard.name, f"{shard.name}_failed.jsonl"
     folder.mkdir()
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for row in _made(rows):
             os.link(pictures / f"{row['key']}.png", folder / f"{row['key']}.png")
-            file.write(_line({"file_name": f"{row['key']}.png", **row}) + "\n")
+            file.write(_line({"file_name": f"{row['key']}.png", **columns.without_null(row)}) + "\n")
         _to_disk(file)
     missing = [row for row in rows if row["status"] != "success"]
     if not missing:

@@ -1,6 +1,7 @@
 """What a dataset says of each picture: a table with the same columns in every shard of a render."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,22 +52,45 @@ class Columns:
 
     #: Label → (column, kind); values of several kinds become text (JSON).
     labels: Mapping[str, tuple[str, Kind]]
+    #: Columns of labels that not every picture has.
+    with_gaps: frozenset[str] = frozenset()
 
     @property
     def kinds(self) -> dict[str, Kind]:
         return {**COLUMNS, **dict(self.labels.values())}
 
+    def without_null(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """For readers that learn a column's type from its first values, as those of JSON do.
 
-def columns_of(labels: Iterable[Mapping[str, Any]]) -> Columns:
+        Where there is no text it is empty, and other columns with gaps are text.
+        """
+        kinds = self.kinds
+        return {
+            name: value
+            if name not in kinds or (kinds[name] == "text" and value is not None)
+            else _text(value)
+            if kinds[name] == "text" or name in self.with_gaps
+            else value
+            for name, value in row.items()
+        }
+
+
+def columns_of(labels: Iterable[Mapping[str, Any] | None]) -> Columns:
     """Look through all labels of a render. One that is called like a column of ours becomes `label_…`."""
     found: dict[str, set[Kind]] = {}
+    given: Counter[str] = Counter()
+    sets = 0
     for said in labels:
-        for name, value in said.items():
+        sets += 1
+        for name, value in (said or {}).items():
+            kinds = found.setdefault(name, set())
             if value is not None:
-                found.setdefault(name, set()).add(_kind(value))
-            else:
-                found.setdefault(name, set())
-    return Columns(labels={name: (_column(name, found), _common(kinds)) for name, kinds in sorted(found.items())})
+                kinds.add(_kind(value))
+                given[name] += 1
+    named = {name: (_column(name, found), _common(kinds)) for name, kinds in sorted(found.items())}
+    return Columns(
+        labels=named, with_gaps=frozenset(column for name, (column, _) in named.items() if given[name] < sets)
+    )
 
 
 def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) -> dict[str, Any]:
@@ -135,6 +159,10 @@ def _as(kind: Kind, value: Any) -> Any:
     if value is None or kind != "text":
         return float(value) if kind == "fraction" and value is not None else value
     return value if isinstance(value, str) else _json(value)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else _json(value)
 
 
 def _json(value: Any) -> str:

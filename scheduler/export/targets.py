@@ -60,6 +60,8 @@ class FolderTarget:
     def claim(self, note: Mapping[str, Any]) -> Iterator[Path]:
         working = self._folder / ".export"
         with writing(self.shown):
+            # Also before anything is made here.
+            _check_note(self.read(NOTE), note, self.shown)
             if self._folder.exists() and self._something_else():
                 raise InvalidInput(f"--to {self.shown}: there is something else already; choose another folder")
             working.mkdir(parents=True, exist_ok=True)

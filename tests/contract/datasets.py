@@ -1,0 +1,95 @@
+"""Finished renders to export: rows and real PNG files, made without a worker."""
+
+import hashlib
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+from PIL import Image
+
+from scheduler.export.plan import Sharding
+from scheduler.export.run import Export, Progress
+from scheduler.export.targets import open_target
+from storage.claims import Published, Wanted
+from storage.database import Database
+from storage.exports import Exports
+from storage.jobs import Jobs
+from storage.objects import ObjectStore, picture_key
+from storage.settings import Settings
+from storage.views import Views
+from tests.contract.renders import claim, fail, pictures, rendered, submit
+
+
+def wanted(n: int) -> list[Wanted]:
+    """Pictures with names, and labels of several kinds."""
+    topics = ["stars", "circles", "squares"]
+    return [
+        Wanted(
+            spec=spec.model_copy(update={"prompt": f"a kitten, number {number}"}),
+            custom_id=f"row/{number}",
+            labels={"topic": topics[number % 3], "score": number / 2 if number % 2 else number, "tags": ["x", number]}
+            | ({"seed": "theirs"} if number == 0 else {}),
+        )
+        for number, spec in enumerate(pictures(n))
+    ]
+
+
+def render_of(farm: Jobs, objects: ObjectStore, n: int, *, failing: Collection[int] = ()) -> str:
+    """The id of a finished render of so many pictures; those of these indexes failed."""
+    render_id = submit(farm, wanted(n))
+    make(farm, objects, n, failing=failing)
+    return render_id
+
+
+def make(farm: Jobs, objects: ObjectStore, n: int, *, failing: Collection[int] = ()) -> None:
+    """Claim, draw and complete the next `n` jobs."""
+    left = n
+    while left:
+        found = claim(farm, limit=min(8, left))
+        left -= len(found.jobs)
+        published = []
+        for job in found.jobs:
+            if job.index in failing:
+                fail(farm, job, "the picture is black")
+                continue
+            data = drawn(job.spec.seed)
+            key = picture_key(job.render_id, job.index)
+            objects.put(key, data)
+            published.append(Published(job=job, object=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+        farm.complete(rendered(found), published)
+
+
+def drawn(seed: int) -> bytes:
+    """A picture that no other seed has."""
+    image = Image.new("RGB", (16, 16), (seed % 256, seed // 256 % 256, 90))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def exported(
+    database: Database,
+    objects: ObjectStore,
+    render_id: str,
+    to: str,
+    *,
+    layout: str = "webdataset",
+    sharding: Sharding | None = None,
+    follow: bool = False,
+    settings: Settings | None = None,
+) -> Progress:
+    return Export(
+        views=Views(database),
+        objects=objects,
+        exports=Exports(database),
+        target=open_target(to, settings or Settings(home=Path(to))),
+        render_id=render_id,
+        format=layout,
+        sharding=sharding or Sharding(pictures=10),
+        follow=follow,
+    ).run(lambda _: None)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
