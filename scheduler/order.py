@@ -42,14 +42,17 @@ class Order:
 
     def asked(self, bad: Bad | None = None) -> Iterator[Asked]:
         """A request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
-        typed = numbered(Request.parse({"prompt": prompt}) for prompt in self.prompts)
-        rows = read_manifest(self.manifest, bad=bad) if self.manifest is not None else ()
         drawn = self._of_templates() if self.templates is not None else ()
-        found: Iterator[Asked] = chain(typed, rows, drawn)
+        found: Iterator[Asked] = chain(self.rows(bad), drawn)
         if self.manifest is None and not self.prompts and self.templates is None:
             # Embeddings stand for all words.
             found = numbered([Request.parse({"prompt_embeds": self.defaults.get("prompt_embeds")})])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
+
+    def rows(self, bad: Bad | None = None) -> Iterator[Asked]:
+        """What was typed or is in the file, before anything is filled in."""
+        typed = numbered(Request.parse({"prompt": prompt}) for prompt in self.prompts)
+        return chain(typed, read_manifest(self.manifest, bad=bad) if self.manifest is not None else ())
 
     def wanted(self, registry: Registry, objects: ObjectStore, bad: Bad | None = None) -> Iterator[Wanted]:
         """Complete specifications with seeds. Stores the files that are named, before anything else.

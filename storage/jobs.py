@@ -201,6 +201,10 @@ class Jobs:
     @transaction
     def cancel(self, connection: Connection, render_id: str) -> int:
         """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
+        return self.cancel_within(connection, render_id)
+
+    def cancel_within(self, connection: Connection, render_id: str) -> int:
+        """The same within another transaction."""
         told = Happened(render_id=render_id, kind=Kind.RENDER_CANCELLED)
         return self._cancel(connection, jobs.c.render_id == render_id, told)
 

@@ -126,6 +126,18 @@ class Keys:
             return None
         return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
 
+    def usable(self, key_id: str) -> Key | None:
+        """A key by its id, unless it is expired or revoked."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(keys).where(
+                    keys.c.id == key_id,
+                    keys.c.revoked_at.is_(None),
+                    keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
+                )
+            ).first()
+        return None if row is None else _key(row)
+
     def all(self) -> Sequence[Key]:
         """In the order in which they were made."""
         with self.database.read() as connection:

@@ -165,10 +165,10 @@ class Views:
         return found
 
     def unfinished_jobs(self) -> int:
-        """How many jobs of all renders are waiting or running."""
+        """How many jobs of all renders are waiting or running; what is held is neither."""
         left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
         with self._database.read() as connection:
-            statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None))
+            statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None), ~renders.c.held)
             return int(connection.execute(statement).scalar_one())
 
     def job(self, job_id: str) -> JobView:

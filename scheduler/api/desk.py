@@ -11,7 +11,7 @@ from scheduler.services import Services
 from storage.broker import Tickets
 from storage.jobs import Jobs
 from storage.objects import ObjectStore
-from storage.quotas import Quotas
+from storage.quotas import Quotas, over_limit
 from storage.registry import Registry
 from storage.signing import Secrets
 from storage.spec import Spec
@@ -74,22 +74,8 @@ class Desk:
         if caller.key_id is None or (name is not None and self.views.accepted_as(caller.owner, name)):
             return
         used = Quotas(self.services.database).used(caller.key_id)
-        if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
-            raise Refused(429, f"this key may submit {limits.per_minute} times a minute", {"Retry-After": "60"})
-        if limits.queued is not None and used.unfinished + pictures > limits.queued:
-            raise Refused(
-                429,
-                f"this key may have {limits.queued} pictures in the queue, {used.unfinished} are there; "
-                "wait until some are done, or ask for less",
-                {"Retry-After": "30"},
-            )
-        if limits.per_day is not None and used.accepted_last_day + pictures > limits.per_day:
-            raise Refused(
-                429,
-                f"this key may ask for {limits.per_day} pictures a day, {used.accepted_last_day} were accepted "
-                "within the last 24 hours",
-                {"Retry-After": "3600"},
-            )
+        if over := over_limit(limits, used, pictures):
+            raise Refused(429, over.words, {"Retry-After": str(over.retry_seconds)})
 
     def check_work(self, caller: Caller, spec: Spec) -> None:
         """Raises Refused (403) if a single picture is more work than the key may ask for."""

@@ -16,6 +16,7 @@ from scheduler.cli.look import jobs, recipe, status
 from scheduler.cli.models import models
 from scheduler.cli.parts import db, scheduler, up
 from scheduler.cli.render import cancel, render, rerender, retry
+from scheduler.cli.schedule import schedule
 from scheduler.cli.sheet import sheet
 from scheduler.cli.upload import upload
 from storage.errors import FarmError, ServiceProblem
@@ -38,7 +39,7 @@ def cli() -> None:
 
 for _command in (
     *(render, status, jobs, cancel, retry, recipe, rerender, sheet, export, upload),
-    *(models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
+    *(schedule, models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
 ):
     cli.add_command(_command)
 

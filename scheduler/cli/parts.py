@@ -7,12 +7,15 @@ import click
 
 from scheduler.addresses import pool
 from scheduler.cli.output import json_option, print_json, say
+from scheduler.cron.beat import start_beat
+from scheduler.cron.clockwork import clockwork_of
 from scheduler.local_farm import LocalFarm, RunningFarm
 from scheduler.services import make_home, open_services, open_tickets
 from scheduler.sweep import Sweep
 from scheduler.tidy import Tidy
 from scheduler.webhooks import Deliverer
 from storage import lifeline, schema
+from storage.broker import make_app
 from storage.database import Database
 from storage.errors import BadSettings
 from storage.fault_log import FaultLog
@@ -49,7 +52,8 @@ def up(until_unused: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def scheduler(stop_with_parent: bool) -> None:
-    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up, webhooks delivered.
+    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up, schedules fired,
+    webhooks delivered.
 
     One is needed, any number may run.
     """
@@ -71,10 +75,12 @@ def scheduler(stop_with_parent: bool) -> None:
         every_seconds=settings.sweep_seconds,
     )
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
+    tickets = open_tickets(settings, settings.broker_url)
+    start_beat(make_app(settings), clockwork_of(services, tickets), every_seconds=settings.sweep_seconds)
     Sweep(
         jobs=services.jobs,
         faults=FaultLog(services.database),
-        tickets=open_tickets(settings, settings.broker_url),
+        tickets=tickets,
         registry=services.registry,
         every_seconds=settings.sweep_seconds,
         renew_seconds=settings.renew_seconds,

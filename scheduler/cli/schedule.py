@@ -1,0 +1,244 @@
+"""`farm schedule`: renders that are submitted again and again, by the clock."""
+
+import dataclasses
+from typing import Any
+
+import click
+
+from scheduler.cli.asking import Asking, asking
+from scheduler.cli.output import counted, counting, json_option, print_json, print_table, say
+from scheduler.cli.wait import reachable_broker
+from scheduler.cron.clockwork import clockwork_of
+from scheduler.cron.orders import Kept, Terms, keep
+from scheduler.cron.plan import check_plan, in_zone, next_time
+from scheduler.services import Services, open_services
+from storage.errors import InvalidInput
+from storage.schedules import Plan, Schedule, Schedules
+from storage.settings import read_settings
+
+_PRIORITIES = ["bulk", "normal", "interactive"]
+_owner = click.option("--owner", metavar="NAME", help="Whose schedule it is (FARM_OWNER; default the user's name).")
+
+
+@click.group()
+def schedule() -> None:
+    """Renders that are submitted again and again: every night at two, every Monday.
+
+    They are fired by the scheduler process (`farm up`, `farm scheduler`).
+    """
+
+
+@schedule.command()
+@click.argument("name")
+@asking
+@click.option("--cron", required=True, metavar="EXPRESSION", help='Such as "0 2 * * *", or @daily.')
+@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Such as Europe/Paris.")
+@click.option("--window", metavar="FROM-TO", help="Render only then, such as 01:00-06:00; what is left waits.")
+@click.option(
+    "--overlap",
+    type=click.Choice(["skip", "queue", "cancel"]),
+    default="skip",
+    show_default=True,
+    help="If the last render is not finished: leave this one out, queue it behind, or cancel the last one.",
+)
+@click.option(
+    "--catch-up",
+    type=click.Choice(["none", "last", "all"]),
+    default="none",
+    show_default=True,
+    help="Times missed while everything was down: make up for none, the last, or all.",
+)
+@click.option(
+    "--seeds",
+    type=click.Choice(["fresh", "same"]),
+    help="Draw new seeds each time, or use the same. Default: fresh, the same with --seed.",
+)
+@click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
+@_owner
+@json_option
+def add(
+    name: str,
+    asking: Asking,
+    cron: str,
+    timezone: str,
+    window: str | None,
+    overlap: str,
+    catch_up: str,
+    seeds: str | None,
+    priority: str,
+    owner: str | None,
+    as_json: bool,
+) -> None:
+    """Submit the same order by the clock. It is checked now, and kept: its files are needed no more."""
+    check_plan(cron, timezone, window)
+    if not name.strip() or len(name) > 100:
+        raise InvalidInput("NAME: expected 1 to 100 characters")
+    seeds = seeds or ("fresh" if asking.seed is None else "same")
+    settings = read_settings(owner=owner) if owner is not None else read_settings()
+    services = open_services(settings)
+    services.objects.check()
+    with asking.order(settings) as order, counting("pictures checked"):
+        kept = keep(order, Terms(priority=priority, same_seeds=seeds == "same"), services.registry, services.objects)
+    plan = Plan(cron=cron, timezone=timezone, window=window, overlap=overlap, catch_up=catch_up, seeds=seeds)
+    schedules = Schedules(services.database, services.jobs)
+    made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
+    if as_json:
+        print_json(schedule_fields(made, schedules.now()))
+        return
+    coming = next_time(cron, timezone, schedules.now())
+    click.echo(
+        f"schedule {name}: {counted(kept.pictures, 'picture')} each time, "
+        f"next {in_zone(coming, timezone) if coming else 'never'}"
+    )
+    if settings.embedded:
+        say("it fires while a farm runs here: `farm up`")
+
+
+@schedule.command("list")
+@click.option("--all", "everybodys", is_flag=True, help="Of all owners.")
+@_owner
+@json_option
+def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
+    """Your schedules, and when they fire next."""
+    settings = read_settings(owner=owner) if owner is not None else read_settings()
+    services = open_services(settings)
+    schedules = Schedules(services.database, services.jobs)
+    found, now = schedules.all(owner=None if everybodys else settings.owner), schedules.now()
+    if as_json:
+        print_json([schedule_fields(one, now) for one in found])
+        return
+    if not found:
+        click.echo('no schedules yet; try: farm schedule add nightly --cron "0 2 * * *" "a red star"')
+        return
+    print_table(
+        ["NAME", "OWNER", "CRON", "ZONE", "WINDOW", "NEXT", "PICTURES", "LAST"],
+        (
+            (
+                one.name,
+                one.owner,
+                one.plan.cron,
+                one.plan.timezone,
+                one.plan.window,
+                _next(one, now),
+                one.order["pictures"],
+                next((firing.outcome for firing in schedules.history(one, limit=1)), None),
+            )
+            for one in found
+        ),
+    )
+
+
+@schedule.command()
+@click.argument("name")
+@_owner
+@json_option
+def pause(name: str, owner: str | None, as_json: bool) -> None:
+    """Fire no more until it is resumed. Harmless to repeat."""
+    schedules, found, _ = _named(name, owner)
+    schedules.pause(found)
+    _say_how_it_stands(schedules, found, as_json=as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@_owner
+@json_option
+def resume(name: str, owner: str | None, as_json: bool) -> None:
+    """Fire again, from now on. Harmless to repeat."""
+    schedules, found, _ = _named(name, owner)
+    schedules.resume(found)
+    _say_how_it_stands(schedules, found, as_json=as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@_owner
+@json_option
+def remove(name: str, owner: str | None, as_json: bool) -> None:
+    """Forget a schedule and its history. What it rendered stays."""
+    schedules, found, _ = _named(name, owner)
+    schedules.remove(found)
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"schedule {name} is removed; its renders stay")
+
+
+@schedule.command("run-now")
+@click.argument("name")
+@_owner
+@json_option
+def run_now(name: str, owner: str | None, as_json: bool) -> None:
+    """Fire once now, beside the plan."""
+    schedules, found, services = _named(name, owner)
+    render_id = clockwork_of(services, reachable_broker(services)).fire_by_hand(found)
+    last = schedules.history(found, limit=1)
+    if as_json:
+        print_json({"name": name, "render": render_id, "outcome": last[0].outcome if last else None})
+    elif render_id is None:
+        click.echo(f"schedule {name} did not fire: {last[0].note if last else 'it was removed'}")
+    else:
+        held = services.views.render(render_id).held
+        until = f", held until its window {found.plan.window} opens" if held else ""
+        click.echo(f"schedule {name} fired: render {render_id}{until}")
+
+
+@schedule.command()
+@click.argument("name")
+@click.option("-n", "limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@_owner
+@json_option
+def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
+    """What became of each planned time, newest first."""
+    schedules, found, _ = _named(name, owner)
+    firings = schedules.history(found, limit=limit)
+    if as_json:
+        print_json([dataclasses.asdict(firing) for firing in firings])
+        return
+    print_table(
+        ["PLANNED", "OUTCOME", "RENDER", "STATE", "NOTE"],
+        (
+            (
+                in_zone(firing.planned_at, found.plan.timezone),
+                firing.outcome,
+                firing.render_id,
+                firing.render_state,
+                firing.note,
+            )
+            for firing in firings
+        ),
+    )
+
+
+def schedule_fields(schedule: Schedule, now: float) -> dict[str, Any]:
+    """A schedule as JSON shows it."""
+    kept = Kept.model_validate(schedule.order)
+    return {
+        "name": schedule.name,
+        "owner": schedule.owner,
+        **dataclasses.asdict(schedule.plan),
+        "paused": schedule.paused,
+        "pictures": kept.pictures,
+        "priority": kept.priority,
+        "next_at": None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now),
+    }
+
+
+def _named(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]:
+    settings = read_settings(owner=owner) if owner is not None else read_settings()
+    services = open_services(settings)
+    schedules = Schedules(services.database, services.jobs)
+    return schedules, schedules.get(name, owner=settings.owner), services
+
+
+def _say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) -> None:
+    found = schedules.get(before.name, owner=before.owner)
+    if as_json:
+        print_json(schedule_fields(found, schedules.now()))
+    else:
+        click.echo(f"schedule {found.name}: next {_next(found, schedules.now())}")
+
+
+def _next(schedule: Schedule, now: float) -> str:
+    coming = next_time(schedule.plan.cron, schedule.plan.timezone, now)
+    return "paused" if schedule.paused else in_zone(coming, schedule.plan.timezone) if coming else "never"

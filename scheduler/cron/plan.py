@@ -1,0 +1,100 @@
+"""When a schedule is due: pure functions of its expression, its zone and the time.
+
+Expressions are those of Debian's cron (library `cronsim`), daylight saving included: a job at a time that the clock
+skips runs right after it, one at a time that comes twice runs once; hourly ones and the like follow real time.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from storage.errors import BadSpecification
+
+CatchUp = Literal["none", "last", "all"]
+
+#: What is later than that was missed: everything was down.
+LATE_SECONDS = 60.0
+#: Of more missed times only the last ones are noted, or made up for.
+MOST_MISSED = 1000
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A time that is due, in seconds since 1970, and whether the schedule fires for it or notes it as missed."""
+
+    at: float
+    fires: bool
+
+
+def check_plan(cron: str, timezone: str, window: str | None) -> None:
+    """Raises BadSpecification naming what cannot be meant."""
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadSpecification(f"timezone: {timezone!r} is not known; expected a name such as Europe/Paris") from None
+    try:
+        next(_times(cron, zone, 0.0), None)
+    except CronSimError as error:
+        raise BadSpecification(
+            f"cron: {cron!r} cannot be read ({str(error).lower()}); expected minute, hour, day of the month, month and "
+            'day of the week, such as "0 2 * * *"'
+        ) from None
+    if next_time(cron, timezone, 0.0) is None:
+        raise BadSpecification(f"cron: {cron!r} never comes: no month has such a day")
+    if window is not None and ((match := _WINDOW.fullmatch(window)) is None or match.group(1, 2) == match.group(3, 4)):
+        raise BadSpecification(f"window: {window!r} cannot be meant; expected two times of day, such as 01:00-06:00")
+
+
+def next_time(cron: str, timezone: str, after: float) -> float | None:
+    """The first time after that; None if it never comes."""
+    return next(_times(cron, ZoneInfo(timezone), after), None)
+
+
+def due(cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float) -> list[Planned]:
+    """The times after `after` and up to `now`, in their order, and what becomes of each."""
+    found: deque[float] = deque(maxlen=MOST_MISSED)
+    for at in _times(cron, ZoneInfo(timezone), after):
+        if at > now:
+            break
+        found.append(at)
+    missed = [at for at in found if at < now - LATE_SECONDS]
+    made_up_for = {"none": [], "last": missed[-1:] if len(missed) == len(found) else [], "all": missed}[catch_up]
+    return [Planned(at=at, fires=at not in missed or at in made_up_for) for at in found]
+
+
+def is_open(window: str | None, timezone: str, now: float) -> bool:
+    """Whether a window, such as 22:00-06:00, is open; without one it always is."""
+    if window is None:
+        return True
+    first, last = (time.fromisoformat(part) for part in window.split("-"))
+    here = datetime.fromtimestamp(now, ZoneInfo(timezone)).time()
+    return first <= here < last if first < last else here >= first or here < last
+
+
+def in_zone(at: float, timezone: str) -> str:
+    """As the clocks there show it: `2026-03-29 03:00 CEST`."""
+    return datetime.fromtimestamp(at, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _times(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:
+    """Seconds since 1970. Raises CronSimError for an expression that cannot be read."""
+    expression = _NICKNAMES.get(cron.strip().lower(), cron)
+    # In UTC first: `fromtimestamp` tells an hour that comes twice apart by its fold.
+    start = datetime.fromtimestamp(after, UTC).astimezone(zone)
+    return (moment.timestamp() for moment in CronSim(expression, start))
