@@ -232,10 +232,11 @@ def _first(
         insert_unless_there(firings)
         .values(schedule_id=schedule.id, planned_at=planned_at, at=database_now(), outcome=outcome, note=note)
         .on_conflict_do_nothing()
-    ).rowcount
+        .returning(firings.c.planned_at)
+    ).first()
     later = (schedules.c.id == schedule.id) & (schedules.c.decided_to < planned_at)
     connection.execute(update(schedules).where(later).values(decided_to=planned_at))
-    return taken > 0
+    return taken is not None
 
 
 def _set(connection: Connection, schedule: Schedule, planned_at: float, **values: Any) -> None:

@@ -49,6 +49,8 @@ def check_plan(cron: str, timezone: str, window: str | None) -> None:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise BadSpecification(f"timezone: {timezone!r} is not known; expected a name such as Europe/Paris") from None
     try:
+        if len(cron.split()) > 5:
+            raise CronSimError("Wrong number of fields")  # the library knows seconds, a farm does not
         next(_times(cron, zone, 0.0), None)
     except CronSimError as error:
         raise BadSpecification(

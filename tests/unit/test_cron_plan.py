@@ -1,0 +1,139 @@
+"""When schedules are due: daylight saving, what was missed, windows."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from scheduler.cron.plan import CatchUp, Planned, check_plan, due, is_open
+from storage.errors import BadSpecification
+
+
+def at(text: str, zone: str = "UTC") -> float:
+    """`2026-03-29 03:00`, in a zone; `…+0100` where the hour comes twice."""
+    if "+" in text:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M%z").timestamp()
+    return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def times(cron: str, zone: str, first: str, last: str) -> list[str]:
+    """What is due between two moments of a zone, as its clocks show it."""
+    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone))
+    return [datetime.fromtimestamp(one.at, ZoneInfo(zone)).strftime("%d %H:%M%z") for one in planned]
+
+
+#: Zone, expression, from, to, and every time between, as cron(8) of Debian has it: what is planned for an hour that is
+#: skipped runs right after it, what is planned for one that comes twice runs once, wildcards follow real time.
+DAYLIGHT_SAVING = [
+    (
+        "Europe/Paris",
+        "30 2 * * *",
+        "2026-03-28 00:00",
+        "2026-03-31 00:00",
+        "28 02:30+0100, 29 03:00+0200, 30 02:30+0200",
+    ),
+    (
+        "Europe/Paris",
+        "30 2 * * *",
+        "2026-10-24 00:00",
+        "2026-10-27 00:00",
+        "24 02:30+0200, 25 02:30+0200, 26 02:30+0100",
+    ),
+    (
+        "Europe/Paris",
+        "0 * * * *",
+        "2026-03-29 00:30",
+        "2026-03-29 04:30",
+        "29 01:00+0100, 29 03:00+0200, 29 04:00+0200",
+    ),
+    (
+        *("Europe/Paris", "0 * * * *", "2026-10-25 00:30", "2026-10-25 03:30"),
+        "25 01:00+0200, 25 02:00+0200, 25 02:00+0100, 25 03:00+0100",
+    ),
+    (
+        *("Europe/Paris", "*/30 1-3 * * *", "2026-03-29 00:30", "2026-03-29 04:30"),
+        "29 01:00+0100, 29 01:30+0100, 29 03:00+0200, 29 03:30+0200",
+    ),
+    ("America/New_York", "30 2 * * *", "2026-03-07 12:00", "2026-03-09 12:00", "08 03:00-0400, 09 02:30-0400"),
+    ("America/New_York", "30 1 * * *", "2026-10-31 12:00", "2026-11-02 12:00", "01 01:30-0400, 02 01:30-0500"),
+    ("Australia/Lord_Howe", "45 1 * * *", "2026-04-04 12:00", "2026-04-06 12:00", "05 01:45+1100, 06 01:45+1030"),
+    ("Australia/Lord_Howe", "15 2 * * *", "2026-10-03 12:00", "2026-10-05 12:00", "04 02:30+1100, 05 02:15+1100"),
+    ("UTC", "30 2 * * *", "2026-03-28 00:00", "2026-03-31 00:00", "28 02:30+0000, 29 02:30+0000, 30 02:30+0000"),
+]
+
+
+@pytest.mark.parametrize(("zone", "cron", "first", "last", "expected"), DAYLIGHT_SAVING)
+def test_daylight_saving_is_kept_as_cron_users_expect(
+    zone: str, cron: str, first: str, last: str, expected: str
+) -> None:
+    assert times(cron, zone, first, last) == expected.split(", ")
+
+
+def decided(catch_up: CatchUp, *, after: str, now: str) -> list[tuple[str, bool]]:
+    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now))
+    return [(datetime.fromtimestamp(one.at, ZoneInfo("UTC")).strftime("%H:%M"), one.fires) for one in planned]
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "fire"), [("none", []), ("last", ["12:00"]), ("all", ["09:00", "10:00", "11:00", "12:00"])]
+)
+def test_what_was_missed_follows_its_rule(catch_up: CatchUp, fire: list[str]) -> None:
+    found = decided(catch_up, after="2026-01-01 08:30", now="2026-01-01 12:30")
+    assert [time for time, _ in found] == ["09:00", "10:00", "11:00", "12:00"]
+    assert [time for time, fires in found if fires] == fire
+
+
+@pytest.mark.parametrize(("catch_up", "fire"), [("none", ["12:00"]), ("last", ["12:00"]), ("all", ["11:00", "12:00"])])
+def test_what_is_due_now_fires_whatever_was_missed(catch_up: CatchUp, fire: list[str]) -> None:
+    found = decided(catch_up, after="2026-01-01 10:30", now="2026-01-01 12:01")
+    assert [time for time, fires in found if fires] == fire
+
+
+def test_nothing_is_due_twice_or_before_its_time() -> None:
+    assert decided("all", after="2026-01-01 12:00", now="2026-01-01 12:59") == []
+    # The clock was set back.
+    assert decided("all", after="2026-01-01 12:00", now="2026-01-01 10:00") == []
+
+
+@pytest.mark.parametrize(
+    ("window", "times_open", "times_shut"),
+    [
+        ("01:00-06:00", ["01:00", "03:30", "05:59"], ["00:59", "06:00", "12:00"]),
+        ("22:00-06:00", ["22:00", "23:59", "00:00", "05:59"], ["06:00", "21:59"]),
+        (None, ["00:00", "12:00"], []),
+    ],
+)
+def test_a_window_is_open_from_its_first_minute_until_its_last(
+    window: str | None, times_open: list[str], times_shut: list[str]
+) -> None:
+    def opened(time: str) -> bool:
+        return is_open(window, "Europe/Paris", at(f"2026-07-01 {time}", "Europe/Paris"))
+
+    assert all(map(opened, times_open))
+    assert not any(map(opened, times_shut))
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "window", "says"),
+    [
+        ("0 25 * * *", "UTC", None, "cron: .*bad hour"),
+        ("* * *", "UTC", None, "cron: .*wrong number of fields"),
+        ("", "UTC", None, "cron: "),
+        ("0 0 30 2 *", "UTC", None, "cron: "),
+        ("* * * * * *", "UTC", None, "cron: "),
+        ("0 2 * * *", "Europe/Atlantis", None, "timezone: .*not known"),
+        ("0 2 * * *", "../../etc/passwd", None, "timezone: .*not known"),
+        ("0 2 * * *", "", None, "timezone: .*not known"),
+        ("0 2 * * *", "UTC", "1-6", "window: "),
+        ("0 2 * * *", "UTC", "24:00-06:00", "window: "),
+        ("0 2 * * *", "UTC", "06:00-06:00", "window: "),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(cron: str, zone: str, window: str | None, says: str) -> None:
+    with pytest.raises(BadSpecification, match=says):
+        check_plan(cron, zone, window)
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "@daily", "*/15 8-18 * * mon-fri", "0 0 29 2 *", "0 0 L * *"])
+def test_a_plan_that_can_be_meant_is_taken(cron: str) -> None:
+    check_plan(cron, "Europe/Paris", "22:00-06:00")
