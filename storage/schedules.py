@@ -2,21 +2,23 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from storage.accepting import accept_staged
+from storage.accepting import accept, accept_staged
 from storage.claims import Submission, Wanted
 from storage.database import Database, database_now, transaction
 from storage.errors import InvalidInput, NotFound
 from storage.jobs import Jobs
-from storage.staging import stage
+from storage.staging import CHUNK, stage
 from storage.states import render_state
 from storage.tables import firings, renders, schedules
 
@@ -190,25 +192,41 @@ class Schedules:
         A process that is killed leaves the firing and its render, or neither. Raises InvalidInput for what cannot be
         rendered; then nothing is decided.
         """
+        pictures = iter(wanted)
+        few = list(islice(pictures, CHUNK))
+        if len(few) < CHUNK:
+            with self.database.write() as connection:
+                accepting = partial(accept, connection, few, submission, quanta)
+                return self._fire(connection, schedule, planned_at, accepting, by_hand)
         with self.database.session() as connection, stage(connection) as filled:
-            filled.fill(wanted)
+            filled.fill(chain(few, pictures))
             connection.execution_options(farm_read=False)
             with connection.begin():
-                if not _first(
-                    connection, schedule, planned_at, Outcome.FIRED, by_hand, even_paused=by_hand is not None
-                ):
-                    return None
-                before = [row.id for row in connection.execute(_unfinished(schedule))]
-                if before and schedule.plan.overlap == "skip":
-                    said = f"render {before[0]} was not finished"
-                    _set(connection, schedule, planned_at, outcome=Outcome.SKIPPED, note=said)
-                    return None
-                if schedule.plan.overlap == "cancel":
-                    for render_id in before:
-                        self._jobs.cancel_within(connection, render_id)
-                render_id = accept_staged(connection, filled, submission, quanta)
-                _set(connection, schedule, planned_at, render_id=render_id)
-                return render_id
+                accepting = partial(accept_staged, connection, filled, submission, quanta)
+                return self._fire(connection, schedule, planned_at, accepting, by_hand)
+
+    def _fire(
+        self,
+        connection: Connection,
+        schedule: Schedule,
+        planned_at: float,
+        accepting: Callable[[], str],
+        by_hand: str | None,
+    ) -> str | None:
+        if not _first(connection, schedule, planned_at, Outcome.FIRED, by_hand, even_paused=by_hand is not None):
+            return None
+        minds = schedule.plan.overlap != "queue"
+        before = [row.id for row in connection.execute(_unfinished(schedule))] if minds else []
+        if before and schedule.plan.overlap == "skip":
+            said = f"render {before[0]} was not finished"
+            _set(connection, schedule, planned_at, outcome=Outcome.SKIPPED, note=said)
+            return None
+        if schedule.plan.overlap == "cancel":
+            for render_id in before:
+                self._jobs.cancel_within(connection, render_id)
+        render_id = accepting()
+        _set(connection, schedule, planned_at, render_id=render_id)
+        return render_id
 
 
 def _first(

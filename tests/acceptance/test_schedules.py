@@ -1,0 +1,81 @@
+"""`farm schedule`, as a person uses it, and a running farm that fires."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tests.acceptance.command import Home
+from tests.servers import eventually
+
+
+def test_a_running_farm_fires_what_is_due_and_renders_it(served: Home) -> None:
+    added = served.farm(
+        *("schedule", "add", "stars", "--cron", "0 2 * * *", "--timezone", "Europe/Paris", "--catch-up", "last"),
+        *("a star", "-n", "2", "--model", "simulated", "--owner", "ann", "--json"),
+    ).json
+    assert (added["pictures"], added["paused"], added["seeds"]) == (2, False, "fresh")
+
+    # As if everything had been down since the day before yesterday.
+    with closing(sqlite3.connect(served.path / "farm.db", timeout=30)) as connection, connection:
+        connection.execute("UPDATE schedules SET decided_to = decided_to - 2 * 86400 WHERE name = 'stars'")
+
+    def fired() -> str | None:
+        history = served.farm("schedule", "history", "stars", "--owner", "ann", "--json").json
+        return next((firing["render_id"] for firing in history if firing["outcome"] == "fired"), None)
+
+    render_id = str(eventually(fired, "the schedule has fired", timeout=20))
+    served.wait_until_done(render_id)
+    told = served.farm("schedule", "history", "stars", "--owner", "ann").out
+    assert "02:00" in told
+    assert render_id in told
+    served.farm("schedule", "remove", "stars", "--owner", "ann")
+
+
+def test_a_schedule_is_listed_paused_resumed_fired_and_removed(served: Home) -> None:
+    prompts = served.file("nightly.jsonl", '{"prompt": "a star", "topic": "stars"}\n{"prompt": "a circle"}\n')
+    said = served.farm(
+        *(
+            "schedule",
+            "add",
+            "nightly",
+            "--cron",
+            "@daily",
+            "--prompts",
+            prompts,
+            "--model",
+            "simulated",
+            "--seed",
+            "7",
+        ),
+        *("--overlap", "queue", "--owner", "bob"),
+    )
+    assert "2 pictures each time, next " in said.out
+    assert "nightly" in served.farm("schedule", "list", "--owner", "bob").out
+
+    assert "paused" in served.farm("schedule", "pause", "nightly", "--owner", "bob").out
+    fired = [served.farm("schedule", "run-now", "nightly", "--owner", "bob", "--json").json["render"] for _ in range(2)]
+    for render_id in fired:
+        served.wait_until_done(render_id)
+    assert "next 2" in served.farm("schedule", "resume", "nightly", "--owner", "bob").out
+    seeds = [[job["seed"] for job in served.farm("jobs", render_id, "--json").json] for render_id in fired]
+    assert seeds == [[7, 8], [7, 8]]
+    assert "removed" in served.farm("schedule", "remove", "nightly", "--owner", "bob").out
+    assert "no schedules yet" in served.farm("schedule", "list", "--owner", "bob").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--cron", "0 25 * * *", "a star"), "cron: '0 25 .*bad hour"),
+        (("--cron", "0 0 31 4 *", "a star"), "cron: .*(never comes|cannot be read)"),
+        (("--cron", "@daily", "--timezone", "Mars/Base", "a star"), "timezone: 'Mars/Base' is not known"),
+        (("--cron", "@daily", "--window", "1-6", "a star"), "window: '1-6'"),
+        (("--cron", "@daily", "--prompts", "bad.jsonl"), "bad.jsonl line 2: prompt: missing"),
+        (("--cron", "@daily", "a star", "--model", "nope"), "no model is registered as 'nope'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_meant_is_refused(served: Home, arguments: tuple[str, ...], says: str) -> None:
+    served.file("bad.jsonl", '{"prompt": "a"}\n{}\n')
+    served.farm("schedule", "add", "wrong", *arguments, code=2).complains(says)
+    served.farm("schedule", "history", "wrong", code=2).complains("no schedule is called 'wrong'")
