@@ -27,9 +27,10 @@ _PIECE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Prompts, then the rows of a file, then the prompts of templates; each for every combination of values."""
+    """Prompts and requests, the rows of a file, the prompts of templates; each for every combination of values."""
 
     prompts: tuple[str, ...] = ()
+    requests: tuple[Request, ...] = ()
     manifest: Manifest | None = None
     templates: Templates | None = None
     #: Fields for whoever leaves them out.
@@ -44,15 +45,18 @@ class Order:
         """A request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
         drawn = self._of_templates() if self.templates is not None else ()
         found: Iterator[Asked] = chain(self.rows(bad), drawn)
-        if self.manifest is None and not self.prompts and self.templates is None:
+        if self.manifest is None and self.templates is None and not self.prompts and not self.requests:
             # Embeddings stand for all words.
             found = numbered([Request.parse({"prompt_embeds": self.defaults.get("prompt_embeds")})])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
 
     def rows(self, bad: Bad | None = None) -> Iterator[Asked]:
         """What was typed or is in the file, before anything is filled in."""
-        typed = numbered(Request.parse({"prompt": prompt}) for prompt in self.prompts)
-        return chain(typed, read_manifest(self.manifest, bad=bad) if self.manifest is not None else ())
+        typed = (Request.parse({"prompt": prompt}) for prompt in self.prompts)
+        return chain(
+            numbered(chain(typed, self.requests)),
+            read_manifest(self.manifest, bad=bad) if self.manifest is not None else (),
+        )
 
     def wanted(self, registry: Registry, objects: ObjectStore, bad: Bad | None = None) -> Iterator[Wanted]:
         """Complete specifications with seeds. Stores the files that are named, before anything else.
@@ -70,7 +74,7 @@ class Order:
     def fingerprint(self) -> str:
         """Equal for orders that ask for the same; takes a look at the whole file."""
         said = {
-            "prompts": self.prompts,
+            "prompts": [self.prompts, [request.model_dump(mode="json") for request in self.requests]],
             "manifest": None if self.manifest is None else _hash_of(self.manifest),
             "templates": None if self.templates is None else self.templates.model_dump(mode="json", exclude={"seed"}),
             "fields": [dict(self.defaults), dict(self.in_step), dict(self.combined), self.pictures_each, self.seed],

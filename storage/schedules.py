@@ -1,6 +1,7 @@
 """Schedules and their firings. A firing is a row whose key is the planned time: whoever writes it first has fired."""
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from storage.jobs import Jobs
 from storage.staging import CHUNK, stage
 from storage.states import render_state
 from storage.tables import firings, renders, schedules
+
+#: What a schedule may be called (a regular expression).
+NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 
 class Outcome(StrEnum):
@@ -90,7 +94,9 @@ class Schedules:
     # -- what a person does ------------------------------------------------------------------------------------
 
     def add(self, *, owner: str, name: str, plan: Plan, order: Mapping[str, Any]) -> Schedule:
-        """From now on it is due. Raises InvalidInput if the owner has one of this name."""
+        """From now on it is due. Raises InvalidInput if the owner has one of this name, or it is none."""
+        if not re.fullmatch(NAME, name):
+            raise InvalidInput("name: expected up to 100 letters, digits, spaces, dots, dashes and @")
         schedule_id = secrets.token_hex(6)
         with self.database.write() as connection:
             try:

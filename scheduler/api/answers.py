@@ -11,7 +11,7 @@ from storage.workers import SILENT_SECONDS, WorkerView
 
 class RenderAnswer(BaseModel):
     id: str
-    state: str = Field(description="running, done, failed or cancelled")
+    state: str = Field(description="running, held, done, failed or cancelled")
     owner: str
     priority: str
     total: int

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import a1111, events, farm, openai, openai_batches, problems, renders, replicate
+from scheduler.api import a1111, events, farm, openai, openai_batches, problems, renders, replicate, schedules
 from scheduler.api.access import Access
 from scheduler.api.desk import Desk
 from scheduler.inputs import MAX_BYTES
@@ -48,6 +48,7 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
     problems.answer_with_problems(app, {"/v1/images": openai.error, "/v1/batches": openai.error, "/sdapi": a1111.error})
     app.include_router(renders.routes(desk))
     app.include_router(events.routes(desk))
+    app.include_router(schedules.routes(desk))
     app.include_router(farm.routes(desk))
     app.include_router(openai.routes(desk))
     app.include_router(openai_batches.routes(desk))

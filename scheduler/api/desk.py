@@ -1,7 +1,7 @@
 """What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scheduler.api.access import Caller
@@ -9,6 +9,7 @@ from scheduler.api.links import Links
 from scheduler.api.problems import Refused
 from scheduler.services import Services
 from storage.broker import Tickets
+from storage.errors import BadSpecification
 from storage.jobs import Jobs
 from storage.objects import ObjectStore
 from storage.quotas import Quotas, over_limit
@@ -84,6 +85,13 @@ class Desk:
         if most is not None and work > most:
             size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"
             raise Refused(403, f"{size} is {work}; a picture of this key may be {most}")
+
+    def check_models(self, aliases: Iterable[str | None]) -> None:
+        """Raises BadSpecification for a model that is not registered: of a request a wrong field, no wrong address."""
+        for alias in set(aliases) - {None, *self.registry.models}:
+            raise BadSpecification(
+                f"model: none is registered as {alias!r}; known are {', '.join(self.registry.models)}"
+            )
 
     # -- waiting -----------------------------------------------------------------------------------------------
 

@@ -157,6 +157,22 @@ def routes(desk: Desk) -> APIRouter:
         call_workers(desk.jobs, desk.registry, desk.tickets, sorted(models & desk.registry.models.keys()))
         return RetryAnswer(id=render_id, retried=retried)
 
+    @router.post("/renders/{render_id}/hold", tags=["renders"])
+    def hold_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
+        """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
+        desk.render(caller, render_id)
+        desk.jobs.hold(render_id)
+        return RenderAnswer.of(desk.render(caller, render_id))
+
+    @router.post("/renders/{render_id}/release", tags=["renders"])
+    def release_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
+        """Let what is held into the queue again. Harmless to repeat."""
+        desk.render(caller, render_id)
+        desk.jobs.release(render_id)
+        call_workers(desk.jobs, desk.registry, desk.tickets, desk.jobs.best_waiting(desk.registry.models))
+        render = desk.render(caller, render_id)
+        return RenderAnswer.of(render, **desk.outlook(render))
+
     @router.patch("/renders/{render_id}", tags=["renders"])
     def change_render(
         render_id: RenderId, caller: Submitter, priority: Annotated[Literal["interactive", "normal", "bulk"], Query()]
@@ -219,8 +235,7 @@ def routes(desk: Desk) -> APIRouter:
 def _wanted(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Wanted]:
     """Raises BadSpecification, NotFound, Refused."""
     stored: set[str] = set()
-    for alias in {request.model for request in body.requests()} - {None, *desk.registry.models}:
-        raise BadSpecification(f"model: none is registered as {alias!r}; known are {', '.join(desk.registry.models)}")
+    desk.check_models(request.model for request in body.requests())
     for one in specify(numbered(body.requests()), desk.registry, pictures_each=body.n, seed=body.seed):
         desk.check_work(caller, one.spec)
         for reference in _references(one.spec):

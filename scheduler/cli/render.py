@@ -173,6 +173,38 @@ def cancel(render_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
+@json_option
+def hold(render_id: str, as_json: bool) -> None:
+    """Keep what waits of a render out of the queue; what is being rendered goes on. Harmless to repeat."""
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    held = services.jobs.hold(render_id)
+    if as_json:
+        print_json({**render_fields(services.views.render(render_id)), "held": held})
+    else:
+        click.echo(f"holds {counted(held, 'job')} of render {render_id}; `farm release {render_id}` lets them go")
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@json_option
+def release(render_id: str, as_json: bool) -> None:
+    """Let what is held of a render into the queue again. Harmless to repeat."""
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    released = services.jobs.release(render_id)
+    call_workers(
+        *(services.jobs, services.registry, reachable_broker(services)),
+        services.jobs.best_waiting(services.registry.models),
+    )
+    if as_json:
+        print_json({**render_fields(services.views.render(render_id)), "released": released})
+    else:
+        click.echo(f"released {counted(released, 'job')} of render {render_id}")
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
 @click.option("--no-wait", is_flag=True, help="Queue the jobs and return.")
 @json_option

@@ -12,7 +12,6 @@ from scheduler.cron.clockwork import clockwork_of
 from scheduler.cron.orders import Kept, Terms, keep
 from scheduler.cron.plan import check_plan, in_zone, next_time
 from scheduler.services import Services, open_services
-from storage.errors import InvalidInput
 from storage.schedules import Plan, Schedule, Schedules
 from storage.settings import read_settings
 
@@ -71,8 +70,6 @@ def add(
 ) -> None:
     """Submit the same order by the clock. It is checked now, and kept: its files are needed no more."""
     check_plan(cron, timezone, window)
-    if not name.strip() or len(name) > 100:
-        raise InvalidInput("NAME: expected 1 to 100 characters")
     seeds = seeds or ("fresh" if asking.seed is None else "same")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)

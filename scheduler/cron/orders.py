@@ -46,6 +46,8 @@ class Kept(BaseModel):
     priority: Literal["interactive", "normal", "bulk"] = "normal"
     #: The API key that it came with, and whom to tell.
     key_id: str | None = None
+    #: Whether its events are written down.
+    watched: bool = False
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
 
@@ -55,7 +57,7 @@ class Kept(BaseModel):
             owner=owner,
             priority=Priority[self.priority.upper()],
             key_id=self.key_id,
-            watched=self.key_id is not None or webhook is not None,
+            watched=self.watched,
             webhook=webhook,
             held=held,
         )
@@ -63,11 +65,12 @@ class Kept(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Who submits, and how."""
+    """How it is submitted each time."""
 
     priority: str = "normal"
     same_seeds: bool = False
     key_id: str | None = None
+    watched: bool = False
     webhook: Webhook | None = None
 
 
@@ -92,6 +95,7 @@ def keep(order: Order, terms: Terms, registry: Registry, objects: ObjectStore) -
         pictures=pictures,
         priority=terms.priority,
         key_id=terms.key_id,
+        watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
         webhook_events=terms.webhook.events if terms.webhook else (),
     )

@@ -385,3 +385,70 @@ def test_no_secret_is_in_a_log(ann: httpx.Client, home: Home) -> None:
     assert said
     assert not any(secret in text or secret.rpartition("_")[2] in text for text in said)
     assert not any("Traceback" in text for text in said)
+
+
+# -- schedules, holding ----------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_made_fired_and_removed_by_its_owner_alone(ann: httpx.Client, ben: httpx.Client) -> None:
+    asked = {
+        "name": "nightly",
+        "cron": "0 2 * * *",
+        "timezone": "Europe/Paris",
+        "seeds": "same",
+        "overlap": "queue",
+        "render": {"prompt": ["a star", "a circle"], "model": "quick", "n": 2},
+    }
+    made = ann.post("/v1/schedules", json=asked)
+    assert (made.status_code, made.json()["pictures"], made.json()["owner"]) == (201, 4, "ann")
+    assert ann.post("/v1/schedules", json=asked).status_code == 422
+
+    fired = [ann.post("/v1/schedules/nightly/run-now").json()["render_id"] for _ in range(2)]
+    renders = [finished(ann, render_id) for render_id in fired]
+    seeds = [[job["seed"] for job in ann.get(f"/v1/renders/{render_id}/jobs").json()["jobs"]] for render_id in fired]
+    assert [render["done"] for render in renders] == [4, 4]
+    assert seeds[0] == seeds[1]
+    history = ann.get("/v1/schedules/nightly/history").json()
+    assert [(one["outcome"], one["render_state"]) for one in history] == [("fired", "done")] * 2
+
+    for method, path in [("GET", ""), ("GET", "/history"), ("POST", "/pause"), ("POST", "/run-now"), ("DELETE", "")]:
+        assert ben.request(method, f"/v1/schedules/nightly{path}").status_code == 404
+    assert ben.get("/v1/schedules").json() == []
+    assert ann.post("/v1/schedules/nightly/pause").json()["next_at"] is None
+    assert ann.post("/v1/schedules/nightly/resume").json()["next_at"] > 0
+    assert ann.delete("/v1/schedules/nightly").status_code == 204
+    assert ann.get("/v1/schedules/nightly").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cron": "0 25 * * *"}, "cron: '0 25"),
+        ({"timezone": "Mars/Base"}, "timezone: 'Mars/Base'"),
+        ({"window": "1-6"}, "window: '1-6'"),
+        ({"name": "../etc"}, "name"),
+        ({"overlap": "perhaps"}, "overlap"),
+        ({"render": {"prompt": "a", "steps": 0}}, "steps"),
+        ({"render": {"prompt": "a", "model": "nope"}}, "nope"),
+        ({"render": {"prompt": "a", "webhook": {"url": "ftp://here"}}}, "webhook"),
+    ],
+)
+def test_a_schedule_that_cannot_be_meant_is_refused_with_the_field(
+    ann: httpx.Client, change: dict[str, Any], says: str
+) -> None:
+    asked = {"name": "wrong", "cron": "@daily", "render": {"prompt": "a", "model": "quick"}} | change
+    refused = ann.post("/v1/schedules", json=asked)
+    assert refused.status_code == 422
+    assert says in refused.text
+    assert ann.get("/v1/schedules/wrong").status_code == 404
+
+
+def test_a_render_is_held_and_released(ann: httpx.Client) -> None:
+    made = ann.post("/v1/renders", json={"prompt": "a star", "model": "slow", "n": 40}).json()
+    held = ann.post(f"/v1/renders/{made['id']}/hold").json()
+    assert held["state"] == "held"
+    waiting = ann.get(f"/v1/renders/{made['id']}/jobs", params={"state": "held"}).json()["jobs"]
+    assert waiting
+    assert ann.post(f"/v1/renders/{made['id']}/release").json()["state"] == "running"
+    assert not ann.get(f"/v1/renders/{made['id']}/jobs", params={"state": "held"}).json()["jobs"]
+    assert ann.delete(f"/v1/renders/{made['id']}").status_code == 200

@@ -1,0 +1,184 @@
+"""Schedules over HTTP: renders that are submitted again and again, by the clock."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from scheduler.addresses import check_url
+from scheduler.api.access import Caller, Reader, Submitter
+from scheduler.api.bodies import RenderBody
+from scheduler.api.desk import Desk
+from scheduler.api.problems import RESPONSES
+from scheduler.asked import numbered
+from scheduler.cron.clockwork import clockwork_of
+from scheduler.cron.orders import Kept, Terms, keep
+from scheduler.cron.plan import check_plan, next_time
+from scheduler.order import Order
+from scheduler.submit import specify
+from storage.claims import Webhook
+from storage.errors import BadSpecification
+from storage.schedules import NAME, Firing, Plan, Schedule, Schedules
+
+Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
+
+
+class ScheduleBody(BaseModel):
+    """What to render, and when."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "nightly",
+                    "cron": "0 2 * * *",
+                    "timezone": "Europe/Paris",
+                    "window": "01:00-06:00",
+                    "render": {"prompt": ["a red star", "a green circle"], "n": 4, "priority": "bulk"},
+                }
+            ]
+        },
+    )
+
+    name: Annotated[str, Field(pattern=NAME)]
+    cron: Annotated[str, Field(max_length=200)] = Field(
+        description="Minute, hour, day of the month, month, day of the week; or @daily and its like."
+    )
+    timezone: Annotated[str, Field(max_length=64)] = Field("UTC", description="A name such as Europe/Paris.")
+    window: str | None = Field(None, description="Render only then, such as 01:00-06:00; what is left waits.")
+    overlap: Literal["skip", "queue", "cancel"] = Field("skip", description="If the last render is not finished.")
+    catch_up: Literal["none", "last", "all"] = Field("none", description="Of times missed while everything was down.")
+    seeds: Literal["fresh", "same"] = Field("fresh", description="Drawn for each firing, or the same for all.")
+    render: RenderBody
+
+
+class ScheduleAnswer(BaseModel):
+    name: str
+    owner: str
+    cron: str
+    timezone: str
+    window: str | None
+    overlap: str
+    catch_up: str
+    seeds: str
+    paused: bool
+    pictures: int = Field(description="Of each firing.")
+    priority: str
+    next_at: float | None = Field(description="Seconds since 1970; none while it is paused.")
+
+
+class FiringAnswer(BaseModel):
+    planned_at: float = Field(description="Seconds since 1970.")
+    at: float
+    outcome: str = Field(description="fired, skipped, missed or failed")
+    render_id: str | None
+    render_state: str | None
+    note: str | None
+
+
+class FiredAnswer(BaseModel):
+    name: str
+    render_id: str | None = Field(description="None where its overlap rule forbids it now.")
+
+
+def routes(desk: Desk) -> APIRouter:
+    """Everything below /v1/schedules."""
+    router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
+    schedules = Schedules(desk.services.database, desk.jobs)
+
+    @router.post("", status_code=201)
+    def add_schedule(body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
+        """Submit the same order by the clock. It is checked now; a name may be used once."""
+        check_plan(body.cron, body.timezone, body.window)
+        kept = keep(_order(desk, caller, body.render), _terms(desk, caller, body), desk.registry, desk.objects)
+        plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up", "seeds"}))
+        made = schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
+        return _answer(made, schedules.now())
+
+    @router.get("")
+    def list_schedules(caller: Reader) -> list[ScheduleAnswer]:
+        """Your schedules; with a key of the role admin, everybody's."""
+        now = schedules.now()
+        return [_answer(one, now) for one in schedules.all(owner=caller.sees)]
+
+    @router.get("/{name}")
+    def get_schedule(name: Name, caller: Reader) -> ScheduleAnswer:
+        """When it fires next, and what it renders."""
+        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
+
+    @router.get("/{name}/history")
+    def get_history(
+        name: Name, caller: Reader, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    ) -> list[FiringAnswer]:
+        """What became of its planned times, newest first."""
+        return [_firing(one) for one in schedules.history(schedules.get(name, owner=caller.owner), limit=limit)]
+
+    @router.post("/{name}/pause")
+    def pause_schedule(name: Name, caller: Submitter) -> ScheduleAnswer:
+        """Fire no more until it is resumed. Harmless to repeat."""
+        schedules.pause(schedules.get(name, owner=caller.owner))
+        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
+
+    @router.post("/{name}/resume")
+    def resume_schedule(name: Name, caller: Submitter) -> ScheduleAnswer:
+        """Fire again, from now on. Harmless to repeat."""
+        schedules.resume(schedules.get(name, owner=caller.owner))
+        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
+
+    @router.post("/{name}/run-now", status_code=202)
+    def run_schedule_now(name: Name, caller: Submitter) -> FiredAnswer:
+        """Fire once now, beside the plan."""
+        found = schedules.get(name, owner=caller.owner)
+        return FiredAnswer(name=name, render_id=clockwork_of(desk.services, desk.tickets).fire_by_hand(found))
+
+    @router.delete("/{name}", status_code=204)
+    def remove_schedule(name: Name, caller: Submitter) -> None:
+        """Forget it and its history. What it rendered stays."""
+        schedules.remove(schedules.get(name, owner=caller.owner))
+
+    return router
+
+
+def _order(desk: Desk, caller: Caller, body: RenderBody) -> Order:
+    """Raises BadSpecification, Refused."""
+    if body.dry_run:
+        raise BadSpecification("render.dry_run: a schedule renders; ask POST /v1/renders for a dry run")
+    desk.check_models(request.model for request in body.requests())
+    order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
+    for one in specify(numbered(order.requests), desk.registry, seed=0):
+        desk.check_work(caller, one.spec)
+    return order
+
+
+def _terms(desk: Desk, caller: Caller, body: ScheduleBody) -> Terms:
+    webhook = body.render.webhook
+    if webhook is not None:
+        check_url(webhook.url, allow_private=desk.services.settings.webhook_private)
+    return Terms(
+        priority=body.render.priority,
+        same_seeds=body.seeds == "same",
+        key_id=caller.key_id,
+        watched=True,
+        webhook=Webhook(url=webhook.url, events=tuple(webhook.events)) if webhook else None,
+    )
+
+
+def _answer(schedule: Schedule, now: float) -> ScheduleAnswer:
+    kept = Kept.model_validate(schedule.order)
+    coming = None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now)
+    return ScheduleAnswer(
+        name=schedule.name,
+        owner=schedule.owner,
+        **asdict(schedule.plan),
+        paused=schedule.paused,
+        pictures=kept.pictures,
+        priority=kept.priority,
+        next_at=coming,
+    )
+
+
+def _firing(firing: Firing) -> FiringAnswer:
+    fields: dict[str, Any] = asdict(firing)
+    return FiringAnswer(**fields)
