@@ -26,6 +26,7 @@ from storage.accepting import accept, accept_staged, accepted_before
 from storage.claiming import head_of, take
 from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
 from storage.database import Database, database_now, transaction
+from storage.errors import NotFound
 from storage.events import Happened, Kind, of_watched, tell
 from storage.faults import Fault, Rules
 from storage.leftovers import note_leftovers
@@ -246,9 +247,13 @@ class Jobs:
                     turn=turn, attempt=0, error=None, fault=None, suspect=False, elsewhere_until=None, finished_at=None
                 )
             ).rowcount
-        connection.execute(
-            update(renders).where(renders.c.id == render_id).values(failed=renders.c.failed - retried, finished_at=None)
-        )
+        kept = connection.execute(
+            update(renders)
+            .where(renders.c.id == render_id, ~renders.c.purging)
+            .values(failed=renders.c.failed - retried, finished_at=None)
+        ).rowcount
+        if not kept:
+            raise NotFound(f"render {render_id} is being deleted")
         tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RETRIED, data={"jobs": retried})])
         return retried
 

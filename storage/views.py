@@ -112,6 +112,18 @@ class Sample:
     bytes: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """An owner's pictures in the store; times are seconds since 1970."""
+
+    owner: str
+    renders: int
+    pictures: int
+    bytes: int
+    oldest: float
+    newest: float
+
+
 class Views:
     """Answers about renders, jobs and batches."""
 
@@ -124,13 +136,15 @@ class Views:
         if _RENDER_ID.fullmatch(render_id):
             with self._database.read() as connection:
                 row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
-        if row is None or owner not in (None, row.owner):
+        if row is None or row.purging or owner not in (None, row.owner):
             raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
     def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
         """The newest renders, or an owner's, newest first; those after a render. Raises NotFound for that one."""
-        statement = select(renders).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
+        statement = (
+            select(renders).where(~renders.c.purging).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
+        )
         if owner is not None:
             statement = statement.where(renders.c.owner == owner)
         if after is not None:
@@ -175,7 +189,8 @@ class Views:
         """Raises NotFound."""
         render_id, index = _split(job_id)
         with self._database.read() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.render_id == render_id, jobs.c.index == index)).first()
+            this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
+            row = connection.execute(select(jobs).join(renders).where(this)).first()
         if row is None:
             raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
         return _job(row)
@@ -239,6 +254,24 @@ class Views:
             for ids, seconds in found
             if ids[0] in by_id
         ]
+
+    def usage(self) -> list[Usage]:
+        """What each owner's pictures take, by owner; looks at every picture."""
+        statement = (
+            select(
+                jobs.c.owner,
+                func.count(jobs.c.render_id.distinct()).label("renders"),
+                func.count().label("pictures"),
+                func.sum(jobs.c.bytes).label("bytes"),
+                func.min(jobs.c.finished_at).label("oldest"),
+                func.max(jobs.c.finished_at).label("newest"),
+            )
+            .where(jobs.c.state == State.DONE)
+            .group_by(jobs.c.owner)
+            .order_by(jobs.c.owner)
+        )
+        with self._database.read() as connection:
+            return [Usage(**{**row._mapping, "bytes": int(row.bytes or 0)}) for row in connection.execute(statement)]
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """The job of a render that is claimed next; None if none waits."""
@@ -314,10 +347,17 @@ class Views:
                 yield None if row.labels is None else json.loads(row.labels)
 
     def specs(self, batch: BatchView) -> list[Spec]:
-        """The specifications of a batch's pictures, in the order in which they were rendered."""
+        """The specifications of a batch's pictures, in the order in which they were rendered.
+
+        Raises NotFound if some of them were deleted since.
+        """
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.id, jobs.c.spec).where(jobs.c.id.in_(batch.job_row_ids)))
             by_id = {row.id: read_spec(row.spec) for row in rows}
+        if missing := len(batch.job_row_ids) - len(by_id):
+            raise NotFound(
+                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together are deleted"
+            )
         return [by_id[row_id] for row_id in batch.job_row_ids]
 
 

@@ -1,10 +1,10 @@
 """Commands for the HTTP API: `farm api`, `farm keys` for who may use it, `farm webhooks` for what it has told."""
 
-import re
 import socket
 
 import click
 
+from scheduler.cli.amounts import Duration
 from scheduler.cli.output import json_option, print_json, print_table, say, when
 from scheduler.cli.wait import reachable_broker
 from scheduler.services import open_services
@@ -15,7 +15,6 @@ from storage.telemetry import configure_logging
 from storage.webhooks import DeliveryState, Webhooks
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_UNITS = {"h": 3600.0, "d": 86400.0}
 
 
 @click.command()
@@ -73,20 +72,11 @@ def keys() -> None:
     """Who may use the API, and how much."""
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,5})([hd])", value)
-    if match is None:
-        raise click.BadParameter("expected a number and h or d, such as 12h or 90d")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 @keys.command()
 @click.option("--name", required=True, help="What it is for.")
 @click.option("--owner", metavar="NAME", help="Whose renders it submits and sees (default FARM_OWNER).")
 @click.option("--role", type=click.Choice([role.value for role in Role]), default="submit", show_default=True)
-@click.option("--expires", "seconds", metavar="TIME", callback=_seconds, help="Such as 90d (default: never).")
+@click.option("--expires", "seconds", metavar="TIME", type=Duration(), help="Such as 90d (default: never).")
 @click.option("--queued", type=click.IntRange(min=1), help="The most pictures in the queue at once.")
 @click.option("--per-day", type=click.IntRange(min=1), help="The most pictures within 24 hours.")
 @click.option("--per-minute", type=click.IntRange(min=1), help="The most requests to submit within a minute.")

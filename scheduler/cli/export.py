@@ -1,10 +1,10 @@
 """`farm export`: a render as a dataset."""
 
-import re
 import time
 
 import click
 
+from scheduler.cli.amounts import Size
 from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, size
 from scheduler.services import open_services
 from storage.errors import BadSettings, InvalidInput
@@ -12,17 +12,7 @@ from storage.exports import Exports
 from storage.settings import read_settings
 
 _FORMATS = ["webdataset", "parquet", "imagefolder"]
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SHARD_SIZE = 1000
-
-
-def _bytes(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
-    if match is None or float(match[1]) == 0:
-        raise click.BadParameter("expected a size such as 500MB or 1GB")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 @click.command()
@@ -32,7 +22,7 @@ def _bytes(_context: click.Context, _parameter: click.Parameter, text: str | Non
 @click.option(
     "--shard-size", type=click.IntRange(min=1, max=100_000), metavar="N", help=f"Pictures a shard ({_SHARD_SIZE})."
 )
-@click.option("--shard-bytes", callback=_bytes, metavar="SIZE", help="Or so many bytes of pictures a shard: 1GB.")
+@click.option("--shard-bytes", type=Size(), metavar="SIZE", help="Or so many bytes of pictures a shard: 1GB.")
 @click.option("--follow", is_flag=True, help="Write shards while the render runs, until it ends.")
 @json_option
 def export(

@@ -15,6 +15,7 @@ from scheduler.cli.faults import faults, workers
 from scheduler.cli.look import jobs, recipe, status
 from scheduler.cli.models import models
 from scheduler.cli.parts import db, scheduler, up
+from scheduler.cli.purge import purge, usage
 from scheduler.cli.render import cancel, hold, release, render, rerender, retry
 from scheduler.cli.schedule import schedule
 from scheduler.cli.sheet import sheet
@@ -39,7 +40,7 @@ def cli() -> None:
 
 for _command in (
     *(render, status, jobs, cancel, hold, release, retry, recipe, rerender, sheet, export, upload),
-    *(schedule, models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
+    *(schedule, purge, usage, models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
 ):
     cli.add_command(_command)
 
