@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from scheduler.findings import Findings
 from storage.errors import InvalidInput
 from storage.objects import ObjectStore
 from storage.states import State
@@ -23,7 +24,7 @@ _GAP = 12
 _CAPTION_LINES = 3
 _LINE = 13
 _FONT_SIZE = 11
-_PAPER, _INK, _PALE = (250, 250, 248), (30, 30, 30), (120, 120, 120)
+_PAPER, _INK, _PALE, _MARK = (250, 250, 248), (30, 30, 30), (120, 120, 120), (176, 0, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,20 @@ class Tile:
     picture: bytes
     prompt: str
     note: str
+    #: What is remarkable about it (`scheduler.findings`).
+    remarks: Sequence[str] = ()
 
 
-def tiles(views: Views, objects: ObjectStore, render_id: str, *, most: int = MOST) -> Iterator[Tile]:
-    """The finished pictures of a render, the first ones where there are more than `most`."""
+def tiles(
+    views: Views, objects: ObjectStore, render_id: str, *, findings: Findings, most: int = MOST
+) -> Iterator[Tile]:
+    """The finished pictures of a render, the first ones where there are more than `most`; each is looked at."""
     for job in islice(views.jobs(render_id, state=State.DONE), most):
         if job.object is not None:
-            yield Tile(picture=objects.get(job.object), prompt=job.spec.prompt, note=_note(job))
+            data = objects.get(job.object)
+            with Image.open(io.BytesIO(data)) as picture:
+                remarks = findings.look(f"{job.index:06d}", job.spec, picture)
+            yield Tile(picture=data, prompt=job.spec.prompt, note=_note(job), remarks=remarks)
 
 
 def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
@@ -69,7 +77,9 @@ def write(sheet: Image.Image, path: Path) -> None:
 
 
 def _note(job: JobView) -> str:
-    return f"{job.index:06d}  seed {job.spec.seed}"
+    called = f"  {job.custom_id}" if job.custom_id else ""
+    labels = "".join(f"  {name}: {value}" for name, value in (job.labels or {}).items())
+    return f"{job.index:06d}  seed {job.spec.seed}{called}{labels}"
 
 
 def _cell(tile: Tile) -> Image.Image:
@@ -78,7 +88,9 @@ def _cell(tile: Tile) -> Image.Image:
         picture = _fitted(file.convert("RGB"))
     cell.paste(picture, ((_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
     draw, font = ImageDraw.Draw(cell), ImageFont.load_default(_FONT_SIZE)
-    caption = [*((line, _INK) for line in _wrapped(tile.prompt, font)), (tile.note, _PALE)]
+    # The whole note is for pages, where there is room for it.
+    note = "  ".join((*tile.note.split("  ")[:2], *tile.remarks))
+    caption = [*((line, _INK) for line in _wrapped(tile.prompt, font)), (note, _MARK if tile.remarks else _PALE)]
     for number, (line, colour) in enumerate(caption):
         draw.text((0, _CELL + 4 + number * _LINE), line, fill=colour, font=font)
     return cell

@@ -1,36 +1,69 @@
 """`farm sheet`, and the sheet that `farm render --sheet` leaves."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
 
+from scheduler import gallery
 from scheduler import sheet as contact_sheet
-from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.output import amount_of, json_option, print_json, say
+from scheduler.findings import Findings
 from scheduler.services import Services, open_services
+from scheduler.sheet import Tile
 from storage.errors import InvalidInput
 from storage.settings import read_settings
 
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("sheet.png"), show_default=True, metavar="FILE")
-@click.option("--columns", type=click.IntRange(1, 50), default=8, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sheet.png"),
+    show_default=True,
+    metavar="FILE",
+    help="A .png, or an .html page with a filter.",
+)
+@click.option("--columns", type=click.IntRange(1, 50), default=8, show_default=True, help="Of a .png.")
 @json_option
 def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
-    """A contact sheet (PNG) of a render's pictures, each with its prompt and seed."""
+    """A contact sheet of a render's pictures, each with its prompt and seed; duplicates and black ones are counted."""
     services = open_services(read_settings())
-    shown = write_sheet(services, render_id, out, columns=columns)
+    found = write_sheet(services, render_id, out, columns=columns)
     if as_json:
-        print_json({"render": render_id, "file": str(out), "pictures": shown})
+        print_json(
+            {
+                "render": render_id,
+                "file": str(out),
+                "pictures": found.pictures,
+                "duplicates": found.duplicates,
+                "nearly_black": found.dark,
+            }
+        )
 
 
-def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> int:
-    """Write the sheet and say so; how many pictures are on it. Raises InvalidInput where there is none to show."""
+def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> Findings:
+    """Write the sheet and say so; what was found. Raises InvalidInput where there is none to show."""
     render = services.views.render(render_id)
     if not render.done:
         raise InvalidInput(f"render {render_id} is {render.state} and has no pictures to show")
-    tiles = list(contact_sheet.tiles(services.views, services.objects, render_id))
-    contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
-    left_out = "" if len(tiles) == render.done else f", the first of {render.done}"
-    say(f"contact sheet {out}: {len(tiles)} pictures{left_out}")
-    return len(tiles)
+    page = out.suffix.lower() in (".html", ".htm")
+    findings = Findings()
+    most = gallery.MOST if page else contact_sheet.MOST
+    tiles = contact_sheet.tiles(services.views, services.objects, render_id, findings=findings, most=most)
+    if page:
+        with amount_of("pictures", min(render.done, most), "pictures") as show:
+            gallery.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}")
+    else:
+        contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
+    left_out = "" if findings.pictures == render.done else f", the first of {render.done}"
+    remarkable = f"; {findings.words()}" if findings.words() else ""
+    say(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
+    return findings
+
+
+def _shown(tiles: Iterable[Tile], show: Callable[[int], None]) -> Iterator[Tile]:
+    for number, tile in enumerate(tiles, start=1):
+        yield tile
+        show(number)
