@@ -70,17 +70,18 @@ class Farm:
     def workers(self, devices: int = 1, *, machine: str = "here", **settings: str) -> subprocess.Popen[bytes]:
         """`farm-worker` with simulated devices, as on a machine of this name; returns when they serve."""
         before = {worker.name for worker in self.services.workers.all()}
-        process = self._start(
-            f"workers-{machine}",
-            ["worker.supervisor", "--simulated", str(devices)],
-            {"FARM_WORKER_NAME": machine, **settings},
-        )
+        process = self.machine(devices, name=machine, **settings)
         eventually(
             lambda: len({worker.name for worker in self.services.workers.all()} - before) == devices,
             f"{devices} workers of {machine} announced themselves",
             timeout=30,
         )
         return process
+
+    def machine(self, devices: int, *, name: str, **settings: str) -> subprocess.Popen[bytes]:
+        """The same, not waited for: one that was killed is still known, and is started again."""
+        module = ["worker.supervisor", "--simulated", str(devices)]
+        return self._start(f"workers-{name}", module, {"FARM_WORKER_NAME": name, **settings})
 
     def _start(self, name: str, module: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
         return self.stack.enter_context(
