@@ -18,7 +18,7 @@ from storage.errors import BadSpecification, InvalidInput
 from storage.spec import NAMES, Request
 
 #: A line that is longer is no prompt but a file of another kind; it is not read into memory.
-MAX_LINE = 1_000_000
+MAX_LINE = 4_000_000
 
 Parse = Callable[[Mapping[str, Any]], Request]
 #: Bytes that are not UTF-8, as the error handler `surrogateescape` passes them on.

@@ -22,7 +22,7 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
     """
     if given != "-" and not given.startswith("s3://"):
         path = Path(given)
-        if path.is_file() or not path.exists():
+        if path.is_file() or path.is_dir() or not path.exists():
             yield manifest(path, kind=kind)
             return
     with tempfile.NamedTemporaryFile(prefix="farm-prompts-") as file:

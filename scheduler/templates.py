@@ -164,7 +164,9 @@ class Templates(BaseModel):
             name: ListWildcardCollection([WildcardItem(value.text, value.weight) for value in values])
             for name, values in self.wildcards.items()
         }
-        return WildcardManager(root_map={"": [collections]})
+        manager = WildcardManager(root_map={"": [collections]})
+        manager.sort_wildcards = False  # in the order of their files
+        return manager
 
 
 def read_wildcards(folder: Path) -> dict[str, tuple[WildcardValue, ...]]:
