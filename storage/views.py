@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, tuple_
@@ -110,6 +112,18 @@ class Sample:
     seconds: float
     #: Of this one picture's file.
     bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Seconds that pictures of a model spent on their way, on average."""
+
+    #: From submission to the device.
+    queue: float
+    #: In the pipeline call.
+    render: float
+    #: Encoded, stored and recorded, and waiting for that.
+    store: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +250,31 @@ class Views:
         )
         with self._database.read() as connection:
             return {row.model: Made(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)}
+
+    def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, Stages]:
+        """Model → how long its last pictures took, a picture of each of the last batches within this time."""
+        last = (
+            select(batches.c.model, batches.c.jobs, batches.c.render_seconds)
+            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .order_by(batches.c.finished_at.desc())
+            .limit(most)
+        )
+        with self._database.read() as connection:
+            found = {json.loads(row.jobs)[0]: row for row in connection.execute(last)}
+            times = connection.execute(
+                select(jobs.c.id, jobs.c.started_at, jobs.c.finished_at, renders.c.created_at)
+                .join(renders)
+                .where(jobs.c.id.in_(sorted(found)), jobs.c.state == State.DONE)
+            ).all()
+        by_model: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for row in times:
+            render = found[row.id].render_seconds
+            store = max(0.0, row.finished_at - row.started_at - render)
+            by_model[found[row.id].model].append((row.started_at - row.created_at, render, store))
+        return {
+            model: Stages(**dict(zip(("queue", "render", "store"), map(fmean, zip(*spent, strict=True)), strict=True)))
+            for model, spent in by_model.items()
+        }
 
     def samples(self, model: str, *, most: int = 200) -> list[Sample]:
         """The last batches of a model, for judging what others will take."""

@@ -43,7 +43,7 @@ class RenderAnswer(BaseModel):
 
 
 class AcceptedAnswer(RenderAnswer):
-    seeds: list[int] = Field(description="Of its pictures, in their order.")
+    seeds: list[int] = Field(description="Of its pictures, in their order; of a manifest the first 10,000.")
     remarks: list[str] = Field(default_factory=list, description="What is hardly meant, such as an ignored field.")
 
 
@@ -81,6 +81,8 @@ class JobAnswer(BaseModel):
     bytes: int | None
     fault: str | None
     error: str | None
+    custom_id: str | None = Field(None, description="What the caller calls it.")
+    labels: dict[str, Any] | None = None
     spec: dict[str, Any] | None = None
     made_with: dict[str, Any] | None = None
 
@@ -94,6 +96,8 @@ class JobAnswer(BaseModel):
             state=job.state,
             seed=job.spec.seed,
             prompt=job.spec.prompt,
+            custom_id=job.custom_id,
+            labels=None if job.labels is None else dict(job.labels),
             model=job.spec.model,
             progress=more.pop("progress", 1.0 if done else 0.0),
             attempt=job.attempt,

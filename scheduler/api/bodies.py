@@ -45,6 +45,10 @@ class RenderBody(Request):
     prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_JOBS)] | None = Field(  # type: ignore[assignment]
         None, description="One prompt, or a list of them."
     )
+    manifest: Annotated[str, Field(pattern="^file-[0-9a-f]{24}$")] | None = Field(
+        None,
+        description="A prompt file that was sent to POST /v1/files with the purpose `manifest`: any number of rows.",
+    )
     zip: Columns = Field(default_factory=dict, description="Fields with a value for each picture, all lists as long.")
     product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
     n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
@@ -54,7 +58,10 @@ class RenderBody(Request):
 
     @model_validator(mode="after")
     def _says_something(self) -> "RenderBody":
-        if not self._columns() and self.prompt is None and self.prompt_embeds is None:
+        if self.manifest is not None:
+            if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
+                raise ValueError("manifest: not beside prompt, prompt_embeds, zip or product; its rows say all that")
+        elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
         return self
 
@@ -67,7 +74,7 @@ class RenderBody(Request):
 
     @property
     def jobs(self) -> int:
-        """How many pictures this asks for."""
+        """How many pictures this asks for; with a manifest, of each row."""
         return self.n * grid.size(self._lists(), self.product)
 
     def requests(self) -> Iterator[Request]:
@@ -75,11 +82,15 @@ class RenderBody(Request):
 
         Raises BadSpecification with the number of the first that is wrong.
         """
-        # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
-        once = (self.model_fields_set & _FIELDS) - {"seed"}
-        shared = {name: value for name in once if not isinstance(value := getattr(self, name), list)}
+        shared = self.shared()
         for number, values in enumerate(grid.combinations(self._lists(), self.product), start=1):
             yield _request({**shared, **values}, number)
+
+    def shared(self) -> dict[str, Any]:
+        """What is said once for all pictures."""
+        # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
+        once = (self.model_fields_set & _FIELDS) - {"seed"}
+        return {name: value for name in once if not isinstance(value := getattr(self, name), list)}
 
     def _lists(self) -> Mapping[str, list[Any]]:
         """What goes in step, a list of prompts among it."""

@@ -1,6 +1,9 @@
 """The farm itself over HTTP: files, models, workers, statistics, health and metrics."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import PurePath
+from threading import BoundedSemaphore
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Response, UploadFile
@@ -11,6 +14,7 @@ from scheduler.api.answers import FileAnswer, ModelAnswer, ModelList, ModelStats
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.inputs import MAX_BYTES, check_embeddings, check_image
+from scheduler.manifests import KINDS
 from storage import schema
 from storage.batch_files import BatchFiles
 from storage.errors import BadSpecification, FarmError
@@ -24,25 +28,29 @@ from storage.workers import SILENT_SECONDS
 
 _COUNTED_TO = 100_000
 _DAY_SECONDS = 86400.0
+#: Files in memory at once, each of up to `MAX_BYTES` and what it decodes to.
+_UPLOADS = 2
 
 
 def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
+    # A file waits on the disk until one of these has it in memory, whole, to be checked and stored.
+    uploading = BoundedSemaphore(_UPLOADS)
 
     @router.post("/files", status_code=201)
     def upload_file(
         file: UploadFile, caller: Submitter, purpose: Annotated[str, Form(max_length=32)] = "input"
     ) -> FileAnswer:
-        """Store a conditioning image (PNG, JPEG, WebP), embeddings (safetensors), or as purpose `batch` requests."""
-        data = file.file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
-        if purpose != "batch":
-            try:
-                check_embeddings(data) if (file.filename or "").endswith(".safetensors") else check_image(data)
-            except ValueError as error:
-                raise BadSpecification(f"file: {error}") from None
-        reference = put_input(desk.objects, data)
+        """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors).
+
+        With the purpose `manifest` a prompt file (.txt, .jsonl, .csv, .parquet), with `batch` requests of OpenAI's API.
+        """
+        with uploading:
+            data = file.file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
+            _check_file(file.filename or "", purpose, data)
+            reference = put_input(desk.objects, data)
         stored = BatchFiles(desk.services.database).add_file(
             owner=caller.owner, name=file.filename or "", purpose=purpose, n_bytes=len(data), reference=reference
         )
@@ -87,6 +95,19 @@ def routes(desk: Desk) -> APIRouter:
         return _statistics(desk)
 
     return router
+
+
+def _check_file(name: str, purpose: str, data: bytes) -> None:
+    """Raises BadSpecification for a file that is not what it is said to be; of rows, once they are rendered."""
+    if purpose == "manifest":
+        if PurePath(name).suffix.lower().removeprefix(".") not in KINDS:
+            raise BadSpecification(f"file: {name[:60]}: prompt files are {', '.join(f'.{kind}' for kind in KINDS)}")
+        return
+    if purpose != "batch":
+        try:
+            check_embeddings(data) if name.endswith(".safetensors") else check_image(data)
+        except ValueError as error:
+            raise BadSpecification(f"file: {error}") from None
 
 
 def health_routes(desk: Desk) -> APIRouter:
@@ -186,10 +207,14 @@ def _metrics(desk: Desk) -> CollectorRegistry:
     busy = gauge("worker_busy", "1 while it renders.", "worker", "device")
     batches = gauge("batches_last_hour", "Pipeline calls of the last hour.", "model")
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
+    stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
     webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
     for alias, made in desk.views.made_lately(within_seconds=3600).items():
         batches.labels(alias).set(made.batches)
         seconds.labels(alias).set(made.seconds)
+    for alias, spent in desk.views.stages(within_seconds=3600).items():
+        for stage, taken in asdict(spent).items():
+            stages.labels(alias, stage).set(taken)
     told = Webhooks(desk.services.database).counts(within_seconds=_DAY_SECONDS)
     for state in DeliveryState:
         webhooks.labels(state.value).set(told.get(state, 0))

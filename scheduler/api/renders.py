@@ -4,7 +4,11 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path as FilePath
+from pathlib import PurePath
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -22,15 +26,17 @@ from scheduler.api.answers import (
     RenderPage,
     RetryAnswer,
 )
-from scheduler.api.bodies import RenderBody
+from scheduler.api.bodies import MAX_JOBS, RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.asked import numbered
+from scheduler.asked import Asked, numbered, with_defaults
+from scheduler.manifests import Manifest, read_manifest
 from scheduler.submit import call_workers, noting, quanta, specify, submit
+from storage.batch_files import BatchFiles
 from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
-from storage.inputs import has_input
+from storage.inputs import get_input, has_input
 from storage.spec import Spec
 from storage.states import Priority, State
 
@@ -66,42 +72,50 @@ def routes(desk: Desk) -> APIRouter:
         ] = None,
     ) -> AcceptedAnswer | DryAnswer:
         """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
-        desk.admit(caller, body.jobs, name=idempotency_key)
         if body.webhook is not None:
             check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
-        wanted = list(noting(_wanted(desk, caller, body), desk.registry, remarks))
-        if body.dry_run:
-            response.status_code = 200
-            models = sorted({one.spec.model for one in wanted})
-            return DryAnswer(
-                total=len(wanted),
-                models=models,
-                remarks=sorted(remarks),
-                **desk.outlook_of_new(models, len(wanted), body.priority),
+        with _asked(desk, caller, body) as asked:
+            checked = _Checked(desk, caller, body)
+            if body.manifest is None:
+                desk.admit(caller, body.jobs, name=idempotency_key)
+                wanted: Iterable[Wanted] = list(noting(checked.wanted(asked()), desk.registry, remarks))
+            else:
+                # Gone through twice: to count it, which a file does not tell, and to accept it, row by row.
+                for _ in noting(checked.wanted(asked()), desk.registry, remarks):
+                    pass
+                desk.admit(caller, checked.pictures, name=idempotency_key)
+                wanted = _Checked(desk, caller, body).wanted(asked())
+            if body.dry_run:
+                response.status_code = 200
+                return DryAnswer(
+                    total=checked.pictures,
+                    models=sorted(checked.models),
+                    remarks=sorted(remarks),
+                    **desk.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
+                )
+            once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body))
+            accepted = submit(
+                desk.jobs,
+                desk.registry,
+                desk.tickets,
+                wanted,
+                Submission(
+                    owner=caller.owner,
+                    priority=Priority[body.priority.upper()],
+                    once=once,
+                    key_id=caller.key_id,
+                    watched=True,
+                    webhook=Webhook(url=body.webhook.url, events=tuple(body.webhook.events)) if body.webhook else None,
+                ),
             )
-        once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body))
-        accepted = submit(
-            desk.jobs,
-            desk.registry,
-            desk.tickets,
-            wanted,
-            Submission(
-                owner=caller.owner,
-                priority=Priority[body.priority.upper()],
-                once=once,
-                key_id=caller.key_id,
-                watched=True,
-                webhook=Webhook(url=body.webhook.url, events=tuple(body.webhook.events)) if body.webhook else None,
-            ),
-        )
         if (seconds := wait_of(prefer)) is not None:
             response.headers["Preference-Applied"] = f"wait={seconds}"
             desk.wait(accepted.render_id, seconds=seconds)
         render = desk.render(caller, accepted.render_id)
         response.headers["Location"] = f"/v1/renders/{render.id}"
         # As it was accepted: of a request made twice, the seeds of the first time.
-        seeds = [job.spec.seed for job in desk.views.jobs(render.id)]
+        seeds = [job.spec.seed for job in desk.views.jobs(render.id, limit=MAX_JOBS)]
         return AcceptedAnswer(
             **RenderAnswer.of(render, **desk.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
         )
@@ -232,17 +246,42 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _wanted(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Wanted]:
-    """Raises BadSpecification, NotFound, Refused."""
-    stored: set[str] = set()
-    desk.check_models(request.model for request in body.requests())
-    for one in specify(numbered(body.requests()), desk.registry, pictures_each=body.n, seed=body.seed):
-        desk.check_work(caller, one.spec)
-        for reference in _references(one.spec):
-            if reference not in stored and not has_input(desk.objects, reference):
-                raise BadSpecification(f"{reference} is not in the store: send it to POST /v1/files first")
-            stored.add(reference)
-        yield one
+@contextmanager
+def _asked(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Callable[[], Iterator[Asked]]]:
+    """What is asked for, as often as need be. Raises BadSpecification with the place of what is wrong."""
+    if body.manifest is None:
+        desk.check_models(request.model for request in body.requests())
+        yield lambda: numbered(body.requests())
+        return
+    file = BatchFiles(desk.services.database).file(caller.sees, body.manifest)
+    with NamedTemporaryFile(prefix="farm-manifest-") as copy:
+        copy.write(get_input(desk.objects, file.object))
+        copy.flush()
+        kind = PurePath(file.name).suffix.lower().removeprefix(".")
+        rows = Manifest(path=FilePath(copy.name), kind=kind, shown=file.name, folder=FilePath())
+        yield lambda: with_defaults(read_manifest(rows), body.shared())
+
+
+class _Checked:
+    """Completes what is asked for, and checks that this caller may ask for it; counts it."""
+
+    def __init__(self, desk: Desk, caller: Caller, body: RenderBody) -> None:
+        self._desk, self._caller, self._body = desk, caller, body
+        self._stored: set[str] = set()
+        self.pictures = 0
+        self.models: set[str] = set()
+
+    def wanted(self, asked: Iterable[Asked]) -> Iterator[Wanted]:
+        """Raises BadSpecification, NotFound, Refused."""
+        for one in specify(asked, self._desk.registry, pictures_each=self._body.n, seed=self._body.seed):
+            self._desk.check_work(self._caller, one.spec)
+            for reference in _references(one.spec):
+                if reference not in self._stored and not has_input(self._desk.objects, reference):
+                    raise BadSpecification(f"{reference} is not in the store: send it to POST /v1/files first")
+                self._stored.add(reference)
+            self.pictures += 1
+            self.models.add(one.spec.model)
+            yield one
 
 
 def wait_of(prefer: str | None) -> int | None:

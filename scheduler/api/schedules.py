@@ -145,6 +145,10 @@ def _order(desk: Desk, caller: Caller, body: RenderBody) -> Order:
     """Raises BadSpecification, Refused."""
     if body.dry_run:
         raise BadSpecification("render.dry_run: a schedule renders; ask POST /v1/renders for a dry run")
+    if body.manifest is not None:
+        raise BadSpecification(
+            "render.manifest: not in a schedule made here; `farm schedule add --prompts` takes files"
+        )
     desk.check_models(request.model for request in body.requests())
     order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
     for one in specify(numbered(order.requests), desk.registry, seed=0):

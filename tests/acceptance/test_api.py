@@ -111,6 +111,7 @@ def test_health_and_metrics_need_no_key(address: str) -> None:
         assert client.get("/docs").status_code == 200
     assert ready.json() == {"ready": True, "checks": dict.fromkeys(("database", "broker", "objects", "workers"), "ok")}
     assert 'farm_workers{model="quick"} 1.0' in metrics
+    assert "# HELP farm_stage_seconds" in metrics
     assert 'farm_webhook_messages_last_day{state="failed"} 0.0' in metrics
 
 
@@ -218,7 +219,9 @@ def test_a_revoked_key_is_let_in_no_more(home: Home, address: str) -> None:
 
 
 def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.Client) -> None:
-    render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow", "n": 2}).json()["id"]
+    asked = {"prompt": ["a", "b", "c"], "model": "slow", "seed": 5}
+    undisturbed = finished(ann, ann.post("/v1/renders", json=asked).json()["id"])["id"]
+    render = ann.post("/v1/renders", json=asked).json()["id"]
     jobs = f"/v1/renders/{render}/jobs"
     eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running", timeout=20)
 
@@ -227,7 +230,13 @@ def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.C
 
     assert (cancelled["state"], cancelled["cancelled"], again["cancelled"]) == ("cancelled", 1, 0)
     end = finished(ann, render)
-    assert (end["state"], end["done"], end["cancelled"]) == ("cancelled", 1, 1)
+    assert (end["state"], end["done"], end["cancelled"]) == ("cancelled", 2, 1)
+    assert [pixels(ann, f"{render}-{n:06d}") for n in (1, 2)] == [pixels(ann, f"{undisturbed}-{n:06d}") for n in (1, 2)]
+
+
+def pixels(client: httpx.Client, job: str) -> bytes:
+    """Files differ: they name the batch that they were made in."""
+    return Image.open(io.BytesIO(client.get(f"/v1/jobs/{job}/image").content)).tobytes()
 
 
 def test_a_cancelled_render_frees_the_device(ann: httpx.Client) -> None:
@@ -452,3 +461,55 @@ def test_a_render_is_held_and_released(ann: httpx.Client) -> None:
     assert ann.post(f"/v1/renders/{made['id']}/release").json()["state"] == "running"
     assert not ann.get(f"/v1/renders/{made['id']}/jobs", params={"state": "held"}).json()["jobs"]
     assert ann.delete(f"/v1/renders/{made['id']}").status_code == 200
+
+
+# -- manifests -------------------------------------------------------------------------------------------------
+
+
+def uploaded(client: httpx.Client, name: str, text: str) -> httpx.Response:
+    return client.post("/v1/files", files={"file": (name, text.encode())}, data={"purpose": "manifest"})
+
+
+def test_a_manifest_of_any_length_is_rendered_with_its_names_and_labels(ann: httpx.Client, ben: httpx.Client) -> None:
+    rows = "".join(f'{{"prompt": "picture {n}", "custom_id": "row {n}", "topic": "t{n % 3}"}}\n' for n in range(1500))
+    file = uploaded(ann, "rows.jsonl", rows).json()["id"]
+    asked = {"manifest": file, "model": "quick", "steps": 1, "priority": "bulk"}
+
+    dry = ann.post("/v1/renders", json=asked | {"dry_run": True})
+    made = ann.post("/v1/renders", json=asked, headers={"Idempotency-Key": "manifest 1"})
+    again = ann.post("/v1/renders", json=asked, headers={"Idempotency-Key": "manifest 1"})
+
+    assert (dry.status_code, dry.json()["total"]) == (200, 1500)
+    assert (made.status_code, made.json()["total"], len(made.json()["seeds"])) == (202, 1500, 1500)
+    assert again.json()["id"] == made.json()["id"]
+    assert ben.post("/v1/renders", json=asked).status_code == 404
+    first = ann.get(f"/v1/renders/{made.json()['id']}/jobs", params={"limit": 2}).json()["jobs"]
+    assert [(job["custom_id"], job["labels"]) for job in first] == [
+        ("row 0", {"topic": "t0"}),
+        ("row 1", {"topic": "t1"}),
+    ]
+    assert finished(ann, made.json()["id"])["done"] == 1500
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": 3}\n', "rows.jsonl line 2: prompt"),
+        ("rows.jsonl", '{"prompt": "a", "model": "nope"}\n', "'nope'"),
+        ("rows.csv", "text\na\n", "column named prompt"),
+        ("rows.jsonl", '{"prompt": "a", "control_images": ["/etc/hostname"]}\n', "line 1: "),
+        ("rows.jsonl", '{"prompt_embeds": "/etc/passwd"}\n', "line 1: "),
+    ],
+)
+def test_a_manifest_with_a_bad_row_is_refused_whole(ann: httpx.Client, name: str, text: str, says: str) -> None:
+    before = len(ann.get("/v1/renders", params={"limit": 1000}).json()["renders"])
+    refused = ann.post("/v1/renders", json={"manifest": uploaded(ann, name, text).json()["id"], "model": "quick"})
+    assert refused.status_code in (404, 422)
+    assert says in refused.json()["detail"]
+    assert len(ann.get("/v1/renders", params={"limit": 1000}).json()["renders"]) == before
+
+
+def test_what_is_no_prompt_file_is_no_manifest(ann: httpx.Client) -> None:
+    refused = uploaded(ann, "rows.xlsx", "PK")
+    assert refused.status_code == 422
+    assert "rows.xlsx: prompt files are .txt" in refused.json()["detail"]
