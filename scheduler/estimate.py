@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from storage.claims import Wanted
+from storage.measures import Measures, Sample
 from storage.registry import Registry
 from storage.spec import Spec
-from storage.views import Sample, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Estimate:
     models: tuple[str, ...]
 
 
-def estimate(wanted: Iterable[Wanted], registry: Registry, views: Views) -> Estimate:
+def estimate(wanted: Iterable[Wanted], registry: Registry, measures: Measures) -> Estimate:
     """Goes through all that is wanted, and keeps none of it."""
     of_key: Counter[tuple[str, str]] = Counter()
     pixels: Counter[str] = Counter()
@@ -31,7 +31,7 @@ def estimate(wanted: Iterable[Wanted], registry: Registry, views: Views) -> Esti
         of_key[spec.model, spec.batch_key()] += 1
         pixels[spec.model] += spec.width * spec.height
         steps[spec.model] += _work(spec)
-    samples = {model: views.samples(model) for model in pixels}
+    samples = {model: measures.samples(model) for model in pixels}
     known = all(samples.values())
     return Estimate(
         pictures=of_key.total(),

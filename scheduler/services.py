@@ -7,6 +7,7 @@ from storage.broker import Tickets
 from storage.database import Database
 from storage.errors import BadSettings, NotFound
 from storage.jobs import Jobs
+from storage.measures import Measures
 from storage.objects import ObjectStore, open_objects
 from storage.registry import Registry, read_registry
 from storage.settings import Settings
@@ -22,6 +23,7 @@ class Services:
     objects: ObjectStore
     jobs: Jobs
     views: Views
+    measures: Measures
     workers: Workers
 
 
@@ -50,6 +52,7 @@ def open_services(settings: Settings) -> Services:
         objects=objects,
         jobs=Jobs(database, settings.rules),
         views=Views(database),
+        measures=Measures(database),
         workers=Workers(database),
     )
 

@@ -142,7 +142,7 @@ def _takes(model: object) -> list[str] | None:
 
 def _statistics(desk: Desk) -> StatsAnswer:
     workers = [worker for worker in desk.workers.all() if worker.silent_for <= SILENT_SECONDS]
-    oldest = desk.views.oldest_waiting(desk.registry.models)
+    oldest = desk.services.measures.oldest_waiting(desk.registry.models)
     faults: dict[str, int] = {}
     for counted in FaultLog(desk.services.database).counts(within_seconds=_DAY_SECONDS):
         faults[counted.fault] = faults.get(counted.fault, 0) + counted.times
@@ -209,10 +209,10 @@ def _metrics(desk: Desk) -> CollectorRegistry:
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
     stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
     webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
-    for alias, made in desk.views.made_lately(within_seconds=3600).items():
+    for alias, made in desk.services.measures.made_lately(within_seconds=3600).items():
         batches.labels(alias).set(made.batches)
         seconds.labels(alias).set(made.seconds)
-    for alias, spent in desk.views.stages(within_seconds=3600).items():
+    for alias, spent in desk.services.measures.stages(within_seconds=3600).items():
         for stage, taken in asdict(spent).items():
             stages.labels(alias, stage).set(taken)
     told = Webhooks(desk.services.database).counts(within_seconds=_DAY_SECONDS)

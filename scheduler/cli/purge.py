@@ -87,7 +87,7 @@ def purge(
 @json_option
 def usage(as_json: bool) -> None:
     """How much room each owner's pictures take."""
-    found = open_services(read_settings()).views.usage()
+    found = open_services(read_settings()).measures.usage()
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])
         return

@@ -106,7 +106,7 @@ def _say_what_it_takes(services: Services, order: Order, bad: Bad, *, as_json: b
     noted: Counter[str] = Counter()
     with counting("pictures checked") as through:
         wanted = noting(order.wanted(services.registry, services.objects, bad), services.registry, noted)
-        found = estimate(through(wanted), services.registry, services.views)
+        found = estimate(through(wanted), services.registry, services.measures)
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt was given")
     _say_remarks(noted, bad)

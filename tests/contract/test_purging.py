@@ -13,6 +13,7 @@ from storage.database import Database, database_now
 from storage.errors import NotFound
 from storage.exports import Exports
 from storage.jobs import Jobs
+from storage.measures import Measures
 from storage.objects import ObjectStore, open_objects
 from storage.purging import Purging
 from storage.settings import Settings
@@ -81,7 +82,7 @@ def test_a_rule_may_name_states_and_an_owner(farm: Jobs, database: Database, loc
     assert [one.render_id for one in Purging(database).old(seconds=0, owner="bob")] == [bobs]
     assert purge(database, objects, states=["failed"]) == [failed]
     assert purge(database, objects, owner="ann") == [done]
-    assert [usage.owner for usage in Views(database).usage()] == ["bob"]
+    assert [usage.owner for usage in Measures(database).usage()] == ["bob"]
 
 
 def test_an_unfinished_export_keeps_its_pictures(farm: Jobs, database: Database, objects: ObjectStore) -> None:
