@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, folder_of
 from storage.purging import Old, Purging
 
 _THREADS = 8
@@ -23,7 +23,7 @@ class Purge:
         Raises DatabaseProblem, ObjectStoreProblem.
         """
         for one in old:
-            self.purging.mark(one.render_id)
+            self.purging.mark(one)
         gone, deleted = [], 0
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="purge") as threads:
             for render_id in self.purging.marked():
@@ -32,6 +32,10 @@ class Purge:
                     self.purging.delete_jobs([job_id for job_id, _ in pictures])
                     deleted += len(pictures)
                     show(deleted)
+                while self.purging.delete_logs(render_id):
+                    pass
+                # What a worker that had lost its job has stored since.
+                self.objects.delete_below(folder_of(render_id))
                 self.purging.delete_render(render_id)
                 gone.append(render_id)
         return gone

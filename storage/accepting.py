@@ -97,6 +97,16 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
 
     Who asks for the same at the same time waits here until the first one is accepted, or not.
     """
+    while True:
+        if _insert_render(connection, render_id, submission) or submission.once is None:
+            return render_id
+        # None: it was purged between the two statements, and the name is free.
+        if (before := accepted_before(connection, submission.owner, submission.once)) is not None:
+            return before
+
+
+def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
+    """False if there is one of its name."""
     once = submission.once
     insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     statement = (
@@ -118,12 +128,7 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
         .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
         .returning(renders.c.id)
     )
-    if connection.execute(statement).first() is not None or once is None:
-        return render_id
-    before = accepted_before(connection, submission.owner, once)
-    if before is None:
-        raise AssertionError("unreachable: whoever came first has committed")
-    return before
+    return connection.execute(statement).first() is not None
 
 
 def accepted_before(connection: Connection, owner: str, once: Once) -> str | None:

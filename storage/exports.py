@@ -10,8 +10,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Database, database_now
-from storage.errors import InvalidInput
-from storage.tables import exports
+from storage.errors import InvalidInput, NotFound
+from storage.moves import lock_renders
+from storage.tables import exports, renders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,16 @@ class Exports:
         self._database = database
 
     def begin(self, *, render_id: str, format: str, target: str, options: Mapping[str, Any]) -> str:  # noqa: A002
-        """The id of this export, new or gone on with. Raises InvalidInput if it was begun with other options."""
+        """The id of this export, new or gone on with.
+
+        Raises InvalidInput if it was begun with other options, NotFound if the render is being deleted.
+        """
         said = json.dumps(options, sort_keys=True)
         with self._database.write() as connection:
+            lock_renders(connection, [render_id])
+            kept = select(renders.c.id).where(renders.c.id == render_id, ~renders.c.purging)
+            if connection.execute(kept).first() is None:
+                raise NotFound(f"render {render_id} is being deleted")
             insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
             now = database_now()
             connection.execute(

@@ -110,14 +110,15 @@ class Jobs:
     @transaction
     def complete(
         self, connection: Connection, batch: RenderedBatch, published: Sequence[Published]
-    ) -> dict[int, State]:
+    ) -> dict[int, State | None]:
         """Record pictures as done. Repeating it is harmless, also after a commit whose reply was lost.
 
         Returns:
-            The jobs that are *not* ours any more, with the state that they are in; empty if all went well.
+            The jobs that are *not* ours any more, with the state that they are in (None: deleted with their render);
+            empty if all went well.
         """
         counted: Counter[str] = Counter()
-        refused: dict[int, State] = {}
+        refused: dict[int, State | None] = {}
         done: dict[int, Published] = {}
         for picture in sorted(published, key=lambda picture: picture.job.id):
             moved = connection.execute(
@@ -136,8 +137,10 @@ class Jobs:
                 counted[picture.job.render_id] += 1
                 done[picture.job.id] = picture
                 continue
-            now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).one()
-            if (now.state, now.fence) != (State.DONE, picture.job.fence):
+            now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).first()
+            if now is None:
+                refused[picture.job.id] = None
+            elif (now.state, now.fence) != (State.DONE, picture.job.fence):
                 refused[picture.job.id] = State(now.state)
         if counted:
             _record(connection, batch)

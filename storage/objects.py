@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
@@ -71,6 +72,10 @@ class ObjectStore(Protocol):
         """Idempotent: no error where there is no such object."""
         ...
 
+    def delete_below(self, folder: str) -> None:
+        """Delete whatever there is below a folder of keys. Idempotent."""
+        ...
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with `prefix`, in order."""
         ...
@@ -82,7 +87,12 @@ class ObjectStore(Protocol):
 
 def picture_key(render_id: str, index: int) -> str:
     """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
-    return f"renders/{render_id}/{index:06d}.png"
+    return f"{folder_of(render_id)}/{index:06d}.png"
+
+
+def folder_of(render_id: str) -> str:
+    """Where the pictures of a render live, and nothing else does."""
+    return f"renders/{render_id}"
 
 
 def open_objects(settings: Settings) -> ObjectStore:
@@ -170,11 +180,15 @@ class LocalObjects:
         with self._translated():
             self._path(key).unlink(missing_ok=True)
 
+    def delete_below(self, folder: str) -> None:
+        with self._translated(), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._path(folder))
+
     def list(self, prefix: str = "") -> Iterator[str]:
         with self._translated():
             keys = (
                 path.relative_to(self._folder).as_posix()
-                for path in self._folder.rglob("*")
+                for path in (self._folder / prefix.rpartition("/")[0]).rglob("*")
                 if path.is_file() and not path.name.startswith(".new-")
             )
             yield from sorted(key for key in keys if key.startswith(prefix))
@@ -319,6 +333,11 @@ class S3Objects:
     def delete(self, key: str) -> None:
         with self._translated():
             self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def delete_below(self, folder: str) -> None:
+        # One by one: many stores other than AWS refuse the checksum that deleting many at once comes with.
+        for key in self.list(f"{_checked(folder)}/"):
+            self.delete(key)
 
     def list(self, prefix: str = "") -> Iterator[str]:
         with self._translated():

@@ -6,10 +6,12 @@ Every step may be interrupted and is gone on with by the next purge, here or els
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
 
 from storage.database import Database, database_now, transaction
+from storage.moves import lock_renders
 from storage.objects import picture_key
 from storage.states import State, render_state
 from storage.tables import (
@@ -24,8 +26,10 @@ from storage.tables import (
     renders,
 )
 
-#: Jobs deleted in one transaction: other writers wait no longer than that.
+#: Rows deleted in one transaction: other writers wait no longer than that.
 _AT_ONCE = 500
+#: Of what there may be several for a picture → what tells its rows apart.
+_LOGS: dict[Table, Column[Any]] = {events: events.c.seq, deliveries: deliveries.c.id}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,10 @@ class Old:
     render_id: str
     owner: str
     state: str
+    finished_at: float
+    #: Those that are done, and those that ended without a picture too.
     pictures: int
+    jobs: int
     bytes: int
     #: It has an export that is not finished, and is kept.
     needed: bool
@@ -69,7 +76,9 @@ class Purging:
                 render_id=row.id,
                 owner=row.owner,
                 state=state,
+                finished_at=row.finished_at,
                 pictures=row.done,
+                jobs=row.total,
                 bytes=sizes[row.id],
                 needed=bool(row.needed),
             )
@@ -77,11 +86,21 @@ class Purging:
         ]
 
     @transaction
-    def mark(self, connection: Connection, render_id: str) -> bool:
-        """Hide a render for good; False if it is not finished any more, or an export needs it."""
-        finished = (renders.c.id == render_id) & renders.c.finished_at.is_not(None) & ~renders.c.purging
-        marked = update(renders).where(finished, ~_exported()).values(purging=True)
-        return connection.execute(marked).rowcount > 0
+    def mark(self, connection: Connection, old: Old) -> bool:
+        """Hide a render for good; False if it was asked for again since somebody looked, or an export needs it.
+
+        Its idempotency key is free again: a request of that name is a new one.
+        """
+        # An export begins under the same lock (`storage.exports`). Only a statement after it sees one that has begun.
+        lock_renders(connection, [old.render_id])
+        same = (renders.c.id == old.render_id) & (renders.c.finished_at == old.finished_at) & ~renders.c.purging
+        marked = connection.execute(
+            update(renders).where(same, ~_exported()).values(purging=True, idempotency_key=None, request_hash=None)
+        ).rowcount
+        if marked:
+            # At once: how a batch stands is read from its render.
+            connection.execute(delete(api_batches).where(api_batches.c.render_id == old.render_id))
+        return marked > 0
 
     def marked(self) -> list[str]:
         """Those that are hidden and not gone yet."""
@@ -105,9 +124,21 @@ class Purging:
         _delete_batches(connection, batch_ids)
 
     @transaction
+    def delete_logs(self, connection: Connection, render_id: str) -> int:
+        """The next of what was told about a render, and to whom; how many rows."""
+        deleted = 0
+        for table, key in _LOGS.items():
+            theirs = table.c.render_id == render_id
+            some = select(key).where(theirs).order_by(key).limit(_AT_ONCE)
+            deleted += connection.execute(delete(table).where(theirs, key.in_(some))).rowcount
+        return deleted
+
+    @transaction
     def delete_render(self, connection: Connection, render_id: str) -> None:
         """The rest of a render without jobs."""
-        for table in (events, deliveries, exports, api_batches):
+        # Whoever tells of a render has its lock: nothing is told between these statements.
+        lock_renders(connection, [render_id])
+        for table in (*_LOGS, exports):
             connection.execute(delete(table).where(table.c.render_id == render_id))
         connection.execute(delete(renders).where(renders.c.id == render_id, renders.c.purging))
 

@@ -183,6 +183,8 @@ faults = Table(
     Column("message", Text, nullable=False),
     Index("ix_faults_at", "at"),
     Index("ix_faults_worker", "worker", "at"),
+    # Deleted with its job.
+    Index("ix_faults_job_id", "job_id"),
 )
 
 #: Workers that are left out: whole devices (model '') or models on a device.
@@ -271,6 +273,7 @@ deliveries = Table(
         postgresql_where=text("state = 'pending'"),
     ),
     Index("ix_deliveries_owner", "owner", "created_at"),
+    Index("ix_deliveries_render_id", "render_id"),
 )
 
 #: What the farm signs with, webhooks by owner among it: it must be known to sign, so it cannot be a hash.
@@ -306,6 +309,7 @@ api_batches = Table(
     Column("lines", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Index("ix_api_batches_owner", "owner", "created_at"),
+    Index("ix_api_batches_render_id", "render_id"),
 )
 
 #: Renders that are submitted again and again (`storage.schedules`).

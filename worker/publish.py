@@ -10,6 +10,7 @@ from PIL.Image import Image
 from storage.claims import Claimed, Published, RenderedBatch
 from storage.jobs import Jobs
 from storage.objects import ObjectStore, picture_key
+from storage.states import State
 from worker.encode import to_png
 from worker.lease import Leases
 from worker.patience import Patience
@@ -60,10 +61,17 @@ class Publisher:
                 )
             )
             refused = self._patiently(lambda: self._jobs.complete(batch, published), what="record pictures")
+            for picture in published:
+                if refused.get(picture.job.id, State.DONE) is None:
+                    self._remove(picture)
             log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
         finally:
             self._leases.release(jobs)
             self._hold.release()
+
+    def _remove(self, picture: Published) -> None:
+        """Its render was deleted while it was stored: nobody else will ever look for it."""
+        self._patiently(lambda: self._objects.delete(picture.object), what="remove a picture")
 
     def _store(self, batch: RenderedBatch, position: int, job: Claimed, picture: Image) -> Published:
         company = {"batch": {"size": len(batch.jobs), "position": position}}

@@ -15,7 +15,7 @@ from scheduler.api.access import Reader, Submitter
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.renders import RenderId
-from storage.errors import ServiceProblem
+from storage.errors import NotFound, ServiceProblem
 from storage.events import EventLog, Told
 from storage.views import RenderView
 from storage.webhooks import Webhooks
@@ -79,8 +79,8 @@ async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> Async
             # Before the events: once it is finished, all of them are there.
             render = await run_in_threadpool(desk.views.render, render_id)
             told = await run_in_threadpool(log.after, render_id, seen)
-        except ServiceProblem:
-            # Whoever follows connects again, and goes on after the last event seen.
+        except (ServiceProblem, NotFound):
+            # Whoever follows connects again, and goes on after the last event seen, or hears that it is deleted.
             return
         for event in told:
             seen = event.seq

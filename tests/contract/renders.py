@@ -79,7 +79,7 @@ def published(*held: Claimed) -> list[Published]:
     ]
 
 
-def complete(farm: Jobs, found: Claim) -> dict[int, State]:
+def complete(farm: Jobs, found: Claim) -> dict[int, State | None]:
     """Complete a whole claim; what was refused."""
     return farm.complete(rendered(found), published(*found.jobs))
 

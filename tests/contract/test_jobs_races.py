@@ -72,7 +72,7 @@ def test_a_cancel_among_completions_counts_every_job_once(farm: Jobs, database: 
     render_id = submit(farm, pictures(12))
     found = [claim(farm, limit=2, worker=f"w{n}") for n in range(6)]
 
-    def cancel() -> dict[int, State]:
+    def cancel() -> dict[int, State | None]:
         farm.cancel(render_id)
         return {}
 

@@ -80,6 +80,15 @@ def test_a_deleted_object_is_gone_and_may_be_deleted_again_and_put_anew(objects:
     assert objects.put("a/1.png", DOG).sha256 == sha256(DOG)
 
 
+def test_what_is_below_a_folder_is_deleted_and_nothing_beside_it(objects: ObjectStore) -> None:
+    keys = ["renders/a/000000.png", "renders/a/b/1.png", "renders/a-b/0.png", "renders/ab/0.png"]
+    for key in keys:
+        objects.put(key, DOG)
+    objects.delete_below("renders/a")
+    objects.delete_below("renders/a")
+    assert [*objects.list()] == keys[2:]
+
+
 def test_keys_are_listed_in_order_by_their_beginning(objects: ObjectStore) -> None:
     keys = ["renders/a/000000.png", "renders/a/000001.png", "renders/a-b/0.png", "renders/ab/0.png", "probe"]
     for key in reversed(keys):
@@ -103,6 +112,7 @@ def test_what_is_no_key_of_ours_is_refused_by_every_method(objects: ObjectStore,
         objects.get,
         objects.exists,
         objects.delete,
+        objects.delete_below,
         objects.presign,
     ]
     for method in methods:

@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
+from PIL import Image
 from sqlalchemy import func, insert, select, update
 
 from scheduler.purge import Purge
+from storage.claims import Once, Submission
 from storage.database import Database, database_now
 from storage.errors import NotFound
 from storage.exports import Exports
@@ -17,10 +22,15 @@ from storage.measures import Measures
 from storage.objects import ObjectStore, open_objects
 from storage.purging import Purging
 from storage.settings import Settings
+from storage.states import Priority
 from storage.tables import batches, deliveries, events, exports, faults, jobs, leftovers, metadata, renders
 from storage.views import Views
 from tests.contract.datasets import make, render_of, wanted
-from tests.contract.renders import claim, complete, rows, submit
+from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
+from worker.lease import Leases
+from worker.patience import Patience
+from worker.publish import Publisher
+from worker.watchdog import Watchdog
 
 DAY = 86_400.0
 
@@ -37,6 +47,25 @@ def purge(database: Database, objects: ObjectStore, *, seconds: float = 30 * DAY
     purging = Purging(database)
     old = [one for one in purging.old(seconds=seconds, **which) if not one.needed]  # type: ignore[arg-type]
     return Purge(purging=purging, objects=objects).run(old, lambda _: None)
+
+
+def order(farm: Jobs) -> str:
+    """The same request under the same name, each time."""
+    once = Once(name="order 7", request_hash="as ever")
+    return farm.submit(wanted(1), Submission(owner="ann", priority=Priority.NORMAL, once=once), quanta={"tiny": 8})
+
+
+def retry(farm: Jobs, render_id: str) -> int:
+    return farm.retry(render_id, quanta={"tiny": 8})
+
+
+def unless_deleted(action: Callable[[], object]) -> bool:
+    """Whether it could still be done."""
+    try:
+        action()
+    except NotFound:
+        return False
+    return True
 
 
 def counted(database: Database, table: object) -> int:
@@ -91,7 +120,6 @@ def test_an_unfinished_export_keeps_its_pictures(farm: Jobs, database: Database,
     export_id = Exports(database).begin(render_id=render_id, format="parquet", target="/a", options={})
 
     assert [one.needed for one in Purging(database).old(seconds=30 * DAY)] == [True]
-    assert Purging(database).mark(render_id) is False
     assert purge(database, objects) == []
     assert len(list(objects.list())) == 3
 
@@ -101,8 +129,9 @@ def test_an_unfinished_export_keeps_its_pictures(farm: Jobs, database: Database,
 
 def test_a_render_that_is_being_deleted_is_seen_no_more(farm: Jobs, database: Database, objects: ObjectStore) -> None:
     render_id = render_of(farm, objects, 3, failing={1})
-    assert Purging(database).mark(render_id) is True
-    assert Purging(database).mark(render_id) is False
+    [old] = Purging(database).old(seconds=0)
+    assert Purging(database).mark(old) is True
+    assert Purging(database).mark(old) is False
 
     views = Views(database)
     with pytest.raises(NotFound):
@@ -112,6 +141,8 @@ def test_a_render_that_is_being_deleted_is_seen_no_more(farm: Jobs, database: Da
     assert views.renders() == []
     with pytest.raises(NotFound, match="is being deleted"):
         farm.retry(render_id, quanta={"tiny": 8})
+    with pytest.raises(NotFound, match="is being deleted"):
+        Exports(database).begin(render_id=render_id, format="parquet", target="/a", options={})
     assert [row.state for row in rows(database, render_id)] == ["done", "failed", "done"]
 
 
@@ -125,6 +156,81 @@ def test_a_render_that_was_asked_for_again_is_not_deleted(farm: Jobs, database: 
 
     make(farm, objects, 1)
     assert Views(database).render(render_id).done == 3
+    # Finished again, and not the old one that somebody looked at.
+    assert Purging(database).mark(old) is False
+
+
+def test_a_retry_at_the_same_moment_keeps_the_render_or_comes_too_late(farm: Jobs, database: Database) -> None:
+    for _ in range(5):
+        render_id = submit(farm, wanted(1))
+        fail(farm, claim(farm).jobs[0], "the picture is black")
+        [old] = [one for one in Purging(database).old(seconds=0) if one.render_id == render_id]
+
+        marked, retried = at_once(
+            partial(Purging(database).mark, old), partial(unless_deleted, partial(retry, farm, render_id))
+        )
+
+        assert marked is not retried
+        assert [row.state for row in rows(database, render_id)] == ["queued" if retried else "failed"]
+        farm.cancel(render_id)
+
+
+def test_an_export_that_begins_at_the_same_moment_keeps_the_render_or_is_refused(
+    farm: Jobs, database: Database
+) -> None:
+    for _ in range(5):
+        render_id = submit(farm, wanted(1))
+        farm.cancel(render_id)
+        [old] = [one for one in Purging(database).old(seconds=0) if one.render_id == render_id]
+        begin = partial(Exports(database).begin, render_id=render_id, format="parquet", target="/a", options={})
+
+        marked, begun = at_once(partial(Purging(database).mark, old), partial(unless_deleted, begin))
+
+        assert marked is not begun
+
+
+def test_a_request_of_the_same_name_is_a_new_one_once_the_first_is_deleted(farm: Jobs, database: Database) -> None:
+    first = order(farm)
+    farm.cancel(first)
+    [old] = Purging(database).old(seconds=0)
+    Purging(database).mark(old)
+
+    second = order(farm)
+
+    assert second != first
+    assert order(farm) == second
+
+
+def test_a_picture_that_a_worker_stores_after_its_render_is_deleted_is_removed(
+    farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    render_id = submit(farm, wanted(2))
+    found = claim(farm)
+    farm.cancel(render_id)
+    assert purge(database, objects, seconds=0) == [render_id]
+
+    leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
+    publisher = Publisher(jobs=farm, objects=objects, leases=leases, patiently=Patience(Event()))
+    publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
+    publisher.drain()
+
+    assert list(objects.list()) == []
+
+
+def test_what_was_told_of_a_large_render_goes_a_part_at_a_time(
+    farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    render_id = render_of(farm, objects, 1)
+    with database.write() as connection:
+        row = {"render_id": render_id, "at": 0, "kind": "job.done", "index": 0, "data": "{}"}
+        connection.execute(insert(events), [{**row, "seq": seq} for seq in range(1200)])
+    [old] = Purging(database).old(seconds=0)
+    Purging(database).mark(old)
+
+    parts = [*iter(partial(Purging(database).delete_logs, render_id), 0)]
+
+    assert (sum(parts), max(parts)) == (1200, 500)
+    assert purge(database, objects) == [render_id]
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -149,6 +255,7 @@ def test_batches_are_kept_as_long_as_a_picture_of_theirs(farm: Jobs, database: D
 _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
+from storage.claims import Once, Submission
 from storage.database import Database
 from storage.objects import open_objects
 from storage.settings import read_settings

@@ -13,6 +13,10 @@ def upgrade() -> None:
     op.add_column("renders", sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("renders", sa.Column("purging", sa.Boolean, nullable=False, server_default=sa.false()))
     _add_to_jobs()
+    # Deleting a render finds what is only its own.
+    op.create_index("ix_faults_job_id", "faults", ["job_id"])
+    op.create_index("ix_deliveries_render_id", "deliveries", ["render_id"])
+    op.create_index("ix_api_batches_render_id", "api_batches", ["render_id"])
     named = sa.text("custom_id IS NOT NULL")
     op.create_index(
         *("ix_jobs_custom_id", "jobs", ["render_id", "custom_id"]),
