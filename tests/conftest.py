@@ -21,7 +21,7 @@ from tests.servers import PostgresServer, S3Server
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--jobs", type=int, default=400, help="How many jobs the load test submits.")
-    parser.addoption("--prompts", type=int, default=200, help="How many rows the manifest has whose makers are killed.")
+    parser.addoption("--prompts", type=int, default=100, help="How many rows the manifest has whose makers are killed.")
     parser.addoption("--kills", type=int, default=5, help="How often they are killed.")
     parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")

@@ -67,7 +67,13 @@ def test_a_long_prompt_does_not_break_the_table(served: Home) -> None:
 def test_a_contact_sheet_of_a_render_is_written(served: Home, render: Any) -> None:
     told = served.farm("sheet", render["render"], "--out", "sheet.png", "--json")
 
-    assert told.json == {"render": render["render"], "file": "sheet.png", "pictures": 3}
+    assert told.json == {
+        "render": render["render"],
+        "file": "sheet.png",
+        "pictures": 3,
+        "duplicates": 0,
+        "nearly_black": 0,
+    }
     assert "contact sheet sheet.png: 3 pictures" in told.err
     with Image.open(served.folder / "sheet.png") as sheet:
         assert sheet.width > 3 * 3 * 64
