@@ -42,7 +42,7 @@ class Render:
     """How a render stood when it was asked for."""
 
     id: str
-    #: running, done, failed or cancelled
+    #: running, held, done, failed or cancelled
     state: str
     total: int
     done: int
@@ -110,6 +110,16 @@ class Farm:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._ask("POST", "/v1/renders", again=idempotency_key is not None, json=body, headers=headers)
         return _render(answer.json())
+
+    def submit_manifest(self, file: str | Path, *, idempotency_key: str | None = None, **fields: Any) -> Render:
+        """Submit every row of a prompt file (.txt, .jsonl, .csv, .parquet); `fields` for rows that lack them.
+
+        With an idempotency key it may be repeated. Raises ApiProblem.
+        """
+        path = Path(file)
+        with path.open("rb") as data:
+            answer = self._ask(*("POST", "/v1/files"), files={"file": (path.name, data)}, data={"purpose": "manifest"})
+        return self.submit(manifest=answer.json()["id"], idempotency_key=idempotency_key, **fields)
 
     def get(self, render: Render | str) -> Render:
         """How a render stands now. Raises ApiProblem (404) if there is none."""

@@ -32,7 +32,7 @@ from scheduler.api.problems import RESPONSES, Refused
 from scheduler.asked import Asked, numbered, with_defaults
 from scheduler.manifests import Manifest, read_manifest
 from scheduler.submit import call_workers, noting, quanta, specify, submit
-from storage.batch_files import BatchFiles
+from storage.batch_files import ApiFile, BatchFiles
 from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
@@ -75,9 +75,10 @@ def routes(desk: Desk) -> APIRouter:
         if body.webhook is not None:
             check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
-        with _asked(desk, caller, body) as asked:
+        file = None if body.manifest is None else BatchFiles(desk.services.database).file(caller.sees, body.manifest)
+        with _asked(desk, body, file) as asked:
             checked = _Checked(desk, caller, body)
-            if body.manifest is None:
+            if file is None:
                 desk.admit(caller, body.jobs, name=idempotency_key)
                 wanted: Iterable[Wanted] = list(noting(checked.wanted(asked()), desk.registry, remarks))
             else:
@@ -94,7 +95,7 @@ def routes(desk: Desk) -> APIRouter:
                     remarks=sorted(remarks),
                     **desk.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
                 )
-            once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body))
+            once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body, file))
             accepted = submit(
                 desk.jobs,
                 desk.registry,
@@ -247,13 +248,12 @@ def routes(desk: Desk) -> APIRouter:
 
 
 @contextmanager
-def _asked(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Callable[[], Iterator[Asked]]]:
+def _asked(desk: Desk, body: RenderBody, file: ApiFile | None) -> Iterator[Callable[[], Iterator[Asked]]]:
     """What is asked for, as often as need be. Raises BadSpecification with the place of what is wrong."""
-    if body.manifest is None:
+    if file is None:
         desk.check_models(request.model for request in body.requests())
         yield lambda: numbered(body.requests())
         return
-    file = BatchFiles(desk.services.database).file(caller.sees, body.manifest)
     with NamedTemporaryFile(prefix="farm-manifest-") as copy:
         copy.write(get_input(desk.objects, file.object))
         copy.flush()
@@ -295,6 +295,9 @@ def _references(spec: Spec) -> Sequence[str]:
     return [name for name in given if REFERENCE.fullmatch(name)]
 
 
-def _hash(body: RenderBody) -> str:
-    said = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+def _hash(body: RenderBody, file: ApiFile | None) -> str:
+    said = body.model_dump(mode="json", exclude_unset=True)
+    if file is not None:
+        # What is in it: sent twice, it has two ids.
+        said["manifest"] = file.object
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

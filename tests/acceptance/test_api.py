@@ -491,6 +491,16 @@ def test_a_manifest_of_any_length_is_rendered_with_its_names_and_labels(ann: htt
     assert finished(ann, made.json()["id"])["done"] == 1500
 
 
+def test_the_client_submits_manifests(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,topic\na star,x\na circle,y\n")
+    with Farm(api.address, key=api.key("mia")) as farm:
+        renders = [farm.submit_manifest(file, model="quick", n=2, idempotency_key="rows 1") for _ in range(2)]
+        assert renders[0].id == renders[1].id
+        assert farm.wait(renders[0]).done == 4
+        assert [picture.prompt for picture in farm.images(renders[0])] == ["a star", "a star", "a circle", "a circle"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
