@@ -54,7 +54,8 @@ def status(render_id: str | None, as_json: bool) -> None:
         f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
         + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
     )
-    for job in views.jobs(render_id, state=State.FAILED, limit=5):
+    # Not looked for where there are none: a million jobs would be gone through.
+    for job in views.jobs(render_id, state=State.FAILED, limit=5) if render.failed else ():
         click.echo(f"failed: {job.id}: {job.error}")
 
 
