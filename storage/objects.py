@@ -314,15 +314,18 @@ class S3Objects:
                 raise NotFound(f"no object {key} in {self.shown}") from None
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """The bytes of an object; None if there is none."""
         with self._translated():
             try:
-                self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+                return int(self._client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"])
             except ClientError as error:
                 if _status(error) != 404:
                     raise
                 self.check()  # a missing bucket answers the same
-                return False
-        return True
+                return None
 
     def presign(self, key: str, *, seconds: int = 900) -> str:
         address: str = self._client.generate_presigned_url(

@@ -241,9 +241,15 @@ class Views:
 
     def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
         """Those of these ids that there are."""
+        found: dict[str, BatchView] = {}
+        # A thousand at once: databases take only so many values in a statement.
+        left = sorted(set(ids))
         with self._database.read() as connection:
-            rows = connection.execute(select(batches).where(batches.c.id.in_(sorted(set(ids)))))
-            return {row.id: _batch(row) for row in rows}
+            while left:
+                some, left = left[:_PAGE], left[_PAGE:]
+                rows = connection.execute(select(batches).where(batches.c.id.in_(some)))
+                found |= {row.id: _batch(row) for row in rows}
+        return found
 
     def labels(self, render_id: str) -> Iterator[Mapping[str, Any] | None]:
         """The labels of a render's pictures, None for those without; each distinct set once, in no order."""

@@ -9,7 +9,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ class Export:
         by_status = counts(rows)
         made = by_status.get("success", 0)
         size = sum(row["bytes"] or 0 for row in rows)
-        stats = {
+        stats: dict[str, Any] = {
             "count": len(rows),
             "successes": made,
             "failed": len(rows) - made,
@@ -116,18 +116,26 @@ class Export:
             # Of the rows, and so of the hashes of all pictures: a shard of other rows is written anew.
             "rows_sha256": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
         }
-        name = f"{shard.name}_stats.json"
-        noted = (json.dumps(stats, indent=1) + "\n").encode()
-        if self.target.read(name) != noted:
-            self._build(shard, rows, columns, working, lambda n: show(_with(progress, pictures=n)))
+        if not self._is_there(shard, stats):
+            names = self._build(shard, rows, columns, working, lambda n: show(_with(progress, pictures=n)))
+            stats["files"] = {name: self.target.holds(name) for name in names}
             with writing(self.target.shown):
-                (working / name).write_bytes(noted)
-            self.target.place(name, working / name)
+                (working / shard.stats).write_text(json.dumps(stats, indent=1) + "\n")
+            self.target.place(shard.stats, working / shard.stats)
         progress.shards += 1
         progress.pictures += made
         progress.failed += len(rows) - made
         progress.bytes += size
         show(progress)
+
+    def _is_there(self, shard: Shard, stats: Mapping[str, Any]) -> bool:
+        """Whether this shard was written before, of the same rows, and nobody took a file away."""
+        noted = self.target.read(shard.stats)
+        if noted is None:
+            return False
+        before = json.loads(noted)
+        files = before.pop("files", {})
+        return before == stats and all(self.target.holds(name) == size for name, size in files.items())
 
     def _build(
         self,
@@ -136,7 +144,8 @@ class Export:
         columns: Columns,
         working: Path,
         show: Callable[[int], None],
-    ) -> None:
+    ) -> list[str]:
+        """Write a shard; the names of its files."""
         pictures, built = working / f"{shard.name}.pictures", working / f"{shard.name}.built"
         shutil.rmtree(built, ignore_errors=True)
         with writing(self.target.shown):
@@ -150,6 +159,7 @@ class Export:
             self.target.place(name, built / name)
         shutil.rmtree(built)
         shutil.rmtree(pictures)
+        return names
 
     def _gather(self, wanted: list[tuple[JobView, Path]], show: Callable[[int], None]) -> None:
         """Bring the pictures here; those that are, and are whole, stay."""

@@ -39,6 +39,10 @@ class Target(Protocol):
         """What is there under a name."""
         ...
 
+    def holds(self, name: str) -> int | None:
+        """The bytes of a file that is there, or how many files there are in a folder; None if there is neither."""
+        ...
+
     def place(self, name: str, built: Path) -> None:
         """Give a file or folder that is complete its final name."""
         ...
@@ -81,6 +85,12 @@ class FolderTarget:
         except FileNotFoundError:
             return None
 
+    def holds(self, name: str) -> int | None:
+        path = self._folder / name
+        if path.is_dir():
+            return sum(1 for _ in path.iterdir())
+        return path.stat().st_size if path.is_file() else None
+
     def place(self, name: str, built: Path) -> None:
         final = self._folder / name
         with writing(self.shown):
@@ -120,6 +130,10 @@ class BucketTarget:
             return self._place.get(name)
         except NotFound:
             return None
+
+    def holds(self, name: str) -> int | None:
+        size = self._place.size(name)
+        return size if size is not None else sum(1 for _ in self._place.list(f"{name}/")) or None
 
     def place(self, name: str, built: Path) -> None:
         if built.is_dir():

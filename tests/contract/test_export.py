@@ -169,8 +169,7 @@ def test_a_bucket_gets_the_same_files_as_a_folder(
     exported(database, objects, render_id, str(tmp_path / "set"), layout=layout)
     exported(database, objects, render_id, to, layout=layout, settings=settings)
 
-    place = open_place(to, settings)
-    assert {name: place.get(name) for name in place.list()} == contents(tmp_path / "set")
+    assert held(to, settings) == contents(tmp_path / "set")
     assert not any((tmp_path / "home" / "exports").iterdir())
 
 
@@ -188,6 +187,36 @@ def test_a_shard_whose_rows_have_changed_is_written_anew(
 
     exported(database, objects, render_id, str(tmp_path / "fresh"))
     assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_file_that_somebody_took_away_is_written_again(
+    farm: Jobs, database: Database, s3: Settings, tmp_path: Path, layout: str, place: str
+) -> None:
+    objects = open_objects(s3)
+    render_id = render_of(farm, objects, 15, failing={3})
+    settings = s3.model_copy(update={"home": tmp_path / "home"})
+    to = f"{s3.objects_url}-exports/set" if place == "bucket" else str(tmp_path / "set")
+    exported(database, objects, render_id, to, layout=layout, settings=settings)
+    whole = held(to, settings)
+    lost = next(name for name in sorted(whole) if name.endswith((".tar", ".parquet", ".png")))
+    if place == "bucket":
+        open_place(to, settings).delete(lost)
+    else:
+        (tmp_path / "set" / lost).unlink()
+
+    exported(database, objects, render_id, to, layout=layout, settings=settings)
+
+    assert held(to, settings) == whole
+
+
+def held(to: str, settings: Settings) -> dict[str, bytes]:
+    if not to.startswith("s3://"):
+        return contents(Path(to))
+    place = open_place(to, settings)
+    return {name: place.get(name) for name in place.list()}
 
 
 # -- what is refused -------------------------------------------------------------------------------------------
