@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, WrapValidator
 
 #: How a stored input is named: by what is in it.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
@@ -100,49 +100,69 @@ Input = Annotated[str, AfterValidator(_input)]
 class ModelControls(BaseModel):
     """Controls for which a model of the registry may have defaults."""
 
-    #: DDIM's η: 0 deterministic, 1 as DDPM. Other samplers do not know it.
+    # The docstring under each field is what the API's page says of it.
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    #: How many of the text encoder's last layers are left out.
+    """DDIM's η: 0 deterministic, 1 as DDPM. Other samplers do not know it."""
+
     clip_skip: Annotated[int, Field(ge=1, le=23)] | None = None
-    #: "compel": words have weights, as in `(red)1.4`, and prompts may be longer than 77 tokens.
+    """How many of the text encoder's last layers are left out."""
+
     prompt_weighting: Literal["compel"] | None = Field(
         None, validation_alias=AliasChoices("prompt_weighting", "weighting")
     )
-    #: How strongly each ControlNet steers.
+    """`compel`: words have weights, as in `(red)1.4`, and prompts may be longer than 77 tokens."""
+
     controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
         None, validation_alias=AliasChoices("controlnet_conditioning_scale", "control_scale")
     )
-    #: From and to which share of the steps each ControlNet steers.
+    """How strongly each ControlNet steers."""
+
     control_guidance_start: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
         None, validation_alias=AliasChoices("control_guidance_start", "control_start")
     )
+    """From which share of the steps on each ControlNet steers."""
+
     control_guidance_end: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
         None, validation_alias=AliasChoices("control_guidance_end", "control_end")
     )
-    #: The ControlNet guesses from its image alone; made for guidance of 3 to 5 and no prompt.
+    """Up to which share of the steps each ControlNet steers."""
+
     guess_mode: bool | None = None
-    #: Steps and guidance of Kandinsky's prior, which makes image embeddings from the prompt.
+    """The ControlNet guesses from its image alone; made for guidance of 3 to 5 and no prompt."""
+
     prior_num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, validation_alias=AliasChoices("prior_num_inference_steps", "prior_steps")
     )
+    """Steps of Kandinsky's prior, which makes image embeddings from the prompt."""
+
     prior_guidance_scale: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
         None, validation_alias=AliasChoices("prior_guidance_scale", "prior_guidance")
     )
+    """Guidance of Kandinsky's prior."""
 
 
 class Controls(ModelControls):
     """All controls of one picture."""
 
-    #: An image for each ControlNet of the model, in its order.
     control_images: Annotated[tuple[str, ...], _read_by(_images)] | None = None
-    #: Instead of a prompt: a safetensors file of `prompt_embeds` and what belongs to them.
+    """An image for each ControlNet of the model, in its order: files, or stored inputs (`sha256:…`)."""
+
     prompt_embeds: Input | None = None
-    #: SDXL's micro-conditioning, each (height, width) or (top, left) in pixels.
+    """Instead of a prompt: a safetensors file, or stored input, of `prompt_embeds` and what belongs to them."""
+
     original_size: Size2 | None = None
+    """SDXL's micro-conditioning, (height, width) in pixels."""
+
     crops_coords_top_left: Corner | None = None
+    """SDXL's micro-conditioning, (top, left) in pixels."""
+
     target_size: Size2 | None = None
-    #: LoRAs of the registry and their scales.
+    """SDXL's micro-conditioning, (height, width) in pixels."""
+
     loras: Annotated[dict[str, float], _read_by(_scales_by_name)] | None = None
+    """LoRAs of the registry and their scales, such as `{"ink": 0.8}`."""
 
 
 def check_weights(name: str, prompt: str) -> None:

@@ -134,8 +134,8 @@ class Measures:
             if ids[0] in by_id
         ]
 
-    def usage(self) -> list[Usage]:
-        """What each owner's pictures take, by owner; looks at every picture."""
+    def usage(self, *, owner: str | None = None) -> list[Usage]:
+        """What each owner's pictures take, by owner, or what one's do; looks at every picture."""
         statement = (
             select(
                 jobs.c.owner,
@@ -149,5 +149,7 @@ class Measures:
             .group_by(jobs.c.owner)
             .order_by(jobs.c.owner)
         )
+        if owner is not None:
+            statement = statement.where(jobs.c.owner == owner)
         with self._database.read() as connection:
             return [Usage(**{**row._mapping, "bytes": int(row.bytes or 0)}) for row in connection.execute(statement)]

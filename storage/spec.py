@@ -107,19 +107,38 @@ class Request(Controls):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
-    #: None only beside `prompt_embeds`.
     prompt: Prompt | None = None
+    """What to draw; left out only beside `prompt_embeds`."""
+
     negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
+    """What to steer away from."""
+
     model: str | None = None
+    """A model's alias in the registry."""
+
     width: Size | None = None
+    """Pixels, a multiple of 8."""
+
     height: Size | None = None
+    """Pixels, a multiple of 8."""
+
     num_inference_steps: Steps | None = Field(None, validation_alias=AliasChoices("num_inference_steps", "steps"))
+    """Denoising steps."""
+
     guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
+    """How closely to follow the prompt; 1 or less switches guidance off."""
+
     sampler: Sampler | None = None
+    """Such as `ddim`, `euler a` or `dpm++ 2m karras`."""
+
     seed: Seed | None = None
-    #: What the caller calls this picture (unique within a render), and anything else that is to travel with it.
+    """Of the first picture; the next ones count up from it. Left out, it is drawn and recorded."""
+
     custom_id: CustomId | None = None
+    """What the caller calls this picture, unique within a render."""
+
     labels: Labels | None = None
+    """Anything else that is to travel with the picture, into exports too."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "Request":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import Caller, Reader, Submitter
@@ -31,11 +31,14 @@ _ALIASES = {"plms": "pndm", "dpm++ 2m sde": "dpm++ sde"}
 class TextToImage(BaseModel):
     """A request of the web UI's API. Fields that mean nothing here are passed over, as the web UI does."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"prompt": "a red star", "steps": 20, "cfg_scale": 5, "batch_size": 2}]},
+    )
 
     prompt: str = ""
     negative_prompt: str = ""
-    seed: Annotated[int, Field(ge=-1)] = -1
+    seed: Annotated[int, Field(ge=-1, description="-1: drawn.")] = -1
     sampler_name: str | None = None
     sampler_index: str | None = None
     scheduler: str | None = None
@@ -48,8 +51,8 @@ class TextToImage(BaseModel):
     eta: float | None = None
     enable_hr: Literal[False] = Field(False, description="Not here: ask for the size itself.")
     send_images: bool = True
-    override_settings: dict[str, Any] = Field(default_factory=dict)
-    alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
+    override_settings: dict[str, Any] = Field(default_factory=dict, description="`sd_model_checkpoint` is heeded.")
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict, description="`controlnet` is understood.")
 
 
 class TextToImageAnswer(BaseModel):
@@ -58,7 +61,7 @@ class TextToImageAnswer(BaseModel):
     info: str = Field(description="JSON: seeds, infotexts, and what else galleries read.")
 
 
-class Error(BaseModel):
+class WebUIError(BaseModel):
     error: str
     detail: str
     body: str
@@ -66,7 +69,7 @@ class Error(BaseModel):
 
 
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(Error))
+    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
     #: The model that a caller has chosen by `POST /options`, as long as this process lives.
     chosen: dict[str, str] = {}
 
@@ -90,7 +93,9 @@ def routes(desk: Desk) -> APIRouter:
         )
 
     @router.get("/progress")
-    def progress(caller: Reader, skip_current_image: bool = True) -> dict[str, Any]:
+    def get_progress(
+        caller: Reader, skip_current_image: Annotated[bool, Query(description="Without effect here.")] = True
+    ) -> dict[str, Any]:
         """How far the caller's newest render is."""
         del skip_current_image  # there is none to show: pictures are decoded at the end
         return _progress(desk, caller)
@@ -103,21 +108,23 @@ def routes(desk: Desk) -> APIRouter:
         return {}
 
     @router.get("/sd-models")
-    def models(_caller: Reader) -> list[dict[str, Any]]:
+    def list_checkpoints(_caller: Reader) -> list[dict[str, Any]]:
         """The registered models."""
         return [_model(model) for model in desk.registry.models.values()]
 
     @router.get("/samplers")
-    def samplers(_caller: Reader) -> list[dict[str, Any]]:
+    def list_samplers(_caller: Reader) -> list[dict[str, Any]]:
+        """The samplers that there are."""
         return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
 
     @router.get("/scripts")
-    def scripts(_caller: Reader) -> dict[str, list[str]]:
+    def list_scripts(_caller: Reader) -> dict[str, list[str]]:
         """Extensions whose part of a request is understood."""
         return {"txt2img": ["controlnet m2m"], "img2img": []}
 
     @router.get("/options")
-    def options(caller: Reader) -> dict[str, Any]:
+    def get_options(caller: Reader) -> dict[str, Any]:
+        """The caller's model for requests that name none."""
         return {"sd_model_checkpoint": chosen.get(caller.owner, desk.registry.default), "samples_format": "png"}
 
     @router.post("/options")

@@ -10,16 +10,16 @@ from storage.workers import SILENT_SECONDS, WorkerView
 
 
 class RenderAnswer(BaseModel):
-    id: str
+    id: str = Field(examples=["k7m2p9x4tq8z"])
     state: str = Field(description="running, held, done, failed or cancelled")
     owner: str
-    priority: str
-    total: int
+    priority: str = Field(description="interactive, normal or bulk")
+    total: int = Field(description="How many pictures it has; those that are in none of the next three are to go.")
     done: int
     failed: int
     cancelled: int
     created_at: float = Field(description="Seconds since 1970.")
-    finished_at: float | None
+    finished_at: float | None = Field(description="Since when no picture is to go.")
     position: int | None = Field(
         None, description="How many pictures of the model are rendered before this render's next one, as far as known."
     )
@@ -50,11 +50,11 @@ class AcceptedAnswer(RenderAnswer):
 class DryAnswer(BaseModel):
     """What a dry run says."""
 
-    total: int
+    total: int = Field(description="How many pictures it would have.")
     models: list[str]
-    remarks: list[str]
+    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
     position: int | None = Field(description="How many pictures wait before the first of these.")
-    seconds_left: float | None
+    seconds_left: float | None = Field(description="An estimate of when all would be done.")
 
 
 class RenderPage(BaseModel):
@@ -63,28 +63,30 @@ class RenderPage(BaseModel):
 
 
 class JobAnswer(BaseModel):
-    id: str
-    render: str
-    index: int
+    """One picture, whether it is made or not."""
+
+    id: str = Field(examples=["k7m2p9x4tq8z-000012"])
+    render: str = Field(description="The id of its render.")
+    index: int = Field(description="Which of its render's pictures it is, from 0.")
     state: State
     seed: int
     prompt: str
     model: str
     progress: float = Field(description="0 to 1.")
     position: int | None = Field(None, description="How many pictures are rendered before this one.")
-    attempt: int
-    worker: str | None
-    started_at: float | None
-    finished_at: float | None
+    attempt: int = Field(description="How often it was begun; some faults do not count.")
+    worker: str | None = Field(description="Who had it last.")
+    started_at: float | None = Field(description="Seconds since 1970.")
+    finished_at: float | None = Field(description="Seconds since 1970.")
     image: str | None = Field(description="Where the picture is, if it is done.")
-    sha256: str | None
-    bytes: int | None
-    fault: str | None
-    error: str | None
+    sha256: str | None = Field(description="Of the picture's file.")
+    bytes: int | None = Field(description="Of the picture's file.")
+    fault: str | None = Field(description="The class of what went wrong last.")
+    error: str | None = Field(description="What went wrong last.")
     custom_id: str | None = Field(None, description="What the caller calls it.")
-    labels: dict[str, Any] | None = None
-    spec: dict[str, Any] | None = None
-    made_with: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = Field(None, description="What else the caller said of it.")
+    spec: dict[str, Any] | None = Field(None, description="Everything that was asked of it, defaults filled in.")
+    made_with: dict[str, Any] | None = Field(None, description="Weights, versions and device that made it.")
 
     @classmethod
     def of(cls, job: JobView, **more: Any) -> "JobAnswer":
@@ -126,7 +128,7 @@ class CancelAnswer(BaseModel):
 
 class RetryAnswer(BaseModel):
     id: str
-    retried: int
+    retried: int = Field(description="How many pictures are in the queue again.")
 
 
 class FileAnswer(BaseModel):
@@ -135,7 +137,7 @@ class FileAnswer(BaseModel):
     bytes: int
     created_at: int
     filename: str
-    purpose: str
+    purpose: str = Field(description="input, manifest or batch")
     status: Literal["processed"] = "processed"
     reference: str = Field(description="How specifications name it, such as in `control_images`.")
 
@@ -147,7 +149,7 @@ class ModelAnswer(BaseModel):
     created: int = 0
     owned_by: str = "farm"
     kind: str
-    default: bool
+    default: bool = Field(description="Whether it is taken where a request names none.")
     pipeline: str | None
     takes: list[str] | None = Field(description="Controls beside size, steps and guidance; none: its worker knows.")
     width: int
@@ -166,13 +168,13 @@ class WorkerAnswer(BaseModel):
     name: str
     state: str
     device: str
-    model: str | None
-    models: list[str]
-    batch: int
-    pictures: int
+    model: str | None = Field(description="The one that it renders with now.")
+    models: list[str] = Field(description="Those that it serves.")
+    batch: int = Field(description="How many pictures it renders now.")
+    pictures: int = Field(description="How many it has made since it was started.")
     rate: float = Field(description="Pictures a second over the last minute.")
-    trouble: str | None
-    silent_for: float
+    trouble: str | None = Field(description="What it waits for, such as a store that is away.")
+    silent_for: float = Field(description="Seconds since it was heard of.")
 
     @classmethod
     def of(cls, worker: WorkerView) -> "WorkerAnswer":
@@ -200,6 +202,17 @@ class ModelStats(BaseModel):
 class StatsAnswer(BaseModel):
     models: dict[str, ModelStats]
     faults: dict[str, int] = Field(description="Of the last 24 hours, by class.")
+
+
+class UsageAnswer(BaseModel):
+    """An owner's pictures in the store."""
+
+    owner: str
+    renders: int = Field(description="How many renders have pictures there.")
+    pictures: int
+    bytes: int
+    oldest: float = Field(description="When the oldest picture was made, seconds since 1970.")
+    newest: float
 
 
 class ReadyAnswer(BaseModel):

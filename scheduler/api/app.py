@@ -23,11 +23,31 @@ _THREADS = 200
 _FORM_BYTES = 2**16
 
 _DESCRIPTION = """
-Renders pictures from prompts on a farm of devices. A render is accepted at once and kept until it is done; its pictures
-are rendered in batches with others of their kind.
+Renders pictures from prompts on a farm of devices. A **render** is what one call asks for: it is accepted at once and
+kept until it is done. Each of its pictures is a **job**, rendered in a batch with others of its kind.
 
-Errors are problem documents (RFC 9457) that name the field.
+```
+curl -H "Authorization: Bearer farm_…" -H "Content-Type: application/json" \\
+     -d '{"prompt": "a large red star", "n": 2}' ADDRESS/v1/renders          # answers with the render's id
+curl -H "Authorization: Bearer farm_…" ADDRESS/v1/renders/ID                 # how it stands
+curl -H "Authorization: Bearer farm_…" ADDRESS/v1/jobs/ID-000000/image -L -o picture.png
+```
+
+Keys are made by `farm keys create`; until there is one, callers on this machine need none. Errors are problem documents
+(RFC 9457) that name the field.
 """
+#: In the order of the page.
+_TAGS = {
+    "renders": "Submitting, watching, changing.",
+    "jobs": "Single pictures.",
+    "webhooks": "Being told instead of asking.",
+    "schedules": "Renders by the clock.",
+    "farm": "Files, and what the farm is made of.",
+    "OpenAI": "For clients of OpenAI's images and batches: `base_url` is this address and /v1. Errors are OpenAI's.",
+    "AUTOMATIC1111": "For clients of the web UI (`--api`). Errors are the web UI's.",
+    "Replicate": "For clients of Replicate: predictions are renders.",
+    "health": "For load balancers and Prometheus; without a key.",
+}
 
 
 def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
@@ -39,13 +59,16 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
         title="Diffusion Farm",
         version=version("diffusion-farm"),
         description=_DESCRIPTION,
+        openapi_tags=[{"name": name, "description": words} for name, words in _TAGS.items()],
+        generate_unique_id_function=lambda route: route.name,
         lifespan=_with_threads,
         separate_input_output_schemas=False,
     )
     app.state.access = Access(
         Keys(desk.services.database), nobody=desk.services.settings.owner, open_without_keys=open_without_keys
     )
-    problems.answer_with_problems(app, {"/v1/images": openai.error, "/v1/batches": openai.error, "/sdapi": a1111.error})
+    openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai.error)
+    problems.answer_with_problems(app, {**openais, "/sdapi": a1111.error})
     app.include_router(renders.routes(desk))
     app.include_router(events.routes(desk))
     app.include_router(schedules.routes(desk))

@@ -21,8 +21,10 @@ class WebhookBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(max_length=2000)]
-    events: Annotated[list[Kind], Field(min_length=1, max_length=len(Kind))] = [Kind.RENDER_FINISHED]
+    url: Annotated[str, Field(max_length=2000, description="https, and no private address.")]
+    events: Annotated[list[Kind], Field(min_length=1, max_length=len(Kind), description="Which of them are told.")] = [
+        Kind.RENDER_FINISHED
+    ]
 
 
 class RenderBody(Request):
@@ -52,7 +54,7 @@ class RenderBody(Request):
     zip: Columns = Field(default_factory=dict, description="Fields with a value for each picture, all lists as long.")
     product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
     n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
-    priority: Literal["interactive", "normal", "bulk"] = "normal"
+    priority: Literal["interactive", "normal", "bulk"] = Field("normal", description="Before others of your own.")
     webhook: WebhookBody | None = None
     dry_run: bool = Field(False, description="Check and count, and accept nothing.")
 

@@ -27,18 +27,19 @@ _KEEP_ALIVE_SECONDS = 15.0
 
 
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["renders"])
+    router = APIRouter(prefix="/v1", responses=RESPONSES)
     log = EventLog(desk.services.database)
 
     @router.get(
         "/renders/{render_id}/events",
+        tags=["renders"],
         response_class=StreamingResponse,
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "Events until the render is finished."},
             204: {"description": "It is finished, and every event was seen."},
         },
     )
-    def follow(
+    def follow_render(
         render_id: RenderId,
         caller: Reader,
         last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
@@ -60,7 +61,7 @@ def routes(desk: Desk) -> APIRouter:
         return StreamingResponse(_stream(desk, log, render_id, seen), media_type="text/event-stream", headers=headers)
 
     @router.get("/webhooks/secret", tags=["webhooks"])
-    def secret(caller: Submitter) -> SecretAnswer:
+    def get_webhook_secret(caller: Submitter) -> SecretAnswer:
         """What your webhooks are signed with."""
         return SecretAnswer(key=Webhooks(desk.services.database).secret(caller.owner))
 

@@ -10,7 +10,16 @@ from fastapi import APIRouter, Form, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.answers import FileAnswer, ModelAnswer, ModelList, ModelStats, ReadyAnswer, StatsAnswer, WorkerAnswer
+from scheduler.api.answers import (
+    FileAnswer,
+    ModelAnswer,
+    ModelList,
+    ModelStats,
+    ReadyAnswer,
+    StatsAnswer,
+    UsageAnswer,
+    WorkerAnswer,
+)
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.inputs import MAX_BYTES, check_embeddings, check_image
@@ -39,7 +48,9 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.post("/files", status_code=201)
     def upload_file(
-        file: UploadFile, caller: Submitter, purpose: Annotated[str, Form(max_length=32)] = "input"
+        file: UploadFile,
+        caller: Submitter,
+        purpose: Annotated[str, Form(max_length=32, description="input, manifest or batch")] = "input",
     ) -> FileAnswer:
         """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors).
 
@@ -90,9 +101,14 @@ def routes(desk: Desk) -> APIRouter:
         return [WorkerAnswer.of(worker) for worker in desk.workers.all()]
 
     @router.get("/stats")
-    def statistics(_caller: Reader) -> StatsAnswer:
+    def get_statistics(_caller: Reader) -> StatsAnswer:
         """What waits and how fast it goes, by model; what went wrong in the last day."""
         return _statistics(desk)
+
+    @router.get("/usage")
+    def get_usage(caller: Reader) -> list[UsageAnswer]:
+        """How much room your pictures take in the store; with a key of the role admin, each owner's."""
+        return [UsageAnswer(**asdict(one)) for one in desk.services.measures.usage(owner=caller.sees)]
 
     return router
 
@@ -115,12 +131,12 @@ def health_routes(desk: Desk) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz", response_class=Response)
-    def alive() -> Response:
+    def is_alive() -> Response:
         """This process answers."""
         return Response("ok\n", media_type="text/plain")
 
     @router.get("/readyz", responses={503: {"model": ReadyAnswer}})
-    def ready(response: Response) -> ReadyAnswer:
+    def is_ready(response: Response) -> ReadyAnswer:
         """Whether each thing that the farm stands on is there, and whether a worker serves."""
         checks = {name: _checked(check) for name, check in _checks(desk).items()}
         is_ready = all(words == "ok" for words in checks.values())
@@ -128,7 +144,7 @@ def health_routes(desk: Desk) -> APIRouter:
         return ReadyAnswer(ready=is_ready, checks=checks)
 
     @router.get("/metrics", response_class=Response)
-    def metrics() -> Response:
+    def get_metrics() -> Response:
         """For Prometheus."""
         return Response(generate_latest(_metrics(desk)), media_type=CONTENT_TYPE_LATEST)
 

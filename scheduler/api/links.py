@@ -32,7 +32,8 @@ class Links:
 
     def opens(self, job_id: str, until: int, signature: str) -> bool:
         """Whether this is one of ours, still good."""
-        right = hmac.compare_digest(self._signature(job_id, until), signature)
+        # As bytes: of text, only ASCII is compared.
+        right = hmac.compare_digest(self._signature(job_id, until).encode(), signature.encode())
         return right and time.time() <= until
 
     def _signature(self, job_id: str, until: int) -> str:

@@ -25,7 +25,10 @@ _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 class ImagesBody(BaseModel):
     """A request of OpenAI's Images API, with the extra fields that open servers agree on."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"prompt": "a red star", "n": 2, "size": "64x64", "response_format": "url"}]},
+    )
 
     prompt: str
     model: str | None = Field(None, description="An alias of the registry; left out, or one of OpenAI's: the default.")
@@ -36,21 +39,21 @@ class ImagesBody(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
     stream: Literal[False] = Field(False, description="Not here: follow /v1/renders/ID/events.")
     partial_images: Literal[0] = 0
-    # These are accepted, as others accept them, and without effect here.
-    quality: str | None = None
-    style: str | None = None
-    moderation: str | None = None
-    background: str | None = None
-    user: str | None = None
-    negative_prompt: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
+    # As others accept them.
+    quality: str | None = Field(None, description="Without effect here.")
+    style: str | None = Field(None, description="Without effect here.")
+    moderation: str | None = Field(None, description="Without effect here.")
+    background: str | None = Field(None, description="Without effect here.")
+    user: str | None = Field(None, description="Without effect here.")
+    negative_prompt: str | None = Field(None, description="What to steer away from.")
+    num_inference_steps: int | None = Field(None, description="Denoising steps.")
+    guidance_scale: float | None = Field(None, description="How closely to follow the prompt.")
+    seed: int | None = Field(None, description="Of the first picture; the next ones count up from it.")
 
 
 class ImageData(BaseModel):
-    b64_json: str | None = None
-    url: str | None = None
+    b64_json: str | None = Field(None, description="The picture, or null where addresses were asked for.")
+    url: str | None = Field(None, description="Where the picture is, for an hour.")
     seed: int
 
 
@@ -61,7 +64,7 @@ class ErrorWords(BaseModel):
     code: str | None
 
 
-class Error(BaseModel):
+class OpenAIError(BaseModel):
     error: ErrorWords
 
 
@@ -74,15 +77,18 @@ class ImagesAnswer(BaseModel):
 
 
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(Error))
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
 
     @router.post("/images/generations")
-    def generate(
+    def generate_images(
         body: ImagesBody,
         caller: Submitter,
         http: HttpRequest,
-        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
-        x_stainless_retry_count: Annotated[int, Header(ge=0)] = 0,
+        idempotency_key: Annotated[
+            str | None,
+            Header(max_length=255, description="Your name for this request: sent again, it is accepted once."),
+        ] = None,
+        x_stainless_retry_count: Annotated[int, Header(ge=0, description="As OpenAI's clients count.")] = 0,
     ) -> ImagesAnswer:
         """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
 

@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.desk import Desk
-from scheduler.api.openai import Error, ImagesBody, answer_of, request_of
+from scheduler.api.openai import ImagesBody, OpenAIError, answer_of, request_of
 from scheduler.api.problems import responses_in
 from scheduler.asked import numbered
 from scheduler.submit import specify, submit
@@ -31,16 +31,25 @@ from storage.views import JobView
 _ENDPOINT = "/v1/images/generations"
 _MOST_LINES = 50_000
 
-FileId = Annotated[str, Path(pattern=r"^(file-[0-9a-f]{24}|batch_[0-9a-f]{24}-(output|errors))$")]
-BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$")]
+FileId = Annotated[
+    str,
+    Path(
+        pattern=r"^(file-[0-9a-f]{24}|batch_[0-9a-f]{24}-(output|errors))$",
+        description="Of an uploaded file, or as a batch names its files of answers and of errors.",
+    ),
+]
+BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As POST /v1/batches answered.")]
 
 
 class BatchBody(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
+    )
 
-    input_file_id: str
+    input_file_id: str = Field(description="Of a file that was sent to POST /v1/files with the purpose `batch`.")
     endpoint: Literal["/v1/images/generations"]
-    completion_window: str = "24h"
+    completion_window: str = Field("24h", description="Without effect here.")
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
@@ -86,7 +95,7 @@ class _BatchLine(BaseModel):
 
 
 def routes(desk: Desk) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(Error))
+    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
     files = BatchFiles(desk.services.database)
 
     @router.post("/batches")
@@ -114,8 +123,10 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/batches")
     def list_batches(
         caller: Reader,
-        after: Annotated[str | None, Query(pattern=r"^batch_[0-9a-f]{24}$")] = None,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: Annotated[
+            str | None, Query(pattern=r"^batch_[0-9a-f]{24}$", description="The page after this batch.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="The most in a page.")] = 20,
     ) -> BatchList:
         """Your batches, newest first."""
         found = files.batches(caller.sees, limit=limit + 1, after=after)
@@ -140,7 +151,7 @@ def routes(desk: Desk) -> APIRouter:
         return _answer(desk, batch)
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse)
-    def content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
+    def get_file_content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
         """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
         if file_id.startswith("file-"):
             data = get_input(desk.objects, files.file(caller.sees, file_id).object)

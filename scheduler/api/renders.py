@@ -127,7 +127,7 @@ def routes(desk: Desk) -> APIRouter:
         after: Annotated[
             str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=_PAGE)] = 100,
+        limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
     ) -> RenderPage:
         """Your renders, newest first; with a key of the role admin, everybody's."""
         found = desk.views.renders(limit=limit + 1, owner=caller.sees, after=after)
@@ -146,9 +146,9 @@ def routes(desk: Desk) -> APIRouter:
     def list_jobs(
         render_id: RenderId,
         caller: Reader,
-        state: State | None = None,
+        state: Annotated[State | None, Query(description="Only those in this state.")] = None,
         after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
-        limit: Annotated[int, Query(ge=1, le=_PAGE)] = 100,
+        limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
     ) -> JobPage:
         """A render's pictures in their order."""
         desk.render(caller, render_id)
@@ -190,7 +190,9 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.patch("/renders/{render_id}", tags=["renders"])
     def change_render(
-        render_id: RenderId, caller: Submitter, priority: Annotated[Literal["interactive", "normal", "bulk"], Query()]
+        render_id: RenderId,
+        caller: Submitter,
+        priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
     ) -> RenderAnswer:
         """Change the priority of what still waits."""
         desk.render(caller, render_id)
@@ -230,7 +232,9 @@ def routes(desk: Desk) -> APIRouter:
         "/pictures/{job_id}", tags=["jobs"], response_class=Response, responses={200: {"content": {"image/png": {}}}}
     )
     def get_picture(
-        job_id: JobId, until: Annotated[int, Query(ge=0, le=2**40)], signature: Annotated[str, Query(max_length=64)]
+        job_id: JobId,
+        until: Annotated[int, Query(ge=0, le=2**40, description="As in the address.")],
+        signature: Annotated[str, Query(max_length=64, description="As in the address.")],
     ) -> Response:
         """A picture by an address that this API has given: it opens without a key, for an hour."""
         if not desk.links.opens(job_id, until, signature):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
@@ -26,27 +26,34 @@ _SHOWN = 100
 Prefer = Annotated[str | None, Header(description="`wait` or `wait=N`: answer when it is done, after N s at most.")]
 
 
+CancelAfter = Annotated[str | None, Header(description="Not here, and refused: cancel the prediction yourself.")]
+
+
 class PredictionBody(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
+    )
 
     version: str | None = Field(None, description="An alias of the registry, with or without an owner before it.")
     input: dict[str, Any] = Field(description="Fields of a specification; `num_outputs` pictures.")
+    webhook: str | None = Field(None, description="Not here, and refused: POST /v1/renders takes webhooks.")
 
 
 class Prediction(BaseModel):
-    id: str
+    id: str = Field(description="Also that of its render.")
     model: str
     version: str
     status: str = Field(description="starting, processing, succeeded, failed or canceled")
     input: dict[str, Any]
     output: list[str] | None = Field(description="Addresses of the pictures, or the pictures themselves (data:).")
     error: str | None
-    logs: str
-    metrics: dict[str, float]
+    logs: str = Field(description="How far it is, in a line as tqdm writes it.")
+    metrics: dict[str, float] = Field(description="`predict_time`: seconds from its first picture's start.")
     created_at: str | None
     started_at: str | None
     completed_at: str | None
-    urls: dict[str, str]
+    urls: dict[str, str] = Field(description="Where to `get` it, and where to `cancel` it.")
 
 
 class PredictionPage(BaseModel):
@@ -61,20 +68,26 @@ def routes(desk: Desk) -> APIRouter:
     def created(
         body: PredictionBody, model: str | None, caller: Caller, request: HttpRequest, prefer: str | None
     ) -> Prediction:
+        if body.webhook is not None:
+            raise BadSpecification(
+                "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
+            )
         render_id = _placed(desk, caller, body, model)
         if (seconds := wait_of(prefer)) is not None:
             desk.wait(render_id, seconds=seconds)
         return _prediction(desk, desk.render(caller, render_id), request)
 
-    @router.post("/predictions", status_code=201)
-    def create(body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None) -> Prediction:
+    @router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+    def create_prediction(
+        body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None
+    ) -> Prediction:
         """Submit a prediction; `version` names the model."""
         return created(body, body.version, caller, request, prefer)
 
-    @router.post("/models/{owner}/{name}/predictions", status_code=201)
-    def create_of_model(
-        owner: Annotated[str, Path(max_length=63)],
-        name: Annotated[str, Path(max_length=63)],
+    @router.post("/models/{owner}/{name}/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+    def create_prediction_of_model(
+        owner: Annotated[str, Path(max_length=63, description="Anything.")],
+        name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
         body: PredictionBody,
         caller: Submitter,
         request: HttpRequest,
@@ -91,18 +104,24 @@ def routes(desk: Desk) -> APIRouter:
         return PredictionPage(results=[_prediction(desk, render, request, with_output=False) for render in found])
 
     @router.get("/predictions/{render_id}")
-    def get(render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
+    def get_prediction(render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
         """How a prediction stands."""
         return _prediction(desk, desk.render(caller, render_id), request)
 
     @router.post("/predictions/{render_id}/cancel")
-    def cancel(render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
+    def cancel_prediction(render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
         """Cancel what is not finished of it. Harmless to repeat."""
         desk.render(caller, render_id)
         desk.jobs.cancel(render_id)
         return _prediction(desk, desk.render(caller, render_id), request)
 
     return router
+
+
+def _without_deadline(cancel_after: CancelAfter = None) -> None:
+    """Raises BadSpecification: what would not happen is not accepted."""
+    if cancel_after is not None:
+        raise BadSpecification("Cancel-After: nothing is cancelled by the clock here; POST …/cancel does it at once")
 
 
 def _placed(desk: Desk, caller: Caller, body: PredictionBody, model: str | None) -> str:

@@ -110,7 +110,7 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/{name}/history")
     def get_history(
-        name: Name, caller: Reader, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+        name: Name, caller: Reader, limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100
     ) -> list[FiringAnswer]:
         """What became of its planned times, newest first."""
         return [_firing(one) for one in schedules.history(schedules.get(name, owner=caller.owner), limit=limit)]

@@ -463,6 +463,45 @@ def test_a_render_is_held_and_released(ann: httpx.Client) -> None:
     assert ann.delete(f"/v1/renders/{made['id']}").status_code == 200
 
 
+# -- the store, and the page -----------------------------------------------------------------------------------
+
+
+def test_callers_are_told_how_much_room_their_own_pictures_take_and_an_admin_of_all(
+    ann: httpx.Client, ben: httpx.Client, api: Api
+) -> None:
+    made = finished(ann, ann.post("/v1/renders", json={"prompt": "a", "model": "quick", "n": 2}).json()["id"])
+    stored = [ann.get(f"/v1/jobs/{made['id']}-{n:06d}").json()["bytes"] for n in range(2)]
+
+    [anns] = ann.get("/v1/usage").json()
+    bens = ben.get("/v1/usage").json()
+    admins = httpx.get(f"{api.address}/v1/usage", headers={"X-API-Key": api.key("root", "--role", "admin")}).json()
+
+    assert anns["owner"] == "ann"
+    assert anns["pictures"] >= 2
+    assert anns["bytes"] >= sum(stored)
+    assert anns["oldest"] <= anns["newest"]
+    assert {one["owner"] for one in bens} <= {"ben"}
+    assert anns in admins
+
+
+def test_the_page_says_what_everything_is(address: str) -> None:
+    document = httpx.get(f"{address}/openapi.json").json()
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+
+    assert [one["operationId"] for one in operations if not one.get("description")] == []
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    unsaid = [
+        (one["operationId"], parameter["name"])
+        for one in operations
+        for parameter in one.get("parameters", [])
+        if not parameter.get("description")
+    ]
+    assert unsaid == []
+    assert [name for name in document["components"]["schemas"] if "__" in name] == []
+    bodies = ["RenderBody", "ScheduleBody", "ImagesBody", "BatchBody", "TextToImage", "PredictionBody"]
+    assert all(document["components"]["schemas"][name]["examples"] for name in bodies)
+
+
 # -- manifests -------------------------------------------------------------------------------------------------
 
 

@@ -50,7 +50,12 @@ def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.Op
     assert answer.data is not None
     address = str(answer.data[0].url)
     assert Image.open(io.BytesIO(httpx.get(address).content)).size == (64, 64)
-    for forged in (address[:-1], address.replace("until=", "until=1"), address.replace("-000000", "-000001")):
+    for forged in (
+        address[:-1],
+        f"{address}é",
+        address.replace("until=", "until=1"),
+        address.replace("-000000", "-000001"),
+    ):
         assert httpx.get(forged).status_code == 404
 
 
@@ -135,6 +140,9 @@ def test_errors_are_those_that_its_users_know(client: openai.OpenAI, api: Api) -
     assert wrong.value.param == "width"
     with pytest.raises(openai.UnprocessableEntityError, match="none is registered as 'nothing'"):
         client.images.generate(model="nothing", prompt="a")
+    with pytest.raises(openai.NotFoundError, match="no file has the id") as missing:
+        client.files.content(f"file-{'0' * 24}")
+    assert missing.value.type == "invalid_request_error"
     with (
         openai.OpenAI(base_url=f"{api.address}/v1", api_key="farm_wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError),
@@ -241,3 +249,14 @@ def test_replicates_client_is_told_what_is_wrong(replica: Replicate) -> None:
     ):
         with pytest.raises(ReplicateError, match=says):
             replica.predictions.create(version=version, input=fields)
+
+
+def test_what_would_not_happen_to_a_prediction_is_refused(replica: Replicate, api: Api) -> None:
+    with pytest.raises(ReplicateError, match="webhook: predictions tell nobody here"):
+        replica.predictions.create(version="quick", input={"prompt": "a"}, webhook="https://example.org/told")
+    refused = httpx.post(
+        f"{api.address}/v1/models/farm/quick/predictions",
+        json={"input": {"prompt": "a"}},
+        headers={"Authorization": f"Bearer {api.key('hasty')}", "Cancel-After": "1m"},
+    )
+    assert (refused.status_code, refused.json()["detail"][:13]) == (422, "Cancel-After:")
