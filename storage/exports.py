@@ -35,7 +35,8 @@ class Exports:
     def begin(self, *, render_id: str, format: str, target: str, options: Mapping[str, Any]) -> str:  # noqa: A002
         """The id of this export, new or gone on with.
 
-        Raises InvalidInput if it was begun with other options, NotFound if the render is being deleted.
+        Raises InvalidInput if it was begun with other options and not finished, NotFound if the render is being
+        deleted.
         """
         said = json.dumps(options, sort_keys=True)
         with self._database.write() as connection:
@@ -59,13 +60,13 @@ class Exports:
                 .on_conflict_do_nothing()
             )
             this = (exports.c.render_id == render_id) & (exports.c.format == format) & (exports.c.target == target)
-            row = connection.execute(select(exports.c.id, exports.c.options).where(this)).one()
-            if row.options != said:
+            row = connection.execute(select(exports).where(this)).one()
+            if row.options != said and row.finished_at is None:
                 raise InvalidInput(
                     f"{target} has an export of render {render_id} that was begun with {row.options}; "
                     "go on with the same, or choose another place"
                 )
-            connection.execute(update(exports).where(this).values(seen_at=now, finished_at=None))
+            connection.execute(update(exports).where(this).values(options=said, seen_at=now, finished_at=None))
         return str(row.id)
 
     def seen(self, export_id: str) -> None:

@@ -116,7 +116,9 @@ def open_place(url: str, settings: Settings) -> "S3Objects":
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     if not bucket:
         raise BadSettings(f"{url}: expected s3://bucket/prefix")
-    return S3Objects(bucket=bucket, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url)
+    return S3Objects(
+        bucket=bucket, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url, named="the address"
+    )
 
 
 def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
@@ -127,7 +129,7 @@ def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise BadSettings(f"{url}: expected s3://bucket/key")
-    S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url).copy(key, file)
+    S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url, named="the address").copy(key, file)
 
 
 def _checked(key: str) -> str:
@@ -223,8 +225,10 @@ def _sync_folder(folder: Path) -> None:
 class S3Objects:
     """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
 
-    def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+    def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None, named: str = "FARM_OBJECTS_URL") -> None:
+        """`named` is what a person corrects where the bucket does not exist."""
         self._bucket = bucket
+        self._named = named
         self._prefix = f"{prefix}/" if prefix else ""
         self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {without_secrets(endpoint_url)}" if endpoint_url else "")
         try:
@@ -366,7 +370,7 @@ class S3Objects:
             code = error.response.get("Error", {}).get("Code", "error")
             if code in ("NoSuchBucket", "NotFound") or _status(error) == 404:
                 raise ObjectStoreRefused(
-                    f"objects in {self.shown}: the bucket does not exist; create it or correct FARM_OBJECTS_URL"
+                    f"objects in {self.shown}: the bucket does not exist; create it or correct {self._named}"
                 ) from error
             if _status(error) in (401, 403):
                 raise ObjectStoreRefused(

@@ -4,8 +4,8 @@ The same rows and pictures give the same bytes: no time of writing is in them.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ import webdataset
 
 from scheduler.export.plan import Shard
 from scheduler.export.rows import Columns, Kind
+from scheduler.export.targets import PAPERS, to_disk, write_down
 
 Rows = Sequence[Mapping[str, Any]]
 #: Writes a shard into a folder; `pictures` has a file `KEY.png` for each row that succeeded. The names of what is
 #: there then.
 Write = Callable[[Shard, Rows, Columns, Path, Path], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    write: Write
+    #: Where the `…_stats.json` of each shard goes.
+    stats_in: str
+
 
 _ARROW: Mapping[Kind, pyarrow.DataType] = {
     "text": pyarrow.string(),
@@ -47,7 +56,7 @@ def webdataset_shard(shard: Shard, rows: Rows, columns: Columns, pictures: Path,
                         "json": _line(row).encode(),
                     }
                 )
-        _to_disk(file)
+        to_disk(file)
     _write_table(into / table, _schema(columns), [rows])
     return [tar, table]
 
@@ -71,24 +80,24 @@ def imagefolder_shard(shard: Shard, rows: Rows, columns: Columns, pictures: Path
     """A folder `00000` of `KEY.png` and `metadata.jsonl`; rows without a picture are in `00000_failed.jsonl`."""
     folder, failed = into / shard.name, f"{shard.name}_failed.jsonl"
     folder.mkdir()
-    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
-        for row in _made(rows):
-            os.link(pictures / f"{row['key']}.png", folder / f"{row['key']}.png")
-            file.write(_line({"file_name": f"{row['key']}.png", **columns.without_null(row)}) + "\n")
-        _to_disk(file)
+    made = [{"file_name": f"{row['key']}.png", **columns.without_null(row)} for row in _made(rows)]
+    for row in made:
+        # Copied, not linked: disks that people carry away (exFAT) and many network folders have no hard links.
+        write_down(folder / row["file_name"], (pictures / row["file_name"]).read_bytes())
+    write_down(folder / "metadata.jsonl", _lines(made))
     missing = [row for row in rows if row["status"] != "success"]
     if not missing:
         return [shard.name]
-    with (into / failed).open("w", encoding="utf-8") as file:
-        file.writelines(_line(row) + "\n" for row in missing)
-        _to_disk(file)
+    write_down(into / failed, _lines(missing))
     return [shard.name, failed]
 
 
-FORMATS: Mapping[str, Write] = {
-    "webdataset": webdataset_shard,
-    "parquet": parquet_shard,
-    "imagefolder": imagefolder_shard,
+FORMATS: Mapping[str, Format] = {
+    # Beside its tar, as img2dataset has it.
+    "webdataset": Format(write=webdataset_shard, stats_in=""),
+    # Apart: who reads a whole folder takes every file in it for a table.
+    "parquet": Format(write=parquet_shard, stats_in=f"{PAPERS}/"),
+    "imagefolder": Format(write=imagefolder_shard, stats_in=f"{PAPERS}/"),
 }
 
 
@@ -117,14 +126,12 @@ def _write_table(path: Path, schema: pyarrow.Schema, groups: Iterator[Rows] | Se
         with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", store_schema=True) as writer:
             for group in groups:
                 writer.write_table(pyarrow.Table.from_pylist([*group], schema=schema))
-        _to_disk(file)
+        to_disk(file)
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False)
 
 
-def _to_disk(file: Any) -> None:
-    """A name must not outlive its contents in a power cut."""
-    file.flush()
-    os.fsync(file.fileno())
+def _lines(rows: Rows) -> bytes:
+    return "".join(_line(row) + "\n" for row in rows).encode()

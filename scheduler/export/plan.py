@@ -38,11 +38,6 @@ class Shard:
         """Five digits, as img2dataset names its shards."""
         return f"{self.number:05d}"
 
-    @property
-    def stats(self) -> str:
-        """The file that says what is in the shard; it is written last."""
-        return f"{self.name}_stats.json"
-
     def key(self, position: int) -> str:
         return f"{self.name}{position:0{self.key_digits}d}"
 

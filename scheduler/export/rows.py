@@ -1,6 +1,7 @@
 """What a dataset says of each picture: a table with the same columns in every shard of a render."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ COLUMNS: Mapping[str, Kind] = {
 
 #: What Python's types are as columns.
 _KINDS: Mapping[type, Kind] = {bool: "truth", int: "whole", float: "fraction", str: "text"}
+#: Text that Arrow's reader of JSON takes for a time, if all that it reads of a column is such.
+_TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]\d\d(:?\d\d(:?\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,8 @@ class Columns:
 
     #: Label → (column, kind); values of several kinds become text (JSON).
     labels: Mapping[str, tuple[str, Kind]]
-    #: Columns of labels that not every picture has.
-    with_gaps: frozenset[str] = frozenset()
+    #: Columns of labels that readers of JSON would take for another kind in one shard than in the next.
+    quoted: frozenset[str] = frozenset()
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -62,15 +65,13 @@ class Columns:
     def without_null(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """For readers that learn a column's type from its first values, as those of JSON do.
 
-        Where there is no text it is empty, and other columns with gaps are text.
+        Where there is no text it is empty. Numbers with gaps, and text that is a time here and there, are JSON in text.
         """
         kinds = self.kinds
         return {
-            name: value
-            if name not in kinds or (kinds[name] == "text" and value is not None)
-            else _text(value)
-            if kinds[name] == "text" or name in self.with_gaps
-            else value
+            name: ("" if value is None else _json(value))
+            if name in self.quoted
+            else ("" if value is None and kinds[name] == "text" else value)
             for name, value in row.items()
         }
 
@@ -79,6 +80,7 @@ def columns_of(labels: Iterable[Mapping[str, Any] | None]) -> Columns:
     """Look through all labels of a render. One that is called like a column of ours becomes `label_…`."""
     found: dict[str, set[Kind]] = {}
     given: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     sets = 0
     for said in labels:
         sets += 1
@@ -87,10 +89,14 @@ def columns_of(labels: Iterable[Mapping[str, Any] | None]) -> Columns:
             if value is not None:
                 kinds.add(_kind(value))
                 given[name] += 1
+                times[name] += isinstance(value, str) and _TIME.fullmatch(value) is not None
     named = {name: (_column(name, found), _common(kinds)) for name, kinds in sorted(found.items())}
-    return Columns(
-        labels=named, with_gaps=frozenset(column for name, (column, _) in named.items() if given[name] < sets)
-    )
+    quoted = {
+        column
+        for name, (column, kind) in named.items()
+        if (0 < times[name] < sets if kind == "text" else given[name] < sets)
+    }
+    return Columns(labels=named, quoted=frozenset(quoted))
 
 
 def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) -> dict[str, Any]:
@@ -141,12 +147,15 @@ def _kind(value: object) -> Kind:
 
 
 def _column(name: str, names: Mapping[str, object]) -> str:
-    # `image` and `file_name` are what the formats call the picture itself.
-    while name in COLUMNS or name in ("image", "file_name"):
-        name = f"label_{name}"
-        while name in names:
-            name += "_"
-    return name
+    """`names` are those of all labels."""
+    # `image` is what the formats call the picture itself.
+    column = f"label_{name}" if name in COLUMNS or name == "image" else name
+    # What ends so is taken for another picture's file by readers of image folders.
+    if column.endswith(("file_name", "file_names")):
+        column += "_"
+    while column != name and column in names:
+        column += "_"
+    return column
 
 
 def _common(kinds: set[Kind]) -> Kind:
@@ -159,10 +168,6 @@ def _as(kind: Kind, value: Any) -> Any:
     if value is None or kind != "text":
         return float(value) if kind == "fraction" and value is not None else value
     return value if isinstance(value, str) else _json(value)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else _json(value)
 
 
 def _json(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The story of an export: shard by shard, its pictures gathered, its files built, placed, and noted as done.
 
 Every step can be interrupted and is found again: pictures that were gathered are kept, checked by their hash; a shard
-is done once its `_stats.json` is there, which is placed last and names what the shard was made from.
+is done once its `…_stats.json` is there, which is placed last and names what the shard was made from.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from scheduler.export.formats import FORMATS
 from scheduler.export.plan import Shard, Sharding, shards
 from scheduler.export.rows import Columns, columns_of, counts, row_of
-from scheduler.export.targets import Target, writing
+from scheduler.export.targets import Target, write_down, writing
 from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
 from storage.exports import Exports
 from storage.objects import ObjectStore
@@ -116,26 +116,30 @@ class Export:
             # Of the rows, and so of the hashes of all pictures: a shard of other rows is written anew.
             "rows_sha256": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest(),
         }
-        if not self._is_there(shard, stats):
+        noted = self._noted(shard)
+        before = noted.pop("files", {})
+        if noted != stats or any(self.target.holds(name) != held for name, held in before.items()):
             names = self._build(shard, rows, columns, working, lambda n: show(_with(progress, pictures=n)))
+            for name in before.keys() - set(names):
+                self.target.remove(name)
             stats["files"] = {name: self.target.holds(name) for name in names}
+            built = working / f"{shard.name}.stats"
             with writing(self.target.shown):
-                (working / shard.stats).write_text(json.dumps(stats, indent=1) + "\n")
-            self.target.place(shard.stats, working / shard.stats)
+                write_down(built, (json.dumps(stats, indent=1) + "\n").encode())
+            self.target.place(self._stats_of(shard), built)
         progress.shards += 1
         progress.pictures += made
         progress.failed += len(rows) - made
         progress.bytes += size
         show(progress)
 
-    def _is_there(self, shard: Shard, stats: Mapping[str, Any]) -> bool:
-        """Whether this shard was written before, of the same rows, and nobody took a file away."""
-        noted = self.target.read(shard.stats)
-        if noted is None:
-            return False
-        before = json.loads(noted)
-        files = before.pop("files", {})
-        return before == stats and all(self.target.holds(name) == size for name, size in files.items())
+    def _noted(self, shard: Shard) -> dict[str, Any]:
+        """What was noted when this shard was written before, perhaps of other rows; nothing if it was not."""
+        noted = self.target.read(self._stats_of(shard))
+        return {} if noted is None else dict(json.loads(noted))
+
+    def _stats_of(self, shard: Shard) -> str:
+        return f"{FORMATS[self.format].stats_in}{shard.name}_stats.json"
 
     def _build(
         self,
@@ -154,7 +158,7 @@ class Export:
         wanted = [(job, pictures / f"{row['key']}.png") for job, row in zip(shard.jobs, rows, strict=True)]
         self._gather([(job, file) for job, file in wanted if job.state is State.DONE], show)
         with writing(self.target.shown):
-            names = FORMATS[self.format](shard, rows, columns, pictures, built)
+            names = FORMATS[self.format].write(shard, rows, columns, pictures, built)
         for name in names:
             self.target.place(name, built / name)
         shutil.rmtree(built)

@@ -12,14 +12,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from storage.errors import ExportProblem, InvalidInput, NotFound
 from storage.objects import S3Objects, open_place
 from storage.settings import Settings
 
+#: What an export says of itself; readers of Hugging Face's and of Arrow's pass such a folder over.
+PAPERS = "__export"
 #: Says what is written here: that of another export is not touched.
-NOTE = "_export.json"
+NOTE = f"{PAPERS}/export.json"
 
 
 class Target(Protocol):
@@ -44,7 +46,11 @@ class Target(Protocol):
         ...
 
     def place(self, name: str, built: Path) -> None:
-        """Give a file or folder that is complete its final name."""
+        """Give a file or folder that is complete its final name, in place of what had it."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder. Idempotent."""
         ...
 
 
@@ -72,12 +78,11 @@ class FolderTarget:
         with _alone(working, self.shown):
             _check_note(self.read(NOTE), note, self.shown)
             with writing(self.shown):
-                built = working / NOTE
-                built.write_text(json.dumps(note, indent=1) + "\n")
-                self.place(NOTE, built)
+                write_down(working / "note", _lines(note))
+                self.place(NOTE, working / "note")
             yield working
-        with writing(self.shown):
-            shutil.rmtree(working)
+            with writing(self.shown):
+                shutil.rmtree(working)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -96,11 +101,23 @@ class FolderTarget:
         with writing(self.shown):
             if final.is_dir():
                 shutil.rmtree(final)
+            if final.parent != self._folder:
+                # Not with its parents: a place that is gone is not made again in the middle.
+                final.parent.mkdir(exist_ok=True)
             os.replace(built, final)
+            _sync_folder(final.parent)
+
+    def remove(self, name: str) -> None:
+        final = self._folder / name
+        with writing(self.shown):
+            if final.is_dir():
+                shutil.rmtree(final)
+            else:
+                final.unlink(missing_ok=True)
 
     def _something_else(self) -> bool:
         found = {path.name for path in self._folder.iterdir()}
-        return bool(found) and not found & {NOTE, ".export"}
+        return bool(found) and not found & {PAPERS, ".export"}
 
 
 class BucketTarget:
@@ -118,12 +135,12 @@ class BucketTarget:
             if before is None and next(iter(self._place.list()), None) is not None:
                 raise InvalidInput(f"--to {self.shown}: there is something else already; choose another prefix")
             _check_note(before, note, self.shown)
-            built = self._working / NOTE
             with writing(str(self._working)):
-                built.write_text(json.dumps(note, indent=1) + "\n")
-            self.place(NOTE, built)
+                write_down(self._working / "note", _lines(note))
+            self.place(NOTE, self._working / "note")
             yield self._working
-        shutil.rmtree(self._working)
+            with writing(str(self._working)):
+                shutil.rmtree(self._working)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -136,11 +153,20 @@ class BucketTarget:
         return size if size is not None else sum(1 for _ in self._place.list(f"{name}/")) or None
 
     def place(self, name: str, built: Path) -> None:
-        if built.is_dir():
-            for file in sorted(built.iterdir()):
-                self._place.upload(f"{name}/{file.name}", file)
-        else:
+        if not built.is_dir():
             self._place.upload(name, built)
+            return
+        files = {f"{name}/{file.name}": file for file in sorted(built.iterdir())}
+        for key, file in files.items():
+            self._place.upload(key, file)
+        # Of the folder that had the name before.
+        for key in self._place.list(f"{name}/"):
+            if key not in files:
+                self._place.delete(key)
+
+    def remove(self, name: str) -> None:
+        self._place.delete(name)
+        self._place.delete_below(name)
 
 
 @contextmanager
@@ -163,6 +189,30 @@ def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> No
     if found != dict(note):
         what = f"an export of {found}" if isinstance(found, dict) else "something else"
         raise InvalidInput(f"--to {shown}: there is {what} already; go on with the same, or choose another place")
+
+
+def write_down(path: Path, data: bytes) -> None:
+    """Write a file to the disk itself: what is renamed afterwards must not outlive its contents in a power cut."""
+    with path.open("wb") as file:
+        file.write(data)
+        to_disk(file)
+
+
+def to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lines(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 @contextmanager

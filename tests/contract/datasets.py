@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from PIL import Image
@@ -77,6 +77,7 @@ def exported(
     sharding: Sharding | None = None,
     follow: bool = False,
     settings: Settings | None = None,
+    show: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     return Export(
         views=Views(database),
@@ -87,7 +88,7 @@ def exported(
         format=layout,
         sharding=sharding or Sharding(pictures=10),
         follow=follow,
-    ).run(lambda _: None)
+    ).run(show)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,18 +1,15 @@
-"""Exports, read back by the libraries that people read them with."""
+"""Exports that are repeated, followed, disturbed or refused."""
 
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-import pyarrow.parquet
 import pytest
-import webdataset
-from PIL import Image
 
 from scheduler.export.plan import Sharding
 from storage.database import Database
-from storage.errors import ExportProblem, InvalidInput, ObjectStoreProblem
+from storage.errors import ExportProblem, InvalidInput, ObjectStoreProblem, ObjectStoreRefused
 from storage.exports import Exports
 from storage.jobs import Jobs
 from storage.objects import ObjectStore, open_objects, open_place, picture_key
@@ -20,95 +17,10 @@ from storage.settings import Settings
 from storage.views import Views
 from tests.contract.datasets import contents, drawn, exported, make, render_of, wanted
 from tests.contract.renders import submit
+from tests.proxy import Mode, Proxy, proxy_loop
 from tests.servers import eventually
 
 LAYOUTS = ["webdataset", "parquet", "imagefolder"]
-
-
-@pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Hugging Face's `datasets`, which must not look at any hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
-    return datasets
-
-
-def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
-    """Whether a row says what was asked for and made; `nothing` is how it says so."""
-    [asked] = wanted(index + 1)[index:]
-    labels = asked.labels or {}
-    return bool(
-        row["prompt"] == asked.spec.prompt
-        and row["seed"] == asked.spec.seed
-        and row["index"] == index
-        and row["custom_id"] == asked.custom_id
-        and row["topic"] == labels["topic"]
-        and row["score"] == labels["score"]
-        and json.loads(row["tags"]) == labels["tags"]
-        and row["label_seed"] == labels.get("seed", nothing)
-        and row["width"] == asked.spec.width
-        and row["status"] == "success"
-    )
-
-
-# Its reader leaves closing its files to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_webdataset_reads_every_picture_with_its_row(
-    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path
-) -> None:
-    render_id = render_of(farm, objects, 25, failing={3, 11})
-
-    done = exported(database, objects, render_id, str(tmp_path / "set"))
-
-    shards = sorted(map(str, (tmp_path / "set").glob("*.tar")))
-    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
-    made = [index for index in range(25) if index not in (3, 11)]
-    assert len(shards) == done.shards == 3
-    assert [sample["__key__"] for sample in samples] == [f"{index // 10:05d}{index % 10:04d}" for index in made]
-    assert all(agrees(sample["json"], index) for sample, index in zip(samples, made, strict=True))
-    assert all(sample["txt"] == sample["json"]["prompt"] for sample in samples)
-    assert [sample["png"].getpixel((0, 0)) for sample in samples] == [(index, 0, 90) for index in made]
-    table = pyarrow.parquet.read_table(tmp_path / "set" / "00000.parquet").to_pylist()
-    assert [row["status"] for row in table] == ["failed" if index == 3 else "success" for index in range(10)]
-    assert table[3]["error"] == "the picture is black"
-    stats = json.loads((tmp_path / "set" / "00001_stats.json").read_text())
-    assert (stats["count"], stats["successes"], stats["status_dict"]) == (10, 9, {"failed": 1, "success": 9})
-
-
-def test_an_image_folder_is_read_with_all_columns(
-    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path, hub: Any
-) -> None:
-    render_id = render_of(farm, objects, 25, failing={3})
-
-    exported(database, objects, render_id, str(tmp_path / "set"), layout="imagefolder")
-
-    rows = hub.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), split="train")
-    by_index = {row["index"]: row for row in rows}
-    assert sorted(by_index) == [index for index in range(25) if index != 3]
-    assert all(agrees(row, index, nothing="") for index, row in by_index.items())
-    assert all(row["image"].getpixel((0, 0)) == (index, 0, 90) for index, row in by_index.items())
-    [failed] = (tmp_path / "set" / "00000_failed.jsonl").read_text().splitlines()
-    assert (json.loads(failed)["index"], json.loads(failed)["error"]) == (3, "the picture is black")
-
-
-def test_parquet_is_read_with_its_pictures(
-    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path, hub: Any
-) -> None:
-    render_id = render_of(farm, objects, 25, failing={3})
-
-    exported(database, objects, render_id, str(tmp_path / "set"), layout="parquet")
-
-    files = sorted(map(str, (tmp_path / "set").glob("*.parquet")))
-    rows = list(hub.load_dataset("parquet", data_files=files, split="train"))
-    assert [row["index"] for row in rows] == list(range(25))
-    assert [index for index, row in enumerate(rows) if row["image"] is None] == [3]
-    made = [row for row in rows if row["image"] is not None]
-    assert all(isinstance(row["image"], Image.Image) and agrees(row, row["index"]) for row in made)
-    assert [row["image"].getpixel((0, 0)) for row in made] == [(row["index"], 0, 90) for row in made]
-    # One schema in all shards, though the only label called `seed` is in the first.
-    assert len({str(pyarrow.parquet.read_schema(file)) for file in files}) == 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -173,20 +85,26 @@ def test_a_bucket_gets_the_same_files_as_a_folder(
     assert not any((tmp_path / "home" / "exports").iterdir())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", ["folder", "bucket"])
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_a_shard_whose_rows_have_changed_is_written_anew(
-    farm: Jobs, database: Database, local: Settings, tmp_path: Path
+    farm: Jobs, database: Database, s3: Settings, tmp_path: Path, layout: str, place: str
 ) -> None:
-    objects = open_objects(local)
+    objects = open_objects(s3)
     render_id = render_of(farm, objects, 15, failing={3})
-    exported(database, objects, render_id, str(tmp_path / "set"))
+    settings = s3.model_copy(update={"home": tmp_path / "home"})
+    to = f"{s3.objects_url}-exports/set" if place == "bucket" else str(tmp_path / "set")
+    # Shards cut by their bytes: one more picture, and those after it stand elsewhere.
+    cut = Sharding(bytes=len(drawn(1)) * 7)
+    exported(database, objects, render_id, to, layout=layout, sharding=cut, settings=settings)
     farm.retry(render_id, quanta={"tiny": 8})
     make(farm, objects, 1)
 
-    exported(database, objects, render_id, str(tmp_path / "set"))
+    exported(database, objects, render_id, to, layout=layout, sharding=cut, settings=settings)
 
-    exported(database, objects, render_id, str(tmp_path / "fresh"))
-    assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
+    exported(database, objects, render_id, str(tmp_path / "fresh"), layout=layout, sharding=cut)
+    assert held(to, settings) == contents(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -210,6 +128,30 @@ def test_a_file_that_somebody_took_away_is_written_again(
     exported(database, objects, render_id, to, layout=layout, settings=settings)
 
     assert held(to, settings) == whole
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_bucket_that_goes_away_in_the_middle_is_completed_the_next_time(
+    farm: Jobs, database: Database, s3: Settings, tmp_path: Path, layout: str
+) -> None:
+    objects = open_objects(s3)
+    render_id = render_of(farm, objects, 25, failing={3})
+    to = f"{s3.objects_url}-exports/set"
+    with proxy_loop() as loop:
+        cable = Proxy(loop, urlsplit(s3.s3_endpoint_url).port or 0)
+        far = s3.model_copy(update={"home": tmp_path / "home", "s3_endpoint_url": f"http://127.0.0.1:{cable.port}"})
+
+        with pytest.raises(ObjectStoreProblem, match=f"127.0.0.1:{cable.port}"):
+            exported(
+                *(database, objects, render_id, to), layout=layout, settings=far, show=lambda _: cable.set(Mode.CUT)
+            )
+        cable.set(Mode.PASS)
+        exported(database, objects, render_id, to, layout=layout, settings=far)
+        cable.close()
+
+    exported(database, objects, render_id, str(tmp_path / "undisturbed"), layout=layout)
+    assert held(to, s3) == contents(tmp_path / "undisturbed")
 
 
 def held(to: str, settings: Settings) -> dict[str, bytes]:
@@ -265,6 +207,13 @@ class TestWhatIsRefused:
         settings = s3.model_copy(update={"home": tmp_path / "home"})
         with pytest.raises(InvalidInput, match="something else already"):
             exported(database, objects, render_id, str(s3.objects_url), settings=settings)
+
+    def test_a_bucket_that_does_not_exist(
+        self, database: Database, store: ObjectStore, finished: str, s3: Settings, tmp_path: Path
+    ) -> None:
+        settings = s3.model_copy(update={"home": tmp_path / "home"})
+        with pytest.raises(ObjectStoreRefused, match="does not exist; create it or correct the address"):
+            exported(database, store, finished, "s3://no-such-bucket/set", settings=settings)
 
     def test_a_folder_that_is_a_file(
         self, database: Database, store: ObjectStore, finished: str, tmp_path: Path
@@ -331,6 +280,9 @@ def test_exports_that_were_begun_are_known_until_they_are_finished_or_given_up(
         exports.begin(render_id=render_id, format="parquet", target="/a", options={"n": 2})
     exports.finish(first)
     assert [export.id for export in exports.unfinished()] == [second]
+    # Its files may have been cleared away since.
+    assert exports.begin(render_id=render_id, format="parquet", target="/a", options={"n": 2}) == first
+    exports.finish(first)
     assert [exports.give_up(second), exports.give_up(second), exports.give_up(first)] == [True, False, False]
     assert exports.unfinished() == []
     assert Views(database).render(render_id).done == 1

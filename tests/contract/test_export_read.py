@@ -1,0 +1,149 @@
+"""Exports, read back by the libraries that people read them with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+import webdataset
+from PIL import Image
+
+from scheduler.export.plan import Sharding
+from storage.claims import Wanted
+from storage.database import Database
+from storage.jobs import Jobs
+from storage.objects import ObjectStore, open_objects
+from storage.settings import Settings
+from tests.contract.datasets import exported, make, render_of, wanted
+from tests.contract.renders import pictures, submit
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Hugging Face's `datasets`, which must not look at any hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
+    return datasets
+
+
+def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
+    """Whether a row says what was asked for and made; `nothing` is how it says so."""
+    [asked] = wanted(index + 1)[index:]
+    labels = asked.labels or {}
+    return bool(
+        row["prompt"] == asked.spec.prompt
+        and row["seed"] == asked.spec.seed
+        and row["index"] == index
+        and row["custom_id"] == asked.custom_id
+        and row["topic"] == labels["topic"]
+        and row["score"] == labels["score"]
+        and json.loads(row["tags"]) == labels["tags"]
+        and row["label_seed"] == labels.get("seed", nothing)
+        and row["width"] == asked.spec.width
+        and row["status"] == "success"
+    )
+
+
+# Its reader leaves closing its files to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_webdataset_reads_every_picture_with_its_row(
+    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path
+) -> None:
+    render_id = render_of(farm, objects, 25, failing={3, 11})
+
+    done = exported(database, objects, render_id, str(tmp_path / "set"))
+
+    shards = sorted(map(str, (tmp_path / "set").glob("*.tar")))
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
+    made = [index for index in range(25) if index not in (3, 11)]
+    assert len(shards) == done.shards == 3
+    assert [sample["__key__"] for sample in samples] == [f"{index // 10:05d}{index % 10:04d}" for index in made]
+    assert all(agrees(sample["json"], index) for sample, index in zip(samples, made, strict=True))
+    assert all(sample["txt"] == sample["json"]["prompt"] for sample in samples)
+    assert [sample["png"].getpixel((0, 0)) for sample in samples] == [(index, 0, 90) for index in made]
+    table = pyarrow.parquet.read_table(tmp_path / "set" / "00000.parquet").to_pylist()
+    assert [row["status"] for row in table] == ["failed" if index == 3 else "success" for index in range(10)]
+    assert table[3]["error"] == "the picture is black"
+    stats = json.loads((tmp_path / "set" / "00001_stats.json").read_text())
+    assert (stats["count"], stats["successes"], stats["status_dict"]) == (10, 9, {"failed": 1, "success": 9})
+
+
+def test_an_image_folder_is_read_with_all_columns(
+    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path, hub: Any
+) -> None:
+    render_id = render_of(farm, objects, 25, failing={3})
+
+    exported(database, objects, render_id, str(tmp_path / "set"), layout="imagefolder")
+
+    rows = hub.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), split="train")
+    by_index = {row["index"]: row for row in rows}
+    assert sorted(by_index) == [index for index in range(25) if index != 3]
+    assert all(agrees(row, index, nothing="") for index, row in by_index.items())
+    assert all(row["image"].getpixel((0, 0)) == (index, 0, 90) for index, row in by_index.items())
+    [failed] = (tmp_path / "set" / "00000_failed.jsonl").read_text().splitlines()
+    assert (json.loads(failed)["index"], json.loads(failed)["error"]) == (3, "the picture is black")
+
+
+def test_parquet_is_read_with_its_pictures(
+    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path, hub: Any
+) -> None:
+    render_id = render_of(farm, objects, 25, failing={3})
+
+    exported(database, objects, render_id, str(tmp_path / "set"), layout="parquet")
+
+    files = sorted(map(str, (tmp_path / "set").glob("*.parquet")))
+    rows = list(hub.load_dataset("parquet", data_files=files, split="train"))
+    assert [row["index"] for row in rows] == list(range(25))
+    assert [index for index, row in enumerate(rows) if row["image"] is None] == [3]
+    made = [row for row in rows if row["image"] is not None]
+    assert all(isinstance(row["image"], Image.Image) and agrees(row, row["index"]) for row in made)
+    assert [row["image"].getpixel((0, 0)) for row in made] == [(row["index"], 0, 90) for row in made]
+    # One schema in all shards, though the only label called `seed` is in the first.
+    assert len({str(pyarrow.parquet.read_schema(file)) for file in files}) == 1
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_folder_of_parquet_is_read_as_it_is(
+    farm: Jobs, database: Database, local: Settings, tmp_path: Path, hub: Any
+) -> None:
+    folder = str(tmp_path / "set")
+    objects = open_objects(local)
+    exported(database, objects, render_of(farm, objects, 25), folder, layout="parquet")
+
+    everything = list(range(25))
+    assert hub.load_dataset(folder, split="train")["index"][:] == everything
+    assert hub.load_dataset("parquet", data_dir=folder, split="train")["index"][:] == everything
+    assert pyarrow.parquet.read_table(folder)["index"].to_pylist() == everything
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_labels_that_readers_would_misread_arrive_all_the_same(
+    farm: Jobs, database: Database, local: Settings, tmp_path: Path, hub: Any, layout: str
+) -> None:
+    labels: list[dict[str, Any]] = [
+        {"source_file_name": "cat.jpg", "taken": "2024-01-31", "image": "theirs", "age": 3},
+        {"source_file_name": "dog.jpg", "taken": "2024-02-01", "image": "theirs"},
+        {"source_file_name": "cow.jpg", "taken": "long ago", "image": "theirs"},
+    ]
+    specs = [Wanted(spec=spec, labels=said) for spec, said in zip(pictures(3), labels, strict=True)]
+    render_id = submit(farm, specs)
+    objects = open_objects(local)
+    make(farm, objects, 3)
+
+    # Each in a shard of its own, any of which may be the one that a reader learns the columns from.
+    exported(database, objects, render_id, str(tmp_path / "set"), layout=layout, sharding=Sharding(pictures=1))
+
+    found = hub.load_dataset(layout, data_dir=str(tmp_path / "set"), split="train")
+    rows = sorted(found, key=lambda row: row["index"])
+    in_jsonl = layout == "imagefolder"
+    assert [row["source_file_name_"] for row in rows] == ["cat.jpg", "dog.jpg", "cow.jpg"]
+    assert [row["label_image"] for row in rows] == ["theirs"] * 3
+    assert [json.loads(row["taken"]) if in_jsonl else row["taken"] for row in rows] == [
+        said["taken"] for said in labels
+    ]
+    assert [row["age"] for row in rows] == (["3", "", ""] if in_jsonl else [3, None, None])
+    assert all(isinstance(row["image"], Image.Image) for row in rows)
