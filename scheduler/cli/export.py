@@ -1,11 +1,16 @@
 """`farm export`: a render as a dataset."""
 
 import time
+from importlib import import_module
 
 import click
 
 from scheduler.cli.amounts import Size
 from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, size
+from scheduler.export.formats import Format
+from scheduler.export.plan import Sharding
+from scheduler.export.run import Export, Progress
+from scheduler.export.targets import open_target
 from scheduler.services import open_services
 from storage.errors import BadSettings, InvalidInput
 from storage.exports import Exports
@@ -32,15 +37,9 @@ def export(
 
     Interrupted, the same command goes on where it was. The same render gives the same files.
     """
-    try:
-        # Of the extra `datasets`: only this command and Parquet prompt files need it.
-        from scheduler.export.plan import Sharding
-        from scheduler.export.run import Export, Progress
-        from scheduler.export.targets import open_target
-    except ImportError:
-        raise BadSettings('exports are not installed; run `pip install "diffusion-farm[datasets]"`') from None
     if shard_size is not None and shard_bytes is not None:
         raise InvalidInput("--shard-size and --shard-bytes: give one of them")
+    format_ = _format(layout)
     settings = read_settings()
     services = open_services(settings)
     render = services.views.render(render_id)
@@ -56,7 +55,7 @@ def export(
             exports=Exports(services.database),
             target=open_target(to, settings),
             render_id=render_id,
-            format=layout,
+            format=format_,
             sharding=Sharding(pictures=None if shard_bytes else shard_size or _SHARD_SIZE, bytes=shard_bytes),
             follow=follow,
         ).run(show_progress)
@@ -80,3 +79,14 @@ def export(
         f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){failed} in {counted(done.shards, 'shard')} in {to}, "
         f"{done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
     )
+
+
+def _format(layout: str) -> Format:
+    """Raises BadSettings without the libraries that it is written with."""
+    try:
+        # Of the extra `datasets`. Only the one that is asked for: webdataset brings torch along where there is one.
+        module = import_module(f"scheduler.export.{layout}")
+    except ImportError:
+        raise BadSettings(f'{layout} cannot be written; run `pip install "diffusion-farm[datasets]"`') from None
+    found: Format = module.FORMAT
+    return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scheduler.export.formats import FORMATS
+from scheduler.export.formats import Format
 from scheduler.export.plan import Shard, Sharding, shards
 from scheduler.export.rows import Columns, columns_of, counts, row_of
 from scheduler.export.targets import Target, write_down, writing
@@ -48,7 +48,7 @@ class Export:
     exports: Exports
     target: Target
     render_id: str
-    format: str
+    format: Format
     sharding: Sharding
     #: Write shards while the render runs; else it must be finished.
     follow: bool = False
@@ -61,11 +61,11 @@ class Export:
                 f"render {self.render_id} is {render.state}, {render.remaining} pictures to go; "
                 "--follow writes shards while it runs"
             )
-        options = {"render": self.render_id, "format": self.format, **self.sharding.fields()}
+        options = {"render": self.render_id, "format": self.format.name, **self.sharding.fields()}
         progress = Progress()
         with self.target.claim(options) as working:
             export_id = self.exports.begin(
-                render_id=self.render_id, format=self.format, target=self.target.shown, options=options
+                render_id=self.render_id, format=self.format.name, target=self.target.shown, options=options
             )
             columns = columns_of(self.views.labels(self.render_id))
             for shard in shards(self._final_jobs(export_id), self.sharding):
@@ -139,7 +139,7 @@ class Export:
         return {} if noted is None else dict(json.loads(noted))
 
     def _stats_of(self, shard: Shard) -> str:
-        return f"{FORMATS[self.format].stats_in}{shard.name}_stats.json"
+        return f"{self.format.stats_in}{shard.name}_stats.json"
 
     def _build(
         self,
@@ -158,7 +158,7 @@ class Export:
         wanted = [(job, pictures / f"{row['key']}.png") for job, row in zip(shard.jobs, rows, strict=True)]
         self._gather([(job, file) for job, file in wanted if job.state is State.DONE], show)
         with writing(self.target.shown):
-            names = FORMATS[self.format].write(shard, rows, columns, pictures, built)
+            names = self.format.write(shard, rows, columns, pictures, built)
         for name in names:
             self.target.place(name, built / name)
         shutil.rmtree(built)

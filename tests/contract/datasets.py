@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from scheduler.export import imagefolder, parquet, webdataset
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
@@ -18,6 +19,8 @@ from storage.objects import ObjectStore, picture_key
 from storage.settings import Settings
 from storage.views import Views
 from tests.contract.renders import claim, fail, pictures, rendered, submit
+
+FORMATS = {module.FORMAT.name: module.FORMAT for module in (imagefolder, parquet, webdataset)}
 
 
 def wanted(n: int) -> list[Wanted]:
@@ -85,7 +88,7 @@ def exported(
         exports=Exports(database),
         target=open_target(to, settings or Settings(home=Path(to))),
         render_id=render_id,
-        format=layout,
+        format=FORMATS[layout],
         sharding=sharding or Sharding(pictures=10),
         follow=follow,
     ).run(show)
