@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from string import Template
 
 from PIL import Image
 
+from scheduler.findings import Findings
 from scheduler.sheet import Tile
 from storage.errors import InvalidInput
 
@@ -63,7 +65,7 @@ function show(words) {
     figure.hidden = !words.every(word => texts[number].includes(word))
     shown += !figure.hidden
   })
-  output.textContent = `${shown} of ${figures.length}`
+  output.textContent = `${shown} of ${figures.length}${found && "; " + found}`
 }
 document.querySelector("input").addEventListener("input", event =>
   show(event.target.value.toLowerCase().split(/\\s+/).filter(Boolean)))
@@ -73,8 +75,11 @@ show([])
 """
 
 
-def write(tiles: Iterable[Tile], path: Path, *, title: str) -> int:
-    """Write the page as its pictures come; how many there are. Raises InvalidInput if the file cannot be written."""
+def write(tiles: Iterable[Tile], path: Path, *, title: str, findings: Findings) -> int:
+    """Write the page as its pictures come, then what was found in all of them; how many there are.
+
+    Raises InvalidInput if the file cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.part")
     count = 0
     try:
@@ -83,6 +88,8 @@ def write(tiles: Iterable[Tile], path: Path, *, title: str) -> int:
             for tile in tiles:
                 file.write(_figure(tile))
                 count += 1
+            # Known only now that every picture was looked at.
+            file.write(f"<script>const found = {json.dumps(findings.words())}</script>\n")
             file.write(_END)
         unfinished.replace(path)
     except OSError as error:

@@ -54,7 +54,7 @@ def write_sheet(services: Services, render_id: str, out: Path, *, columns: int =
     tiles = contact_sheet.tiles(services.views, services.objects, render_id, findings=findings, most=most)
     if page:
         with amount_of("pictures", min(render.done, most), "pictures") as show:
-            gallery.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}")
+            gallery.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}", findings=findings)
     else:
         contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
     left_out = "" if findings.pictures == render.done else f", the first of {render.done}"

@@ -1,5 +1,8 @@
+"""Contact sheets to click through, and what they find."""
+
 import io
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,7 +30,7 @@ def test_a_page_shows_every_picture_with_what_is_said_of_it(tmp_path: Path) -> N
     page = tmp_path / "sheet.html"
     tiles = [tile("a <b>red</b> star & more"), tile("großer Stern ⭐", remarks=("same as 000000",), size=1024)]
 
-    assert write(iter(tiles), page, title="render x") == 2
+    assert write(iter(tiles), page, title="render x", findings=Findings()) == 2
 
     text = page.read_text()
     assert "a &lt;b&gt;red&lt;/b&gt; star &amp; more" in text
@@ -38,15 +41,28 @@ def test_a_page_shows_every_picture_with_what_is_said_of_it(tmp_path: Path) -> N
     HTMLParser().feed(text)
 
 
+def test_a_page_tells_what_was_found_in_all_of_its_pictures(tmp_path: Path) -> None:
+    findings = Findings()
+
+    def looked_at() -> Iterator[Tile]:
+        for number, spec in enumerate(pictures(3)):
+            findings.look(f"{number:06d}", spec, picture((200, 30, 30)))
+            yield tile("a star")
+
+    write(looked_at(), tmp_path / "sheet.html", title="render x", findings=findings)
+
+    assert 'const found = "2 duplicates"' in (tmp_path / "sheet.html").read_text()
+
+
 def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = tmp_path / "sheet.html"
-    write([tile("a star")], page, title="render x")
+    write([tile("a star")], page, title="render x", findings=Findings())
     assert not re.search(r'(?:src|href)="(?!data:)|url\(|import ', page.read_text())
 
 
 def test_a_page_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be written"):
-        write([tile("a star")], tmp_path / "nowhere" / "sheet.html", title="render x")
+        write([tile("a star")], tmp_path / "nowhere" / "sheet.html", title="render x", findings=Findings())
     assert list(tmp_path.iterdir()) == []
 
 
