@@ -1,6 +1,9 @@
 """Inputs: what callers bring beside words (conditioning images, embeddings), stored once and named by its hash."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 from storage.controls import REFERENCE
 from storage.errors import NotFound
@@ -19,19 +22,50 @@ def put_input(objects: ObjectStore, data: bytes) -> str:
     return reference
 
 
+def put_input_file(objects: ObjectStore, file: IO[bytes]) -> str:
+    """The same, of a file that is read piece by piece."""
+    file.seek(0)
+    reference = _digested(file)
+    objects.put(_key(reference), file)
+    return reference
+
+
+def copy_input(objects: ObjectStore, reference: str, file: IO[bytes]) -> None:
+    """Copy an input into an empty file, piece by piece, and leave that at its beginning. Raises NotFound as below."""
+    with _found(reference):
+        objects.copy(_key(reference), file)
+    file.seek(0)
+    _check(_digested(file), reference)
+    file.seek(0)
+
+
 def get_input(objects: ObjectStore, reference: str) -> bytes:
     """The bytes of an input. Raises NotFound, also where what is stored is not what was named."""
-    try:
+    with _found(reference):
         data = objects.get(_key(reference))
-    except NotFound:
-        raise NotFound(f"input {reference} is not in the store; upload its file again (`farm upload`)") from None
-    if reference_of(data) != reference:
-        raise NotFound(f"input {reference} is damaged in the store; delete it there and upload its file again")
+    _check(reference_of(data), reference)
     return data
 
 
 def has_input(objects: ObjectStore, reference: str) -> bool:
     return objects.exists(_key(reference))
+
+
+@contextmanager
+def _found(reference: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"input {reference} is not in the store; upload its file again (`farm upload`)") from None
+
+
+def _digested(file: IO[bytes]) -> str:
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+
+
+def _check(stored: str, reference: str) -> None:
+    if stored != reference:
+        raise NotFound(f"input {reference} is damaged in the store; delete it there and upload its file again")
 
 
 def _key(reference: str) -> str:

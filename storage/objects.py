@@ -1,4 +1,4 @@
-"""The object store: S3 (through boto3) and a local folder behind one interface. Every bucket call is here.
+"""The object store: S3 (through boto3) and a folder (`storage.folder`) behind one interface; every bucket call is here.
 
 Objects are created once: the first write of a key wins and later ones adopt what is there, so that two workers that
 made the same picture leave one object, whose hash is the one in the row.
@@ -6,13 +6,9 @@ made the same picture leave one object, whose hash is the one in the row.
 
 import contextlib
 import hashlib
-import os
 import re
-import shutil
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -30,18 +26,9 @@ from botocore.exceptions import (
 )
 
 from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.folder import LocalObjects
 from storage.settings import Settings, without_secrets
-
-_KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*(/[0-9A-Za-z_][0-9A-Za-z_.-]*)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """What is in the store under a key: not what was sent, if somebody else was first."""
-
-    key: str
-    sha256: str
-    bytes: int
+from storage.stored import Stored, checked, described
 
 
 class ObjectStore(Protocol):
@@ -54,12 +41,16 @@ class ObjectStore(Protocol):
     #: The store's address, without secrets.
     shown: str
 
-    def put(self, key: str, data: bytes) -> Stored:
-        """Create the object, or adopt the one that is there. Idempotent."""
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        """Create the object, or adopt the one that is there; a file is read piece by piece. Idempotent."""
         ...
 
     def get(self, key: str) -> bytes:
         """Raises NotFound."""
+        ...
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        """Copy an object into a file, piece by piece. Raises NotFound."""
         ...
 
     def exists(self, key: str) -> bool: ...
@@ -132,96 +123,6 @@ def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
     S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url, named="the address").copy(key, file)
 
 
-def _checked(key: str) -> str:
-    if not _KEY.fullmatch(key):
-        raise ValueError(f"not an object key: {key!r}")
-    return key
-
-
-class LocalObjects:
-    """A folder, one file per object."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
-        self.shown = str(self._folder)
-
-    def put(self, key: str, data: bytes) -> Stored:
-        path = self._path(key)
-        with self._translated():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())  # a row must not outlive its picture in a power cut
-                    os.fchmod(file.fileno(), 0o644)
-                # Fails where the key exists, atomically: the file system's If-None-Match.
-                os.link(temporary, path)
-                _sync_folder(path.parent)
-            except FileExistsError:
-                data = path.read_bytes()
-            finally:
-                os.unlink(temporary)
-        return Stored(key=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-    def get(self, key: str) -> bytes:
-        with self._translated():
-            try:
-                return self._path(key).read_bytes()
-            except FileNotFoundError:
-                raise NotFound(f"no object {key} in {self.shown}") from None
-
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
-
-    def presign(self, key: str, *, seconds: int = 900) -> str:  # noqa: ARG002 - files have no expiry
-        return self._path(key).as_uri()
-
-    def delete(self, key: str) -> None:
-        with self._translated():
-            self._path(key).unlink(missing_ok=True)
-
-    def delete_below(self, folder: str) -> None:
-        with self._translated(), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._path(folder))
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        with self._translated():
-            keys = (
-                path.relative_to(self._folder).as_posix()
-                for path in (self._folder / prefix.rpartition("/")[0]).rglob("*")
-                if path.is_file() and not path.name.startswith(".new-")
-            )
-            yield from sorted(key for key in keys if key.startswith(prefix))
-
-    def check(self) -> None:
-        with self._translated():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder):
-                pass
-
-    def _path(self, key: str) -> Path:
-        return self._folder / _checked(key)
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except PermissionError as error:
-            raise ObjectStoreRefused(f"objects in {self.shown}: {error}") from error
-        except OSError as error:
-            raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class S3Objects:
     """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
 
@@ -252,17 +153,16 @@ class S3Objects:
         except (BotoCoreError, ValueError) as error:
             raise ObjectStoreRefused(f"objects in {self.shown}: {error}; check the AWS_ settings") from error
 
-    def put(self, key: str, data: bytes) -> Stored:
-        digest = hashlib.sha256(data)
-        stored = Stored(key=key, sha256=digest.hexdigest(), bytes=len(data))
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        source, stored = described(key, data)
         with self._translated():
             try:
                 self._client.put_object(
                     Bucket=self._bucket,
                     Key=self._name(key),
-                    Body=data,
+                    Body=source,
                     ContentType="image/png" if key.endswith(".png") else "application/octet-stream",
-                    ChecksumSHA256=b64encode(digest.digest()).decode(),
+                    ChecksumSHA256=b64encode(bytes.fromhex(stored.sha256)).decode(),
                     Metadata={"sha256": stored.sha256},
                     IfNoneMatch="*",
                 )
@@ -307,7 +207,7 @@ class S3Objects:
                 raise (error.__cause__ or error.__context__ or error) from error
 
     def copy(self, key: str, file: IO[bytes]) -> None:
-        """Copy an object into a file; here the key may be anybody's. Raises NotFound."""
+        # Here the key may be anybody's.
         with self._translated():
             try:
                 self._client.download_fileobj(self._bucket, self._prefix + key, file)
@@ -343,7 +243,7 @@ class S3Objects:
 
     def delete_below(self, folder: str) -> None:
         # One by one: many stores other than AWS refuse the checksum that deleting many at once comes with.
-        for key in self.list(f"{_checked(folder)}/"):
+        for key in self.list(f"{checked(folder)}/"):
             self.delete(key)
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -360,7 +260,7 @@ class S3Objects:
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     def _name(self, key: str) -> str:
-        return self._prefix + _checked(key)
+        return self._prefix + checked(key)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from storage import schema
 from storage.batch_files import BatchFiles
 from storage.errors import BadSpecification, FarmError
 from storage.fault_log import FaultLog
-from storage.inputs import put_input
+from storage.inputs import put_input_file
 from storage.models import DiffusersModel
 from storage.pipelines import pipeline_of, taken_controls
 from storage.states import Priority
@@ -37,14 +37,14 @@ from storage.workers import SILENT_SECONDS
 
 _COUNTED_TO = 100_000
 _DAY_SECONDS = 86400.0
-#: Files in memory at once, each of up to `MAX_BYTES` and what it decodes to.
-_UPLOADS = 2
+#: Inputs in memory at once to be checked, each of up to `MAX_BYTES` and what it decodes to.
+_CHECKED_AT_ONCE = 2
 
 
 def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
-    # A file waits on the disk until one of these has it in memory, whole, to be checked and stored.
-    uploading = BoundedSemaphore(_UPLOADS)
+    # An input waits on the disk until it may be in memory, whole.
+    checking = BoundedSemaphore(_CHECKED_AT_ONCE)
 
     @router.post("/files", status_code=201)
     def upload_file(
@@ -56,14 +56,17 @@ def routes(desk: Desk) -> APIRouter:
 
         With the purpose `manifest` a prompt file (.txt, .jsonl, .csv, .parquet), with `batch` requests of OpenAI's API.
         """
-        with uploading:
-            data = file.file.read(MAX_BYTES + 1)
-            if len(data) > MAX_BYTES:
-                raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
-            _check_file(file.filename or "", purpose, data)
-            reference = put_input(desk.objects, data)
+        name, size = file.filename or "", file.size or 0
+        if size > MAX_BYTES:
+            raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
+        if purpose == "manifest":
+            _check_manifest(name)
+        elif purpose != "batch":
+            with checking:
+                _check_input(name, file.file.read())
+        reference = put_input_file(desk.objects, file.file)
         stored = BatchFiles(desk.services.database).add_file(
-            owner=caller.owner, name=file.filename or "", purpose=purpose, n_bytes=len(data), reference=reference
+            owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference
         )
         return FileAnswer(
             id=stored.id,
@@ -113,17 +116,18 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _check_file(name: str, purpose: str, data: bytes) -> None:
-    """Raises BadSpecification for a file that is not what it is said to be; of rows, once they are rendered."""
-    if purpose == "manifest":
-        if PurePath(name).suffix.lower().removeprefix(".") not in KINDS:
-            raise BadSpecification(f"file: {name[:60]}: prompt files are {', '.join(f'.{kind}' for kind in KINDS)}")
-        return
-    if purpose != "batch":
-        try:
-            check_embeddings(data) if name.endswith(".safetensors") else check_image(data)
-        except ValueError as error:
-            raise BadSpecification(f"file: {error}") from None
+def _check_manifest(name: str) -> None:
+    """Raises BadSpecification for what cannot be a prompt file; its rows are checked when they are to be rendered."""
+    if PurePath(name).suffix.lower().removeprefix(".") not in KINDS:
+        raise BadSpecification(f"file: {name[:60]}: prompt files are {', '.join(f'.{kind}' for kind in KINDS)}")
+
+
+def _check_input(name: str, data: bytes) -> None:
+    """Raises BadSpecification for what could not condition a picture."""
+    try:
+        check_embeddings(data) if name.endswith(".safetensors") else check_image(data)
+    except ValueError as error:
+        raise BadSpecification(f"file: {error}") from None
 
 
 def health_routes(desk: Desk) -> APIRouter:

@@ -7,7 +7,8 @@ are fetched.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
@@ -23,13 +24,14 @@ from scheduler.submit import specify, submit
 from storage.batch_files import ApiBatch, BatchFiles, Line
 from storage.claims import Submission, Wanted
 from storage.errors import BadSpecification, InvalidInput
-from storage.inputs import get_input
+from storage.inputs import copy_input, get_input
 from storage.spec import explain
 from storage.states import Priority, State
 from storage.views import JobView
 
 _ENDPOINT = "/v1/images/generations"
 _MOST_LINES = 50_000
+_PIECE_BYTES = 2**16
 
 FileId = Annotated[
     str,
@@ -154,8 +156,9 @@ def routes(desk: Desk) -> APIRouter:
     def get_file_content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
         """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
         if file_id.startswith("file-"):
-            data = get_input(desk.objects, files.file(caller.sees, file_id).object)
-            return StreamingResponse(iter([data]), media_type="application/jsonl")
+            copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
+            copy_input(desk.objects, files.file(caller.sees, file_id).object, copy)
+            return StreamingResponse(_pieces(copy), media_type="application/jsonl")
         batch_id, _, kind = file_id.rpartition("-")
         batch = files.batch(caller.sees, batch_id)
         return StreamingResponse(
@@ -163,6 +166,12 @@ def routes(desk: Desk) -> APIRouter:
         )
 
     return router
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def _read(data: bytes) -> tuple[list[ImagesBody], list[Line]]:

@@ -36,7 +36,7 @@ from storage.batch_files import ApiFile, BatchFiles
 from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
-from storage.inputs import get_input, has_input
+from storage.inputs import copy_input, has_input
 from storage.spec import Spec
 from storage.states import Priority, State
 
@@ -259,7 +259,7 @@ def _asked(desk: Desk, body: RenderBody, file: ApiFile | None) -> Iterator[Calla
         yield lambda: numbered(body.requests())
         return
     with NamedTemporaryFile(prefix="farm-manifest-") as copy:
-        copy.write(get_input(desk.objects, file.object))
+        copy_input(desk.objects, file.object, copy)
         copy.flush()
         kind = PurePath(file.name).suffix.lower().removeprefix(".")
         rows = Manifest(path=FilePath(copy.name), kind=kind, shown=file.name, folder=FilePath())

@@ -18,7 +18,7 @@ from scheduler.submit import draw_seed
 from scheduler.templates import Templates
 from storage.claims import Submission, Webhook
 from storage.errors import BadSpecification
-from storage.inputs import get_input, put_input
+from storage.inputs import copy_input, put_input
 from storage.objects import ObjectStore
 from storage.registry import Registry
 from storage.spec import Request
@@ -109,7 +109,7 @@ def kept_order(kept: Kept, objects: ObjectStore, *, name: str) -> Iterator[Order
     with tempfile.NamedTemporaryFile(prefix="farm-schedule-") as file:
         manifest = None
         if kept.rows is not None:
-            file.write(get_input(objects, kept.rows))
+            copy_input(objects, kept.rows, file)
             file.flush()
             manifest = Manifest(
                 path=Path(file.name), kind="jsonl", shown=f"prompts of the schedule {name}", folder=Path()

@@ -8,8 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -461,6 +463,45 @@ def test_a_render_is_held_and_released(ann: httpx.Client) -> None:
     assert ann.post(f"/v1/renders/{made['id']}/release").json()["state"] == "running"
     assert not ann.get(f"/v1/renders/{made['id']}/jobs", params={"state": "held"}).json()["jobs"]
     assert ann.delete(f"/v1/renders/{made['id']}").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the most memory that a process had")
+def test_large_files_are_taken_in_and_read_with_little_memory(api: Api, tmp_path: Path) -> None:
+    server = api.home.process("scheduler.cli.main api")
+    assert server is not None
+    most = Path(f"/proc/{server.pid}/status")
+    lines = tmp_path / "lines.jsonl"
+    with lines.open("wb") as file:
+        file.writelines([b'{"prompt": "a"}' + b" " * 2**20 + b"\n"] * 120)
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")  # the most so far is forgotten
+    before = server.memory_info().rss
+
+    with httpx.Client(base_url=api.address, headers={"X-API-Key": api.key("large")}, timeout=60) as client:
+        with lines.open("rb") as file:
+            sent = client.post("/v1/files", files={"file": file}, data={"purpose": "manifest"})
+        read = client.get(f"/v1/files/{sent.json()['id']}/content")
+        dry = client.post("/v1/renders", json={"manifest": sent.json()["id"], "model": "quick", "dry_run": True})
+
+    assert (sent.status_code, read.content, dry.json()["total"]) == (201, lines.read_bytes(), 120)
+    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", most.read_text())
+    assert int(peak) * 1024 - before < 40 * 2**20
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent_and_nothing_of_it_is_kept(api: Api) -> None:
+    kept = api.home.rows("SELECT count(*) FROM api_files")
+    address = urlsplit(api.address)
+    connection = HTTPConnection(str(address.hostname), address.port, timeout=10)
+    connection.putrequest("POST", "/v1/files")
+    connection.putheader("X-API-Key", api.key("greedy"))
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader("Content-Length", str(2**30))
+    connection.endheaders()
+
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.read()[:1]) == (413, b"{")
+    assert api.home.rows("SELECT count(*) FROM api_files") == kept
+    connection.close()
 
 
 # -- the store, and the page -----------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from sqlalchemy import func, select, update
 
 from storage.claims import Claim
 from storage.database import Database
+from storage.folder import LocalObjects
 from storage.jobs import Jobs
 from storage.leftovers import Leftovers
-from storage.objects import LocalObjects, picture_key
+from storage.objects import picture_key
 from storage.states import State
 from storage.tables import leftovers
 from tests.contract.renders import at_once, claim, complete, died, pictures, states, submit

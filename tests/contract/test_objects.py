@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import SpooledTemporaryFile, TemporaryFile
 from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -36,6 +37,21 @@ def test_an_object_comes_back_as_it_was_put(objects: ObjectStore) -> None:
     stored = objects.put("renders/k7m2/000000.png", CAT)
     assert (stored.key, stored.sha256, stored.bytes) == ("renders/k7m2/000000.png", sha256(CAT), len(CAT))
     assert objects.get("renders/k7m2/000000.png") == CAT
+
+
+def test_a_file_is_stored_and_copied_back(objects: ObjectStore) -> None:
+    with SpooledTemporaryFile() as file, TemporaryFile() as copy:
+        file.write(CAT)
+        first = objects.put("inputs/cat", file)
+        file.write(b"more than that")
+        objects.copy("inputs/cat", copy)
+        copy.seek(0)
+
+        assert (first.sha256, first.bytes) == (sha256(CAT), len(CAT))
+        assert copy.read() == CAT
+        assert objects.put("inputs/cat", file) == first
+        with pytest.raises(NotFound, match="no object inputs/dog in "):
+            objects.copy("inputs/dog", copy)
 
 
 def test_an_empty_object_is_one(objects: ObjectStore) -> None:

@@ -375,7 +375,7 @@ from pathlib import Path
 from sqlalchemy import event
 from storage.database import Database
 from storage.jobs import Jobs
-from storage.objects import LocalObjects
+from storage.folder import LocalObjects
 from tests.contract.test_schedules import TWO_AT_NIGHT, clockwork_over
 
 killed = 0

@@ -18,8 +18,8 @@ from examples.shapes import measure
 from examples.shapes.drawings import drawing, silhouettes
 from examples.shapes.judge import colour_shares, judge, overlap, shape_mask
 from examples.shapes.prompts import vocabulary
+from storage.folder import LocalObjects
 from storage.inputs import put_input
-from storage.objects import LocalObjects
 from storage.registry import read_registry
 from storage.settings import Settings
 from storage.spec import Request

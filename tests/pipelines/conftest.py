@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.folder import LocalObjects
 from storage.inputs import put_input
-from storage.objects import LocalObjects
 from storage.registry import Registry, parse_registry
 from storage.spec import Request, Spec
 from tests.pipelines import random_weights

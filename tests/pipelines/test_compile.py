@@ -18,7 +18,7 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = home + "/inductor"
 from pathlib import Path
 import numpy as np
 from torch._dynamo.utils import counters
-from storage.objects import LocalObjects
+from storage.folder import LocalObjects
 from storage.registry import parse_registry
 from storage.spec import Request
 from worker.devices import Device

@@ -1,0 +1,35 @@
+"""Keys of objects, and what is stored under one."""
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from typing import IO
+
+_KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*(/[0-9A-Za-z_][0-9A-Za-z_.-]*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What is in the store under a key: not what was sent, if somebody else was first."""
+
+    key: str
+    sha256: str
+    bytes: int
+
+
+def described(key: str, data: bytes | IO[bytes]) -> tuple[IO[bytes], Stored]:
+    """What is to be stored, as a file at its beginning."""
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # `IO` says too little
+    stored = Stored(key=key, sha256=sha256, bytes=file.seek(0, io.SEEK_END))
+    file.seek(0)
+    return file, stored
+
+
+def checked(key: str) -> str:
+    """Raises ValueError if it is no key of ours."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not an object key: {key!r}")
+    return key
