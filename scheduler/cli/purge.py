@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from scheduler.cli.amounts import Duration
-from scheduler.cli.output import amount_of, counted, json_option, print_json, print_table, say, size, when
+from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, print_table, say, size, when
 from scheduler.purge import Purge
 from scheduler.services import open_services
 from storage.errors import InvalidInput
@@ -52,12 +52,13 @@ def purge(
             return
         raise click.UsageError("how old? --older-than 30d")
     # A worker that has lost a job may still be storing its picture for as long as a lease lasts.
-    found = purging.old(seconds=max(seconds, settings.lease_seconds), states=states, owner=owner)
+    seconds = max(seconds, settings.lease_seconds)
+    found, interrupted = purging.old(seconds=seconds, states=states, owner=owner), purging.marked()
     old = [one for one in found if not one.needed]
     kept = [export for export in exports.unfinished() if export.render_id in {one.render_id for one in found}]
     if not as_json:
-        _show(old, kept)
-    deleting = not dry_run and bool(old or purging.marked())
+        _show(old, kept, interrupted, seconds=seconds)
+    deleting = not dry_run and bool(old or interrupted)
     if deleting and not yes:
         if as_json or not sys.stdin.isatty():
             say("nothing is deleted yet: --yes deletes them")
@@ -66,7 +67,7 @@ def purge(
             context.exit(1)
     if deleting:
         services.objects.check()
-        jobs = sum(one.pictures for one in old)
+        jobs = sum(one.jobs for one in old)
         with amount_of("purge", jobs, "pictures") as show:
             gone = Purge(purging=purging, objects=services.objects).run(old, show)
         if not as_json:
@@ -97,7 +98,7 @@ def usage(as_json: bool) -> None:
     )
 
 
-def _show(old: Sequence[Old], kept: Sequence[ExportView]) -> None:
+def _show(old: Sequence[Old], kept: Sequence[ExportView], interrupted: Sequence[str], *, seconds: float) -> None:
     by_owner: defaultdict[str, list[Old]] = defaultdict(list)
     for one in old:
         by_owner[one.owner].append(one)
@@ -108,7 +109,9 @@ def _show(old: Sequence[Old], kept: Sequence[ExportView]) -> None:
             f"({', '.join(one.render_id for one in theirs[:5])}{' …' if len(theirs) > 5 else ''})"
         )
     if not old:
-        click.echo("nothing is that old")
+        click.echo(f"nothing to delete has been finished for {duration(seconds)}")
+    if interrupted:
+        click.echo(f"{counted(len(interrupted), 'render')} whose deletion was interrupted")
     for export in kept:
         say(
             f"kept: render {export.render_id}, whose export to {export.target} is not finished; "
