@@ -1,6 +1,6 @@
 """Many clients at once that submit renders over HTTP and ask for them until they are done.
 
-python -m benchmarks.api --clients 200 --seconds 60 --out api.json
+python -m benchmarks.api --clients 200 --seconds 60 --database postgresql --out api.json
 
 A farm with a simulated device is started on this machine. No answer may be an error, and no picture may be missing.
 """
@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import psutil
 
 from tests.acceptance.api import running_api
 from tests.acceptance.command import Starter
+from tests.servers import postgres_server
 
 _POLL_SECONDS = 0.5
 
@@ -42,14 +44,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    starter = Starter()
-    try:
-        with tempfile.TemporaryDirectory() as folder, running_api(Path(folder) / "farm", starter) as api:
-            result = _measured(api.address, api.key("bench"), options.clients, options.seconds)
-    finally:
-        starter.close()
+    with ExitStack() as held:
+        settings = {}
+        if options.database == "postgresql":
+            server = held.enter_context(postgres_server())
+            settings["FARM_DATABASE_URL"] = server.url(server.create())
+        folder, starter = held.enter_context(tempfile.TemporaryDirectory()), held.enter_context(closing(Starter()))
+        api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
+        key = api.key("bench")
+        result = {"database": options.database, **_measured(api.address, key, options.clients, options.seconds)}
     for name, value in result.items():
         click.echo(f"{name:24} {value}")
     if options.out:

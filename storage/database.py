@@ -3,9 +3,10 @@
 import functools
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event
@@ -52,6 +53,9 @@ class Database:
             self.engine = _make_engine(url)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from None
+        # SQLite has one writer. Threads queue here for it: none polls for the file's lock meanwhile, none holds a
+        # connection that a reader could have.
+        self._writer = threading.Lock() if url.startswith("sqlite") else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -62,7 +66,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or leaves nothing behind."""
-        with self._translated(), self.engine.begin() as connection:
+        with self._writer, self._translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager

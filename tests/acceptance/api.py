@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from tests.acceptance.command import Home, Starter
 from tests.servers import eventually
 
@@ -42,18 +44,18 @@ class Api:
 
 
 @contextmanager
-def running_api(folder: Path, starter: Starter) -> Iterator[Api]:
+def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
     """Without any key, and so open to this machine."""
-    home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true")
+    home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true", **settings)
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS)
     with home.started("up") as up:
         up.says("Ctrl-C stops it")
-        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
         with home.started("api", "--port", "0") as api:
             api.says("its page is /docs")
             match = re.search(r"http://[\d.]+:\d+", api.err)
             assert match is not None
+            eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves", timeout=30)
             yield Api(home, match[0])
             assert api.interrupted().code in (0, 130)
         up.interrupted()

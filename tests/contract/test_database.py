@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,25 @@ def test_writers_at_once_all_succeed(database: Database) -> None:
     names = [f"writer-{n}" for n in range(8)]
     at_once(*[partial(read_then_write, name) for name in names])
     assert render_ids(database) == names
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_threads_that_wait_to_write_leave_connections_for_readers(database: Database) -> None:
+    # Two hundred clients submit to an API: each would hold a connection while it waits for SQLite's one writer.
+    def write(name: str) -> None:
+        with database.write() as connection:
+            add_render(connection, name)
+
+    names = [f"writer-{n:02}" for n in range(40)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        with database.write() as connection:
+            add_render(connection, "first")
+            waiting = [threads.submit(write, name) for name in names]
+            assert eventually(lambda: all(one.running() for one in waiting), "all of them wait")
+            assert render_ids(database) == []
+        for one in waiting:
+            one.result()
+    assert render_ids(database) == ["first", *names]
 
 
 def test_a_new_sqlite_database_may_be_opened_while_another_opens_it(empty_sqlite: str, tmp_path: Path) -> None:
