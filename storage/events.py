@@ -23,7 +23,7 @@ class Kind(StrEnum):
     JOB_STARTED = "job.started"
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
-    #: Back in the queue: its worker stopped, or something went wrong that may go well next time.
+    #: Back in the queue, or held with its render: its worker stopped, or it may go well next time.
     JOB_QUEUED = "job.queued"
     JOB_CANCELLED = "job.cancelled"
     RENDER_CANCELLED = "render.cancelled"

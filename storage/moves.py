@@ -8,14 +8,18 @@ from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, 
 from storage.claims import Claimed
 from storage.database import database_now
 from storage.events import Happened, Kind, tell
-from storage.states import MOVES, Event
+from storage.states import MOVES, Event, State
 from storage.tables import jobs, renders
 
 
 def move(event: Event) -> Update:
-    """The guarded UPDATE of a move; the caller says which jobs."""
+    """The guarded UPDATE of a move; the caller says which jobs. What comes back of a held render is held with it."""
     before, after = MOVES[event]
-    return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=after)
+    state: ColumnElement[str] | str = after
+    if after is State.QUEUED and event is not Event.RELEASE:
+        of_held = select(renders.c.held).where(renders.c.id == jobs.c.render_id).scalar_subquery()
+        state = case((of_held, str(State.HELD)), else_=str(State.QUEUED))
+    return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=state)
 
 
 def fenced(held: Iterable[Claimed]) -> ColumnElement[bool]:

@@ -173,6 +173,16 @@ class Schedules:
         with self.database.read() as connection:
             return {row.id: row.held for row in connection.execute(_unfinished(schedule))}
 
+    def out_of_step(self, schedule: Schedule, *, window_open: bool) -> list[str]:
+        """The unfinished renders that have not yet been told (`note_window`) that the window is open, or is not."""
+        statement = _unfinished(schedule).where(firings.c.window_open.is_distinct_from(window_open))
+        with self.database.read() as connection:
+            return [row.id for row in connection.execute(statement)]
+
+    @transaction
+    def note_window(self, connection: Connection, render_id: str, *, window_open: bool) -> None:
+        connection.execute(update(firings).where(firings.c.render_id == render_id).values(window_open=window_open))
+
     @transaction
     def note(
         self, connection: Connection, schedule: Schedule, planned_at: float, outcome: Outcome, note: str | None = None
@@ -203,13 +213,13 @@ class Schedules:
         if len(few) < CHUNK:
             with self.database.write() as connection:
                 accepting = partial(accept, connection, few, submission, quanta)
-                return self._fire(connection, schedule, planned_at, accepting, by_hand)
+                return self._fire(connection, schedule, planned_at, accepting, submission, by_hand)
         with self.database.session() as connection, stage(connection) as filled:
             filled.fill(chain(few, pictures))
             connection.execution_options(farm_read=False)
             with connection.begin():
                 accepting = partial(accept_staged, connection, filled, submission, quanta)
-                return self._fire(connection, schedule, planned_at, accepting, by_hand)
+                return self._fire(connection, schedule, planned_at, accepting, submission, by_hand)
 
     def _fire(
         self,
@@ -217,9 +227,10 @@ class Schedules:
         schedule: Schedule,
         planned_at: float,
         accepting: Callable[[], str],
+        submission: Submission,
         by_hand: str | None,
     ) -> str | None:
-        if not _first(connection, schedule, planned_at, Outcome.FIRED, by_hand, even_paused=by_hand is not None):
+        if not _first(connection, schedule, planned_at, Outcome.FIRED, by_hand, by_hand=by_hand is not None):
             return None
         minds = schedule.plan.overlap != "queue"
         before = [row.id for row in connection.execute(_unfinished(schedule))] if minds else []
@@ -231,7 +242,7 @@ class Schedules:
             for render_id in before:
                 self._jobs.cancel_within(connection, render_id)
         render_id = accepting()
-        _set(connection, schedule, planned_at, render_id=render_id)
+        _set(connection, schedule, planned_at, render_id=render_id, window_open=not submission.held)
         return render_id
 
 
@@ -242,14 +253,14 @@ def _first(
     outcome: Outcome,
     note: str | None,
     *,
-    even_paused: bool = False,
+    by_hand: bool = False,
 ) -> bool:
-    """Take a planned time; False if somebody has, or the schedule was paused or removed meanwhile."""
+    """Take a time; False if somebody has, or the schedule was removed, or paused and this is planned."""
     # Its row is locked: firings of one schedule follow one another.
     alive = connection.execute(
         select(schedules.c.paused).where(schedules.c.id == schedule.id).with_for_update()
     ).first()
-    if alive is None or (alive.paused and not even_paused):
+    if alive is None or (alive.paused and not by_hand):
         return False
     insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     taken = connection.execute(
@@ -258,8 +269,9 @@ def _first(
         .on_conflict_do_nothing()
         .returning(firings.c.planned_at)
     ).first()
-    later = (schedules.c.id == schedule.id) & (schedules.c.decided_to < planned_at)
-    connection.execute(update(schedules).where(later).values(decided_to=planned_at))
+    if not by_hand:  # which decides no planned time before it
+        later = (schedules.c.id == schedule.id) & (schedules.c.decided_to < planned_at)
+        connection.execute(update(schedules).where(later).values(decided_to=planned_at))
     return taken is not None
 
 

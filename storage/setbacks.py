@@ -25,7 +25,7 @@ from storage.faults import (
 )
 from storage.leftovers import note_leftovers
 from storage.moves import count, lock_renders, move, released
-from storage.states import MOVES, Event, State
+from storage.states import Event, State
 from storage.tables import batches, faults, jobs, quarantines, renders, workers
 
 #: A job that is better off elsewhere is left to the other workers for so long.
@@ -82,8 +82,7 @@ def set_back(
     after: dict[int, State] = {}
     for decision, rows in decided.items():
         said = f"{message}, in attempt {rules.max_attempts}" if decision.spent else message
-        _carry_out(connection, decision, rows, fault, said)
-        after |= {row.id: MOVES[decision.event][1] for row in rows}
+        after |= _carry_out(connection, decision, rows, fault, said)
     _note(connection, met, fault, message)
     for (worker, model), another in others.items():
         _leave_out(connection, rules, worker, model, fault, message, others=another)
@@ -107,9 +106,9 @@ def _told(row: Row[Any], state: State, fault: Fault, message: str) -> Happened:
 
 def _carry_out(
     connection: Connection, decision: Decision, rows: Sequence[Row[Any]], fault: Fault, message: str
-) -> None:
+) -> dict[int, State]:
     finished = decision.event is Event.FAIL
-    connection.execute(
+    moved = connection.execute(
         move(decision.event)
         .where(jobs.c.id.in_([row.id for row in rows]))
         .values(
@@ -120,7 +119,9 @@ def _carry_out(
             error=message,
             **released(finished=finished),
         )
+        .returning(jobs.c.id, jobs.c.state)
     )
+    return {row.id: State(row.state) for row in moved}
 
 
 def _note(connection: Connection, met: Sequence[Row[Any]], fault: Fault, message: str) -> None:

@@ -345,6 +345,8 @@ firings = Table(
     Column("outcome", String(8), nullable=False),
     Column("render_id", String(32)),
     Column("note", Text),
+    # As its render was last told to follow it: between two changes of it, people hold and release as they like.
+    Column("window_open", Boolean),
     Index("ix_firings_render_id", "render_id"),
 )
 

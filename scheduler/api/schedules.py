@@ -50,7 +50,9 @@ class ScheduleBody(BaseModel):
     window: str | None = Field(None, description="Render only then, such as 01:00-06:00; what is left waits.")
     overlap: Literal["skip", "queue", "cancel"] = Field("skip", description="If the last render is not finished.")
     catch_up: Literal["none", "last", "all"] = Field("none", description="Of times missed while everything was down.")
-    seeds: Literal["fresh", "same"] = Field("fresh", description="Drawn for each firing, or the same for all.")
+    seeds: Literal["fresh", "same"] | None = Field(
+        None, description="Drawn for each firing, or the same for all. Default: fresh, the same where a seed is given."
+    )
     render: RenderBody
 
 
@@ -92,8 +94,10 @@ def routes(desk: Desk) -> APIRouter:
     def add_schedule(body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
         """Submit the same order by the clock. It is checked now; a name may be used once."""
         check_plan(body.cron, body.timezone, body.window)
-        kept = keep(_order(desk, caller, body.render), _terms(desk, caller, body), desk.registry, desk.objects)
-        plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up", "seeds"}))
+        seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
+        terms = _terms(desk, caller, body.render, same_seeds=seeds == "same")
+        kept = keep(_order(desk, caller, body.render), terms, desk.registry, desk.objects)
+        plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
         made = schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
         return _answer(made, schedules.now())
 
@@ -135,7 +139,7 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.delete("/{name}", status_code=204)
     def remove_schedule(name: Name, caller: Submitter) -> None:
-        """Forget it and its history. What it rendered stays."""
+        """Forget it and its history. What it rendered stays, held what is held."""
         schedules.remove(schedules.get(name, owner=caller.owner))
 
     return router
@@ -156,13 +160,13 @@ def _order(desk: Desk, caller: Caller, body: RenderBody) -> Order:
     return order
 
 
-def _terms(desk: Desk, caller: Caller, body: ScheduleBody) -> Terms:
-    webhook = body.render.webhook
+def _terms(desk: Desk, caller: Caller, body: RenderBody, *, same_seeds: bool) -> Terms:
+    webhook = body.webhook
     if webhook is not None:
         check_url(webhook.url, allow_private=desk.services.settings.webhook_private)
     return Terms(
-        priority=body.render.priority,
-        same_seeds=body.seeds == "same",
+        priority=body.priority,
+        same_seeds=same_seeds,
         key_id=caller.key_id,
         watched=True,
         webhook=Webhook(url=webhook.url, events=tuple(webhook.events)) if webhook else None,

@@ -1,5 +1,6 @@
 """Commands that run the farm's parts: `farm up`, `farm scheduler`, `farm db upgrade`."""
 
+import logging
 import signal
 import threading
 
@@ -23,6 +24,8 @@ from storage.leftovers import Leftovers
 from storage.settings import read_settings, without_secrets
 from storage.telemetry import configure_logging
 from storage.webhooks import Webhooks
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -66,6 +69,7 @@ def scheduler(stop_with_parent: bool) -> None:
         signal.signal(number, lambda *_: stopping.set())
     if stop_with_parent:
         lifeline.hold()
+    failed = _stop_when_a_thread_fails(stopping)
     services = open_services(settings)
     tidy = Tidy(leftovers=Leftovers(services.database, services.objects), every_seconds=settings.sweep_seconds)
     threading.Thread(target=tidy.run, args=(stopping,), name="tidy", daemon=True).start()
@@ -86,6 +90,25 @@ def scheduler(stop_with_parent: bool) -> None:
         renew_seconds=settings.renew_seconds,
         lease_seconds=settings.lease_seconds,
     ).run(stopping)
+    if failed.is_set():
+        raise SystemExit(1)
+
+
+def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
+    """A process that lives on without one of its threads would look well; one that ends is started again.
+
+    The event is set once one has failed.
+    """
+    failed = threading.Event()
+
+    def stop(failure: threading.ExceptHookArgs) -> None:
+        name = failure.thread.name if failure.thread else "unknown"
+        log.critical("a thread failed, stopping name=%s", name, exc_info=failure.exc_value)
+        failed.set()
+        stopping.set()
+
+    threading.excepthook = stop
+    return failed
 
 
 @click.group()

@@ -154,11 +154,14 @@ def resume(name: str, owner: str | None, as_json: bool) -> None:
 def remove(name: str, owner: str | None, as_json: bool) -> None:
     """Forget a schedule and its history. What it rendered stays."""
     schedules, found, _ = _named(name, owner)
+    held = [render_id for render_id, is_held in schedules.unfinished_renders(found).items() if is_held]
     schedules.remove(found)
     if as_json:
-        print_json({"name": name, "removed": True})
-    else:
-        click.echo(f"schedule {name} is removed; its renders stay")
+        print_json({"name": name, "removed": True, "held": held})
+        return
+    click.echo(f"schedule {name} is removed; its renders stay")
+    for render_id in held:
+        say(f"render {render_id} is still held: farm release {render_id} lets it run, farm cancel {render_id} does not")
 
 
 @schedule.command("run-now")

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from scheduler.cron.orders import Kept, kept_order
 from scheduler.cron.plan import Planned, due, is_open, next_time
 from scheduler.services import Services
@@ -40,18 +42,23 @@ class Clockwork:
         return self.schedules.now() if self.clock is None else self.clock()
 
     def run_once(self) -> float:
-        """Seconds until something is due again, at most an hour. Raises DatabaseProblem; what was done stays done."""
+        """Seconds until something is due again, at most an hour.
+
+        Raises ServiceProblem; what was done stays done, and the rest is tried again with the next turn.
+        """
         now = self.now()
         wait = 3600.0
+        problem: ObjectStoreProblem | None = None
         for schedule in self.schedules.all():
             try:
                 if not schedule.paused:
                     wait = min(wait, self._fire_due(schedule, now))
                 self._keep_window(schedule, now)
             except ObjectStoreProblem as error:
-                # Of this schedule's prompts; it is tried again with the next turn, others need not wait.
-                log.warning("schedule waits name=%s: %s", schedule.name, error)
-                wait = 0.0
+                # Of this schedule's prompts; others may have none there.
+                problem = error
+        if problem is not None:
+            raise problem
         return wait
 
     def fire_by_hand(self, schedule: Schedule) -> str | None:
@@ -77,7 +84,10 @@ class Clockwork:
                 log.error("schedule cannot fire name=%s: %s", schedule.name, error)
 
     def _fire(self, schedule: Schedule, at: float, note: str | None = None) -> str | None:
-        kept = Kept.model_validate(schedule.order)
+        try:
+            kept = Kept.model_validate(schedule.order)
+        except ValidationError:
+            raise InvalidInput("it was made by another version of the farm; remove it, and add it again") from None
         self._check_key(kept)
         opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
         with kept_order(kept, self.objects, name=schedule.name) as order:
@@ -106,17 +116,18 @@ class Clockwork:
             raise InvalidInput(over.words)
 
     def _keep_window(self, schedule: Schedule, now: float) -> None:
-        """Hold or release what the schedule has submitted; also what came back to the queue after its window closed."""
+        """Release what the schedule has submitted when its window opens, hold what is left of it when it closes."""
         plan = schedule.plan
         if plan.window is None:
             return
         opened = is_open(plan.window, plan.timezone, now)
-        for render_id, held in self.schedules.unfinished_renders(schedule).items():
-            if opened and held:
+        for render_id in self.schedules.out_of_step(schedule, window_open=opened):
+            if opened:
                 self.jobs.release(render_id)
                 call_workers(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
-            elif not opened:
+            else:
                 self.jobs.hold(render_id)
+            self.schedules.note_window(render_id, window_open=opened)
 
 
 def clockwork_of(services: Services, tickets: Tickets | None) -> Clockwork:

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import sqlite3
+from contextlib import closing
 
 import psutil
 import pytest
@@ -131,6 +133,21 @@ def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) 
 
     eventually(lambda: served.process(words) not in (None, before), f"{words} is back", timeout=30)
     assert served.farm(*ONE).out
+
+
+def test_a_scheduler_process_whose_thread_has_failed_ends_and_comes_back(home: Home) -> None:
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        home.farm("schedule", "add", "damaged", "--cron", "@daily", "a star", "--model", "simulated")
+        before = home.process("scheduler --stop-with-parent")
+        with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
+            connection.execute("UPDATE schedules SET \"order\" = '{'")
+        up.says("a thread failed, stopping name=beat")
+        with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
+            connection.execute("DELETE FROM schedules")
+        eventually(lambda: home.process("scheduler --stop-with-parent") not in (None, before), "it is back", timeout=60)
+        assert home.farm(*ONE).out
+        up.interrupted()
 
 
 def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) -> None:

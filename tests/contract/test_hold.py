@@ -1,10 +1,11 @@
 """Renders that are kept out of the queue, and let in again."""
 
 from storage.database import Database
+from storage.faults import Fault
 from storage.jobs import Jobs
 from storage.states import State
 from storage.views import Views
-from tests.contract.renders import assert_rows_agree, claim, complete, drain, pictures, states, submit
+from tests.contract.renders import assert_rows_agree, claim, complete, drain, fail, pictures, states, submit
 
 
 def test_what_is_held_is_not_claimed_until_it_is_released(farm: Jobs, database: Database) -> None:
@@ -27,6 +28,22 @@ def test_what_runs_goes_on_while_the_rest_is_held(farm: Jobs, database: Database
     complete(farm, found)
 
     assert states(database, render_id) == [State.DONE, State.HELD, State.HELD]
+    assert_rows_agree(database)
+
+
+def test_what_comes_back_of_a_held_render_is_held_with_it(farm: Jobs, database: Database) -> None:
+    render_id = submit(farm, pictures(4))
+    returned, lost, failed = (claim(farm, limit=1, worker=f"w{n}") for n in range(3))
+    farm.hold(render_id)
+
+    assert farm.give_back(worker="w0") == 1
+    assert list(farm.set_back(lost.jobs, Fault.STORE_AWAY, "away").values()) == [State.HELD]
+    assert fail(farm, failed.jobs[0], "nothing to be done") is State.FAILED
+    assert farm.retry(render_id, quanta={"tiny": 8}) == 1
+
+    assert states(database, render_id) == [State.HELD] * 4
+    assert farm.release(render_id) == 4
+    assert returned.jobs[0].index == 0
     assert_rows_agree(database)
 
 

@@ -21,7 +21,7 @@ from scheduler.manifests import manifest
 from scheduler.order import Order
 from scheduler.templates import Templates
 from storage.database import Database
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
 from storage.jobs import Jobs
 from storage.keys import Keys, Limits, Role
 from storage.objects import ObjectStore, open_objects
@@ -305,6 +305,53 @@ def test_firing_by_hand_leaves_the_plan_alone(clockwork: Clockwork, clock: Clock
     assert [firing.note for firing in clockwork.schedules.history(schedule)] == ["by hand", "by hand"]
 
 
+def test_firing_by_hand_while_the_clock_stands_still_decides_nothing_that_was_planned(
+    clockwork: Clockwork, clock: Clock
+) -> None:
+    schedule = add(clockwork, plan=replace(NIGHTLY, catch_up="last"))
+    clock.moment = TWO_AT_NIGHT + 5 * 3600
+    assert clockwork.fire_by_hand(schedule) is not None
+    clockwork.run_once()
+    made_up_for, by_hand = reversed(clockwork.schedules.history(schedule))
+    assert (made_up_for.planned_at, made_up_for.outcome, made_up_for.note) == (TWO_AT_NIGHT, Outcome.FIRED, None)
+    assert by_hand.note == "by hand"
+
+
+def test_a_schedule_whose_prompts_cannot_be_read_now_holds_up_no_other(
+    clockwork: Clockwork, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = add(clockwork, name="a"), add(clockwork, name="b", order=Order(templates=Templates(texts=("a kitten",))))
+    clock.moment = TWO_AT_NIGHT
+
+    def away(*_: object) -> None:
+        raise ObjectStoreProblem("objects are away")
+
+    monkeypatch.setattr(clockwork.objects, "copy", away)
+    with pytest.raises(ObjectStoreProblem):
+        clockwork.run_once()
+    assert [outcomes(clockwork, one) for one in (a, b)] == [[], [Outcome.FIRED]]
+
+    monkeypatch.undo()
+    clock.moment += 30
+    clockwork.run_once()
+    assert outcomes(clockwork, a) == [Outcome.FIRED]
+
+
+def test_a_schedule_of_another_version_fails_and_holds_up_no_other(clockwork: Clockwork, clock: Clock) -> None:
+    newer = clockwork.schedules.add(owner="ann", name="a", plan=NIGHTLY, order={"invented": "later"})
+    with clockwork.schedules.database.write() as connection:
+        connection.execute(schedules.update().values(decided_to=TWO_AT_NIGHT - 7200))
+    today = add(clockwork, name="b")
+    clock.moment = TWO_AT_NIGHT
+    clockwork.run_once()
+    [firing] = clockwork.schedules.history(newer)
+    assert (firing.outcome, firing.note) == (
+        Outcome.FAILED,
+        "it was made by another version of the farm; remove it, and add it again",
+    )
+    assert outcomes(clockwork, today) == [Outcome.FIRED]
+
+
 def test_a_schedule_that_is_removed_leaves_its_renders(clockwork: Clockwork, clock: Clock, database: Database) -> None:
     schedule = add(clockwork)
     clock.moment = TWO_AT_NIGHT
@@ -353,9 +400,7 @@ def test_pictures_are_rendered_within_the_window_only(
     clock.moment += 3 * 3600
     clockwork.run_once()
     assert states(database, render_id) == [State.RUNNING, State.HELD]
-    # Its worker is stopped: what comes back to the queue is held with the next turn of the clock.
-    farm.give_back(worker="w1")
-    clockwork.run_once()
+    farm.give_back(worker="w1")  # it is stopped
     assert states(database, render_id) == [State.HELD] * 2
 
     clock.moment += 21 * 3600
@@ -363,6 +408,31 @@ def test_pictures_are_rendered_within_the_window_only(
     finish(farm, 2)
     assert Views(database).render(render_id).state == "done"
     assert running.jobs[0].render_id == render_id
+
+
+def test_between_the_edges_of_a_window_people_hold_and_release_as_they_like(
+    clockwork: Clockwork, clock: Clock, farm: Jobs, database: Database
+) -> None:
+    schedule = add(clockwork, plan=replace(NIGHTLY, window="03:00-06:00"))
+    clock.moment = TWO_AT_NIGHT
+    clockwork.run_once()
+    render_id = str(clockwork.schedules.history(schedule)[0].render_id)
+    farm.release(render_id)
+    clockwork.run_once()
+    assert states(database, render_id) == [State.QUEUED] * 2, "released by hand before it opens"
+
+    clock.moment += 3600
+    clockwork.run_once()
+    farm.hold(render_id)
+    clock.moment += 3600
+    clockwork.run_once()
+    assert states(database, render_id) == [State.HELD] * 2, "held by hand while it is open"
+
+    clock.moment += 3 * 3600
+    clockwork.run_once()
+    clock.moment += 20 * 3600
+    clockwork.run_once()
+    assert states(database, render_id) == [State.QUEUED] * 2, "opened again"
 
 
 # -- killed anywhere -------------------------------------------------------------------------------------------

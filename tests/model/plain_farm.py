@@ -71,6 +71,7 @@ class PlainFarm:
 
     def __init__(self) -> None:
         self.jobs: dict[int, PlainJob] = {}
+        self.held: set[str] = set()
 
     def add(self, job_id: int, render: str, key: str, priority: Priority) -> None:
         self.jobs[job_id] = PlainJob(id=job_id, render=render, key=key, priority=priority)
@@ -121,6 +122,7 @@ class PlainFarm:
     def set_back(self, jobs: Collection[PlainJob], fault: Fault, *, others: bool) -> dict[int, State]:
         for job in jobs:
             job.hit_by(fault, others=others)
+        self.hold_again()
         return {job.id: job.state for job in jobs}
 
     def give_back(self, worker: str) -> int:
@@ -129,6 +131,7 @@ class PlainFarm:
             job.attempt -= 1
             job.elsewhere = False
             job.leave_worker(State.QUEUED)
+        self.hold_again()
         return len(given)
 
     def cancel(self, render: str) -> int:
@@ -142,10 +145,17 @@ class PlainFarm:
         return True
 
     def hold(self, render: str) -> int:
+        self.held.add(render)
         return self._all(render, State.QUEUED, State.HELD)
 
     def release(self, render: str) -> int:
+        self.held.discard(render)
         return self._all(render, State.HELD, State.QUEUED)
+
+    def hold_again(self) -> None:
+        """What comes back of a held render is held with the rest."""
+        for render in self.held:
+            self._all(render, State.QUEUED, State.HELD)
 
     def _all(self, render: str, before: State, after: State) -> int:
         moved = [job for job in self.of_render(render) if job.state is before]
@@ -163,4 +173,5 @@ class PlainFarm:
         failed = [job for job in self.of_render(render) if job.state is State.FAILED]
         for job in failed:
             job.state, job.attempt, job.suspect, job.elsewhere, job.fault = State.QUEUED, 0, False, False, None
+        self.hold_again()
         return len(failed)

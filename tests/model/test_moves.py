@@ -35,7 +35,6 @@ _AFTER = {
     Kind.JOB_STARTED: State.RUNNING,
     Kind.JOB_DONE: State.DONE,
     Kind.JOB_FAILED: State.FAILED,
-    Kind.JOB_QUEUED: State.QUEUED,
     Kind.JOB_CANCELLED: State.CANCELLED,
 }
 
@@ -176,6 +175,7 @@ class Moves(RuleBasedStateMachine):
         assert self.jobs.take_back_lapsed() == len(lapsed)
         for job in lapsed:
             job.hit_by(Fault.LOST_LEASE, others=others[str(job.worker)])
+        self.plain.hold_again()
 
     @rule()
     def a_minute_passes(self) -> None:
@@ -229,17 +229,18 @@ class Moves(RuleBasedStateMachine):
 def replayed(told: list[Told], pictures: int) -> list[State]:
     """The states of a render's pictures, by its events alone; these must be numbered without a gap."""
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
-    states = [State.QUEUED] * pictures
+    states, waiting = [State.QUEUED] * pictures, State.QUEUED
     for event in told:
         match event.kind:
             case Kind.RENDER_CANCELLED:
                 states = [state if state in FINAL else State.CANCELLED for state in states]
-            case Kind.RENDER_HELD:
-                states = [State.HELD if state is State.QUEUED else state for state in states]
-            case Kind.RENDER_RELEASED:
-                states = [State.QUEUED if state is State.HELD else state for state in states]
+            case Kind.RENDER_HELD | Kind.RENDER_RELEASED:
+                waiting = State.HELD if event.kind is Kind.RENDER_HELD else State.QUEUED
+                states = [waiting if state in (State.QUEUED, State.HELD) else state for state in states]
             case Kind.RENDER_RETRIED:
-                states = [State.QUEUED if state is State.FAILED else state for state in states]
+                states = [waiting if state is State.FAILED else state for state in states]
+            case Kind.JOB_QUEUED:
+                states[event.index or 0] = waiting
             case Kind.RENDER_FINISHED:
                 assert all(state in FINAL for state in states)
             case _:
