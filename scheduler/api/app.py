@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,7 +56,8 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
     Args:
         open_without_keys: let everybody on this machine in as long as no key was made.
     """
-    app = FastAPI(
+    # Its page comes from here, not from a network that a farm need not have.
+    app = FastAPIOffline(
         title="Diffusion Farm",
         version=version("diffusion-farm"),
         description=_DESCRIPTION,

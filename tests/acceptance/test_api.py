@@ -110,7 +110,11 @@ def test_health_and_metrics_need_no_key(address: str) -> None:
         assert client.get("/healthz").text == "ok\n"
         ready = client.get("/readyz")
         metrics = client.get("/metrics").text
-        assert client.get("/docs").status_code == 200
+        page = client.get("/docs").text
+        needed = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert len(needed) >= 3
+        for path in needed:
+            assert client.get(path).is_success, f"{path}: the page needs no other server than the farm's"
     assert ready.json() == {"ready": True, "checks": dict.fromkeys(("database", "broker", "objects", "workers"), "ok")}
     assert 'farm_workers{model="quick"} 1.0' in metrics
     assert "# HELP farm_stage_seconds" in metrics
@@ -431,6 +435,15 @@ def test_a_schedule_is_made_fired_and_removed_by_its_owner_alone(ann: httpx.Clie
     assert ann.get("/v1/schedules/nightly").status_code == 404
 
 
+def test_a_schedule_with_a_seed_renders_with_it_each_time(ann: httpx.Client) -> None:
+    render = {"prompt": "a star", "model": "quick", "seed": 7}
+    asked = {"name": "seeded", "cron": "@daily", "overlap": "queue", "render": render}
+    assert ann.post("/v1/schedules", json=asked).json()["seeds"] == "same"
+    renders = [ann.post("/v1/schedules/seeded/run-now").json()["render_id"] for _ in range(2)]
+    assert [ann.get(f"/v1/renders/{one}/jobs").json()["jobs"][0]["seed"] for one in renders] == [7, 7]
+    assert ann.delete("/v1/schedules/seeded").status_code == 204
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -444,15 +457,6 @@ def test_a_schedule_is_made_fired_and_removed_by_its_owner_alone(ann: httpx.Clie
         ({"render": {"prompt": "a", "webhook": {"url": "ftp://here"}}}, "webhook"),
     ],
 )
-def test_a_schedule_with_a_seed_renders_with_it_each_time(ann: httpx.Client) -> None:
-    render = {"prompt": "a star", "model": "quick", "seed": 7}
-    asked = {"name": "seeded", "cron": "@daily", "overlap": "queue", "render": render}
-    assert ann.post("/v1/schedules", json=asked).json()["seeds"] == "same"
-    renders = [ann.post("/v1/schedules/seeded/run-now").json()["render_id"] for _ in range(2)]
-    assert [ann.get(f"/v1/renders/{one}/jobs").json()["jobs"][0]["seed"] for one in renders] == [7, 7]
-    assert ann.delete("/v1/schedules/seeded").status_code == 204
-
-
 def test_a_schedule_that_cannot_be_meant_is_refused_with_the_field(
     ann: httpx.Client, change: dict[str, Any], says: str
 ) -> None:
