@@ -40,6 +40,7 @@ figure[hidden] { display: none }
 img { width: 100%; height: auto; aspect-ratio: 1; object-fit: contain; image-rendering: auto; background: var(--line) }
 img.small { image-rendering: pixelated }
 figcaption { overflow-wrap: anywhere }
+small { white-space: pre-wrap }
 mark { background: none; color: var(--mark) }
 </style>
 <header>
