@@ -160,8 +160,8 @@ def remove(name: str, owner: str | None, as_json: bool) -> None:
         print_json({"name": name, "removed": True, "held": held})
         return
     click.echo(f"schedule {name} is removed; its renders stay")
-    for render_id in held:
-        say(f"render {render_id} is still held: farm release {render_id} lets it run, farm cancel {render_id} does not")
+    for one in held:
+        say(f"render {one} is still held: `farm release {one}` lets it run, `farm cancel {one}` gives it up")
 
 
 @schedule.command("run-now")

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 
@@ -62,6 +63,19 @@ def test_a_schedule_is_listed_paused_resumed_fired_and_removed(served: Home) -> 
     assert seeds == [[7, 8], [7, 8]]
     assert "removed" in served.farm("schedule", "remove", "nightly", "--owner", "bob").out
     assert "no schedules yet" in served.farm("schedule", "list", "--owner", "bob").out
+
+
+def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: Home) -> None:
+    hour = (datetime.now(UTC).hour + 12) % 24
+    served.farm(
+        *("schedule", "add", "later", "--cron", "@yearly", "--window", f"{hour:02}:00-{hour:02}:30", "--owner", "bob"),
+        *("a star", "--model", "simulated"),
+    )
+    render_id = served.farm("schedule", "run-now", "later", "--owner", "bob", "--json").json["render"]
+    removed = served.farm("schedule", "remove", "later", "--owner", "bob")
+    assert f"`farm release {render_id}` lets it run" in removed.err
+    served.farm("release", render_id)
+    served.wait_until_done(render_id)
 
 
 @pytest.mark.parametrize(
