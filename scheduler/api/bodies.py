@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scheduler import grid
+from storage.controls import REFERENCE
 from storage.errors import BadSpecification
 from storage.events import Kind
 from storage.spec import Prompt, Request
@@ -65,6 +66,14 @@ class RenderBody(Request):
                 raise ValueError("manifest: not beside prompt, prompt_embeds, zip or product; its rows say all that")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _names_what_is_stored(self) -> "RenderBody":
+        # Names of files are for those who sit at the machine.
+        given = [*(self.control_images or ()), *([self.prompt_embeds] if self.prompt_embeds is not None else [])]
+        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
+            raise ValueError(f"{unstored[0][:60]!r} is not a stored input; send it to POST /v1/files first")
         return self
 
     @model_validator(mode="after")

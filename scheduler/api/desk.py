@@ -1,15 +1,21 @@
 """What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePath
+from tempfile import NamedTemporaryFile
 
 from scheduler.api.access import Caller
 from scheduler.api.links import Links
 from scheduler.api.problems import Refused
+from scheduler.manifests import Manifest
 from scheduler.services import Services
+from storage.batch_files import BatchFiles
 from storage.broker import Tickets
 from storage.errors import BadSpecification
+from storage.inputs import copy_input
 from storage.jobs import Jobs
 from storage.objects import ObjectStore
 from storage.quotas import Quotas, over_limit
@@ -49,6 +55,10 @@ class Desk:
         return self.services.objects
 
     @property
+    def files(self) -> BatchFiles:
+        return BatchFiles(self.services.database)
+
+    @property
     def links(self) -> Links:
         return Links(Secrets(self.services.database), self.objects)
 
@@ -63,6 +73,15 @@ class Desk:
         job = self.views.job(job_id)
         self.render(caller, job.render_id)
         return job
+
+    @contextmanager
+    def manifest(self, caller: Caller, file_id: str) -> Iterator[Manifest]:
+        """A prompt file that was sent before, as a file of this machine. Raises NotFound, also for somebody else's."""
+        file = self.files.file(caller.sees, file_id)
+        with NamedTemporaryFile(prefix="farm-manifest-") as copy:
+            copy_input(self.objects, file.object, copy)
+            kind = PurePath(file.name).suffix.lower().removeprefix(".")
+            yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
 
     # -- how much ----------------------------------------------------------------------------------------------
 

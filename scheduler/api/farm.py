@@ -25,7 +25,6 @@ from scheduler.api.problems import RESPONSES, Refused
 from scheduler.inputs import MAX_BYTES, check_embeddings, check_image
 from scheduler.manifests import KINDS
 from storage import schema
-from storage.batch_files import BatchFiles
 from storage.errors import BadSpecification, FarmError
 from storage.fault_log import FaultLog
 from storage.inputs import put_input_file
@@ -65,9 +64,7 @@ def routes(desk: Desk) -> APIRouter:
             with checking:
                 _check_input(name, file.file.read())
         reference = put_input_file(desk.objects, file.file)
-        stored = BatchFiles(desk.services.database).add_file(
-            owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference
-        )
+        stored = desk.files.add_file(owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference)
         return FileAnswer(
             id=stored.id,
             bytes=stored.bytes,

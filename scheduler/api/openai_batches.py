@@ -21,7 +21,7 @@ from scheduler.api.openai import ImagesBody, OpenAIError, answer_of, request_of
 from scheduler.api.problems import responses_in
 from scheduler.asked import numbered
 from scheduler.submit import specify, submit
-from storage.batch_files import ApiBatch, BatchFiles, Line
+from storage.batch_files import ApiBatch, Line
 from storage.claims import Submission, Wanted
 from storage.errors import BadSpecification, InvalidInput
 from storage.inputs import copy_input, get_input
@@ -98,7 +98,7 @@ class _BatchLine(BaseModel):
 
 def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
-    files = BatchFiles(desk.services.database)
+    files = desk.files
 
     @router.post("/batches")
     def create_batch(body: BatchBody, caller: Submitter) -> BatchAnswer:

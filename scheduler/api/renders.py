@@ -6,9 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path as FilePath
-from pathlib import PurePath
-from tempfile import NamedTemporaryFile
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -30,13 +27,12 @@ from scheduler.api.bodies import MAX_JOBS, RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.asked import Asked, numbered, with_defaults
-from scheduler.manifests import Manifest, read_manifest
+from scheduler.manifests import read_manifest
 from scheduler.submit import call_workers, noting, quanta, specify, submit
-from storage.batch_files import ApiFile, BatchFiles
 from storage.claims import Once, Submission, Wanted, Webhook
 from storage.controls import REFERENCE
 from storage.errors import BadSpecification
-from storage.inputs import copy_input, has_input
+from storage.inputs import has_input
 from storage.spec import Spec
 from storage.states import Priority, State
 
@@ -75,10 +71,9 @@ def routes(desk: Desk) -> APIRouter:
         if body.webhook is not None:
             check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
-        file = None if body.manifest is None else BatchFiles(desk.services.database).file(caller.sees, body.manifest)
-        with _asked(desk, body, file) as asked:
+        with _asked(desk, caller, body) as asked:
             checked = _Checked(desk, caller, body)
-            if file is None:
+            if body.manifest is None:
                 desk.admit(caller, body.jobs, name=idempotency_key)
                 wanted: Iterable[Wanted] = list(noting(checked.wanted(asked()), desk.registry, remarks))
             else:
@@ -95,7 +90,9 @@ def routes(desk: Desk) -> APIRouter:
                     remarks=sorted(remarks),
                     **desk.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
                 )
-            once = None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(body, file))
+            once = (
+                None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(desk, caller, body))
+            )
             accepted = submit(
                 desk.jobs,
                 desk.registry,
@@ -252,17 +249,13 @@ def routes(desk: Desk) -> APIRouter:
 
 
 @contextmanager
-def _asked(desk: Desk, body: RenderBody, file: ApiFile | None) -> Iterator[Callable[[], Iterator[Asked]]]:
-    """What is asked for, as often as need be. Raises BadSpecification with the place of what is wrong."""
-    if file is None:
+def _asked(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Callable[[], Iterator[Asked]]]:
+    """What is asked for, as often as need be. Raises BadSpecification with the place of what is wrong, NotFound."""
+    if body.manifest is None:
         desk.check_models(request.model for request in body.requests())
         yield lambda: numbered(body.requests())
         return
-    with NamedTemporaryFile(prefix="farm-manifest-") as copy:
-        copy_input(desk.objects, file.object, copy)
-        copy.flush()
-        kind = PurePath(file.name).suffix.lower().removeprefix(".")
-        rows = Manifest(path=FilePath(copy.name), kind=kind, shown=file.name, folder=FilePath())
+    with desk.manifest(caller, body.manifest) as rows:
         yield lambda: with_defaults(read_manifest(rows), body.shared())
 
 
@@ -299,9 +292,9 @@ def _references(spec: Spec) -> Sequence[str]:
     return [name for name in given if REFERENCE.fullmatch(name)]
 
 
-def _hash(body: RenderBody, file: ApiFile | None) -> str:
+def _hash(desk: Desk, caller: Caller, body: RenderBody) -> str:
     said = body.model_dump(mode="json", exclude_unset=True)
-    if file is not None:
+    if body.manifest is not None:
         # What is in it: sent twice, it has two ids.
-        said["manifest"] = file.object
+        said["manifest"] = desk.files.file(caller.sees, body.manifest).object
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,7 @@
 """Schedules over HTTP: renders that are submitted again and again, by the clock."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,6 @@ from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.bodies import RenderBody
 from scheduler.api.desk import Desk
 from scheduler.api.problems import RESPONSES
-from scheduler.asked import numbered
 from scheduler.cron.clockwork import clockwork_of
 from scheduler.cron.orders import Kept, Terms, keep
 from scheduler.cron.plan import check_plan, next_time
@@ -96,7 +97,8 @@ def routes(desk: Desk) -> APIRouter:
         check_plan(body.cron, body.timezone, body.window)
         seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
         terms = _terms(desk, caller, body.render, same_seeds=seeds == "same")
-        kept = keep(_order(desk, caller, body.render), terms, desk.registry, desk.objects)
+        with _order(desk, caller, body.render) as order:
+            kept = keep(order, terms, desk.registry, desk.objects)
         plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
         made = schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
         return _answer(made, schedules.now())
@@ -145,19 +147,21 @@ def routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _order(desk: Desk, caller: Caller, body: RenderBody) -> Order:
-    """Raises BadSpecification, Refused."""
+@contextmanager
+def _order(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Order]:
+    """Raises BadSpecification, NotFound, Refused."""
     if body.dry_run:
         raise BadSpecification("render.dry_run: a schedule renders; ask POST /v1/renders for a dry run")
-    if body.manifest is not None:
-        raise BadSpecification(
-            "render.manifest: not in a schedule made here; `farm schedule add --prompts` takes files"
-        )
-    desk.check_models(request.model for request in body.requests())
-    order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
-    for one in specify(numbered(order.requests), desk.registry, seed=0):
-        desk.check_work(caller, one.spec)
-    return order
+    with ExitStack() as held:
+        if body.manifest is None:
+            desk.check_models(request.model for request in body.requests())
+            order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
+        else:
+            rows = held.enter_context(desk.manifest(caller, body.manifest))
+            order = Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
+        for one in specify(order.asked(), desk.registry, seed=0):
+            desk.check_work(caller, one.spec)
+        yield order
 
 
 def _terms(desk: Desk, caller: Caller, body: RenderBody, *, same_seeds: bool) -> Terms:

@@ -18,7 +18,7 @@ from scheduler.submit import draw_seed
 from scheduler.templates import Templates
 from storage.claims import Submission, Webhook
 from storage.errors import BadSpecification
-from storage.inputs import copy_input, put_input
+from storage.inputs import copy_input, put_input_file
 from storage.objects import ObjectStore
 from storage.registry import Registry
 from storage.spec import Request
@@ -127,12 +127,12 @@ def kept_order(kept: Kept, objects: ObjectStore, *, name: str) -> Iterator[Order
 
 def _kept_rows(order: Order, objects: ObjectStore) -> str | None:
     known = upload_all(objects, order.rows())
-    lines = bytearray()
-    for _, request in with_references(order.rows(), known):
-        lines += json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n"
-        if len(lines) > MAX_BYTES:
-            raise BadSpecification(f"a schedule keeps at most {MAX_BYTES // 2**20} MB of prompts")
-    return put_input(objects, bytes(lines)) if lines else None
+    with tempfile.TemporaryFile() as file:
+        for _, request in with_references(order.rows(), known):
+            file.write(json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n")
+            if file.tell() > MAX_BYTES:
+                raise BadSpecification(f"a schedule keeps at most {MAX_BYTES // 2**20} MB of prompts")
+        return put_input_file(objects, file) if file.tell() else None
 
 
 def _fields(request: Request) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """`farm api` as its callers use it: a real server on a real farm."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -582,6 +583,41 @@ def test_a_manifest_of_any_length_is_rendered_with_its_names_and_labels(ann: htt
         ("row 1", {"topic": "t1"}),
     ]
     assert finished(ann, made.json()["id"])["done"] == 1500
+
+
+def test_a_schedule_takes_a_manifest(ann: httpx.Client, ben: httpx.Client) -> None:
+    rows = '{"prompt": "a star", "custom_id": "first", "topic": "stars"}\n{"prompt": "a circle", "steps": 2}\n'
+    file = uploaded(ann, "tonight.jsonl", rows).json()["id"]
+    render = {"manifest": file, "model": "quick", "seed": 70, "n": 2}
+    asked = {"name": "rows", "cron": "@daily", "render": render}
+    assert ben.post("/v1/schedules", json=asked).status_code == 404
+
+    made = ann.post("/v1/schedules", json=asked).json()
+    assert (made["pictures"], made["seeds"]) == (4, "same")
+    render_id = ann.post("/v1/schedules/rows/run-now").json()["render_id"]
+    jobs = ann.get(f"/v1/renders/{render_id}/jobs").json()["jobs"]
+    assert [job["seed"] for job in jobs] == [70, 71, 72, 73]
+    assert [job["custom_id"] for job in jobs] == ["first-0", "first-1", None, None]
+    assert ann.delete("/v1/schedules/rows").status_code == 204
+
+
+def test_files_of_the_server_cannot_be_named(ann: httpx.Client, tmp_path: Path) -> None:
+    there = tmp_path / "there.png"
+    Image.new("RGB", (64, 64)).save(there)
+    rows = json.dumps({"prompt": "a", "control_images": [str(there)]}) + "\n"
+    stored = json.dumps({"prompt": "a", "control_images": [f"sha256:{'0' * 64}"]}) + "\n"
+    for render in (
+        {"prompt": "a", "control_images": [str(there)]},
+        {"prompt_embeds": str(there)},
+        {"prompt": "a", "product": {"control_images": [[str(there)]]}},
+        {"manifest": uploaded(ann, "rows.jsonl", rows).json()["id"]},
+        {"manifest": uploaded(ann, "stored.jsonl", stored).json()["id"], "control_images": [str(there)]},
+    ):
+        asked = render | {"model": "quick"}
+        for path, body in (("renders", asked), ("schedules", {"name": "x", "cron": "@daily", "render": asked})):
+            refused = ann.post(f"/v1/{path}", json=body)
+            assert refused.status_code == 422, (path, render)
+            assert "is not a stored input" in refused.text, (path, render)
 
 
 def test_the_client_submits_manifests(api: Api, tmp_path: Path) -> None:
