@@ -47,21 +47,27 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
     )
-    with _bound(host, port) as listener:
+    with listening(host, port) as listener:
         address = listener.getsockname()
         say(f"the API answers on http://{host}:{address[1]}, its page is /docs; Ctrl-C stops it")
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     """Raises BadSettings if nothing can listen there."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        # From here on whoever connects is answered, if only in a moment.
-        listener.listen(512)
+        # Said in full: only of TCP by name does asyncio send small pieces at once. Otherwise each answer, which is head
+        # and body, waits 40 ms for the client's acknowledgement of its head.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            # From here on whoever connects is answered, if only in a moment.
+            listener.listen(512)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise BadSettings(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from None
     return listener
