@@ -33,7 +33,7 @@ class LocalObjects:
                     os.fchmod(file.fileno(), 0o644)
                 # Fails where the key exists, atomically: the file system's If-None-Match.
                 os.link(temporary, path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             except FileExistsError:
                 with path.open("rb") as there:
                     stored = described(key, there)[1]
@@ -100,7 +100,8 @@ class LocalObjects:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk itself: what was made or renamed there is then found after a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -110,7 +110,6 @@ def kept_order(kept: Kept, objects: ObjectStore, *, name: str) -> Iterator[Order
         manifest = None
         if kept.rows is not None:
             copy_input(objects, kept.rows, file)
-            file.flush()
             manifest = Manifest(
                 path=Path(file.name), kind="jsonl", shown=f"prompts of the schedule {name}", folder=Path()
             )

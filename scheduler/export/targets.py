@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from storage.errors import ExportProblem, InvalidInput, NotFound
+from storage.folder import sync_folder
 from storage.objects import S3Objects, open_place
 from storage.settings import Settings
 
@@ -105,7 +106,7 @@ class FolderTarget:
                 # Not with its parents: a place that is gone is not made again in the middle.
                 final.parent.mkdir(exist_ok=True)
             os.replace(built, final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
 
     def remove(self, name: str) -> None:
         final = self._folder / name
@@ -201,14 +202,6 @@ def write_down(path: Path, data: bytes) -> None:
 def to_disk(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lines(value: Mapping[str, Any]) -> bytes:
