@@ -21,12 +21,12 @@ from typing import Any
 import click
 from sqlalchemy import event, text
 
-from storage.claims import Submission
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.schema import upgrade
-from storage.spec import Spec
-from storage.states import Priority
+from storage.database.connection import Database
+from storage.database.schema import upgrade
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Submission
+from storage.rules.states import Priority
+from storage.spec.picture import Spec
 from tests.servers import postgres_server
 
 MODEL, BATCH = "tiny", 8

@@ -21,8 +21,8 @@ from typing import Any
 import click
 import psutil
 
-from storage.database import Database
-from storage.schema import upgrade
+from storage.database.connection import Database
+from storage.database.schema import upgrade
 from storage.settings import Settings
 from tests.integration.farm import MODELS, Farm, new_farm
 from tests.servers import redis_server
@@ -89,8 +89,8 @@ def _name(process: psutil.Process) -> str:
         title
         for sign, title in (
             ("scheduler.cli.main", "scheduler process"),
-            ("worker.supervisor", "supervisor"),
-            ("worker.process", "worker, parent"),
+            ("worker.process.supervisor", "supervisor"),
+            ("worker.process.parent", "worker, parent"),
             ("spawn_main", "worker, device process"),
             ("", "helper of the pool"),
         )

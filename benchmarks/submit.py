@@ -26,8 +26,8 @@ import redis
 from celery import Celery
 from sqlalchemy import text
 
-from storage.database import Database
-from storage.schema import upgrade
+from storage.database.connection import Database
+from storage.database.schema import upgrade
 from tests.servers import postgres_server, redis_server
 
 _DELAYED = 20_000

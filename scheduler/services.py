@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from storage import schema
 from storage.broker import Tickets
-from storage.database import Database
+from storage.database import schema
+from storage.database.connection import Database
 from storage.errors import BadSettings, NotFound
-from storage.jobs import Jobs
-from storage.measures import Measures
-from storage.objects import ObjectStore, open_objects
-from storage.registry import Registry, read_registry
+from storage.fleet.workers import Workers
+from storage.jobs.jobs import Jobs
+from storage.objects.s3 import ObjectStore, open_objects
+from storage.renders.measures import Measures
+from storage.renders.views import Views
 from storage.settings import Settings
-from storage.views import Views
-from storage.workers import Workers
+from storage.spec.registry import Registry, read_registry
 
 
 @dataclass(frozen=True, kw_only=True)

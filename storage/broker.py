@@ -15,8 +15,8 @@ from kombu.exceptions import KombuError
 from kombu.transport.redis import Channel
 
 from storage.errors import BadSettings, BrokerProblem
+from storage.rules.states import Priority
 from storage.settings import Settings, without_secrets
-from storage.states import Priority
 
 #: The one task there is; its argument is a model's alias.
 TURN_TASK = "farm.turn"
@@ -59,7 +59,7 @@ def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None 
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # Nobody listens: what workers do is in their rows.
         worker_send_task_events=False,
-        # `storage.telemetry` sets up logging.
+        # `storage.process.logs` sets up logging.
         worker_hijack_root_logger=False,
         # Kombu's own default for rediss:// is not to verify the server.
         broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if settings.broker_url.startswith("rediss:") else None,

@@ -16,7 +16,7 @@
     │   ├── ObjectStoreProblem
     │   │   └── ObjectStoreRefused   the store answered and said no: waiting will not help
     │   └── ExportProblem        the place that an export is written to is full or gone
-    └── RenderFault              a batch came to nothing, and why (`storage.faults` says what follows)
+    └── RenderFault              a batch came to nothing, and why (`storage.rules.faults` says what follows)
         ├── RenderFailed         this picture cannot be made
         ├── OutOfMemory          not so many pictures at once, on this device
         ├── ModelUnavailable     a worker cannot load the model
@@ -25,7 +25,7 @@
 A message is one line: what happened, to which thing, what to do next.
 """
 
-from storage.faults import Fault
+from storage.rules.faults import Fault
 
 
 class FarmError(Exception):

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
-from storage.faults import Rules
+from storage.rules.faults import Rules
 
 #: One device as settings name it: kind and, where there are several, number.
 DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")

@@ -11,9 +11,9 @@ import boto3
 import psutil
 import pytest
 
-from storage.database import Database
-from storage.objects import ObjectStore, open_objects
-from storage.schema import upgrade
+from storage.database.connection import Database
+from storage.database.schema import upgrade
+from storage.objects.s3 import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import servers
 from tests.servers import PostgresServer, S3Server

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
 from scheduler.api.problems import Refused
-from storage.keys import Keys, Limits, Role
+from storage.access.keys import Keys, Limits, Role
 
 #: Whether there is any key is asked so often.
 _OPEN_SECONDS = 2.0

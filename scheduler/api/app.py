@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import a1111, events, farm, openai, openai_batches, problems, renders, replicate, schedules
+from scheduler.api import events, fleet, problems, renders, schedules
 from scheduler.api.access import Access
-from scheduler.api.desk import Desk
-from scheduler.inputs import MAX_BYTES
-from storage.keys import Keys
+from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
+from scheduler.api.context import Desk
+from scheduler.intake.uploads import MAX_BYTES
+from storage.access.keys import Keys
 
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
@@ -69,17 +70,17 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
     app.state.access = Access(
         Keys(desk.services.database), nobody=desk.services.settings.owner, open_without_keys=open_without_keys
     )
-    openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai.error)
-    problems.answer_with_problems(app, {**openais, "/sdapi": a1111.error})
+    openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
+    problems.answer_with_problems(app, {**openais, "/sdapi": automatic1111.error})
     app.include_router(renders.routes(desk))
     app.include_router(events.routes(desk))
     app.include_router(schedules.routes(desk))
-    app.include_router(farm.routes(desk))
-    app.include_router(openai.routes(desk))
+    app.include_router(fleet.routes(desk))
+    app.include_router(openai_images.routes(desk))
     app.include_router(openai_batches.routes(desk))
-    app.include_router(a1111.routes(desk))
+    app.include_router(automatic1111.routes(desk))
     app.include_router(replicate.routes(desk))
-    app.include_router(farm.health_routes(desk))
+    app.include_router(fleet.health_routes(desk))
     app.add_middleware(_Bounded)
     return app
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.desk import Desk
+from scheduler.api.context import Desk
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.renders import RenderId
 from storage.errors import NotFound, ServiceProblem
-from storage.events import EventLog, Told
-from storage.views import RenderView
-from storage.webhooks import Webhooks
+from storage.events.log import EventLog, Told
+from storage.events.webhooks import Webhooks
+from storage.renders.views import RenderView
 
 #: Steps are told at most this often, and the rows asked for news.
 _LOOK_SECONDS = 0.5

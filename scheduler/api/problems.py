@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from storage.errors import AskedOtherwise, FarmError, InvalidInput, NotFound, ServiceProblem
-from storage.spec import explain_problem
+from storage.spec.picture import explain_problem
 
 log = logging.getLogger(__name__)
 

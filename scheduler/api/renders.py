@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from scheduler.addresses import check_url
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.answers import (
+from scheduler.api.context import Desk
+from scheduler.api.problems import RESPONSES, Refused
+from scheduler.api.request_bodies import MAX_JOBS, RenderBody
+from scheduler.api.response_models import (
     AcceptedAnswer,
     CancelAnswer,
     DryAnswer,
@@ -23,18 +25,16 @@ from scheduler.api.answers import (
     RenderPage,
     RetryAnswer,
 )
-from scheduler.api.bodies import MAX_JOBS, RenderBody
-from scheduler.api.desk import Desk
-from scheduler.api.problems import RESPONSES, Refused
-from scheduler.asked import Asked, numbered, with_defaults
-from scheduler.manifests import read_manifest
-from scheduler.submit import call_workers, noting, quanta, specify, submit
-from storage.claims import Once, Submission, Wanted, Webhook
-from storage.controls import REFERENCE
+from scheduler.intake.addresses import check_url
+from scheduler.intake.manifests import read_manifest
+from scheduler.intake.requests import Asked, numbered, with_defaults
+from scheduler.intake.submit import call_workers, noting, quanta, specify, submit
 from storage.errors import BadSpecification
-from storage.inputs import has_input
-from storage.spec import Spec
-from storage.states import Priority, State
+from storage.jobs.values import Once, Submission, Wanted, Webhook
+from storage.objects.inputs import has_input
+from storage.rules.states import Priority, State
+from storage.spec.controls import REFERENCE
+from storage.spec.picture import Spec
 
 _PAGE = 1000
 _LONGEST_WAIT_SECONDS = 60

@@ -8,19 +8,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.addresses import check_url
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.bodies import RenderBody
-from scheduler.api.desk import Desk
+from scheduler.api.context import Desk
 from scheduler.api.problems import RESPONSES
-from scheduler.cron.clockwork import clockwork_of
-from scheduler.cron.orders import Kept, Terms, keep
+from scheduler.api.request_bodies import RenderBody
+from scheduler.cron.firing import clockwork_of
 from scheduler.cron.plan import check_plan, next_time
-from scheduler.order import Order
-from scheduler.submit import specify
-from storage.claims import Webhook
+from scheduler.cron.stored_orders import Kept, Terms, keep
+from scheduler.intake.addresses import check_url
+from scheduler.intake.order import Order
+from scheduler.intake.submit import specify
 from storage.errors import BadSpecification
-from storage.schedules import NAME, Firing, Plan, Schedule, Schedules
+from storage.jobs.values import Webhook
+from storage.renders.schedules import NAME, Firing, Plan, Schedule, Schedules
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 

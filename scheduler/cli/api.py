@@ -4,15 +4,15 @@ import socket
 
 import click
 
-from scheduler.cli.amounts import Duration
 from scheduler.cli.output import json_option, print_json, print_table, say, when
-from scheduler.cli.wait import reachable_broker
+from scheduler.cli.param_types import Duration
+from scheduler.cli.waiting import reachable_broker
 from scheduler.services import open_services
+from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
-from storage.keys import Key, Keys, Limits, Role
+from storage.events.webhooks import DeliveryState, Webhooks
+from storage.process.logs import configure_logging
 from storage.settings import read_settings
-from storage.telemetry import configure_logging
-from storage.webhooks import DeliveryState, Webhooks
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -31,7 +31,7 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         import uvicorn
 
         from scheduler.api.app import make_app
-        from scheduler.api.desk import Desk
+        from scheduler.api.context import Desk
     except ImportError:
         raise BadSettings('the API is not installed; run `pip install "diffusion-farm[api]"`') from None
     settings = read_settings()

@@ -2,9 +2,9 @@
 
 import click
 
-from scheduler import doctor as examination
 from scheduler.cli.output import json_option, print_json
-from scheduler.doctor import Grade
+from scheduler.local import doctor as examination
+from scheduler.local.doctor import Grade
 from storage.settings import read_settings
 
 _MARKS = {Grade.GOOD: "✓", Grade.WARNING: "!", Grade.BROKEN: "✗"}

@@ -5,15 +5,15 @@ from importlib import import_module
 
 import click
 
-from scheduler.cli.amounts import Size
 from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, size
+from scheduler.cli.param_types import Size
 from scheduler.export.formats import Format
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
 from scheduler.services import open_services
 from storage.errors import BadSettings, InvalidInput
-from storage.exports import Exports
+from storage.renders.exports import Exports
 from storage.settings import read_settings
 
 _FORMATS = ["webdataset", "parquet", "imagefolder"]

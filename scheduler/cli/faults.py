@@ -9,9 +9,9 @@ import click
 from scheduler.cli.output import counted, duration, json_option, print_json, print_table, when
 from scheduler.services import open_services
 from storage.errors import NotFound
-from storage.fault_log import FaultLog, Quarantine
+from storage.fleet.fault_log import FaultLog, Quarantine
+from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.settings import read_settings
-from storage.workers import SILENT_SECONDS, WorkerView
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _MESSAGE_SHOWN = 100

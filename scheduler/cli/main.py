@@ -12,13 +12,13 @@ from scheduler.cli.api import api, keys, webhooks
 from scheduler.cli.doctor import doctor
 from scheduler.cli.export import export
 from scheduler.cli.faults import faults, workers
-from scheduler.cli.look import jobs, recipe, status
 from scheduler.cli.models import models
-from scheduler.cli.parts import db, scheduler, up
+from scheduler.cli.processes import db, scheduler, up
 from scheduler.cli.purge import purge, usage
 from scheduler.cli.render import cancel, hold, release, render, rerender, retry
 from scheduler.cli.schedule import schedule
 from scheduler.cli.sheet import sheet
+from scheduler.cli.status import jobs, recipe, status
 from scheduler.cli.upload import upload
 from storage.errors import FarmError, ServiceProblem
 

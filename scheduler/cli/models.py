@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.local.weights import missing
 from scheduler.services import open_services
-from scheduler.weights import missing
-from storage.models import DiffusersModel, Model, Running
-from storage.pipelines import pipeline_of, taken_controls
-from storage.registry import read_registry
+from storage.fleet.workers import SILENT_SECONDS
 from storage.settings import read_settings
-from storage.workers import SILENT_SECONDS
+from storage.spec.capabilities import pipeline_of, taken_controls
+from storage.spec.models import DiffusersModel, Model, Running
+from storage.spec.registry import read_registry
 
 
 @click.group(invoke_without_command=True)
@@ -113,7 +113,7 @@ def pull(context: click.Context, alias: str) -> None:
     if alias not in registry.loras:
         registry[alias]
     # What a pipeline needs of a repository only the libraries that load it know; they are a worker's.
-    command = [sys.executable, "-m", "worker.pull", alias]
+    command = [sys.executable, "-m", "worker.rendering.pull", alias]
     context.exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - an alias of the registry
 
 

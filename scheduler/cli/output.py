@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from storage.views import RenderView
+from storage.renders.views import RenderView
 
 _PLAIN_LINE_SECONDS = 5.0
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import click
 
-from scheduler.cli.amounts import Duration
 from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, print_table, say, size, when
-from scheduler.purge import Purge
+from scheduler.cli.param_types import Duration
+from scheduler.results.purge import Purge
 from scheduler.services import open_services
 from storage.errors import InvalidInput
-from storage.exports import Exports, ExportView
-from storage.purging import Old, Purging
+from storage.renders.exports import Exports, ExportView
+from storage.renders.purge import Old, Purging
 from storage.settings import read_settings
 
 

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import click
 
-from scheduler.asked import Bad
-from scheduler.cli.asking import Asking, asking
-from scheduler.cli.look import render_fields
+from scheduler.cli.order_options import Asking, asking
 from scheduler.cli.output import counted, counting, duration, json_option, print_json, say, size
 from scheduler.cli.sheet import write_sheet
-from scheduler.cli.wait import reachable_broker, report, report_accepted, see_through
-from scheduler.compare import changed, compare
-from scheduler.download import prepare_folder
-from scheduler.estimate import estimate
-from scheduler.order import Order
+from scheduler.cli.status import render_fields
+from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
+from scheduler.intake.estimate import estimate
+from scheduler.intake.order import Order
+from scheduler.intake.requests import Bad
+from scheduler.intake.submit import Accepted, call_workers, noting, quanta, submit
+from scheduler.results.compare import changed, compare
+from scheduler.results.download import prepare_folder
 from scheduler.services import Services, open_services
-from scheduler.submit import Accepted, call_workers, noting, quanta, submit
 from storage.broker import Tickets
-from storage.claims import Once, Submission
 from storage.errors import BadSpecification, InvalidInput
+from storage.jobs.values import Once, Submission
+from storage.rules.states import Priority, State
 from storage.settings import read_settings
-from storage.states import Priority, State
 
 #: Rows that are left out, told of one by one.
 _SHOWN_BAD = 20

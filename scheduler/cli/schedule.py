@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from scheduler.cli.asking import Asking, asking
+from scheduler.cli.order_options import Asking, asking
 from scheduler.cli.output import counted, counting, json_option, print_json, print_table, say
-from scheduler.cli.wait import reachable_broker
-from scheduler.cron.clockwork import clockwork_of
-from scheduler.cron.orders import Kept, Terms, keep
+from scheduler.cli.waiting import reachable_broker
+from scheduler.cron.firing import clockwork_of
 from scheduler.cron.plan import check_plan, in_zone, next_time
+from scheduler.cron.stored_orders import Kept, Terms, keep
 from scheduler.services import Services, open_services
-from storage.schedules import Plan, Schedule, Schedules
+from storage.renders.schedules import Plan, Schedule, Schedules
 from storage.settings import read_settings
 
 _PRIORITIES = ["bulk", "normal", "interactive"]

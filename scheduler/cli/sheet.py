@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from scheduler import gallery
-from scheduler import sheet as contact_sheet
 from scheduler.cli.output import amount_of, json_option, print_json, say
-from scheduler.findings import Findings
+from scheduler.results import contact_sheet as contact_sheet
+from scheduler.results import html_sheet
+from scheduler.results.contact_sheet import Tile
+from scheduler.results.picture_checks import Findings
 from scheduler.services import Services, open_services
-from scheduler.sheet import Tile
 from storage.errors import InvalidInput
 from storage.settings import read_settings
 
@@ -50,11 +50,11 @@ def write_sheet(services: Services, render_id: str, out: Path, *, columns: int =
         raise InvalidInput(f"render {render_id} is {render.state} and has no pictures to show")
     page = out.suffix.lower() in (".html", ".htm")
     findings = Findings()
-    most = gallery.MOST if page else contact_sheet.MOST
+    most = html_sheet.MOST if page else contact_sheet.MOST
     tiles = contact_sheet.tiles(services.views, services.objects, render_id, findings=findings, most=most)
     if page:
         with amount_of("pictures", min(render.done, most), "pictures") as show:
-            gallery.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}", findings=findings)
+            html_sheet.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}", findings=findings)
     else:
         contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
     left_out = "" if findings.pictures == render.done else f", the first of {render.done}"

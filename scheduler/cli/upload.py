@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
-from scheduler.inputs import upload as store
+from scheduler.intake.uploads import upload as store
 from scheduler.services import open_services
 from storage.settings import read_settings
 

@@ -10,7 +10,7 @@ from typing import Any
 import celery.beat
 from celery import Celery
 
-from scheduler.cron.clockwork import Clockwork
+from scheduler.cron.firing import Clockwork
 from storage.errors import ServiceProblem
 
 log = logging.getLogger(__name__)

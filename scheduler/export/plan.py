@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from storage.views import JobView
+from storage.renders.views import JobView
 
 #: However small the pictures are.
 _MOST_PICTURES = 100_000

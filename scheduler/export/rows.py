@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage.controls import Controls
-from storage.states import State
-from storage.views import BatchView, JobView
+from storage.renders.views import BatchView, JobView
+from storage.rules.states import State
+from storage.spec.controls import Controls
 
 Kind = Literal["text", "whole", "fraction", "truth"]
 

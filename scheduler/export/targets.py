@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from storage.errors import ExportProblem, InvalidInput, NotFound
-from storage.folder import sync_folder
-from storage.objects import S3Objects, open_place
+from storage.objects.folder import sync_folder
+from storage.objects.s3 import S3Objects, open_place
 from storage.settings import Settings
 
 #: What an export says of itself; readers of Hugging Face's and of Arrow's pass such a folder over.

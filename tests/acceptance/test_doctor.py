@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from storage.database import Database
+from storage.database.connection import Database
 from storage.settings import Settings
 from tests.acceptance.command import Home
 from tests.servers import free_port

@@ -15,7 +15,7 @@ from tests.servers import eventually
 MANY = ("render", "--model", "simulated", "a red star", "-n", "240")
 ONE = ("render", "--model", "simulated", "a red star")
 
-PARTS = ("up --until-unused", "valkey-server", "scheduler --stop-with-parent", "worker.supervisor")
+PARTS = ("up --until-unused", "valkey-server", "scheduler --stop-with-parent", "worker.process.supervisor")
 
 
 def render_of(err: str) -> str:
@@ -69,7 +69,7 @@ def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: signal.Signals) -> None:
     with home.started(*MANY) as render:
-        eventually(lambda: home.process("worker.process"), "a worker is starting", timeout=30)
+        eventually(lambda: home.process("worker.process.parent"), "a worker is starting", timeout=30)
         render.process.send_signal(number)
         render.ends()
         home.is_left_in_peace()
@@ -127,7 +127,7 @@ def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
     assert re.search(f"a farm runs in {served.path} already.*FARM_HOME", served.farm("up", code=2).complaint)
 
 
-@pytest.mark.parametrize("words", ["worker.supervisor", "scheduler --stop-with-parent", "valkey-server"])
+@pytest.mark.parametrize("words", ["worker.process.supervisor", "scheduler --stop-with-parent", "valkey-server"])
 def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) -> None:
     before = killed(served, words)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from storage.controls import Controls
-from storage.spec import Spec
+from storage.spec.controls import Controls
+from storage.spec.picture import Spec
 from tests.acceptance.command import Ended, Home, Starter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

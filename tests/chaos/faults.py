@@ -14,7 +14,7 @@ import psutil
 
 from storage.broker import queue_name
 from storage.errors import BrokerProblem
-from storage.states import Priority
+from storage.rules.states import Priority
 from tests.chaos.plan import MODEL_NAMES, DatabaseKind
 from tests.chaos.processes import Kept, Machine
 from tests.chaos.stage import Stage

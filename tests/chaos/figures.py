@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.states import FINAL, State
+from storage.rules.states import FINAL, State
 from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import Snapshot, objects_have_their_done_row
 from tests.chaos.observer import Delay

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from storage.objects import picture_key
-from storage.spec import read_spec
-from storage.states import FINAL, State
+from storage.objects.s3 import picture_key
+from storage.rules.states import FINAL, State
+from storage.spec.picture import read_spec
 from tests.chaos.ledger import ROOM, Ledger
-from worker.simulated import draw
+from worker.rendering.simulated import draw
 
 Row = Any
 

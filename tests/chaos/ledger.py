@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from storage.spec import Request
-from storage.states import Priority
+from storage.rules.states import Priority
+from storage.spec.picture import Request
 from tests.chaos.plan import MODEL_NAMES
 
 #: First seeds lie so far apart, so that a picture's seed tells its order.

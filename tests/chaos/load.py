@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from scheduler.submit import quanta, submit
-from storage.claims import Submission
+from scheduler.intake.submit import quanta, submit
 from storage.errors import ServiceProblem
+from storage.jobs.values import Submission
 from tests.chaos.ledger import Order
 from tests.chaos.stage import Stage
 

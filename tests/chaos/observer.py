@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Select, Table, func, select
 
-from storage.database import Database
+from storage.database.connection import Database
+from storage.database.tables import jobs, leftovers
 from storage.errors import DatabaseProblem
-from storage.states import FINAL, Priority, State
-from storage.tables import jobs, leftovers
+from storage.rules.states import FINAL, Priority, State
 from tests.chaos.events import Events
 from tests.chaos.ledger import Standing
 from tests.servers import eventually

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from storage.database.tables import batches, jobs, renders
 from storage.errors import BrokerProblem
-from storage.tables import batches, jobs, renders
 from tests.chaos.figures import Figures, figures
 from tests.chaos.invariants import Snapshot, violations
 from tests.chaos.load import Load

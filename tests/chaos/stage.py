@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from scheduler.services import Services, open_services
 from storage.broker import Tickets
-from storage.database import Database
-from storage.objects import ObjectStore, open_objects
-from storage.schema import upgrade
+from storage.database.connection import Database
+from storage.database.schema import upgrade
+from storage.objects.s3 import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import servers
 from tests.chaos.events import Events
@@ -178,7 +178,7 @@ def _machine(name: str, folder: Path, environment: dict[str, str], events: Event
     clock = folder / f"clock-{name}" if library else None
     return Machine(
         name=name,
-        module=["worker.supervisor", "--simulated", "1"],
+        module=["worker.process.supervisor", "--simulated", "1"],
         environment={
             **environment,
             "FARM_WORKER_NAME": name,

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.database import Database
-from storage.jobs import Jobs
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
 from tests.contract.renders import assert_rows_agree
 
 

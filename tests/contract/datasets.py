@@ -11,13 +11,13 @@ from scheduler.export import imagefolder, parquet, webdataset
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
-from storage.claims import Published, Wanted
-from storage.database import Database
-from storage.exports import Exports
-from storage.jobs import Jobs
-from storage.objects import ObjectStore, picture_key
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Published, Wanted
+from storage.objects.s3 import ObjectStore, picture_key
+from storage.renders.exports import Exports
+from storage.renders.views import Views
 from storage.settings import Settings
-from storage.views import Views
 from tests.contract.renders import claim, fail, pictures, rendered, submit
 
 FORMATS = {module.FORMAT.name: module.FORMAT for module in (imagefolder, parquet, webdataset)}

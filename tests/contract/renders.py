@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 
-from storage.claims import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
-from storage.database import Database, database_now
-from storage.faults import Fault
-from storage.jobs import Jobs
-from storage.objects import picture_key
-from storage.spec import Spec
-from storage.states import FINAL, Priority, State
-from storage.tables import batches, jobs, renders
+from storage.database.connection import Database, database_now
+from storage.database.tables import batches, jobs, renders
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
+from storage.objects.s3 import picture_key
+from storage.rules.faults import Fault
+from storage.rules.states import FINAL, Priority, State
+from storage.spec.picture import Spec
 
 T = TypeVar("T")
 

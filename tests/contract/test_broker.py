@@ -12,10 +12,10 @@ from kombu.transport.redis import Channel
 
 from storage.broker import TURN_TASK, Tickets, make_app, queue_name
 from storage.errors import BadSettings, BrokerProblem
+from storage.rules.states import Priority
 from storage.settings import Settings
-from storage.states import Priority
 from tests.servers import free_port
-from worker.acks import LettingGo
+from worker.process.redis_qos import LettingGo
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from threading import Barrier, Timer
 import pytest
 from sqlalchemy import Connection, insert, select, text, update
 
-from storage.database import Database, database_now, transaction
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import renders
 from storage.errors import DatabaseBusy, DatabaseProblem
-from storage.tables import renders
 from tests.contract.renders import at_once
 from tests.servers import PostgresServer, eventually, free_port
 

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from scheduler.export.plan import Sharding
-from storage.database import Database
+from storage.database.connection import Database
 from storage.errors import ExportProblem, InvalidInput, ObjectStoreProblem, ObjectStoreRefused
-from storage.exports import Exports
-from storage.jobs import Jobs
-from storage.objects import ObjectStore, open_objects, open_place, picture_key
+from storage.jobs.jobs import Jobs
+from storage.objects.s3 import ObjectStore, open_objects, open_place, picture_key
+from storage.renders.exports import Exports
+from storage.renders.views import Views
 from storage.settings import Settings
-from storage.views import Views
 from tests.contract.datasets import contents, drawn, exported, make, render_of, wanted
 from tests.contract.renders import submit
 from tests.proxy import Mode, Proxy, proxy_loop

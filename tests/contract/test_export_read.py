@@ -10,10 +10,10 @@ import webdataset
 from PIL import Image
 
 from scheduler.export.plan import Sharding
-from storage.claims import Wanted
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.objects import ObjectStore, open_objects
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Wanted
+from storage.objects.s3 import ObjectStore, open_objects
 from storage.settings import Settings
 from tests.contract.datasets import exported, make, render_of, wanted
 from tests.contract.renders import pictures, submit

@@ -3,14 +3,14 @@
 import pytest
 from sqlalchemy import update
 
-from storage.database import Database, database_now
-from storage.fault_log import FaultLog
-from storage.faults import Fault, Rules
-from storage.jobs import Jobs
-from storage.memory_limits import Load, MemoryLimit, MemoryLimits
-from storage.states import State
-from storage.tables import faults, jobs, memory_limits, quarantines, workers
-from storage.workers import Workers
+from storage.database.connection import Database, database_now
+from storage.database.tables import faults, jobs, memory_limits, quarantines, workers
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
+from storage.fleet.workers import Workers
+from storage.jobs.jobs import Jobs
+from storage.rules.faults import Fault, Rules
+from storage.rules.states import State
 from tests.contract.renders import (
     claim,
     complete,

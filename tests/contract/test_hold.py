@@ -1,10 +1,10 @@
 """Renders that are kept out of the queue, and let in again."""
 
-from storage.database import Database
-from storage.faults import Fault
-from storage.jobs import Jobs
-from storage.states import State
-from storage.views import Views
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.renders.views import Views
+from storage.rules.faults import Fault
+from storage.rules.states import State
 from tests.contract.renders import assert_rows_agree, claim, complete, drain, fail, pictures, states, submit
 
 

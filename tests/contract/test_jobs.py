@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import func, select
 
-from storage.claims import Wanted
-from storage.database import Database
+from storage.database.connection import Database
+from storage.database.tables import jobs, renders
 from storage.errors import BadSpecification
-from storage.faults import Fault, Rules
-from storage.jobs import Jobs
-from storage.spec import Spec
-from storage.states import State
-from storage.tables import jobs, renders
-from storage.views import Views
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Wanted
+from storage.renders.views import Views
+from storage.rules.faults import Fault, Rules
+from storage.rules.states import State
+from storage.spec.picture import Spec
 from tests.contract.renders import (
     claim,
     complete,

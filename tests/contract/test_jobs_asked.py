@@ -1,10 +1,10 @@
 """What a person asks of jobs already accepted, and what is told about those that wait, on both databases."""
 
-from storage.database import Database
-from storage.faults import Fault
-from storage.jobs import Jobs
-from storage.states import Priority, State
-from storage.views import Views
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.renders.views import Views
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State
 from tests.contract.renders import claim, complete, drain, fail, pictures, published, rendered, states, submit
 
 # -- cancelling ------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 import pytest
 
-from storage.claims import Claimed
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.states import Priority, State
-from storage.views import Views
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claimed
+from storage.renders.views import Views
+from storage.rules.states import Priority, State
 from tests.contract.renders import claim, died, drain, fail, lapse_leases, pictures, states, submit
 
 

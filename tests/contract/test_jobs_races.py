@@ -9,13 +9,13 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import select, text
 
-from storage.claims import Claimed
-from storage.database import Database
-from storage.faults import Rules
-from storage.jobs import Jobs
-from storage.states import State
-from storage.tables import renders
-from storage.views import Views
+from storage.database.connection import Database
+from storage.database.tables import renders
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claimed
+from storage.renders.views import Views
+from storage.rules.faults import Rules
+from storage.rules.states import State
 from tests.contract.renders import (
     assert_rows_agree,
     at_once,

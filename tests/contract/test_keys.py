@@ -3,15 +3,15 @@
 import pytest
 from sqlalchemy import update
 
-from storage.claims import Once, Submission
-from storage.database import Database
+from storage.access.keys import Key, Keys, Limits, Role
+from storage.access.quotas import Quotas, Used
+from storage.database.connection import Database
+from storage.database.tables import keys, renders
 from storage.errors import AskedOtherwise, BadSpecification, NotFound
-from storage.jobs import Jobs
-from storage.keys import Key, Keys, Limits, Role
-from storage.quotas import Quotas, Used
-from storage.states import Priority
-from storage.tables import keys, renders
-from storage.views import Views
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Once, Submission
+from storage.renders.views import Views
+from storage.rules.states import Priority
 from tests.contract.renders import at_once, claim, complete, pictures
 
 

@@ -14,25 +14,25 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select
 
-from scheduler.cron.clockwork import Clockwork
-from scheduler.cron.orders import Terms, keep
+from scheduler.cron.firing import Clockwork
 from scheduler.cron.plan import in_zone
-from scheduler.manifests import manifest
-from scheduler.order import Order
-from scheduler.templates import Templates
-from storage.database import Database
+from scheduler.cron.stored_orders import Terms, keep
+from scheduler.intake.manifests import manifest
+from scheduler.intake.order import Order
+from scheduler.intake.templates import Templates
+from storage.access.keys import Keys, Limits, Role
+from storage.access.quotas import Quotas
+from storage.database.connection import Database
+from storage.database.tables import firings, renders, schedules
+from storage.database.tables import jobs as rows
 from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
-from storage.jobs import Jobs
-from storage.keys import Keys, Limits, Role
-from storage.objects import ObjectStore, open_objects
-from storage.quotas import Quotas
-from storage.registry import parse_registry
-from storage.schedules import Outcome, Plan, Schedule, Schedules
+from storage.jobs.jobs import Jobs
+from storage.objects.s3 import ObjectStore, open_objects
+from storage.renders.schedules import Outcome, Plan, Schedule, Schedules
+from storage.renders.views import Views
+from storage.rules.states import State
 from storage.settings import Settings
-from storage.states import State
-from storage.tables import firings, renders, schedules
-from storage.tables import jobs as rows
-from storage.views import Views
+from storage.spec.registry import parse_registry
 from tests.contract.renders import at_once, claim, complete, states
 
 REGISTRY = parse_registry('[models.tiny]\nkind = "simulated"', where="here")
@@ -443,9 +443,9 @@ _ROUND = """
 import os, signal, sys
 from pathlib import Path
 from sqlalchemy import event
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.folder import LocalObjects
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.objects.folder import LocalObjects
 from tests.contract.test_schedules import TWO_AT_NIGHT, clockwork_over
 
 killed = 0

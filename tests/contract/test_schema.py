@@ -9,13 +9,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from storage.claims import Claim, Claimed
-from storage.database import Database
+from storage.database.connection import Database
+from storage.database.schema import _migrations, check, upgrade
+from storage.database.tables import metadata
 from storage.errors import SchemaMismatch
-from storage.jobs import Jobs
-from storage.schema import _migrations, check, upgrade
-from storage.tables import metadata
-from storage.views import Views
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claim, Claimed
+from storage.renders.views import Views
 from tests.contract.renders import at_once, pictures, published, rendered
 
 

@@ -3,12 +3,12 @@
 import pytest
 from sqlalchemy import update
 
-from storage.database import Database
+from storage.database.connection import Database
+from storage.database.tables import renders
 from storage.errors import NotFound
-from storage.jobs import Jobs
-from storage.states import Priority, State
-from storage.tables import renders
-from storage.views import Views
+from storage.jobs.jobs import Jobs
+from storage.renders.views import Views
+from storage.rules.states import Priority, State
 from tests.contract.renders import claim, complete, fail, pictures, published, rendered, submit
 
 

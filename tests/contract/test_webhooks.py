@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import update
 from standardwebhooks import Webhook as StandardWebhook
 
-from scheduler.addresses import pool
-from scheduler.webhooks import Deliverer, signed
-from storage.claims import Submission, Webhook
-from storage.database import Database
+from scheduler.background.webhook_delivery import Deliverer, signed
+from scheduler.intake.addresses import pool
+from storage.database.connection import Database
+from storage.database.tables import deliveries
 from storage.errors import NotFound
-from storage.events import Kind
-from storage.jobs import Jobs
-from storage.states import Priority
-from storage.tables import deliveries
-from storage.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
+from storage.events.log import Kind
+from storage.events.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Submission, Webhook
+from storage.rules.states import Priority
 from tests.contract.renders import at_once, claim, complete, pictures
 from tests.receiver import Receiver, webhook_receiver
 

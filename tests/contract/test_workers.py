@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import update
 
-from storage.database import Database, database_now
-from storage.tables import workers
-from storage.workers import Workers
+from storage.database.connection import Database, database_now
+from storage.database.tables import workers
+from storage.fleet.workers import Workers
 
 
 @pytest.fixture

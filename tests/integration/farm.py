@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 from sqlalchemy import Row, func, select
 
+from scheduler.intake.submit import quanta
 from scheduler.services import Services, open_services
-from scheduler.submit import quanta
 from storage.broker import Tickets
-from storage.claims import Submission
+from storage.database.tables import jobs, leftovers
+from storage.jobs.values import Submission
+from storage.renders.views import RenderView
+from storage.rules.states import Priority, State
 from storage.settings import Settings
-from storage.spec import Request
-from storage.states import Priority, State
-from storage.tables import jobs, leftovers
-from storage.views import RenderView
+from storage.spec.picture import Request
 from tests.servers import eventually, running
 
 #: Two models, so that workers have to choose; fast, so that tests are.
@@ -80,7 +80,7 @@ class Farm:
 
     def machine(self, devices: int, *, name: str, **settings: str) -> subprocess.Popen[bytes]:
         """The same, not waited for: one that was killed is still known, and is started again."""
-        module = ["worker.supervisor", "--simulated", str(devices)]
+        module = ["worker.process.supervisor", "--simulated", str(devices)]
         return self._start(f"workers-{name}", module, {"FARM_WORKER_NAME": name, **settings})
 
     def _start(self, name: str, module: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ import time
 import pytest
 from sqlalchemy import select
 
-from storage.tables import renders
+from storage.database.tables import renders
 from tests.integration.farm import Farm, kill_machine
 from tests.servers import eventually
 

@@ -5,7 +5,7 @@ import time
 
 import psutil
 
-from storage.states import State
+from storage.rules.states import State
 from tests.integration.farm import Farm, child_of, device_processes, freeze, kill_machine, resume
 from tests.servers import eventually
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from scheduler.export.plan import Sharding
-from storage.database import Database
-from storage.exports import Exports
-from storage.jobs import Jobs
-from storage.objects import open_objects
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.objects.s3 import open_objects
+from storage.renders.exports import Exports
 from storage.settings import Settings
 from tests.contract.datasets import contents, exported, render_of
 from tests.integration.test_full_disk import SmallDisk, disk
@@ -24,8 +24,8 @@ _ROUNDS = """
 import os, signal, sys
 from pathlib import Path
 from scheduler.export.plan import Sharding
-from storage.database import Database
-from storage.objects import open_objects
+from storage.database.connection import Database
+from storage.objects.s3 import open_objects
 from storage.settings import read_settings
 from tests.contract.datasets import exported
 

@@ -7,12 +7,12 @@ import psutil
 import pytest
 
 from scheduler.services import open_services
-from storage.claims import Submission
-from storage.fault_log import FaultLog
-from storage.faults import Fault
-from storage.memory_limits import Load, MemoryLimit, MemoryLimits
-from storage.spec import Request
-from storage.states import Priority, State
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
+from storage.jobs.values import Submission
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State
+from storage.spec.picture import Request
 from tests.integration.farm import MODELS, Farm, child_of, device_processes
 from tests.servers import eventually
 

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.services import open_services
 from storage.errors import DatabaseProblem
-from storage.states import State
+from storage.rules.states import State
 from tests.integration.farm import Farm
 from tests.servers import eventually
 

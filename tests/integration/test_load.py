@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from storage.states import State
+from storage.rules.states import State
 from tests.integration.farm import Farm
 
 

@@ -11,10 +11,10 @@ import boto3
 import psutil
 import pytest
 
-from storage.fault_log import FaultLog
-from storage.faults import Fault
+from storage.fleet.fault_log import FaultLog
+from storage.rules.faults import Fault
+from storage.rules.states import State
 from storage.settings import Settings
-from storage.states import State
 from tests.integration.farm import Farm
 from tests.proxy import HttpProxy, Loop, Mode, Moods, Proxy, proxy_loop
 from tests.servers import PostgresServer, eventually

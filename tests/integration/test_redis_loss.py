@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import BrokerProblem
-from storage.states import Priority
+from storage.rules.states import Priority
 from tests.integration.farm import Farm, device_processes
 from tests.mortal import MortalRedis
 from tests.servers import eventually

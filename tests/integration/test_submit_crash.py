@@ -6,23 +6,23 @@ import sys
 
 from sqlalchemy import func, select
 
-from storage.database import Database
-from storage.tables import jobs, renders
+from storage.database.connection import Database
+from storage.database.tables import jobs, renders
 
 #: Forks a submitter for each statement, the n-th of which kills it: before it is sent, then after it was carried out.
 #: One that counts no further than its last statement lives, and ends the round.
 _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
-from scheduler.submit import call_workers
+from scheduler.intake.submit import call_workers
 from storage.broker import Tickets
-from storage.claims import Submission
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.registry import parse_registry
+from storage.jobs.values import Submission
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.spec.registry import parse_registry
 from storage.settings import read_settings
-from storage.spec import Request
-from storage.states import Priority
+from storage.spec.picture import Request
+from storage.rules.states import Priority
 
 registry = parse_registry('[models.tiny]\\nkind = "simulated"', where="here")
 settings = read_settings()

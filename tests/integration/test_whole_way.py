@@ -7,8 +7,8 @@ import json
 from PIL import Image
 from sqlalchemy import select
 
-from storage.database import database_now
-from storage.states import Priority
+from storage.database.connection import database_now
+from storage.rules.states import Priority
 from tests.integration.farm import Farm, device_processes
 from tests.servers import eventually
 

@@ -18,15 +18,15 @@ from examples.shapes import measure
 from examples.shapes.drawings import drawing, silhouettes
 from examples.shapes.judge import colour_shares, judge, overlap, shape_mask
 from examples.shapes.prompts import vocabulary
-from storage.folder import LocalObjects
-from storage.inputs import put_input
-from storage.registry import read_registry
+from storage.objects.folder import LocalObjects
+from storage.objects.inputs import put_input
 from storage.settings import Settings
-from storage.spec import Request
+from storage.spec.picture import Request
+from storage.spec.registry import read_registry
 from worker.devices import Device
-from worker.inputs import Inputs
-from worker.patience import Patience
-from worker.renderers import Renderer, Supplies, load
+from worker.rendering.backend import Renderer, Supplies, load
+from worker.rendering.inputs import Inputs
+from worker.serving.outages import Patience
 
 MODELS = Path(worker.__file__).parent / "models"
 #: Share of pictures that show what was asked for, at least; a little below the model card, for 64 pictures are few.

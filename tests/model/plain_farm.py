@@ -1,4 +1,4 @@
-"""The moves of jobs once more, in plain Python and without a database: what `storage.jobs` is held against.
+"""The moves of jobs once more, in plain Python and without a database: what `storage.jobs.jobs` is held against.
 
 Written from the rules, not from the code: a job is an object, a lease a flag, and every decision a line.
 """
@@ -6,8 +6,8 @@ Written from the rules, not from the code: a job is an object, a lease a flag, a
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.faults import Fault
-from storage.states import FINAL, Priority, State
+from storage.rules.faults import Fault
+from storage.rules.states import FINAL, Priority, State
 
 MAX_ATTEMPTS = 3
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 from sqlalchemy import select, update
 
-from storage.claims import Claim, Claimed
-from storage.database import Database, database_now
-from storage.events import EventLog, Kind, Told
-from storage.fault_log import FaultLog
-from storage.faults import Fault, Rules
-from storage.jobs import Jobs
-from storage.states import FINAL, Priority, State
-from storage.tables import events, renders
-from storage.tables import jobs as rows
-from storage.workers import Workers
+from storage.database.connection import Database, database_now
+from storage.database.tables import events, renders
+from storage.database.tables import jobs as rows
+from storage.events.log import EventLog, Kind, Told
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.workers import Workers
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claim, Claimed
+from storage.rules.faults import Fault, Rules
+from storage.rules.states import FINAL, Priority, State
 from tests.contract.renders import assert_rows_agree, pictures, published, rendered, submit
 from tests.model.plain_farm import MAX_ATTEMPTS, Held, PlainFarm
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from storage.folder import LocalObjects
-from storage.inputs import put_input
-from storage.registry import Registry, parse_registry
-from storage.spec import Request, Spec
+from storage.objects.folder import LocalObjects
+from storage.objects.inputs import put_input
+from storage.spec.picture import Request, Spec
+from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import random_weights
 from worker.devices import Device
-from worker.inputs import Inputs
-from worker.patience import Patience
-from worker.renderers import Renderer, Supplies, load
+from worker.rendering.backend import Renderer, Supplies, load
+from worker.rendering.inputs import Inputs
+from worker.serving.outages import Patience
 
 _SMALL = """
 kind = "diffusers"

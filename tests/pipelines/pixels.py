@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.spec import Spec
-from worker.renderers import Renderer
+from storage.spec.picture import Spec
+from worker.rendering.backend import Renderer
 
 
 def pixels(renderer: Renderer, wanted: Sequence[Spec]) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:

@@ -18,13 +18,13 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = home + "/inductor"
 from pathlib import Path
 import numpy as np
 from torch._dynamo.utils import counters
-from storage.folder import LocalObjects
-from storage.registry import parse_registry
-from storage.spec import Request
+from storage.objects.folder import LocalObjects
+from storage.spec.registry import parse_registry
+from storage.spec.picture import Request
 from worker.devices import Device
-from worker.inputs import Inputs
-from worker.patience import Patience
-from worker.renderers import Supplies, load
+from worker.rendering.inputs import Inputs
+from worker.serving.outages import Patience
+from worker.rendering.backend import Supplies, load
 entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
 registry = parse_registry("".join(entry.format(mode, folder) for mode in ("none", "default")), where="here")
 inputs = Inputs(LocalObjects(Path(home)), patiently=Patience(threading.Event()))

@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 
 from storage.errors import RenderFailed
-from storage.inputs import put_input
-from storage.models import Lora
+from storage.objects.inputs import put_input
+from storage.spec.models import Lora
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
-from worker import controls
-from worker.renderers import Renderer
-from worker.weights import hash_tensors
+from worker.rendering import learn_capabilities
+from worker.rendering.backend import Renderer
+from worker.rendering.weights import hash_tensors
 
 Loader = Callable[[str], Renderer]
 EVERY = ["sd", "sdxl", "kandinsky", "sd-control", "sd-two", "sdxl-control", "sdxl-two"]
@@ -28,8 +28,10 @@ EVERY = ["sd", "sdxl", "kandinsky", "sd-control", "sd-two", "sdxl-control", "sdx
 
 
 def test_the_table_of_controls_is_what_the_installed_pipelines_take() -> None:
-    written = json.loads(files("storage").joinpath("pipelines.json").read_text())
-    assert written == controls.table(), "run: python -m worker.controls > storage/pipelines.json"
+    written = json.loads(files("storage.spec").joinpath("pipelines.json").read_text())
+    assert written == learn_capabilities.table(), (
+        "run: python -m worker.rendering.learn_capabilities > storage/spec/pipelines.json"
+    )
 
 
 # -- batches ---------------------------------------------------------------------------------------------------
@@ -286,7 +288,7 @@ def test_the_recipe_names_the_weights_by_their_bytes(models: Models, monkeypatch
     found = {alias: hashed(alias) for alias in ("sd", "sd-control", "sdxl")}
     assert len(set(found.values())) == 3
     # Worked out once, then known.
-    monkeypatch.setattr("worker.weights.hash_tensors", lambda _: "anew")
+    monkeypatch.setattr("worker.rendering.weights.hash_tensors", lambda _: "anew")
     assert {alias: hashed(alias) for alias in found} == found
 
 

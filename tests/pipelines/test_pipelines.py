@@ -8,12 +8,12 @@ import pytest
 from diffusers import AutoPipelineForText2Image
 
 from storage.errors import ModelUnavailable
-from storage.models import DiffusersModel
-from storage.spec import SAMPLERS
+from storage.spec.models import DiffusersModel
+from storage.spec.picture import SAMPLERS
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from worker.devices import Device
-from worker.renderers import Abandoned, Renderer, load
+from worker.rendering.backend import Abandoned, Renderer, load
 
 
 @pytest.fixture(scope="session")

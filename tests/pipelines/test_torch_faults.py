@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory, RenderFailed, RenderFault
-from storage.faults import Fault
-from storage.models import DiffusersModel
+from storage.rules.faults import Fault
+from storage.spec.models import DiffusersModel
 from tests.pipelines.conftest import Models
 from worker.devices import Device
-from worker.pipelines import load
-from worker.torch_faults import as_fault
+from worker.rendering.loading import load
+from worker.rendering.torch_faults import as_fault
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_loading_that_runs_out_of_memory_is_told_from_weights_that_are_not_there
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("worker.pipelines.tune", full)
+    monkeypatch.setattr("worker.rendering.loading.tune", full)
     with pytest.raises(ModelUnavailable) as short:
         load(model, Device("cpu", 0), models.supplies)
     assert short.value.fault is Fault.OUT_OF_MEMORY

@@ -7,7 +7,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from scheduler.addresses import CheckedBackend, Forbidden, check_url, is_public
+from scheduler.intake.addresses import CheckedBackend, Forbidden, check_url, is_public
 from storage.errors import BadSpecification
 
 INSIDE = [
@@ -102,7 +102,7 @@ def test_a_name_that_leads_inside_is_not_connected_to(address: str, monkeypatch:
     # Also where only one of its addresses does.
     kind = socket.AF_INET6 if ":" in address else socket.AF_INET
     resolved = [(socket.AF_INET, 1, 6, "", ("8.8.8.8", 443)), (kind, 1, 6, "", (address, 443))]
-    monkeypatch.setattr("scheduler.addresses.socket.getaddrinfo", lambda *_, **__: resolved)
+    monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", lambda *_, **__: resolved)
     with pytest.raises(Forbidden, match="not a public address"):
         CheckedBackend(allow_private=False).connect_tcp("hooks.example", 443)
 
@@ -115,7 +115,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest
     def connect(_self: Any, host: str, *_: Any) -> None:
         connected.append(host)
 
-    monkeypatch.setattr("scheduler.addresses.socket.getaddrinfo", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", lambda *_, **__: answers.pop(0))
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
     CheckedBackend(allow_private=False).connect_tcp("rebinding.example", 443)
     assert connected == ["8.8.8.8"]
@@ -125,6 +125,6 @@ def test_a_name_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise socket.gaierror("Name or service not known")
 
-    monkeypatch.setattr("scheduler.addresses.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", unknown)
     with pytest.raises(httpcore.ConnectError, match="cannot be resolved"):
         CheckedBackend(allow_private=False).connect_tcp("nothing.example", 443)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scheduler.compare import Verdict, changed, compare
+from scheduler.results.compare import Verdict, changed, compare
 
 
 def png(*, grey: int = 100, size: tuple[int, int] = (8, 8), note: str = "", one_pixel: int | None = None) -> bytes:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from scheduler.submit import noting
-from storage.claims import Wanted
+from scheduler.intake.submit import noting
 from storage.errors import BadSettings, BadSpecification
-from storage.pipelines import remarks
-from storage.registry import parse_registry
-from storage.spec import Request, Spec, read_spec
+from storage.jobs.values import Wanted
+from storage.spec.capabilities import remarks
+from storage.spec.picture import Request, Spec, read_spec
+from storage.spec.registry import parse_registry
 
 REGISTRY = parse_registry(
     """

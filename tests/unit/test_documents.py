@@ -9,8 +9,8 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from scheduler.cli.main import cli
-from storage.registry import parse_registry
 from storage.settings import Settings
+from storage.spec.registry import parse_registry
 
 TOP = Path(__file__).parents[2]
 PAGES = sorted(path for path in TOP.rglob("*.md") if not any(part.startswith(".") for part in path.parts))

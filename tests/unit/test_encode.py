@@ -6,10 +6,10 @@ import json
 import pytest
 from PIL import Image
 
-from storage.infotext import infotext
-from storage.spec import Spec
-from worker.encode import to_png
-from worker.simulated import draw
+from storage.spec.infotext import infotext
+from storage.spec.picture import Spec
+from worker.rendering.simulated import draw
+from worker.serving.encode import to_png
 
 SPEC = Spec(
     model="tiny",

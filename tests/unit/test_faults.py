@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from storage.faults import QUARANTINED_AFTER, REACTIONS, Fault, Incident, Scope, Situation, decide, quarantine
-from storage.states import MOVES, Event, State
+from storage.rules.faults import QUARANTINED_AFTER, REACTIONS, Fault, Incident, Scope, Situation, decide, quarantine
+from storage.rules.states import MOVES, Event, State
 
 AGAIN, FAILED = Event.GIVE_BACK, Event.FAIL
 

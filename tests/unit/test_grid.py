@@ -1,9 +1,9 @@
 import pytest
 
-from scheduler.asked import Asked
-from scheduler.grid import check, multiplied, read_columns
+from scheduler.intake.grid import check, multiplied, read_columns
+from scheduler.intake.requests import Asked
 from storage.errors import InvalidInput
-from storage.spec import Request
+from storage.spec.picture import Request
 
 
 def test_each_request_gets_every_combination_and_its_name_the_number() -> None:

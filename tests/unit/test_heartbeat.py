@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.database import Database
+from storage.database.connection import Database
 from storage.errors import ObjectStoreProblem
-from storage.fault_log import FaultLog
-from storage.faults import Fault
-from storage.workers import Workers, WorkerView
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.workers import Workers, WorkerView
+from storage.rules.faults import Fault
 from tests.servers import eventually
-from worker.heartbeat import Heartbeat, Pace
-from worker.patience import Patience
+from worker.serving.heartbeat import Heartbeat, Pace
+from worker.serving.outages import Patience
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_row_tells_the_batch_in_hand(database: Database) -> None:
 def test_what_it_waits_for_is_told_while_it_waits_and_written_down_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.patience._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.serving.outages._FIRST_PAUSE_SECONDS", 0.01)
     patiently = Patience(threading.Event(), beating(database))
     back = threading.Event()
 

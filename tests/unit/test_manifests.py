@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from scheduler.asked import Bad
-from scheduler.manifests import manifest, read_manifest
+from scheduler.intake.manifests import manifest, read_manifest
+from scheduler.intake.requests import Bad
 from storage.errors import BadSpecification, InvalidInput
-from storage.spec import Request
+from storage.spec.picture import Request
 
 
 def read(folder: Path, name: str, text: str | bytes) -> list[Request]:

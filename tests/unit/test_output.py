@@ -1,8 +1,8 @@
 import pytest
 
 from scheduler.cli.output import Pace, counted, duration, print_table
-from storage.states import Priority
-from storage.views import RenderView
+from storage.renders.views import RenderView
+from storage.rules.states import Priority
 
 
 class Clock:

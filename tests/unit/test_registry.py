@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from storage.errors import BadSettings, BadSpecification, NotFound
-from storage.models import DiffusersModel, SimulatedModel
-from storage.registry import parse_registry, read_registry
 from storage.settings import Settings
-from storage.spec import VERSION, Request
+from storage.spec.models import DiffusersModel, SimulatedModel
+from storage.spec.picture import VERSION, Request
+from storage.spec.registry import parse_registry, read_registry
 
 TWO_MODELS = """
 default = "large"

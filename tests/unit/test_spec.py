@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from storage.errors import BadSpecification
-from storage.spec import (
+from storage.spec.picture import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     SAMPLERS,

@@ -1,6 +1,6 @@
 import pytest
 
-from storage.states import FINAL, MOVES, Event, Priority, State, render_state
+from storage.rules.states import FINAL, MOVES, Event, Priority, State, render_state
 
 QUEUED, HELD, RUNNING, DONE, FAILED, CANCELLED = State
 

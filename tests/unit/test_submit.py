@@ -2,12 +2,12 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from scheduler.asked import numbered, with_defaults
-from scheduler.submit import quanta, specify
+from scheduler.intake.requests import numbered, with_defaults
+from scheduler.intake.submit import quanta, specify
 from storage.errors import BadSpecification, InvalidInput
-from storage.models import SimulatedModel
-from storage.registry import Registry
-from storage.spec import MAX_SEED, Request
+from storage.spec.models import SimulatedModel
+from storage.spec.picture import MAX_SEED, Request
+from storage.spec.registry import Registry
 
 REGISTRY = Registry(
     models={

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from scheduler.sweep import Sweep
+from scheduler.background.sweep import Sweep
 from storage.errors import BrokerProblem, DatabaseProblem, ServiceProblem
-from storage.faults import Fault
-from storage.registry import parse_registry
+from storage.rules.faults import Fault
+from storage.spec.registry import parse_registry
 
 REGISTRY = parse_registry('[models.tiny]\nkind = "simulated"', where="here")
 
@@ -50,7 +50,7 @@ class Rounds(Sweep):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("scheduler.sweep.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scheduler.background.sweep.time.monotonic", lambda: now[0])
     return now
 
 

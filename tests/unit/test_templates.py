@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.templates import MOST, Templates, read_wildcards
+from scheduler.intake.templates import MOST, Templates, read_wildcards
 from storage.errors import BadSpecification, InvalidInput
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler.tickets import missing
+from scheduler.intake.tickets import missing
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from storage.states import Priority
-from worker.turn import stays
+from storage.rules.states import Priority
+from worker.serving.turn import stays
 
 INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
 

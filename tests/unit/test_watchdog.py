@@ -2,14 +2,14 @@
 
 import pytest
 
-from worker.watchdog import Watchdog
+from worker.serving.watchdog import Watchdog
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set."""
     now = [1000.0]
-    monkeypatch.setattr("worker.watchdog.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("worker.serving.watchdog.time.monotonic", lambda: now[0])
     return now
 
 

@@ -1,0 +1,183 @@
+"""The door of Replicate's clients: predictions, created, waited for, looked at and cancelled."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+
+from scheduler.api.access import Caller, Reader, Submitter
+from scheduler.api.compat.orders import Order, as_base64, place
+from scheduler.api.context import Desk
+from scheduler.api.problems import RESPONSES
+from scheduler.api.renders import RenderId, wait_of
+from storage.errors import BadSpecification
+from storage.renders.views import RenderView
+from storage.rules.states import State
+from storage.spec.picture import Request
+
+#: What Replicate's models call our fields.
+_INPUTS = {"scheduler": "sampler", "num_outputs": "n"}
+_MOST_PICTURES = 100
+_SHOWN = 100
+
+Prefer = Annotated[str | None, Header(description="`wait` or `wait=N`: answer when it is done, after N s at most.")]
+
+
+CancelAfter = Annotated[str | None, Header(description="Not here, and refused: cancel the prediction yourself.")]
+
+
+class PredictionBody(BaseModel):
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
+    )
+
+    version: str | None = Field(None, description="An alias of the registry, with or without an owner before it.")
+    input: dict[str, Any] = Field(description="Fields of a specification; `num_outputs` pictures.")
+    webhook: str | None = Field(None, description="Not here, and refused: POST /v1/renders takes webhooks.")
+
+
+class Prediction(BaseModel):
+    id: str = Field(description="Also that of its render.")
+    model: str
+    version: str
+    status: str = Field(description="starting, processing, succeeded, failed or canceled")
+    input: dict[str, Any]
+    output: list[str] | None = Field(description="Addresses of the pictures, or the pictures themselves (data:).")
+    error: str | None
+    logs: str = Field(description="How far it is, in a line as tqdm writes it.")
+    metrics: dict[str, float] = Field(description="`predict_time`: seconds from its first picture's start.")
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    urls: dict[str, str] = Field(description="Where to `get` it, and where to `cancel` it.")
+
+
+class PredictionPage(BaseModel):
+    previous: str | None = None
+    next: str | None = None
+    results: list[Prediction]
+
+
+def routes(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
+
+    def created(
+        body: PredictionBody, model: str | None, caller: Caller, request: HttpRequest, prefer: str | None
+    ) -> Prediction:
+        if body.webhook is not None:
+            raise BadSpecification(
+                "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
+            )
+        render_id = _placed(desk, caller, body, model)
+        if (seconds := wait_of(prefer)) is not None:
+            desk.wait(render_id, seconds=seconds)
+        return _prediction(desk, desk.render(caller, render_id), request)
+
+    @router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+    def create_prediction(
+        body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None
+    ) -> Prediction:
+        """Submit a prediction; `version` names the model."""
+        return created(body, body.version, caller, request, prefer)
+
+    @router.post("/models/{owner}/{name}/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+    def create_prediction_of_model(
+        owner: Annotated[str, Path(max_length=63, description="Anything.")],
+        name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
+        body: PredictionBody,
+        caller: Submitter,
+        request: HttpRequest,
+        prefer: Prefer = None,
+    ) -> Prediction:
+        """Submit a prediction of a model; whose it is does not matter here."""
+        del owner
+        return created(body, name, caller, request, prefer)
+
+    @router.get("/predictions")
+    def list_predictions(caller: Reader, request: HttpRequest) -> PredictionPage:
+        """The newest hundred."""
+        found = desk.views.renders(limit=_SHOWN, owner=caller.owner)
+        return PredictionPage(results=[_prediction(desk, render, request, with_output=False) for render in found])
+
+    @router.get("/predictions/{render_id}")
+    def get_prediction(render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
+        """How a prediction stands."""
+        return _prediction(desk, desk.render(caller, render_id), request)
+
+    @router.post("/predictions/{render_id}/cancel")
+    def cancel_prediction(render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
+        """Cancel what is not finished of it. Harmless to repeat."""
+        desk.render(caller, render_id)
+        desk.jobs.cancel(render_id)
+        return _prediction(desk, desk.render(caller, render_id), request)
+
+    return router
+
+
+def _without_deadline(cancel_after: CancelAfter = None) -> None:
+    """Raises BadSpecification: what would not happen is not accepted."""
+    if cancel_after is not None:
+        raise BadSpecification("Cancel-After: nothing is cancelled by the clock here; POST …/cancel does it at once")
+
+
+def _placed(desk: Desk, caller: Caller, body: PredictionBody, model: str | None) -> str:
+    alias = (model or desk.registry.default).rpartition("/")[2].partition(":")[0]
+    if alias not in desk.registry.models:
+        known = ", ".join(desk.registry.models)
+        raise BadSpecification(f"version: no model is registered as {alias[:60]!r}; known are {known}")
+    fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
+    n, seed = fields.pop("n", 1), fields.pop("seed", None)
+    if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
+        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {str(n)[:40]})")
+    requests = [Request.parse({**fields, "model": alias, **({} if seed is None else {"seed": seed})})]
+    return place(desk, caller, Order(requests=requests, n=n, body=body.model_dump(mode="json")))
+
+
+def _prediction(desk: Desk, render: RenderView, request: HttpRequest, *, with_output: bool = True) -> Prediction:
+    jobs = list(desk.views.jobs(render.id, limit=_MOST_PICTURES))
+    done = [job for job in jobs if job.state is State.DONE]
+    started = min((job.started_at for job in jobs if job.started_at is not None), default=None)
+    failed = next((job.error for job in jobs if job.state is State.FAILED), None)
+    address = str(request.base_url).rstrip("/") + f"/v1/predictions/{render.id}"
+    metrics = {"predict_time": render.finished_at - started} if render.finished_at and started else {}
+    spec = jobs[0].spec
+    return Prediction(
+        id=render.id,
+        model=f"farm/{spec.model}",
+        version=spec.model,
+        status=_status(render, started=started is not None),
+        input={"prompt": spec.prompt, "seed": spec.seed, "num_outputs": render.total},
+        output=[_output(desk, str(job.object)) for job in done] if with_output and done and render.finished else None,
+        error=failed,
+        logs=_logs(render, desk.views.progress(render.id)),
+        metrics=metrics,
+        created_at=_time(render.created_at),
+        started_at=_time(started),
+        completed_at=_time(render.finished_at),
+        urls={"get": address, "cancel": f"{address}/cancel"},
+    )
+
+
+def _status(render: RenderView, *, started: bool) -> str:
+    if not render.finished:
+        return "processing" if started else "starting"
+    return {"done": "succeeded", "failed": "failed", "cancelled": "canceled"}[render.state]
+
+
+def _output(desk: Desk, key: str) -> str:
+    address = desk.objects.presign(key)
+    return address if address.startswith("http") else f"data:image/png;base64,{as_base64(desk.objects.get(key))}"
+
+
+def _logs(render: RenderView, shares: Mapping[int, float]) -> str:
+    """A line as tqdm writes it: Replicate's clients read progress from it."""
+    percent = int(100 * (render.total - render.remaining + sum(shares.values())) / render.total)
+    return f"{percent:3d}%|{'█' * (percent // 10):10}| {render.total - render.remaining}/{render.total}\n"
+
+
+def _time(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,149 @@
+"""What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from tempfile import NamedTemporaryFile
+
+from scheduler.api.access import Caller
+from scheduler.api.problems import Refused
+from scheduler.api.signed_urls import Links
+from scheduler.intake.manifests import Manifest
+from scheduler.services import Services
+from storage.access.quotas import Quotas, over_limit
+from storage.access.signing import Secrets
+from storage.broker import Tickets
+from storage.errors import BadSpecification
+from storage.fleet.workers import Workers
+from storage.jobs.jobs import Jobs
+from storage.objects.inputs import copy_input
+from storage.objects.s3 import ObjectStore
+from storage.renders.openai_files import BatchFiles
+from storage.renders.views import JobView, RenderView, Views
+from storage.rules.states import Priority
+from storage.spec.picture import Spec
+from storage.spec.registry import Registry
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Desk:
+    services: Services
+    tickets: Tickets | None
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.services.jobs
+
+    @property
+    def views(self) -> Views:
+        return self.services.views
+
+    @property
+    def workers(self) -> Workers:
+        return self.services.workers
+
+    @property
+    def registry(self) -> Registry:
+        return self.services.registry
+
+    @property
+    def objects(self) -> ObjectStore:
+        return self.services.objects
+
+    @property
+    def files(self) -> BatchFiles:
+        return BatchFiles(self.services.database)
+
+    @property
+    def links(self) -> Links:
+        return Links(Secrets(self.services.database), self.objects)
+
+    # -- whose -------------------------------------------------------------------------------------------------
+
+    def render(self, caller: Caller, render_id: str) -> RenderView:
+        """Raises NotFound also for somebody else's: that it is there is nobody's business."""
+        return self.views.render(render_id, owner=caller.sees)
+
+    def job(self, caller: Caller, job_id: str) -> JobView:
+        """Raises NotFound, also for somebody else's."""
+        job = self.views.job(job_id)
+        self.render(caller, job.render_id)
+        return job
+
+    @contextmanager
+    def manifest(self, caller: Caller, file_id: str) -> Iterator[Manifest]:
+        """A prompt file that was sent before, as a file of this machine. Raises NotFound, also for somebody else's."""
+        file = self.files.file(caller.sees, file_id)
+        with NamedTemporaryFile(prefix="farm-manifest-") as copy:
+            copy_input(self.objects, file.object, copy)
+            kind = PurePath(file.name).suffix.lower().removeprefix(".")
+            yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
+
+    # -- how much ----------------------------------------------------------------------------------------------
+
+    def admit(self, caller: Caller, pictures: int, *, name: str | None = None) -> None:
+        """Raises Refused (429) if that is more than the key's limits leave.
+
+        What was accepted under this name (idempotency key) before is not asked for again, only its answer.
+        """
+        limits = caller.limits
+        if caller.key_id is None or (name is not None and self.views.accepted_as(caller.owner, name)):
+            return
+        used = Quotas(self.services.database).used(caller.key_id)
+        if over := over_limit(limits, used, pictures):
+            raise Refused(429, over.words, {"Retry-After": str(over.retry_seconds)})
+
+    def check_work(self, caller: Caller, spec: Spec) -> None:
+        """Raises Refused (403) if a single picture is more work than the key may ask for."""
+        most = caller.limits.work
+        work = spec.width * spec.height * spec.num_inference_steps
+        if most is not None and work > most:
+            size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"
+            raise Refused(403, f"{size} is {work}; a picture of this key may be {most}")
+
+    def check_models(self, aliases: Iterable[str | None]) -> None:
+        """Raises BadSpecification for a model that is not registered: of a request a wrong field, no wrong address."""
+        for alias in set(aliases) - {None, *self.registry.models}:
+            raise BadSpecification(
+                f"model: none is registered as {alias!r}; known are {', '.join(self.registry.models)}"
+            )
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def wait(self, render_id: str, *, seconds: float) -> None:
+        """Until the render is finished, but no longer than that."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.views.render(render_id).finished:
+            time.sleep(_POLL_SECONDS)
+
+    # -- what to expect ----------------------------------------------------------------------------------------
+
+    def outlook(self, render: RenderView) -> dict[str, float | None]:
+        """Its next picture's position, and seconds until its last one, as far as known."""
+        if render.finished:
+            return {"position": None, "seconds_left": 0.0}
+        found = self.views.next_waiting(render.id)
+        if found is None:
+            return {"position": 0, "seconds_left": self._seconds(self._models_of(render), render.remaining)}
+        position = self.views.position(found) or 0
+        return {"position": position, "seconds_left": self._seconds([found.spec.model], position + render.remaining)}
+
+    def outlook_of_new(self, models: Sequence[str], pictures: int, priority: str) -> dict[str, float | None]:
+        ahead = sum(
+            self.jobs.waiting(model, before, at_most=100_000)
+            for model in models
+            for before in Priority
+            if before <= Priority[priority.upper()]
+        )
+        return {"position": ahead, "seconds_left": self._seconds(models, ahead + pictures)}
+
+    def _models_of(self, render: RenderView) -> list[str]:
+        return sorted({job.spec.model for job in self.views.jobs(render.id, limit=1)})
+
+    def _seconds(self, models: Sequence[str], pictures: int) -> float | None:
+        rate = sum(worker.rate for worker in self.workers.all() if set(worker.models) & set(models))
+        return round(pictures / rate, 1) if rate else None

@@ -1,0 +1,118 @@
+"""What may be asked for in one call: a specification, lists that go in step, lists that are combined."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scheduler.intake import grid
+from storage.errors import BadSpecification
+from storage.events.log import Kind
+from storage.spec.controls import REFERENCE
+from storage.spec.picture import Prompt, Request
+
+MAX_JOBS = 10_000
+
+_FIELDS = frozenset(Request.model_fields)
+Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
+
+
+class WebhookBody(BaseModel):
+    """Where to tell what happens (Standard Webhooks 1.0.0; `GET /v1/webhooks/secret` tells what it is signed with)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(max_length=2000, description="https, and no private address.")]
+    events: Annotated[list[Kind], Field(min_length=1, max_length=len(Kind), description="Which of them are told.")] = [
+        Kind.RENDER_FINISHED
+    ]
+
+
+class RenderBody(Request):
+    """What to render: any field of a specification once for all pictures, or as lists in `zip` and `product`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "a large red star on a blue background"},
+                {"prompt": ["a red star", "a green circle"], "n": 2, "seed": 7},
+                {
+                    "zip": {"prompt": ["a red star", "a green circle"], "seed": [1, 2]},
+                    "product": {"guidance_scale": [3.0, 7.5]},
+                    "priority": "bulk",
+                },
+            ]
+        }
+    )
+
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_JOBS)] | None = Field(  # type: ignore[assignment]
+        None, description="One prompt, or a list of them."
+    )
+    manifest: Annotated[str, Field(pattern="^file-[0-9a-f]{24}$")] | None = Field(
+        None,
+        description="A prompt file that was sent to POST /v1/files with the purpose `manifest`: any number of rows.",
+    )
+    zip: Columns = Field(default_factory=dict, description="Fields with a value for each picture, all lists as long.")
+    product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
+    n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
+    priority: Literal["interactive", "normal", "bulk"] = Field("normal", description="Before others of your own.")
+    webhook: WebhookBody | None = None
+    dry_run: bool = Field(False, description="Check and count, and accept nothing.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "RenderBody":
+        if self.manifest is not None:
+            if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
+                raise ValueError("manifest: not beside prompt, prompt_embeds, zip or product; its rows say all that")
+        elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
+            raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _names_what_is_stored(self) -> "RenderBody":
+        # Names of files are for those who sit at the machine.
+        given = [*(self.control_images or ()), *([self.prompt_embeds] if self.prompt_embeds is not None else [])]
+        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
+            raise ValueError(f"{unstored[0][:60]!r} is not a stored input; send it to POST /v1/files first")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RenderBody":
+        grid.check(self._lists(), self.product)
+        if self.jobs > MAX_JOBS:
+            raise ValueError(f"{self.jobs} pictures in one call; the most is {MAX_JOBS}, a manifest takes any number")
+        return self
+
+    @property
+    def jobs(self) -> int:
+        """How many pictures this asks for; with a manifest, of each row."""
+        return self.n * grid.size(self._lists(), self.product)
+
+    def requests(self) -> Iterator[Request]:
+        """A request for each combination, `n` not counted; zipped rows outermost, products varying fastest.
+
+        Raises BadSpecification with the number of the first that is wrong.
+        """
+        shared = self.shared()
+        for number, values in enumerate(grid.combinations(self._lists(), self.product), start=1):
+            yield _request({**shared, **values}, number)
+
+    def shared(self) -> dict[str, Any]:
+        """What is said once for all pictures."""
+        # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
+        once = (self.model_fields_set & _FIELDS) - {"seed"}
+        return {name: value for name in once if not isinstance(value := getattr(self, name), list)}
+
+    def _lists(self) -> Mapping[str, list[Any]]:
+        """What goes in step, a list of prompts among it."""
+        return {**({"prompt": self.prompt} if isinstance(self.prompt, list) else {}), **self.zip}
+
+    def _columns(self) -> set[str]:
+        return {*self.zip, *self.product}
+
+
+def _request(fields: Mapping[str, Any], number: int) -> Request:
+    try:
+        return Request.parse(fields)
+    except BadSpecification as error:
+        raise BadSpecification(f"{error} (request {number})") from None

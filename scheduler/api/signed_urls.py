@@ -1,0 +1,42 @@
+"""Addresses of single pictures that open without a key, for an hour: for clients that are answered with addresses."""
+
+import base64
+import hashlib
+import hmac
+import time
+
+from storage.access.signing import Secrets
+from storage.objects.s3 import ObjectStore
+from storage.renders.views import JobView
+
+_SECONDS = 3600
+
+
+class Links:
+    """Makes them and checks them; a store with addresses of its own gives its own."""
+
+    def __init__(self, secrets: Secrets, objects: ObjectStore) -> None:
+        self._secrets = secrets
+        self._objects = objects
+
+    def make(self, job: JobView, base_url: str) -> str:
+        """
+        Args:
+            base_url: how the caller reaches this API.
+        """
+        address = self._objects.presign(str(job.object), seconds=_SECONDS)
+        if address.startswith("http"):
+            return address
+        until = int(time.time()) + _SECONDS
+        return f"{base_url.rstrip('/')}/v1/pictures/{job.id}?until={until}&signature={self._signature(job.id, until)}"
+
+    def opens(self, job_id: str, until: int, signature: str) -> bool:
+        """Whether this is one of ours, still good."""
+        # As bytes: of text, only ASCII is compared.
+        right = hmac.compare_digest(self._signature(job_id, until).encode(), signature.encode())
+        return right and time.time() <= until
+
+    def _signature(self, job_id: str, until: int) -> str:
+        key = base64.b64decode(self._secrets.get("pictures"))
+        digest = hmac.digest(key, f"{job_id}.{until}".encode(), hashlib.sha256)
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

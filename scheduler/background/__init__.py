@@ -1,0 +1,1 @@
+"""What the scheduler process does beside schedules: sweep, orphans, webhook delivery."""

@@ -1,0 +1,120 @@
+"""Delivering webhooks: signed as Standard Webhooks 1.0.0 says, tried again on its schedule, to public addresses."""
+
+import base64
+import hashlib
+import hmac
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpcore
+
+from scheduler.intake.addresses import Forbidden
+from storage.errors import ServiceProblem
+from storage.events.webhooks import RETRY_SECONDS, Delivery, Webhooks
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 16
+_TIMEOUT_SECONDS = 20.0
+#: What a receiver answers is not read further than that.
+_ANSWER_BYTES = 4096
+_JITTER = 0.1
+#: A receiver that asks for more patience than that is not heard.
+_LONGEST_SECONDS = 86400.0
+_LOG_EVERY_SECONDS = 60.0
+
+
+def signed(delivery: Delivery, secret: str, *, now: float) -> Mapping[str, str]:
+    """The headers of an attempt: its id, which is the same in every one, the time of this one, and the signature."""
+    timestamp = str(int(now))
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    said = f"{delivery.id}.{timestamp}.{delivery.body}".encode()
+    signature = base64.b64encode(hmac.digest(key, said, hashlib.sha256)).decode()
+    return {"webhook-id": delivery.id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{signature}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deliverer:
+    """Sends what is due; any number of processes may."""
+
+    webhooks: Webhooks
+    connections: httpcore.ConnectionPool
+    every_seconds: float
+
+    def run_once(self) -> int:
+        """Try every message that is due; how many there were. Raises DatabaseProblem."""
+        due = self.webhooks.take_due(limit=_AT_ONCE)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as threads:
+            list(threads.map(self._deliver, due))
+        return len(due)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Deliver until asked to stop; a database that is away is waited for, with a log line a minute."""
+        logged_at = -math.inf
+        while not stopping.is_set():
+            try:
+                while self.run_once() and not stopping.is_set():
+                    continue
+            except ServiceProblem as error:
+                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
+                    log.warning("cannot deliver webhooks, trying again until it works: %s", error)
+                    logged_at = time.monotonic()
+            stopping.wait(self.every_seconds)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            status, patience = self._send(delivery)
+        except Forbidden as error:
+            # It was public when it was named.
+            self.webhooks.failed(delivery, str(error), after=None)
+            return
+        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
+            self._failed(delivery, type(error).__name__, patience=None)
+            return
+        if 200 <= status < 300:
+            self.webhooks.delivered(delivery, str(status))
+        elif status == 410:
+            self.webhooks.gone(delivery)
+        else:
+            self._failed(delivery, str(status), patience=patience)
+
+    def _send(self, delivery: Delivery) -> tuple[int, float | None]:
+        """The status of the answer, and how long its receiver wants to be left alone."""
+        headers: list[tuple[bytes | str, bytes | str]] = [
+            ("Content-Type", "application/json"),
+            ("User-Agent", "diffusion-farm"),
+            *signed(delivery, self.webhooks.secret(delivery.owner), now=time.time()).items(),
+        ]
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), _TIMEOUT_SECONDS)
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        with self.connections.stream(
+            "POST", delivery.url, headers=headers, content=delivery.body.encode(), extensions={"timeout": limits}
+        ) as answer:
+            read = 0
+            for chunk in answer.iter_stream():
+                read += len(chunk)
+                # Its words do not matter, and may have no end.
+                if read > _ANSWER_BYTES or time.monotonic() > deadline:
+                    break
+            return answer.status, _retry_after(answer.headers)
+
+    def _failed(self, delivery: Delivery, answer: str, *, patience: float | None) -> None:
+        """Tried again on the schedule, later if the receiver asks for that; given up after the last time."""
+        if delivery.attempt > len(RETRY_SECONDS):
+            log.warning("webhook=%s of render=%s is given up: %s", delivery.id, delivery.render_id, answer)
+            self.webhooks.failed(delivery, answer, after=None)
+            return
+        after = max(RETRY_SECONDS[delivery.attempt - 1], min(patience or 0.0, _LONGEST_SECONDS))
+        # Receivers that fell over are not to be met by everybody at once.
+        self.webhooks.failed(delivery, answer, after=after * random.uniform(1, 1 + _JITTER))  # noqa: S311
+
+
+def _retry_after(headers: list[tuple[bytes, bytes]]) -> float | None:
+    value = {name.lower(): value for name, value in headers}.get(b"retry-after", b"")
+    return float(value) if value.isdigit() else None

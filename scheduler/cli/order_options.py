@@ -1,0 +1,160 @@
+"""The options that say what to render, for every command that takes them, and the order that they make."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scheduler.intake import grid
+from scheduler.intake.manifests import KINDS
+from scheduler.intake.order import Order
+from scheduler.intake.sources import opened
+from scheduler.intake.submit import draw_seed
+from scheduler.intake.templates import Templates, read_wildcards
+from storage.errors import BadSpecification
+from storage.settings import Settings
+from storage.spec.picture import Request
+
+_SOURCES = (
+    click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
+    click.option(
+        "--prompts", "file", metavar="FILE", help="A .txt, .jsonl, .csv or .parquet file; - or s3://BUCKET/KEY, too."
+    ),
+    click.option("--prompts-format", "kind", type=click.Choice(KINDS), help="What FILE is, if its name does not tell."),
+    click.option("--template", "templates", multiple=True, metavar="TEXT", help='Such as "a {red|blue} __animal__".'),
+    click.option(
+        "--wildcards", type=click.Path(path_type=Path), metavar="DIR", help="Files of what __animal__ may be."
+    ),
+    click.option(
+        *("--random", "random"),
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Draw N prompts of each template. Default: every combination.",
+    ),
+    click.option("--zip", "in_step", multiple=True, metavar="FIELD=V,V", help="Values that go in step; repeatable."),
+    click.option(
+        "--product", "combined", multiple=True, metavar="FIELD=V,V", help="Values of which every combination is made."
+    ),
+    click.option(*("-n", "--repeat", "pictures_each"), type=click.IntRange(min=1), default=1, help="Pictures of each."),
+    click.option(
+        "--seed", type=int, help="Seed of the first picture; the next ones count up. Default: drawn, recorded."
+    ),
+)
+_FIELDS = (
+    click.option("--model", metavar="ALIAS", help="A model of the registry (`farm models`)."),
+    click.option("--width", type=int),
+    click.option("--height", type=int),
+    click.option("--steps", "num_inference_steps", type=int, help="Denoising steps."),
+    click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less switches guidance off."),
+    click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from."),
+    click.option("--sampler", metavar="NAME", help='Such as DDIM, "Euler a" or "DPM++ 2M Karras".'),
+    click.option("--eta", type=float, help="DDIM's η, 0 to 1."),
+    click.option("--clip-skip", type=int, metavar="N", help="Leave out the text encoder's last N layers."),
+    click.option("--weighting", "prompt_weighting", type=click.Choice(["compel"]), help="Weigh words: (red)1.4."),
+    click.option("--control", "control_images", multiple=True, metavar="IMAGE", help="An image for each ControlNet."),
+    click.option("--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, metavar="S"),
+    click.option("--control-start", "control_guidance_start", type=float, multiple=True, metavar="SHARE"),
+    click.option("--control-end", "control_guidance_end", type=float, multiple=True, metavar="SHARE"),
+    click.option("--guess-mode", is_flag=True, default=None, help="Let the ControlNet guess without the prompt."),
+    click.option("--embeds", "prompt_embeds", metavar="FILE", help="Embeddings (safetensors) in place of a prompt."),
+    click.option(
+        "--lora", "loras", multiple=True, metavar="ALIAS=SCALE", help="A LoRA of the registry; several add up."
+    ),
+    click.option("--original-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning."),
+    click.option("--crop", "crops_coords_top_left", type=(int, int), metavar="TOP LEFT", help="SDXL's likewise."),
+    click.option("--target-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's likewise."),
+    click.option("--prior-steps", "prior_num_inference_steps", type=int, help="Steps of Kandinsky's prior."),
+    click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance of Kandinsky's prior."),
+)
+_SOURCE_NAMES = (
+    *("prompts", "file", "kind", "templates", "wildcards", "random"),
+    *("in_step", "combined", "pictures_each", "seed"),
+)
+#: Each of these has an option; what is said of a single picture beside it has none.
+_FIELD_NAMES = sorted(Request.model_fields.keys() - {"prompt", "seed", "custom_id", "labels"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What the options say, not looked at yet."""
+
+    prompts: tuple[str, ...]
+    file: str | None
+    kind: str | None
+    templates: tuple[str, ...]
+    wildcards: Path | None
+    random: int | None
+    in_step: tuple[str, ...]
+    combined: tuple[str, ...]
+    pictures_each: int
+    seed: int | None
+    fields: Mapping[str, Any]
+
+    @contextmanager
+    def order(self, settings: Settings) -> Iterator[Order]:
+        """Raises InvalidInput with the option that is wrong, and what reading the file raises."""
+        if not (self.prompts or self.file or self.templates or "prompt_embeds" in self.fields):
+            raise click.UsageError(
+                'nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE'
+            )
+        in_step = grid.read_columns(self.in_step, "--zip")
+        combined = grid.read_columns(self.combined, "--product")
+        try:
+            grid.check(in_step, combined)
+        except ValueError as error:
+            raise BadSpecification(f"--{error}" if str(error).startswith("zip") else str(error)) from None
+        defaults = _checked_fields(self.fields, self.seed)
+        templates = self._templates()
+        with self._manifest(settings) as manifest:
+            yield Order(
+                prompts=self.prompts,
+                manifest=manifest,
+                templates=templates,
+                defaults=defaults,
+                in_step=in_step,
+                combined=combined,
+                pictures_each=self.pictures_each,
+                seed=self.seed,
+            )
+
+    def _templates(self) -> Templates | None:
+        if not self.templates:
+            if self.wildcards is not None or self.random is not None:
+                raise click.UsageError("--wildcards and --random are for templates: give one with --template")
+            return None
+        return Templates(
+            texts=self.templates,
+            wildcards=read_wildcards(self.wildcards) if self.wildcards is not None else {},
+            random=self.random,
+            seed=draw_seed() if self.seed is None else self.seed,
+        )
+
+    def _manifest(self, settings: Settings) -> Any:
+        return nullcontext() if self.file is None else opened(self.file, settings, kind=self.kind)
+
+
+def asking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command these options; it gets them as one argument, `asking`."""
+
+    @functools.wraps(command)
+    def with_asking(*args: Any, **options: Any) -> Any:
+        sources = {name: options.pop(name) for name in _SOURCE_NAMES}
+        fields = {name: options.pop(name) for name in _FIELD_NAMES}
+        given = {name: value for name, value in fields.items() if value not in (None, ())}
+        return command(*args, asking=Asking(**sources, fields=given), **options)
+
+    for decorate in reversed((*_SOURCES, *_FIELDS)):
+        with_asking = decorate(with_asking)
+    return with_asking
+
+
+def _checked_fields(fields: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    """The command line's options as fields for rows that lack them. Raises BadSpecification."""
+    if "loras" in fields:
+        fields = {**fields, "loras": ",".join(fields["loras"])}
+    checked = Request.parse({"prompt": "-", **fields, **({} if seed is None else {"seed": seed})})
+    return checked.model_dump(exclude_none=True, exclude={"prompt", "seed"})

@@ -1,0 +1,133 @@
+"""Commands that run the farm's parts: `farm up`, `farm scheduler`, `farm db upgrade`."""
+
+import logging
+import signal
+import threading
+
+import click
+
+from scheduler.background.orphan_removal import Tidy
+from scheduler.background.sweep import Sweep
+from scheduler.background.webhook_delivery import Deliverer
+from scheduler.cli.output import json_option, print_json, say
+from scheduler.cron.beat import start_beat
+from scheduler.cron.firing import clockwork_of
+from scheduler.intake.addresses import pool
+from scheduler.local.local_farm import LocalFarm, RunningFarm
+from scheduler.services import make_home, open_services, open_tickets
+from storage.broker import make_app
+from storage.database import schema
+from storage.database.connection import Database
+from storage.errors import BadSettings
+from storage.events.webhooks import Webhooks
+from storage.fleet.fault_log import FaultLog
+from storage.jobs.orphans import Leftovers
+from storage.process import lifeline
+from storage.process.logs import configure_logging
+from storage.settings import read_settings, without_secrets
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--until-unused", is_flag=True, hidden=True)
+@json_option
+def up(until_unused: bool, as_json: bool) -> None:
+    """Run all parts on this machine until Ctrl-C: broker, scheduler process, one worker per device.
+
+    Whatever has an address set (FARM_BROKER_URL, …) is used from there instead.
+    """
+    settings = read_settings()
+    configure_logging(settings.log_level, "farm-up")
+
+    def ready(farm: RunningFarm) -> None:
+        if as_json:
+            print_json({"pid": farm.pid, "broker_url": farm.broker_url, "home": str(settings.home.absolute())})
+        else:
+            say(
+                f"the farm in {settings.home} is up: broker {without_secrets(farm.broker_url)}, "
+                f"database {without_secrets(settings.database)}, objects {settings.objects}\n"
+                "in another terminal: farm render …; here: Ctrl-C stops it"
+            )
+
+    LocalFarm(settings, until_unused=until_unused).run(ready=ready)
+
+
+@click.command()
+@click.option("--stop-with-parent", is_flag=True, hidden=True)
+def scheduler(stop_with_parent: bool) -> None:
+    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up, schedules fired,
+    webhooks delivered.
+
+    One is needed, any number may run.
+    """
+    settings = read_settings()
+    configure_logging(settings.log_level, "scheduler")
+    if settings.broker_url is None:
+        raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    if stop_with_parent:
+        lifeline.hold()
+    failed = _stop_when_a_thread_fails(stopping)
+    services = open_services(settings)
+    tidy = Tidy(leftovers=Leftovers(services.database, services.objects), every_seconds=settings.sweep_seconds)
+    threading.Thread(target=tidy.run, args=(stopping,), name="tidy", daemon=True).start()
+    deliverer = Deliverer(
+        webhooks=Webhooks(services.database),
+        connections=pool(allow_private=settings.webhook_private),
+        every_seconds=settings.sweep_seconds,
+    )
+    threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
+    tickets = open_tickets(settings, settings.broker_url)
+    start_beat(make_app(settings), clockwork_of(services, tickets), every_seconds=settings.sweep_seconds)
+    Sweep(
+        jobs=services.jobs,
+        faults=FaultLog(services.database),
+        tickets=tickets,
+        registry=services.registry,
+        every_seconds=settings.sweep_seconds,
+        renew_seconds=settings.renew_seconds,
+        lease_seconds=settings.lease_seconds,
+    ).run(stopping)
+    if failed.is_set():
+        raise SystemExit(1)
+
+
+def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
+    """A process that lives on without one of its threads would look well; one that ends is started again.
+
+    The event is set once one has failed.
+    """
+    failed = threading.Event()
+
+    def stop(failure: threading.ExceptHookArgs) -> None:
+        name = failure.thread.name if failure.thread else "unknown"
+        log.critical("a thread failed, stopping name=%s", name, exc_info=failure.exc_value)
+        failed.set()
+        stopping.set()
+
+    threading.excepthook = stop
+    return failed
+
+
+@click.group()
+def db() -> None:
+    """The database's tables."""
+
+
+@db.command()
+@json_option
+def upgrade(as_json: bool) -> None:
+    """Make the tables, or bring them to this version of the farm. Harmless to repeat."""
+    settings = read_settings()
+    if settings.database_url is None:
+        make_home(settings)
+    before, after = schema.upgrade(Database(settings.database))
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        click.echo(f"{without_secrets(settings.database)} is of version {after} already")
+    else:
+        click.echo(f"{without_secrets(settings.database)} upgraded from {before or 'nothing'} to {after}")

@@ -1,0 +1,147 @@
+"""Commands that look: `farm status`, `jobs`, `recipe`."""
+
+import json
+from typing import Any
+
+import click
+
+from scheduler.cli.output import duration, json_option, print_json, print_table, when
+from scheduler.services import open_services
+from storage.renders.views import JobView, RenderView
+from storage.rules.states import State
+from storage.settings import read_settings
+
+
+@click.command()
+@click.argument("render_id", metavar="[RENDER]", required=False)
+@json_option
+def status(render_id: str | None, as_json: bool) -> None:
+    """How a render stands; without one, how the latest renders stand."""
+    views = open_services(read_settings()).views
+    if render_id is None:
+        renders = views.renders()
+        if as_json:
+            print_json([render_fields(render) for render in renders])
+        elif renders:
+            print_table(
+                ["RENDER", "STATE", "DONE", "FAILED", "CANCELLED", "TOTAL", "OWNER", "PRIORITY", "SUBMITTED"],
+                (
+                    (
+                        render.id,
+                        render.state,
+                        render.done,
+                        render.failed,
+                        render.cancelled,
+                        render.total,
+                        render.owner,
+                        render.priority.name.lower(),
+                        when(render.created_at),
+                    )
+                    for render in renders
+                ),
+            )
+        else:
+            click.echo('no renders yet; try: farm render "a large red star on a blue background"')
+        return
+    render = views.render(render_id)
+    if as_json:
+        print_json(render_fields(render))
+        return
+    click.echo(
+        f"render {render.id} of {render.owner}: {render.state}\n"
+        f"{render.done} done, {render.failed} failed, {render.cancelled} cancelled, {render.remaining} to go, "
+        f"of {render.total}\n"
+        f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
+        + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
+    )
+    # Not looked for where there are none: a million jobs would be gone through.
+    for job in views.jobs(render_id, state=State.FAILED, limit=5) if render.failed else ():
+        click.echo(f"failed: {job.id}: {job.error}")
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@json_option
+def jobs(render_id: str, state: str | None, as_json: bool) -> None:
+    """The jobs of a render, one picture each."""
+    views = open_services(read_settings()).views
+    views.render(render_id)
+    found = views.jobs(render_id, state=None if state is None else State(state))
+    if as_json:
+        print_json([job_fields(job) for job in found])
+        return
+    print_table(
+        ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR"],
+        (
+            (
+                job.id,
+                job.state,
+                job.spec.seed,
+                f"{job.spec.width}×{job.spec.height}",
+                job.attempt,
+                job.worker,
+                job.spec.prompt if len(job.spec.prompt) <= 60 else job.spec.prompt[:59] + "…",
+                job.fault,
+                job.error,
+            )
+            for job in found
+        ),
+    )
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+def recipe(job_id: str, as_json: bool) -> None:
+    """Everything needed to make a picture again: specification, seed, versions, device, batch."""
+    views = open_services(read_settings()).views
+    job = views.job(job_id)
+    fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.fields()}
+    if job.batch_id is not None:
+        batch = views.batch(job.batch_id)
+        fields |= {
+            "made_with": batch.recipe,
+            "batch": {"size": len(batch.job_row_ids), "position": batch.job_row_ids.index(job.row_id)},
+            "worker": batch.worker,
+            "render_seconds": round(batch.render_seconds, 3),
+            "object": job.object,
+            "sha256": job.sha256,
+        }
+    if as_json:
+        print_json(fields)
+    else:
+        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+
+
+def render_fields(render: RenderView) -> dict[str, Any]:
+    """A render as JSON shows it."""
+    return {
+        "render": render.id,
+        "state": render.state,
+        "owner": render.owner,
+        "priority": render.priority.name.lower(),
+        "total": render.total,
+        "done": render.done,
+        "failed": render.failed,
+        "cancelled": render.cancelled,
+        "created_at": render.created_at,
+        "finished_at": render.finished_at,
+    }
+
+
+def job_fields(job: JobView, *, file: str | None = None) -> dict[str, Any]:
+    """A job as JSON shows it; `file` is where its picture was downloaded to."""
+    return {
+        "id": job.id,
+        "index": job.index,
+        "state": job.state,
+        "seed": job.spec.seed,
+        "prompt": job.spec.prompt,
+        "file": file,
+        "object": job.object,
+        "sha256": job.sha256,
+        "attempt": job.attempt,
+        "fault": job.fault,
+        "error": job.error,
+    }

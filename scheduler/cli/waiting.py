@@ -1,0 +1,213 @@
+"""Seeing a render through: a broker to call workers with, progress while it runs, a summary at its end."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from scheduler.cli.output import counted, duration, print_json, progress_of, say
+from scheduler.cli.status import job_fields, render_fields
+from scheduler.intake.submit import Accepted, call_workers
+from scheduler.local import local_farm, redis_server
+from scheduler.results.download import Downloads
+from scheduler.results.follow import follow
+from scheduler.services import Services, open_tickets
+from storage.broker import Tickets
+from storage.errors import BadSettings, ServiceProblem
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.workers import SILENT_SECONDS
+from storage.renders.views import RenderView
+from storage.rules.states import State
+
+#: An embedded worker that is not up by then has a reason that is worth reading.
+_WORKER_SECONDS = 90.0
+_LOOK_EVERY_SECONDS = 2.0
+_SHOWN_FAILURES = 5
+
+
+def reachable_broker(services: Services) -> Tickets | None:
+    """Tickets over the broker that runs now; None if it is an embedded one that does not run yet.
+
+    Raises BrokerProblem if a configured one cannot be reached, BadSettings if there is none to start either.
+    """
+    settings = services.settings
+    if settings.broker_url is not None:
+        return open_tickets(settings, settings.broker_url)
+    if farm := local_farm.Home(settings).running():
+        return open_tickets(settings, farm.broker_url)
+    if not settings.embedded:
+        raise BadSettings(
+            "FARM_BROKER_URL is not set though other addresses are; set it, or run `farm up` in another terminal"
+        )
+    redis_server.require()
+    if find_spec("diffusers") is None:
+        raise BadSettings(
+            "nothing that renders is installed on this machine; set FARM_DATABASE_URL, FARM_BROKER_URL and "
+            'FARM_OBJECTS_URL to use a farm elsewhere, or run `pip install "diffusion-farm[worker,embedded]"`'
+        )
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A render that came to its end while we waited."""
+
+    render: RenderView
+    seconds: float
+    out: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every picture was made, 1 if not."""
+        return 0 if self.render.done == self.render.total else 1
+
+
+def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> Outcome:
+    """Wait until a render is finished, with progress, and its pictures in `out`."""
+    with _farm(services, accepted.models):
+        started = time.monotonic()
+        try:
+            render = _followed(services, accepted, out)
+        except KeyboardInterrupt:
+            _say_what_becomes_of(services, accepted.render_id)
+            raise
+        return Outcome(render=render, seconds=time.monotonic() - started, out=out)
+
+
+def report(services: Services, outcome: Outcome, *, as_json: bool) -> None:
+    """Print how a render ended."""
+    if as_json:
+        print_json(_result(services, outcome))
+    else:
+        _summarise(services, outcome)
+
+
+def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, called: bool) -> None:
+    """Print that a render waits in the queue."""
+    render = services.views.render(accepted.render_id)
+    if as_json:
+        print_json(render_fields(render))
+        return
+    click.echo(render.id)
+    say(f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells")
+    if not called:
+        say("no farm runs on this machine: `farm up` starts one, which renders what waits")
+
+
+@contextlib.contextmanager
+def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
+    """A farm that works while we wait: the embedded one, or the one elsewhere."""
+    settings = services.settings
+    if not settings.embedded:
+        yield
+        return
+    with local_farm.use(settings, say=say) as broker_url:
+        call_workers(services.jobs, services.registry, open_tickets(settings, broker_url), models)
+        yield
+
+
+def _followed(services: Services, accepted: Accepted, out: Path | None) -> RenderView:
+    render_id = accepted.render_id
+    downloads = None if out is None else Downloads(services.views, services.objects, render_id, out)
+    total = services.views.render(render_id).total
+    watch = _Watch(services, accepted.models)
+    with progress_of(f"render {render_id}", total) as show:
+
+        def show_and_watch(render: RenderView) -> None:
+            show(render)
+            watch.look()
+
+        return follow(services.views, render_id, downloads=downloads, show=show_and_watch)
+
+
+class _Watch:
+    """Looks whether anybody works for us, and says once for each model that nobody serves it, or may."""
+
+    def __init__(self, services: Services, models: Iterable[str]) -> None:
+        self._services = services
+        self._unserved = set(models)
+        self._allowed = set(models)
+        self._faults = FaultLog(services.database)
+        self._started = time.monotonic()
+        self._look_at = 0.0
+
+    def look(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+        if self._services.settings.embedded:
+            self._look_for_the_farm()
+        if self._unserved:
+            self._look_for_workers()
+        if self._allowed:
+            self._look_for_quarantines()
+
+    def _look_for_the_farm(self) -> None:
+        """Raises ServiceProblem if the farm that worked for us is no more."""
+        home = local_farm.Home(self._services.settings)
+        if home.running() is None:
+            raise ServiceProblem(
+                "the farm on this machine has ended; the jobs are kept, `farm up` goes on with them. "
+                f"Its last words: {home.last_words()}"
+            )
+
+    def _look_for_workers(self) -> None:
+        alive = [worker for worker in self._services.workers.all() if worker.silent_for < SILENT_SECONDS]
+        self._unserved -= {alias for worker in alive for alias in worker.models}
+        if self._services.settings.embedded and not alive:
+            if time.monotonic() - self._started > _WORKER_SECONDS:
+                say(f"no worker is up yet; {local_farm.Home(self._services.settings).logs / 'farm.log'} tells why")
+                self._unserved.clear()
+            return
+        for alias in sorted(self._unserved):
+            say(
+                f"nobody is serving the model {alias}, its jobs wait in the queue; `farm workers` lists who serves "
+                "what, `farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
+            )
+        self._unserved.clear()
+
+    def _look_for_quarantines(self) -> None:
+        if not (quarantines := self._faults.quarantines()):
+            return
+        for alias in sorted(self._allowed):
+            serving = {worker.name for worker in self._services.workers.serving(alias)}
+            out = [q for q in quarantines if q.worker in serving and q.model in (None, alias)]
+            if serving and serving == {quarantine.worker for quarantine in out}:
+                say(
+                    f"every worker that serves the model {alias} is in quarantine, its jobs wait: {out[0].worker} for "
+                    f"{out[0].reason}; `farm workers` tells more, `farm workers release WORKER` ends it"
+                )
+                self._allowed.discard(alias)
+
+
+def _say_what_becomes_of(services: Services, render_id: str) -> None:
+    left = services.views.render(render_id).remaining
+    goes_on = "`farm up` goes on with them" if services.settings.embedded else "the farm goes on with them"
+    say(f"\nleft render {render_id} with {counted(left, 'job')} to go: {goes_on}, `farm cancel {render_id}` drops them")
+
+
+def _result(services: Services, outcome: Outcome) -> dict[str, object]:
+    jobs = [
+        job_fields(
+            job,
+            file=str(outcome.out / job.file_name) if outcome.out is not None and job.state is State.DONE else None,
+        )
+        for job in services.views.jobs(outcome.render.id)
+    ]
+    return {**render_fields(outcome.render), "jobs": jobs}
+
+
+def _summarise(services: Services, outcome: Outcome) -> None:
+    render, took = outcome.render, outcome.seconds
+    parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
+    parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
+    where = f"in {outcome.out}" if outcome.out else f"in {services.objects.shown} (--out DIR downloads them)"
+    click.echo(f"render {render.id} is {render.state}: {', '.join(parts)} in {duration(took)}, {where}")
+    for job in services.views.jobs(render.id, state=State.FAILED, limit=_SHOWN_FAILURES):
+        say(f"failed: {job.id} ({job.spec.prompt[:40]}): {job.error}")
+    if render.failed:
+        say(f"`farm jobs {render.id} --state failed` lists all of them, `farm retry {render.id}` tries them again")

@@ -1,0 +1,142 @@
+"""One turn of the clock: what is due fires, what was missed is noted, windows open and close.
+
+Any number of processes may do this at once, and be killed in it: a firing is decided in one transaction, by whoever
+writes its row first (`storage.renders.schedules`).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from scheduler.cron.plan import Planned, due, is_open, next_time
+from scheduler.cron.stored_orders import Kept, kept_order
+from scheduler.intake.submit import call_workers, quanta
+from scheduler.services import Services
+from storage.access.keys import Keys
+from storage.access.quotas import Quotas, over_limit
+from storage.broker import Tickets
+from storage.errors import InvalidInput, ObjectStoreProblem
+from storage.jobs.jobs import Jobs
+from storage.objects.s3 import ObjectStore
+from storage.renders.schedules import Outcome, Schedule, Schedules
+from storage.spec.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clockwork:
+    schedules: Schedules
+    jobs: Jobs
+    keys: Keys
+    quotas: Quotas
+    objects: ObjectStore
+    registry: Registry
+    tickets: Tickets | None
+    #: Seconds since 1970; None: by the database's clock.
+    clock: Callable[[], float] | None = None
+
+    def now(self) -> float:
+        return self.schedules.now() if self.clock is None else self.clock()
+
+    def run_once(self) -> float:
+        """Seconds until something is due again, at most an hour.
+
+        Raises ServiceProblem; what was done stays done, and the rest is tried again with the next turn.
+        """
+        now = self.now()
+        wait = 3600.0
+        problem: ObjectStoreProblem | None = None
+        for schedule in self.schedules.all():
+            try:
+                if not schedule.paused:
+                    wait = min(wait, self._fire_due(schedule, now))
+                self._keep_window(schedule, now)
+            except ObjectStoreProblem as error:
+                # Of this schedule's prompts; others may have none there.
+                problem = error
+        if problem is not None:
+            raise problem
+        return wait
+
+    def fire_by_hand(self, schedule: Schedule) -> str | None:
+        """Fire now, whatever the plan says; the render, None where overlap forbids it. Raises InvalidInput."""
+        return self._fire(schedule, self.now(), note="by hand")
+
+    def _fire_due(self, schedule: Schedule, now: float) -> float:
+        plan = schedule.plan
+        for planned in due(plan.cron, plan.timezone, plan.catch_up, after=schedule.decided_to, now=now):  # type: ignore[arg-type]
+            self._decide(schedule, planned)
+        coming = next_time(plan.cron, plan.timezone, max(now, schedule.decided_to))
+        return 3600.0 if coming is None else coming - now
+
+    def _decide(self, schedule: Schedule, planned: Planned) -> None:
+        if not planned.fires:
+            self.schedules.note(schedule, planned.at, Outcome.MISSED)
+            return
+        try:
+            self._fire(schedule, planned.at)
+        except InvalidInput as error:
+            # A model that is registered no more, rows that are lost: it would not go better a second later.
+            if self.schedules.note(schedule, planned.at, Outcome.FAILED, str(error)):
+                log.error("schedule cannot fire name=%s: %s", schedule.name, error)
+
+    def _fire(self, schedule: Schedule, at: float, note: str | None = None) -> str | None:
+        try:
+            kept = Kept.model_validate(schedule.order)
+        except ValidationError:
+            raise InvalidInput("it was made by another version of the farm; remove it, and add it again") from None
+        self._check_key(kept)
+        opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
+        with kept_order(kept, self.objects, name=schedule.name) as order:
+            render_id = self.schedules.fire(
+                schedule,
+                at,
+                order.wanted(self.registry, self.objects),
+                kept.submission(schedule.owner, held=not opened),
+                quanta(self.registry),
+                by_hand=note,
+            )
+        if render_id is not None:
+            log.info("schedule fired name=%s render=%s", schedule.name, render_id)
+            # Whichever models it needs: their tickets are topped up where any lack.
+            call_workers(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+        return render_id
+
+    def _check_key(self, kept: Kept) -> None:
+        """Raises InvalidInput if whoever made the schedule may not submit that (any more)."""
+        if kept.key_id is None:
+            return
+        key = self.keys.usable(kept.key_id)
+        if key is None:
+            raise InvalidInput("the key that it was made with is revoked or expired")
+        if over := over_limit(key.limits, self.quotas.used(key.id), kept.pictures):
+            raise InvalidInput(over.words)
+
+    def _keep_window(self, schedule: Schedule, now: float) -> None:
+        """Release what the schedule has submitted when its window opens, hold what is left of it when it closes."""
+        plan = schedule.plan
+        if plan.window is None:
+            return
+        opened = is_open(plan.window, plan.timezone, now)
+        for render_id in self.schedules.out_of_step(schedule, window_open=opened):
+            if opened:
+                self.jobs.release(render_id)
+                call_workers(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+            else:
+                self.jobs.hold(render_id)
+            self.schedules.note_window(render_id, window_open=opened)
+
+
+def clockwork_of(services: Services, tickets: Tickets | None) -> Clockwork:
+    return Clockwork(
+        schedules=Schedules(services.database, services.jobs),
+        jobs=services.jobs,
+        keys=Keys(services.database),
+        quotas=Quotas(services.database),
+        objects=services.objects,
+        registry=services.registry,
+        tickets=tickets,
+    )

@@ -1,0 +1,1 @@
+"""From whatever asks to accepted jobs: requests, orders, manifests, templates, uploads, submission."""

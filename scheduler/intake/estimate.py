@@ -1,0 +1,57 @@
+"""What a render would take, judged by what was rendered lately: pictures, batches, seconds of a device, bytes."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from storage.jobs.values import Wanted
+from storage.renders.measures import Measures, Sample
+from storage.spec.picture import Spec
+from storage.spec.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    pictures: int
+    batches: int
+    #: Of one device; None where nothing of a model was rendered lately.
+    device_seconds: float | None
+    #: In the store; None likewise.
+    bytes: int | None
+    models: tuple[str, ...]
+
+
+def estimate(wanted: Iterable[Wanted], registry: Registry, measures: Measures) -> Estimate:
+    """Goes through all that is wanted, and keeps none of it."""
+    of_key: Counter[tuple[str, str]] = Counter()
+    pixels: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+    for one in wanted:
+        spec = one.spec
+        of_key[spec.model, spec.batch_key()] += 1
+        pixels[spec.model] += spec.width * spec.height
+        steps[spec.model] += _work(spec)
+    samples = {model: measures.samples(model) for model in pixels}
+    known = all(samples.values())
+    return Estimate(
+        pictures=of_key.total(),
+        batches=sum(-(-n // registry[model].batch_limit) for (model, _), n in of_key.items()),
+        device_seconds=sum(n * _seconds_per_work(samples[model]) for model, n in steps.items()) if known else None,
+        bytes=round(sum(n * _bytes_per_pixel(samples[model]) for model, n in pixels.items())) if known else None,
+        models=tuple(sorted(pixels)),
+    )
+
+
+def _work(spec: Spec) -> int:
+    """Pixels denoised: with guidance, every step is made for the prompt and against the negative one."""
+    return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
+
+
+def _seconds_per_work(samples: Sequence[Sample]) -> float:
+    return sum(sample.seconds for sample in samples) / sum(sample.pictures * _work(sample.spec) for sample in samples)
+
+
+def _bytes_per_pixel(samples: Sequence[Sample]) -> float:
+    stored = [sample for sample in samples if sample.bytes is not None]
+    pixels = sum(sample.spec.width * sample.spec.height for sample in stored)
+    return sum(sample.bytes or 0 for sample in stored) / pixels if pixels else 0.0

@@ -1,0 +1,61 @@
+"""Where a prompt file is: a path, `-` (standard input) or an object, `s3://bucket/key`."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from scheduler.intake.manifests import Manifest, manifest
+from storage.errors import InvalidInput
+from storage.objects.s3 import copy_object
+from storage.settings import Settings
+
+
+@contextmanager
+def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
+    """A prompt file on this machine; what comes from elsewhere is copied into a temporary file first.
+
+    Raises InvalidInput, ObjectStoreProblem.
+    """
+    if given != "-" and not given.startswith("s3://"):
+        path = Path(given)
+        if path.is_file() or path.is_dir() or not path.exists():
+            yield manifest(path, kind=kind)
+            return
+    with tempfile.NamedTemporaryFile(prefix="farm-prompts-") as file:
+        _copy(given, settings, file)
+        file.flush()
+        yield Manifest(
+            path=Path(file.name),
+            kind=kind or _kind(given, file),
+            shown="standard input" if given == "-" else given,
+            folder=Path(),
+        )
+
+
+def _copy(given: str, settings: Settings, file: IO[bytes]) -> None:
+    if given == "-":
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    elif given.startswith("s3://"):
+        copy_object(given, file, settings)
+    else:
+        # A pipe, such as a shell's <(…): read once.
+        try:
+            with Path(given).open("rb") as pipe:
+                shutil.copyfileobj(pipe, file)
+        except OSError as error:
+            raise InvalidInput(f"{given}: {error.strerror}") from None
+
+
+def _kind(given: str, file: IO[bytes]) -> str:
+    """What came without a name, by its beginning."""
+    if given.startswith("s3://"):
+        return Path(given).suffix.lower().removeprefix(".")
+    file.seek(0)
+    start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    return "jsonl" if start.startswith(b"{") else "txt"

@@ -1,0 +1,33 @@
+"""How many tickets there should be: enough to wake every worker that could help, never more than a window."""
+
+from storage.broker import Tickets
+from storage.jobs.jobs import Jobs
+from storage.rules.states import Priority
+from storage.spec.models import Model
+
+
+def missing(*, waiting: int, batch_limit: int, queued: int, most: int) -> int:
+    """How many tickets to publish so that there is one per waiting batch, and at most `most`."""
+    wanted = min(-(-waiting // batch_limit), most)
+    return max(0, wanted - queued)
+
+
+def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
+    """Publish the tickets that a model's waiting jobs lack; how many. Raises BrokerProblem.
+
+    Each priority has its share of the window, less what workers hold and may put back. So there are never more than
+    the window holds, whatever the backlog, and an urgent job's ticket is never crowded out.
+    """
+    share = max(1, (tickets.window - tickets.in_hand()) // len(Priority))
+    queued = tickets.queued(model.alias)
+    published = 0
+    for priority in Priority:
+        n = missing(
+            waiting=jobs.waiting(model.alias, priority, at_most=share * model.batch_limit),
+            batch_limit=model.batch_limit,
+            queued=queued[priority],
+            most=share,
+        )
+        tickets.publish(model.alias, priority, n)
+        published += n
+    return published

@@ -1,0 +1,147 @@
+"""Examining what the farm stands on: every address tried, each fault with what to do about it."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scheduler.local import local_farm
+from scheduler.services import make_home
+from storage.broker import Tickets
+from storage.database import schema
+from storage.database.connection import Database
+from storage.errors import BrokerProblem, DatabaseProblem, FarmError
+from storage.fleet.workers import Workers
+from storage.objects.s3 import open_objects
+from storage.settings import Settings
+from storage.spec.registry import read_registry
+
+#: Probed with an object of this name; the worker's rights are enough for it.
+_PROBE_KEY = "doctor/probe"
+_LOW_DISK_BYTES = 2 * 2**30
+#: SQLite before this can corrupt a WAL database in a rare race of several writers (sqlite.org, WAL-reset bug).
+_SAFE_SQLITE = (3, 51, 3)
+
+
+class Grade(StrEnum):
+    GOOD = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    grade: Grade
+    words: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Findings in the order in which to mend them. Nothing raises; the object store is left as it was."""
+    for what, look in (
+        ("settings", _look_at_settings),
+        ("home", _look_at_home),
+        ("models", _look_at_models),
+        ("database", _look_at_database),
+        ("broker", _look_at_broker),
+        ("objects", _look_at_objects),
+        ("workers", _look_at_workers),
+    ):
+        yield _examined(what, look, settings)
+
+
+def _examined(what: str, look: Callable[[Settings], Finding | str], settings: Settings) -> Finding:
+    try:
+        found = look(settings)
+    except FarmError as error:
+        return Finding(what, Grade.BROKEN, str(error))
+    return found if isinstance(found, Finding) else Finding(what, Grade.GOOD, found)
+
+
+def _look_at_settings(_settings: Settings) -> Finding | str:
+    known = {f"FARM_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith("FARM_") and name not in known)
+    if unknown:
+        words = f"unknown {', '.join(unknown)}: misspelt? deploy/env.example names every setting"
+        return Finding("settings", Grade.WARNING, words)
+    return "embedded: no address is set" if _settings.embedded else "addresses from the environment"
+
+
+def _look_at_home(settings: Settings) -> Finding | str:
+    make_home(settings)
+    free = shutil.disk_usage(settings.home).free
+    if free < _LOW_DISK_BYTES:
+        return Finding("home", Grade.WARNING, f"{settings.home}: only {free / 2**30:.1f} GiB free")
+    return f"{settings.home}: writable, {free / 2**30:.0f} GiB free"
+
+
+def _look_at_models(settings: Settings) -> str:
+    registry = read_registry(settings)
+    return f"{', '.join(registry.models)} (default {registry.default})"
+
+
+def _look_at_database(settings: Settings) -> Finding | str:
+    if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
+        return f"{settings.database}: will be made on first use"
+    database = Database(settings.database)
+    with contextlib.closing(database):
+        schema.check(database)
+    if settings.database.startswith("sqlite") and sqlite3.sqlite_version_info < _SAFE_SQLITE:
+        words = f"{database.shown}: fine on one machine (SQLite {sqlite3.sqlite_version}); for a farm use PostgreSQL"
+        return Finding("database", Grade.GOOD, words)
+    return f"{database.shown}: reachable, of this version"
+
+
+def _look_at_broker(settings: Settings) -> Finding | str:
+    url = settings.broker_url
+    if url is None:
+        farm = local_farm.Home(settings).running()
+        if farm is None:
+            return "not set: `farm render` or `farm up` starts one here"
+        url = farm.broker_url
+    tickets = Tickets(settings.model_copy(update={"broker_url": url}))
+    tickets.check()
+    policy = tickets.eviction_policy()
+    if policy not in (None, "noeviction"):
+        words = f"{tickets.shown}: maxmemory-policy is {policy}; set noeviction, or Redis throws tickets away when full"
+        return Finding("broker", Grade.WARNING, words)
+    return f"{tickets.shown}: reachable"
+
+
+def _look_at_objects(settings: Settings) -> Finding | str:
+    objects = open_objects(settings)
+    objects.check()
+    objects.delete(_PROBE_KEY)
+    first = objects.put(_PROBE_KEY, b"first")
+    try:
+        second = objects.put(_PROBE_KEY, b"second")
+    finally:
+        objects.delete(_PROBE_KEY)
+    if second.sha256 != first.sha256:
+        words = (
+            f"{objects.shown}: ignores `If-None-Match: *`; a picture made twice could replace itself. Update the store"
+        )
+        return Finding("objects", Grade.WARNING, words)
+    return f"{objects.shown}: written, read and deleted; first write wins"
+
+
+def _look_at_workers(settings: Settings) -> Finding | str:
+    registry = read_registry(settings)
+    if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
+        return "none runs"
+    database = Database(settings.database)
+    with contextlib.closing(database):
+        try:
+            schema.check(database)
+            unserved = [alias for alias in registry.models if not Workers(database).serving(alias)]
+        except (DatabaseProblem, BrokerProblem) as error:
+            return Finding("workers", Grade.WARNING, f"not known: {error}")
+    if len(unserved) == len(registry.models):
+        words = "none runs" + ("" if settings.embedded else "; start `farm-worker` on a machine with a device")
+        return Finding("workers", Grade.GOOD if settings.embedded else Grade.WARNING, words)
+    if unserved:
+        return Finding("workers", Grade.WARNING, f"nobody serves {', '.join(unserved)}")
+    return "every model is served"

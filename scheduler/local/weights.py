@@ -1,0 +1,65 @@
+"""Whether a model's weights are on this machine, told without the libraries that load them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.spec.models import DiffusersModel, Model, Weights
+
+
+def missing(model: Model) -> list[str]:
+    """The sources of a model, its prior and its ControlNets that would have to be fetched first, whole or in part."""
+    if not isinstance(model, DiffusersModel):
+        return []
+    return [weights.source for weights in _needed(model) if not _is_here(weights)]
+
+
+def _needed(model: DiffusersModel) -> Iterator[Weights]:
+    yield model
+    # The card of a decoder names its prior; while it is not here, neither is the decoder.
+    card = _snapshot(model) / "README.md"
+    if card.exists() and (named := re.search(r"^prior:\s*-\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)):
+        yield Weights(source=named[1], variant=model.variant)
+    yield from model.controlnets
+
+
+def _is_here(weights: Weights) -> bool:
+    if weights.source.startswith("shipped:") or Path(weights.source).exists():
+        return True
+    folder = _snapshot(weights)
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (folder / "config.json").exists() and _has_weights(folder)  # a ControlNet
+    parts = [folder / name for name, part in index.items() if isinstance(part, list) and part[0]]
+    return all(part.is_dir() or part.name == "safety_checker" for part in parts) and all(map(_has_weights, parts))
+
+
+def _has_weights(part: Path) -> bool:
+    """Whether a part of a pipeline has the weights that it needs: tokenizers and samplers have no `config.json`."""
+    if not (part / "config.json").exists():
+        return True
+    shards = {
+        shard
+        for index in part.glob("*.safetensors.index*.json")
+        for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    }
+    return all((part / shard).exists() for shard in shards) and any(part.glob("*.safetensors"))
+
+
+def _snapshot(weights: Weights) -> Path:
+    """The folder that holds a repository's files at the wanted revision, if they were fetched."""
+    kept = _hub_cache() / f"models--{weights.source.replace('/', '--')}"
+    revision = weights.revision or "main"
+    branch = kept / "refs" / revision
+    return kept / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps what it fetched, as its documentation says."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))

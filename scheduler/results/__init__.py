@@ -1,0 +1,1 @@
+"""What becomes of finished pictures: download, contact sheets, comparison, purge."""

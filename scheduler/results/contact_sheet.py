@@ -1,0 +1,111 @@
+"""Contact sheets: the pictures of a render at a glance, each with its prompt and seed."""
+
+import io
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from scheduler.results.picture_checks import Findings
+from storage.errors import InvalidInput
+from storage.objects.s3 import ObjectStore
+from storage.renders.views import JobView, Views
+from storage.rules.states import State
+
+#: Pictures on one sheet: what a person can take in, and what keeps the file small.
+MOST = 200
+
+#: Three times the width of the shipped model's pictures.
+_CELL = 192
+_GAP = 12
+_CAPTION_LINES = 3
+_LINE = 13
+_FONT_SIZE = 11
+_PAPER, _INK, _PALE, _MARK = (250, 250, 248), (30, 30, 30), (120, 120, 120), (176, 0, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One picture of a sheet, as a PNG file, and what is written below it."""
+
+    picture: bytes
+    prompt: str
+    note: str
+    #: What is remarkable about it (`scheduler.results.picture_checks`).
+    remarks: Sequence[str] = ()
+
+
+def tiles(
+    views: Views, objects: ObjectStore, render_id: str, *, findings: Findings, most: int = MOST
+) -> Iterator[Tile]:
+    """The finished pictures of a render, the first ones where there are more than `most`; each is looked at."""
+    for job in islice(views.jobs(render_id, state=State.DONE), most):
+        if job.object is not None:
+            data = objects.get(job.object)
+            with Image.open(io.BytesIO(data)) as picture:
+                remarks = findings.look(f"{job.index:06d}", job.spec, picture)
+            yield Tile(picture=data, prompt=job.spec.prompt, note=_note(job), remarks=remarks)
+
+
+def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
+    """The tiles in rows; small pictures are magnified by whole factors, so that every pixel stays sharp.
+
+    Raises ValueError without any tile.
+    """
+    cells = [_cell(tile) for tile in tiles]
+    if not cells:
+        raise ValueError("no picture to put on the sheet")
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    width, height = cells[0].size
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), _PAPER)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
+        sheet.paste(cell, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
+    return sheet
+
+
+def write(sheet: Image.Image, path: Path) -> None:
+    """Raises InvalidInput if the file cannot be written."""
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be written ({error.strerror or error}); choose another file") from None
+
+
+def _note(job: JobView) -> str:
+    called = f"  {job.custom_id}" if job.custom_id else ""
+    labels = "".join(f"  {name}: {value}" for name, value in (job.labels or {}).items())
+    return f"{job.index:06d}  seed {job.spec.seed}{called}{labels}"
+
+
+def _cell(tile: Tile) -> Image.Image:
+    cell = Image.new("RGB", (_CELL, _CELL + (_CAPTION_LINES + 1) * _LINE + 4), _PAPER)
+    with Image.open(io.BytesIO(tile.picture)) as file:
+        picture = _fitted(file.convert("RGB"))
+    cell.paste(picture, ((_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
+    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(_FONT_SIZE)
+    # The whole note is for pages, where there is room for it.
+    note = "  ".join((*tile.note.split("  ")[:2], *tile.remarks))
+    caption = [*((line, _INK) for line in _wrapped(tile.prompt, font)), (note, _MARK if tile.remarks else _PALE)]
+    for number, (line, colour) in enumerate(caption):
+        draw.text((0, _CELL + 4 + number * _LINE), line, fill=colour, font=font)
+    return cell
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    scale = _CELL / max(picture.size)
+    if scale >= 1:
+        whole = int(scale)
+        return picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Sequence[str]:
+    """The prompt in as many lines as there is room for."""
+    letters = int(_CELL / font.getlength("n"))
+    return textwrap.wrap(" ".join(prompt.split()), width=letters, max_lines=_CAPTION_LINES, placeholder=" …")

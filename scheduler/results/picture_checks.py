@@ -1,0 +1,44 @@
+"""What a look at pictures finds: the same one twice, and those that are nearly black."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageStat
+
+from storage.spec.picture import Spec
+
+#: Of 255: the mean brightness below which hardly anything can be seen.
+DARK = 8.0
+
+
+@dataclass
+class Findings:
+    """Goes through pictures one by one; keeps a hash of each."""
+
+    pictures: int = 0
+    duplicates: int = 0
+    dark: int = 0
+    _seen: dict[bytes, str] = field(default_factory=dict)
+
+    def look(self, name: str, spec: Spec, picture: Image.Image) -> list[str]:
+        """What is remarkable about a picture, in words."""
+        found = []
+        self.pictures += 1
+        # Of the pixels: the files differ in what they say about how the picture was made. And of what was asked: made
+        # in another batch, the same picture may differ in its last bit.
+        pixels = picture.convert("RGB")
+        looks = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
+        asked = hashlib.sha256(spec.canonical().encode()).digest()
+        first = min(self._seen.setdefault(looks, name), self._seen.setdefault(asked, name))
+        if first != name:
+            self.duplicates += 1
+            found.append(f"same as {first}")
+        if ImageStat.Stat(pixels.convert("L")).mean[0] < DARK:
+            self.dark += 1
+            found.append("nearly black")
+        return found
+
+    def words(self) -> str:
+        """`3 duplicates, 1 nearly black`; empty where nothing was found."""
+        counts = ((self.duplicates, "duplicate" if self.duplicates == 1 else "duplicates"), (self.dark, "nearly black"))
+        return ", ".join(f"{n} {what}" for n, what in counts if n)

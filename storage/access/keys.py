@@ -1,0 +1,182 @@
+"""API keys: who may do what, and how much. A key is shown once, when it is made; only its hash is stored."""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import keys
+from storage.errors import BadSpecification, NotFound
+
+#: `farm_<id>_<secret>`: the id finds the row, 32 random bytes of secret are too many to guess.
+_KEY = re.compile(r"farm_([0-9a-z]{12})_([\w-]{43})")
+_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+#: As FARM_OWNER.
+_OWNER = re.compile(r"[\w.@-]{1,64}")
+
+
+class Role(StrEnum):
+    """What a key may do; each may do what those before it may."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
+    def covers(self, needed: "Role") -> bool:
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much the holder of a key may ask for; None: without limit."""
+
+    #: Pictures that wait or run at once.
+    queued: int | None = None
+    #: Pictures accepted within any 24 hours.
+    per_day: int | None = None
+    #: Pixels × steps of one picture.
+    work: int | None = None
+    #: Requests to submit within a minute.
+    per_minute: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key as far as it may be shown."""
+
+    id: str
+    name: str
+    owner: str
+    role: Role
+    limits: Limits
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class Keys:
+    """Making, finding and revoking keys."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def create(
+        self, *, name: str, owner: str, role: Role, limits: Limits, seconds: float | None = None
+    ) -> tuple[Key, str]:
+        """A new key and its secret form, which nobody can tell again.
+
+        Args:
+            seconds: how long it is valid; None: until it is revoked.
+
+        Raises BadSpecification for a name or owner that is none.
+        """
+        if not _OWNER.fullmatch(owner):
+            raise BadSpecification(f"owner: {owner!r}; expected up to 64 letters, digits, dots, dashes and @")
+        if not name.strip() or len(name) > 100:
+            raise BadSpecification("name: expected 1 to 100 characters that say what the key is for")
+        key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
+        secret = secrets.token_urlsafe(32)
+        self._insert(key_id, name.strip(), owner, role, limits, _hash(secret), seconds)
+        return self._one(key_id), f"farm_{key_id}_{secret}"
+
+    @transaction
+    def _insert(
+        self,
+        connection: Connection,
+        key_id: str,
+        name: str,
+        owner: str,
+        role: Role,
+        limits: Limits,
+        hashed: str,
+        seconds: float | None,
+    ) -> None:
+        connection.execute(
+            insert(keys).values(
+                id=key_id,
+                name=name,
+                owner=owner,
+                role=role,
+                limits=json.dumps(asdict(limits)),
+                hash=hashed,
+                created_at=database_now(),
+                expires_at=None if seconds is None else database_now() + seconds,
+            )
+        )
+
+    def find(self, text: str) -> Key | None:
+        """The key that somebody presents; None if it is unknown, wrong, expired or revoked."""
+        match = _KEY.fullmatch(text)
+        if match is None:
+            return None
+        with self.database.read() as connection:
+            row = connection.execute(select(keys, database_now().label("now")).where(keys.c.id == match[1])).first()
+        # Compared in a time that tells nothing about how much of it is right.
+        right = hmac.compare_digest(_hash(match[2]), "" if row is None else row.hash)
+        if row is None or not right or row.revoked_at is not None:
+            return None
+        return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
+
+    def usable(self, key_id: str) -> Key | None:
+        """A key by its id, unless it is expired or revoked."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(keys).where(
+                    keys.c.id == key_id,
+                    keys.c.revoked_at.is_(None),
+                    keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
+                )
+            ).first()
+        return None if row is None else _key(row)
+
+    def all(self) -> Sequence[Key]:
+        """In the order in which they were made."""
+        with self.database.read() as connection:
+            return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))]
+
+    def any_valid(self) -> bool:
+        """Whether there is a key that would be let in."""
+        usable = keys.c.revoked_at.is_(None) & (keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()))
+        with self.database.read() as connection:
+            return connection.execute(select(keys.c.id).where(usable).limit(1)).first() is not None
+
+    @transaction
+    def revoke(self, connection: Connection, key_id: str) -> None:
+        """From now on it is not let in. Idempotent. Raises NotFound."""
+        known = connection.execute(select(keys.c.id).where(keys.c.id == key_id)).first()
+        if known is None:
+            raise NotFound(f"no key has the id {key_id[:40]!r}; `farm keys list` lists them")
+        connection.execute(
+            update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=database_now())
+        )
+
+    def _one(self, key_id: str) -> Key:
+        with self.database.read() as connection:
+            return _key(connection.execute(select(keys).where(keys.c.id == key_id)).one())
+
+
+def _hash(secret: str) -> str:
+    # Of 256 random bits: a slow hash would add nothing.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        id=row.id,
+        name=row.name,
+        owner=row.owner,
+        role=Role(row.role),
+        limits=Limits(**json.loads(row.limits)),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,37 @@
+"""Secrets of the farm's own, made when they are first needed: all of its processes sign with the same."""
+
+import base64
+import secrets
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.database.connection import Database, transaction
+from storage.database.tables import signing_secrets
+
+_BYTES = 32
+
+
+class Secrets:
+    """Secrets by name."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def get(self, name: str) -> str:
+        """32 random bytes as base64, always the same for a name."""
+        statement = select(signing_secrets.c.secret).where(signing_secrets.c.name == name)
+        with self.database.read() as connection:
+            found: str | None = connection.execute(statement).scalar()
+        if found is not None:
+            return found
+        self._make(name)
+        with self.database.read() as connection:
+            # Whoever was first has made it.
+            return str(connection.execute(statement).scalar_one())
+
+    @transaction
+    def _make(self, connection: Connection, name: str) -> None:
+        made = base64.b64encode(secrets.token_bytes(_BYTES)).decode()
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        connection.execute(dialect.insert(signing_secrets).values(name=name, secret=made).on_conflict_do_nothing())

@@ -1,0 +1,9 @@
+"""Run by Alembic: `storage.database.schema` hands over the connection."""
+
+from alembic import context
+
+from storage.database.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

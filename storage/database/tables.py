@@ -1,0 +1,367 @@
+"""The tables. The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+from storage.rules.states import State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: Times are seconds since 1970 by the database's clock.
+renders = Table(
+    "renders",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("cancelled", Integer, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    # Whether its events are written down, and how many there were.
+    Column("watched", Boolean, nullable=False, server_default=false()),
+    Column("events", Integer, nullable=False, server_default="0"),
+    # Kept out of the queue: what of it waits is held, not queued.
+    Column("held", Boolean, nullable=False, server_default=false()),
+    # Being deleted: nobody sees it any more (`storage.renders.purge`).
+    Column("purging", Boolean, nullable=False, server_default=false()),
+    # Where to tell what happens, and which kinds of events (separated by spaces).
+    Column("webhook_url", Text),
+    Column("webhook_events", Text),
+    # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
+    Column("idempotency_key", String(255)),
+    Column("request_hash", String(64)),
+    # The API key that it came with, whose limits it counts against.
+    Column("key_id", String(12)),
+    Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
+    Index("ix_renders_created_at", "created_at"),
+    # An owner's own, newest first.
+    Index("ix_renders_owner", "owner", "created_at"),
+    Index("ix_renders_key_id", "key_id", "created_at"),
+)
+
+_queued = text("state = 'queued'")
+_running = text("state = 'running'")
+_named = text("custom_id IS NOT NULL")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # Grows with submission, so that it orders jobs by age; people see `<render id>-<index>`.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("render_id", String(32), ForeignKey("renders.id"), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("batch_key", String(32), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("state", String(9), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("worker", String(128)),
+    Column("lease_until", Double),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("batch_id", String(32)),
+    Column("object", Text),
+    Column("sha256", String(64)),
+    Column("bytes", Integer),
+    Column("error", Text),
+    # Class of the last thing that went wrong (`storage.rules.faults`).
+    Column("fault", String(20)),
+    # Rendered alone: its process died with it, and the others of its batch are not to die with it again.
+    Column("suspect", Boolean, nullable=False, server_default=false()),
+    # Until then its last worker leaves it to others.
+    Column("elsewhere_until", Double),
+    # As its render.
+    Column("watched", Boolean, nullable=False, server_default=false()),
+    # What the caller calls it, and what else was said of it (JSON): carried through to exports.
+    Column("custom_id", String(200)),
+    Column("labels", Text),
+    UniqueConstraint("render_id", "index"),
+    CheckConstraint(
+        "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
+        name="state",
+    ),
+    # The claim: the head of a model's queue, then the next jobs of the head's batch key.
+    Index("ix_jobs_queue", "model", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
+    # Dealing out turns: where this owner's jobs end.
+    Index("ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_custom_id", "render_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
+    # The sweep: leases that ran out.
+    Index("ix_jobs_leases", "lease_until", sqlite_where=_running, postgresql_where=_running),
+)
+
+#: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
+#: depend on the shape of its batch, so making it again exactly takes its batch mates.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("worker", String(128), nullable=False),
+    # None in rows of the farm's first versions.
+    Column("model", String(63)),
+    Column("jobs", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("render_seconds", Double, nullable=False),
+    Column("finished_at", Double, nullable=False),
+    # A worker's last success.
+    Index("ix_batches_worker", "worker", "finished_at"),
+    # What was made lately.
+    Index("ix_batches_finished_at", "finished_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("host", String(128), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("models", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("model", String(63)),
+    # How many pictures it is rendering now.
+    Column("batch", Integer, nullable=False, server_default="0"),
+    Column("pictures", Integer, nullable=False),
+    # Of watched jobs: which are at the device, and how many of their steps are done.
+    Column("jobs", Text, nullable=False, server_default="[]"),
+    Column("step", Integer, nullable=False, server_default="0"),
+    Column("steps", Integer, nullable=False, server_default="0"),
+    # Pictures a second, over the last minute.
+    Column("rate", Double, nullable=False, server_default="0"),
+    # What it waits for, such as a store that refuses its pictures.
+    Column("trouble", Text),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+#: What went wrong: a row for each job that it met, or one without a job where a service was away.
+faults = Table(
+    "faults",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("fault", String(20), nullable=False),
+    Column("worker", String(128)),
+    Column("model", String(63)),
+    Column("job_id", BigInteger),
+    Column("attempt", Integer),
+    # The same for all the jobs that one fault met.
+    Column("incident", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+    Index("ix_faults_at", "at"),
+    Index("ix_faults_worker", "worker", "at"),
+    # Deleted with its job.
+    Index("ix_faults_job_id", "job_id"),
+)
+
+#: Workers that are left out: whole devices (model '') or models on a device.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("worker", String(128), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("since", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+#: Jobs that ended without a picture though one may have been stored (`storage.jobs.orphans`).
+leftovers = Table(
+    "leftovers",
+    metadata,
+    Column("job_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    # Not before then: an upload may be under way.
+    Column("due_at", Double, nullable=False),
+    Index("ix_leftovers_due_at", "due_at"),
+)
+
+#: What was learned from running out of memory, by all workers with the same hardware.
+memory_limits = Table(
+    "memory_limits",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("width", Integer, primary_key=True),
+    Column("height", Integer, primary_key=True),
+    Column("device_name", String(128), primary_key=True),
+    # The most pictures in one pipeline call.
+    Column("pictures", Integer, nullable=False),
+    # Only with the VAE decoding one by one and in tiles.
+    Column("frugal", Boolean, nullable=False),
+    Column("learned_at", Double, nullable=False),
+)
+
+#: Who may use the API. Of a key itself only a hash is kept.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("role", String(6), nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)
+
+#: What happened to watched renders, numbered by render (`storage.events.log`).
+events = Table(
+    "events",
+    metadata,
+    Column("render_id", String(32), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("index", Integer),
+    Column("data", Text, nullable=False),
+)
+
+#: Webhook messages, and what became of them (`storage.events.webhooks`).
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("render_id", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(9), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("answer", Text),
+    Column("created_at", Double, nullable=False),
+    Column("delivered_at", Double),
+    Index(
+        "ix_deliveries_due",
+        "next_at",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index("ix_deliveries_owner", "owner", "created_at"),
+    Index("ix_deliveries_render_id", "render_id"),
+)
+
+#: What the farm signs with, webhooks by owner among it: it must be known to sign, so it cannot be a hash.
+signing_secrets = Table(
+    "signing_secrets",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("secret", String(64), nullable=False),
+)
+
+#: Files that were uploaded for OpenAI's Batch API; their bytes are inputs (`storage.objects.inputs`).
+api_files = Table(
+    "api_files",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+#: Batches of OpenAI's Batch API: which render they are, and which of its pictures each line is.
+api_batches = Table(
+    "api_batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("file_id", String(32), nullable=False),
+    Column("render_id", String(32), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("lines", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("ix_api_batches_owner", "owner", "created_at"),
+    Index("ix_api_batches_render_id", "render_id"),
+)
+
+#: Renders that are submitted again and again (`storage.renders.schedules`).
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("cron", String(200), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    # When its pictures may be rendered, such as 01:00-06:00; None: at any time.
+    Column("window", String(11)),
+    Column("overlap", String(6), nullable=False),
+    Column("catch_up", String(4), nullable=False),
+    Column("seeds", String(5), nullable=False),
+    # What to render (JSON).
+    Column("order", Text, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    # Every time planned up to then is decided.
+    Column("decided_to", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
+)
+
+#: What became of each planned time of a schedule; the key is what makes a firing happen once.
+firings = Table(
+    "firings",
+    metadata,
+    Column("schedule_id", String(12), primary_key=True),
+    Column("planned_at", Double, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("render_id", String(32)),
+    Column("note", Text),
+    # As its render was last told to follow it: between two changes of it, people hold and release as they like.
+    Column("window_open", Boolean),
+    Index("ix_firings_render_id", "render_id"),
+)
+
+#: Exports that were begun: as long as one is not finished, nobody deletes the pictures it needs.
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("render_id", String(32), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("target", Text, nullable=False),
+    # How it is cut into shards (JSON): going on with it takes the same.
+    Column("options", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("finished_at", Double),
+    UniqueConstraint("render_id", "format", "target"),
+)

@@ -1,0 +1,1 @@
+"""What happens to watched renders, and the webhooks that tell of it."""

@@ -1,0 +1,142 @@
+"""What happens to watched renders, in a row of numbers without gaps: for those who follow them over the API.
+
+A render's numbers are given while its row is locked. So whoever has seen number n has seen all before it, and reading
+on from there tells everything once and in order, also after a cut connection.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from storage.database.connection import Database, database_now
+from storage.database.tables import events, renders
+from storage.events.webhooks import note_deliveries
+from storage.jobs.values import Claimed
+
+
+class Kind(StrEnum):
+    JOB_STARTED = "job.started"
+    JOB_DONE = "job.done"
+    JOB_FAILED = "job.failed"
+    #: Back in the queue, or held with its render: its worker stopped, or it may go well next time.
+    JOB_QUEUED = "job.queued"
+    JOB_CANCELLED = "job.cancelled"
+    RENDER_CANCELLED = "render.cancelled"
+    #: Kept out of the queue, and let in again.
+    RENDER_HELD = "render.held"
+    RENDER_RELEASED = "render.released"
+    RENDER_RETRIED = "render.retried"
+    RENDER_FINISHED = "render.finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happened:
+    """Something that is to be told."""
+
+    render_id: str
+    kind: Kind
+    #: The picture that it happened to; None: the render as a whole.
+    index: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """An event as it was written down."""
+
+    seq: int
+    at: float
+    kind: Kind
+    index: int | None
+    data: Mapping[str, Any]
+
+
+def of_watched(kind: Kind, held: Iterable[Claimed], data: Callable[[Claimed], Mapping[str, Any]]) -> list[Happened]:
+    """The same for each of these jobs that somebody watches."""
+    return [
+        Happened(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in held if job.watched
+    ]
+
+
+def tell(connection: Connection, happened: Iterable[Happened]) -> None:
+    """Write down what happened to watched renders, in the transaction in which it happens; jobs are locked already."""
+    by_render: defaultdict[str, list[Happened]] = defaultdict(list)
+    for one in happened:
+        by_render[one.render_id].append(one)
+    # In the order of ids, as everywhere where renders are locked.
+    for render_id, told in sorted(by_render.items()):
+        row = connection.execute(
+            update(renders)
+            .where(renders.c.id == render_id, renders.c.watched)
+            .values(events=renders.c.events + len(told))
+            .returning(
+                *(renders.c.events, renders.c.owner, renders.c.webhook_url, renders.c.webhook_events),
+                database_now().label("at"),
+            )
+        ).first()
+        if row is None:
+            continue
+        first = row.events - len(told) + 1
+        connection.execute(
+            insert(events),
+            [
+                {
+                    "render_id": render_id,
+                    "seq": seq,
+                    "at": row.at,
+                    "kind": one.kind,
+                    "index": one.index,
+                    "data": json.dumps(one.data, ensure_ascii=False),
+                }
+                for seq, one in enumerate(told, start=first)
+            ],
+        )
+        if row.webhook_url:
+            wanted = row.webhook_events.split()
+            note_deliveries(
+                connection,
+                [_message(row, one, seq) for seq, one in enumerate(told, start=first) if one.kind in wanted],
+            )
+
+
+def _message(row: Row[Any], one: Happened, seq: int) -> dict[str, Any]:
+    job = {} if one.index is None else {"job": f"{one.render_id}-{one.index:06d}", "index": one.index}
+    return {
+        "render_id": one.render_id,
+        "owner": row.owner,
+        "url": row.webhook_url,
+        "kind": one.kind,
+        "data": {"render": one.render_id, "seq": seq, **job, **one.data},
+    }
+
+
+class EventLog:
+    """Reading them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def after(self, render_id: str, seq: int, *, limit: int = 500) -> list[Told]:
+        """The next events of a render after number `seq`, in order."""
+        statement = (
+            select(events)
+            .where(events.c.render_id == render_id, events.c.seq > seq)
+            .order_by(events.c.seq)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [
+                Told(
+                    seq=row.seq,
+                    at=row.at,
+                    kind=Kind(row.kind),
+                    index=row._mapping["index"],
+                    data=json.loads(row.data),
+                )
+                for row in connection.execute(statement)
+            ]

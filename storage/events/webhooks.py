@@ -1,0 +1,171 @@
+"""Webhooks: what is to be told to whom, written down with the move that it tells of, and what became of telling it."""
+
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from storage.access.signing import Secrets
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import deliveries
+from storage.errors import NotFound
+
+#: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
+RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+#: Longer than an attempt may take: then another process may try.
+_LEASE_SECONDS = 120.0
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    #: Given up after the last attempt.
+    FAILED = "failed"
+    #: Its receiver has said that it is gone (410).
+    GONE = "gone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One message to one receiver. Its id is the same in every attempt."""
+
+    id: str
+    render_id: str
+    owner: str
+    url: str
+    kind: str
+    body: str
+    state: DeliveryState
+    attempt: int
+    #: When it is tried next, seconds since 1970.
+    next_at: float
+    answer: str | None
+    created_at: float
+    delivered_at: float | None
+
+
+def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+    """Write messages down, in the transaction of what they tell of: `render_id`, `owner`, `url`, `kind`, `data`."""
+    now = None
+    noted = []
+    for row in rows:
+        now = now or connection.execute(select(database_now())).scalar_one()
+        noted.append(
+            {
+                "id": f"msg_{secrets.token_hex(12)}",
+                **{name: row[name] for name in ("render_id", "owner", "url", "kind")},
+                "body": json.dumps({"type": row["kind"], "timestamp": _iso(now), "data": row["data"]}),
+                "state": DeliveryState.PENDING,
+                "attempt": 0,
+                "next_at": now,
+                "created_at": now,
+            }
+        )
+    if noted:
+        connection.execute(insert(deliveries), noted)
+
+
+class Webhooks:
+    """Messages that wait to be delivered, and the secrets that they are signed with."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def secret(self, owner: str) -> str:
+        """What an owner's messages are signed with, `whsec_…`."""
+        return "whsec_" + Secrets(self.database).get(f"webhook:{owner}")
+
+    @transaction
+    def take_due(self, connection: Connection, *, limit: int) -> Sequence[Delivery]:
+        """Messages whose time has come, for this process to try: nobody else does for two minutes."""
+        due = connection.execute(
+            select(deliveries.c.id)
+            .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.next_at <= database_now())
+            .order_by(deliveries.c.next_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).scalars()
+        taken = connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id.in_(due.all()))
+            .values(attempt=deliveries.c.attempt + 1, next_at=database_now() + _LEASE_SECONDS)
+            .returning(deliveries)
+        ).all()
+        return [_delivery(row) for row in taken]
+
+    @transaction
+    def delivered(self, connection: Connection, delivery: Delivery, answer: str) -> None:
+        connection.execute(
+            _this(delivery).values(state=DeliveryState.DELIVERED, answer=answer, delivered_at=database_now())
+        )
+
+    @transaction
+    def failed(self, connection: Connection, delivery: Delivery, answer: str, *, after: float | None) -> None:
+        """It is tried again after so many seconds (and some, by chance); None: given up."""
+        if after is None:
+            connection.execute(_this(delivery).values(state=DeliveryState.FAILED, answer=answer))
+        else:
+            connection.execute(_this(delivery).values(next_at=database_now() + after, answer=answer))
+
+    @transaction
+    def gone(self, connection: Connection, delivery: Delivery) -> None:
+        """The receiver is no more: nothing that waits for it is tried again."""
+        connection.execute(
+            update(deliveries)
+            .where(
+                deliveries.c.owner == delivery.owner,
+                deliveries.c.url == delivery.url,
+                deliveries.c.state == DeliveryState.PENDING,
+            )
+            .values(state=DeliveryState.GONE, answer="410 Gone")
+        )
+
+    def all(
+        self, *, owner: str | None = None, state: DeliveryState | None = None, limit: int = 100
+    ) -> Sequence[Delivery]:
+        """The newest, newest first."""
+        statement = select(deliveries).order_by(deliveries.c.created_at.desc(), deliveries.c.id).limit(limit)
+        if owner is not None:
+            statement = statement.where(deliveries.c.owner == owner)
+        if state is not None:
+            statement = statement.where(deliveries.c.state == state)
+        with self.database.read() as connection:
+            return [_delivery(row) for row in connection.execute(statement)]
+
+    def counts(self, *, within_seconds: float) -> dict[str, int]:
+        """State → how many messages of this time are in it."""
+        statement = (
+            select(deliveries.c.state, func.count().label("n"))
+            .where(deliveries.c.created_at > database_now() - within_seconds)
+            .group_by(deliveries.c.state)
+        )
+        with self.database.read() as connection:
+            return {row.state: row.n for row in connection.execute(statement)}
+
+    @transaction
+    def replay(self, connection: Connection, delivery_id: str) -> None:
+        """Send a message again, under its id, whatever became of it. Raises NotFound."""
+        moved = connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == delivery_id)
+            .values(state=DeliveryState.PENDING, attempt=0, next_at=database_now())
+        ).rowcount
+        if not moved:
+            raise NotFound(f"no webhook message has the id {delivery_id[:40]!r}; `farm webhooks list` lists them")
+
+
+def _this(delivery: Delivery) -> Any:
+    return update(deliveries).where(deliveries.c.id == delivery.id, deliveries.c.attempt == delivery.attempt)
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(**row._asdict() | {"state": DeliveryState(row.state)})
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,1 @@
+"""The workers: their rows, faults, quarantines and learned memory limits."""

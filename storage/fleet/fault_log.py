@@ -1,0 +1,166 @@
+"""What went wrong lately, and which workers are left out because of it: read, noted and released."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import faults, jobs, quarantines
+from storage.jobs.recovery import MESSAGE_CHARACTERS
+from storage.rules.faults import Fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultView:
+    """One fault and the first of the jobs that it met, if any."""
+
+    #: Seconds since 1970 by the database's clock.
+    at: float
+    fault: Fault
+    worker: str | None
+    model: str | None
+    #: As people write it: `<render>-<index>`.
+    job: str | None
+    attempt: int | None
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultCount:
+    fault: Fault
+    worker: str | None
+    model: str | None
+    #: How often, and how many jobs it met.
+    times: int
+    jobs: int
+    last_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    worker: str
+    #: None: the whole device.
+    model: str | None
+    since: float
+    #: Seconds that are left of it.
+    seconds_left: float
+    reason: str
+
+
+class FaultLog:
+    """Faults and quarantines."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @transaction
+    def note_outage(self, connection: Connection, *, fault: Fault, worker: str | None, message: str) -> None:
+        """Write down that a service was away, which is no job's fault."""
+        row = {"fault": fault, "worker": worker, "incident": "", "message": message[:MESSAGE_CHARACTERS]}
+        connection.execute(insert(faults).values(at=database_now(), **row))
+
+    def latest(
+        self, *, limit: int, within_seconds: float = math.inf, model: str | None = None, worker: str | None = None
+    ) -> list[FaultView]:
+        """A row for each job, newest first."""
+        statement = (
+            select(faults, jobs.c.render_id, jobs.c.index)
+            .outerjoin(jobs, faults.c.job_id == jobs.c.id)
+            .where(faults.c.at > _since(within_seconds))
+            .order_by(faults.c.at.desc(), faults.c.id.desc())
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(_only(statement, model, worker)).all()
+        return [
+            FaultView(
+                at=row.at,
+                fault=Fault(row.fault),
+                worker=row.worker,
+                model=row.model,
+                job=None if row.render_id is None else f"{row.render_id}-{row._mapping['index']:06d}",
+                attempt=row.attempt,
+                message=row.message,
+            )
+            for row in rows
+        ]
+
+    def counts(self, *, within_seconds: float, model: str | None = None, worker: str | None = None) -> list[FaultCount]:
+        """How often each class was met by each worker with each model, those of late first."""
+        statement = (
+            select(
+                faults.c.fault,
+                faults.c.worker,
+                faults.c.model,
+                func.count(faults.c.incident.distinct()).label("incidents"),
+                func.count().label("rows"),
+                func.count(faults.c.job_id).label("jobs"),
+                func.max(faults.c.at).label("last_at"),
+            )
+            .where(faults.c.at > _since(within_seconds))
+            .group_by(faults.c.fault, faults.c.worker, faults.c.model)
+            .order_by(func.max(faults.c.at).desc())
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(_only(statement, model, worker)).all()
+        return [
+            FaultCount(
+                fault=Fault(row.fault),
+                worker=row.worker,
+                model=row.model,
+                times=row.incidents if row.jobs else row.rows,
+                jobs=row.jobs,
+                last_at=row.last_at,
+            )
+            for row in rows
+        ]
+
+    def quarantines(self, *, worker: str | None = None) -> list[Quarantine]:
+        """Those that hold now."""
+        left = (quarantines.c.until - database_now()).label("seconds_left")
+        statement = select(quarantines, left).where(quarantines.c.until > database_now())
+        if worker is not None:
+            statement = statement.where(quarantines.c.worker == worker)
+        with self.database.read() as connection:
+            rows = connection.execute(statement.order_by(quarantines.c.worker, quarantines.c.model)).all()
+        return [
+            Quarantine(
+                worker=row.worker,
+                model=row.model or None,
+                since=row.since,
+                seconds_left=row.seconds_left,
+                reason=row.reason,
+            )
+            for row in rows
+        ]
+
+    def quarantine_of(self, worker: str, model: str) -> Quarantine | None:
+        """What keeps a worker from a model: the whole device's quarantine, or the model's on it."""
+        found: Sequence[Quarantine] = self.quarantines(worker=worker)
+        return next((quarantine for quarantine in found if quarantine.model in (None, model)), None)
+
+    @transaction
+    def release(self, connection: Connection, worker: str) -> int:
+        """End a worker's quarantines; what went wrong before counts no more. How many there were."""
+        ended = connection.execute(
+            update(quarantines)
+            .where(quarantines.c.worker == worker, quarantines.c.until > database_now())
+            .values(until=database_now())
+        )
+        return ended.rowcount
+
+
+def _since(seconds: float) -> Any:
+    return database_now() - seconds if math.isfinite(seconds) else 0
+
+
+def _only(statement: Any, model: str | None, worker: str | None) -> Any:
+    if model is not None:
+        statement = statement.where(faults.c.model == model)
+    if worker is not None:
+        # A machine's name stands for all its devices.
+        statement = statement.where(or_(faults.c.worker == worker, faults.c.worker.endswith(f"@{worker}")))
+    return statement

@@ -1,0 +1,65 @@
+"""How many pictures fit on a device: learned by running out of memory, shared by all workers with the same hardware."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import memory_limits
+
+#: Then it is tried anew: another program may have held the memory.
+_FORGOTTEN_AFTER_SECONDS = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is asked of a device's memory: pictures of one model and size, on one kind of hardware."""
+
+    model: str
+    width: int
+    height: int
+    device_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimit:
+    #: The most pictures in one pipeline call.
+    pictures: int
+    #: Only with the memory-saving ways of the pipeline (VAE slicing and tiling).
+    frugal: bool = False
+
+
+class MemoryLimits:
+    """Learned limits."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def of(self, load: Load) -> MemoryLimit | None:
+        """The limit that was learned of late; None if there is none."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(memory_limits.c.pictures, memory_limits.c.frugal).where(
+                    memory_limits.c.model == load.model,
+                    memory_limits.c.width == load.width,
+                    memory_limits.c.height == load.height,
+                    memory_limits.c.device_name == load.device_name,
+                    memory_limits.c.learned_at > database_now() - _FORGOTTEN_AFTER_SECONDS,
+                )
+            ).first()
+        return None if row is None else MemoryLimit(pictures=row.pictures, frugal=row.frugal)
+
+    @transaction
+    def learn(self, connection: Connection, load: Load, limit: MemoryLimit) -> None:
+        """Remember it for all workers with this hardware."""
+        values = {**load.__dict__, **limit.__dict__, "learned_at": database_now()}
+        insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+        connection.execute(
+            insert(memory_limits)
+            .values(**values)
+            .on_conflict_do_update(
+                index_elements=list(memory_limits.primary_key),
+                set_={name: values[name] for name in ("pictures", "frugal", "learned_at")},
+            )
+        )

@@ -1,0 +1,145 @@
+"""The workers' own rows: who serves which models on which device, and when each was last heard of."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import workers
+
+#: A worker that was not heard of for so long is shown as silent and not counted on.
+SILENT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerView:
+    name: str
+    host: str
+    device: str
+    device_name: str
+    pid: int
+    models: Sequence[str]
+    #: idle, loading, rendering or quarantined
+    state: str
+    #: The model that it rendered last.
+    model: str | None
+    #: How many pictures it is rendering now.
+    batch: int
+    #: Pictures rendered since it started.
+    pictures: int
+    #: Pictures a second over the last minute.
+    rate: float
+    #: What it waits for and cannot have, such as a store that refuses its pictures.
+    trouble: str | None
+    started_at: float
+    #: Seconds since its last sign of life, by the database's clock.
+    silent_for: float
+
+
+class Workers:
+    """Announcing workers and listing them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @transaction
+    def announce(
+        self,
+        connection: Connection,
+        *,
+        name: str,
+        host: str,
+        device: str,
+        device_name: str,
+        pid: int,
+        models: Sequence[str],
+    ) -> None:
+        """A worker's device process is up; its row replaces that of its predecessor."""
+        connection.execute(delete(workers).where(workers.c.name == name))
+        connection.execute(
+            insert(workers).values(
+                name=name,
+                host=host,
+                device=device,
+                device_name=device_name,
+                pid=pid,
+                models=json.dumps(list(models)),
+                state="idle",
+                pictures=0,
+                started_at=database_now(),
+                seen_at=database_now(),
+            )
+        )
+
+    @transaction
+    def beat(
+        self,
+        connection: Connection,
+        *,
+        name: str,
+        state: str,
+        model: str | None,
+        pictures: int,
+        batch: int = 0,
+        rate: float = 0.0,
+        trouble: str | None = None,
+    ) -> None:
+        """A sign of life, with what `WorkerView` tells."""
+        connection.execute(
+            update(workers)
+            .where(workers.c.name == name)
+            .values(
+                state=state,
+                model=model,
+                batch=batch,
+                pictures=pictures,
+                rate=rate,
+                trouble=trouble,
+                seen_at=database_now(),
+            )
+        )
+
+    @transaction
+    def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
+        """How far the jobs at the device are, for those who watch them."""
+        connection.execute(
+            update(workers)
+            .where(workers.c.name == name)
+            .values(jobs=json.dumps(list(jobs)), step=step, steps=steps, seen_at=database_now())
+        )
+
+    @transaction
+    def forget(self, connection: Connection, name: str) -> None:
+        """A worker has stopped."""
+        connection.execute(delete(workers).where(workers.c.name == name))
+
+    def all(self) -> list[WorkerView]:
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(workers, (database_now() - workers.c.seen_at).label("silent_for")).order_by(workers.c.name)
+            ).all()
+        return [
+            WorkerView(
+                name=row.name,
+                host=row.host,
+                device=row.device,
+                device_name=row.device_name,
+                pid=row.pid,
+                models=json.loads(row.models),
+                state=row.state,
+                model=row.model,
+                batch=row.batch,
+                pictures=row.pictures,
+                rate=row.rate,
+                trouble=row.trouble,
+                started_at=row.started_at,
+                silent_for=row.silent_for,
+            )
+            for row in rows
+        ]
+
+    def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:
+        """Workers that serve this model and were heard of lately."""
+        return [w for w in self.all() if model in w.models and w.silent_for <= within_seconds]

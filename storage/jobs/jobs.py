@@ -1,0 +1,360 @@
+"""Every statement that changes a job: one guarded UPDATE per legal move (`storage.rules.states.MOVES`).
+
+The protocol, in one paragraph. A claim makes queued rows running, raises their `fence` and gives them a lease by the
+database's clock. Every later write of the worker names the fence it was given, so a worker that lost its lease (it
+was stopped, swapped out, cut off) changes nothing when it wakes. Leases that run out are swept back to the queue; a
+cancel raises the fence. A render's counters move in the same transaction as its jobs.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import batches, jobs, renders
+from storage.errors import NotFound
+from storage.events.log import Happened, Kind, of_watched, tell
+from storage.jobs.claim import head_of, take
+from storage.jobs.fair_share import Dealer, queued, turn_served
+from storage.jobs.orphans import note_leftovers
+from storage.jobs.recovery import set_back
+from storage.jobs.staging import CHUNK, stage
+from storage.jobs.submission import accept, accept_staged, accepted_before
+from storage.jobs.transitions import count, fenced, lock_renders, move, released
+from storage.jobs.values import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
+from storage.rules.faults import Fault, Rules
+from storage.rules.states import Event, Priority, State
+from storage.spec.picture import Spec
+
+
+class Jobs:
+    """The moves of jobs. Every method is one transaction; all but `submit` may be repeated without harm."""
+
+    def __init__(self, database: Database, rules: Rules | None = None) -> None:
+        self.database = database
+        self._rules = rules or Rules()
+
+    # -- accepting ---------------------------------------------------------------------------------------------
+
+    def submit(self, wanted: Iterable[Wanted | Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
+        """Accept a render whole or not at all; its id. What is wanted is streamed: memory stays flat.
+
+        Args:
+            quanta: model alias → how many jobs an owner is dealt per turn (the model's batch limit).
+
+        Raises:
+            BadSpecification: there is nothing to render.
+            AskedOtherwise: another request of this owner was accepted under the same name.
+            Whatever `wanted` raises while it is read; then nothing is left behind.
+        """
+        pictures = (one if isinstance(one, Wanted) else Wanted(spec=one) for one in wanted)
+        first = list(islice(pictures, CHUNK))
+        if len(first) < CHUNK:
+            with self.database.write() as connection:
+                return accept(connection, first, submission, quanta)
+        return self._submit_staged(chain(first, pictures), submission, quanta)
+
+    def _submit_staged(self, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
+        with self.database.session() as connection:
+            if submission.once is not None:
+                with connection.begin():
+                    before = accepted_before(connection, submission.owner, submission.once)
+                if before is not None:
+                    return before
+            with stage(connection) as filled:
+                filled.fill(wanted)
+                connection.execution_options(farm_read=False)
+                with connection.begin():
+                    return accept_staged(connection, filled, submission, quanta)
+
+    # -- a worker's moves --------------------------------------------------------------------------------------
+
+    @transaction
+    def claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
+        """Take up to `limit` jobs that one pipeline call can make: the queue's head, then its next of kind.
+
+        A suspect is taken alone. None if nothing of this model waits that this worker may take: it may be in
+        quarantine, or have failed at what waits.
+        """
+        return take(connection, self._rules, model=model, worker=worker, limit=limit)
+
+    @transaction
+    def renew(self, connection: Connection, held: Iterable[Claimed]) -> set[int]:
+        """Extend the leases that are still ours; the ids of those. The others were lost or cancelled."""
+        renewed = connection.execute(
+            update(jobs)
+            .where(jobs.c.state == State.RUNNING, fenced(held))
+            .values(lease_until=database_now() + self._rules.lease_seconds)
+            .returning(jobs.c.id)
+        )
+        return set(renewed.scalars())
+
+    def still_held(self, held: Iterable[Claimed]) -> set[int]:
+        """Which of these jobs are still ours: `renew` without writing, cheap enough for every second."""
+        with self.database.read() as connection:
+            statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(held))
+            return set(connection.execute(statement).scalars())
+
+    @transaction
+    def complete(
+        self, connection: Connection, batch: RenderedBatch, published: Sequence[Published]
+    ) -> dict[int, State | None]:
+        """Record pictures as done. Repeating it is harmless, also after a commit whose reply was lost.
+
+        Returns:
+            The jobs that are *not* ours any more, with the state that they are in (None: deleted with their render);
+            empty if all went well.
+        """
+        counted: Counter[str] = Counter()
+        refused: dict[int, State | None] = {}
+        done: dict[int, Published] = {}
+        for picture in sorted(published, key=lambda picture: picture.job.id):
+            moved = connection.execute(
+                move(Event.COMPLETE)
+                .where(fenced([picture.job]))
+                .values(
+                    finished_at=database_now(),
+                    lease_until=None,
+                    batch_id=batch.id,
+                    object=picture.object,
+                    sha256=picture.sha256,
+                    bytes=picture.bytes,
+                )
+            ).rowcount
+            if moved:
+                counted[picture.job.render_id] += 1
+                done[picture.job.id] = picture
+                continue
+            now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).first()
+            if now is None:
+                refused[picture.job.id] = None
+            elif (now.state, now.fence) != (State.DONE, picture.job.fence):
+                refused[picture.job.id] = State(now.state)
+        if counted:
+            _record(connection, batch)
+        if nobodys := [job_id for job_id, state in refused.items() if state in (State.CANCELLED, State.FAILED)]:
+            note_leftovers(connection, jobs.c.id.in_(nobodys), after_seconds=0)
+        made = [picture.job for picture in done.values()]
+        if any(job.watched for job in made):
+            lock_renders(connection, counted)
+        tell(
+            connection,
+            of_watched(Kind.JOB_DONE, made, lambda job: {"seed": job.spec.seed, "sha256": done[job.id].sha256}),
+        )
+        count(connection, renders.c.done, counted)
+        return refused
+
+    @transaction
+    def set_back(self, connection: Connection, held: Sequence[Claimed], fault: Fault, message: str) -> dict[int, State]:
+        """Record that something went wrong with jobs in hand: again later, or failed for good (`storage.rules.faults`).
+
+        Returns the states that they are in now; those that were no longer ours are left out.
+        """
+        return set_back(connection, self._rules, fenced(held), fault, message)
+
+    # -- taking jobs from workers ------------------------------------------------------------------------------
+
+    @transaction
+    def give_back(self, connection: Connection, *, worker: str) -> int:
+        """Return everything that a worker holds to the queue, since it was told to stop; how many jobs.
+
+        No attempt is burned, nobody is at fault.
+        """
+        returned = connection.execute(
+            move(Event.GIVE_BACK)
+            .where(jobs.c.worker == worker)
+            .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **released())
+            .returning(jobs.c.render_id, jobs.c.index, jobs.c.watched)
+        ).all()
+        tell(
+            connection,
+            [
+                Happened(render_id=row.render_id, kind=Kind.JOB_QUEUED, index=row._mapping["index"])
+                for row in returned
+                if row.watched
+            ],
+        )
+        return len(returned)
+
+    @transaction
+    def take_back(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
+        """Take everything from a worker that can no longer speak for itself; how many jobs."""
+        return len(set_back(connection, self._rules, jobs.c.worker == worker, fault, message))
+
+    @transaction
+    def take_back_lapsed(self, connection: Connection) -> int:
+        """Take jobs whose lease ran out from their workers; how many."""
+        lapsed = jobs.c.lease_until < database_now()
+        message = "the worker stopped renewing its lease"
+        return len(set_back(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
+
+    # -- a person's moves --------------------------------------------------------------------------------------
+
+    @transaction
+    def cancel(self, connection: Connection, render_id: str) -> int:
+        """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
+        return self.cancel_within(connection, render_id)
+
+    def cancel_within(self, connection: Connection, render_id: str) -> int:
+        """The same within another transaction."""
+        told = Happened(render_id=render_id, kind=Kind.RENDER_CANCELLED)
+        return self._cancel(connection, jobs.c.render_id == render_id, told)
+
+    @transaction
+    def cancel_job(self, connection: Connection, render_id: str, index: int) -> bool:
+        """Cancel one job; whether it was not finished. Others of its batch go on."""
+        one = (jobs.c.render_id == render_id) & (jobs.c.index == index)
+        return self._cancel(connection, one, Happened(render_id=render_id, kind=Kind.JOB_CANCELLED, index=index)) > 0
+
+    def _cancel(self, connection: Connection, which: ColumnElement[bool], told: Happened) -> int:
+        cancelled = connection.execute(
+            move(Event.CANCEL).where(which).values(fence=jobs.c.fence + 1, **released(finished=True))
+        ).rowcount
+        # Those that were ever claimed; the cancel has raised every fence by one.
+        claimed = which & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
+        note_leftovers(connection, claimed, after_seconds=self._rules.lease_seconds)
+        if cancelled:
+            tell(connection, [told])
+        count(connection, renders.c.cancelled, {told.render_id: cancelled})
+        return cancelled
+
+    @transaction
+    def retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int:
+        """Queue the failed jobs of a render again, with fresh attempts and turns; how many."""
+        failed = connection.execute(
+            select(jobs.c.id, jobs.c.model, jobs.c.owner, jobs.c.priority)
+            .where(jobs.c.render_id == render_id, jobs.c.state == State.FAILED)
+            .order_by(jobs.c.id)
+        ).all()
+        if not failed:
+            return 0
+        dealer = Dealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
+        retried = 0
+        for turn, ids in _by_turn(failed, dealer):
+            retried += connection.execute(
+                move(Event.RETRY)
+                .where(jobs.c.id.in_(ids))
+                .values(
+                    turn=turn, attempt=0, error=None, fault=None, suspect=False, elsewhere_until=None, finished_at=None
+                )
+            ).rowcount
+        kept = connection.execute(
+            update(renders)
+            .where(renders.c.id == render_id, ~renders.c.purging)
+            .values(failed=renders.c.failed - retried, finished_at=None)
+        ).rowcount
+        if not kept:
+            raise NotFound(f"render {render_id} is being deleted")
+        tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RETRIED, data={"jobs": retried})])
+        return retried
+
+    @transaction
+    def reprioritise(
+        self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
+    ) -> int:
+        """Give what waits of a render another priority, at the end of its owner's jobs there; how many jobs."""
+        waiting = connection.execute(
+            select(jobs.c.id, jobs.c.model, jobs.c.owner)
+            .where(queued(), jobs.c.render_id == render_id, jobs.c.priority != priority)
+            .order_by(jobs.c.id)
+            .with_for_update()
+        ).all()
+        if not waiting:
+            return 0
+        dealer = Dealer(connection, owner=waiting[0].owner, priority=priority, quanta=quanta)
+        for turn, ids in _by_turn(waiting, dealer):
+            connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(priority=priority, turn=turn))
+        connection.execute(update(renders).where(renders.c.id == render_id).values(priority=priority))
+        return len(waiting)
+
+    @transaction
+    def hold(self, connection: Connection, render_id: str) -> int:
+        """Take what waits of a render out of the queue; how many jobs. What is running goes on. Idempotent."""
+        held = connection.execute(move(Event.HOLD).where(jobs.c.render_id == render_id)).rowcount
+        if _mark_held(connection, render_id, held=True) or held:
+            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_HELD, data={"jobs": held})])
+        return held
+
+    @transaction
+    def release(self, connection: Connection, render_id: str) -> int:
+        """Let a held render into the queue again, from the turn now being served; how many jobs. Idempotent."""
+        held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
+        parts = connection.execute(
+            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.turn).label("turn"))
+            .where(held)
+            .group_by(jobs.c.model, jobs.c.priority, jobs.c.owner)
+        ).all()
+        released = 0
+        for part in parts:
+            serving = turn_served(connection, part.model, Priority(part.priority))
+            released += connection.execute(
+                move(Event.RELEASE)
+                .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
+                # The distances stay as they were dealt; turns long past would overtake everybody.
+                .values(turn=jobs.c.turn + max(0, serving - part.turn))
+            ).rowcount
+        if _mark_held(connection, render_id, held=False) or released:
+            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RELEASED, data={"jobs": released})])
+        return released
+
+    # -- what waits --------------------------------------------------------------------------------------------
+
+    def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
+        """How many jobs wait, counted up to `at_most`: the cost does not grow with the backlog."""
+        some = (
+            select(jobs.c.id)
+            .where(queued(), jobs.c.model == model, jobs.c.priority == priority)
+            .limit(at_most)
+            .subquery()
+        )
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+    def best_waiting(self, models: Iterable[str]) -> dict[str, Priority]:
+        """The best priority that waits for each of these models; models without waiting jobs are left out."""
+        with self.database.read() as connection:
+            heads = {model: connection.execute(head_of(model)).first() for model in models}
+        return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
+
+
+def _record(connection: Connection, batch: RenderedBatch) -> None:
+    """Note what was rendered together, unless another part of the batch was completed first."""
+    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+    connection.execute(
+        insert_unless_there(batches)
+        .values(
+            id=batch.id,
+            worker=batch.worker,
+            model=batch.model,
+            jobs=json.dumps([job.id for job in batch.jobs]),
+            recipe=json.dumps(batch.recipe, sort_keys=True),
+            render_seconds=batch.render_seconds,
+            finished_at=database_now(),
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
+    """Whether that changes anything."""
+    marked = update(renders).where(renders.c.id == render_id, renders.c.held != held).values(held=held)
+    return connection.execute(marked).rowcount > 0
+
+
+def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterator[tuple[int, list[int]]]:
+    by_turn: defaultdict[int, list[int]] = defaultdict(list)
+    for job in failed:
+        by_turn[dealer.turn(job.model)].append(job.id)
+    yield from by_turn.items()

@@ -1,0 +1,145 @@
+"""Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, case, insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.database.connection import database_now
+from storage.database.tables import jobs, renders
+from storage.errors import AskedOtherwise, BadSpecification
+from storage.jobs.fair_share import Dealer
+from storage.jobs.staging import Stage, chunks, insert_named, row_of, staged
+from storage.jobs.values import Once, Submission, Wanted
+from storage.rules.states import State
+
+#: Crockford's base 32 in lower case: no letter that reads as a digit.
+_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def accept(connection: Connection, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
+    """The id of the new render, or of the one that was accepted under the same name before."""
+    render_id = _new_render_id()
+    accepted = _render(connection, render_id, submission)
+    if accepted != render_id:
+        return accepted
+    dealer = _dealer(connection, submission, quanta)
+    shared = _shared(render_id, submission)
+    total = 0
+    for chunk in chunks(wanted):
+        rows = [
+            {**shared, **row_of(one), "index": total + offset, "turn": dealer.turn(one.spec.model)}
+            for offset, one in enumerate(chunk)
+        ]
+        if submission.together:
+            rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
+        insert_named(connection, jobs, rows)
+        total += len(rows)
+    _set_total(connection, render_id, total)
+    return render_id
+
+
+def accept_staged(connection: Connection, stage: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
+    """As `accept`, of what was gathered before: one statement, however many pictures there are."""
+    render_id = _new_render_id()
+    accepted = _render(connection, render_id, submission)
+    if accepted != render_id:
+        return accepted
+    dealer = _dealer(connection, submission, quanta)
+    # Counted in jobs, as the dealer does.
+    dealt = case(
+        {model: staged.c.ordinal + dealer.first(model) for model in stage.models}, value=staged.c.model, else_=0
+    )
+    quantum = case({model: quanta[model] for model in stage.models}, value=staged.c.model, else_=1)
+    batch_key = staged.c.batch_key + f":{render_id}" if submission.together else staged.c.batch_key
+    values: dict[str, Any] = {
+        **{name: literal(value) for name, value in _shared(render_id, submission).items()},
+        **{name: staged.c[name] for name in ("index", "model", "seed", "spec", "custom_id", "labels")},
+        "batch_key": batch_key,
+        "turn": dealt // quantum,
+    }
+    rows = select(*values.values()).order_by(staged.c.index)
+    connection.execute(insert(jobs).from_select([*values], rows, include_defaults=False))
+    _set_total(connection, render_id, stage.total)
+    return render_id
+
+
+def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str, int]) -> Dealer:
+    return Dealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
+
+
+def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
+    """What the rows of all its pictures have in common."""
+    return {
+        "render_id": render_id,
+        "owner": submission.owner,
+        "priority": int(submission.priority),
+        "state": str(State.HELD if submission.held else State.QUEUED),
+        "watched": submission.watched,
+    }
+
+
+def _set_total(connection: Connection, render_id: str, total: int) -> None:
+    if not total:
+        raise BadSpecification("nothing to render: no prompt was given")
+    connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
+
+
+def _new_render_id() -> str:
+    """Twelve characters of base 32: 60 bits, not to be guessed."""
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
+
+
+def _render(connection: Connection, render_id: str, submission: Submission) -> str:
+    """Make the row of a render; its id, or that of the render which was accepted under the same name before.
+
+    Who asks for the same at the same time waits here until the first one is accepted, or not.
+    """
+    while True:
+        if _insert_render(connection, render_id, submission) or submission.once is None:
+            return render_id
+        # None: it was purged between the two statements, and the name is free.
+        if (before := accepted_before(connection, submission.owner, submission.once)) is not None:
+            return before
+
+
+def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
+    """False if there is one of its name."""
+    once = submission.once
+    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+    statement = (
+        insert_unless_there(renders)
+        .values(
+            id=render_id,
+            owner=submission.owner,
+            priority=submission.priority,
+            total=0,
+            created_at=database_now(),
+            key_id=submission.key_id,
+            watched=submission.watched,
+            held=submission.held,
+            webhook_url=submission.webhook.url if submission.webhook else None,
+            webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
+            idempotency_key=once.name if once else None,
+            request_hash=once.request_hash if once else None,
+        )
+        .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
+        .returning(renders.c.id)
+    )
+    return connection.execute(statement).first() is not None
+
+
+def accepted_before(connection: Connection, owner: str, once: Once) -> str | None:
+    """The render that was accepted under this name, if any. Raises AskedOtherwise if it was asked for otherwise."""
+    before = connection.execute(
+        select(renders.c.id, renders.c.request_hash).where(
+            renders.c.owner == owner, renders.c.idempotency_key == once.name
+        )
+    ).first()
+    if before is None:
+        return None
+    if before.request_hash != once.request_hash:
+        raise AskedOtherwise(f"the idempotency key {once.name!r} came with another request before: render {before.id}")
+    return str(before.id)

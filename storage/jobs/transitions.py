@@ -1,0 +1,71 @@
+"""The parts that every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, tuple_, update
+
+from storage.database.connection import database_now
+from storage.database.tables import jobs, renders
+from storage.events.log import Happened, Kind, tell
+from storage.jobs.values import Claimed
+from storage.rules.states import MOVES, Event, State
+
+
+def move(event: Event) -> Update:
+    """The guarded UPDATE of a move; the caller says which jobs. What comes back of a held render is held with it."""
+    before, after = MOVES[event]
+    state: ColumnElement[str] | str = after
+    if after is State.QUEUED and event is not Event.RELEASE:
+        of_held = select(renders.c.held).where(renders.c.id == jobs.c.render_id).scalar_subquery()
+        state = case((of_held, str(State.HELD)), else_=str(State.QUEUED))
+    return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=state)
+
+
+def fenced(held: Iterable[Claimed]) -> ColumnElement[bool]:
+    """These jobs, as far as nobody claimed or cancelled them since."""
+    return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in held])
+
+
+def released(*, finished: bool = False) -> dict[str, Any]:
+    """What a job that leaves its worker is set to."""
+    return {"lease_until": None, "finished_at": database_now() if finished else None}
+
+
+def lock_renders(connection: Connection, render_ids: Iterable[str]) -> None:
+    """Lock all renders that a transaction is going to write to, in the order of ids, where it does so in several steps.
+
+    So two transactions never wait for each other. SQLite's writers follow one another anyway.
+    """
+    connection.execute(
+        select(renders.c.id).where(renders.c.id.in_(sorted(set(render_ids)))).order_by(renders.c.id).with_for_update()
+    )
+
+
+def count(connection: Connection, counter: Column[int], by_render: Mapping[str, int]) -> None:
+    """Add to a counter of renders, and note the end of those that are finished by it.
+
+    In the order of ids, so that two transactions never wait for each other. Jobs are locked before renders,
+    everywhere, for the same reason.
+    """
+    finished = renders.c.done + renders.c.failed + renders.c.cancelled
+    over: list[Happened] = []
+    for render_id, n in sorted(by_render.items()):
+        if n:
+            row = connection.execute(
+                update(renders)
+                .where(renders.c.id == render_id)
+                .values(
+                    {
+                        counter: counter + n,
+                        renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
+                    }
+                )
+                .returning(
+                    *(renders.c.watched, renders.c.finished_at, renders.c.done, renders.c.failed, renders.c.cancelled)
+                )
+            ).one()
+            if row.watched and row.finished_at is not None:
+                counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
+                over.append(Happened(render_id=render_id, kind=Kind.RENDER_FINISHED, data=counters))
+    tell(connection, over)

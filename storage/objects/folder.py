@@ -1,0 +1,109 @@
+"""The object store in a folder of this machine. What each method promises is in `storage.objects.s3.ObjectStore`."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from storage.errors import NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.objects.object_keys import Stored, checked, described
+
+
+class LocalObjects:
+    """A folder, one file per object."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self.shown = str(self._folder)
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        path = self._path(key)
+        source, stored = described(key, data)
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                    file.flush()
+                    os.fsync(file.fileno())  # a row must not outlive its picture in a power cut
+                    os.fchmod(file.fileno(), 0o644)
+                # Fails where the key exists, atomically: the file system's If-None-Match.
+                os.link(temporary, path)
+                sync_folder(path.parent)
+            except FileExistsError:
+                with path.open("rb") as there:
+                    stored = described(key, there)[1]
+            finally:
+                os.unlink(temporary)
+        return stored
+
+    def get(self, key: str) -> bytes:
+        with self._reading(key) as file:
+            return file.read()
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        with self._reading(key) as there:
+            shutil.copyfileobj(there, file)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:  # noqa: ARG002 - files have no expiry
+        return self._path(key).as_uri()
+
+    def delete(self, key: str) -> None:
+        with self._translated():
+            self._path(key).unlink(missing_ok=True)
+
+    def delete_below(self, folder: str) -> None:
+        with self._translated(), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._path(folder))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        with self._translated():
+            keys = (
+                path.relative_to(self._folder).as_posix()
+                for path in (self._folder / prefix.rpartition("/")[0]).rglob("*")
+                if path.is_file() and not path.name.startswith(".new-")
+            )
+            yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def check(self) -> None:
+        with self._translated():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[IO[bytes]]:
+        with self._translated():
+            try:
+                with self._path(key).open("rb") as file:
+                    yield file
+            except FileNotFoundError:
+                raise NotFound(f"no object {key} in {self.shown}") from None
+
+    def _path(self, key: str) -> Path:
+        return self._folder / checked(key)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise ObjectStoreRefused(f"objects in {self.shown}: {error}") from error
+        except OSError as error:
+            raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk itself: what was made or renamed there is then found after a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,75 @@
+"""Inputs: what callers bring beside words (conditioning images, embeddings), stored once and named by its hash."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from storage.errors import NotFound
+from storage.objects.s3 import ObjectStore
+from storage.spec.controls import REFERENCE
+
+
+def reference_of(data: bytes) -> str:
+    """How specifications name these bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def put_input(objects: ObjectStore, data: bytes) -> str:
+    """Store an input; its reference. Idempotent: equal bytes are one object."""
+    reference = reference_of(data)
+    objects.put(_key(reference), data)
+    return reference
+
+
+def put_input_file(objects: ObjectStore, file: IO[bytes]) -> str:
+    """The same, of a file that is read piece by piece."""
+    file.seek(0)
+    reference = _digested(file)
+    objects.put(_key(reference), file)
+    return reference
+
+
+def copy_input(objects: ObjectStore, reference: str, file: IO[bytes]) -> None:
+    """Copy an input into an empty file, piece by piece, and leave that at its beginning. Raises NotFound as below."""
+    with _found(reference):
+        objects.copy(_key(reference), file)
+    file.seek(0)
+    _check(_digested(file), reference)
+    file.seek(0)
+
+
+def get_input(objects: ObjectStore, reference: str) -> bytes:
+    """The bytes of an input. Raises NotFound, also where what is stored is not what was named."""
+    with _found(reference):
+        data = objects.get(_key(reference))
+    _check(reference_of(data), reference)
+    return data
+
+
+def has_input(objects: ObjectStore, reference: str) -> bool:
+    return objects.exists(_key(reference))
+
+
+@contextmanager
+def _found(reference: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"input {reference} is not in the store; upload its file again (`farm upload`)") from None
+
+
+def _digested(file: IO[bytes]) -> str:
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+
+
+def _check(stored: str, reference: str) -> None:
+    if stored != reference:
+        raise NotFound(f"input {reference} is damaged in the store; delete it there and upload its file again")
+
+
+def _key(reference: str) -> str:
+    found = REFERENCE.fullmatch(reference)
+    if not found:
+        raise NotFound(f"not an input: {reference!r}; expected sha256: and 64 hexadecimal digits")
+    return f"inputs/{found[1]}"

@@ -1,0 +1,294 @@
+"""The object store: S3 (through boto3) and a folder (`.folder`) behind one interface; every bucket call is here.
+
+Objects are created once: the first write of a key wins and later ones adopt what is there, so that two workers that
+made the same picture leave one object, whose hash is the one in the row.
+"""
+
+import contextlib
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.exceptions import S3UploadFailedError
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointProviderError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+
+from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.objects.folder import LocalObjects
+from storage.objects.object_keys import Stored, checked, described
+from storage.settings import Settings, without_secrets
+
+
+class ObjectStore(Protocol):
+    """A flat store of immutable objects. Keys are our own: letters, digits, `_`, `-`, `.` and `/`.
+
+    Every method raises ObjectStoreProblem if the store does not answer (trying again later can help) and
+    ObjectStoreRefused if it answers no (bucket missing, forbidden).
+    """
+
+    #: The store's address, without secrets.
+    shown: str
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        """Create the object, or adopt the one that is there; a file is read piece by piece. Idempotent."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        """Copy an object into a file, piece by piece. Raises NotFound."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:
+        """An address from which the object can be downloaded without credentials until then."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent: no error where there is no such object."""
+        ...
+
+    def delete_below(self, folder: str) -> None:
+        """Delete whatever there is below a folder of keys. Idempotent."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """The keys that begin with `prefix`, in order."""
+        ...
+
+    def check(self) -> None:
+        """Raises ObjectStoreProblem if the store cannot be used; writes nothing."""
+        ...
+
+
+def picture_key(render_id: str, index: int) -> str:
+    """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
+    return f"{folder_of(render_id)}/{index:06d}.png"
+
+
+def folder_of(render_id: str) -> str:
+    """Where the pictures of a render live, and nothing else does."""
+    return f"renders/{render_id}"
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """The store that the settings name. Raises BadSettings. Nothing is contacted yet."""
+    url = settings.objects
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
+        endpoint = settings.s3_endpoint_url
+        if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+            raise BadSettings(f"FARM_S3_ENDPOINT_URL={endpoint}: expected http://host:port or https://host")
+        return S3Objects(bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url)
+    if parts.scheme in ("", "file"):
+        return LocalObjects(Path(parts.path if parts.scheme else url))
+    raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
+
+
+def open_place(url: str, settings: Settings) -> "S3Objects":
+    """Any place in any bucket, `s3://bucket/prefix`, with the farm's endpoint and keys. Raises BadSettings."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise BadSettings(f"{url}: expected s3://bucket/prefix")
+    return S3Objects(
+        bucket=bucket, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url, named="the address"
+    )
+
+
+def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
+    """Copy an object of any bucket, `s3://bucket/key`, into a file; memory stays flat.
+
+    Raises NotFound, BadSettings, ObjectStoreProblem.
+    """
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise BadSettings(f"{url}: expected s3://bucket/key")
+    S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url, named="the address").copy(key, file)
+
+
+class S3Objects:
+    """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
+
+    def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None, named: str = "FARM_OBJECTS_URL") -> None:
+        """`named` is what a person corrects where the bucket does not exist."""
+        self._bucket = bucket
+        self._named = named
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.shown = f"s3://{bucket}/{self._prefix}" + (f" at {without_secrets(endpoint_url)}" if endpoint_url else "")
+        try:
+            # A session of its own: boto3's shared one is not for several threads, and keeps the first keys it saw.
+            self._client: Any = boto3.Session().client(
+                "s3",
+                endpoint_url=endpoint_url,
+                config=Config(
+                    signature_version="s3v4",
+                    connect_timeout=3,
+                    read_timeout=20,
+                    retries={"mode": "standard", "total_max_attempts": 4},
+                    tcp_keepalive=True,
+                    max_pool_connections=16,
+                    # Stores other than AWS often know no checksum trailers; `put` sends its own SHA-256.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={"addressing_style": "path" if endpoint_url else "auto"},
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise ObjectStoreRefused(f"objects in {self.shown}: {error}; check the AWS_ settings") from error
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        source, stored = described(key, data)
+        with self._translated():
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._name(key),
+                    Body=source,
+                    ContentType="image/png" if key.endswith(".png") else "application/octet-stream",
+                    ChecksumSHA256=b64encode(bytes.fromhex(stored.sha256)).decode(),
+                    Metadata={"sha256": stored.sha256},
+                    IfNoneMatch="*",
+                )
+            except ClientError as error:
+                # 412: the key exists. 409: somebody is creating it right now (CoreWeave answers so for both).
+                if _status(error) not in (409, 412):
+                    raise
+                return self._adopt(key)
+        return stored
+
+    def _adopt(self, key: str) -> Stored:
+        """The object that is there, perhaps from our own first try whose answer was lost."""
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except ClientError as error:
+            if _status(error) != 404:
+                raise
+            raise ObjectStoreProblem(f"object {key} in {self.shown}: another write of it failed; try again") from error
+        # Some stores write the names of metadata with a capital.
+        sha256 = {name.lower(): value for name, value in head["Metadata"].items()}.get("sha256")
+        if sha256 is None:
+            sha256 = hashlib.sha256(self.get(key)).hexdigest()
+        return Stored(key=key, sha256=sha256, bytes=head["ContentLength"])
+
+    def get(self, key: str) -> bytes:
+        with self._translated():
+            try:
+                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._name(key))["Body"].read()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    raise NotFound(f"no object {key} in {self.shown}") from None
+                raise
+        return body
+
+    def upload(self, key: str, file: Path) -> None:
+        """Store a file whatever is there, piece by piece; nobody sees a part of it."""
+        with self._translated():
+            try:
+                self._client.upload_file(str(file), self._bucket, self._name(key))
+            except S3UploadFailedError as error:
+                # boto3 wraps what the store said.
+                raise (error.__cause__ or error.__context__ or error) from error
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        # Here the key may be anybody's.
+        with self._translated():
+            try:
+                self._client.download_fileobj(self._bucket, self._prefix + key, file)
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                self.check()  # a missing bucket answers the same
+                raise NotFound(f"no object {key} in {self.shown}") from None
+
+    def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """The bytes of an object; None if there is none."""
+        with self._translated():
+            try:
+                return int(self._client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"])
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                self.check()  # a missing bucket answers the same
+                return None
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:
+        address: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": self._name(key)}, ExpiresIn=seconds
+        )
+        return address
+
+    def delete(self, key: str) -> None:
+        with self._translated():
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def delete_below(self, folder: str) -> None:
+        # One by one: many stores other than AWS refuse the checksum that deleting many at once comes with.
+        for key in self.list(f"{checked(folder)}/"):
+            self.delete(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        with self._translated():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self._prefix)
+
+    def check(self) -> None:
+        with self._translated():
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+
+    def _name(self, key: str) -> str:
+        return self._prefix + checked(key)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "error")
+            if code in ("NoSuchBucket", "NotFound") or _status(error) == 404:
+                raise ObjectStoreRefused(
+                    f"objects in {self.shown}: the bucket does not exist; create it or correct {self._named}"
+                ) from error
+            if _status(error) in (401, 403):
+                raise ObjectStoreRefused(
+                    f"objects in {self.shown}: access is denied ({code}); "
+                    "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+                ) from error
+            raise ObjectStoreProblem(f"objects in {self.shown}: {code}") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ObjectStoreRefused(
+                f"objects in {self.shown}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except (ParamValidationError, EndpointProviderError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ObjectStoreRefused(f"objects in {self.shown}: no such address: {reason}") from error
+        except BotoCoreError as error:
+            raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
+
+
+def _status(error: ClientError) -> int:
+    status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status

@@ -1,0 +1,1 @@
+"""Whole renders: reading them, measuring them, schedules, exports, purging."""

@@ -1,0 +1,102 @@
+"""Exports that were begun: who deletes pictures asks here which of them are still needed."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.database.connection import Database, database_now
+from storage.database.tables import exports, renders
+from storage.errors import InvalidInput, NotFound
+from storage.jobs.transitions import lock_renders
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportView:
+    id: str
+    render_id: str
+    format: str
+    target: str
+    created_at: float
+    seen_at: float
+    finished_at: float | None
+
+
+class Exports:
+    """Beginning, going on with and finishing exports. Every method may be repeated."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, *, render_id: str, format: str, target: str, options: Mapping[str, Any]) -> str:  # noqa: A002
+        """The id of this export, new or gone on with.
+
+        Raises InvalidInput if it was begun with other options and not finished, NotFound if the render is being
+        deleted.
+        """
+        said = json.dumps(options, sort_keys=True)
+        with self._database.write() as connection:
+            lock_renders(connection, [render_id])
+            kept = select(renders.c.id).where(renders.c.id == render_id, ~renders.c.purging)
+            if connection.execute(kept).first() is None:
+                raise NotFound(f"render {render_id} is being deleted")
+            insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
+            now = database_now()
+            connection.execute(
+                insert_unless_there(exports)
+                .values(
+                    id=secrets.token_hex(6),
+                    render_id=render_id,
+                    format=format,
+                    target=target,
+                    options=said,
+                    created_at=now,
+                    seen_at=now,
+                )
+                .on_conflict_do_nothing()
+            )
+            this = (exports.c.render_id == render_id) & (exports.c.format == format) & (exports.c.target == target)
+            row = connection.execute(select(exports).where(this)).one()
+            if row.options != said and row.finished_at is None:
+                raise InvalidInput(
+                    f"{target} has an export of render {render_id} that was begun with {row.options}; "
+                    "go on with the same, or choose another place"
+                )
+            connection.execute(update(exports).where(this).values(options=said, seen_at=now, finished_at=None))
+        return str(row.id)
+
+    def seen(self, export_id: str) -> None:
+        """It is still being written."""
+        with self._database.write() as connection:
+            connection.execute(update(exports).where(exports.c.id == export_id).values(seen_at=database_now()))
+
+    def finish(self, export_id: str) -> None:
+        with self._database.write() as connection:
+            connection.execute(update(exports).where(exports.c.id == export_id).values(finished_at=database_now()))
+
+    def give_up(self, export_id: str) -> bool:
+        """Forget one that was not finished, so that it protects its pictures no longer; whether there was one."""
+        unfinished = (exports.c.id == export_id) & exports.c.finished_at.is_(None)
+        with self._database.write() as connection:
+            return connection.execute(delete(exports).where(unfinished)).rowcount > 0
+
+    def unfinished(self) -> list[ExportView]:
+        """Those that still need their pictures, oldest first."""
+        statement = select(exports).where(exports.c.finished_at.is_(None)).order_by(exports.c.created_at)
+        with self._database.read() as connection:
+            return [
+                ExportView(
+                    id=row.id,
+                    render_id=row.render_id,
+                    format=row.format,
+                    target=row.target,
+                    created_at=row.created_at,
+                    seen_at=row.seen_at,
+                    finished_at=row.finished_at,
+                )
+                for row in connection.execute(statement)
+            ]

@@ -1,0 +1,155 @@
+"""What rows tell of how the farm does: what waits, what was made lately and how long it took, who uses how much."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from sqlalchemy import func, select
+
+from storage.database.connection import Database, database_now
+from storage.database.tables import batches, jobs, renders
+from storage.jobs.fair_share import queued
+from storage.rules.states import State
+from storage.spec.picture import Spec, read_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Pipeline calls that were recorded, and how long they took together."""
+
+    batches: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A batch that was rendered lately: how many pictures such as this one, in how many seconds."""
+
+    spec: Spec
+    pictures: int
+    seconds: float
+    #: Of this one picture's file.
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Seconds that pictures of a model spent on their way, on average."""
+
+    #: From submission to the device.
+    queue: float
+    #: In the pipeline call.
+    render: float
+    #: Encoded, stored and recorded, and waiting for that.
+    store: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """An owner's pictures in the store; times are seconds since 1970."""
+
+    owner: str
+    renders: int
+    pictures: int
+    bytes: int
+    oldest: float
+    newest: float
+
+
+class Measures:
+    """Answers whose cost does not grow with the table, but for `usage`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def oldest_waiting(self, models: Iterable[str]) -> dict[str, float]:
+        """Model → seconds since the render of its next job was submitted; models without waiting jobs are left out."""
+        found: dict[str, float] = {}
+        with self._database.read() as connection:
+            for model in models:
+                head = (
+                    select(jobs.c.render_id)
+                    .where(queued(), jobs.c.model == model)
+                    .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+                    .limit(1)
+                    .scalar_subquery()
+                )
+                age = connection.execute(select(database_now() - renders.c.created_at).where(renders.c.id == head))
+                if (seconds := age.scalar()) is not None:
+                    found[model] = seconds
+        return found
+
+    def made_lately(self, *, within_seconds: float) -> dict[str, Made]:
+        """Model → what was rendered of it within this time."""
+        statement = (
+            select(batches.c.model, func.count().label("n"), func.sum(batches.c.render_seconds).label("seconds"))
+            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .group_by(batches.c.model)
+        )
+        with self._database.read() as connection:
+            return {row.model: Made(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)}
+
+    def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, Stages]:
+        """Model → how long its last pictures took, a picture of each of the last batches within this time."""
+        last = (
+            select(batches.c.model, batches.c.jobs, batches.c.render_seconds)
+            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .order_by(batches.c.finished_at.desc())
+            .limit(most)
+        )
+        with self._database.read() as connection:
+            found = {json.loads(row.jobs)[0]: row for row in connection.execute(last)}
+            times = connection.execute(
+                select(jobs.c.id, jobs.c.started_at, jobs.c.finished_at, renders.c.created_at)
+                .join(renders)
+                .where(jobs.c.id.in_(sorted(found)), jobs.c.state == State.DONE)
+            ).all()
+        by_model: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for row in times:
+            render = found[row.id].render_seconds
+            store = max(0.0, row.finished_at - row.started_at - render)
+            by_model[found[row.id].model].append((row.started_at - row.created_at, render, store))
+        return {
+            model: Stages(**dict(zip(("queue", "render", "store"), map(fmean, zip(*spent, strict=True)), strict=True)))
+            for model, spent in by_model.items()
+        }
+
+    def samples(self, model: str, *, most: int = 200) -> list[Sample]:
+        """The last batches of a model, for judging what others will take."""
+        last = (
+            select(batches.c.jobs, batches.c.render_seconds)
+            .where(batches.c.model == model)
+            .order_by(batches.c.finished_at.desc())
+            .limit(most)
+        )
+        with self._database.read() as connection:
+            found = [(json.loads(row.jobs), row.render_seconds) for row in connection.execute(last)]
+            first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
+            by_id = {row.id: row for row in connection.execute(first)}
+        return [
+            Sample(spec=read_spec(by_id[ids[0]].spec), pictures=len(ids), seconds=seconds, bytes=by_id[ids[0]].bytes)
+            for ids, seconds in found
+            if ids[0] in by_id
+        ]
+
+    def usage(self, *, owner: str | None = None) -> list[Usage]:
+        """What each owner's pictures take, by owner, or what one's do; looks at every picture."""
+        statement = (
+            select(
+                jobs.c.owner,
+                func.count(jobs.c.render_id.distinct()).label("renders"),
+                func.count().label("pictures"),
+                func.sum(jobs.c.bytes).label("bytes"),
+                func.min(jobs.c.finished_at).label("oldest"),
+                func.max(jobs.c.finished_at).label("newest"),
+            )
+            .where(jobs.c.state == State.DONE)
+            .group_by(jobs.c.owner)
+            .order_by(jobs.c.owner)
+        )
+        if owner is not None:
+            statement = statement.where(jobs.c.owner == owner)
+        with self._database.read() as connection:
+            return [Usage(**{**row._mapping, "bytes": int(row.bytes or 0)}) for row in connection.execute(statement)]

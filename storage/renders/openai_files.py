@@ -1,0 +1,137 @@
+"""Files and batches of OpenAI's Batch API: a batch is a render, a line of its file some of that render's pictures."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import api_batches, api_files
+from storage.errors import NotFound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiFile:
+    id: str
+    owner: str
+    name: str
+    purpose: str
+    bytes: int
+    object: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of a batch's file: whose pictures they are, and which."""
+
+    custom_id: str
+    first: int
+    n: int
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiBatch:
+    id: str
+    owner: str
+    file_id: str
+    render_id: str
+    metadata: Mapping[str, str]
+    lines: Sequence[Line]
+    created_at: float
+
+
+class BatchFiles:
+    """Files that were uploaded for batches, and the batches."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @transaction
+    def add_file(
+        self, connection: Connection, *, owner: str, name: str, purpose: str, n_bytes: int, reference: str
+    ) -> ApiFile:
+        row = {
+            "id": f"file-{secrets.token_hex(12)}",
+            "owner": owner,
+            "name": name[:200],
+            "purpose": purpose,
+            "bytes": n_bytes,
+            "object": reference,
+        }
+        connection.execute(insert(api_files).values(created_at=database_now(), **row))
+        return _file(connection.execute(select(api_files).where(api_files.c.id == row["id"])).one())
+
+    def file(self, owner: str | None, file_id: str) -> ApiFile:
+        """Raises NotFound, also for somebody else's."""
+        with self.database.read() as connection:
+            row = connection.execute(select(api_files).where(api_files.c.id == file_id)).first()
+        if row is None or owner not in (None, row.owner):
+            raise NotFound(f"no file has the id {file_id[:60]!r}")
+        return _file(row)
+
+    @transaction
+    def add_batch(
+        self,
+        connection: Connection,
+        *,
+        owner: str,
+        file_id: str,
+        render_id: str,
+        metadata: Mapping[str, str],
+        lines: Sequence[Line],
+    ) -> str:
+        batch_id = f"batch_{secrets.token_hex(12)}"
+        connection.execute(
+            insert(api_batches).values(
+                id=batch_id,
+                owner=owner,
+                file_id=file_id,
+                render_id=render_id,
+                metadata=json.dumps(dict(metadata)),
+                lines=json.dumps([[line.custom_id, line.first, line.n, line.body] for line in lines]),
+                created_at=database_now(),
+            )
+        )
+        return batch_id
+
+    def batch(self, owner: str | None, batch_id: str) -> ApiBatch:
+        """Raises NotFound, also for somebody else's."""
+        with self.database.read() as connection:
+            row = connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).first()
+        if row is None or owner not in (None, row.owner):
+            raise NotFound(f"no batch has the id {batch_id[:60]!r}")
+        return _batch(row)
+
+    def batches(self, owner: str | None, *, limit: int, after: str | None = None) -> list[ApiBatch]:
+        """The newest, newest first; those after one. Raises NotFound for that one."""
+        statement = select(api_batches).order_by(api_batches.c.created_at.desc(), api_batches.c.id).limit(limit)
+        if owner is not None:
+            statement = statement.where(api_batches.c.owner == owner)
+        if after is not None:
+            statement = statement.where(api_batches.c.created_at < self.batch(owner, after).created_at)
+        with self.database.read() as connection:
+            return [_batch(row) for row in connection.execute(statement)]
+
+
+def _file(row: Row[Any]) -> ApiFile:
+    return ApiFile(**row._asdict())
+
+
+def _batch(row: Row[Any]) -> ApiBatch:
+    lines = [
+        Line(custom_id=custom_id, first=first, n=n, body=body) for custom_id, first, n, body in json.loads(row.lines)
+    ]
+    return ApiBatch(
+        id=row.id,
+        owner=row.owner,
+        file_id=row.file_id,
+        render_id=row.render_id,
+        metadata=json.loads(row.metadata),
+        lines=lines,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,159 @@
+"""Deleting whole renders: marked first, so that nobody sees them any more; then their pictures; then their rows.
+
+Every step may be interrupted and is gone on with by the next purge, here or elsewhere. A render's own row goes last.
+"""
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
+
+from storage.database.connection import Database, database_now, transaction
+from storage.database.tables import api_batches, batches, deliveries, events, exports, faults, jobs, leftovers, renders
+from storage.jobs.transitions import lock_renders
+from storage.objects.s3 import picture_key
+from storage.rules.states import State, render_state
+
+#: Rows deleted in one transaction: other writers wait no longer than that.
+_AT_ONCE = 500
+#: Of what there may be several for a picture → what tells its rows apart.
+_LOGS: dict[Table, Column[Any]] = {events: events.c.seq, deliveries: deliveries.c.id}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    """A render that could be deleted."""
+
+    render_id: str
+    owner: str
+    state: str
+    finished_at: float
+    #: Those that are done, and those that ended without a picture too.
+    pictures: int
+    jobs: int
+    bytes: int
+    #: It has an export that is not finished, and is kept.
+    needed: bool
+
+
+class Purging:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def old(self, *, seconds: float, states: Collection[str] = (), owner: str | None = None) -> list[Old]:
+        """Renders that have been finished for so long, oldest first; in one of these states, where any is named."""
+        last = database_now() - seconds
+        # The few numbers of a render first, the sizes of its pictures only of those that are old.
+        statement = (
+            select(renders, _exported().label("needed"))
+            .where(renders.c.finished_at <= last, ~renders.c.purging)
+            .order_by(renders.c.finished_at, renders.c.id)
+        )
+        if owner is not None:
+            statement = statement.where(renders.c.owner == owner)
+        with self.database.read() as connection:
+            found = [
+                (row, state)
+                for row in connection.execute(statement)
+                if (state := render_state(total=row.total, done=row.done, failed=row.failed, cancelled=row.cancelled))
+                in (states or {state})
+            ]
+            sizes = {row.id: self._bytes(connection, row.id) for row, _ in found}
+        return [
+            Old(
+                render_id=row.id,
+                owner=row.owner,
+                state=state,
+                finished_at=row.finished_at,
+                pictures=row.done,
+                jobs=row.total,
+                bytes=sizes[row.id],
+                needed=bool(row.needed),
+            )
+            for row, state in found
+        ]
+
+    @transaction
+    def mark(self, connection: Connection, old: Old) -> bool:
+        """Hide a render for good; False if it was asked for again since somebody looked, or an export needs it.
+
+        Its idempotency key is free again: a request of that name is a new one.
+        """
+        # An export begins under the same lock (`storage.renders.exports`): a statement after it sees what has begun.
+        lock_renders(connection, [old.render_id])
+        same = (renders.c.id == old.render_id) & (renders.c.finished_at == old.finished_at) & ~renders.c.purging
+        marked = connection.execute(
+            update(renders).where(same, ~_exported()).values(purging=True, idempotency_key=None, request_hash=None)
+        ).rowcount
+        if marked:
+            # At once: how a batch stands is read from its render.
+            connection.execute(delete(api_batches).where(api_batches.c.render_id == old.render_id))
+        return marked > 0
+
+    def marked(self) -> list[str]:
+        """Those that are hidden and not gone yet."""
+        with self.database.read() as connection:
+            return [*connection.execute(select(renders.c.id).where(renders.c.purging).order_by(renders.c.id)).scalars()]
+
+    def next_pictures(self, render_id: str) -> list[tuple[int, str]]:
+        """Row and object key of its next jobs, also of those that may have left an object without being done."""
+        statement = select(jobs.c.id, jobs.c.index).where(jobs.c.render_id == render_id).order_by(jobs.c.id)
+        with self.database.read() as connection:
+            rows = connection.execute(statement.limit(_AT_ONCE))
+            return [(row.id, picture_key(render_id, row._mapping["index"])) for row in rows]
+
+    @transaction
+    def delete_jobs(self, connection: Connection, job_ids: Collection[int]) -> None:
+        """The rows of jobs whose pictures are deleted, and what is only theirs."""
+        batch_ids = set(connection.execute(select(jobs.c.batch_id).where(jobs.c.id.in_(job_ids))).scalars()) - {None}
+        connection.execute(delete(faults).where(faults.c.job_id.in_(job_ids)))
+        connection.execute(delete(leftovers).where(leftovers.c.job_id.in_(job_ids)))
+        connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
+        _delete_batches(connection, batch_ids)
+
+    @transaction
+    def delete_logs(self, connection: Connection, render_id: str) -> int:
+        """The next of what was told about a render, and to whom; how many rows."""
+        deleted = 0
+        for table, key in _LOGS.items():
+            theirs = table.c.render_id == render_id
+            some = select(key).where(theirs).order_by(key).limit(_AT_ONCE)
+            deleted += connection.execute(delete(table).where(theirs, key.in_(some))).rowcount
+        return deleted
+
+    @transaction
+    def delete_render(self, connection: Connection, render_id: str) -> None:
+        """The rest of a render without jobs."""
+        # Whoever tells of a render has its lock: nothing is told between these statements.
+        lock_renders(connection, [render_id])
+        for table in (*_LOGS, exports):
+            connection.execute(delete(table).where(table.c.render_id == render_id))
+        connection.execute(delete(renders).where(renders.c.id == render_id, renders.c.purging))
+
+    def _bytes(self, connection: Connection, render_id: str) -> int:
+        total = select(func.coalesce(func.sum(jobs.c.bytes), 0)).where(
+            jobs.c.render_id == render_id, jobs.c.state == State.DONE
+        )
+        return int(connection.execute(total).scalar_one())
+
+
+def _exported() -> ColumnElement[bool]:
+    unfinished = (exports.c.render_id == renders.c.id) & exports.c.finished_at.is_(None)
+    return select(exports.c.id).where(unfinished).correlate(renders).exists()
+
+
+def _delete_batches(connection: Connection, batch_ids: Iterable[str]) -> None:
+    """Those of which no picture is left: others still need to know their company (`farm rerender`)."""
+    of_batch = {
+        row.id: json.loads(row.jobs)
+        for row in connection.execute(select(batches.c.id, batches.c.jobs).where(batches.c.id.in_(sorted(batch_ids))))
+    }
+    mates = {job_id for ids in of_batch.values() for job_id in ids}
+    left = set(
+        connection.execute(
+            select(jobs.c.batch_id).where(jobs.c.id.in_(sorted(mates)), jobs.c.state == State.DONE)
+        ).scalars()
+    )
+    connection.execute(delete(batches).where(batches.c.id.in_(sorted(of_batch.keys() - left))))

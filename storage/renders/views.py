@@ -1,0 +1,335 @@
+"""Reading what is: renders, jobs and batches as frozen values. Nothing here changes a row."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, tuple_
+
+from storage.database.connection import Database, database_now
+from storage.database.tables import batches, jobs, renders, workers
+from storage.errors import NotFound
+from storage.jobs.fair_share import queued
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State, render_state
+from storage.spec.picture import Spec, read_spec
+
+_PAGE = 1000
+_RENDER_ID = re.compile(r"[0-9a-z]{1,32}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderView:
+    id: str
+    owner: str
+    priority: Priority
+    total: int
+    done: int
+    failed: int
+    cancelled: int
+    created_at: float
+    finished_at: float | None
+    #: Kept out of the queue.
+    held: bool = False
+
+    @property
+    def state(self) -> str:
+        return render_state(
+            total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled, held=self.held
+        )
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.done - self.failed - self.cancelled
+
+    @property
+    def finished(self) -> bool:
+        return self.remaining == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    row_id: int
+    render_id: str
+    index: int
+    spec: Spec
+    state: State
+    attempt: int
+    worker: str | None
+    started_at: float | None
+    finished_at: float | None
+    batch_id: str | None
+    object: str | None
+    sha256: str | None
+    bytes: int | None
+    #: What went wrong last, if it has not gone well since.
+    fault: Fault | None
+    error: str | None
+    custom_id: str | None = None
+    labels: Mapping[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        """The name that people use: `<render>-<index>`."""
+        return f"{self.render_id}-{self.index:06d}"
+
+    @property
+    def file_name(self) -> str:
+        """The picture's name in a folder of one render's pictures."""
+        return f"{self.index:06d}-{self.spec.seed}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchView:
+    """What one pipeline call rendered: its jobs in their order, and with what."""
+
+    id: str
+    worker: str
+    job_row_ids: Sequence[int]
+    recipe: Mapping[str, Any]
+    render_seconds: float
+    finished_at: float
+
+
+class Views:
+    """Answers about renders, jobs and batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def render(self, render_id: str, *, owner: str | None = None) -> RenderView:
+        """Raises NotFound, also where it is not this owner's."""
+        row = None
+        if _RENDER_ID.fullmatch(render_id):
+            with self._database.read() as connection:
+                row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
+        if row is None or row.purging or owner not in (None, row.owner):
+            raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
+        return _render(row)
+
+    def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
+        """The newest renders, or an owner's, newest first; those after a render. Raises NotFound for that one."""
+        statement = (
+            select(renders).where(~renders.c.purging).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
+        )
+        if owner is not None:
+            statement = statement.where(renders.c.owner == owner)
+        if after is not None:
+            last = self.render(after, owner=owner)
+            older = renders.c.created_at < last.created_at
+            statement = statement.where(older | ((renders.c.created_at == last.created_at) & (renders.c.id > last.id)))
+        with self._database.read() as connection:
+            return [_render(row) for row in connection.execute(statement)]
+
+    def accepted_as(self, owner: str, name: str) -> bool:
+        """Whether an owner's request of this name (idempotency key) was accepted."""
+        with self._database.read() as connection:
+            found = connection.execute(
+                select(renders.c.id).where(renders.c.owner == owner, renders.c.idempotency_key == name)
+            ).first()
+        return found is not None
+
+    def latest_of(self, owner: str, request_hash: str, *, within_seconds: float) -> str | None:
+        """The id of an owner's last render that asked for the same within this time."""
+        statement = (
+            select(renders.c.id)
+            .where(
+                renders.c.owner == owner,
+                renders.c.created_at > database_now() - within_seconds,
+                renders.c.request_hash == request_hash,
+            )
+            .order_by(renders.c.created_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            found: str | None = connection.execute(statement).scalar()
+        return found
+
+    def unfinished_jobs(self) -> int:
+        """How many jobs of all renders are waiting or running; what is held is neither."""
+        left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
+        with self._database.read() as connection:
+            statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None), ~renders.c.held)
+            return int(connection.execute(statement).scalar_one())
+
+    def job(self, job_id: str) -> JobView:
+        """Raises NotFound."""
+        render_id, index = _split(job_id)
+        with self._database.read() as connection:
+            this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
+            row = connection.execute(select(jobs).join(renders).where(this)).first()
+        if row is None:
+            raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
+        return _job(row)
+
+    def jobs(
+        self, render_id: str, *, state: State | None = None, after: int = -1, limit: int | None = None
+    ) -> Iterator[JobView]:
+        """A render's jobs in the order of their indexes, read a page at a time."""
+        left = limit
+        while left is None or left > 0:
+            statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
+            with self._database.read() as connection:
+                page = [_job(row) for row in connection.execute(statement)]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].index
+            left = None if left is None else left - len(page)
+
+    def next_waiting(self, render_id: str) -> JobView | None:
+        """The job of a render that is claimed next; None if none waits."""
+        waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(jobs).where(waiting).order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
+            ).first()
+        return None if row is None else _job(row)
+
+    def position(self, job: JobView, *, at_most: int = 10_000) -> int | None:
+        """How many jobs of its model are claimed before a waiting one, counted so far; None if it does not wait."""
+        this = jobs.alias("this")
+        place = tuple_(jobs.c.priority, jobs.c.turn, jobs.c.id) < tuple_(this.c.priority, this.c.turn, this.c.id)
+        before = (
+            select(jobs.c.id)
+            .join(this, (this.c.id == job.row_id) & (this.c.state == State.QUEUED))
+            .where(queued(), jobs.c.model == job.spec.model, place)
+            .limit(at_most)
+            .subquery()
+        )
+        with self._database.read() as connection:
+            state = connection.execute(select(jobs.c.state).where(jobs.c.id == job.row_id)).scalar()
+            if state != State.QUEUED:
+                return None
+            return connection.execute(select(func.count()).select_from(before)).scalar_one()
+
+    def is_watched(self, render_id: str) -> bool:
+        """Whether the events of a render are written down."""
+        with self._database.read() as connection:
+            return bool(connection.execute(select(renders.c.watched).where(renders.c.id == render_id)).scalar())
+
+    def progress(self, render_id: str) -> dict[int, float]:
+        """Index → share of the steps done, 0…1, of a watched render's pictures that are at a device."""
+        with self._database.read() as connection:
+            running = connection.execute(
+                select(jobs.c.id, jobs.c.index, jobs.c.worker).where(
+                    jobs.c.render_id == render_id, jobs.c.state == State.RUNNING
+                )
+            ).all()
+            names = {row.worker for row in running}
+            told = connection.execute(
+                select(workers.c.name, workers.c.jobs, workers.c.step, workers.c.steps).where(
+                    workers.c.name.in_(names), workers.c.steps > 0
+                )
+            ).all()
+        share = {(row.name, job): min(1.0, row.step / row.steps) for row in told for job in json.loads(row.jobs)}
+        return {
+            row._mapping["index"]: round(share[row.worker, row.id], 3)
+            for row in running
+            if (row.worker, row.id) in share
+        }
+
+    def batch(self, batch_id: str) -> BatchView:
+        """Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
+        if row is None:
+            raise NotFound(f"no batch has the id {batch_id!r}")
+        return _batch(row)
+
+    def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
+        """Those of these ids that there are."""
+        found: dict[str, BatchView] = {}
+        # A thousand at once: databases take only so many values in a statement.
+        left = sorted(set(ids))
+        with self._database.read() as connection:
+            while left:
+                some, left = left[:_PAGE], left[_PAGE:]
+                rows = connection.execute(select(batches).where(batches.c.id.in_(some)))
+                found |= {row.id: _batch(row) for row in rows}
+        return found
+
+    def labels(self, render_id: str) -> Iterator[Mapping[str, Any] | None]:
+        """The labels of a render's pictures, None for those without; each distinct set once, in no order."""
+        statement = select(jobs.c.labels).where(jobs.c.render_id == render_id).distinct()
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+                yield None if row.labels is None else json.loads(row.labels)
+
+    def specs(self, batch: BatchView) -> list[Spec]:
+        """The specifications of a batch's pictures, in the order in which they were rendered.
+
+        Raises NotFound if some of them were deleted since.
+        """
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs.c.id, jobs.c.spec).where(jobs.c.id.in_(batch.job_row_ids)))
+            by_id = {row.id: read_spec(row.spec) for row in rows}
+        if missing := len(batch.job_row_ids) - len(by_id):
+            raise NotFound(
+                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together are deleted"
+            )
+        return [by_id[row_id] for row_id in batch.job_row_ids]
+
+
+def _jobs_page(render_id: str, state: State | None, after: int, limit: int) -> Select[Any]:
+    statement = (
+        select(jobs).where(jobs.c.render_id == render_id, jobs.c.index > after).order_by(jobs.c.index).limit(limit)
+    )
+    return statement if state is None else statement.where(jobs.c.state == state)
+
+
+def _split(job_id: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([0-9a-z]{1,32})-(\d{1,9})", job_id)
+    if match is None:
+        raise NotFound(f"{job_id!r} is not the id of a job, such as k7m2p9x4tq8z-000012")
+    return match[1], int(match[2])
+
+
+def _render(row: Row[Any]) -> RenderView:
+    return RenderView(
+        id=row.id,
+        owner=row.owner,
+        priority=Priority(row.priority),
+        total=row.total,
+        done=row.done,
+        failed=row.failed,
+        cancelled=row.cancelled,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        held=row.held,
+    )
+
+
+def _batch(row: Row[Any]) -> BatchView:
+    return BatchView(
+        id=row.id,
+        worker=row.worker,
+        job_row_ids=json.loads(row.jobs),
+        recipe=json.loads(row.recipe),
+        render_seconds=row.render_seconds,
+        finished_at=row.finished_at,
+    )
+
+
+def _job(row: Row[Any]) -> JobView:
+    return JobView(
+        row_id=row.id,
+        render_id=row.render_id,
+        index=row._mapping["index"],
+        spec=read_spec(row.spec),
+        state=State(row.state),
+        attempt=row.attempt,
+        worker=row.worker,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        batch_id=row.batch_id,
+        object=row.object,
+        sha256=row.sha256,
+        bytes=row.bytes,
+        fault=None if row.fault is None else Fault(row.fault),
+        error=row.error,
+        custom_id=row.custom_id,
+        labels=None if row.labels is None else json.loads(row.labels),
+    )

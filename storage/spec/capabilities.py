@@ -1,0 +1,140 @@
+"""Which controls a model's pipeline takes, known without torch from `pipelines.json`.
+
+`worker.rendering.learn_capabilities` writes that file.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from storage.errors import BadSpecification
+from storage.spec.controls import PER_CONTROLNET
+from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.picture import Spec
+
+#: Pipelines whose pictures must be a multiple of more than 8 pixels: others they would round, silently.
+_MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
+#: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
+#: appendix I).
+_SMALLEST_TRAINED = 0.93
+
+
+def pipeline_of(model: DiffusersModel) -> str | None:
+    """The class that the model's `model_index.json` names; None where neither the registry nor this machine knows."""
+    if model.pipeline is not None:
+        return model.pipeline
+    # Where the source is a folder on this machine.
+    try:
+        return _class_named_in(Path(model.source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@cache
+def _class_named_in(folder: Path) -> str | None:
+    """Raises whatever is wrong with the file, which is not remembered: a model may be fetched meanwhile."""
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    return name if isinstance(name, str) else None
+
+
+def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
+    """The controls that the model takes, `negative_prompt` and `sampler` among them; None where it is not known."""
+    known = _table().get(pipeline_of(model) or "")
+    if known is None:
+        return None
+    return frozenset(known.get("with_controlnet", ()) if model.controlnets else known["controls"])
+
+
+def check_controls(spec: Spec, model: Model) -> None:
+    """Whether this model can be asked for this picture, as far as it is known here.
+
+    Raises BadSpecification with the field, what is wrong and what the model takes.
+    """
+    if isinstance(model, SimulatedModel):
+        if controls := spec.controls():
+            raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not know it")
+        return
+    asked = set(spec.controls())
+    if asked or model.controlnets:
+        _check_controlnets(spec, model)
+    asked |= {name for name in ("negative_prompt", "sampler") if getattr(spec, name)}
+    taken = taken_controls(model)
+    if taken is not None and asked - taken:
+        raise BadSpecification(
+            f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not take it; "
+            f"it takes {', '.join(sorted(taken))}"
+        )
+    _check_size(spec, model)
+
+
+def remarks(spec: Spec, model: Model) -> Iterator[str]:
+    """What is allowed, but hardly what was meant; the same words for all pictures of a model."""
+    if isinstance(model, SimulatedModel):
+        return
+    scales = [spec.guidance_scale]
+    if (pipeline_of(model) or "").startswith("Kandinsky"):
+        # Its prior is guided by itself, where nothing else is said.
+        scales.append(math.inf if spec.prior_guidance_scale is None else spec.prior_guidance_scale)
+    if max(scales) <= 1 and spec.negative_prompt not in ("", model.negative_prompt):
+        yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of 1 or less"
+    if (pipeline_of(model) or "").startswith("StableDiffusionXL"):
+        stated = {"width", "height"} & model.model_fields_set
+        width, height = (model.width, model.height) if stated else (1024, 1024)
+        if spec.width * spec.height < _SMALLEST_TRAINED * width * height:
+            yield f"width, height: the model {model.alias} draws poorly below {width} × {height} pixels"
+
+
+def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
+    """Raises BadSpecification for a LoRA that is not registered or not made for the model."""
+    for name in spec.loras or {}:
+        if name not in loras:
+            known = f"known are {', '.join(loras)}" if loras else "the registry has none"
+            raise BadSpecification(f"loras: no LoRA is registered as {name!r}; {known}")
+        if loras[name].models and spec.model not in loras[name].models:
+            raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
+
+
+def _check_size(spec: Spec, model: DiffusersModel) -> None:
+    multiple = _multiple(pipeline_of(model) or "")
+    for field in ("width", "height"):
+        size = getattr(spec, field)
+        if size % multiple:
+            near = size // multiple * multiple
+            raise BadSpecification(
+                f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
+                f"such as {near or multiple} or {near + multiple} (given: {size})"
+            )
+
+
+@cache
+def _multiple(pipeline: str) -> int:
+    return next((factor for prefix, factor in _MULTIPLES.items() if pipeline.startswith(prefix)), 8)
+
+
+def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
+    nets, images = len(model.controlnets), len(spec.control_images or ())
+    if images != nets:
+        missing = f"the model {model.alias} has {nets} ControlNet{'s' if nets != 1 else ''}"
+        raise BadSpecification(f"control_images: {missing}, each needs an image; {images or 'none'} given")
+    for field in (*PER_CONTROLNET, "guess_mode"):
+        value = getattr(spec, field)
+        if value is not None and not nets:
+            raise BadSpecification(f"{field}: the model {model.alias} has no ControlNet")
+        if isinstance(value, tuple) and len(value) != nets:
+            raise BadSpecification(f"{field}: {len(value)} numbers for {nets} ControlNets; give one, or one for each")
+    starts, ends = spec.control_guidance_start or (0.0,) * nets, spec.control_guidance_end or (1.0,) * nets
+    if wrong := [(start, end) for start, end in zip(starts, ends, strict=True) if start >= end]:
+        raise BadSpecification(
+            f"control_guidance_start: must be below control_guidance_end (given: {wrong[0][0]:g}, {wrong[0][1]:g})"
+        )
+
+
+@cache
+def _table() -> Mapping[str, Mapping[str, list[str]]]:
+    found: Mapping[str, Mapping[str, list[str]]] = json.loads(
+        files("storage.spec").joinpath("pipelines.json").read_text(encoding="utf-8")
+    )
+    return found

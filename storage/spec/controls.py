@@ -1,0 +1,179 @@
+"""The controls of a picture beside its prompt, size, steps, guidance, sampler and seed.
+
+Fields carry Diffusers' names. None means that nothing is asked for. Which pipeline takes which is in
+`storage.spec.capabilities`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, WrapValidator
+
+#: How a stored input is named: by what is in it.
+REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
+#: Controls with a number for each ControlNet.
+PER_CONTROLNET = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
+#: More ControlNets at once are a mistake, not a picture.
+MAX_CONTROLNETS = 8
+
+
+def _items(value: Any) -> list[Any]:
+    """A list, written as one, as a single value or (in a CSV cell) with commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _number(value: Any, least: float, most: float) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"must be numbers, not {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be numbers, not {value!r}")
+    if not math.isfinite(value) or not least <= value <= most:
+        raise ValueError(f"must be from {least:g} to {most:g}")
+    # Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
+    return float(value) + 0.0
+
+
+def _numbers(least: float, most: float) -> Callable[[Any], tuple[float, ...]]:
+    def read(value: Any) -> tuple[float, ...]:
+        found = tuple(_number(item, least, most) for item in _items(value))
+        if not 1 <= len(found) <= MAX_CONTROLNETS:
+            raise ValueError(f"must be 1 to {MAX_CONTROLNETS} numbers, one for each ControlNet")
+        return found
+
+    return read
+
+
+def _pair(least: int) -> Callable[[Any], tuple[int, int]]:
+    def read(value: Any) -> tuple[int, int]:
+        found = _items(value)
+        numbers = [int(item) if isinstance(item, str) and item.isdecimal() else item for item in found]
+        whole = [number for number in numbers if isinstance(number, int) and not isinstance(number, bool)]
+        if len(found) != 2 or len(whole) != 2 or not all(least <= number <= 65536 for number in whole):
+            raise ValueError(f"must be two whole numbers of at least {least}")
+        return whole[0], whole[1]
+
+    return read
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    found = _items(value)
+    if not all(isinstance(item, str) and item and "\0" not in item for item in found):
+        raise ValueError("must be files or stored inputs (sha256:…)")
+    if not 1 <= len(found) <= MAX_CONTROLNETS:
+        raise ValueError(f"must be 1 to {MAX_CONTROLNETS} images, one for each ControlNet")
+    return tuple(found)
+
+
+def _scales_by_name(value: Any) -> dict[str, float]:
+    """`{"ink": 0.8}`; in text `ink=0.8, other`, where a name alone means 1."""
+    if isinstance(value, str):
+        pairs = [item.partition("=") for item in _items(value)]
+        value = {name.strip(): scale or 1.0 for name, _, scale in pairs}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError('must name LoRAs of the registry and their scales, such as {"ink": 0.8}')
+    return {name: _number(scale, -10, 10) for name, scale in value.items()}
+
+
+def _input(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("must be a file or a stored input (sha256:…)")
+    return value
+
+
+def _read_by(read: Callable[[Any], Any]) -> WrapValidator:
+    """A field that is read by this function alone, in text as well as in typed values."""
+    return WrapValidator(lambda value, _handler: read(value))
+
+
+Size2 = Annotated[tuple[int, int], _read_by(_pair(1))]
+Corner = Annotated[tuple[int, int], _read_by(_pair(0))]
+Input = Annotated[str, AfterValidator(_input)]
+
+
+class ModelControls(BaseModel):
+    """Controls for which a model of the registry may have defaults."""
+
+    # The docstring under each field is what the API's page says of it.
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """DDIM's η: 0 deterministic, 1 as DDPM. Other samplers do not know it."""
+
+    clip_skip: Annotated[int, Field(ge=1, le=23)] | None = None
+    """How many of the text encoder's last layers are left out."""
+
+    prompt_weighting: Literal["compel"] | None = Field(
+        None, validation_alias=AliasChoices("prompt_weighting", "weighting")
+    )
+    """`compel`: words have weights, as in `(red)1.4`, and prompts may be longer than 77 tokens."""
+
+    controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
+        None, validation_alias=AliasChoices("controlnet_conditioning_scale", "control_scale")
+    )
+    """How strongly each ControlNet steers."""
+
+    control_guidance_start: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
+        None, validation_alias=AliasChoices("control_guidance_start", "control_start")
+    )
+    """From which share of the steps on each ControlNet steers."""
+
+    control_guidance_end: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
+        None, validation_alias=AliasChoices("control_guidance_end", "control_end")
+    )
+    """Up to which share of the steps each ControlNet steers."""
+
+    guess_mode: bool | None = None
+    """The ControlNet guesses from its image alone; made for guidance of 3 to 5 and no prompt."""
+
+    prior_num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, validation_alias=AliasChoices("prior_num_inference_steps", "prior_steps")
+    )
+    """Steps of Kandinsky's prior, which makes image embeddings from the prompt."""
+
+    prior_guidance_scale: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
+        None, validation_alias=AliasChoices("prior_guidance_scale", "prior_guidance")
+    )
+    """Guidance of Kandinsky's prior."""
+
+
+class Controls(ModelControls):
+    """All controls of one picture."""
+
+    control_images: Annotated[tuple[str, ...], _read_by(_images)] | None = None
+    """An image for each ControlNet of the model, in its order: files, or stored inputs (`sha256:…`)."""
+
+    prompt_embeds: Input | None = None
+    """Instead of a prompt: a safetensors file, or stored input, of `prompt_embeds` and what belongs to them."""
+
+    original_size: Size2 | None = None
+    """SDXL's micro-conditioning, (height, width) in pixels."""
+
+    crops_coords_top_left: Corner | None = None
+    """SDXL's micro-conditioning, (top, left) in pixels."""
+
+    target_size: Size2 | None = None
+    """SDXL's micro-conditioning, (height, width) in pixels."""
+
+    loras: Annotated[dict[str, float], _read_by(_scales_by_name)] | None = None
+    """LoRAs of the registry and their scales, such as `{"ink": 0.8}`."""
+
+
+def check_weights(name: str, prompt: str) -> None:
+    """Raises ValueError where the parentheses of a weighted prompt do not match; `\\(` and `\\)` are letters."""
+    opened: list[int] = []
+    for found in re.finditer(r"\\.|[()]", prompt):
+        if found[0] == "(":
+            opened.append(found.start())
+        elif found[0] == ")" and opened:
+            opened.pop()
+        elif found[0] == ")":
+            raise ValueError(f"{name}: ')' at character {found.start() + 1} closes nothing; write \\) for the letter")
+    if opened:
+        raise ValueError(f"{name}: '(' at character {opened[-1] + 1} is never closed; write \\( for the letter")

@@ -1,0 +1,146 @@
+"""What a model registry holds: models of each kind, with defaults for their pictures and how they are run; LoRAs."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat
+
+from storage.spec.controls import MAX_CONTROLNETS, ModelControls
+from storage.spec.picture import Guidance, NegativePrompt, Sampler, Size, Steps
+
+#: Fields of a model that are defaults of its pictures.
+_DEFAULTS = {
+    *("width", "height", "num_inference_steps", "guidance_scale", "negative_prompt", "sampler"),
+    *ModelControls.model_fields,
+}
+#: Repositories that are elsewhere now.
+_MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+
+
+def _from_source(value: Any) -> Any:
+    """A source alone, or a table of it with its revision and variant."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+class _Model(BaseModel):
+    """Common to all kinds: what a request that leaves fields out gets, and how many fit in one batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alias: str = ALIAS
+    batch_limit: int = Field(8, ge=1, le=256)
+    width: Size = 512
+    height: Size = 512
+    num_inference_steps: Steps = 30
+    guidance_scale: Guidance = 7.5
+    negative_prompt: NegativePrompt = ""
+    sampler: Sampler | None = None
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """What a request gets for the fields that it leaves out."""
+        return self.model_dump(include=_DEFAULTS, exclude_none=True)
+
+
+class Weights(BaseModel):
+    """Weights in Diffusers layout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: A hub id, a folder, or `shipped:<name>`, which comes with the farm.
+    source: Annotated[str, AfterValidator(lambda source: _MOVED.get(source, source))]
+    revision: str | None = None
+    variant: str | None = None
+
+
+class Lora(BaseModel):
+    """A LoRA: small changes to a model's weights, by alias, switched on per picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alias: str = ALIAS
+    #: A hub id, a folder, or a safetensors file.
+    source: str
+    revision: str | None = None
+    #: The file in a repository or folder of several.
+    weight_name: str | None = None
+    #: Aliases of the models that it was made for; none named: every one whose pipeline takes LoRAs.
+    models: tuple[str, ...] = ()
+
+
+class Running(BaseModel):
+    """How a pipeline is run: for speed or memory, the pictures staying the same but for their last bits."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="precision; auto: float16 on a GPU, float32 on a CPU, where half precision is slow"
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", description="what waits in the computer's memory until it is needed, for GPUs too small for the model"
+    )
+    vae_slicing: bool = Field(False, description="decode the pictures of a batch one by one: less memory, slower")
+    vae_tiling: bool = Field(False, description="decode each picture in tiles: for sizes that memory does not hold")
+    channels_last: bool | None = Field(
+        None, description="layout of convolutions; left out: channels last on a GPU, where they are faster so"
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none", description="torch.compile's mode: faster pictures, after minutes for the first of each size"
+    )
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
+        "auto", description="kernel of scaled-dot-product attention; auto: PyTorch's choice, mostly the best"
+    )
+    tf32: bool = Field(False, description="TF32 for float32 on a GPU: faster, with 10 bits of mantissa")
+
+
+class DiffusersModel(_Model, Weights, Running, ModelControls):
+    """A pipeline that `AutoPipelineForText2Image` opens."""
+
+    kind: Literal["diffusers"]
+    #: The class in its `model_index.json`, so that machines without the weights know what it takes.
+    pipeline: str | None = None
+    #: Ask the model's own safety checker: a picture that it flags fails, with that reason.
+    safety_checker: bool = False
+    controlnets: tuple[Annotated[Weights, BeforeValidator(_from_source)], ...] = Field((), max_length=MAX_CONTROLNETS)
+
+    @property
+    def base(self) -> tuple[object, ...]:
+        """Equal for models that can hold their weights once, such as one with and one without a ControlNet."""
+        if self.offload != "none":
+            # Where the parts of an offloaded pipeline are is that pipeline's own business.
+            return (self.alias,)
+        running = self.model_dump(include=set(Running.model_fields))
+        return (self.source, self.revision, self.variant, self.safety_checker, *running.items())
+
+
+class SimulatedFault(BaseModel):
+    """What goes wrong in a simulated model, to rehearse it: at the first step of the batches that it meets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["error", "out of memory", "broken device", "bad picture", "death", "hang"]
+    #: Batches with a prompt that contains this; empty: all.
+    prompt: str = ""
+    #: Batches of so few pictures are spared.
+    spares_batches_of: int = Field(0, ge=0)
+    #: Spared once the worker saves memory.
+    spares_frugal: bool = False
+    #: How long it hangs.
+    seconds: NonNegativeFloat = 3600
+
+
+class SimulatedModel(_Model):
+    """Sleeps `steps × (seconds_per_step + batch × seconds_per_step_and_picture)`; no torch."""
+
+    kind: Literal["simulated"]
+    seconds_per_step: NonNegativeFloat = 0.025
+    seconds_per_step_and_picture: NonNegativeFloat = 0.019
+    fault: SimulatedFault | None = None
+
+    @property
+    def base(self) -> tuple[object, ...]:
+        """There are no weights to share."""
+        return (self.alias,)
+
+
+Model = DiffusersModel | SimulatedModel

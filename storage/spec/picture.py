@@ -1,0 +1,305 @@
+"""What to render: the specification of one picture, checked at the door.
+
+A caller gives a `Request`: any subset of the fields. Resolved against its model's defaults (`storage.spec.registry`)
+and a seed, it becomes a `Spec`: complete, frozen, and written in one canonical form, so that equal pictures have
+equal specifications.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, model_validator
+
+from storage.errors import BadSpecification
+from storage.spec.controls import REFERENCE, Controls, check_weights
+
+#: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
+VERSION = 1
+
+#: Seeds are signed 64-bit integers that are not negative (`torch.Generator.manual_seed`, BIGINT).
+MAX_SEED = 2**63 - 1
+#: Longer prompts are pasted files, not prompts.
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_PIXELS = 4096 * 4096
+#: Labels of one picture, as JSON.
+MAX_LABEL_BYTES = 20_000
+
+#: Samplers ("schedulers" in Diffusers' words): our name → the name that people and galleries write.
+#: `worker.rendering.samplers` makes them.
+SAMPLERS = {
+    "ddim": "DDIM",
+    "dpm++ 2m": "DPM++ 2M",
+    "dpm++ 2m karras": "DPM++ 2M Karras",
+    "dpm++ sde": "DPM++ SDE",
+    "euler": "Euler",
+    "euler a": "Euler a",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "pndm": "PNDM",
+    "unipc": "UniPC",
+}
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain the character NUL")
+    return value
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return _text(value)
+
+
+def _size(value: int) -> int:
+    if value % 8:
+        raise ValueError(f"must be a multiple of 8, such as {value // 8 * 8 or 8} or {value // 8 * 8 + 8}")
+    return value
+
+
+def _sampler(value: str) -> str:
+    name = value.strip().lower()
+    if name not in SAMPLERS:
+        raise ValueError(f"is not a sampler; known are {', '.join(SAMPLERS.values())}")
+    return name
+
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+CustomId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_text)]
+NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
+Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+# Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
+Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
+Sampler = Annotated[str, AfterValidator(_sampler)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+#: NaN is a number of Python's, not of JSON's.
+write_labels = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def _labels(value: dict[str, Any]) -> dict[str, Any]:
+    # Encoding it finds lone surrogates, which no database takes.
+    if len(write_labels(value).encode()) > MAX_LABEL_BYTES:
+        raise ValueError(f"must be at most {MAX_LABEL_BYTES} bytes as JSON")
+    return value
+
+
+Labels = Annotated[dict[str, Any], AfterValidator(_labels)]
+
+
+#: Fields that say nothing of the picture itself.
+_BESIDE = frozenset({"custom_id", "labels"})
+
+
+class Request(Controls):
+    """What a caller asks for: a prompt and any other field; a field left out takes the model's default.
+
+    Fields carry Diffusers' names; the short names of the command line (`steps`, `guidance`, `negative`) are
+    understood too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
+
+    prompt: Prompt | None = None
+    """What to draw; left out only beside `prompt_embeds`."""
+
+    negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
+    """What to steer away from."""
+
+    model: str | None = None
+    """A model's alias in the registry."""
+
+    width: Size | None = None
+    """Pixels, a multiple of 8."""
+
+    height: Size | None = None
+    """Pixels, a multiple of 8."""
+
+    num_inference_steps: Steps | None = Field(None, validation_alias=AliasChoices("num_inference_steps", "steps"))
+    """Denoising steps."""
+
+    guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
+    """How closely to follow the prompt; 1 or less switches guidance off."""
+
+    sampler: Sampler | None = None
+    """Such as `ddim`, `euler a` or `dpm++ 2m karras`."""
+
+    seed: Seed | None = None
+    """Of the first picture; the next ones count up from it. Left out, it is drawn and recorded."""
+
+    custom_id: CustomId | None = None
+    """What the caller calls this picture, unique within a render."""
+
+    labels: Labels | None = None
+    """Anything else that is to travel with the picture, into exports too."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Request":
+        if self.prompt is None and self.prompt_embeds is None:
+            raise ValueError("prompt: missing")
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked of the picture itself."""
+        return {name: value for name, value in self.__dict__.items() if value is not None and name not in _BESIDE}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> "Request":
+        """Check typed fields (JSON, Python). Raises BadSpecification naming the first wrong field."""
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            raise BadSpecification(explain(error)) from None
+
+    @classmethod
+    def parse_strings(cls, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> "Request":
+        """Check fields that are all text (CSV), an empty one counting as left out; and the labels beside them."""
+        try:
+            read = cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
+            return read.model_copy(update={"labels": dict(labels)}) if labels else read
+        except ValidationError as error:
+            raise BadSpecification(explain(error)) from None
+
+
+#: What a row may call a field, short names such as `steps` among them.
+NAMES = frozenset(Request.model_fields) | {
+    str(name)
+    for field in Request.model_fields.values()
+    if isinstance(field.validation_alias, AliasChoices)
+    for name in field.validation_alias.choices
+}
+#: A look at `model_fields` costs as much as a whole validation.
+_CONTROLS = tuple(Controls.model_fields)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class Spec(Controls):
+    """One picture, completely: equal specifications on equal software and hardware give equal pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
+
+    version: int = VERSION
+    model: str
+    #: Empty only beside `prompt_embeds`.
+    prompt: NegativePrompt
+    negative_prompt: NegativePrompt
+    width: Size
+    height: Size
+    num_inference_steps: Steps
+    guidance_scale: Guidance
+    sampler: Sampler | None = None
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Spec":
+        given = list(self.control_images or ())
+        if self.prompt_embeds is not None:
+            given.append(self.prompt_embeds)
+            words = ("prompt", "negative_prompt", "prompt_weighting", "clip_skip")
+            if said := [name for name in words if getattr(self, name)]:
+                raise ValueError(f"{said[0]}: not beside prompt_embeds, which stand for all words")
+        elif not self.prompt.strip():
+            raise ValueError("prompt: must not be empty")
+        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
+            raise ValueError(f"{unstored[0]!r} is not a stored input; upload it first (`farm upload`)")
+        if self.prompt_weighting:
+            if self.clip_skip:
+                raise ValueError("clip_skip: not with prompt_weighting, which reads the text encoder in its own way")
+            for name in ("prompt", "negative_prompt"):
+                check_weights(name, getattr(self, name))
+        if self.eta and self.sampler not in (None, "ddim"):
+            raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not know it, only DDIM does")
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """Every field but the controls that nothing was asked of, as JSON can write it."""
+        # By hand, here and below: a dump of pydantic's takes five times as long, and a manifest has a million rows.
+        said = self.__dict__
+        return {name: said[name] for name in _NEVER_LEFT_OUT} | self.controls()
+
+    def controls(self) -> dict[str, Any]:
+        """The controls that something was asked of, as JSON can write them."""
+        said = self.__dict__
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name in _CONTROLS
+            if (value := said[name]) is not None
+        }
+
+    def canonical(self) -> str:
+        """The specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
+        return _CANONICAL.encode(self.fields())
+
+    def batch_key(self) -> str:
+        """Equal for pictures that one pipeline call can make together; prompts, seeds and inputs may differ."""
+        shared: tuple[object, ...] = (
+            *(self.model, self.width, self.height),
+            *(self.num_inference_steps, self.guidance_scale, self.sampler),
+        )
+        if controls := self.controls():
+            of_one = {"prompt_embeds": True, "control_images": len(self.control_images or ())}
+            shared += (sorted((controls | {name: of_one[name] for name in of_one.keys() & controls.keys()}).items()),)
+        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+_NEVER_LEFT_OUT = tuple(name for name in Spec.model_fields if name not in _CONTROLS)
+_KNOWN = f"{', '.join(name for name in Request.model_fields if name not in _CONTROLS)} and the controls"
+
+
+def read_spec(text: str) -> Spec:
+    """Read what `Spec.canonical` wrote. Raises BadSpecification if another version of the farm wrote it."""
+    try:
+        fields = json.loads(text)
+        version = fields["version"]
+    except (ValueError, TypeError, KeyError):
+        raise BadSpecification("specification: not one that a farm wrote") from None
+    if version != VERSION:
+        raise BadSpecification(f"version: this farm reads version {VERSION}, the job has {version!r}")
+    try:
+        return Spec.model_validate(fields)
+    except ValidationError as error:
+        raise BadSpecification(explain(error)) from None
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises BadSpecification for a picture that no device should be asked for."""
+    if width * height > MAX_PIXELS:
+        raise BadSpecification(
+            f"width, height: {width}×{height} is {width * height / 1e6:.1f} megapixels; "
+            f"the most is {MAX_PIXELS / 1e6:.1f}"
+        )
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
+    return explain_problem(error.errors(include_url=False)[0])
+
+
+def explain_problem(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's `errors()` as one line."""
+    if problem["type"] == "value_error" and not problem["loc"]:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    field = ".".join(str(part) for part in problem["loc"]) or "specification"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, Request.model_fields, n=3)
+        return f"{field}: unknown field; " + (f"did you mean {' or '.join(near)}?" if near else f"known are {_KNOWN}")
+    if problem["type"] == "missing":
+        return f"{field}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be").replace("String should have", "must have")
+    return f"{field}: {message} (given: {_shown(problem['input'])})"
+
+
+def _shown(value: object) -> str:
+    try:
+        given = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "a number of thousands of digits"
+    return given if len(given) <= 60 else given[:57] + "…"

@@ -1,0 +1,140 @@
+"""The model registry (`models.toml`): which models exist, under which alias, with which defaults.
+
+Only registered models run; a caller names an alias and nothing else reaches a model loader.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from storage.errors import BadSettings, BadSpecification, NotFound
+from storage.settings import Settings
+from storage.spec.capabilities import check_controls, check_loras
+from storage.spec.controls import PER_CONTROLNET
+from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.picture import Request, Spec, check_pixels, explain
+
+M = TypeVar("M")
+_MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The models by alias, in the file's order, and which of them is used when none is named."""
+
+    models: Mapping[str, Model]
+    default: str
+    loras: Mapping[str, Lora] = field(default_factory=dict)
+
+    def __getitem__(self, alias: str) -> Model:
+        """Raises NotFound with the known aliases."""
+        if alias not in self.models:
+            raise NotFound(f"no model is registered as {alias!r}; known are {', '.join(self.models)}")
+        return self.models[alias]
+
+    def resolve(self, request: Request, *, seed: int) -> Spec:
+        """The complete specification of a request; `seed` is used where the request has none.
+
+        Raises NotFound for an unknown model, BadSpecification for a size that is too large and for a control that the
+        model does not take.
+        """
+        model = self[request.model or self.default]
+        fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
+        if request.prompt_embeds is not None:
+            fields = _without_words(fields, request)
+        try:
+            spec = Spec.model_validate(fields | _for_each_controlnet(fields, model))
+        except ValidationError as error:
+            raise BadSpecification(explain(error)) from None
+        check_pixels(spec.width, spec.height)
+        check_controls(spec, model)
+        check_loras(spec, self.loras)
+        return spec
+
+    def aliases(self, wanted: str) -> list[str]:
+        """The aliases of a comma-separated list; all of them for an empty one. Raises NotFound."""
+        names = [name.strip() for name in wanted.split(",") if name.strip()]
+        return list(dict.fromkeys(self[name].alias for name in names)) or list(self.models)
+
+
+def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Embeddings stand for the prompt and the negative one: the model's defaults of words do not hold."""
+    words = {"negative_prompt", "prompt_weighting", "clip_skip"} - request.model_fields_set
+    kept = {name: value for name, value in fields.items() if name not in words}
+    return {"prompt": "", "negative_prompt": "", **kept}
+
+
+def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Numbers that are given once mean every ControlNet of the model."""
+    nets = len(model.controlnets) if isinstance(model, DiffusersModel) else 0
+    return {name: fields[name] * nets for name in PER_CONTROLNET if nets > 1 and len(fields.get(name, ())) == 1}
+
+
+def read_registry(settings: Settings) -> Registry:
+    """The registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
+    path = settings.local_models_file
+    if path.exists() or settings.models_file:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"model registry {path}: {error}") from None
+        return parse_registry(text, where=str(path))
+    return parse_registry(files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")
+
+
+def parse_registry(text: str, *, where: str) -> Registry:
+    """Raises BadSettings with `where` and the entry that is wrong."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSettings(f"model registry {where}: {error}") from None
+    unknown = content.keys() - {"default", "models", "loras"}
+    entries = content.get("models")
+    if unknown or not isinstance(entries, dict) or not entries:
+        raise BadSettings(
+            f"model registry {where}: expected `default` and tables [models.ALIAS] and [loras.ALIAS]"
+            + (f", found {', '.join(sorted(unknown))}" if unknown else "")
+        )
+    models = {
+        alias: _read(_MODEL.validate_python, entry, alias, f"model registry {where}: [models.{alias}]")
+        for alias, entry in entries.items()
+    }
+    default = content.get("default", next(iter(models)))
+    if not isinstance(default, str) or default not in models:
+        raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
+    return Registry(models=models, default=default, loras=_read_loras(content.get("loras", {}), models, where))
+
+
+def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[str, Lora]:
+    if not isinstance(entries, dict):
+        raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
+    loras = {
+        alias: _read(Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
+        for alias, entry in entries.items()
+    }
+    for lora in loras.values():
+        if unknown := [name for name in lora.models if name not in models]:
+            raise BadSettings(
+                f"model registry {where}: [loras.{lora.alias}] models: {unknown[0]!r} is not one of {', '.join(models)}"
+            )
+    return loras
+
+
+def _read(validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
+    if not isinstance(entry, dict):
+        raise BadSettings(f"{place}: expected a table")
+    try:
+        found = validate({**entry, "alias": alias})
+        if isinstance(found, DiffusersModel | SimulatedModel):
+            check_pixels(found.width, found.height)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise BadSettings(f"{place} {name}: {problem['msg'].removeprefix('Value error, ')}") from None
+    except BadSpecification as error:
+        raise BadSettings(f"{place} {error}") from None
+    return found

@@ -1,0 +1,62 @@
+"""The parent kills a child that has stopped speaking, and no other."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import update
+
+from storage.database.connection import Database, database_now
+from storage.database.tables import workers
+from storage.fleet.workers import Workers
+from worker.process.child_watch import Overseer
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def crew(sqlite: str) -> Iterator[Workers]:
+    database = Database(sqlite)
+    yield Workers(database)
+    database.close()
+
+
+def announce(crew: Workers, pid: int, *, silent_for: float) -> None:
+    crew.announce(name="w", host="h", device="cpu:0", device_name="cpu", pid=pid, models=["tiny"])
+    with crew.database.write() as connection:
+        connection.execute(update(workers).values(seen_at=database_now() - silent_for))
+
+
+def looks(crew: Workers, children: list[int], n: int) -> None:
+    overseer = Overseer(crew, name="w", silent_seconds=60, children=lambda: children)
+    for _ in range(n):
+        overseer.look()
+
+
+def test_a_child_that_is_silent_at_three_looks_is_killed(crew: Workers, child: subprocess.Popen[bytes]) -> None:
+    announce(crew, child.pid, silent_for=100)
+    looks(crew, [child.pid], 2)
+    assert child.poll() is None
+    looks(crew, [child.pid], 3)
+    assert child.wait(10) == -9
+
+
+def test_a_child_that_speaks_lives(crew: Workers, child: subprocess.Popen[bytes]) -> None:
+    announce(crew, child.pid, silent_for=10)
+    looks(crew, [child.pid], 5)
+    assert child.poll() is None
+
+
+def test_a_child_that_has_not_announced_itself_yet_is_not_its_predecessor(
+    crew: Workers, child: subprocess.Popen[bytes]
+) -> None:
+    announce(crew, child.pid, silent_for=100)
+    looks(crew, [child.pid + 1], 5)
+    assert child.poll() is None

@@ -1,0 +1,80 @@
+"""The Celery worker of one device, started by the supervisor: `python -m worker.process.parent`."""
+
+import os
+import warnings
+from typing import Any
+
+from celery.platforms import SecurityWarning
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
+
+from storage.broker import make_app, queue_name
+from storage.database.connection import Database
+from storage.fleet.workers import Workers
+from storage.process import lifeline
+from storage.process.logs import configure_logging
+from storage.settings import Settings, read_settings
+from storage.spec.registry import read_registry
+from worker.devices import find_devices
+from worker.process import redis_qos
+from worker.process.child_watch import Overseer
+from worker.process.identity import machine_name, served_models
+from worker.process.tasks import STOP_SIGNAL
+
+
+def main() -> None:
+    settings = read_settings()
+    [device] = find_devices(settings.devices)
+    name = device.worker_name(machine_name(settings))
+    configure_logging(settings.log_level, name)
+    lifeline.hold()
+    # It warns of root because pickled messages could carry code; ours are JSON.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    app = make_app(settings, transport_options={"queue_order_strategy": "worker.process.queue_order:LoadedFirst"})
+    app.conf.update(imports=("worker.process.tasks",))
+    redis_qos.install()
+    _oversee(settings, name)
+    celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
+    queues = ",".join(queue_name(alias) for alias in served_models(settings, read_registry(settings), device))
+    app.worker_main(
+        [
+            # Our own log lines tell what Celery's banner and its pool's chatter would.
+            "--quiet",
+            "worker",
+            f"--hostname={name}",
+            f"--queues={queues}",
+            "--loglevel=warning",
+            # Workers of the farm know each other through the database.
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+def _oversee(settings: Settings, name: str) -> None:
+    """Once the pool is there, look after its child."""
+
+    def start(sender: Any, **_: Any) -> None:
+        Overseer(
+            Workers(Database(settings.database)),
+            name=name,
+            # Far longer than the child ever keeps its interpreter busy, and than its jobs' leases last.
+            silent_seconds=max(60.0, 2 * settings.lease_seconds),
+            children=lambda: sender.pool.info["processes"],
+        ).start()
+
+    worker_ready.connect(start, weak=False)
+
+
+def _tell_child_when_stopping(instance: Any, **_: Any) -> None:
+    """Celery waits for the running turn; without a word to the child that would last until the queue is empty."""
+
+    def tell(**_: Any) -> None:
+        for pid in instance.pool.info["processes"]:
+            os.kill(pid, STOP_SIGNAL)
+
+    worker_shutting_down.connect(tell, weak=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Everything that touches torch, behind one interface; what the other rooms import of it does without."""

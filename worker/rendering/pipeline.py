@@ -1,0 +1,214 @@
+"""One Diffusers pipeline on one device, called once per batch."""
+
+import inspect
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from storage.errors import RenderFailed
+from storage.rules.faults import Fault
+from storage.spec.controls import PER_CONTROLNET
+from storage.spec.models import DiffusersModel
+from storage.spec.picture import Spec
+from worker.rendering.backend import Abandoned, Rendered
+from worker.rendering.inputs import Inputs
+from worker.rendering.kandinsky import image_embeddings
+from worker.rendering.loras import Adapters
+from worker.rendering.prompts import Prompts, weighs_prompts
+from worker.rendering.safety import SafetyChecker
+from worker.rendering.samplers import make_scheduler
+from worker.rendering.torch_faults import as_fault
+from worker.rendering.tuning import attention, release_memory
+
+#: Controls that a pipeline's call takes by the same name, one value for the whole batch.
+_PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
+
+_BAD = Fault.BAD_PICTURE
+
+
+class PipelineRenderer:
+    """One pipeline on one device."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        model: DiffusersModel,
+        *,
+        inputs: Inputs,
+        adapters: Adapters,
+        safety: SafetyChecker | None,
+        recipe: Mapping[str, Any],
+    ) -> None:
+        self.pipeline = pipeline
+        self.adapters = adapters
+        self.safety = safety
+        self._model = model
+        self._inputs = inputs
+        self._prompts = Prompts(pipeline, inputs)
+        self._fill_to = model.batch_limit
+        self._recipe = recipe
+        #: Kandinsky's combined pipeline is two: a prior, and this one.
+        self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
+        # Tensors stay on the device; but not every pipeline's are in 0…1, as its arrays are.
+        self._output = "pt" if weighs_prompts(type(pipeline)) else "np"
+        self.own_scheduler = self._denoiser.scheduler
+        self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
+
+    @torch.inference_mode()
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
+        self._fill_to = min(at_most or self._model.batch_limit, self._model.batch_limit)
+        try:
+            return self._render(specs, on_step)
+        except Abandoned:
+            raise
+        except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised again below
+            fault = as_fault(error)
+        # Out of the handler: what was caught there holds the batch's tensors.
+        release_memory()
+        raise fault
+
+    def spare_memory(self) -> bool:
+        decoder: Any = getattr(self._denoiser, "vae", None)
+        if self._saves_memory or not hasattr(decoder, "enable_tiling"):
+            return False
+        decoder.enable_slicing()
+        decoder.enable_tiling()
+        return True
+
+    @property
+    def _saves_memory(self) -> bool:
+        """Asked of the VAE itself, which renderers of the same weights share."""
+        decoder = getattr(self._denoiser, "vae", None)
+        return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
+
+    def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
+        tensors = self._tensors(specs, on_step)
+        recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
+        if specs[0].loras:
+            recipe["loras"] = self.adapters.recipe(specs[0].loras)
+        if self._saves_memory:
+            recipe["vae"] = "sliced and tiled"
+        if self._spoiled(tensors):
+            if len(specs) > 1:
+                raise RenderFailed("a picture of this batch is black or not finite in half precision", _BAD)
+            tensors = self._in_single_precision(specs, on_step)
+            recipe |= {"dtype": "float32", "because": f"black or not finite in {recipe['dtype']}"}
+        pictures = _to_pictures(tensors)
+        if self.safety is not None:
+            if any(self.safety.flags(pictures)):
+                raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
+            recipe |= {"safety_checker": "passed"}
+        return Rendered(pictures=pictures, recipe=recipe)
+
+    def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
+        """The pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
+        shared = specs[0]
+        self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler)
+        self.adapters.switch(shared.loras or {})
+        made: dict[int, torch.Tensor] = {}
+        with attention(self._model.attention):
+            filled = self._filled(specs)
+            for words in self._prompts.arguments(filled):
+                at = words.pop("at")
+                made |= zip(at, self._call([filled[index] for index in at], words, on_step), strict=True)
+        return torch.stack([made[index] for index in range(len(specs))])
+
+    def _filled(self, specs: Sequence[Spec]) -> Sequence[Spec]:
+        """With compiled parts every batch is a full one: else each size of batch would be compiled anew."""
+        missing = max(0, self._fill_to - len(specs)) if self._model.compile != "none" else 0
+        return [*specs, *[specs[-1]] * missing]
+
+    def _call(self, specs: Sequence[Spec], words: Mapping[str, Any], on_step: Callable[[], None]) -> Any:
+        shared = specs[0]
+        # Made on the CPU, so that a seed means the same noise on every device.
+        generators = [torch.Generator("cpu").manual_seed(spec.seed) for spec in specs]
+        listeners = _listeners(on_step)
+        if self._denoiser is not self.pipeline:
+            words = image_embeddings(self.pipeline.prior_pipe, specs, generators, listeners["callback_on_step_end"])
+        asked = {
+            "width": shared.width,
+            "height": shared.height,
+            "num_inference_steps": shared.num_inference_steps,
+            "guidance_scale": shared.guidance_scale,
+            "generator": generators,
+            "output_type": self._output,
+            **words,
+            **{name: getattr(shared, name) for name in _PASSED_ON},
+            **{name: one_or_all(getattr(shared, name)) for name in PER_CONTROLNET},
+            **listeners,
+        }
+        given = {name: value for name, value in asked.items() if value is not None and name in self._takes}
+        if shared.control_images:
+            given["image"] = self._conditions(specs)
+        if "callback_on_step_end" in given:
+            given.pop("callback", None)
+        made = self._denoiser(**given).images
+        return made if isinstance(made, torch.Tensor) else torch.from_numpy(made).permute(0, 3, 1, 2)
+
+    def _conditions(self, specs: Sequence[Spec]) -> Any:
+        """The images of each ControlNet as one tensor (batch, 3, height, width), 0…1; alone if there is one."""
+        resize = partial(self.pipeline.control_image_processor.preprocess, height=specs[0].height, width=specs[0].width)
+        columns = zip(*(spec.control_images or () for spec in specs), strict=True)
+        return one_or_all([resize([self._inputs.get(name, _image) for name in column]) for column in columns])
+
+    def _spoiled(self, tensors: torch.Tensor) -> bool:
+        """Whether there is a picture that half precision may have spoiled. Raises RenderFailed if it was not that."""
+        finite = bool(tensors.isfinite().all())
+        if self._recipe["dtype"] == "float32":
+            if not finite:
+                raise RenderFailed("the picture is not finite (NaN): the model cannot make it", _BAD)
+            return False
+        return not finite or bool((tensors.amax(dim=(1, 2, 3)) <= 0).any())
+
+    def _in_single_precision(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
+        """Raises RenderFailed if that does not help: what is black then is meant to be."""
+        half = getattr(torch, self._recipe["dtype"])
+        self.pipeline.to(torch.float32)
+        self._prompts.forget()
+        try:
+            tensors = self._tensors(specs, on_step)
+        finally:
+            self.pipeline.to(half)
+            self._prompts.forget()
+        if not tensors.isfinite().all():
+            raise RenderFailed(
+                "the picture is not finite (NaN), in single precision too: the model cannot make it", _BAD
+            )
+        return tensors
+
+
+def _listeners(on_step: Callable[[], None]) -> dict[str, Any]:
+    """Diffusers' callbacks after a step, by the names that a pipeline may know: the new one and the old one."""
+
+    def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        on_step()
+        return tensors
+
+    return {"callback_on_step_end": after_step, "callback": lambda *_: on_step()}
+
+
+def one_or_all(values: Any) -> Any:
+    """Pipelines take the values of several ControlNets as a list, that of one alone."""
+    if values is None:
+        return None
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _sampler(scheduler: Any) -> dict[str, Any]:
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return {"scheduler": type(scheduler).__name__, "scheduler_config": settings}
+
+
+def _image(data: bytes) -> Image.Image:
+    """A conditioning image: upright, RGB."""
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def _to_pictures(images: torch.Tensor) -> list[Image.Image]:
+    """Pictures of a (batch, channel, height, width) tensor in 0…1, made bytes on the device: a quarter to copy."""
+    rounded = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(picture) for picture in rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()]

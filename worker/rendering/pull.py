@@ -1,0 +1,105 @@
+"""Fetches a registered model's weights ahead of its first picture: `farm models pull ALIAS` runs this.
+
+python -m worker.rendering.pull ALIAS
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import diffusers
+import transformers
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from storage.errors import FarmError, InvalidInput, ModelUnavailable
+from storage.settings import read_settings
+from storage.spec.models import DiffusersModel, Lora, Model, Weights
+from storage.spec.registry import read_registry
+from worker.rendering.weights import folder_of
+
+# What goes wrong is said once, by `main`.
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+
+
+@click.command()
+@click.argument("alias")
+def main(alias: str) -> None:
+    """Fetch the weights of a model or LoRA, safetensors only; files that are here are not fetched again."""
+    try:
+        registry = read_registry(read_settings())
+        for weights in _needed(registry.loras[alias] if alias in registry.loras else registry[alias]):
+            if Path(folder_of(weights)).exists():
+                click.echo(f"{weights.source}: on this machine")
+            else:
+                click.echo(f"{weights.source}: {_fetched(weights)}")
+    except FarmError as error:
+        click.echo(f"farm: {error}", err=True)
+        sys.exit(2 if isinstance(error, InvalidInput) else 3)
+
+
+def _needed(entry: Model | Lora) -> list[Any]:
+    if isinstance(entry, DiffusersModel):
+        return [entry, *entry.controlnets]
+    return [entry] if isinstance(entry, Lora) else []
+
+
+def _fetched(weights: Any) -> str:
+    """The folder of what was fetched. Raises ModelUnavailable."""
+    try:
+        if isinstance(weights, DiffusersModel):
+            folder = _pipeline(weights)
+        else:
+            folder = snapshot_download(weights.source, revision=weights.revision, allow_patterns=_files(weights))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelUnavailable(f"{weights.source}: {_reason(error, weights)}") from None
+    return str(folder)
+
+
+def _pipeline(model: DiffusersModel) -> str:
+    """Fetch what `worker.rendering.loading` will load: the parts of the pipeline, and of the prior its card names."""
+    options = {"variant": model.variant, "use_safetensors": True}
+    if not model.safety_checker:
+        options["safety_checker"] = None
+    folder = DiffusionPipeline.download(model.source, revision=model.revision, load_connected_pipeline=True, **options)
+    card = Path(folder) / "README.md"
+    # Fetched only where the pipeline is one of two.
+    for prior in ModelCard.load(card).data.get("prior") or [] if card.exists() else []:
+        click.echo(f"{prior}: {DiffusionPipeline.download(prior, **options)}")
+    return str(folder)
+
+
+def _reason(error: BaseException, weights: Any) -> str:
+    """What went wrong at first, in a line or two: the libraries wrap what the hub answered several times."""
+    cause = error
+    while not isinstance(cause, HfHubHTTPError) and (inner := cause.__cause__ or cause.__context__):
+        cause = inner
+    if isinstance(cause, RevisionNotFoundError):
+        return f"has no revision {weights.revision!r}"
+    if isinstance(cause, GatedRepoError):
+        return "is gated: ask for access on its page, and set HF_TOKEN"
+    if isinstance(cause, RepositoryNotFoundError):
+        return "the hub has no such repository, or it is private: set HF_TOKEN"
+    if isinstance(weights, DiffusersModel) and "safetensors" in str(cause):
+        return f"has no safetensors for each of its parts{f' as {weights.variant}' if weights.variant else ''}"
+    message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return f"cannot be fetched: {message[:200]}"
+
+
+def _files(weights: Weights | Lora) -> list[str]:
+    if isinstance(weights, Lora):
+        return [weights.weight_name or "*.safetensors"]
+    middle = f".{weights.variant}" if weights.variant else ""
+    return ["config.json", f"*model{middle}.safetensors", f"*model{middle}-*-of-*.safetensors"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The simulated model: takes the time that a device would take and draws a pattern from the recipe, without torch."""
+
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
+from storage.rules.faults import Fault
+from storage.spec.models import Model, SimulatedModel
+from storage.spec.picture import Spec
+from worker.devices import Device
+from worker.rendering.backend import Rendered, Renderer, Supplies
+
+_CELLS = 8
+
+
+class SimulatedRenderer:
+    """Each step of a batch of B takes `seconds_per_step + B × seconds_per_step_and_picture`."""
+
+    def __init__(self, model: SimulatedModel) -> None:
+        self._model = model
+        self._frugal = False
+
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
+        del at_most  # there is no memory
+        pause = self._model.seconds_per_step + len(specs) * self._model.seconds_per_step_and_picture
+        for _ in range(specs[0].num_inference_steps):
+            time.sleep(pause)
+            self._go_wrong(specs)
+            on_step()
+        return Rendered(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
+
+    def spare_memory(self) -> bool:
+        before, self._frugal = self._frugal, True
+        return not before
+
+    def _go_wrong(self, specs: Sequence[Spec]) -> None:
+        """What the registry says of this model's faults, for rehearsals: see `storage.spec.models.SimulatedFault`."""
+        fault = self._model.fault
+        if fault is None or not any(fault.prompt in spec.prompt for spec in specs):
+            return
+        if len(specs) <= fault.spares_batches_of or (self._frugal and fault.spares_frugal):
+            return
+        if fault.kind == "error":
+            raise RenderFailed("simulated: the pipeline fails", Fault.PIPELINE_ERROR)
+        if fault.kind == "out of memory":
+            raise OutOfMemory("simulated: the device is out of memory")
+        if fault.kind == "broken device":
+            raise DeviceBroken("simulated: device-side assert")
+        if fault.kind == "bad picture":
+            raise RenderFailed("simulated: the picture is not finite", Fault.BAD_PICTURE)
+        if fault.kind == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(fault.seconds)
+
+
+def draw(spec: Spec) -> Image.Image:
+    """A field of coloured cells: a pure function of the specification."""
+    digest = hashlib.sha256(spec.canonical().encode()).digest()
+    colours = random.Random(digest).randbytes(3 * _CELLS * _CELLS)  # noqa: S311 - a picture, not a secret
+    cells = Image.frombytes("RGB", (_CELLS, _CELLS), colours)
+    return cells.resize((spec.width, spec.height), Image.Resampling.NEAREST)
+
+
+def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
+    if not isinstance(model, SimulatedModel):
+        raise TypeError(f"{model.alias} is not a simulated model")
+    return SimulatedRenderer(model)

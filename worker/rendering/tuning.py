@@ -1,0 +1,87 @@
+"""How a pipeline is run on its device: where its parts are, in which layout, compiled or not, with which kernels."""
+
+import contextlib
+import gc
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from storage.spec.models import DiffusersModel
+from worker.devices import Device
+
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+#: The components that take the time: those that denoise, and those that decode latents.
+ALL_PARTS = ("unet", "transformer", "controlnet", "vae", "movq")
+
+
+def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collection[str] = ALL_PARTS) -> None:
+    """Put a loaded pipeline onto its device and prepare it as the registry says.
+
+    Args:
+        parts: the components to prepare; others belong to a pipeline that was prepared before.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
+    _place(pipeline, model, device)
+    for name in parts:
+        part: Any = getattr(pipeline, name, None)
+        if part is None:
+            continue
+        if model.vae_slicing and hasattr(part, "enable_slicing"):
+            part.enable_slicing()
+        if model.vae_tiling and hasattr(part, "enable_tiling"):
+            part.enable_tiling()
+        if _channels_last(model, device):
+            part.to(memory_format=torch.channels_last)
+        if model.compile != "none":
+            _compile(part, model.compile)
+
+
+def _place(pipeline: Any, model: DiffusersModel, device: Device) -> None:
+    # On a CPU there is nothing to offload from.
+    offload = "none" if device.kind == "cpu" else model.offload
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device.kind)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device.kind)
+    else:
+        pipeline.to(device.kind)
+
+
+def _compile(part: Any, mode: str) -> None:
+    """Compile a component, in place and when it is first called: for each size and batch anew."""
+    options: dict[str, Any] = {"dynamic": False} if mode == "default" else {"dynamic": False, "mode": mode}
+    if hasattr(part, "decode"):
+        # Of an autoencoder only this is used.
+        part.decode = torch.compile(part.decode, **options)
+    else:
+        part.compile(**options)
+
+
+def attention(kernel: str) -> contextlib.AbstractContextManager[Any]:
+    """Within it, scaled-dot-product attention uses this kernel only; "auto" leaves the choice to PyTorch.
+
+    Diffusers' own `set_attention_backend` is without effect on the UNets of Stable Diffusion and SDXL.
+    """
+    if kernel == "auto":
+        return contextlib.nullcontext()
+    chosen: contextlib.AbstractContextManager[Any] = sdpa_kernel(_KERNELS[kernel])
+    return chosen
+
+
+def _channels_last(model: DiffusersModel, device: Device) -> bool:
+    return device.kind == "cuda" if model.channels_last is None else model.channels_last
+
+
+def release_memory() -> None:
+    """Give back what evicted models and failed batches held on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,100 @@
+"""Which weights made a picture: a hash of the tensors themselves, worked out once and kept."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+
+from storage.spec.models import DiffusersModel, Weights
+
+log = logging.getLogger(__name__)
+
+#: The models that come with the farm, each a folder in Diffusers layout.
+SHIPPED = Path(__file__).parents[1] / "models"
+
+
+def folder_of(weights: Weights) -> str:
+    """Where weights are, as Diffusers understands it: a folder or a hub id."""
+    origin, _, name = weights.source.partition(":")
+    return str(SHIPPED / name) if origin == "shipped" else weights.source
+
+
+class WeightHashes:
+    """Hashes of weights by where they came from, in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any) -> str:
+        """The hash of a model's weights as it is loaded, in its precision, its ControlNets included."""
+        key = json.dumps([str(dtype), *map(_origin, [model, *model.controlnets])])
+        known = self._read()
+        if key not in known:
+            known[key] = hash_tensors(pipeline)
+            self._write(known)
+        return known[key]
+
+    def _read(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            log.warning("%s is damaged; hashes of weights are worked out anew", self._file)
+            return {}
+        return found
+
+    def _write(self, known: dict[str, str]) -> None:
+        # Several workers may share the folder; what one of them overwrites is worked out again.
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(known, indent=1))
+        unfinished.replace(self._file)
+
+
+def hash_tensors(pipeline: Any) -> str:
+    """SHA-256 of every component's parameters and buffers: names, types, shapes and bytes, in the order of names.
+
+    A LoRA in shared parts is not of the model: it is switched on per picture, and the recipe names it.
+    """
+    return hash_named(
+        {
+            f"{part}.{name.replace('.base_layer.', '.')}": tensor
+            for part, module in pipeline.components.items()
+            if isinstance(module, torch.nn.Module)
+            for name, tensor in module.state_dict().items()
+            if ".lora_" not in name
+        }
+    )
+
+
+def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors: names, types, shapes and bytes, in the order of names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # As bytes: NumPy does not know every type.
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _origin(weights: Weights) -> list[Any]:
+    """What tells whether a source still holds the same weights: a commit of the hub, or files' sizes and times."""
+    folder = Path(folder_of(weights))
+    if folder.is_dir():
+        stamps = sorted(
+            (str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in folder.rglob("*.safetensors")
+        )
+        return [str(folder.absolute()), weights.variant, stamps]
+    for name in ("model_index.json", "config.json"):
+        cached = try_to_load_from_cache(weights.source, name, revision=weights.revision)
+        if isinstance(cached, str):
+            return [weights.source, weights.variant, Path(cached).parent.name]
+    return [weights.source, weights.variant, weights.revision]

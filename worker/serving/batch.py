@@ -1,0 +1,143 @@
+"""One batch, from claim to report."""
+
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from storage.errors import OutOfMemory, RenderFailed
+from storage.fleet.memory_limits import MemoryLimit
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claim, Claimed, RenderedBatch
+from storage.rules.faults import Fault
+from storage.spec.models import Model
+from worker.rendering.backend import Abandoned, Rendered, Renderer
+from worker.serving.batch_limits import Memory
+from worker.serving.heartbeat import Heartbeat
+from worker.serving.leases import Leases
+from worker.serving.outages import Patience
+from worker.serving.publish import Publisher
+from worker.serving.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+_VERSION = version("diffusion-farm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """What every batch of a worker needs."""
+
+    worker: str
+    jobs: Jobs
+    leases: Leases
+    watchdog: Watchdog
+    memory: Memory
+    publisher: Publisher
+    heartbeat: Heartbeat
+    patiently: Patience
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The jobs of one claim, on their way through the device."""
+
+    claim: Claim
+    model: Model
+    bench: Workbench
+
+    def run(self, renderer: Renderer) -> int:
+        """Render and hand over to the publisher; how many pictures were made.
+
+        What does not fit the device's memory is rendered in parts. A part that fails is rendered again one by one, so
+        that a bad picture fails alone.
+
+        Raises DeviceBroken, with the jobs that are left still in hand.
+        """
+        made = 0
+        parts = deque([self.claim.jobs])
+        while parts:
+            jobs = parts.popleft()
+            limit = self.bench.memory.limit(self.model, jobs[0])
+            if len(jobs) > limit.pictures:
+                parts.extendleft((jobs[limit.pictures :], jobs[: limit.pictures]))
+                continue
+            try:
+                made += self._attempt(renderer, jobs, limit)
+            except OutOfMemory as error:
+                if self._can_spare_memory(renderer, jobs, limit):
+                    parts.appendleft(jobs)
+                else:
+                    self.set_back(jobs, error.fault, str(error))
+            except RenderFailed as error:
+                if len(jobs) == 1:
+                    self.set_back(jobs, error.fault, str(error))
+                    continue
+                log.warning("batch=%s failed, rendering its %d jobs alone: %s", self.claim.batch_id, len(jobs), error)
+                parts.extendleft((job,) for job in reversed(jobs))
+        return made
+
+    def set_back(self, jobs: Sequence[Claimed], fault: Fault, message: str) -> None:
+        """Record a fault; what becomes of the jobs follows from its class."""
+        after = self.bench.patiently(
+            lambda: self.bench.jobs.set_back(jobs, fault, message), what="record what went wrong"
+        )
+        for job in jobs:
+            state = after.get(job.id, "not ours any more")
+            log.warning(
+                "job=%s-%06d attempt=%d fault=%s now %s: %s",
+                *(job.render_id, job.index, job.attempt, fault.value.replace(" ", "-"), state, message),
+            )
+        self.bench.leases.release(jobs)
+
+    def _can_spare_memory(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> bool:
+        """Make do with less memory: fewer pictures at once, at last a pipeline that works piece by piece."""
+        if len(jobs) > 1:
+            self.bench.memory.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
+            return True
+        if limit.frugal or not renderer.spare_memory():
+            return False
+        self.bench.memory.exceeded(self.model, jobs[0], 1, frugal=True)
+        return True
+
+    def _attempt(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> int:
+        bench, started = self.bench, time.monotonic()
+        if limit.frugal:
+            # Another worker, or this one before it loaded the model again, found that it takes this.
+            renderer.spare_memory()
+        steps = itertools.count(1)
+        bench.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
+        try:
+            rendered = renderer.render(
+                [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
+            )
+            bench.watchdog.end()
+        except Abandoned:
+            log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
+            bench.leases.release(jobs)
+            return 0
+        finally:
+            # What comes now, a fault to record or room to wait for, is not the device's.
+            bench.watchdog.rest()
+        bench.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
+        return len(jobs)
+
+    def _after_step(self, jobs: Sequence[Claimed], step: int) -> None:
+        self.bench.watchdog.step()
+        self.bench.heartbeat.step(jobs, step)
+        if self.bench.leases.all_lost(jobs):
+            raise Abandoned
+
+    def _report(self, jobs: Sequence[Claimed], rendered: Rendered, seconds: float) -> RenderedBatch:
+        return RenderedBatch(
+            # A job is claimed with one fence once, and rendered to the end at most once in a claim.
+            id=f"{jobs[0].id}.{jobs[0].fence}",
+            worker=self.bench.worker,
+            model=self.model.alias,
+            jobs=tuple(jobs),
+            recipe={"farm": _VERSION, **rendered.recipe},
+            render_seconds=seconds,
+        )

@@ -1,0 +1,51 @@
+"""How many pictures go to the device at once, by what this worker and others learned from running out of memory."""
+
+import logging
+import time
+
+from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
+from storage.jobs.values import Claimed
+from storage.spec.models import Model
+from worker.serving.outages import Patience
+
+log = logging.getLogger(__name__)
+
+#: What other workers learn is seen within this time.
+_FRESH_SECONDS = 30.0
+
+
+class Memory:
+    """Learned limits, looked up now and then and told to all workers with the same hardware."""
+
+    def __init__(self, limits: MemoryLimits, *, device_name: str, patiently: Patience) -> None:
+        self._limits = limits
+        self._device_name = device_name
+        self._patiently = patiently
+        self._known: dict[Load, tuple[float, MemoryLimit | None]] = {}
+
+    def limit(self, model: Model, job: Claimed) -> MemoryLimit:
+        """How many pictures like this job's may be rendered at once."""
+        load = self._load(model, job)
+        seen_at, known = self._known.get(load, (float("-inf"), None))
+        if time.monotonic() - seen_at > _FRESH_SECONDS:
+            known = self._patiently(lambda: self._limits.of(load), what="look up memory limits")
+            self._known[load] = (time.monotonic(), known)
+        if known is None:
+            return MemoryLimit(pictures=model.batch_limit)
+        return MemoryLimit(pictures=min(known.pictures, model.batch_limit), frugal=known.frugal)
+
+    def exceeded(self, model: Model, job: Claimed, pictures: int, *, frugal: bool) -> None:
+        """So many pictures at once were too many: halve."""
+        load, limit = self._load(model, job), MemoryLimit(pictures=max(1, pictures // 2), frugal=frugal)
+        log.warning(
+            "out of memory model=%s size=%dx%d pictures=%d; from now on %d at once%s",
+            *(model.alias, load.width, load.height, pictures, limit.pictures),
+            ", saving memory" if frugal else "",
+        )
+        self._patiently(lambda: self._limits.learn(load, limit), what="tell memory limits")
+        self._known[load] = (time.monotonic(), limit)
+
+    def _load(self, model: Model, job: Claimed) -> Load:
+        return Load(
+            model=model.alias, width=job.spec.width, height=job.spec.height, device_name=self._device_name[:128]
+        )

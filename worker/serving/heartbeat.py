@@ -1,0 +1,136 @@
+"""The worker's own row: who it is, what it does, and that it is alive."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from storage.errors import DatabaseProblem, ServiceProblem
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.workers import Workers
+from storage.jobs.values import Claimed
+
+log = logging.getLogger(__name__)
+
+_LOG_EVERY_SECONDS = 60.0
+_PACE_SECONDS = 60.0
+_LEAST_SECONDS = 0.4
+
+
+class Heartbeat:
+    """Writes the row every few seconds, and at once when something changes; listens to what the worker waits for."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        faults: FaultLog,
+        *,
+        name: str,
+        seconds: float,
+        announce: Callable[[], None],
+    ) -> None:
+        self._workers = workers
+        self._faults = faults
+        self._name = name
+        self._seconds = seconds
+        self._announce = announce
+        self._changed = threading.Event()
+        self._lock = threading.Lock()
+        self._state = "idle"
+        self._model: str | None = None
+        self._batch = 0
+        self._pictures = 0
+        self._pace = Pace()
+        #: Watched jobs at the device, steps done, and of how many; None: nobody watches.
+        self._progress: tuple[tuple[int, ...], int, int] | None = None
+        self._told_progress: tuple[tuple[int, ...], int, int] | None = None
+        #: What it waits for → what is wrong there.
+        self._trouble: dict[str, ServiceProblem] = {}
+        #: Outages that are still to be written down.
+        self._outages: list[ServiceProblem] = []
+
+    def start(self) -> None:
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def now(self, *, state: str, model: str | None = None, batch: int = 0) -> None:
+        """The state changed; the row follows shortly, without keeping the caller waiting."""
+        after = (state, model or self._model, batch)
+        if after != (self._state, self._model, self._batch):
+            self._state, self._model, self._batch = after
+            self._changed.set()
+
+    def rendered(self, pictures: int) -> None:
+        """So many more pictures were made."""
+        self._pictures += pictures
+        self._pace.add(pictures, at=time.monotonic())
+
+    def step(self, jobs: Sequence[Claimed], step: int) -> None:
+        """So many steps of a batch are done; told to those who watch, at most twice a second."""
+        watched = tuple(job.id for job in jobs if job.watched)
+        if watched:
+            self._progress = (watched, step, jobs[0].spec.num_inference_steps)
+            self._changed.set()
+
+    def waits_for(self, what: str, problem: ServiceProblem) -> None:
+        with self._lock:
+            if not any(known.fault is problem.fault for known in self._trouble.values()):
+                self._outages.append(problem)
+            self._trouble[what] = problem
+        self._changed.set()
+
+    def waits_no_more(self, what: str) -> None:
+        with self._lock:
+            self._trouble.pop(what, None)
+        self._changed.set()
+
+    def _beat(self) -> None:
+        announced, logged_at = False, float("-inf")
+        while True:
+            try:
+                if not announced:
+                    self._announce()
+                    announced = True
+                self._write()
+            except DatabaseProblem as error:
+                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
+                    log.warning("no sign of life sent: %s", error)
+                    logged_at = time.monotonic()
+            self._changed.wait(self._seconds)
+            self._changed.clear()
+            time.sleep(_LEAST_SECONDS)  # several changes in a row are one write
+
+    def _write(self) -> None:
+        with self._lock:
+            trouble = "; ".join(f"cannot {what}: {problem}" for what, problem in self._trouble.items())
+            outages = list(self._outages)
+        self._workers.beat(
+            name=self._name,
+            state=self._state,
+            model=self._model,
+            batch=self._batch,
+            pictures=self._pictures,
+            rate=self._pace.per_second(at=time.monotonic()),
+            trouble=trouble or None,
+        )
+        if self._progress is not None and self._progress != self._told_progress:
+            jobs, step, steps = self._told_progress = self._progress
+            self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)
+        for outage in outages:
+            if outage.fault is not None:
+                self._faults.note_outage(fault=outage.fault, worker=self._name, message=str(outage))
+            with self._lock:
+                self._outages.remove(outage)
+
+
+class Pace:
+    """Pictures a second over the last minute."""
+
+    def __init__(self) -> None:
+        self._made: deque[tuple[float, int]] = deque(maxlen=1000)
+
+    def add(self, pictures: int, *, at: float) -> None:
+        self._made.append((at, pictures))
+
+    def per_second(self, *, at: float) -> float:
+        return sum(pictures for moment, pictures in list(self._made) if moment > at - _PACE_SECONDS) / _PACE_SECONDS

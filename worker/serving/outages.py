@@ -1,0 +1,76 @@
+"""Waiting for a service that is away, holding what is in hand, without a flood of log lines."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from storage.errors import ServiceProblem
+from storage.rules.faults import Fault
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 15.0
+_LOG_EVERY_SECONDS = 60.0
+
+
+class Patiently(Protocol):
+    """What `Patience` does, for those who are handed it."""
+
+    def __call__(self, action: Callable[[], R], /, *, what: str) -> R: ...
+
+
+class Listener(Protocol):
+    """Who wants to know what a worker waits for."""
+
+    def waits_for(self, what: str, problem: ServiceProblem) -> None: ...
+
+    def waits_no_more(self, what: str) -> None: ...
+
+
+class Patience:
+    """Repeats what a service that is away does not let happen; one for all the threads of a process."""
+
+    def __init__(self, stopping: threading.Event, listener: Listener | None = None) -> None:
+        """
+        Args:
+            stopping: once it is set, the next failure is raised.
+        """
+        self._stopping = stopping
+        self._listener = listener
+        #: When a problem of this class was last logged.
+        self._logged_at: dict[Fault | None, float] = {}
+
+    def __call__(self, action: Callable[[], R], /, *, what: str) -> R:
+        """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
+
+        Raises ServiceProblem at the next failure once the process is to stop.
+        """
+        pause, waited = _FIRST_PAUSE_SECONDS, False
+        try:
+            while True:
+                try:
+                    return action()
+                except ServiceProblem as error:
+                    if self._stopping.is_set():
+                        raise
+                    self._tell(what, error)
+                    waited = True
+                self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        finally:
+            if waited and self._listener is not None:
+                self._listener.waits_no_more(what)
+
+    def _tell(self, what: str, error: ServiceProblem) -> None:
+        if self._listener is not None:
+            self._listener.waits_for(what, error)
+        now = time.monotonic()
+        if now - self._logged_at.get(error.fault, float("-inf")) >= _LOG_EVERY_SECONDS:
+            self._logged_at[error.fault] = now
+            log.warning("cannot %s, trying again until it works: %s", what, error)

@@ -1,0 +1,81 @@
+"""From rendered pictures to done rows, while the device renders the next batch: encode → upload → complete."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from PIL.Image import Image
+
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import Claimed, Published, RenderedBatch
+from storage.objects.s3 import ObjectStore, picture_key
+from storage.rules.states import State
+from worker.serving.encode import to_png
+from worker.serving.leases import Leases
+from worker.serving.outages import Patience
+
+log = logging.getLogger(__name__)
+
+#: Batches that may be in hand at once; then the device waits, so that memory stays bounded while a store is away.
+_HOLD = 2
+#: Encoding releases the interpreter's lock in zlib, uploading waits for the network.
+_PICTURE_THREADS = 4
+
+
+class Publisher:
+    """Publishes batches in the background, in bounded number."""
+
+    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, patiently: Patience) -> None:
+        self._jobs = jobs
+        self._objects = objects
+        self._leases = leases
+        self._patiently = patiently
+        self._hold = threading.BoundedSemaphore(_HOLD)
+        self._batches = ThreadPoolExecutor(_HOLD, thread_name_prefix="publish")
+        self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="picture")
+        self._pending: list[Future[None]] = []
+
+    def publish(self, batch: RenderedBatch, jobs: Sequence[Claimed], pictures: Sequence[Image]) -> None:
+        """Take over a batch's pictures; waits while the hold is full. Raises what an earlier batch ended with."""
+        self._leases.rendered(jobs)
+        self._hold.acquire()
+        self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures))
+        self._reap(wait=False)
+
+    def drain(self) -> None:
+        """Wait until nothing is in hand. Raises what a batch ended with."""
+        self._reap(wait=True)
+
+    def _reap(self, *, wait: bool) -> None:
+        ended = [future for future in self._pending if wait or future.done()]
+        self._pending = [future for future in self._pending if future not in ended]
+        for future in ended:
+            future.result()
+
+    def _publish(self, batch: RenderedBatch, jobs: Sequence[Claimed], pictures: Sequence[Image]) -> None:
+        try:
+            published = list(
+                self._pictures.map(
+                    lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
+                )
+            )
+            refused = self._patiently(lambda: self._jobs.complete(batch, published), what="record pictures")
+            for picture in published:
+                if refused.get(picture.job.id, State.DONE) is None:
+                    self._remove(picture)
+            log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
+        finally:
+            self._leases.release(jobs)
+            self._hold.release()
+
+    def _remove(self, picture: Published) -> None:
+        """Its render was deleted while it was stored: nobody else will ever look for it."""
+        self._patiently(lambda: self._objects.delete(picture.object), what="remove a picture")
+
+    def _store(self, batch: RenderedBatch, position: int, job: Claimed, picture: Image) -> Published:
+        company = {"batch": {"size": len(batch.jobs), "position": position}}
+        data = to_png(picture, job.spec, {**batch.recipe, **company})
+        key = picture_key(job.render_id, job.index)
+        stored = self._patiently(lambda: self._objects.put(key, data), what="store pictures")
+        return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)

@@ -1,0 +1,136 @@
+"""One turn: what a ticket sets off. Claim → render → claim the next, until this model should make way."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from storage.broker import Tickets
+from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
+from storage.fleet.fault_log import FaultLog
+from storage.jobs.values import Claim
+from storage.rules.states import Priority
+from storage.spec.models import Model
+from worker.serving.batch import Batch, Workbench
+from worker.serving.model_cache import Loaded
+
+log = logging.getLogger(__name__)
+
+#: How long a model's tickets wait for others where this worker must not serve it.
+_ASIDE_SECONDS = 1.0
+_QUARANTINE_POLL_SECONDS = 5.0
+
+
+def stays(
+    *, elapsed: float, turn_seconds: float, waiting_here: Priority | None, waiting_elsewhere: Mapping[str, Priority]
+) -> bool:
+    """Whether a worker claims its next batch from the same model.
+
+    It does unless something of higher priority waits for another model, or its turn's time is over while anything
+    does. With nothing left here it does, too: the claim then comes back empty and ends the turn.
+    """
+    if waiting_here is None or not waiting_elsewhere:
+        return True
+    return min(waiting_elsewhere.values()) >= waiting_here and elapsed < turn_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Everything that a turn needs; made once per device process."""
+
+    bench: Workbench
+    served: Sequence[str]
+    turn_seconds: float
+    load_seconds: float
+    tickets: Tickets
+    faults: FaultLog
+    loaded: Loaded
+    stopping: threading.Event
+
+    def run(self, model: Model) -> int:
+        """Serve one model until the turn ends; how many pictures. Afterwards nothing is left in hand.
+
+        Raises DeviceBroken.
+        """
+        started, pictures, ticket_returned = time.monotonic(), 0, False
+        try:
+            while not self.stopping.is_set():
+                claim = self._claim(model)
+                if claim is None:
+                    self._stand_aside(model)
+                    break
+                if claim.next_priority is not None and not ticket_returned:
+                    # Our ticket said "there is work"; there still is, for whoever is free.
+                    self._return_ticket(model, claim.next_priority)
+                    ticket_returned = True
+                pictures += self._render(model, claim)
+                if not stays(
+                    elapsed=time.monotonic() - started,
+                    turn_seconds=self.turn_seconds,
+                    waiting_here=claim.next_priority,
+                    waiting_elsewhere=self._waiting([alias for alias in self.served if alias != model.alias]),
+                ):
+                    break
+        finally:
+            # Pictures that were made are stored, whatever became of the next batch.
+            self.bench.publisher.drain()
+            self.bench.heartbeat.now(state="idle")
+        return pictures
+
+    def _claim(self, model: Model) -> Claim | None:
+        return self.bench.patiently(
+            lambda: self.bench.jobs.claim(model=model.alias, worker=self.bench.worker, limit=model.batch_limit),
+            what="claim jobs",
+        )
+
+    def _render(self, model: Model, claim: Claim) -> int:
+        log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
+        bench, batch = self.bench, Batch(claim=claim, model=model, bench=self.bench)
+        # Before jobs are in hand: the device has been silent for as long as nothing was asked of it.
+        bench.watchdog.expect_silence(self.load_seconds)
+        bench.leases.hold(claim.jobs)
+        try:
+            self.bench.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
+            renderer = self.loaded.get(model)
+            self.bench.heartbeat.now(state="rendering", batch=len(claim.jobs))
+            made = batch.run(renderer)
+        except (ModelUnavailable, DeviceBroken) as error:
+            # Those that were made before are on their way to the store, and no longer at the device.
+            batch.set_back(bench.leases.at_the_device(claim.jobs), error.fault, str(error))
+            if isinstance(error, DeviceBroken):
+                raise
+            return 0
+        except BaseException:
+            # Whatever this is, nobody works on these jobs now: their leases must run out.
+            bench.leases.release(claim.jobs)
+            raise
+        self.bench.heartbeat.rendered(made)
+        return made
+
+    def _stand_aside(self, model: Model) -> None:
+        """Where this worker is in quarantine, leave the ticket to others, and wait: at length if it is the device."""
+        while not self.stopping.is_set():
+            quarantine = self.bench.patiently(
+                lambda: self.faults.quarantine_of(self.bench.worker, model.alias), what="look up quarantines"
+            )
+            if quarantine is None:
+                return
+            for priority in self._waiting([model.alias]).values():
+                self._return_ticket(model, priority)
+            if quarantine.model is not None:
+                self.stopping.wait(_ASIDE_SECONDS)
+                return
+            self.bench.heartbeat.now(state="quarantined")
+            self.stopping.wait(_QUARANTINE_POLL_SECONDS)
+
+    def _waiting(self, aliases: Sequence[str]) -> dict[str, Priority]:
+        """The best priority that waits for each of these models."""
+        return self.bench.patiently(lambda: self.bench.jobs.best_waiting(aliases), what="look at the queue")
+
+    def _return_ticket(self, model: Model, priority: Priority) -> None:
+        try:
+            self.tickets.publish(model.alias, priority)
+        except BrokerProblem as error:
+            # The sweep publishes what is missing.
+            log.warning("ticket not returned: %s", error)
