@@ -91,7 +91,7 @@ def _filled(n: int) -> Iterator[str]:
         copied = (
             "render_id, {index}, owner, model, priority, {index} / 8, batch_key, seed + {index}, spec, state"
         ).format(index="number")
-        columns = 'render_id, "index", owner, model, priority, turn, batch_key, seed, spec, state'
+        columns = 'render_id, "index", owner, model, priority, round, batch_key, seed, spec, state'
         with database.write() as connection:
             connection.execute(
                 text(
@@ -118,7 +118,7 @@ def _plan(url: str) -> list[str]:
     event.listen(database.engine, "before_cursor_execute", note)
     jobs = Jobs(database)
     jobs.claim(model=MODEL, worker="w", limit=BATCH)
-    jobs.give_back(worker="w")
+    jobs.requeue_from_worker(worker="w")
     event.remove(database.engine, "before_cursor_execute", note)
     claiming = [found for found in seen if "FOR UPDATE" in found[0]]
     with database.engine.connect() as connection:
@@ -161,7 +161,7 @@ def _claim(url: str, name: str, seconds: float, start: Barrier, took: Any) -> No
         mine.append(time.perf_counter() - before)
         if found is None or len(found.jobs) != BATCH:
             raise AssertionError("too few jobs were waiting")
-        jobs.give_back(worker=name)
+        jobs.requeue_from_worker(worker=name)
     took.append(mine)
     database.close()
 

@@ -50,7 +50,7 @@ def open_services(settings: Settings) -> Services:
         registry=registry,
         database=database,
         objects=objects,
-        jobs=Jobs(database, settings.rules),
+        jobs=Jobs(database, settings.retry_policy),
         views=Views(database),
         measures=Measures(database),
         workers=Workers(database),

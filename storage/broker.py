@@ -27,7 +27,7 @@ def queue_name(model: str) -> str:
     return f"model.{model}"
 
 
-def make_app(settings: Settings, *, transport_options: Mapping[str, Any] | None = None) -> Celery:
+def make_celery(settings: Settings, *, transport_options: Mapping[str, Any] | None = None) -> Celery:
     """The Celery application. Raises BadSettings without a broker address. Nothing is contacted yet."""
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set; `farm up` runs a broker on this machine")
@@ -94,7 +94,7 @@ class Tickets:
 
     def __init__(self, settings: Settings, app: Celery | None = None) -> None:
         """Over the worker's own application, or one made here. Raises BadSettings; connects on first use."""
-        self._app = app or make_app(settings)
+        self._app = app or make_celery(settings)
         #: The most tickets of one model there may be.
         self.window = settings.ticket_window
         url = self._app.conf.broker_url

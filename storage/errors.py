@@ -6,7 +6,7 @@
     ├── InvalidInput             the caller's words cannot be carried out (exit code 2)
     │   ├── BadSpecification     a picture that cannot be rendered as asked
     │   ├── BadSettings          a FARM_* setting or models.toml is wrong
-    │   ├── AskedOtherwise       the same idempotency key was used for another request
+    │   ├── IdempotencyConflict       the same idempotency key was used for another request
     │   └── NotFound             no such render, job or model
     ├── ServiceProblem           something the farm stands on is missing (exit code 3)
     │   ├── DatabaseProblem
@@ -44,7 +44,7 @@ class BadSettings(InvalidInput):
     """Raised when a setting or the model registry is not valid."""
 
 
-class AskedOtherwise(InvalidInput):
+class IdempotencyConflict(InvalidInput):
     """Raised when an idempotency key comes with another request than the first time."""
 
 

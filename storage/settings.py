@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
-from storage.rules.faults import Rules
+from storage.rules.faults import RetryPolicy
 
 #: One device as settings name it: kind and, where there are several, number.
 DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")
@@ -151,8 +151,8 @@ class Settings(BaseSettings):
         return self.objects_url or str(self.home.absolute() / "objects")
 
     @property
-    def rules(self) -> Rules:
-        return Rules(
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
             lease_seconds=self.lease_seconds,
             max_attempts=self.max_attempts,
             quarantine_seconds=self.quarantine_seconds,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scheduler.api import events, fleet, problems, renders, schedules
 from scheduler.api.access import Access
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
 
@@ -52,7 +52,7 @@ _TAGS = {
 }
 
 
-def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
+def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
     """
     Args:
         open_without_keys: let everybody on this machine in as long as no key was made.
@@ -68,19 +68,19 @@ def make_app(desk: Desk, *, open_without_keys: bool) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.access = Access(
-        Keys(desk.services.database), nobody=desk.services.settings.owner, open_without_keys=open_without_keys
+        Keys(context.services.database), nobody=context.services.settings.owner, open_without_keys=open_without_keys
     )
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     problems.answer_with_problems(app, {**openais, "/sdapi": automatic1111.error})
-    app.include_router(renders.routes(desk))
-    app.include_router(events.routes(desk))
-    app.include_router(schedules.routes(desk))
-    app.include_router(fleet.routes(desk))
-    app.include_router(openai_images.routes(desk))
-    app.include_router(openai_batches.routes(desk))
-    app.include_router(automatic1111.routes(desk))
-    app.include_router(replicate.routes(desk))
-    app.include_router(fleet.health_routes(desk))
+    app.include_router(renders.routes(context))
+    app.include_router(events.routes(context))
+    app.include_router(schedules.routes(context))
+    app.include_router(fleet.routes(context))
+    app.include_router(openai_images.routes(context))
+    app.include_router(openai_batches.routes(context))
+    app.include_router(automatic1111.routes(context))
+    app.include_router(replicate.routes(context))
+    app.include_router(fleet.health_routes(context))
     app.add_middleware(_Bounded)
     return app
 

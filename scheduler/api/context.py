@@ -9,18 +9,18 @@ from tempfile import NamedTemporaryFile
 
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
-from scheduler.api.signed_urls import Links
+from scheduler.api.signed_urls import SignedUrls
 from scheduler.intake.manifests import Manifest
 from scheduler.services import Services
-from storage.access.quotas import Quotas, over_limit
-from storage.access.signing import Secrets
+from storage.access.quotas import Quotas, exceeded_limit
+from storage.access.signing import SigningSecrets
 from storage.broker import Tickets
 from storage.errors import BadSpecification
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import copy_input
 from storage.objects.s3 import ObjectStore
-from storage.renders.openai_files import BatchFiles
+from storage.renders.openai_files import OpenAIFiles
 from storage.renders.views import JobView, RenderView, Views
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Desk:
+class ApiContext:
     services: Services
     tickets: Tickets | None
 
@@ -55,12 +55,12 @@ class Desk:
         return self.services.objects
 
     @property
-    def files(self) -> BatchFiles:
-        return BatchFiles(self.services.database)
+    def files(self) -> OpenAIFiles:
+        return OpenAIFiles(self.services.database)
 
     @property
-    def links(self) -> Links:
-        return Links(Secrets(self.services.database), self.objects)
+    def links(self) -> SignedUrls:
+        return SignedUrls(SigningSecrets(self.services.database), self.objects)
 
     # -- whose -------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Desk:
         if caller.key_id is None or (name is not None and self.views.accepted_as(caller.owner, name)):
             return
         used = Quotas(self.services.database).used(caller.key_id)
-        if over := over_limit(limits, used, pictures):
+        if over := exceeded_limit(limits, used, pictures):
             raise Refused(429, over.words, {"Retry-After": str(over.retry_seconds)})
 
     def check_work(self, caller: Caller, spec: Spec) -> None:

@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.renders import RenderId
 from storage.errors import NotFound, ServiceProblem
-from storage.events.log import EventLog, Told
+from storage.events.log import Event, EventLog
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
 
@@ -26,9 +26,9 @@ _LOOK_SECONDS = 0.5
 _KEEP_ALIVE_SECONDS = 15.0
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES)
-    log = EventLog(desk.services.database)
+    log = EventLog(context.services.database)
 
     @router.get(
         "/renders/{render_id}/events",
@@ -50,20 +50,22 @@ def routes(desk: Desk) -> APIRouter:
         `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
         `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
         """
-        render = desk.render(caller, render_id)
-        if not desk.views.is_watched(render_id):
+        render = context.render(caller, render_id)
+        if not context.views.is_watched(render_id):
             raise Refused(409, f"render {render_id} was not submitted over the API: its events are not written down")
         seen = after if last_event_id is None else last_event_id
         if render.finished and not log.after(render_id, seen, limit=1):
             # An EventSource would connect again and again; this is how it is told to stop.
             return Response(status_code=204)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(desk, log, render_id, seen), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            _stream(context, log, render_id, seen), media_type="text/event-stream", headers=headers
+        )
 
     @router.get("/webhooks/secret", tags=["webhooks"])
     def get_webhook_secret(caller: Submitter) -> SecretAnswer:
         """What your webhooks are signed with."""
-        return SecretAnswer(key=Webhooks(desk.services.database).secret(caller.owner))
+        return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 
     return router
 
@@ -72,13 +74,13 @@ class SecretAnswer(BaseModel):
     key: str = Field(description="whsec_ and base64, as Standard Webhooks' libraries take it.")
 
 
-async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> AsyncIterator[str]:
+async def _stream(context: ApiContext, log: EventLog, render_id: str, seen: int) -> AsyncIterator[str]:
     progress: dict[str, Any] | None = None
     said_at = time.monotonic()
     while True:
         try:
             # Before the events: once it is finished, all of them are there.
-            render = await run_in_threadpool(desk.views.render, render_id)
+            render = await run_in_threadpool(context.views.render, render_id)
             told = await run_in_threadpool(log.after, render_id, seen)
         except (ServiceProblem, NotFound):
             # Whoever follows connects again, and goes on after the last event seen, or hears that it is deleted.
@@ -89,7 +91,7 @@ async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> Async
         if not told:
             if render.finished:
                 return
-            now = await run_in_threadpool(_progress, desk, render)
+            now = await run_in_threadpool(_progress, context, render)
             if now != progress:
                 progress = now
                 said_at = time.monotonic()
@@ -100,13 +102,13 @@ async def _stream(desk: Desk, log: EventLog, render_id: str, seen: int) -> Async
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _event(render_id: str, event: Told) -> str:
+def _event(render_id: str, event: Event) -> str:
     job = {} if event.index is None else {"job": f"{render_id}-{event.index:06d}", "index": event.index}
     data = {"seq": event.seq, "at": event.at, "render": render_id, **job, **event.data}
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _progress(desk: Desk, render: RenderView) -> dict[str, Any]:
+def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
     """Counters, and the pictures at a device with the share of their steps that is done."""
     return {
         "render": render.id,
@@ -114,5 +116,5 @@ def _progress(desk: Desk, render: RenderView) -> dict[str, Any]:
         "failed": render.failed,
         "cancelled": render.cancelled,
         "total": render.total,
-        "jobs": {f"{render.id}-{index:06d}": share for index, share in desk.views.progress(render.id).items()},
+        "jobs": {f"{render.id}-{index:06d}": share for index, share in context.views.progress(render.id).items()},
     }

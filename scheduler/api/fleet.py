@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.response_models import (
     FileAnswer,
@@ -40,7 +40,7 @@ _DAY_SECONDS = 86400.0
 _CHECKED_AT_ONCE = 2
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
     # An input waits on the disk until it may be in memory, whole.
     checking = BoundedSemaphore(_CHECKED_AT_ONCE)
@@ -63,8 +63,10 @@ def routes(desk: Desk) -> APIRouter:
         elif purpose != "batch":
             with checking:
                 _check_input(name, file.file.read())
-        reference = put_input_file(desk.objects, file.file)
-        stored = desk.files.add_file(owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference)
+        reference = put_input_file(context.objects, file.file)
+        stored = context.files.add_file(
+            owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference
+        )
         return FileAnswer(
             id=stored.id,
             bytes=stored.bytes,
@@ -77,12 +79,12 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/models")
     def list_models(_caller: Reader) -> ModelList:
         """What can be rendered, with which controls, and how many workers serve it."""
-        serving = [worker for worker in desk.workers.all() if worker.silent_for <= SILENT_SECONDS]
+        serving = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
         models = [
             ModelAnswer(
                 id=alias,
                 kind=model.kind,
-                default=alias == desk.registry.default,
+                default=alias == context.registry.default,
                 pipeline=pipeline_of(model) if isinstance(model, DiffusersModel) else None,
                 takes=_takes(model),
                 width=model.width,
@@ -91,24 +93,24 @@ def routes(desk: Desk) -> APIRouter:
                 guidance_scale=model.guidance_scale,
                 workers=sum(alias in worker.models for worker in serving),
             )
-            for alias, model in desk.registry.models.items()
+            for alias, model in context.registry.models.items()
         ]
         return ModelList(data=models)
 
     @router.get("/workers")
     def list_workers(_caller: Reader) -> list[WorkerAnswer]:
         """Who renders, and how fast."""
-        return [WorkerAnswer.of(worker) for worker in desk.workers.all()]
+        return [WorkerAnswer.of(worker) for worker in context.workers.all()]
 
     @router.get("/stats")
     def get_statistics(_caller: Reader) -> StatsAnswer:
         """What waits and how fast it goes, by model; what went wrong in the last day."""
-        return _statistics(desk)
+        return _statistics(context)
 
     @router.get("/usage")
     def get_usage(caller: Reader) -> list[UsageAnswer]:
         """How much room your pictures take in the store; with a key of the role admin, each owner's."""
-        return [UsageAnswer(**asdict(one)) for one in desk.services.measures.usage(owner=caller.sees)]
+        return [UsageAnswer(**asdict(one)) for one in context.services.measures.usage(owner=caller.sees)]
 
     return router
 
@@ -127,7 +129,7 @@ def _check_input(name: str, data: bytes) -> None:
         raise BadSpecification(f"file: {error}") from None
 
 
-def health_routes(desk: Desk) -> APIRouter:
+def health_routes(context: ApiContext) -> APIRouter:
     """For load balancers and Prometheus; they carry no key."""
     router = APIRouter(tags=["health"])
 
@@ -139,7 +141,7 @@ def health_routes(desk: Desk) -> APIRouter:
     @router.get("/readyz", responses={503: {"model": ReadyAnswer}})
     def is_ready(response: Response) -> ReadyAnswer:
         """Whether each thing that the farm stands on is there, and whether a worker serves."""
-        checks = {name: _checked(check) for name, check in _checks(desk).items()}
+        checks = {name: _checked(check) for name, check in _checks(context).items()}
         is_ready = all(words == "ok" for words in checks.values())
         response.status_code = 200 if is_ready else 503
         return ReadyAnswer(ready=is_ready, checks=checks)
@@ -147,7 +149,7 @@ def health_routes(desk: Desk) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     def get_metrics() -> Response:
         """For Prometheus."""
-        return Response(generate_latest(_metrics(desk)), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(_metrics(context)), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
@@ -157,43 +159,43 @@ def _takes(model: object) -> list[str] | None:
     return None if taken is None else sorted(taken)
 
 
-def _statistics(desk: Desk) -> StatsAnswer:
-    workers = [worker for worker in desk.workers.all() if worker.silent_for <= SILENT_SECONDS]
-    oldest = desk.services.measures.oldest_waiting(desk.registry.models)
+def _statistics(context: ApiContext) -> StatsAnswer:
+    workers = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
+    oldest = context.services.measures.oldest_waiting(context.registry.models)
     faults: dict[str, int] = {}
-    for counted in FaultLog(desk.services.database).counts(within_seconds=_DAY_SECONDS):
+    for counted in FaultLog(context.services.database).counts(within_seconds=_DAY_SECONDS):
         faults[counted.fault] = faults.get(counted.fault, 0) + counted.times
     return StatsAnswer(
         models={
             alias: ModelStats(
                 waiting={
-                    priority.name.lower(): desk.jobs.waiting(alias, priority, at_most=_COUNTED_TO)
+                    priority.name.lower(): context.jobs.waiting(alias, priority, at_most=_COUNTED_TO)
                     for priority in Priority
                 },
                 oldest_wait=oldest.get(alias),
                 rate=sum(worker.rate for worker in workers if worker.model == alias),
                 workers=sum(alias in worker.models for worker in workers),
             )
-            for alias in desk.registry.models
+            for alias in context.registry.models
         },
         faults=faults,
     )
 
 
-def _checks(desk: Desk) -> dict[str, Callable[[], object]]:
+def _checks(context: ApiContext) -> dict[str, Callable[[], object]]:
     def broker() -> None:
-        if desk.tickets is None:
+        if context.tickets is None:
             raise FarmError("none runs")
-        desk.tickets.check()
+        context.tickets.check()
 
     def a_worker_serves() -> None:
-        if not any(worker.silent_for <= SILENT_SECONDS for worker in desk.workers.all()):
+        if not any(worker.silent_for <= SILENT_SECONDS for worker in context.workers.all()):
             raise FarmError("no worker was heard of lately")
 
     return {
-        "database": lambda: schema.check(desk.services.database),
+        "database": lambda: schema.check(context.services.database),
         "broker": broker,
-        "objects": desk.objects.check,
+        "objects": context.objects.check,
         "workers": a_worker_serves,
     }
 
@@ -207,10 +209,10 @@ def _checked(check: Callable[[], object]) -> str:
     return "ok"
 
 
-def _metrics(desk: Desk) -> CollectorRegistry:
+def _metrics(context: ApiContext) -> CollectorRegistry:
     """Read from the rows when it is asked for: every process of a farm tells the same."""
     registry = CollectorRegistry()
-    stats = _statistics(desk)
+    stats = _statistics(context)
 
     def gauge(name: str, words: str, *labels: str) -> Gauge:
         return Gauge(f"farm_{name}", words, labels, registry=registry)
@@ -226,13 +228,13 @@ def _metrics(desk: Desk) -> CollectorRegistry:
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
     stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
     webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
-    for alias, made in desk.services.measures.made_lately(within_seconds=3600).items():
+    for alias, made in context.services.measures.made_lately(within_seconds=3600).items():
         batches.labels(alias).set(made.batches)
         seconds.labels(alias).set(made.seconds)
-    for alias, spent in desk.services.measures.stages(within_seconds=3600).items():
+    for alias, spent in context.services.measures.stages(within_seconds=3600).items():
         for stage, taken in asdict(spent).items():
             stages.labels(alias, stage).set(taken)
-    told = Webhooks(desk.services.database).counts(within_seconds=_DAY_SECONDS)
+    told = Webhooks(context.services.database).counts(within_seconds=_DAY_SECONDS)
     for state in DeliveryState:
         webhooks.labels(state.value).set(told.get(state, 0))
     for alias, model in stats.models.items():
@@ -243,7 +245,7 @@ def _metrics(desk: Desk) -> CollectorRegistry:
         serving.labels(alias).set(model.workers)
     for fault, times in stats.faults.items():
         faults.labels(fault).set(times)
-    for worker in desk.workers.all():
+    for worker in context.workers.all():
         pictures.labels(worker.name, worker.device_name).set(worker.pictures)
         busy.labels(worker.name, worker.device_name).set(worker.state == "rendering")
     return registry

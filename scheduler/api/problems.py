@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from storage.errors import AskedOtherwise, FarmError, InvalidInput, NotFound, ServiceProblem
+from storage.errors import FarmError, IdempotencyConflict, InvalidInput, NotFound, ServiceProblem
 from storage.spec.picture import explain_problem
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
         return answer(request, error.status, str(error), headers=error.headers)
     if isinstance(error, NotFound):
         return answer(request, 404, str(error))
-    if isinstance(error, AskedOtherwise):
+    if isinstance(error, IdempotencyConflict):
         return answer(request, 409, str(error))
     if isinstance(error, InvalidInput):
         named = re.fullmatch(r"(?:prompt \d+: )?(\w+): (.*)", str(error), re.DOTALL)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.request_bodies import MAX_JOBS, RenderBody
 from scheduler.api.response_models import (
@@ -27,10 +27,10 @@ from scheduler.api.response_models import (
 )
 from scheduler.intake.addresses import check_url
 from scheduler.intake.manifests import read_manifest
-from scheduler.intake.requests import Asked, numbered, with_defaults
-from scheduler.intake.submit import call_workers, noting, quanta, specify, submit
+from scheduler.intake.requests import SourcedRequest, numbered, with_defaults
+from scheduler.intake.submit import collecting_remarks, publish_tickets, quanta, specify, submit
 from storage.errors import BadSpecification
-from storage.jobs.values import Once, Submission, Wanted, Webhook
+from storage.jobs.values import Idempotency, NewJob, Submission, Webhook
 from storage.objects.inputs import has_input
 from storage.rules.states import Priority, State
 from storage.spec.controls import REFERENCE
@@ -53,7 +53,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """Everything below /v1/renders and /v1/jobs."""
     router = APIRouter(prefix="/v1", responses=RESPONSES)
 
@@ -69,34 +69,36 @@ def routes(desk: Desk) -> APIRouter:
     ) -> AcceptedAnswer | DryAnswer:
         """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
         if body.webhook is not None:
-            check_url(body.webhook.url, allow_private=desk.services.settings.webhook_private)
+            check_url(body.webhook.url, allow_private=context.services.settings.webhook_private)
         remarks: Counter[str] = Counter()
-        with _asked(desk, caller, body) as asked:
-            checked = _Checked(desk, caller, body)
+        with _asked(context, caller, body) as asked:
+            checked = _Checked(context, caller, body)
             if body.manifest is None:
-                desk.admit(caller, body.jobs, name=idempotency_key)
-                wanted: Iterable[Wanted] = list(noting(checked.wanted(asked()), desk.registry, remarks))
+                context.admit(caller, body.jobs, name=idempotency_key)
+                wanted: Iterable[NewJob] = list(collecting_remarks(checked.wanted(asked()), context.registry, remarks))
             else:
                 # Gone through twice: to count it, which a file does not tell, and to accept it, row by row.
-                for _ in noting(checked.wanted(asked()), desk.registry, remarks):
+                for _ in collecting_remarks(checked.wanted(asked()), context.registry, remarks):
                     pass
-                desk.admit(caller, checked.pictures, name=idempotency_key)
-                wanted = _Checked(desk, caller, body).wanted(asked())
+                context.admit(caller, checked.pictures, name=idempotency_key)
+                wanted = _Checked(context, caller, body).wanted(asked())
             if body.dry_run:
                 response.status_code = 200
                 return DryAnswer(
                     total=checked.pictures,
                     models=sorted(checked.models),
                     remarks=sorted(remarks),
-                    **desk.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
+                    **context.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
                 )
             once = (
-                None if idempotency_key is None else Once(name=idempotency_key, request_hash=_hash(desk, caller, body))
+                None
+                if idempotency_key is None
+                else Idempotency(name=idempotency_key, request_hash=_hash(context, caller, body))
             )
             accepted = submit(
-                desk.jobs,
-                desk.registry,
-                desk.tickets,
+                context.jobs,
+                context.registry,
+                context.tickets,
                 wanted,
                 Submission(
                     owner=caller.owner,
@@ -109,13 +111,13 @@ def routes(desk: Desk) -> APIRouter:
             )
         if (seconds := wait_of(prefer)) is not None:
             response.headers["Preference-Applied"] = f"wait={seconds}"
-            desk.wait(accepted.render_id, seconds=seconds)
-        render = desk.render(caller, accepted.render_id)
+            context.wait(accepted.render_id, seconds=seconds)
+        render = context.render(caller, accepted.render_id)
         response.headers["Location"] = f"/v1/renders/{render.id}"
         # As it was accepted: of a request made twice, the seeds of the first time.
-        seeds = [job.spec.seed for job in desk.views.jobs(render.id, limit=MAX_JOBS)]
+        seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
         return AcceptedAnswer(
-            **RenderAnswer.of(render, **desk.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
+            **RenderAnswer.of(render, **context.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
         )
 
     @router.get("/renders", tags=["renders"])
@@ -127,7 +129,7 @@ def routes(desk: Desk) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
     ) -> RenderPage:
         """Your renders, newest first; with a key of the role admin, everybody's."""
-        found = desk.views.renders(limit=limit + 1, owner=caller.sees, after=after)
+        found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
         page = found[:limit]
         return RenderPage(
             renders=[RenderAnswer.of(render) for render in page], next=page[-1].id if len(found) > limit else None
@@ -136,8 +138,8 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/renders/{render_id}", tags=["renders"])
     def get_render(render_id: RenderId, caller: Reader) -> RenderAnswer:
         """How a render stands."""
-        render = desk.render(caller, render_id)
-        return RenderAnswer.of(render, **desk.outlook(render))
+        render = context.render(caller, render_id)
+        return RenderAnswer.of(render, **context.outlook(render))
 
     @router.get("/renders/{render_id}/jobs", tags=["renders"])
     def list_jobs(
@@ -148,42 +150,46 @@ def routes(desk: Desk) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
     ) -> JobPage:
         """A render's pictures in their order."""
-        desk.render(caller, render_id)
-        found = list(desk.views.jobs(render_id, state=state, after=after, limit=limit + 1))
+        context.render(caller, render_id)
+        found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
         page = found[:limit]
         return JobPage(jobs=[JobAnswer.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 
     @router.delete("/renders/{render_id}", tags=["renders"])
     def cancel_render(render_id: RenderId, caller: Submitter) -> CancelAnswer:
         """Cancel what is not finished. Pictures that are done stay. Harmless to repeat."""
-        desk.render(caller, render_id)
-        cancelled = desk.jobs.cancel(render_id)
-        return CancelAnswer(id=render_id, state=desk.render(caller, render_id).state, cancelled=cancelled)
+        context.render(caller, render_id)
+        cancelled = context.jobs.cancel(render_id)
+        return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
 
     @router.post("/renders/{render_id}/retry", tags=["renders"])
     def retry_render(render_id: RenderId, caller: Submitter) -> RetryAnswer:
         """Render the failed pictures again, with the same seeds."""
-        desk.render(caller, render_id)
-        retried = desk.jobs.retry(render_id, quanta=quanta(desk.registry))
-        models = {job.spec.model for job in desk.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
-        call_workers(desk.jobs, desk.registry, desk.tickets, sorted(models & desk.registry.models.keys()))
+        context.render(caller, render_id)
+        retried = context.jobs.retry(render_id, quanta=quanta(context.registry))
+        models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+        publish_tickets(
+            context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys())
+        )
         return RetryAnswer(id=render_id, retried=retried)
 
     @router.post("/renders/{render_id}/hold", tags=["renders"])
     def hold_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
         """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
-        desk.render(caller, render_id)
-        desk.jobs.hold(render_id)
-        return RenderAnswer.of(desk.render(caller, render_id))
+        context.render(caller, render_id)
+        context.jobs.hold(render_id)
+        return RenderAnswer.of(context.render(caller, render_id))
 
     @router.post("/renders/{render_id}/release", tags=["renders"])
     def release_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
         """Let what is held into the queue again. Harmless to repeat."""
-        desk.render(caller, render_id)
-        desk.jobs.release(render_id)
-        call_workers(desk.jobs, desk.registry, desk.tickets, desk.jobs.best_waiting(desk.registry.models))
-        render = desk.render(caller, render_id)
-        return RenderAnswer.of(render, **desk.outlook(render))
+        context.render(caller, render_id)
+        context.jobs.release(render_id)
+        publish_tickets(
+            context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models)
+        )
+        render = context.render(caller, render_id)
+        return RenderAnswer.of(render, **context.outlook(render))
 
     @router.patch("/renders/{render_id}", tags=["renders"])
     def change_render(
@@ -192,21 +198,25 @@ def routes(desk: Desk) -> APIRouter:
         priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
     ) -> RenderAnswer:
         """Change the priority of what still waits."""
-        desk.render(caller, render_id)
-        desk.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(desk.registry))
-        models = {job.spec.model for job in desk.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
-        call_workers(desk.jobs, desk.registry, desk.tickets, sorted(models & desk.registry.models.keys()))
-        render = desk.render(caller, render_id)
-        return RenderAnswer.of(render, **desk.outlook(render))
+        context.render(caller, render_id)
+        context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
+        models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+        publish_tickets(
+            context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys())
+        )
+        render = context.render(caller, render_id)
+        return RenderAnswer.of(render, **context.outlook(render))
 
     @router.get("/jobs/{job_id}", tags=["jobs"])
     def get_job(job_id: JobId, caller: Reader) -> JobAnswer:
         """One picture: how it stands, and once it is done with what it was made."""
-        job = desk.job(caller, job_id)
-        made_with = dict(desk.views.batch(job.batch_id).recipe) if job.batch_id else None
-        shares = desk.views.progress(job.render_id) if job.state is State.RUNNING else {}
+        job = context.job(caller, job_id)
+        made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
+        shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
         more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
-        return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=desk.views.position(job), **more)
+        return JobAnswer.of(
+            job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more
+        )
 
     @router.get(
         "/jobs/{job_id}/image",
@@ -216,14 +226,14 @@ def routes(desk: Desk) -> APIRouter:
     )
     def get_image(job_id: JobId, caller: Reader) -> Response:
         """The picture (PNG, its recipe within)."""
-        job = desk.job(caller, job_id)
+        job = context.job(caller, job_id)
         if job.object is None:
             raise Refused(404, f"job {job.id} is {job.state} and has no picture")
-        address = desk.objects.presign(job.object)
+        address = context.objects.presign(job.object)
         if address.startswith("http"):
             return RedirectResponse(address, 307)
         headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
-        return Response(desk.objects.get(job.object), media_type="image/png", headers=headers)
+        return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
 
     @router.get(
         "/pictures/{job_id}", tags=["jobs"], response_class=Response, responses={200: {"content": {"image/png": {}}}}
@@ -234,41 +244,41 @@ def routes(desk: Desk) -> APIRouter:
         signature: Annotated[str, Query(max_length=64, description="As in the address.")],
     ) -> Response:
         """A picture by an address that this API has given: it opens without a key, for an hour."""
-        if not desk.links.opens(job_id, until, signature):
+        if not context.links.opens(job_id, until, signature):
             raise Refused(404, "this address is none of ours, or its hour is over")
-        return Response(desk.objects.get(str(desk.views.job(job_id).object)), media_type="image/png")
+        return Response(context.objects.get(str(context.views.job(job_id).object)), media_type="image/png")
 
     @router.delete("/jobs/{job_id}", tags=["jobs"])
     def cancel_job(job_id: JobId, caller: Submitter) -> CancelAnswer:
         """Cancel one picture; the others of its batch go on. Harmless to repeat."""
-        job = desk.job(caller, job_id)
-        cancelled = desk.jobs.cancel_job(job.render_id, job.index)
-        return CancelAnswer(id=job.id, state=desk.job(caller, job_id).state, cancelled=int(cancelled))
+        job = context.job(caller, job_id)
+        cancelled = context.jobs.cancel_job(job.render_id, job.index)
+        return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))
 
     return router
 
 
 @contextmanager
-def _asked(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Callable[[], Iterator[Asked]]]:
+def _asked(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[Callable[[], Iterator[SourcedRequest]]]:
     """What is asked for, as often as need be. Raises BadSpecification with the place of what is wrong, NotFound."""
     if body.manifest is None:
-        desk.check_models(request.model for request in body.requests())
+        context.check_models(request.model for request in body.requests())
         yield lambda: numbered(body.requests())
         return
-    with desk.manifest(caller, body.manifest) as rows:
+    with context.manifest(caller, body.manifest) as rows:
         yield lambda: with_defaults(read_manifest(rows), body.shared())
 
 
 class _Checked:
     """Completes what is asked for, and checks that this caller may ask for it; counts it."""
 
-    def __init__(self, desk: Desk, caller: Caller, body: RenderBody) -> None:
-        self._desk, self._caller, self._body = desk, caller, body
+    def __init__(self, context: ApiContext, caller: Caller, body: RenderBody) -> None:
+        self._desk, self._caller, self._body = context, caller, body
         self._stored: set[str] = set()
         self.pictures = 0
         self.models: set[str] = set()
 
-    def wanted(self, asked: Iterable[Asked]) -> Iterator[Wanted]:
+    def wanted(self, asked: Iterable[SourcedRequest]) -> Iterator[NewJob]:
         """Raises BadSpecification, NotFound, Refused."""
         for one in specify(asked, self._desk.registry, pictures_each=self._body.n, seed=self._body.seed):
             self._desk.check_work(self._caller, one.spec)
@@ -292,9 +302,9 @@ def _references(spec: Spec) -> Sequence[str]:
     return [name for name in given if REFERENCE.fullmatch(name)]
 
 
-def _hash(desk: Desk, caller: Caller, body: RenderBody) -> str:
+def _hash(context: ApiContext, caller: Caller, body: RenderBody) -> str:
     said = body.model_dump(mode="json", exclude_unset=True)
     if body.manifest is not None:
         # What is in it: sent twice, it has two ids.
-        said["manifest"] = desk.files.file(caller.sees, body.manifest).object
+        said["manifest"] = context.files.file(caller.sees, body.manifest).object
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

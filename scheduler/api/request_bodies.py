@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scheduler.intake import grid
 from storage.errors import BadSpecification
-from storage.events.log import Kind
+from storage.events.log import EventKind
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import Prompt, Request
 
@@ -23,9 +23,9 @@ class WebhookBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, Field(max_length=2000, description="https, and no private address.")]
-    events: Annotated[list[Kind], Field(min_length=1, max_length=len(Kind), description="Which of them are told.")] = [
-        Kind.RENDER_FINISHED
-    ]
+    events: Annotated[
+        list[EventKind], Field(min_length=1, max_length=len(EventKind), description="Which of them are told.")
+    ] = [EventKind.RENDER_FINISHED]
 
 
 class RenderBody(Request):

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
-from scheduler.cron.firing import clockwork_of
+from scheduler.cron.firing import schedule_runner
 from scheduler.cron.plan import check_plan, next_time
-from scheduler.cron.stored_orders import Kept, Terms, keep
+from scheduler.cron.stored_orders import StoredOrder, SubmissionTerms, store_order
 from scheduler.intake.addresses import check_url
 from scheduler.intake.order import Order
 from scheduler.intake.submit import specify
@@ -86,19 +86,19 @@ class FiredAnswer(BaseModel):
     render_id: str | None = Field(description="None where its overlap rule forbids it now.")
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     """Everything below /v1/schedules."""
     router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
-    schedules = Schedules(desk.services.database, desk.jobs)
+    schedules = Schedules(context.services.database, context.jobs)
 
     @router.post("", status_code=201)
     def add_schedule(body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
         """Submit the same order by the clock. It is checked now; a name may be used once."""
         check_plan(body.cron, body.timezone, body.window)
         seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
-        terms = _terms(desk, caller, body.render, same_seeds=seeds == "same")
-        with _order(desk, caller, body.render) as order:
-            kept = keep(order, terms, desk.registry, desk.objects)
+        terms = _terms(context, caller, body.render, same_seeds=seeds == "same")
+        with _order(context, caller, body.render) as order:
+            kept = store_order(order, terms, context.registry, context.objects)
         plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
         made = schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
         return _answer(made, schedules.now())
@@ -137,7 +137,7 @@ def routes(desk: Desk) -> APIRouter:
     def run_schedule_now(name: Name, caller: Submitter) -> FiredAnswer:
         """Fire once now, beside the plan."""
         found = schedules.get(name, owner=caller.owner)
-        return FiredAnswer(name=name, render_id=clockwork_of(desk.services, desk.tickets).fire_by_hand(found))
+        return FiredAnswer(name=name, render_id=schedule_runner(context.services, context.tickets).fire_by_hand(found))
 
     @router.delete("/{name}", status_code=204)
     def remove_schedule(name: Name, caller: Submitter) -> None:
@@ -148,27 +148,27 @@ def routes(desk: Desk) -> APIRouter:
 
 
 @contextmanager
-def _order(desk: Desk, caller: Caller, body: RenderBody) -> Iterator[Order]:
+def _order(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[Order]:
     """Raises BadSpecification, NotFound, Refused."""
     if body.dry_run:
         raise BadSpecification("render.dry_run: a schedule renders; ask POST /v1/renders for a dry run")
     with ExitStack() as held:
         if body.manifest is None:
-            desk.check_models(request.model for request in body.requests())
+            context.check_models(request.model for request in body.requests())
             order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
         else:
-            rows = held.enter_context(desk.manifest(caller, body.manifest))
+            rows = held.enter_context(context.manifest(caller, body.manifest))
             order = Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
-        for one in specify(order.asked(), desk.registry, seed=0):
-            desk.check_work(caller, one.spec)
+        for one in specify(order.asked(), context.registry, seed=0):
+            context.check_work(caller, one.spec)
         yield order
 
 
-def _terms(desk: Desk, caller: Caller, body: RenderBody, *, same_seeds: bool) -> Terms:
+def _terms(context: ApiContext, caller: Caller, body: RenderBody, *, same_seeds: bool) -> SubmissionTerms:
     webhook = body.webhook
     if webhook is not None:
-        check_url(webhook.url, allow_private=desk.services.settings.webhook_private)
-    return Terms(
+        check_url(webhook.url, allow_private=context.services.settings.webhook_private)
+    return SubmissionTerms(
         priority=body.priority,
         same_seeds=same_seeds,
         key_id=caller.key_id,
@@ -178,7 +178,7 @@ def _terms(desk: Desk, caller: Caller, body: RenderBody, *, same_seeds: bool) ->
 
 
 def _answer(schedule: Schedule, now: float) -> ScheduleAnswer:
-    kept = Kept.model_validate(schedule.order)
+    kept = StoredOrder.model_validate(schedule.order)
     coming = None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now)
     return ScheduleAnswer(
         name=schedule.name,

@@ -5,17 +5,17 @@ import hashlib
 import hmac
 import time
 
-from storage.access.signing import Secrets
+from storage.access.signing import SigningSecrets
 from storage.objects.s3 import ObjectStore
 from storage.renders.views import JobView
 
 _SECONDS = 3600
 
 
-class Links:
+class SignedUrls:
     """Makes them and checks them; a store with addresses of its own gives its own."""
 
-    def __init__(self, secrets: Secrets, objects: ObjectStore) -> None:
+    def __init__(self, secrets: SigningSecrets, objects: ObjectStore) -> None:
         self._secrets = secrets
         self._objects = objects
 

@@ -34,7 +34,7 @@ class Sweep:
 
     def run_once(self, *, spare_leases: bool = False) -> None:
         """Raises DatabaseProblem or BrokerProblem; what was done before stays done."""
-        if not spare_leases and (lapsed := self.jobs.take_back_lapsed()):
+        if not spare_leases and (lapsed := self.jobs.recover_lapsed()):
             log.warning("leases lapsed jobs=%d", lapsed)
         for alias in self.jobs.best_waiting(self.registry.models):
             if published := top_up(self.jobs, self.tickets, self.registry[alias]):

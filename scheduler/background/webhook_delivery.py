@@ -40,7 +40,7 @@ def signed(delivery: Delivery, secret: str, *, now: float) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deliverer:
+class WebhookDelivery:
     """Sends what is due; any number of processes may."""
 
     webhooks: Webhooks

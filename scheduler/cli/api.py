@@ -30,8 +30,8 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         # Of the extra `api`: only this command needs it.
         import uvicorn
 
-        from scheduler.api.app import make_app
-        from scheduler.api.context import Desk
+        from scheduler.api.app import make_api
+        from scheduler.api.context import ApiContext
     except ImportError:
         raise BadSettings('the API is not installed; run `pip install "diffusion-farm[api]"`') from None
     settings = read_settings()
@@ -42,8 +42,8 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         raise BadSettings(
             f"--host {host}: anybody could use it; make a key first (`farm keys create`), or say --open if that is so"
         )
-    desk = Desk(services, reachable_broker(services))
-    app = make_app(desk, open_without_keys=local or open_to_all)
+    context = ApiContext(services, reachable_broker(services))
+    app = make_api(context, open_without_keys=local or open_to_all)
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
     )

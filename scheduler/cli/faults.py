@@ -123,7 +123,7 @@ def release(name: str, as_json: bool) -> None:
         raise NotFound(
             f"no worker is named {name!r}; " + (f"known are {', '.join(sorted(known))}" if known else "there are none")
         )
-    ended = log.release(name)
+    ended = log.end_quarantines(name)
     if as_json:
         print_json({"worker": name, "released": ended})
     elif ended:

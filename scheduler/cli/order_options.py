@@ -79,7 +79,7 @@ _FIELD_NAMES = sorted(Request.model_fields.keys() - {"prompt", "seed", "custom_i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class OrderOptions:
     """What the options say, not looked at yet."""
 
     prompts: tuple[str, ...]
@@ -137,15 +137,15 @@ class Asking:
         return nullcontext() if self.file is None else opened(self.file, settings, kind=self.kind)
 
 
-def asking(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it gets them as one argument, `asking`."""
+def with_order_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command these options; it gets them as one argument, `order_options`."""
 
     @functools.wraps(command)
     def with_asking(*args: Any, **options: Any) -> Any:
         sources = {name: options.pop(name) for name in _SOURCE_NAMES}
         fields = {name: options.pop(name) for name in _FIELD_NAMES}
         given = {name: value for name, value in fields.items() if value not in (None, ())}
-        return command(*args, asking=Asking(**sources, fields=given), **options)
+        return command(*args, order_options=OrderOptions(**sources, fields=given), **options)
 
     for decorate in reversed((*_SOURCES, *_FIELDS)):
         with_asking = decorate(with_asking)

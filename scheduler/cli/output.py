@@ -75,7 +75,7 @@ class _Left(ProgressColumn):
         return Text("" if left is None else f"{duration(left)} left")
 
 
-class Pace:
+class RenderPace:
     """How fast a render goes, measured from the first picture that we saw finished."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,7 +100,7 @@ class Pace:
 @contextmanager
 def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]]:
     """A progress bar with rate and time left; where no terminal is, a line every few seconds."""
-    pace = Pace()
+    pace = RenderPace()
     if not sys.stderr.isatty():
         yield _plain_progress(label, pace)
         return
@@ -179,7 +179,7 @@ def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
         yield through
 
 
-def _plain_progress(label: str, pace: Pace) -> Callable[[RenderView], None]:
+def _plain_progress(label: str, pace: RenderPace) -> Callable[[RenderView], None]:
     next_at = 0.0
     said: RenderView | None = None
 

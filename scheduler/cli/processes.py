@@ -6,22 +6,22 @@ import threading
 
 import click
 
-from scheduler.background.orphan_removal import Tidy
+from scheduler.background.orphan_removal import OrphanRemoval
 from scheduler.background.sweep import Sweep
-from scheduler.background.webhook_delivery import Deliverer
+from scheduler.background.webhook_delivery import WebhookDelivery
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.cron.beat import start_beat
-from scheduler.cron.firing import clockwork_of
+from scheduler.cron.firing import schedule_runner
 from scheduler.intake.addresses import pool
 from scheduler.local.local_farm import LocalFarm, RunningFarm
 from scheduler.services import make_home, open_services, open_tickets
-from storage.broker import make_app
+from storage.broker import make_celery
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings
 from storage.events.webhooks import Webhooks
 from storage.fleet.fault_log import FaultLog
-from storage.jobs.orphans import Leftovers
+from storage.jobs.orphans import Orphans
 from storage.process import lifeline
 from storage.process.logs import configure_logging
 from storage.settings import read_settings, without_secrets
@@ -69,19 +69,19 @@ def scheduler(stop_with_parent: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     if stop_with_parent:
-        lifeline.hold()
+        lifeline.stop_with_parent()
     failed = _stop_when_a_thread_fails(stopping)
     services = open_services(settings)
-    tidy = Tidy(leftovers=Leftovers(services.database, services.objects), every_seconds=settings.sweep_seconds)
-    threading.Thread(target=tidy.run, args=(stopping,), name="tidy", daemon=True).start()
-    deliverer = Deliverer(
+    orphans = OrphanRemoval(orphans=Orphans(services.database, services.objects), every_seconds=settings.sweep_seconds)
+    threading.Thread(target=orphans.run, args=(stopping,), name="orphans", daemon=True).start()
+    deliverer = WebhookDelivery(
         webhooks=Webhooks(services.database),
         connections=pool(allow_private=settings.webhook_private),
         every_seconds=settings.sweep_seconds,
     )
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
     tickets = open_tickets(settings, settings.broker_url)
-    start_beat(make_app(settings), clockwork_of(services, tickets), every_seconds=settings.sweep_seconds)
+    start_beat(make_celery(settings), schedule_runner(services, tickets), every_seconds=settings.sweep_seconds)
     Sweep(
         jobs=services.jobs,
         faults=FaultLog(services.database),

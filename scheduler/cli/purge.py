@@ -13,7 +13,7 @@ from scheduler.results.purge import Purge
 from scheduler.services import open_services
 from storage.errors import InvalidInput
 from storage.renders.exports import Exports, ExportView
-from storage.renders.purge import Old, Purging
+from storage.renders.purge import PurgeCandidate, PurgeRows
 from storage.settings import read_settings
 
 
@@ -43,7 +43,7 @@ def purge(
     """
     settings = read_settings()
     services = open_services(settings)
-    purging, exports = Purging(services.database), Exports(services.database)
+    purging, exports = PurgeRows(services.database), Exports(services.database)
     for export_id in given_up:
         if not exports.give_up(export_id):
             raise InvalidInput(f"--give-up-export {export_id}: no unfinished export has this id")
@@ -98,8 +98,10 @@ def usage(as_json: bool) -> None:
     )
 
 
-def _show(old: Sequence[Old], kept: Sequence[ExportView], interrupted: Sequence[str], *, seconds: float) -> None:
-    by_owner: defaultdict[str, list[Old]] = defaultdict(list)
+def _show(
+    old: Sequence[PurgeCandidate], kept: Sequence[ExportView], interrupted: Sequence[str], *, seconds: float
+) -> None:
+    by_owner: defaultdict[str, list[PurgeCandidate]] = defaultdict(list)
     for one in old:
         by_owner[one.owner].append(one)
     for owner, theirs in sorted(by_owner.items()):

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.order_options import Asking, asking
+from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, counting, duration, json_option, print_json, say, size
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.status import render_fields
-from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
+from scheduler.cli.waiting import reachable_broker, report, report_accepted, wait_for_render
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
-from scheduler.intake.requests import Bad
-from scheduler.intake.submit import Accepted, call_workers, noting, quanta, submit
+from scheduler.intake.requests import BadRows
+from scheduler.intake.submit import Accepted, collecting_remarks, publish_tickets, quanta, submit
 from scheduler.results.compare import changed, compare
 from scheduler.results.download import prepare_folder
 from scheduler.services import Services, open_services
 from storage.broker import Tickets
 from storage.errors import BadSpecification, InvalidInput
-from storage.jobs.values import Once, Submission
+from storage.jobs.values import Idempotency, Submission
 from storage.rules.states import Priority, State
 from storage.settings import read_settings
 
@@ -30,7 +30,7 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 
 
 @click.command()
-@asking
+@with_order_options
 @click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
 @click.option("--owner", metavar="NAME", help="Whose render this is (FARM_OWNER; default the user's name).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
@@ -46,7 +46,7 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 def render(
     context: click.Context,
     /,
-    asking: Asking,
+    order_options: OrderOptions,
     priority: str,
     owner: str | None,
     out: Path | None,
@@ -61,11 +61,11 @@ def render(
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the pictures: leave out --no-wait, or make it later with `farm sheet`")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    with asking.order(settings) as order:
+    with order_options.order(settings) as order:
         services = open_services(settings)
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
-        bad = Bad(report=_Report() if skip_bad else None)
+        bad = BadRows(report=_Report() if skip_bad else None)
         if dry_run:
             _say_what_it_takes(services, order, bad, as_json=as_json)
             return
@@ -79,33 +79,35 @@ def render(
         submission = Submission(
             owner=settings.owner,
             priority=Priority[priority.upper()],
-            once=None if once is None else Once(name=once, request_hash=order.fingerprint()),
+            once=None if once is None else Idempotency(name=once, request_hash=order.fingerprint()),
         )
         accepted = _submitted(services, tickets, order, submission, bad)
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return
-    outcome = see_through(services, accepted, out=out)
+    outcome = wait_for_render(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
 
 
-def _submitted(services: Services, tickets: Tickets | None, order: Order, submission: Submission, bad: Bad) -> Accepted:
+def _submitted(
+    services: Services, tickets: Tickets | None, order: Order, submission: Submission, bad: BadRows
+) -> Accepted:
     """Accept an order, and remark on what of it is hardly meant."""
     noted: Counter[str] = Counter()
     with counting("pictures checked") as through:
-        wanted = noting(order.wanted(services.registry, services.objects, bad), services.registry, noted)
+        wanted = collecting_remarks(order.wanted(services.registry, services.objects, bad), services.registry, noted)
         accepted = submit(services.jobs, services.registry, tickets, through(wanted), submission)
     _say_remarks(noted, bad)
     return accepted
 
 
-def _say_what_it_takes(services: Services, order: Order, bad: Bad, *, as_json: bool) -> None:
+def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_json: bool) -> None:
     noted: Counter[str] = Counter()
     with counting("pictures checked") as through:
-        wanted = noting(order.wanted(services.registry, services.objects, bad), services.registry, noted)
+        wanted = collecting_remarks(order.wanted(services.registry, services.objects, bad), services.registry, noted)
         found = estimate(through(wanted), services.registry, services.measures)
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt was given")
@@ -131,7 +133,7 @@ def _say_what_is_left(services: Services) -> None:
         )
 
 
-def _say_remarks(noted: Counter[str], bad: Bad) -> None:
+def _say_remarks(noted: Counter[str], bad: BadRows) -> None:
     for remark, pictures in noted.items():
         say(f"{remark} ({counted(pictures, 'picture')})")
     if bad.left_out:
@@ -193,7 +195,7 @@ def release(render_id: str, as_json: bool) -> None:
     services = open_services(read_settings())
     services.views.render(render_id)
     released = services.jobs.release(render_id)
-    call_workers(
+    publish_tickets(
         *(services.jobs, services.registry, reachable_broker(services)),
         services.jobs.best_waiting(services.registry.models),
     )
@@ -225,12 +227,12 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
     if out is not None:
         prepare_folder(out)
     services.jobs.retry(render_id, quanta=quanta(services.registry))
-    call_workers(services.jobs, services.registry, tickets, models)
+    publish_tickets(services.jobs, services.registry, tickets, models)
     accepted = Accepted(render_id=render_id, models=tuple(models))
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return
-    outcome = see_through(services, accepted, out=out)
+    outcome = wait_for_render(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
     context.exit(outcome.exit_code)
 
@@ -257,7 +259,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         services.views.specs(batch),
         Submission(owner=settings.owner, priority=Priority.INTERACTIVE, together=True),
     )
-    see_through(services, again)
+    wait_for_render(services, again)
     twin = services.views.job(f"{again.render_id}-{position}")
     if twin.object is None:
         raise InvalidInput(f"the twin of job {job_id}, job {twin.id}, is {twin.state}: {twin.error}")

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from scheduler.cli.order_options import Asking, asking
+from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, counting, json_option, print_json, print_table, say
 from scheduler.cli.waiting import reachable_broker
-from scheduler.cron.firing import clockwork_of
+from scheduler.cron.firing import schedule_runner
 from scheduler.cron.plan import check_plan, in_zone, next_time
-from scheduler.cron.stored_orders import Kept, Terms, keep
+from scheduler.cron.stored_orders import StoredOrder, SubmissionTerms, store_order
 from scheduler.services import Services, open_services
 from storage.renders.schedules import Plan, Schedule, Schedules
 from storage.settings import read_settings
@@ -29,7 +29,7 @@ def schedule() -> None:
 
 @schedule.command()
 @click.argument("name")
-@asking
+@with_order_options
 @click.option("--cron", required=True, metavar="EXPRESSION", help='Such as "0 2 * * *", or @daily.')
 @click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Such as Europe/Paris.")
 @click.option("--window", metavar="FROM-TO", help="Render only then, such as 01:00-06:00; what is left waits.")
@@ -57,7 +57,7 @@ def schedule() -> None:
 @json_option
 def add(
     name: str,
-    asking: Asking,
+    order_options: OrderOptions,
     cron: str,
     timezone: str,
     window: str | None,
@@ -70,12 +70,14 @@ def add(
 ) -> None:
     """Submit the same order by the clock. It is checked now, and kept: its files are needed no more."""
     check_plan(cron, timezone, window)
-    seeds = seeds or ("fresh" if asking.seed is None else "same")
+    seeds = seeds or ("fresh" if order_options.seed is None else "same")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)
     services.objects.check()
-    with asking.order(settings) as order, counting("pictures checked"):
-        kept = keep(order, Terms(priority=priority, same_seeds=seeds == "same"), services.registry, services.objects)
+    with order_options.order(settings) as order, counting("pictures checked"):
+        kept = store_order(
+            order, SubmissionTerms(priority=priority, same_seeds=seeds == "same"), services.registry, services.objects
+        )
     plan = Plan(cron=cron, timezone=timezone, window=window, overlap=overlap, catch_up=catch_up, seeds=seeds)
     schedules = Schedules(services.database, services.jobs)
     made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
@@ -171,7 +173,7 @@ def remove(name: str, owner: str | None, as_json: bool) -> None:
 def run_now(name: str, owner: str | None, as_json: bool) -> None:
     """Fire once now, beside the plan."""
     schedules, found, services = _named(name, owner)
-    render_id = clockwork_of(services, reachable_broker(services)).fire_by_hand(found)
+    render_id = schedule_runner(services, reachable_broker(services)).fire_by_hand(found)
     last = schedules.history(found, limit=1)
     if as_json:
         print_json({"name": name, "render": render_id, "outcome": last[0].outcome if last else None})
@@ -212,7 +214,7 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
 
 def schedule_fields(schedule: Schedule, now: float) -> dict[str, Any]:
     """A schedule as JSON shows it."""
-    kept = Kept.model_validate(schedule.order)
+    kept = StoredOrder.model_validate(schedule.order)
     return {
         "name": schedule.name,
         "owner": schedule.owner,

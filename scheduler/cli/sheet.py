@@ -9,7 +9,7 @@ from scheduler.cli.output import amount_of, json_option, print_json, say
 from scheduler.results import contact_sheet as contact_sheet
 from scheduler.results import html_sheet
 from scheduler.results.contact_sheet import Tile
-from scheduler.results.picture_checks import Findings
+from scheduler.results.picture_checks import PictureChecks
 from scheduler.services import Services, open_services
 from storage.errors import InvalidInput
 from storage.settings import read_settings
@@ -43,13 +43,13 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
         )
 
 
-def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> Findings:
+def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> PictureChecks:
     """Write the sheet and say so; what was found. Raises InvalidInput where there is none to show."""
     render = services.views.render(render_id)
     if not render.done:
         raise InvalidInput(f"render {render_id} is {render.state} and has no pictures to show")
     page = out.suffix.lower() in (".html", ".htm")
-    findings = Findings()
+    findings = PictureChecks()
     most = html_sheet.MOST if page else contact_sheet.MOST
     tiles = contact_sheet.tiles(services.views, services.objects, render_id, findings=findings, most=most)
     if page:

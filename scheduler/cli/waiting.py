@@ -11,7 +11,7 @@ import click
 
 from scheduler.cli.output import counted, duration, print_json, progress_of, say
 from scheduler.cli.status import job_fields, render_fields
-from scheduler.intake.submit import Accepted, call_workers
+from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
 from scheduler.results.download import Downloads
 from scheduler.results.follow import follow
@@ -53,7 +53,7 @@ def reachable_broker(services: Services) -> Tickets | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FinishedRender:
     """A render that came to its end while we waited."""
 
     render: RenderView
@@ -66,7 +66,7 @@ class Outcome:
         return 0 if self.render.done == self.render.total else 1
 
 
-def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> Outcome:
+def wait_for_render(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
     """Wait until a render is finished, with progress, and its pictures in `out`."""
     with _farm(services, accepted.models):
         started = time.monotonic()
@@ -75,10 +75,10 @@ def see_through(services: Services, accepted: Accepted, *, out: Path | None = No
         except KeyboardInterrupt:
             _say_what_becomes_of(services, accepted.render_id)
             raise
-        return Outcome(render=render, seconds=time.monotonic() - started, out=out)
+        return FinishedRender(render=render, seconds=time.monotonic() - started, out=out)
 
 
-def report(services: Services, outcome: Outcome, *, as_json: bool) -> None:
+def report(services: Services, outcome: FinishedRender, *, as_json: bool) -> None:
     """Print how a render ended."""
     if as_json:
         print_json(_result(services, outcome))
@@ -106,7 +106,7 @@ def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
         yield
         return
     with local_farm.use(settings, say=say) as broker_url:
-        call_workers(services.jobs, services.registry, open_tickets(settings, broker_url), models)
+        publish_tickets(services.jobs, services.registry, open_tickets(settings, broker_url), models)
         yield
 
 
@@ -190,7 +190,7 @@ def _say_what_becomes_of(services: Services, render_id: str) -> None:
     say(f"\nleft render {render_id} with {counted(left, 'job')} to go: {goes_on}, `farm cancel {render_id}` drops them")
 
 
-def _result(services: Services, outcome: Outcome) -> dict[str, object]:
+def _result(services: Services, outcome: FinishedRender) -> dict[str, object]:
     jobs = [
         job_fields(
             job,
@@ -201,7 +201,7 @@ def _result(services: Services, outcome: Outcome) -> dict[str, object]:
     return {**render_fields(outcome.render), "jobs": jobs}
 
 
-def _summarise(services: Services, outcome: Outcome) -> None:
+def _summarise(services: Services, outcome: FinishedRender) -> None:
     render, took = outcome.render, outcome.seconds
     parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
     parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]

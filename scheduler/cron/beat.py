@@ -1,4 +1,4 @@
-"""Celery's beat with schedules from the database: a scheduler class whose tick is a turn of our clockwork."""
+"""Celery's beat with schedules from the database: a scheduler class whose tick runs ours."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import celery.beat
 from celery import Celery
 
-from scheduler.cron.firing import Clockwork
+from scheduler.cron.firing import ScheduleRunner
 from storage.errors import ServiceProblem
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ _LOG_EVERY_SECONDS = 60.0
 class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery has no types
     """Beat asks it what is due; it fires by itself, since a firing is a row before it is a message."""
 
-    def __init__(self, app: Celery, *, clockwork: Clockwork, **options: Any) -> None:
-        self._clockwork = clockwork
+    def __init__(self, app: Celery, *, runner: ScheduleRunner, **options: Any) -> None:
+        self._runner = runner
         self._logged_at = -math.inf
         super().__init__(app, **options)
 
@@ -32,7 +32,7 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
     def tick(self, *_: Any, **__: Any) -> float:
         """Fire what is due; seconds until the next look. A database that is away is waited for."""
         try:
-            return float(min(self._clockwork.run_once(), self.max_interval))
+            return float(min(self._runner.run_once(), self.max_interval))
         except ServiceProblem as error:
             if time.monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
                 log.warning("schedules cannot be looked at, trying again until it works: %s", error)
@@ -40,13 +40,13 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
             return float(self.max_interval)
 
 
-def start_beat(app: Celery, clockwork: Clockwork, *, every_seconds: float) -> celery.beat.Service:
+def start_beat(app: Celery, runner: ScheduleRunner, *, every_seconds: float) -> celery.beat.Service:
     """Run beat in a thread that ends with the process; `stop()` ends it before."""
     service = celery.beat.Service(
         app,
         # So soon it sees a schedule that was added.
         max_interval=every_seconds,
-        scheduler_cls=partial(DatabaseScheduler, clockwork=clockwork),
+        scheduler_cls=partial(DatabaseScheduler, runner=runner),
         remote_control=False,
     )
     threading.Thread(target=service.start, name="beat", daemon=True).start()

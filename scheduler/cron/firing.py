@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from scheduler.cron.plan import Planned, due, is_open, next_time
-from scheduler.cron.stored_orders import Kept, kept_order
-from scheduler.intake.submit import call_workers, quanta
+from scheduler.cron.stored_orders import StoredOrder, restored_order
+from scheduler.intake.submit import publish_tickets, quanta
 from scheduler.services import Services
 from storage.access.keys import Keys
-from storage.access.quotas import Quotas, over_limit
+from storage.access.quotas import Quotas, exceeded_limit
 from storage.broker import Tickets
 from storage.errors import InvalidInput, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.objects.s3 import ObjectStore
-from storage.renders.schedules import Outcome, Schedule, Schedules
+from storage.renders.schedules import FiringOutcome, Schedule, Schedules
 from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clockwork:
+class ScheduleRunner:
     schedules: Schedules
     jobs: Jobs
     keys: Keys
@@ -74,23 +74,23 @@ class Clockwork:
 
     def _decide(self, schedule: Schedule, planned: Planned) -> None:
         if not planned.fires:
-            self.schedules.note(schedule, planned.at, Outcome.MISSED)
+            self.schedules.note(schedule, planned.at, FiringOutcome.MISSED)
             return
         try:
             self._fire(schedule, planned.at)
         except InvalidInput as error:
             # A model that is registered no more, rows that are lost: it would not go better a second later.
-            if self.schedules.note(schedule, planned.at, Outcome.FAILED, str(error)):
+            if self.schedules.note(schedule, planned.at, FiringOutcome.FAILED, str(error)):
                 log.error("schedule cannot fire name=%s: %s", schedule.name, error)
 
     def _fire(self, schedule: Schedule, at: float, note: str | None = None) -> str | None:
         try:
-            kept = Kept.model_validate(schedule.order)
+            kept = StoredOrder.model_validate(schedule.order)
         except ValidationError:
             raise InvalidInput("it was made by another version of the farm; remove it, and add it again") from None
         self._check_key(kept)
         opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
-        with kept_order(kept, self.objects, name=schedule.name) as order:
+        with restored_order(kept, self.objects, name=schedule.name) as order:
             render_id = self.schedules.fire(
                 schedule,
                 at,
@@ -102,17 +102,17 @@ class Clockwork:
         if render_id is not None:
             log.info("schedule fired name=%s render=%s", schedule.name, render_id)
             # Whichever models it needs: their tickets are topped up where any lack.
-            call_workers(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+            publish_tickets(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
         return render_id
 
-    def _check_key(self, kept: Kept) -> None:
+    def _check_key(self, kept: StoredOrder) -> None:
         """Raises InvalidInput if whoever made the schedule may not submit that (any more)."""
         if kept.key_id is None:
             return
         key = self.keys.usable(kept.key_id)
         if key is None:
             raise InvalidInput("the key that it was made with is revoked or expired")
-        if over := over_limit(key.limits, self.quotas.used(key.id), kept.pictures):
+        if over := exceeded_limit(key.limits, self.quotas.used(key.id), kept.pictures):
             raise InvalidInput(over.words)
 
     def _keep_window(self, schedule: Schedule, now: float) -> None:
@@ -124,14 +124,14 @@ class Clockwork:
         for render_id in self.schedules.out_of_step(schedule, window_open=opened):
             if opened:
                 self.jobs.release(render_id)
-                call_workers(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+                publish_tickets(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
             else:
                 self.jobs.hold(render_id)
             self.schedules.note_window(render_id, window_open=opened)
 
 
-def clockwork_of(services: Services, tickets: Tickets | None) -> Clockwork:
-    return Clockwork(
+def schedule_runner(services: Services, tickets: Tickets | None) -> ScheduleRunner:
+    return ScheduleRunner(
         schedules=Schedules(services.database, services.jobs),
         jobs=services.jobs,
         keys=Keys(services.database),

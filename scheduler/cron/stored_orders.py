@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.order import Order
-from scheduler.intake.requests import Asked
+from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.submit import draw_seed
 from scheduler.intake.templates import Templates
 from scheduler.intake.uploads import MAX_BYTES, upload_all, with_references
@@ -27,7 +27,7 @@ from storage.spec.registry import Registry
 _INPUTS = {"control_images", "prompt_embeds"}
 
 
-class Kept(BaseModel):
+class StoredOrder(BaseModel):
     """What a schedule renders, as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +64,7 @@ class Kept(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class SubmissionTerms:
     """How it is submitted each time."""
 
     priority: str = "normal"
@@ -74,7 +74,7 @@ class Terms:
     webhook: Webhook | None = None
 
 
-def keep(order: Order, terms: Terms, registry: Registry, objects: ObjectStore) -> Kept:
+def store_order(order: Order, terms: SubmissionTerms, registry: Registry, objects: ObjectStore) -> StoredOrder:
     """Check an order whole, and store all that it needs. Raises InvalidInput with the place of what is wrong."""
     if named := _INPUTS & {*order.in_step, *order.combined}:
         raise BadSpecification(f"{min(named)}: not as a list of values in a schedule; name it in rows of a prompt file")
@@ -84,7 +84,7 @@ def keep(order: Order, terms: Terms, registry: Registry, objects: ObjectStore) -
     seed = order.seed
     if terms.same_seeds and seed is None:
         seed = draw_seed()
-    return Kept(
+    return StoredOrder(
         rows=_kept_rows(order, objects),
         templates=order.templates,
         defaults=_kept_defaults(order, objects),
@@ -102,7 +102,7 @@ def keep(order: Order, terms: Terms, registry: Registry, objects: ObjectStore) -
 
 
 @contextmanager
-def kept_order(kept: Kept, objects: ObjectStore, *, name: str) -> Iterator[Order]:
+def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Iterator[Order]:
     """The order once more, its random prompts drawn anew unless its seed is kept. Raises NotFound if rows are lost."""
     seed = draw_seed() if kept.seed is None else kept.seed
     templates = kept.templates.model_copy(update={"seed": seed}) if kept.templates is not None else None
@@ -140,6 +140,6 @@ def _fields(request: Request) -> Mapping[str, Any]:
 
 
 def _kept_defaults(order: Order, objects: ObjectStore) -> dict[str, Any]:
-    asked = [Asked("options", Request.parse({"prompt": "-", **order.defaults}))]
+    asked = [SourcedRequest("options", Request.parse({"prompt": "-", **order.defaults}))]
     [(_, request)] = with_references(asked, upload_all(objects, asked))
     return {name: value for name, value in request.asked().items() if name != "prompt"}

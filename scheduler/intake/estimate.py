@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from storage.jobs.values import Wanted
-from storage.renders.measures import Measures, Sample
+from storage.jobs.values import NewJob
+from storage.renders.measures import BatchSample, Measures
 from storage.spec.picture import Spec
 from storage.spec.registry import Registry
 
@@ -21,7 +21,7 @@ class Estimate:
     models: tuple[str, ...]
 
 
-def estimate(wanted: Iterable[Wanted], registry: Registry, measures: Measures) -> Estimate:
+def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -> Estimate:
     """Goes through all that is wanted, and keeps none of it."""
     of_key: Counter[tuple[str, str]] = Counter()
     pixels: Counter[str] = Counter()
@@ -47,11 +47,11 @@ def _work(spec: Spec) -> int:
     return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
 
 
-def _seconds_per_work(samples: Sequence[Sample]) -> float:
+def _seconds_per_work(samples: Sequence[BatchSample]) -> float:
     return sum(sample.seconds for sample in samples) / sum(sample.pictures * _work(sample.spec) for sample in samples)
 
 
-def _bytes_per_pixel(samples: Sequence[Sample]) -> float:
+def _bytes_per_pixel(samples: Sequence[BatchSample]) -> float:
     stored = [sample for sample in samples if sample.bytes is not None]
     pixels = sum(sample.spec.width * sample.spec.height for sample in stored)
     return sum(sample.bytes or 0 for sample in stored) / pixels if pixels else 0.0

@@ -6,7 +6,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from scheduler.intake.requests import Asked
+from scheduler.intake.requests import SourcedRequest
 from storage.errors import InvalidInput
 from storage.spec.picture import NAMES, Request
 
@@ -39,7 +39,7 @@ def combinations(in_step: Columns, combined: Columns) -> Iterator[dict[str, Any]
         yield {**row, **dict(zip(combined, values, strict=True))}
 
 
-def multiplied(asked: Iterable[Asked], in_step: Columns, combined: Columns) -> Iterator[Asked]:
+def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Columns) -> Iterator[SourcedRequest]:
     """Each request once for every combination, whose values win over its own; its name gets the number of it.
 
     Raises BadSpecification naming the first value that is wrong.
@@ -51,7 +51,7 @@ def multiplied(asked: Iterable[Asked], in_step: Columns, combined: Columns) -> I
     for where, request in asked:
         for number, change in enumerate(changes):
             name = request.custom_id and f"{request.custom_id}-{number}"
-            yield Asked(where, request.model_copy(update={**change, "custom_id": name}))
+            yield SourcedRequest(where, request.model_copy(update={**change, "custom_id": name}))
 
 
 def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from scheduler.intake.requests import Asked, Bad, at
+from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import NAMES, Request
@@ -47,7 +47,7 @@ def manifest(path: Path, *, kind: str | None = None) -> Manifest:
     return Manifest(path=path, kind=kind or path.suffix.lower().removeprefix("."), shown=str(path), folder=path.parent)
 
 
-def read_manifest(manifest: Manifest, *, bad: Bad | None = None) -> Iterator[Asked]:
+def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
     """The requests of a prompt file, in its order.
 
     Raises InvalidInput if the file cannot be read or is of no known kind, BadSpecification naming the first wrong
@@ -55,7 +55,7 @@ def read_manifest(manifest: Manifest, *, bad: Bad | None = None) -> Iterator[Ask
     """
     if manifest.kind not in KINDS:
         raise InvalidInput(f"{manifest.shown}: prompt files are {', '.join(f'.{name}' for name in KINDS)}")
-    bad = bad or Bad()
+    bad = bad or BadRows()
     before, count = bad.left_out, 0
     for where, cells, parse in _rows(manifest, bad):
         count += 1
@@ -64,7 +64,7 @@ def read_manifest(manifest: Manifest, *, bad: Bad | None = None) -> Iterator[Ask
         except BadSpecification as error:
             bad.met(at(where, error))
         else:
-            yield Asked(where, _anchored(request, manifest.folder))
+            yield SourcedRequest(where, _anchored(request, manifest.folder))
     if not count and bad.left_out == before:
         raise BadSpecification(f"{manifest.shown}: no prompt in this file")
 
@@ -84,7 +84,7 @@ def names_inputs(manifest: Manifest) -> bool:
         return False
 
 
-def _rows(manifest: Manifest, bad: Bad) -> Iterator[Row]:
+def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
     try:
         if manifest.kind == "parquet":
             yield from _read_parquet(manifest.path, manifest.shown)
@@ -115,13 +115,13 @@ def _anchored(request: Request, folder: Path) -> Request:
 # -- rows ------------------------------------------------------------------------------------------------------
 
 
-def _read_txt(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
+def _read_txt(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
     for where, line in _lines(file, shown, bad):
         if line.strip():
             yield where, {"prompt": line.strip()}, Request.parse
 
 
-def _read_jsonl(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
+def _read_jsonl(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
     for where, line in _lines(file, shown, bad):
         if not line.strip():
             continue
@@ -137,8 +137,8 @@ def _read_jsonl(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
             bad.met(BadSpecification(f'{where}: expected an object such as {{"prompt": "a red star"}}'))
 
 
-def _read_csv(file: IO[str], shown: str, bad: Bad) -> Iterator[Row]:
-    reader = csv.DictReader((line for _, line in _lines(file, shown, Bad())), strict=True)
+def _read_csv(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
+    reader = csv.DictReader((line for _, line in _lines(file, shown, BadRows())), strict=True)
     try:
         names = reader.fieldnames or ()
         if "prompt" not in names:
@@ -166,7 +166,7 @@ def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
         yield f"{shown} row {number}", row, _parse_typed
 
 
-def _lines(file: IO[str], shown: str, bad: Bad) -> Iterator[tuple[str, str]]:
+def _lines(file: IO[str], shown: str, bad: BadRows) -> Iterator[tuple[str, str]]:
     """Every line, with its place for messages. Of one that is too long only the beginning is ever in memory."""
     number = 0
     while line := file.readline(MAX_LINE):
@@ -211,7 +211,7 @@ def _split(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return fields, {name: cell for name, cell in row.items() if name not in NAMES}
 
 
-_READERS: dict[str, Callable[[IO[str], str, Bad], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[IO[str], str, BadRows], Iterator[Row]]] = {
     "txt": _read_txt,
     "jsonl": _read_jsonl,
     "csv": _read_csv,

@@ -12,12 +12,12 @@ from typing import Any
 
 from scheduler.intake import grid
 from scheduler.intake.manifests import Manifest, names_inputs, read_manifest
-from scheduler.intake.requests import Asked, Bad, numbered, with_defaults
+from scheduler.intake.requests import BadRows, SourcedRequest, numbered, with_defaults
 from scheduler.intake.submit import specify
 from scheduler.intake.templates import Templates
 from scheduler.intake.uploads import upload_all, with_references
 from storage.errors import BadSpecification
-from storage.jobs.values import Wanted
+from storage.jobs.values import NewJob
 from storage.objects.s3 import ObjectStore
 from storage.spec.picture import Request
 from storage.spec.registry import Registry
@@ -41,16 +41,16 @@ class Order:
     pictures_each: int = 1
     seed: int | None = None
 
-    def asked(self, bad: Bad | None = None) -> Iterator[Asked]:
+    def asked(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
         """A request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
         drawn = self._of_templates() if self.templates is not None else ()
-        found: Iterator[Asked] = chain(self.rows(bad), drawn)
+        found: Iterator[SourcedRequest] = chain(self.rows(bad), drawn)
         if self.manifest is None and self.templates is None and not self.prompts and not self.requests:
             # Embeddings stand for all words.
             found = numbered([Request.parse({"prompt_embeds": self.defaults.get("prompt_embeds")})])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
 
-    def rows(self, bad: Bad | None = None) -> Iterator[Asked]:
+    def rows(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
         """What was typed or is in the file, before anything is filled in."""
         typed = (Request.parse({"prompt": prompt}) for prompt in self.prompts)
         return chain(
@@ -58,7 +58,7 @@ class Order:
             read_manifest(self.manifest, bad=bad) if self.manifest is not None else (),
         )
 
-    def wanted(self, registry: Registry, objects: ObjectStore, bad: Bad | None = None) -> Iterator[Wanted]:
+    def wanted(self, registry: Registry, objects: ObjectStore, bad: BadRows | None = None) -> Iterator[NewJob]:
         """Complete specifications with seeds. Stores the files that are named, before anything else.
 
         Raises InvalidInput with the place of what is wrong, unless `bad` leaves it out.
@@ -66,7 +66,7 @@ class Order:
         known: Mapping[str, str | BadSpecification] = {}
         if self._names_inputs():
             # What is left out here is met again, and counted then.
-            skipping = Bad(report=lambda _: None) if bad is not None and bad.report else Bad()
+            skipping = BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()
             known = upload_all(objects, self.asked(skipping))
         asked = with_references(self.asked(bad), known, bad)
         return specify(asked, registry, pictures_each=self.pictures_each, seed=self.seed, bad=bad)
@@ -86,11 +86,11 @@ class Order:
         named = not fields.isdisjoint({"control_images", "prompt_embeds"})
         return named or (self.manifest is not None and names_inputs(self.manifest))
 
-    def _of_templates(self) -> Iterator[Asked]:
+    def _of_templates(self) -> Iterator[SourcedRequest]:
         if self.templates is not None:
             for number, prompt in enumerate(self.templates.prompts(), start=1):
                 try:
-                    yield Asked(f"prompt {number} of the templates", Request.parse({"prompt": prompt}))
+                    yield SourcedRequest(f"prompt {number} of the templates", Request.parse({"prompt": prompt}))
                 except BadSpecification as error:
                     raise BadSpecification(f"prompt {number} of the templates ({prompt[:40]!r}): {error}") from None
 

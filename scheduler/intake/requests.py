@@ -12,7 +12,7 @@ from storage.errors import InvalidInput
 from storage.spec.picture import Request
 
 
-class Asked(NamedTuple):
+class SourcedRequest(NamedTuple):
     """A request, and where it was read: `prompts.jsonl line 3`."""
 
     where: str
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
 
 @dataclass
-class Bad:
+class BadRows:
     """What is wrong is refused, and with it everything; or left out, each counted and reported."""
 
     #: Called for each that is left out.
@@ -35,16 +35,16 @@ class Bad:
         self.report(error)
 
 
-def numbered(requests: Iterable[Request]) -> Iterator[Asked]:
+def numbered(requests: Iterable[Request]) -> Iterator[SourcedRequest]:
     """Requests that came from no file."""
-    return (Asked(f"prompt {number}", request) for number, request in enumerate(requests, start=1))
+    return (SourcedRequest(f"prompt {number}", request) for number, request in enumerate(requests, start=1))
 
 
-def with_defaults(asked: Iterable[Asked], defaults: Mapping[str, Any]) -> Iterator[Asked]:
+def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) -> Iterator[SourcedRequest]:
     """Fill in what a request leaves out, such as the command line's options for every row of a file."""
     for where, request in asked:
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        yield Asked(where, request.model_copy(update=missing) if missing else request)
+        yield SourcedRequest(where, request.model_copy(update=missing) if missing else request)
 
 
 def at(where: str, error: InvalidInput) -> InvalidInput:

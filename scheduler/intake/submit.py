@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from scheduler.intake.requests import Asked, Bad, at
+from scheduler.intake.requests import BadRows, SourcedRequest, at
 from scheduler.intake.tickets import top_up
 from storage.broker import Tickets
 from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Submission, Wanted
+from storage.jobs.values import NewJob, Submission
 from storage.spec.capabilities import remarks
 from storage.spec.picture import MAX_SEED, NAMES, Request, Spec
 from storage.spec.registry import Registry
@@ -29,13 +29,13 @@ def draw_seed() -> int:
 
 
 def specify(
-    asked: Iterable[Asked],
+    asked: Iterable[SourcedRequest],
     registry: Registry,
     *,
     pictures_each: int = 1,
     seed: int | None = None,
-    bad: Bad | None = None,
-) -> Iterator[Wanted]:
+    bad: BadRows | None = None,
+) -> Iterator[NewJob]:
     """Complete specifications, `pictures_each` for every request, with its name and labels.
 
     Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
@@ -44,7 +44,7 @@ def specify(
     Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it, unless
     `bad` leaves such requests out.
     """
-    bad = bad or Bad()
+    bad = bad or BadRows()
     next_seed = draw_seed() if seed is None else seed
     for where, request in asked:
         for copy in range(pictures_each):
@@ -60,7 +60,7 @@ def specify(
             except InvalidInput as error:
                 bad.met(at(where, error))
                 break
-            yield Wanted(spec=spec, custom_id=_name(request, copy, pictures_each), labels=request.labels)
+            yield NewJob(spec=spec, custom_id=_name(request, copy, pictures_each), labels=request.labels)
 
 
 def _name(request: Request, copy: int, copies: int) -> str | None:
@@ -68,7 +68,7 @@ def _name(request: Request, copy: int, copies: int) -> str | None:
     return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
 
 
-def noting(wanted: Iterable[Wanted], registry: Registry, noted: Counter[str]) -> Iterator[Wanted]:
+def collecting_remarks(wanted: Iterable[NewJob], registry: Registry, noted: Counter[str]) -> Iterator[NewJob]:
     """The pictures unchanged; `noted` counts those of each remark on them."""
     for one in wanted:
         noted.update(remarks(one.spec, registry[one.spec.model]))
@@ -85,7 +85,7 @@ def _remark_on_label(name: str) -> str:
 
 
 def quanta(registry: Registry) -> dict[str, int]:
-    """How many jobs an owner is dealt per turn: one batch."""
+    """How many jobs an owner is dealt per round: one batch."""
     return {alias: model.batch_limit for alias, model in registry.models.items()}
 
 
@@ -101,7 +101,7 @@ def submit(
     jobs: Jobs,
     registry: Registry,
     tickets: Tickets | None,
-    wanted: Iterable[Wanted | Spec],
+    wanted: Iterable[NewJob | Spec],
     submission: Submission,
 ) -> Accepted:
     """Accept a render whole or not at all, and call for workers.
@@ -110,18 +110,18 @@ def submit(
     """
     models: set[str] = set()
 
-    def noted() -> Iterator[Wanted | Spec]:
+    def noted() -> Iterator[NewJob | Spec]:
         for one in wanted:
-            models.add(one.spec.model if isinstance(one, Wanted) else one.model)
+            models.add(one.spec.model if isinstance(one, NewJob) else one.model)
             yield one
 
     render_id = jobs.submit(noted(), submission, quanta=quanta(registry))
     accepted = Accepted(render_id=render_id, models=tuple(sorted(models)))
-    call_workers(jobs, registry, tickets, accepted.models)
+    publish_tickets(jobs, registry, tickets, accepted.models)
     return accepted
 
 
-def call_workers(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:
+def publish_tickets(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:
     """Publish the tickets that waiting jobs lack; a broker that is away is only logged."""
     if tickets is None:
         return

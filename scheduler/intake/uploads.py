@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors
 from PIL import Image
 
-from scheduler.intake.requests import Asked, Bad, at
+from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.objects.inputs import has_input, put_input
 from storage.objects.s3 import ObjectStore
@@ -73,7 +73,7 @@ def check_embeddings(data: bytes) -> None:
             raise ValueError(f"{name} is of type {tensor['dtype']}; expected one of {', '.join(sorted(_DTYPES))}")
 
 
-def upload_all(objects: ObjectStore, asked: Iterable[Asked]) -> dict[str, str | BadSpecification]:
+def upload_all(objects: ObjectStore, asked: Iterable[SourcedRequest]) -> dict[str, str | BadSpecification]:
     """Store every file that requests name, each once: name → reference, or what is wrong with the file."""
     known: dict[str, str | BadSpecification] = {}
     for _, request in asked:
@@ -95,14 +95,14 @@ def _stored(objects: ObjectStore, name: str) -> str:
 
 
 def with_references(
-    asked: Iterable[Asked], known: Mapping[str, str | BadSpecification], bad: Bad | None = None
-) -> Iterator[Asked]:
+    asked: Iterable[SourcedRequest], known: Mapping[str, str | BadSpecification], bad: BadRows | None = None
+) -> Iterator[SourcedRequest]:
     """The requests with stored inputs in place of the files that were uploaded.
 
     Raises BadSpecification for a file that is missing or wrong, with the request's place, unless `bad` leaves such
     requests out.
     """
-    bad = bad or Bad()
+    bad = bad or BadRows()
     for where, request in asked:
         names = _named(request)
         wrong = next((known[name] for name in names if isinstance(known.get(name), BadSpecification)), None)
@@ -114,7 +114,7 @@ def with_references(
             changed["control_images"] = tuple(known.get(name, name) for name in request.control_images)
         if request.prompt_embeds is not None:
             changed["prompt_embeds"] = known.get(request.prompt_embeds, request.prompt_embeds)
-        yield Asked(where, request.model_copy(update=changed) if changed else request)
+        yield SourcedRequest(where, request.model_copy(update=changed) if changed else request)
 
 
 def _named(request: Request) -> list[str]:

@@ -40,7 +40,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Findings in the order in which to mend them. Nothing raises; the object store is left as it was."""
+    """PictureChecks in the order in which to mend them. Nothing raises; the object store is left as it was."""
     for what, look in (
         ("settings", _look_at_settings),
         ("home", _look_at_home),

@@ -307,7 +307,7 @@ class _Part:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: dict[str, str]) -> None:
-        self.process = lifeline.start(self._command, env=environment, output=self._output)
+        self.process = lifeline.start_child(self._command, env=environment, output=self._output)
 
     def died(self) -> bool:
         return self.process is not None and self.process.poll() is not None

@@ -52,7 +52,7 @@ def main() -> None:
 
     server = subprocess.Popen([str(get_binary_path()), sys.argv[1]], stdin=subprocess.DEVNULL)  # noqa: S603
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    lifeline.hold()
+    lifeline.stop_with_parent()
     sys.exit(server.wait())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from scheduler.results.picture_checks import Findings
+from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
 from storage.objects.s3 import ObjectStore
 from storage.renders.views import JobView, Views
@@ -39,7 +39,7 @@ class Tile:
 
 
 def tiles(
-    views: Views, objects: ObjectStore, render_id: str, *, findings: Findings, most: int = MOST
+    views: Views, objects: ObjectStore, render_id: str, *, findings: PictureChecks, most: int = MOST
 ) -> Iterator[Tile]:
     """The finished pictures of a render, the first ones where there are more than `most`; each is looked at."""
     for job in islice(views.jobs(render_id, state=State.DONE), most):

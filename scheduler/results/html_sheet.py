@@ -11,7 +11,7 @@ from string import Template
 from PIL import Image
 
 from scheduler.results.contact_sheet import Tile
-from scheduler.results.picture_checks import Findings
+from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
 
 #: Pictures on one page: beyond that browsers get slow, and nobody scrolls.
@@ -76,7 +76,7 @@ show([])
 """
 
 
-def write(tiles: Iterable[Tile], path: Path, *, title: str, findings: Findings) -> int:
+def write(tiles: Iterable[Tile], path: Path, *, title: str, findings: PictureChecks) -> int:
     """Write the page as its pictures come, then what was found in all of them; how many there are.
 
     Raises InvalidInput if the file cannot be written.

@@ -12,7 +12,7 @@ DARK = 8.0
 
 
 @dataclass
-class Findings:
+class PictureChecks:
     """Goes through pictures one by one; keeps a hash of each."""
 
     pictures: int = 0

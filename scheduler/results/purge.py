@@ -5,17 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from storage.objects.s3 import ObjectStore, folder_of
-from storage.renders.purge import Old, Purging
+from storage.renders.purge import PurgeCandidate, PurgeRows
 
 _THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Purge:
-    purging: Purging
+    purging: PurgeRows
     objects: ObjectStore
 
-    def run(self, old: Iterable[Old], show: Callable[[int], None]) -> list[str]:
+    def run(self, old: Iterable[PurgeCandidate], show: Callable[[int], None]) -> list[str]:
         """Delete these renders, and any whose deletion was interrupted; the ids of those that are gone.
 
         One that was asked for again, or is being exported since somebody looked, stays.

@@ -10,32 +10,32 @@ from storage.database.tables import renders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Used:
+class QuotaUsage:
     unfinished: int
     accepted_last_day: int
     requests_last_minute: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Over:
+class LimitExceeded:
     """A limit that would be passed, in words, and when it may be worth trying again."""
 
     words: str
     retry_seconds: int
 
 
-def over_limit(limits: Limits, used: Used, pictures: int) -> Over | None:
+def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExceeded | None:
     """Whether so many more pictures are more than a key's limits leave."""
     if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
-        return Over(words=f"this key may submit {limits.per_minute} times a minute", retry_seconds=60)
+        return LimitExceeded(words=f"this key may submit {limits.per_minute} times a minute", retry_seconds=60)
     if limits.queued is not None and used.unfinished + pictures > limits.queued:
-        return Over(
+        return LimitExceeded(
             words=f"this key may have {limits.queued} pictures in the queue, {used.unfinished} are there; "
             "wait until some are done, or ask for less",
             retry_seconds=30,
         )
     if limits.per_day is not None and used.accepted_last_day + pictures > limits.per_day:
-        return Over(
+        return LimitExceeded(
             words=f"this key may ask for {limits.per_day} pictures a day, {used.accepted_last_day} were accepted "
             "within the last 24 hours",
             retry_seconds=3600,
@@ -49,7 +49,7 @@ class Quotas:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def used(self, key_id: str) -> Used:
+    def used(self, key_id: str) -> QuotaUsage:
         left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
         theirs = renders.c.key_id == key_id
         with self._database.read() as connection:
@@ -57,7 +57,7 @@ class Quotas:
             def scalar(what: object, *where: object) -> int:
                 return int(connection.execute(select(what).where(theirs, *where)).scalar() or 0)  # type: ignore[call-overload]
 
-            return Used(
+            return QuotaUsage(
                 unfinished=scalar(func.sum(left), renders.c.finished_at.is_(None)),
                 accepted_last_day=scalar(func.sum(renders.c.total), renders.c.created_at > database_now() - 86400),
                 requests_last_minute=scalar(func.count(), renders.c.created_at > database_now() - 60),

@@ -12,7 +12,7 @@ from storage.database.tables import signing_secrets
 _BYTES = 32
 
 
-class Secrets:
+class SigningSecrets:
     """Secrets by name."""
 
     def __init__(self, database: Database) -> None:

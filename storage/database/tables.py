@@ -47,7 +47,7 @@ renders = Table(
     # Whether its events are written down, and how many there were.
     Column("watched", Boolean, nullable=False, server_default=false()),
     Column("events", Integer, nullable=False, server_default="0"),
-    # Kept out of the queue: what of it waits is held, not queued.
+    # StoredOrder out of the queue: what of it waits is held, not queued.
     Column("held", Boolean, nullable=False, server_default=false()),
     # Being deleted: nobody sees it any more (`storage.renders.purge`).
     Column("purging", Boolean, nullable=False, server_default=false()),
@@ -80,7 +80,7 @@ jobs = Table(
     Column("owner", String(64), nullable=False),
     Column("model", String(63), nullable=False),
     Column("priority", SmallInteger, nullable=False),
-    Column("turn", Integer, nullable=False),
+    Column("round", Integer, nullable=False),
     Column("batch_key", String(32), nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("spec", Text, nullable=False),
@@ -113,10 +113,10 @@ jobs = Table(
         name="state",
     ),
     # The claim: the head of a model's queue, then the next jobs of the head's batch key.
-    Index("ix_jobs_queue", "model", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
-    Index("ix_jobs_fill", "batch_key", "priority", "turn", "id", sqlite_where=_queued, postgresql_where=_queued),
-    # Dealing out turns: where this owner's jobs end.
-    Index("ix_jobs_turns", "model", "priority", "owner", "turn", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_queue", "model", "priority", "round", "id", sqlite_where=_queued, postgresql_where=_queued),
+    Index("ix_jobs_fill", "batch_key", "priority", "round", "id", sqlite_where=_queued, postgresql_where=_queued),
+    # Dealing out rounds: where this owner's jobs end.
+    Index("ix_jobs_rounds", "model", "priority", "owner", "round", sqlite_where=_queued, postgresql_where=_queued),
     Index("ix_jobs_custom_id", "render_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
     # The sweep: leases that ran out.
     Index("ix_jobs_leases", "lease_until", sqlite_where=_running, postgresql_where=_running),
@@ -199,13 +199,13 @@ quarantines = Table(
 )
 
 #: Jobs that ended without a picture though one may have been stored (`storage.jobs.orphans`).
-leftovers = Table(
-    "leftovers",
+orphans = Table(
+    "orphans",
     metadata,
     Column("job_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     # Not before then: an upload may be under way.
     Column("due_at", Double, nullable=False),
-    Index("ix_leftovers_due_at", "due_at"),
+    Index("ix_orphans_due_at", "due_at"),
 )
 
 #: What was learned from running out of memory, by all workers with the same hardware.

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     JOB_STARTED = "job.started"
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
     JOB_QUEUED = "job.queued"
     JOB_CANCELLED = "job.cancelled"
     RENDER_CANCELLED = "render.cancelled"
-    #: Kept out of the queue, and let in again.
+    #: StoredOrder out of the queue, and let in again.
     RENDER_HELD = "render.held"
     RENDER_RELEASED = "render.released"
     RENDER_RETRIED = "render.retried"
@@ -35,37 +35,39 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Happened:
+class NewEvent:
     """Something that is to be told."""
 
     render_id: str
-    kind: Kind
+    kind: EventKind
     #: The picture that it happened to; None: the render as a whole.
     index: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Event:
     """An event as it was written down."""
 
     seq: int
     at: float
-    kind: Kind
+    kind: EventKind
     index: int | None
     data: Mapping[str, Any]
 
 
-def of_watched(kind: Kind, held: Iterable[Claimed], data: Callable[[Claimed], Mapping[str, Any]]) -> list[Happened]:
+def of_watched(
+    kind: EventKind, claimed: Iterable[ClaimedJob], data: Callable[[ClaimedJob], Mapping[str, Any]]
+) -> list[NewEvent]:
     """The same for each of these jobs that somebody watches."""
     return [
-        Happened(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in held if job.watched
+        NewEvent(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in claimed if job.watched
     ]
 
 
-def tell(connection: Connection, happened: Iterable[Happened]) -> None:
+def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
     """Write down what happened to watched renders, in the transaction in which it happens; jobs are locked already."""
-    by_render: defaultdict[str, list[Happened]] = defaultdict(list)
+    by_render: defaultdict[str, list[NewEvent]] = defaultdict(list)
     for one in happened:
         by_render[one.render_id].append(one)
     # In the order of ids, as everywhere where renders are locked.
@@ -104,7 +106,7 @@ def tell(connection: Connection, happened: Iterable[Happened]) -> None:
             )
 
 
-def _message(row: Row[Any], one: Happened, seq: int) -> dict[str, Any]:
+def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
     job = {} if one.index is None else {"job": f"{one.render_id}-{one.index:06d}", "index": one.index}
     return {
         "render_id": one.render_id,
@@ -121,7 +123,7 @@ class EventLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def after(self, render_id: str, seq: int, *, limit: int = 500) -> list[Told]:
+    def after(self, render_id: str, seq: int, *, limit: int = 500) -> list[Event]:
         """The next events of a render after number `seq`, in order."""
         statement = (
             select(events)
@@ -131,10 +133,10 @@ class EventLog:
         )
         with self._database.read() as connection:
             return [
-                Told(
+                Event(
                     seq=row.seq,
                     at=row.at,
-                    kind=Kind(row.kind),
+                    kind=EventKind(row.kind),
                     index=row._mapping["index"],
                     data=json.loads(row.data),
                 )

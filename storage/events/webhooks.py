@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from storage.access.signing import Secrets
+from storage.access.signing import SigningSecrets
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import deliveries
 from storage.errors import NotFound
@@ -78,7 +78,7 @@ class Webhooks:
 
     def secret(self, owner: str) -> str:
         """What an owner's messages are signed with, `whsec_…`."""
-        return "whsec_" + Secrets(self.database).get(f"webhook:{owner}")
+        return "whsec_" + SigningSecrets(self.database).get(f"webhook:{owner}")
 
     @transaction
     def take_due(self, connection: Connection, *, limit: int) -> Sequence[Delivery]:

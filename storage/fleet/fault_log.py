@@ -143,7 +143,7 @@ class FaultLog:
         return next((quarantine for quarantine in found if quarantine.model in (None, model)), None)
 
     @transaction
-    def release(self, connection: Connection, worker: str) -> int:
+    def end_quarantines(self, connection: Connection, worker: str) -> int:
         """End a worker's quarantines; what went wrong before counts no more. How many there were."""
         ended = connection.execute(
             update(quarantines)

@@ -6,13 +6,13 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, or_, select, t
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs
-from storage.events.log import Kind, of_watched, tell
+from storage.events.log import EventKind, of_watched, record_events
 from storage.jobs.fair_share import queued
 from storage.jobs.recovery import left_out
-from storage.jobs.transitions import move
-from storage.jobs.values import Claim, Claimed
-from storage.rules.faults import Rules
-from storage.rules.states import Event, Priority
+from storage.jobs.transitions import transition
+from storage.jobs.values import Claim, ClaimedJob
+from storage.rules.faults import RetryPolicy
+from storage.rules.states import Priority, Transition
 from storage.spec.picture import read_spec
 
 _CLAIMED: tuple[Column[Any], ...] = (
@@ -23,12 +23,12 @@ _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.fence,
     jobs.c.attempt,
     jobs.c.priority,
-    jobs.c.turn,
+    jobs.c.round,
     jobs.c.watched,
 )
 
 
-def take(connection: Connection, rules: Rules, *, model: str, worker: str, limit: int) -> Claim | None:
+def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
     """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
     _one_claim_at_a_time(connection, model)
     head = connection.execute(head_of(model, worker).with_for_update(skip_locked=True)).first()
@@ -38,12 +38,12 @@ def take(connection: Connection, rules: Rules, *, model: str, worker: str, limit
     chosen = connection.execute(
         select(jobs.c.id)
         .where(queued(), kind, _open_to(worker))
-        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+        .order_by(jobs.c.priority, jobs.c.round, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).scalars()
     claimed = connection.execute(
-        move(Event.CLAIM)
+        transition(Transition.CLAIM)
         .where(jobs.c.id.in_(chosen.all()))
         .values(
             fence=jobs.c.fence + 1,
@@ -58,7 +58,7 @@ def take(connection: Connection, rules: Rules, *, model: str, worker: str, limit
     ).all()
     left = connection.execute(head_of(model, worker)).first()
     found = tuple(
-        Claimed(
+        ClaimedJob(
             id=row.id,
             render_id=row.render_id,
             index=row._mapping["index"],
@@ -67,9 +67,11 @@ def take(connection: Connection, rules: Rules, *, model: str, worker: str, limit
             attempt=row.attempt,
             watched=row.watched,
         )
-        for row in sorted(claimed, key=lambda row: (row.priority, row.turn, row.id))
+        for row in sorted(claimed, key=lambda row: (row.priority, row.round, row.id))
     )
-    tell(connection, of_watched(Kind.JOB_STARTED, found, lambda job: {"worker": worker, "attempt": job.attempt}))
+    record_events(
+        connection, of_watched(EventKind.JOB_STARTED, found, lambda job: {"worker": worker, "attempt": job.attempt})
+    )
     return Claim(
         jobs=found,
         next_priority=None if left is None else Priority(left.priority),
@@ -81,7 +83,7 @@ def head_of(model: str, worker: str | None = None) -> Select[Any]:
     head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
     if worker is not None:
         head = head.where(_open_to(worker), ~left_out(worker, model))
-    return head.order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
+    return head.order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(1)
 
 
 def _open_to(worker: str) -> ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Turns: the virtual rounds in which owners share a model, dealt out at submission."""
+"""Rounds in which owners share a model, dealt out at submission."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ def queued() -> ColumnElement[bool]:
     return jobs.c.state == literal_column(f"'{State.QUEUED}'")
 
 
-class Dealer:
-    """Deals turns: an owner's jobs, a quantum a turn, from the turn now being served or where the owner's end.
+class RoundDealer:
+    """Deals rounds: an owner's jobs, a quantum a round, from the round now being served or where the owner's end.
 
     So a render of a million and another owner's render of ten advance side by side, and an owner's own renders
     follow one another.
@@ -28,8 +28,8 @@ class Dealer:
         self._quanta = quanta
         self._dealt: dict[str, int] = {}
 
-    def turn(self, model: str) -> int:
-        """The turn of this owner's next job of this model."""
+    def round(self, model: str) -> int:
+        """The round of this owner's next job of this model."""
         quantum = self._quanta[model]
         if model not in self._dealt:
             self._dealt[model] = self.first(model)
@@ -38,15 +38,15 @@ class Dealer:
         return dealt // quantum
 
     def first(self, model: str) -> int:
-        """Where dealing starts, counted in jobs: turn × quantum + jobs that the owner has in that turn."""
+        """Where dealing starts, counted in jobs: round × quantum + jobs that the owner has in that round."""
         quantum = self._quanta[model]
         waiting = (queued(), jobs.c.model == model, jobs.c.priority == self._priority)
         theirs = (*waiting, jobs.c.owner == self._owner)
-        last = self._scalar(select(func.max(jobs.c.turn)).where(*theirs))
-        serving = turn_served(self._connection, model, self._priority)
+        last = self._scalar(select(func.max(jobs.c.round)).where(*theirs))
+        serving = round_served(self._connection, model, self._priority)
         if last is None or last < serving:
             return serving * quantum
-        used = self._scalar(select(func.count()).where(*theirs, jobs.c.turn == last)) or 0
+        used = self._scalar(select(func.count()).where(*theirs, jobs.c.round == last)) or 0
         return last * quantum + min(used, quantum)
 
     def _scalar(self, statement: Select[Any]) -> int | None:
@@ -54,22 +54,22 @@ class Dealer:
         return value
 
 
-def turn_served(connection: Connection, model: str, priority: Priority) -> int:
-    """The turn now being served: that of the next job to be claimed, or of the last ones claimed.
+def round_served(connection: Connection, model: str, priority: Priority) -> int:
+    """The round now being served: that of the next job to be claimed, or of the last ones claimed.
 
-    Jobs that were claimed before and came back carry turns long past: they do not set the pace.
+    Jobs that were claimed before and came back carry rounds long past: they do not set the pace.
     """
     where = (jobs.c.model == model, jobs.c.priority == priority)
     fresh = (
-        select(jobs.c.turn)
+        select(jobs.c.round)
         .where(queued(), *where, jobs.c.fence == 0)
-        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+        .order_by(jobs.c.priority, jobs.c.round, jobs.c.id)
         .limit(1)
     )
-    running = select(func.max(jobs.c.turn)).where(jobs.c.state == literal_column(f"'{State.RUNNING}'"), *where)
-    returned = select(func.min(jobs.c.turn)).where(queued(), *where)
+    running = select(func.max(jobs.c.round)).where(jobs.c.state == literal_column(f"'{State.RUNNING}'"), *where)
+    returned = select(func.min(jobs.c.round)).where(queued(), *where)
     for statement in (fresh, running, returned):
-        turn: int | None = connection.execute(statement).scalar()
-        if turn is not None:
-            return turn
+        round_: int | None = connection.execute(statement).scalar()
+        if round_ is not None:
+            return round_
     return 0

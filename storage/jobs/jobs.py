@@ -1,4 +1,4 @@
-"""Every statement that changes a job: one guarded UPDATE per legal move (`storage.rules.states.MOVES`).
+"""Every statement that changes a job: one guarded UPDATE per legal move (`storage.rules.states.TRANSITIONS`).
 
 The protocol, in one paragraph. A claim makes queued rows running, raises their `fence` and gives them a lease by the
 database's clock. Every later write of the worker names the fence it was given, so a worker that lost its lease (it
@@ -25,48 +25,48 @@ from sqlalchemy.dialects import postgresql, sqlite
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
 from storage.errors import NotFound
-from storage.events.log import Happened, Kind, of_watched, tell
+from storage.events.log import EventKind, NewEvent, of_watched, record_events
 from storage.jobs.claim import head_of, take
-from storage.jobs.fair_share import Dealer, queued, turn_served
-from storage.jobs.orphans import note_leftovers
-from storage.jobs.recovery import set_back
+from storage.jobs.fair_share import RoundDealer, queued, round_served
+from storage.jobs.orphans import note_orphans
+from storage.jobs.recovery import recover
 from storage.jobs.staging import CHUNK, stage
 from storage.jobs.submission import accept, accept_staged, accepted_before
-from storage.jobs.transitions import count, fenced, lock_renders, move, released
-from storage.jobs.values import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
-from storage.rules.faults import Fault, Rules
-from storage.rules.states import Event, Priority, State
+from storage.jobs.transitions import count, fenced, lock_renders, transition, unleased
+from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
+from storage.rules.faults import Fault, RetryPolicy
+from storage.rules.states import Priority, State, Transition
 from storage.spec.picture import Spec
 
 
 class Jobs:
     """The moves of jobs. Every method is one transaction; all but `submit` may be repeated without harm."""
 
-    def __init__(self, database: Database, rules: Rules | None = None) -> None:
+    def __init__(self, database: Database, rules: RetryPolicy | None = None) -> None:
         self.database = database
-        self._rules = rules or Rules()
+        self._rules = rules or RetryPolicy()
 
     # -- accepting ---------------------------------------------------------------------------------------------
 
-    def submit(self, wanted: Iterable[Wanted | Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
+    def submit(self, wanted: Iterable[NewJob | Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
         """Accept a render whole or not at all; its id. What is wanted is streamed: memory stays flat.
 
         Args:
-            quanta: model alias → how many jobs an owner is dealt per turn (the model's batch limit).
+            quanta: model alias → how many jobs an owner is dealt per round (the model's batch limit).
 
         Raises:
             BadSpecification: there is nothing to render.
-            AskedOtherwise: another request of this owner was accepted under the same name.
+            IdempotencyConflict: another request of this owner was accepted under the same name.
             Whatever `wanted` raises while it is read; then nothing is left behind.
         """
-        pictures = (one if isinstance(one, Wanted) else Wanted(spec=one) for one in wanted)
+        pictures = (one if isinstance(one, NewJob) else NewJob(spec=one) for one in wanted)
         first = list(islice(pictures, CHUNK))
         if len(first) < CHUNK:
             with self.database.write() as connection:
                 return accept(connection, first, submission, quanta)
         return self._submit_staged(chain(first, pictures), submission, quanta)
 
-    def _submit_staged(self, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
+    def _submit_staged(self, wanted: Iterable[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
         with self.database.session() as connection:
             if submission.once is not None:
                 with connection.begin():
@@ -91,20 +91,20 @@ class Jobs:
         return take(connection, self._rules, model=model, worker=worker, limit=limit)
 
     @transaction
-    def renew(self, connection: Connection, held: Iterable[Claimed]) -> set[int]:
+    def renew(self, connection: Connection, claimed: Iterable[ClaimedJob]) -> set[int]:
         """Extend the leases that are still ours; the ids of those. The others were lost or cancelled."""
         renewed = connection.execute(
             update(jobs)
-            .where(jobs.c.state == State.RUNNING, fenced(held))
+            .where(jobs.c.state == State.RUNNING, fenced(claimed))
             .values(lease_until=database_now() + self._rules.lease_seconds)
             .returning(jobs.c.id)
         )
         return set(renewed.scalars())
 
-    def still_held(self, held: Iterable[Claimed]) -> set[int]:
+    def still_held(self, claimed: Iterable[ClaimedJob]) -> set[int]:
         """Which of these jobs are still ours: `renew` without writing, cheap enough for every second."""
         with self.database.read() as connection:
-            statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(held))
+            statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(claimed))
             return set(connection.execute(statement).scalars())
 
     @transaction
@@ -122,7 +122,7 @@ class Jobs:
         done: dict[int, Published] = {}
         for picture in sorted(published, key=lambda picture: picture.job.id):
             moved = connection.execute(
-                move(Event.COMPLETE)
+                transition(Transition.COMPLETE)
                 .where(fenced([picture.job]))
                 .values(
                     finished_at=database_now(),
@@ -145,43 +145,45 @@ class Jobs:
         if counted:
             _record(connection, batch)
         if nobodys := [job_id for job_id, state in refused.items() if state in (State.CANCELLED, State.FAILED)]:
-            note_leftovers(connection, jobs.c.id.in_(nobodys), after_seconds=0)
+            note_orphans(connection, jobs.c.id.in_(nobodys), after_seconds=0)
         made = [picture.job for picture in done.values()]
         if any(job.watched for job in made):
             lock_renders(connection, counted)
-        tell(
+        record_events(
             connection,
-            of_watched(Kind.JOB_DONE, made, lambda job: {"seed": job.spec.seed, "sha256": done[job.id].sha256}),
+            of_watched(EventKind.JOB_DONE, made, lambda job: {"seed": job.spec.seed, "sha256": done[job.id].sha256}),
         )
         count(connection, renders.c.done, counted)
         return refused
 
     @transaction
-    def set_back(self, connection: Connection, held: Sequence[Claimed], fault: Fault, message: str) -> dict[int, State]:
+    def recover(
+        self, connection: Connection, claimed: Sequence[ClaimedJob], fault: Fault, message: str
+    ) -> dict[int, State]:
         """Record that something went wrong with jobs in hand: again later, or failed for good (`storage.rules.faults`).
 
         Returns the states that they are in now; those that were no longer ours are left out.
         """
-        return set_back(connection, self._rules, fenced(held), fault, message)
+        return recover(connection, self._rules, fenced(claimed), fault, message)
 
     # -- taking jobs from workers ------------------------------------------------------------------------------
 
     @transaction
-    def give_back(self, connection: Connection, *, worker: str) -> int:
+    def requeue_from_worker(self, connection: Connection, *, worker: str) -> int:
         """Return everything that a worker holds to the queue, since it was told to stop; how many jobs.
 
         No attempt is burned, nobody is at fault.
         """
         returned = connection.execute(
-            move(Event.GIVE_BACK)
+            transition(Transition.REQUEUE)
             .where(jobs.c.worker == worker)
-            .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **released())
+            .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **unleased())
             .returning(jobs.c.render_id, jobs.c.index, jobs.c.watched)
         ).all()
-        tell(
+        record_events(
             connection,
             [
-                Happened(render_id=row.render_id, kind=Kind.JOB_QUEUED, index=row._mapping["index"])
+                NewEvent(render_id=row.render_id, kind=EventKind.JOB_QUEUED, index=row._mapping["index"])
                 for row in returned
                 if row.watched
             ],
@@ -189,16 +191,16 @@ class Jobs:
         return len(returned)
 
     @transaction
-    def take_back(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
+    def recover_from_worker(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
         """Take everything from a worker that can no longer speak for itself; how many jobs."""
-        return len(set_back(connection, self._rules, jobs.c.worker == worker, fault, message))
+        return len(recover(connection, self._rules, jobs.c.worker == worker, fault, message))
 
     @transaction
-    def take_back_lapsed(self, connection: Connection) -> int:
+    def recover_lapsed(self, connection: Connection) -> int:
         """Take jobs whose lease ran out from their workers; how many."""
         lapsed = jobs.c.lease_until < database_now()
         message = "the worker stopped renewing its lease"
-        return len(set_back(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
+        return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
 
     # -- a person's moves --------------------------------------------------------------------------------------
 
@@ -209,30 +211,32 @@ class Jobs:
 
     def cancel_within(self, connection: Connection, render_id: str) -> int:
         """The same within another transaction."""
-        told = Happened(render_id=render_id, kind=Kind.RENDER_CANCELLED)
+        told = NewEvent(render_id=render_id, kind=EventKind.RENDER_CANCELLED)
         return self._cancel(connection, jobs.c.render_id == render_id, told)
 
     @transaction
     def cancel_job(self, connection: Connection, render_id: str, index: int) -> bool:
         """Cancel one job; whether it was not finished. Others of its batch go on."""
         one = (jobs.c.render_id == render_id) & (jobs.c.index == index)
-        return self._cancel(connection, one, Happened(render_id=render_id, kind=Kind.JOB_CANCELLED, index=index)) > 0
+        return (
+            self._cancel(connection, one, NewEvent(render_id=render_id, kind=EventKind.JOB_CANCELLED, index=index)) > 0
+        )
 
-    def _cancel(self, connection: Connection, which: ColumnElement[bool], told: Happened) -> int:
+    def _cancel(self, connection: Connection, which: ColumnElement[bool], told: NewEvent) -> int:
         cancelled = connection.execute(
-            move(Event.CANCEL).where(which).values(fence=jobs.c.fence + 1, **released(finished=True))
+            transition(Transition.CANCEL).where(which).values(fence=jobs.c.fence + 1, **unleased(finished=True))
         ).rowcount
         # Those that were ever claimed; the cancel has raised every fence by one.
         claimed = which & (jobs.c.state == State.CANCELLED) & (jobs.c.fence > 1)
-        note_leftovers(connection, claimed, after_seconds=self._rules.lease_seconds)
+        note_orphans(connection, claimed, after_seconds=self._rules.lease_seconds)
         if cancelled:
-            tell(connection, [told])
+            record_events(connection, [told])
         count(connection, renders.c.cancelled, {told.render_id: cancelled})
         return cancelled
 
     @transaction
     def retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int:
-        """Queue the failed jobs of a render again, with fresh attempts and turns; how many."""
+        """Queue the failed jobs of a render again, with fresh attempts and rounds; how many."""
         failed = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner, jobs.c.priority)
             .where(jobs.c.render_id == render_id, jobs.c.state == State.FAILED)
@@ -240,14 +244,20 @@ class Jobs:
         ).all()
         if not failed:
             return 0
-        dealer = Dealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
+        dealer = RoundDealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
-        for turn, ids in _by_turn(failed, dealer):
+        for round_, ids in _by_round(failed, dealer):
             retried += connection.execute(
-                move(Event.RETRY)
+                transition(Transition.RETRY)
                 .where(jobs.c.id.in_(ids))
                 .values(
-                    turn=turn, attempt=0, error=None, fault=None, suspect=False, elsewhere_until=None, finished_at=None
+                    round=round_,
+                    attempt=0,
+                    error=None,
+                    fault=None,
+                    suspect=False,
+                    elsewhere_until=None,
+                    finished_at=None,
                 )
             ).rowcount
         kept = connection.execute(
@@ -257,7 +267,9 @@ class Jobs:
         ).rowcount
         if not kept:
             raise NotFound(f"render {render_id} is being deleted")
-        tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RETRIED, data={"jobs": retried})])
+        record_events(
+            connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_RETRIED, data={"jobs": retried})]
+        )
         return retried
 
     @transaction
@@ -273,40 +285,42 @@ class Jobs:
         ).all()
         if not waiting:
             return 0
-        dealer = Dealer(connection, owner=waiting[0].owner, priority=priority, quanta=quanta)
-        for turn, ids in _by_turn(waiting, dealer):
-            connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(priority=priority, turn=turn))
+        dealer = RoundDealer(connection, owner=waiting[0].owner, priority=priority, quanta=quanta)
+        for round_, ids in _by_round(waiting, dealer):
+            connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(priority=priority, round=round_))
         connection.execute(update(renders).where(renders.c.id == render_id).values(priority=priority))
         return len(waiting)
 
     @transaction
     def hold(self, connection: Connection, render_id: str) -> int:
         """Take what waits of a render out of the queue; how many jobs. What is running goes on. Idempotent."""
-        held = connection.execute(move(Event.HOLD).where(jobs.c.render_id == render_id)).rowcount
+        held = connection.execute(transition(Transition.HOLD).where(jobs.c.render_id == render_id)).rowcount
         if _mark_held(connection, render_id, held=True) or held:
-            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_HELD, data={"jobs": held})])
+            record_events(connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_HELD, data={"jobs": held})])
         return held
 
     @transaction
     def release(self, connection: Connection, render_id: str) -> int:
-        """Let a held render into the queue again, from the turn now being served; how many jobs. Idempotent."""
+        """Let a held render into the queue again, from the round now being served; how many jobs. Idempotent."""
         held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
         parts = connection.execute(
-            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.turn).label("turn"))
+            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.round).label("round"))
             .where(held)
             .group_by(jobs.c.model, jobs.c.priority, jobs.c.owner)
         ).all()
         released = 0
         for part in parts:
-            serving = turn_served(connection, part.model, Priority(part.priority))
+            serving = round_served(connection, part.model, Priority(part.priority))
             released += connection.execute(
-                move(Event.RELEASE)
+                transition(Transition.RELEASE)
                 .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
-                # The distances stay as they were dealt; turns long past would overtake everybody.
-                .values(turn=jobs.c.turn + max(0, serving - part.turn))
+                # The distances stay as they were dealt; rounds long past would overtake everybody.
+                .values(round=jobs.c.round + max(0, serving - part.round))
             ).rowcount
         if _mark_held(connection, render_id, held=False) or released:
-            tell(connection, [Happened(render_id=render_id, kind=Kind.RENDER_RELEASED, data={"jobs": released})])
+            record_events(
+                connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_RELEASED, data={"jobs": released})]
+            )
         return released
 
     # -- what waits --------------------------------------------------------------------------------------------
@@ -353,8 +367,8 @@ def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
     return connection.execute(marked).rowcount > 0
 
 
-def _by_turn(failed: Iterable[Row[*tuple[Any, ...]]], dealer: Dealer) -> Iterator[tuple[int, list[int]]]:
-    by_turn: defaultdict[int, list[int]] = defaultdict(list)
+def _by_round(failed: Iterable[Row[*tuple[Any, ...]]], dealer: RoundDealer) -> Iterator[tuple[int, list[int]]]:
+    by_round: defaultdict[int, list[int]] = defaultdict(list)
     for job in failed:
-        by_turn[dealer.turn(job.model)].append(job.id)
-    yield from by_turn.items()
+        by_round[dealer.round(job.model)].append(job.id)
+    yield from by_round.items()

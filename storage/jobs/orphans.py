@@ -7,24 +7,24 @@ from sqlalchemy import ColumnElement, Connection, delete, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import jobs, leftovers
+from storage.database.tables import jobs, orphans
 from storage.objects.s3 import ObjectStore, picture_key
 from storage.rules.states import State
 
 _AT_ONCE = 200
 
 
-def note_leftovers(connection: Connection, which: ColumnElement[bool], *, after_seconds: float) -> None:
+def note_orphans(connection: Connection, which: ColumnElement[bool], *, after_seconds: float) -> None:
     """Have the pictures of these jobs removed after some time, unless they are asked for again before."""
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     due = database_now() + literal(after_seconds)
-    statement = insert(leftovers).from_select(["job_id", "due_at"], select(jobs.c.id, due).where(which))
+    statement = insert(orphans).from_select(["job_id", "due_at"], select(jobs.c.id, due).where(which))
     connection.execute(
-        statement.on_conflict_do_update(index_elements=[leftovers.c.job_id], set_={"due_at": statement.excluded.due_at})
+        statement.on_conflict_do_update(index_elements=[orphans.c.job_id], set_={"due_at": statement.excluded.due_at})
     )
 
 
-class Leftovers:
+class Orphans:
     """Removing them."""
 
     def __init__(self, database: Database, objects: ObjectStore) -> None:
@@ -38,9 +38,9 @@ class Leftovers:
         """
         with self.database.read() as connection:
             due = connection.execute(
-                select(leftovers.c.job_id)
-                .where(leftovers.c.due_at < database_now())
-                .order_by(leftovers.c.due_at)
+                select(orphans.c.job_id)
+                .where(orphans.c.due_at < database_now())
+                .order_by(orphans.c.due_at)
                 .limit(_AT_ONCE)
             )
             ids = due.scalars().all()
@@ -56,4 +56,4 @@ class Leftovers:
         ).first()
         if job is not None and job.state in (State.FAILED, State.CANCELLED):
             self._objects.delete(picture_key(job.render_id, job._mapping["index"]))
-        connection.execute(delete(leftovers).where(leftovers.c.job_id == job_id))
+        connection.execute(delete(orphans).where(orphans.c.job_id == job_id))

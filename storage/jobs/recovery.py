@@ -11,22 +11,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import database_now
 from storage.database.tables import batches, faults, jobs, quarantines, renders, workers
-from storage.events.log import Happened, Kind, tell
-from storage.jobs.orphans import note_leftovers
-from storage.jobs.transitions import count, lock_renders, move, released
+from storage.events.log import EventKind, NewEvent, record_events
+from storage.jobs.orphans import note_orphans
+from storage.jobs.transitions import count, lock_renders, transition, unleased
 from storage.rules.faults import (
     REACTIONS,
     WITHIN_SECONDS,
     Decision,
     Fault,
     Incident,
-    Rules,
+    RetryPolicy,
     Scope,
     Situation,
     decide,
     quarantine,
 )
-from storage.rules.states import Event, State
+from storage.rules.states import State, Transition
 
 #: A job that is better off elsewhere is left to the other workers for so long.
 _ELSEWHERE_SECONDS = 60.0
@@ -50,8 +50,8 @@ _MET: tuple[Column[Any], ...] = (
 )
 
 
-def set_back(
-    connection: Connection, rules: Rules, which: ColumnElement[bool], fault: Fault, message: str
+def recover(
+    connection: Connection, rules: RetryPolicy, which: ColumnElement[bool], fault: Fault, message: str
 ) -> dict[int, State]:
     """Take running jobs from their workers because of a fault; the states that these jobs are in now, by row id.
 
@@ -88,28 +88,28 @@ def set_back(
         _leave_out(connection, rules, worker, model, fault, message, others=another)
     if any(row.watched for row in met):
         lock_renders(connection, [row.render_id for row in met])
-    tell(connection, [_told(row, after[row.id], fault, message) for row in met if row.watched])
+    record_events(connection, [_told(row, after[row.id], fault, message) for row in met if row.watched])
     failed = [row for row in met if after[row.id] is State.FAILED]
     # Of an earlier attempt, or of this one if the process did not live to tell.
     stored = [row.id for row in failed if row.fence > 1 or REACTIONS[fault].alone]
     if stored:
-        note_leftovers(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
+        note_orphans(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
     count(connection, renders.c.failed, Counter(row.render_id for row in failed))
     return after
 
 
-def _told(row: Row[Any], state: State, fault: Fault, message: str) -> Happened:
-    kind = Kind.JOB_FAILED if state is State.FAILED else Kind.JOB_QUEUED
+def _told(row: Row[Any], state: State, fault: Fault, message: str) -> NewEvent:
+    kind = EventKind.JOB_FAILED if state is State.FAILED else EventKind.JOB_QUEUED
     data = {"fault": fault, "error": message, "attempt": row.attempt}
-    return Happened(render_id=row.render_id, kind=kind, index=row._mapping["index"], data=data)
+    return NewEvent(render_id=row.render_id, kind=kind, index=row._mapping["index"], data=data)
 
 
 def _carry_out(
     connection: Connection, decision: Decision, rows: Sequence[Row[Any]], fault: Fault, message: str
 ) -> dict[int, State]:
-    finished = decision.event is Event.FAIL
+    finished = decision.event is Transition.FAIL
     moved = connection.execute(
-        move(decision.event)
+        transition(decision.event)
         .where(jobs.c.id.in_([row.id for row in rows]))
         .values(
             attempt=jobs.c.attempt - (0 if decision.burns else 1),
@@ -117,7 +117,7 @@ def _carry_out(
             elsewhere_until=database_now() + _ELSEWHERE_SECONDS if decision.elsewhere else None,
             fault=fault,
             error=message,
-            **released(finished=finished),
+            **unleased(finished=finished),
         )
         .returning(jobs.c.id, jobs.c.state)
     )
@@ -171,7 +171,7 @@ def others_serve(connection: Connection, worker: str | None, model: str) -> bool
 
 
 def _leave_out(
-    connection: Connection, rules: Rules, worker: str, model: str, fault: Fault, message: str, *, others: bool
+    connection: Connection, rules: RetryPolicy, worker: str, model: str, fault: Fault, message: str, *, others: bool
 ) -> None:
     if REACTIONS[fault].against is Scope.NOTHING:
         return

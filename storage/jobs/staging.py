@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from storage.errors import BadSpecification
-from storage.jobs.values import Wanted
+from storage.jobs.values import NewJob
 from storage.spec.picture import write_labels
 
 #: Rows in one statement, and the most that are accepted without staging.
@@ -64,13 +64,13 @@ class Stage:
     def total(self) -> int:
         return self.models.total()
 
-    def fill(self, wanted: Iterable[Wanted]) -> None:
+    def fill(self, wanted: Iterable[NewJob]) -> None:
         """Raises BadSpecification if a picture is called like another one, and whatever `wanted` raises."""
         for chunk in chunks(wanted):
             with self._connection.begin():
                 insert_named(self._connection, staged, [self._row(one) for one in chunk])
 
-    def _row(self, one: Wanted) -> dict[str, Any]:
+    def _row(self, one: NewJob) -> dict[str, Any]:
         index, ordinal = self.models.total(), self.models[one.spec.model]
         self.models[one.spec.model] += 1
         return {"index": index, "ordinal": ordinal, **row_of(one)}
@@ -89,7 +89,7 @@ def stage(connection: Connection) -> Iterator[Stage]:
             staged.drop(connection)
 
 
-def row_of(one: Wanted) -> dict[str, Any]:
+def row_of(one: NewJob) -> dict[str, Any]:
     """What a row says of a picture."""
     return {
         "model": one.spec.model,
@@ -101,7 +101,7 @@ def row_of(one: Wanted) -> dict[str, Any]:
     }
 
 
-def chunks(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
     stream = iter(wanted)
     while chunk := list(islice(stream, CHUNK)):
         yield chunk

@@ -9,17 +9,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
-from storage.errors import AskedOtherwise, BadSpecification
-from storage.jobs.fair_share import Dealer
+from storage.errors import BadSpecification, IdempotencyConflict
+from storage.jobs.fair_share import RoundDealer
 from storage.jobs.staging import Stage, chunks, insert_named, row_of, staged
-from storage.jobs.values import Once, Submission, Wanted
+from storage.jobs.values import Idempotency, NewJob, Submission
 from storage.rules.states import State
 
 #: Crockford's base 32 in lower case: no letter that reads as a digit.
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def accept(connection: Connection, wanted: Iterable[Wanted], submission: Submission, quanta: Mapping[str, int]) -> str:
+def accept(connection: Connection, wanted: Iterable[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
     """The id of the new render, or of the one that was accepted under the same name before."""
     render_id = _new_render_id()
     accepted = _render(connection, render_id, submission)
@@ -30,7 +30,7 @@ def accept(connection: Connection, wanted: Iterable[Wanted], submission: Submiss
     total = 0
     for chunk in chunks(wanted):
         rows = [
-            {**shared, **row_of(one), "index": total + offset, "turn": dealer.turn(one.spec.model)}
+            {**shared, **row_of(one), "index": total + offset, "round": dealer.round(one.spec.model)}
             for offset, one in enumerate(chunk)
         ]
         if submission.together:
@@ -58,7 +58,7 @@ def accept_staged(connection: Connection, stage: Stage, submission: Submission, 
         **{name: literal(value) for name, value in _shared(render_id, submission).items()},
         **{name: staged.c[name] for name in ("index", "model", "seed", "spec", "custom_id", "labels")},
         "batch_key": batch_key,
-        "turn": dealt // quantum,
+        "round": dealt // quantum,
     }
     rows = select(*values.values()).order_by(staged.c.index)
     connection.execute(insert(jobs).from_select([*values], rows, include_defaults=False))
@@ -66,8 +66,8 @@ def accept_staged(connection: Connection, stage: Stage, submission: Submission, 
     return render_id
 
 
-def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str, int]) -> Dealer:
-    return Dealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
+def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str, int]) -> RoundDealer:
+    return RoundDealer(connection, owner=submission.owner, priority=submission.priority, quanta=quanta)
 
 
 def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
@@ -131,8 +131,11 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
     return connection.execute(statement).first() is not None
 
 
-def accepted_before(connection: Connection, owner: str, once: Once) -> str | None:
-    """The render that was accepted under this name, if any. Raises AskedOtherwise if it was asked for otherwise."""
+def accepted_before(connection: Connection, owner: str, once: Idempotency) -> str | None:
+    """Find the render that was accepted under this key; None if there is none.
+
+    Raises IdempotencyConflict if that one asked for something else.
+    """
     before = connection.execute(
         select(renders.c.id, renders.c.request_hash).where(
             renders.c.owner == owner, renders.c.idempotency_key == once.name
@@ -141,5 +144,7 @@ def accepted_before(connection: Connection, owner: str, once: Once) -> str | Non
     if before is None:
         return None
     if before.request_hash != once.request_hash:
-        raise AskedOtherwise(f"the idempotency key {once.name!r} came with another request before: render {before.id}")
+        raise IdempotencyConflict(
+            f"the idempotency key {once.name!r} came with another request before: render {before.id}"
+        )
     return str(before.id)

@@ -7,27 +7,27 @@ from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, 
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
-from storage.events.log import Happened, Kind, tell
-from storage.jobs.values import Claimed
-from storage.rules.states import MOVES, Event, State
+from storage.events.log import EventKind, NewEvent, record_events
+from storage.jobs.values import ClaimedJob
+from storage.rules.states import TRANSITIONS, State, Transition
 
 
-def move(event: Event) -> Update:
+def transition(event: Transition) -> Update:
     """The guarded UPDATE of a move; the caller says which jobs. What comes back of a held render is held with it."""
-    before, after = MOVES[event]
+    before, after = TRANSITIONS[event]
     state: ColumnElement[str] | str = after
-    if after is State.QUEUED and event is not Event.RELEASE:
+    if after is State.QUEUED and event is not Transition.RELEASE:
         of_held = select(renders.c.held).where(renders.c.id == jobs.c.render_id).scalar_subquery()
         state = case((of_held, str(State.HELD)), else_=str(State.QUEUED))
     return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=state)
 
 
-def fenced(held: Iterable[Claimed]) -> ColumnElement[bool]:
+def fenced(claimed: Iterable[ClaimedJob]) -> ColumnElement[bool]:
     """These jobs, as far as nobody claimed or cancelled them since."""
-    return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in held])
+    return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in claimed])
 
 
-def released(*, finished: bool = False) -> dict[str, Any]:
+def unleased(*, finished: bool = False) -> dict[str, Any]:
     """What a job that leaves its worker is set to."""
     return {"lease_until": None, "finished_at": database_now() if finished else None}
 
@@ -49,7 +49,7 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
     everywhere, for the same reason.
     """
     finished = renders.c.done + renders.c.failed + renders.c.cancelled
-    over: list[Happened] = []
+    over: list[NewEvent] = []
     for render_id, n in sorted(by_render.items()):
         if n:
             row = connection.execute(
@@ -67,5 +67,5 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
             ).one()
             if row.watched and row.finished_at is not None:
                 counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
-                over.append(Happened(render_id=render_id, kind=Kind.RENDER_FINISHED, data=counters))
-    tell(connection, over)
+                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=counters))
+    record_events(connection, over)

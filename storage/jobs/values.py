@@ -9,7 +9,7 @@ from storage.spec.picture import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class NewJob:
     """One picture as it is submitted: what to render, and what the caller calls it and says of it."""
 
     spec: Spec
@@ -20,7 +20,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claimed:
+class ClaimedJob:
     """One job as its worker holds it: `fence` is the proof that every later write must name."""
 
     id: int
@@ -37,7 +37,7 @@ class Claimed:
 class Claim:
     """The jobs of one batch, in the queue's order, and the priority of what still waits for this model."""
 
-    jobs: tuple[Claimed, ...]
+    jobs: tuple[ClaimedJob, ...]
     next_priority: Priority | None
 
     @property
@@ -47,7 +47,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Once:
+class Idempotency:
     """What makes two requests of an owner the same: the name that the caller gives them, and what they ask for."""
 
     name: str
@@ -71,7 +71,7 @@ class Submission:
     #: Batch these jobs with one another only, never with strangers.
     together: bool = False
     #: Accept it only once under this name; again, the answer is the first render.
-    once: Once | None = None
+    once: Idempotency | None = None
     #: The API key that it came with.
     key_id: str | None = None
     #: Write down what happens to it, for those who follow (`storage.events.log`).
@@ -86,7 +86,7 @@ class Submission:
 class Published:
     """A picture that is safely in the object store."""
 
-    job: Claimed
+    job: ClaimedJob
     object: str
     sha256: str
     bytes: int
@@ -99,6 +99,6 @@ class RenderedBatch:
     id: str
     worker: str
     model: str
-    jobs: tuple[Claimed, ...]
+    jobs: tuple[ClaimedJob, ...]
     recipe: Mapping[str, Any]
     render_seconds: float

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 
-def start(
+def start_child(
     command: Sequence[str], *, env: Mapping[str, str] | None = None, output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process that calls `hold`, in a session of its own: a Ctrl-C reaches it only through us.
+    """Start a process that calls `stop_with_parent`, in a session of its own: a Ctrl-C reaches it only through us.
 
     What it says goes to `output`, or to our standard error: standard output is for our own answers (Celery says
     good-bye there).
@@ -27,7 +27,7 @@ def start(
     )
 
 
-def hold() -> None:
+def stop_with_parent() -> None:
     """In the child: receive SIGTERM when the process that started this one is gone."""
     threading.Thread(target=_wait_for_the_end, name="lifeline", daemon=True).start()
 

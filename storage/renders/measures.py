@@ -16,7 +16,7 @@ from storage.spec.picture import Spec, read_spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class RenderedTotals:
     """Pipeline calls that were recorded, and how long they took together."""
 
     batches: int
@@ -24,7 +24,7 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class BatchSample:
     """A batch that was rendered lately: how many pictures such as this one, in how many seconds."""
 
     spec: Spec
@@ -35,7 +35,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class StageSeconds:
     """Seconds that pictures of a model spent on their way, on average."""
 
     #: From submission to the device.
@@ -72,7 +72,7 @@ class Measures:
                 head = (
                     select(jobs.c.render_id)
                     .where(queued(), jobs.c.model == model)
-                    .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+                    .order_by(jobs.c.priority, jobs.c.round, jobs.c.id)
                     .limit(1)
                     .scalar_subquery()
                 )
@@ -81,7 +81,7 @@ class Measures:
                     found[model] = seconds
         return found
 
-    def made_lately(self, *, within_seconds: float) -> dict[str, Made]:
+    def made_lately(self, *, within_seconds: float) -> dict[str, RenderedTotals]:
         """Model → what was rendered of it within this time."""
         statement = (
             select(batches.c.model, func.count().label("n"), func.sum(batches.c.render_seconds).label("seconds"))
@@ -89,9 +89,11 @@ class Measures:
             .group_by(batches.c.model)
         )
         with self._database.read() as connection:
-            return {row.model: Made(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)}
+            return {
+                row.model: RenderedTotals(batches=row.n, seconds=row.seconds) for row in connection.execute(statement)
+            }
 
-    def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, Stages]:
+    def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, StageSeconds]:
         """Model → how long its last pictures took, a picture of each of the last batches within this time."""
         last = (
             select(batches.c.model, batches.c.jobs, batches.c.render_seconds)
@@ -112,11 +114,13 @@ class Measures:
             store = max(0.0, row.finished_at - row.started_at - render)
             by_model[found[row.id].model].append((row.started_at - row.created_at, render, store))
         return {
-            model: Stages(**dict(zip(("queue", "render", "store"), map(fmean, zip(*spent, strict=True)), strict=True)))
+            model: StageSeconds(
+                **dict(zip(("queue", "render", "store"), map(fmean, zip(*spent, strict=True)), strict=True))
+            )
             for model, spent in by_model.items()
         }
 
-    def samples(self, model: str, *, most: int = 200) -> list[Sample]:
+    def samples(self, model: str, *, most: int = 200) -> list[BatchSample]:
         """The last batches of a model, for judging what others will take."""
         last = (
             select(batches.c.jobs, batches.c.render_seconds)
@@ -129,7 +133,9 @@ class Measures:
             first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
             by_id = {row.id: row for row in connection.execute(first)}
         return [
-            Sample(spec=read_spec(by_id[ids[0]].spec), pictures=len(ids), seconds=seconds, bytes=by_id[ids[0]].bytes)
+            BatchSample(
+                spec=read_spec(by_id[ids[0]].spec), pictures=len(ids), seconds=seconds, bytes=by_id[ids[0]].bytes
+            )
             for ids, seconds in found
             if ids[0] in by_id
         ]

@@ -14,7 +14,7 @@ from storage.errors import NotFound
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiFile:
+class OpenAIFile:
     id: str
     owner: str
     name: str
@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiBatch:
+class OpenAIBatch:
     id: str
     owner: str
     file_id: str
@@ -45,7 +45,7 @@ class ApiBatch:
     created_at: float
 
 
-class BatchFiles:
+class OpenAIFiles:
     """Files that were uploaded for batches, and the batches."""
 
     def __init__(self, database: Database) -> None:
@@ -54,7 +54,7 @@ class BatchFiles:
     @transaction
     def add_file(
         self, connection: Connection, *, owner: str, name: str, purpose: str, n_bytes: int, reference: str
-    ) -> ApiFile:
+    ) -> OpenAIFile:
         row = {
             "id": f"file-{secrets.token_hex(12)}",
             "owner": owner,
@@ -66,7 +66,7 @@ class BatchFiles:
         connection.execute(insert(api_files).values(created_at=database_now(), **row))
         return _file(connection.execute(select(api_files).where(api_files.c.id == row["id"])).one())
 
-    def file(self, owner: str | None, file_id: str) -> ApiFile:
+    def file(self, owner: str | None, file_id: str) -> OpenAIFile:
         """Raises NotFound, also for somebody else's."""
         with self.database.read() as connection:
             row = connection.execute(select(api_files).where(api_files.c.id == file_id)).first()
@@ -99,7 +99,7 @@ class BatchFiles:
         )
         return batch_id
 
-    def batch(self, owner: str | None, batch_id: str) -> ApiBatch:
+    def batch(self, owner: str | None, batch_id: str) -> OpenAIBatch:
         """Raises NotFound, also for somebody else's."""
         with self.database.read() as connection:
             row = connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).first()
@@ -107,7 +107,7 @@ class BatchFiles:
             raise NotFound(f"no batch has the id {batch_id[:60]!r}")
         return _batch(row)
 
-    def batches(self, owner: str | None, *, limit: int, after: str | None = None) -> list[ApiBatch]:
+    def batches(self, owner: str | None, *, limit: int, after: str | None = None) -> list[OpenAIBatch]:
         """The newest, newest first; those after one. Raises NotFound for that one."""
         statement = select(api_batches).order_by(api_batches.c.created_at.desc(), api_batches.c.id).limit(limit)
         if owner is not None:
@@ -118,15 +118,15 @@ class BatchFiles:
             return [_batch(row) for row in connection.execute(statement)]
 
 
-def _file(row: Row[Any]) -> ApiFile:
-    return ApiFile(**row._asdict())
+def _file(row: Row[Any]) -> OpenAIFile:
+    return OpenAIFile(**row._asdict())
 
 
-def _batch(row: Row[Any]) -> ApiBatch:
+def _batch(row: Row[Any]) -> OpenAIBatch:
     lines = [
         Line(custom_id=custom_id, first=first, n=n, body=body) for custom_id, first, n, body in json.loads(row.lines)
     ]
-    return ApiBatch(
+    return OpenAIBatch(
         id=row.id,
         owner=row.owner,
         file_id=row.file_id,

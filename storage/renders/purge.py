@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import api_batches, batches, deliveries, events, exports, faults, jobs, leftovers, renders
+from storage.database.tables import api_batches, batches, deliveries, events, exports, faults, jobs, orphans, renders
 from storage.jobs.transitions import lock_renders
 from storage.objects.s3 import picture_key
 from storage.rules.states import State, render_state
@@ -23,7 +23,7 @@ _LOGS: dict[Table, Column[Any]] = {events: events.c.seq, deliveries: deliveries.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Old:
+class PurgeCandidate:
     """A render that could be deleted."""
 
     render_id: str
@@ -38,11 +38,11 @@ class Old:
     needed: bool
 
 
-class Purging:
+class PurgeRows:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def old(self, *, seconds: float, states: Collection[str] = (), owner: str | None = None) -> list[Old]:
+    def old(self, *, seconds: float, states: Collection[str] = (), owner: str | None = None) -> list[PurgeCandidate]:
         """Renders that have been finished for so long, oldest first; in one of these states, where any is named."""
         last = database_now() - seconds
         # The few numbers of a render first, the sizes of its pictures only of those that are old.
@@ -62,7 +62,7 @@ class Purging:
             ]
             sizes = {row.id: self._bytes(connection, row.id) for row, _ in found}
         return [
-            Old(
+            PurgeCandidate(
                 render_id=row.id,
                 owner=row.owner,
                 state=state,
@@ -76,7 +76,7 @@ class Purging:
         ]
 
     @transaction
-    def mark(self, connection: Connection, old: Old) -> bool:
+    def mark(self, connection: Connection, old: PurgeCandidate) -> bool:
         """Hide a render for good; False if it was asked for again since somebody looked, or an export needs it.
 
         Its idempotency key is free again: a request of that name is a new one.
@@ -109,7 +109,7 @@ class Purging:
         """The rows of jobs whose pictures are deleted, and what is only theirs."""
         batch_ids = set(connection.execute(select(jobs.c.batch_id).where(jobs.c.id.in_(job_ids))).scalars()) - {None}
         connection.execute(delete(faults).where(faults.c.job_id.in_(job_ids)))
-        connection.execute(delete(leftovers).where(leftovers.c.job_id.in_(job_ids)))
+        connection.execute(delete(orphans).where(orphans.c.job_id.in_(job_ids)))
         connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
         _delete_batches(connection, batch_ids)
 

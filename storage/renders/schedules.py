@@ -20,14 +20,14 @@ from storage.errors import InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK, stage
 from storage.jobs.submission import accept, accept_staged
-from storage.jobs.values import Submission, Wanted
+from storage.jobs.values import NewJob, Submission
 from storage.rules.states import render_state
 
 #: What a schedule may be called (a regular expression).
 NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 
-class Outcome(StrEnum):
+class FiringOutcome(StrEnum):
     FIRED = "fired"
     #: The last render was not finished.
     SKIPPED = "skipped"
@@ -72,7 +72,7 @@ class Schedule:
 class Firing:
     planned_at: float
     at: float
-    outcome: Outcome
+    outcome: FiringOutcome
     render_id: str | None
     #: The state of its render; None where there is none any more.
     render_state: str | None
@@ -185,7 +185,12 @@ class Schedules:
 
     @transaction
     def note(
-        self, connection: Connection, schedule: Schedule, planned_at: float, outcome: Outcome, note: str | None = None
+        self,
+        connection: Connection,
+        schedule: Schedule,
+        planned_at: float,
+        outcome: FiringOutcome,
+        note: str | None = None,
     ) -> bool:
         """Note what became of a planned time without a render; False if it was decided before."""
         return _first(connection, schedule, planned_at, outcome, note)
@@ -194,7 +199,7 @@ class Schedules:
         self,
         schedule: Schedule,
         planned_at: float,
-        wanted: Iterable[Wanted],
+        wanted: Iterable[NewJob],
         submission: Submission,
         quanta: Mapping[str, int],
         *,
@@ -230,13 +235,13 @@ class Schedules:
         submission: Submission,
         by_hand: str | None,
     ) -> str | None:
-        if not _first(connection, schedule, planned_at, Outcome.FIRED, by_hand, by_hand=by_hand is not None):
+        if not _first(connection, schedule, planned_at, FiringOutcome.FIRED, by_hand, by_hand=by_hand is not None):
             return None
         minds = schedule.plan.overlap != "queue"
         before = [row.id for row in connection.execute(_unfinished(schedule))] if minds else []
         if before and schedule.plan.overlap == "skip":
             said = f"render {before[0]} was not finished"
-            _set(connection, schedule, planned_at, outcome=Outcome.SKIPPED, note=said)
+            _set(connection, schedule, planned_at, outcome=FiringOutcome.SKIPPED, note=said)
             return None
         if schedule.plan.overlap == "cancel":
             for render_id in before:
@@ -250,7 +255,7 @@ def _first(
     connection: Connection,
     schedule: Schedule,
     planned_at: float,
-    outcome: Outcome,
+    outcome: FiringOutcome,
     note: str | None,
     *,
     by_hand: bool = False,
@@ -318,7 +323,7 @@ def _firing(row: Row[Any]) -> Firing:
     return Firing(
         planned_at=row.planned_at,
         at=row.at,
-        outcome=Outcome(row.outcome),
+        outcome=FiringOutcome(row.outcome),
         render_id=row.render_id,
         render_state=state,
         note=row.note,

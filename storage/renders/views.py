@@ -31,7 +31,7 @@ class RenderView:
     cancelled: int
     created_at: float
     finished_at: float | None
-    #: Kept out of the queue.
+    #: StoredOrder out of the queue.
     held: bool = False
 
     @property
@@ -184,14 +184,14 @@ class Views:
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
         with self._database.read() as connection:
             row = connection.execute(
-                select(jobs).where(waiting).order_by(jobs.c.priority, jobs.c.turn, jobs.c.id).limit(1)
+                select(jobs).where(waiting).order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(1)
             ).first()
         return None if row is None else _job(row)
 
     def position(self, job: JobView, *, at_most: int = 10_000) -> int | None:
         """How many jobs of its model are claimed before a waiting one, counted so far; None if it does not wait."""
         this = jobs.alias("this")
-        place = tuple_(jobs.c.priority, jobs.c.turn, jobs.c.id) < tuple_(this.c.priority, this.c.turn, this.c.id)
+        place = tuple_(jobs.c.priority, jobs.c.round, jobs.c.id) < tuple_(this.c.priority, this.c.round, this.c.id)
         before = (
             select(jobs.c.id)
             .join(this, (this.c.id == job.row_id) & (this.c.state == State.QUEUED))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from storage.rules.states import Event
+from storage.rules.states import Transition
 
 
 class Fault(StrEnum):
@@ -82,7 +82,7 @@ REACTIONS: dict[Fault, Reaction] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class RetryPolicy:
     """How long and how often: the farm's settings of these names."""
 
     lease_seconds: float = 30
@@ -107,7 +107,7 @@ class Situation:
 class Decision:
     """What becomes of one job."""
 
-    event: Event
+    event: Transition
     burns: bool
     #: It would be tried again, had it an attempt left.
     spent: bool
@@ -123,7 +123,7 @@ def decide(fault: Fault, now: Situation) -> Decision:
     spent = not hopeless and burns and now.attempt >= now.max_attempts
     final = hopeless or spent
     return Decision(
-        event=Event.FAIL if final else Event.GIVE_BACK,
+        event=Transition.FAIL if final else Transition.REQUEUE,
         burns=burns or final,
         spent=spent,
         alone=reaction.alone or now.alone,

@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 
 class State(StrEnum):
     QUEUED = "queued"
-    #: Kept out of the queue until it is released.
+    #: StoredOrder out of the queue until it is released.
     HELD = "held"
     RUNNING = "running"
     DONE = "done"
@@ -16,11 +16,11 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Event(StrEnum):
+class Transition(StrEnum):
     CLAIM = "claim"
     COMPLETE = "complete"
     FAIL = "fail"
-    GIVE_BACK = "give back"
+    REQUEUE = "requeue"
     HOLD = "hold"
     RELEASE = "release"
     CANCEL = "cancel"
@@ -28,15 +28,15 @@ class Event(StrEnum):
 
 
 #: event → (states it may leave, state it leads to)
-MOVES: dict[Event, tuple[frozenset[State], State]] = {
-    Event.CLAIM: (frozenset({State.QUEUED}), State.RUNNING),
-    Event.COMPLETE: (frozenset({State.RUNNING}), State.DONE),
-    Event.FAIL: (frozenset({State.RUNNING}), State.FAILED),
-    Event.GIVE_BACK: (frozenset({State.RUNNING}), State.QUEUED),
-    Event.HOLD: (frozenset({State.QUEUED}), State.HELD),
-    Event.RELEASE: (frozenset({State.HELD}), State.QUEUED),
-    Event.CANCEL: (frozenset({State.QUEUED, State.HELD, State.RUNNING}), State.CANCELLED),
-    Event.RETRY: (frozenset({State.FAILED}), State.QUEUED),
+TRANSITIONS: dict[Transition, tuple[frozenset[State], State]] = {
+    Transition.CLAIM: (frozenset({State.QUEUED}), State.RUNNING),
+    Transition.COMPLETE: (frozenset({State.RUNNING}), State.DONE),
+    Transition.FAIL: (frozenset({State.RUNNING}), State.FAILED),
+    Transition.REQUEUE: (frozenset({State.RUNNING}), State.QUEUED),
+    Transition.HOLD: (frozenset({State.QUEUED}), State.HELD),
+    Transition.RELEASE: (frozenset({State.HELD}), State.QUEUED),
+    Transition.CANCEL: (frozenset({State.QUEUED, State.HELD, State.RUNNING}), State.CANCELLED),
+    Transition.RETRY: (frozenset({State.FAILED}), State.QUEUED),
 }
 
 #: A job in one of these is counted by its render and moves no more (but for a retry asked for by a person).

@@ -16,7 +16,7 @@ from storage.broker import queue_name
 from storage.errors import BrokerProblem
 from storage.rules.states import Priority
 from tests.chaos.plan import MODEL_NAMES, DatabaseKind
-from tests.chaos.processes import Kept, Machine
+from tests.chaos.processes import Machine, StoredOrder
 from tests.chaos.stage import Stage
 from tests.integration.farm import freeze, resume
 from tests.mortal import MortalPostgres, MortalRedis
@@ -205,7 +205,7 @@ def _step_clock(act: Act) -> None:
 
 @_fault("kill scheduler", part="scheduler")
 def _kill_scheduler(act: Act) -> None:
-    scheduler: Kept = act.part.thing
+    scheduler: StoredOrder = act.part.thing
     down = act.stage.plan.down.draw(act.rng)
     scheduler.end(down=down)
     act.log(down=round(down, 1))

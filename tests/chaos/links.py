@@ -13,7 +13,7 @@ from tests.proxy import HttpProxy, Loop, Moods, Proxy, proxy_loop
 REST = "rest"
 
 
-class Links:
+class SignedUrls:
     """Proxies by service and by who uses them."""
 
     def __init__(self, loop: Loop, stack: ExitStack, targets: dict[str, str | int], rng: Random) -> None:
@@ -54,12 +54,12 @@ class Links:
 @contextmanager
 def open_links(
     *, redis: MortalRedis, s3_endpoint_url: str, postgres: MortalPostgres | None, rng: Random
-) -> Iterator[Links]:
+) -> Iterator[SignedUrls]:
     targets: dict[str, str | int] = {"redis": redis.port, "s3": urlsplit(s3_endpoint_url).port or 80}
     if postgres is not None:
         targets["postgresql"] = postgres.socket
     with proxy_loop() as loop, ExitStack() as stack:
-        yield Links(loop, stack, targets, rng)
+        yield SignedUrls(loop, stack, targets, rng)
 
 
 def _proxy(loop: Loop, service: str, target: str | int, rng: Random) -> Proxy:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Select, Table, func, select
 
 from storage.database.connection import Database
-from storage.database.tables import jobs, leftovers
+from storage.database.tables import jobs, orphans
 from storage.errors import DatabaseProblem
 from storage.rules.states import FINAL, Priority, State
 from tests.chaos.events import Events
@@ -45,9 +45,9 @@ class Observer:
         [row] = self.all(select(func.count()).where(jobs.c.state.not_in(sorted(FINAL))))
         return int(row[0])
 
-    def leftovers(self) -> int:
+    def orphans(self) -> int:
         """Pictures that are still to be removed."""
-        [row] = self.all(select(func.count()).select_from(leftovers))
+        [row] = self.all(select(func.count()).select_from(orphans))
         return int(row[0])
 
     def last_claims(self) -> dict[str, float]:

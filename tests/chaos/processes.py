@@ -23,7 +23,7 @@ _GROWN_UP_SECONDS = 15.0
 
 
 @dataclass(kw_only=True)
-class Kept:
+class StoredOrder:
     """A process, its successors, and whether it ended without being asked."""
 
     name: str
@@ -127,7 +127,7 @@ class Kept:
 
 
 @dataclass(kw_only=True)
-class Machine(Kept):
+class Machine(StoredOrder):
     """`farm-worker` with one simulated device."""
 
     #: Seconds by which its clock is wrong, read by libfaketime; None without that library.
@@ -161,7 +161,7 @@ class Machine(Kept):
                 Path("/dev/shm", name).unlink(missing_ok=True)
 
 
-def strays(home: str, kept: Sequence[Kept]) -> list[str]:
+def strays(home: str, kept: Sequence[StoredOrder]) -> list[str]:
     """Processes of this farm that no kept process has started, or that are there though none is up."""
     known = {pid for one in kept for pid in _family(one)}
     return [
@@ -171,7 +171,7 @@ def strays(home: str, kept: Sequence[Kept]) -> list[str]:
     ]
 
 
-def _family(kept: Kept) -> Iterator[int]:
+def _family(kept: StoredOrder) -> Iterator[int]:
     if kept.is_up:
         yield kept.process.pid
         try:

@@ -103,7 +103,7 @@ def _settle(stage: Stage, background: Sequence[Future[None]]) -> float:
         return (
             stage.serving()
             and stage.observer.unfinished() == 0
-            and stage.observer.leftovers() == 0
+            and stage.observer.orphans() == 0
             and not any(_tickets(stage).values())
         )
 

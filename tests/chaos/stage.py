@@ -20,10 +20,10 @@ from storage.settings import Settings
 from tests import servers
 from tests.chaos.events import Events
 from tests.chaos.ledger import Ledger
-from tests.chaos.links import REST, Links, open_links
+from tests.chaos.links import REST, SignedUrls, open_links
 from tests.chaos.observer import Observer, Recoveries
 from tests.chaos.plan import MACHINES, MODELS, SCHEDULERS, Plan
-from tests.chaos.processes import Kept, Machine, faketime, with_clock
+from tests.chaos.processes import Machine, StoredOrder, faketime, with_clock
 from tests.mortal import MortalPostgres, MortalRedis
 from tests.servers import S3Server, eventually
 
@@ -39,9 +39,9 @@ class Stage:
     redis: MortalRedis
     postgres: MortalPostgres | None
     database_url: str
-    links: Links
+    links: SignedUrls
     machines: Sequence[Machine]
-    schedulers: Sequence[Kept]
+    schedulers: Sequence[StoredOrder]
     #: Opened as by the driver, through the cables that schedulers use.
     services: Services
     tickets: Tickets
@@ -61,7 +61,7 @@ class Stage:
         return self.environment["FARM_HOME"]
 
     @property
-    def kept(self) -> Sequence[Kept]:
+    def kept(self) -> Sequence[StoredOrder]:
         return (*self.machines, *self.schedulers)
 
     def tend(self) -> None:
@@ -123,7 +123,7 @@ def _set(
     redis: MortalRedis,
     postgres: MortalPostgres | None,
     database_url: str,
-    links: Links,
+    links: SignedUrls,
     s3: S3Server,
     stack: ExitStack,
 ) -> Stage:
@@ -154,7 +154,7 @@ def _set(
             for name in MACHINES
         ],
         schedulers=[
-            Kept(
+            StoredOrder(
                 name=name,
                 module=["scheduler.cli.main", "scheduler"],
                 environment=at_the_rest,

@@ -13,7 +13,7 @@ from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Published, Wanted
+from storage.jobs.values import NewJob, Published
 from storage.objects.s3 import ObjectStore, picture_key
 from storage.renders.exports import Exports
 from storage.renders.views import Views
@@ -23,11 +23,11 @@ from tests.contract.renders import claim, fail, pictures, rendered, submit
 FORMATS = {module.FORMAT.name: module.FORMAT for module in (imagefolder, parquet, webdataset)}
 
 
-def wanted(n: int) -> list[Wanted]:
+def wanted(n: int) -> list[NewJob]:
     """Pictures with names, and labels of several kinds."""
     topics = ["stars", "circles", "squares"]
     return [
-        Wanted(
+        NewJob(
             spec=spec.model_copy(update={"prompt": f"a kitten, number {number}"}),
             custom_id=f"row/{number}",
             labels={"topic": topics[number % 3], "score": number / 2 if number % 2 else number, "tags": ["x", number]}

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claim, Claimed, Published, RenderedBatch, Submission, Wanted
+from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
 from storage.objects.s3 import picture_key
 from storage.rules.faults import Fault
 from storage.rules.states import FINAL, Priority, State
@@ -39,7 +39,7 @@ def pictures(n: int = 1, **fields: Any) -> list[Spec]:
 
 def submit(
     farm: Jobs,
-    specs: Iterable[Spec | Wanted],
+    specs: Iterable[Spec | NewJob],
     *,
     owner: str = "ann",
     priority: Priority = Priority.NORMAL,
@@ -70,7 +70,7 @@ def rendered(found: Claim, *, worker: str = "w1") -> RenderedBatch:
     )
 
 
-def published(*held: Claimed) -> list[Published]:
+def published(*held: ClaimedJob) -> list[Published]:
     return [
         Published(
             job=job, object=picture_key(job.render_id, job.index), sha256=f"{job.id:064x}", bytes=1000 + job.index
@@ -84,19 +84,19 @@ def complete(farm: Jobs, found: Claim) -> dict[int, State | None]:
     return farm.complete(rendered(found), published(*found.jobs))
 
 
-def fail(farm: Jobs, job: Claimed, message: str, *, fault: Fault = Fault.BAD_SPECIFICATION) -> State | None:
+def fail(farm: Jobs, job: ClaimedJob, message: str, *, fault: Fault = Fault.BAD_SPECIFICATION) -> State | None:
     """Report a fault of one job; its state then, None if it was not ours any more."""
-    return farm.set_back([job], fault, message).get(job.id)
+    return farm.recover([job], fault, message).get(job.id)
 
 
 def died(farm: Jobs, *, worker: str) -> int:
     """A worker's process died; how many jobs it held."""
-    return farm.take_back(worker=worker, fault=Fault.WORKER_DIED, message="the process died while rendering")
+    return farm.recover_from_worker(worker=worker, fault=Fault.WORKER_DIED, message="the process died while rendering")
 
 
-def drain(farm: Jobs, *, limit: int = 8, model: str = "tiny") -> list[Claimed]:
+def drain(farm: Jobs, *, limit: int = 8, model: str = "tiny") -> list[ClaimedJob]:
     """Claim until nothing waits; the jobs in the order in which they were claimed."""
-    claimed: list[Claimed] = []
+    claimed: list[ClaimedJob] = []
     while found := farm.claim(model=model, worker="w1", limit=limit):
         claimed.extend(found.jobs)
     return claimed

@@ -10,17 +10,17 @@ import redis
 from celery import Celery
 from kombu.transport.redis import Channel
 
-from storage.broker import TURN_TASK, Tickets, make_app, queue_name
+from storage.broker import TURN_TASK, Tickets, make_celery, queue_name
 from storage.errors import BadSettings, BrokerProblem
 from storage.rules.states import Priority
 from storage.settings import Settings
 from tests.servers import free_port
-from worker.process.redis_qos import LettingGo
+from worker.process.redis_qos import ForgivingQoS
 
 
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
-    app = make_app(Settings(broker_url=redis_url))
+    app = make_celery(Settings(broker_url=redis_url))
     yield app
     app.close()
 
@@ -88,7 +88,7 @@ def test_a_worker_takes_another_ticket_though_redis_did_not_answer_when_it_gave_
     def silent(*_: Any) -> None:
         raise redis.TimeoutError("Timeout reading from socket")
 
-    monkeypatch.setattr(Channel, "QoS", LettingGo)
+    monkeypatch.setattr(Channel, "QoS", ForgivingQoS)
     tickets.publish("tiny", Priority.NORMAL, 3)
     with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
         channel = queue.channel
@@ -165,7 +165,7 @@ def test_an_address_of_no_broker_is_refused_without_its_password(url: str) -> No
 
 def test_a_farm_without_a_broker_says_how_to_get_one() -> None:
     with pytest.raises(BadSettings, match="FARM_BROKER_URL is not set"):
-        make_app(Settings())
+        make_celery(Settings())
 
 
 def test_only_json_is_taken_from_the_wire(app: Celery) -> None:

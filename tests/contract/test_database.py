@@ -128,7 +128,7 @@ def test_a_foreign_key_is_kept(database: Database) -> None:
     with pytest.raises(DatabaseProblem, match="(?i)foreign key"), database.write() as connection:
         connection.execute(
             text("""
-                INSERT INTO jobs (render_id, "index", owner, model, priority, turn, batch_key, seed, spec, state)
+                INSERT INTO jobs (render_id, "index", owner, model, priority, round, batch_key, seed, spec, state)
                 VALUES ('nowhere', 0, 'ann', 'tiny', 1, 0, 'k', 0, '{}', 'queued')
             """)
         )

@@ -12,7 +12,7 @@ from PIL import Image
 from scheduler.export.plan import Sharding
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Wanted
+from storage.jobs.values import NewJob
 from storage.objects.s3 import ObjectStore, open_objects
 from storage.settings import Settings
 from tests.contract.datasets import exported, make, render_of, wanted
@@ -129,7 +129,7 @@ def test_labels_that_readers_would_misread_arrive_all_the_same(
         {"source_file_name": "dog.jpg", "taken": "2024-02-01", "image": "theirs"},
         {"source_file_name": "cow.jpg", "taken": "long ago", "image": "theirs"},
     ]
-    specs = [Wanted(spec=spec, labels=said) for spec, said in zip(pictures(3), labels, strict=True)]
+    specs = [NewJob(spec=spec, labels=said) for spec, said in zip(pictures(3), labels, strict=True)]
     render_id = submit(farm, specs)
     objects = open_objects(local)
     make(farm, objects, 3)

@@ -9,7 +9,7 @@ from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
-from storage.rules.faults import Fault, Rules
+from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import State
 from tests.contract.renders import (
     claim,
@@ -84,7 +84,7 @@ def test_a_fault_of_jobs_that_are_no_longer_held_is_nobodys(farm: Jobs, log: Fau
     submit(farm, pictures(1))
     stale = claim(farm)
     lapse_leases(database)
-    farm.take_back_lapsed()
+    farm.recover_lapsed()
     before = len(log.latest(limit=10))
     assert fail(farm, stale.jobs[0], "too late") is None
     assert len(log.latest(limit=10)) == before
@@ -129,7 +129,7 @@ def test_a_lapse_in_company_burns_no_attempt_and_one_alone_does(farm: Jobs, data
     for attempt in (0, 1, 2):
         claim(farm)
         lapse_leases(database)
-        farm.take_back_lapsed()
+        farm.recover_lapsed()
         assert rows(database, render_id)[0].attempt == attempt
 
 
@@ -139,7 +139,7 @@ def test_a_worker_leaves_what_it_failed_at_to_the_others_for_a_while(farm: Jobs,
     fail(farm, claim(farm, worker="a").jobs[0], "cuDNN says no", fault=Fault.PIPELINE_ERROR)
     assert farm.claim(model="tiny", worker="a", limit=8) is None
     found = claim(farm, worker="b")
-    farm.set_back(found.jobs, Fault.BROKEN_DEVICE, "assert")
+    farm.recover(found.jobs, Fault.BROKEN_DEVICE, "assert")
     assert farm.claim(model="tiny", worker="b", limit=8) is None
     later(database, 61)
     claim(farm, worker="b")
@@ -171,7 +171,7 @@ def test_what_only_another_machine_could_do_fails_at_once_where_there_is_none(
 
 def break_device(farm: Jobs, worker: str, times: int = 3) -> None:
     for _ in range(times):
-        farm.set_back(claim(farm, worker=worker, limit=1).jobs, Fault.BROKEN_DEVICE, "device-side assert")
+        farm.recover(claim(farm, worker=worker, limit=1).jobs, Fault.BROKEN_DEVICE, "device-side assert")
 
 
 def test_a_device_that_broke_three_times_claims_nothing_until_it_is_released(
@@ -191,8 +191,8 @@ def test_a_device_that_broke_three_times_claims_nothing_until_it_is_released(
         found = log.quarantine_of("a", model)
         assert found is not None
         assert found.model is None
-    assert log.release("a") == 1
-    assert log.release("a") == 0
+    assert log.end_quarantines("a") == 1
+    assert log.end_quarantines("a") == 0
     # What went wrong before the release is forgiven.
     break_device(farm, "a", times=2)
     assert log.quarantines() == []
@@ -200,7 +200,7 @@ def test_a_device_that_broke_three_times_claims_nothing_until_it_is_released(
 
 
 def test_a_quarantine_ends_by_itself(farm: Jobs, database: Database) -> None:
-    brief = Jobs(database, Rules(quarantine_seconds=100))
+    brief = Jobs(database, RetryPolicy(quarantine_seconds=100))
     submit(farm, pictures(1))
     break_device(brief, "a")
     assert farm.claim(model="tiny", worker="a", limit=8) is None

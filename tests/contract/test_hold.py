@@ -36,8 +36,8 @@ def test_what_comes_back_of_a_held_render_is_held_with_it(farm: Jobs, database: 
     returned, lost, failed = (claim(farm, limit=1, worker=f"w{n}") for n in range(3))
     farm.hold(render_id)
 
-    assert farm.give_back(worker="w0") == 1
-    assert list(farm.set_back(lost.jobs, Fault.STORE_AWAY, "away").values()) == [State.HELD]
+    assert farm.requeue_from_worker(worker="w0") == 1
+    assert list(farm.recover(lost.jobs, Fault.STORE_AWAY, "away").values()) == [State.HELD]
     assert fail(farm, failed.jobs[0], "nothing to be done") is State.FAILED
     assert farm.retry(render_id, quanta={"tiny": 8}) == 1
 

@@ -9,9 +9,9 @@ from storage.database.connection import Database
 from storage.database.tables import jobs, renders
 from storage.errors import BadSpecification
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Wanted
+from storage.jobs.values import NewJob
 from storage.renders.views import Views
-from storage.rules.faults import Fault, Rules
+from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import State
 from storage.spec.picture import Spec
 from tests.contract.renders import (
@@ -89,7 +89,7 @@ def test_every_claim_has_a_name_of_its_own(farm: Jobs, database: Database) -> No
     submit(farm, pictures(2))
     names = {claim(farm, limit=1).batch_id, claim(farm, limit=1).batch_id}
     lapse_leases(database)
-    farm.take_back_lapsed()
+    farm.recover_lapsed()
     names |= {claim(farm, limit=1).batch_id, claim(farm, limit=1).batch_id}
     assert len(names) == 4
 
@@ -101,7 +101,7 @@ def test_renewing_moves_the_end_of_the_lease(farm: Jobs, database: Database) -> 
     render_id = submit(farm, pictures(2))
     held = claim(farm).jobs
     before = [row.lease_until for row in rows(database, render_id)]
-    assert Jobs(database, Rules(lease_seconds=60)).renew(held) == {job.id for job in held}
+    assert Jobs(database, RetryPolicy(lease_seconds=60)).renew(held) == {job.id for job in held}
     after = [row.lease_until for row in rows(database, render_id)]
     assert after == [pytest.approx(moment + 30, abs=1) for moment in before]
 
@@ -123,7 +123,7 @@ def test_a_lease_that_ran_out_is_good_again_once_renewed_in_time(farm: Jobs, dat
     held = claim(farm).jobs
     lapse_leases(database)
     assert farm.renew(held) == {held[0].id}
-    assert farm.take_back_lapsed() == 0
+    assert farm.recover_lapsed() == 0
 
 
 def test_asking_what_is_still_held_renews_nothing(farm: Jobs, database: Database) -> None:
@@ -131,7 +131,7 @@ def test_asking_what_is_still_held_renews_nothing(farm: Jobs, database: Database
     held = claim(farm).jobs
     lapse_leases(database)
     assert farm.still_held(held) == {held[0].id}
-    assert farm.take_back_lapsed() == 1
+    assert farm.recover_lapsed() == 1
 
 
 # -- completing ------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_a_worker_whose_job_was_given_to_another_changes_nothing(farm: Jobs, dat
     render_id = submit(farm, pictures(1))
     stale = claim(farm, worker="frozen")
     lapse_leases(database)
-    assert farm.take_back_lapsed() == 1
+    assert farm.recover_lapsed() == 1
     current = claim(farm, worker="w2")
     before = rows(database, render_id)
     job = stale.jobs[0]
@@ -245,7 +245,7 @@ def test_a_worker_whose_job_waits_again_changes_nothing(farm: Jobs, database: Da
     render_id = submit(farm, pictures(1))
     stale = claim(farm)
     lapse_leases(database)
-    farm.take_back_lapsed()
+    farm.recover_lapsed()
     before = rows(database, render_id)
     assert complete(farm, stale) == {stale.jobs[0].id: State.QUEUED}
     assert fail(farm, stale.jobs[0], "too late") is None
@@ -268,10 +268,10 @@ def test_a_batch_of_which_nothing_counted_is_not_recorded(farm: Jobs, database: 
 def test_a_dead_worker_gives_its_jobs_back_when_their_leases_run_out(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(3))
     claim(farm, limit=2)
-    assert farm.take_back_lapsed() == 0
+    assert farm.recover_lapsed() == 0
     lapse_leases(database)
-    assert farm.take_back_lapsed() == 2
-    assert farm.take_back_lapsed() == 0
+    assert farm.recover_lapsed() == 2
+    assert farm.recover_lapsed() == 0
     assert states(database, render_id) == [State.QUEUED] * 3
     assert [row.attempt for row in rows(database, render_id)] == [0, 0, 0]
 
@@ -283,7 +283,7 @@ def test_a_job_whose_workers_vanish_fails_after_the_last_attempt_and_says_why(fa
         assert Views(database).render(render_id).failed == 0
         claim(farm)
         lapse_leases(database)
-        assert farm.take_back_lapsed() == 1
+        assert farm.recover_lapsed() == 1
     [row] = rows(database, render_id)
     assert row.state == State.FAILED
     assert "lease" in row.error
@@ -316,14 +316,14 @@ def test_a_worker_told_to_stop_gives_its_jobs_back_without_burning_an_attempt(fa
     render_id = submit(farm, pictures(1))
     for _ in range(5):
         stopped = claim(farm, worker="stopping")
-        assert farm.give_back(worker="stopping") == 1
+        assert farm.requeue_from_worker(worker="stopping") == 1
     [row] = rows(database, render_id)
     assert (row.state, row.attempt, row.fence) == (State.QUEUED, 0, 5)
     assert complete(farm, stopped) == {stopped.jobs[0].id: State.QUEUED}
 
 
 def test_the_number_of_attempts_is_a_setting(database: Database) -> None:
-    once = Jobs(database, Rules(max_attempts=1))
+    once = Jobs(database, RetryPolicy(max_attempts=1))
     render_id = submit(once, pictures(1))
     assert fail(once, claim(once).jobs[0], "black picture", fault=Fault.PIPELINE_ERROR) is State.FAILED
     assert Views(database).render(render_id).failed == 1
@@ -332,7 +332,7 @@ def test_the_number_of_attempts_is_a_setting(database: Database) -> None:
 def test_names_and_labels_travel_with_their_pictures(farm: Jobs, database: Database) -> None:
     first, second = pictures(2)
     labels = {"topic": "cats", "weight": 0.5, "tags": ["a", "ü"]}
-    render_id = submit(farm, [Wanted(spec=first, custom_id="cat/1", labels=labels), Wanted(spec=second)])
+    render_id = submit(farm, [NewJob(spec=first, custom_id="cat/1", labels=labels), NewJob(spec=second)])
 
     found = list(Views(database).jobs(render_id))
     assert [(job.custom_id, job.labels) for job in found] == [("cat/1", labels), (None, None)]
@@ -340,8 +340,8 @@ def test_names_and_labels_travel_with_their_pictures(farm: Jobs, database: Datab
 
 @pytest.mark.parametrize("apart", [1, 1500])
 def test_a_name_that_is_there_twice_is_refused_with_both_places(farm: Jobs, database: Database, apart: int) -> None:
-    wanted = [Wanted(spec=spec, custom_id=f"id {number}") for number, spec in enumerate(pictures(apart))]
-    wanted.append(Wanted(spec=wanted[0].spec, custom_id="id 0"))
+    wanted = [NewJob(spec=spec, custom_id=f"id {number}") for number, spec in enumerate(pictures(apart))]
+    wanted.append(NewJob(spec=wanted[0].spec, custom_id="id 0"))
 
     with pytest.raises(BadSpecification, match=f"'id 0' is there twice, for pictures 1 and {apart + 1}"):
         submit(farm, wanted)
@@ -352,4 +352,4 @@ def test_a_name_that_is_there_twice_is_refused_with_both_places(farm: Jobs, data
 
 def test_two_renders_may_use_the_same_names(farm: Jobs) -> None:
     for _ in range(2):
-        submit(farm, [Wanted(spec=spec, custom_id="the one") for spec in pictures(1)])
+        submit(farm, [NewJob(spec=spec, custom_id="the one") for spec in pictures(1)])

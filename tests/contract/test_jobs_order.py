@@ -4,19 +4,19 @@ import pytest
 
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 from storage.renders.views import Views
 from storage.rules.states import Priority, State
 from tests.contract.renders import claim, died, drain, fail, lapse_leases, pictures, states, submit
 
 
-def owners(database: Database, claimed: list[Claimed]) -> list[str]:
+def owners(database: Database, claimed: list[ClaimedJob]) -> list[str]:
     """Whose these jobs are, in their order."""
     by_render = {view.id: view.owner for view in Views(database).renders(limit=100)}
     return [by_render[job.render_id] for job in claimed]
 
 
-# -- priority, turn, age ---------------------------------------------------------------------------------------
+# -- priority, round, age ---------------------------------------------------------------------------------------
 
 
 def test_a_better_priority_is_served_first_however_late_it_came(farm: Jobs) -> None:
@@ -70,7 +70,7 @@ def test_a_job_that_comes_back_keeps_its_place(farm: Jobs, database: Database) -
     render_id = submit(farm, pictures(4), quantum=1)
     first = claim(farm, limit=1)
     lapse_leases(database)
-    farm.take_back_lapsed()
+    farm.recover_lapsed()
     assert claim(farm, limit=1).jobs[0].id == first.jobs[0].id
     assert states(database, render_id).count(State.QUEUED) == 3
 
@@ -81,7 +81,7 @@ def test_a_job_that_comes_back_does_not_put_newcomers_ahead_of_others(farm: Jobs
     back = claim(farm, limit=1, worker="stopping")
     for _ in range(20):
         claim(farm, limit=1)
-    farm.give_back(worker="stopping")
+    farm.requeue_from_worker(worker="stopping")
     submit(farm, pictures(20), owner="bob", quantum=1)
     claimed = [claim(farm, limit=1).jobs[0] for _ in range(9)]
     assert claimed[0].id == back.jobs[0].id
@@ -153,7 +153,7 @@ def test_a_claim_is_served_by_its_indexes(farm: Jobs, database: Database, column
     # A million waiting jobs must not be sorted for each claim.
     submit(farm, pictures(2000))
     where = {"queue": "model = 'tiny'", "fill": "batch_key = 'abc'"}[column]
-    query = f"SELECT id FROM jobs WHERE state = 'queued' AND {where} ORDER BY priority, turn, id LIMIT 8"
+    query = f"SELECT id FROM jobs WHERE state = 'queued' AND {where} ORDER BY priority, round, id LIMIT 8"
     with database.write() as connection:
         connection.exec_driver_sql("ANALYZE jobs")
         explain = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"

@@ -12,9 +12,9 @@ from sqlalchemy import select, text
 from storage.database.connection import Database
 from storage.database.tables import renders
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 from storage.renders.views import Views
-from storage.rules.faults import Rules
+from storage.rules.faults import RetryPolicy
 from storage.rules.states import State
 from tests.contract.renders import (
     assert_rows_agree,
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 def test_no_job_is_claimed_twice_by_eight_workers(farm: Jobs) -> None:
     submit(farm, pictures(200))
-    shares: list[list[Claimed]] = at_once(*[partial(drain, farm, limit=3)] * 8)
+    shares: list[list[ClaimedJob]] = at_once(*[partial(drain, farm, limit=3)] * 8)
     claimed = [job.id for share in shares for job in share]
     assert len(claimed) == len(set(claimed)) == 200
 
@@ -86,13 +86,13 @@ def test_a_cancel_among_completions_counts_every_job_once(farm: Jobs, database: 
 def test_two_sweeps_at_once_take_back_each_job_once(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(20))
     # Leases of a microsecond: they have run out when the sweeps look.
-    drain(Jobs(database, Rules(lease_seconds=1e-6)))
-    assert sum(at_once(*[farm.take_back_lapsed] * 4)) == 20
+    drain(Jobs(database, RetryPolicy(lease_seconds=1e-6)))
+    assert sum(at_once(*[farm.recover_lapsed] * 4)) == 20
     assert states(database, render_id) == [State.QUEUED] * 20
 
 
 def test_the_last_attempts_of_jobs_taken_back_twice_at_once_are_counted_once(farm: Jobs, database: Database) -> None:
-    strict = Jobs(database, Rules(max_attempts=1))
+    strict = Jobs(database, RetryPolicy(max_attempts=1))
     render_id = submit(farm, pictures(20))
     drain(strict)
     assert sum(at_once(*[partial(died, strict, worker="w1")] * 4)) == 20

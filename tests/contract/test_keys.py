@@ -4,12 +4,12 @@ import pytest
 from sqlalchemy import update
 
 from storage.access.keys import Key, Keys, Limits, Role
-from storage.access.quotas import Quotas, Used
+from storage.access.quotas import Quotas, QuotaUsage
 from storage.database.connection import Database
 from storage.database.tables import keys, renders
-from storage.errors import AskedOtherwise, BadSpecification, NotFound
+from storage.errors import BadSpecification, IdempotencyConflict, NotFound
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Once, Submission
+from storage.jobs.values import Idempotency, Submission
 from storage.renders.views import Views
 from storage.rules.states import Priority
 from tests.contract.renders import at_once, claim, complete, pictures
@@ -77,7 +77,7 @@ def test_each_role_may_what_those_before_it_may() -> None:
 # -- limits ----------------------------------------------------------------------------------------------------
 
 
-def submission(owner: str = "ann", *, key_id: str | None = None, once: Once | None = None) -> Submission:
+def submission(owner: str = "ann", *, key_id: str | None = None, once: Idempotency | None = None) -> Submission:
     return Submission(owner=owner, priority=Priority.NORMAL, key_id=key_id, once=once)
 
 
@@ -85,21 +85,21 @@ def test_what_is_used_of_a_key_is_counted_from_its_renders(farm: Jobs, database:
     for key_id, n in (("a", 3), ("a", 2), ("b", 7)):
         farm.submit(pictures(n), submission(key_id=key_id), quanta={"tiny": 8})
     complete(farm, claim(farm, limit=3))
-    assert Quotas(database).used("a") == Used(unfinished=2, accepted_last_day=5, requests_last_minute=2)
+    assert Quotas(database).used("a") == QuotaUsage(unfinished=2, accepted_last_day=5, requests_last_minute=2)
     with database.write() as connection:
         connection.execute(update(renders).values(created_at=renders.c.created_at - 100))
     assert Quotas(database).used("a").requests_last_minute == 0
     with database.write() as connection:
         connection.execute(update(renders).values(created_at=renders.c.created_at - 86400))
-    assert Quotas(database).used("a") == Used(unfinished=2, accepted_last_day=0, requests_last_minute=0)
-    assert Quotas(database).used("c") == Used(unfinished=0, accepted_last_day=0, requests_last_minute=0)
+    assert Quotas(database).used("a") == QuotaUsage(unfinished=2, accepted_last_day=0, requests_last_minute=0)
+    assert Quotas(database).used("c") == QuotaUsage(unfinished=0, accepted_last_day=0, requests_last_minute=0)
 
 
 # -- the same request twice ------------------------------------------------------------------------------------
 
 
 def test_the_same_request_is_accepted_once_also_from_many_at_once(farm: Jobs, database: Database) -> None:
-    once = Once(name="order 7", request_hash="a" * 64)
+    once = Idempotency(name="order 7", request_hash="a" * 64)
 
     def ask() -> str:
         return farm.submit(pictures(3), submission(once=once), quanta={"tiny": 8})
@@ -111,15 +111,17 @@ def test_the_same_request_is_accepted_once_also_from_many_at_once(farm: Jobs, da
 
 
 def test_another_request_under_the_same_name_is_refused_and_another_owner_may_use_it(farm: Jobs) -> None:
-    first = farm.submit(pictures(1), submission(once=Once(name="7", request_hash="a" * 64)), quanta={"tiny": 8})
-    with pytest.raises(AskedOtherwise, match=f"render {first}"):
-        farm.submit(pictures(2), submission(once=Once(name="7", request_hash="b" * 64)), quanta={"tiny": 8})
-    other = farm.submit(pictures(1), submission("ben", once=Once(name="7", request_hash="b" * 64)), quanta={"tiny": 8})
+    first = farm.submit(pictures(1), submission(once=Idempotency(name="7", request_hash="a" * 64)), quanta={"tiny": 8})
+    with pytest.raises(IdempotencyConflict, match=f"render {first}"):
+        farm.submit(pictures(2), submission(once=Idempotency(name="7", request_hash="b" * 64)), quanta={"tiny": 8})
+    other = farm.submit(
+        pictures(1), submission("ben", once=Idempotency(name="7", request_hash="b" * 64)), quanta={"tiny": 8}
+    )
     assert other != first
 
 
 def test_a_request_that_was_refused_may_be_made_again(farm: Jobs, database: Database) -> None:
-    once = Once(name="7", request_hash="a" * 64)
+    once = Idempotency(name="7", request_hash="a" * 64)
     with pytest.raises(BadSpecification):
         farm.submit([], submission(once=once), quanta={"tiny": 8})
     farm.submit(pictures(1), submission(once=once), quanta={"tiny": 8})

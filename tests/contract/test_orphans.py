@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from storage.database.connection import Database
-from storage.database.tables import leftovers
+from storage.database.tables import orphans
 from storage.jobs.jobs import Jobs
-from storage.jobs.orphans import Leftovers
+from storage.jobs.orphans import Orphans
 from storage.jobs.values import Claim
 from storage.objects.folder import LocalObjects
 from storage.objects.s3 import picture_key
@@ -23,16 +23,16 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 @pytest.fixture
-def tidy(database: Database, objects: LocalObjects) -> Callable[[], list[str]]:
+def remove_orphans(database: Database, objects: LocalObjects) -> Callable[[], list[str]]:
     """Removes what is due once every lease has run out; what is there then."""
 
     def removed() -> list[str]:
         with database.write() as connection:
-            connection.execute(update(leftovers).values(due_at=leftovers.c.due_at - 31))
-        while Leftovers(database, objects).remove_due():
+            connection.execute(update(orphans).values(due_at=orphans.c.due_at - 31))
+        while Orphans(database, objects).remove_due():
             pass
         with database.read() as connection:
-            assert connection.execute(select(func.count()).select_from(leftovers)).scalar() == 0
+            assert connection.execute(select(func.count()).select_from(orphans)).scalar() == 0
         return list(objects.list())
 
     return removed
@@ -42,48 +42,52 @@ def store(objects: LocalObjects, found: Claim) -> list[str]:
     return [objects.put(picture_key(job.render_id, job.index), b"a picture").key for job in found.jobs]
 
 
-Tidy = Callable[[], list[str]]
+RemoveOrphans = Callable[[], list[str]]
 
 
 def test_a_picture_stored_by_a_worker_that_died_is_removed_when_its_job_is_cancelled(
-    farm: Jobs, objects: LocalObjects, tidy: Tidy
+    farm: Jobs, objects: LocalObjects, remove_orphans: RemoveOrphans
 ) -> None:
     render_id = submit(farm, pictures(2))
     store(objects, claim(farm))
     died(farm, worker="w1")
     farm.cancel(render_id)
-    assert tidy() == []
+    assert remove_orphans() == []
 
 
-def test_a_picture_stored_after_the_cancel_is_removed(farm: Jobs, objects: LocalObjects, tidy: Tidy) -> None:
+def test_a_picture_stored_after_the_cancel_is_removed(
+    farm: Jobs, objects: LocalObjects, remove_orphans: RemoveOrphans
+) -> None:
     render_id = submit(farm, pictures(2))
     found = claim(farm)
     farm.cancel(render_id)
-    assert tidy() == []
+    assert remove_orphans() == []
     store(objects, found)
     assert set(complete(farm, found).values()) == {State.CANCELLED}
-    assert tidy() == []
+    assert remove_orphans() == []
 
 
 def test_an_upload_under_way_at_the_cancel_gets_its_time(farm: Jobs, objects: LocalObjects, database: Database) -> None:
     render_id = submit(farm, pictures(1))
     keys = store(objects, claim(farm))
     farm.cancel(render_id)
-    assert Leftovers(database, objects).remove_due() == 0
+    assert Orphans(database, objects).remove_due() == 0
     assert list(objects.list()) == keys
 
 
-def test_a_picture_of_a_job_that_failed_in_the_end_is_removed(farm: Jobs, objects: LocalObjects, tidy: Tidy) -> None:
+def test_a_picture_of_a_job_that_failed_in_the_end_is_removed(
+    farm: Jobs, objects: LocalObjects, remove_orphans: RemoveOrphans
+) -> None:
     render_id = submit(farm, pictures(1))
     for _ in range(3):
         store(objects, claim(farm))
         died(farm, worker="w1")
-    assert tidy() == []
+    assert remove_orphans() == []
     assert farm.retry(render_id, quanta={"tiny": 8}) == 1
 
 
 def test_what_is_done_or_asked_for_again_is_kept(
-    farm: Jobs, objects: LocalObjects, database: Database, tidy: Tidy
+    farm: Jobs, objects: LocalObjects, database: Database, remove_orphans: RemoveOrphans
 ) -> None:
     done = submit(farm, pictures(1))
     found = claim(farm)
@@ -96,17 +100,17 @@ def test_what_is_done_or_asked_for_again_is_kept(
         kept = sorted({*kept, *store(objects, found)})
         died(farm, worker="w1")
     farm.retry(again, quanta={"tiny": 8})
-    assert tidy() == kept
+    assert remove_orphans() == kept
     complete(farm, claim(farm))
     assert states(database, again) == [State.DONE]
-    assert tidy() == kept
+    assert remove_orphans() == kept
 
 
 def test_what_was_never_claimed_is_not_looked_for(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(100))
     assert farm.cancel(render_id) == 100
     with database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(leftovers)).scalar() == 0
+        assert connection.execute(select(func.count()).select_from(orphans)).scalar() == 0
 
 
 def test_a_retry_during_the_removal_finds_either_no_picture_or_one_that_stays(
@@ -117,10 +121,10 @@ def test_a_retry_during_the_removal_finds_either_no_picture_or_one_that_stays(
         store(objects, claim(farm))
         died(farm, worker="w1")
     with database.write() as connection:
-        connection.execute(update(leftovers).values(due_at=0))
-    at_once(Leftovers(database, objects).remove_due, lambda: farm.retry(render_id, quanta={"tiny": 8}))
+        connection.execute(update(orphans).values(due_at=0))
+    at_once(Orphans(database, objects).remove_due, lambda: farm.retry(render_id, quanta={"tiny": 8}))
     found = claim(farm)
     store(objects, found)
     complete(farm, found)
-    Leftovers(database, objects).remove_due()
+    Orphans(database, objects).remove_due()
     assert list(objects.list()) == [picture_key(render_id, 0)]

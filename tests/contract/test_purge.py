@@ -14,21 +14,21 @@ from sqlalchemy import func, insert, select, update
 
 from scheduler.results.purge import Purge
 from storage.database.connection import Database, database_now
-from storage.database.tables import batches, deliveries, events, exports, faults, jobs, leftovers, metadata, renders
+from storage.database.tables import batches, deliveries, events, exports, faults, jobs, metadata, orphans, renders
 from storage.errors import NotFound
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Once, Submission
+from storage.jobs.values import Idempotency, Submission
 from storage.objects.s3 import ObjectStore, open_objects
 from storage.renders.exports import Exports
 from storage.renders.measures import Measures
-from storage.renders.purge import Purging
+from storage.renders.purge import PurgeRows
 from storage.renders.views import Views
 from storage.rules.states import Priority
 from storage.settings import Settings
 from tests.contract.datasets import make, render_of, wanted
 from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
 from worker.serving.leases import Leases
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -44,14 +44,14 @@ def aged(database: Database, render_id: str, seconds: float) -> None:
 
 
 def purge(database: Database, objects: ObjectStore, *, seconds: float = 30 * DAY, **which: object) -> list[str]:
-    purging = Purging(database)
+    purging = PurgeRows(database)
     old = [one for one in purging.old(seconds=seconds, **which) if not one.needed]  # type: ignore[arg-type]
     return Purge(purging=purging, objects=objects).run(old, lambda _: None)
 
 
 def order(farm: Jobs) -> str:
     """The same request under the same name, each time."""
-    once = Once(name="order 7", request_hash="as ever")
+    once = Idempotency(name="order 7", request_hash="as ever")
     return farm.submit(wanted(1), Submission(owner="ann", priority=Priority.NORMAL, once=once), quanta={"tiny": 8})
 
 
@@ -108,7 +108,7 @@ def test_a_rule_may_name_states_and_an_owner(farm: Jobs, database: Database, loc
     for render_id in (done, failed, bobs):
         aged(database, render_id, 31 * DAY)
 
-    assert [one.render_id for one in Purging(database).old(seconds=0, owner="bob")] == [bobs]
+    assert [one.render_id for one in PurgeRows(database).old(seconds=0, owner="bob")] == [bobs]
     assert purge(database, objects, states=["failed"]) == [failed]
     assert purge(database, objects, owner="ann") == [done]
     assert [usage.owner for usage in Measures(database).usage()] == ["bob"]
@@ -119,7 +119,7 @@ def test_an_unfinished_export_keeps_its_pictures(farm: Jobs, database: Database,
     aged(database, render_id, 31 * DAY)
     export_id = Exports(database).begin(render_id=render_id, format="parquet", target="/a", options={})
 
-    assert [one.needed for one in Purging(database).old(seconds=30 * DAY)] == [True]
+    assert [one.needed for one in PurgeRows(database).old(seconds=30 * DAY)] == [True]
     assert purge(database, objects) == []
     assert len(list(objects.list())) == 3
 
@@ -129,9 +129,9 @@ def test_an_unfinished_export_keeps_its_pictures(farm: Jobs, database: Database,
 
 def test_a_render_that_is_being_deleted_is_seen_no_more(farm: Jobs, database: Database, objects: ObjectStore) -> None:
     render_id = render_of(farm, objects, 3, failing={1})
-    [old] = Purging(database).old(seconds=0)
-    assert Purging(database).mark(old) is True
-    assert Purging(database).mark(old) is False
+    [old] = PurgeRows(database).old(seconds=0)
+    assert PurgeRows(database).mark(old) is True
+    assert PurgeRows(database).mark(old) is False
 
     views = Views(database)
     with pytest.raises(NotFound):
@@ -149,25 +149,25 @@ def test_a_render_that_is_being_deleted_is_seen_no_more(farm: Jobs, database: Da
 def test_a_render_that_was_asked_for_again_is_not_deleted(farm: Jobs, database: Database, objects: ObjectStore) -> None:
     render_id = render_of(farm, objects, 3, failing={1})
     aged(database, render_id, 31 * DAY)
-    [old] = Purging(database).old(seconds=30 * DAY)
+    [old] = PurgeRows(database).old(seconds=30 * DAY)
     farm.retry(render_id, quanta={"tiny": 8})
 
-    assert Purge(purging=Purging(database), objects=objects).run([old], lambda _: None) == []
+    assert Purge(purging=PurgeRows(database), objects=objects).run([old], lambda _: None) == []
 
     make(farm, objects, 1)
     assert Views(database).render(render_id).done == 3
     # Finished again, and not the old one that somebody looked at.
-    assert Purging(database).mark(old) is False
+    assert PurgeRows(database).mark(old) is False
 
 
 def test_a_retry_at_the_same_moment_keeps_the_render_or_comes_too_late(farm: Jobs, database: Database) -> None:
     for _ in range(5):
         render_id = submit(farm, wanted(1))
         fail(farm, claim(farm).jobs[0], "the picture is black")
-        [old] = [one for one in Purging(database).old(seconds=0) if one.render_id == render_id]
+        [old] = [one for one in PurgeRows(database).old(seconds=0) if one.render_id == render_id]
 
         marked, retried = at_once(
-            partial(Purging(database).mark, old), partial(unless_deleted, partial(retry, farm, render_id))
+            partial(PurgeRows(database).mark, old), partial(unless_deleted, partial(retry, farm, render_id))
         )
 
         assert marked is not retried
@@ -181,10 +181,10 @@ def test_an_export_that_begins_at_the_same_moment_keeps_the_render_or_is_refused
     for _ in range(5):
         render_id = submit(farm, wanted(1))
         farm.cancel(render_id)
-        [old] = [one for one in Purging(database).old(seconds=0) if one.render_id == render_id]
+        [old] = [one for one in PurgeRows(database).old(seconds=0) if one.render_id == render_id]
         begin = partial(Exports(database).begin, render_id=render_id, format="parquet", target="/a", options={})
 
-        marked, begun = at_once(partial(Purging(database).mark, old), partial(unless_deleted, begin))
+        marked, begun = at_once(partial(PurgeRows(database).mark, old), partial(unless_deleted, begin))
 
         assert marked is not begun
 
@@ -192,8 +192,8 @@ def test_an_export_that_begins_at_the_same_moment_keeps_the_render_or_is_refused
 def test_a_request_of_the_same_name_is_a_new_one_once_the_first_is_deleted(farm: Jobs, database: Database) -> None:
     first = order(farm)
     farm.cancel(first)
-    [old] = Purging(database).old(seconds=0)
-    Purging(database).mark(old)
+    [old] = PurgeRows(database).old(seconds=0)
+    PurgeRows(database).mark(old)
 
     second = order(farm)
 
@@ -210,7 +210,7 @@ def test_a_picture_that_a_worker_stores_after_its_render_is_deleted_is_removed(
     assert purge(database, objects, seconds=0) == [render_id]
 
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases, patiently=Patience(Event()))
+    publisher = Publisher(jobs=farm, objects=objects, leases=leases, patiently=OutageRetry(Event()))
     publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
     publisher.drain()
 
@@ -224,10 +224,10 @@ def test_what_was_told_of_a_large_render_goes_a_part_at_a_time(
     with database.write() as connection:
         row = {"render_id": render_id, "at": 0, "kind": "job.done", "index": 0, "data": "{}"}
         connection.execute(insert(events), [{**row, "seq": seq} for seq in range(1200)])
-    [old] = Purging(database).old(seconds=0)
-    Purging(database).mark(old)
+    [old] = PurgeRows(database).old(seconds=0)
+    PurgeRows(database).mark(old)
 
-    parts = [*iter(partial(Purging(database).delete_logs, render_id), 0)]
+    parts = [*iter(partial(PurgeRows(database).delete_logs, render_id), 0)]
 
     assert (sum(parts), max(parts)) == (1200, 500)
     assert purge(database, objects) == [render_id]
@@ -255,7 +255,7 @@ def test_batches_are_kept_as_long_as_a_picture_of_theirs(farm: Jobs, database: D
 _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
-from storage.jobs.values import Once, Submission
+from storage.jobs.values import Idempotency, Submission
 from storage.database.connection import Database
 from storage.objects.s3 import open_objects
 from storage.settings import read_settings
@@ -308,6 +308,6 @@ def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_an
     with database.read() as connection:
         assert [*connection.execute(select(renders.c.id)).scalars()] == [young]
         assert set(connection.execute(select(jobs.c.render_id)).scalars()) == {young}
-    assert [counted(database, table) for table in (faults, leftovers, deliveries, exports)] == [0, 0, 0, 0]
+    assert [counted(database, table) for table in (faults, orphans, deliveries, exports)] == [0, 0, 0, 0]
     assert counted(database, batches) == 1
     assert Path(local.objects).exists()

@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select
 
-from scheduler.cron.firing import Clockwork
+from scheduler.cron.firing import ScheduleRunner
 from scheduler.cron.plan import in_zone
-from scheduler.cron.stored_orders import Terms, keep
+from scheduler.cron.stored_orders import SubmissionTerms, store_order
 from scheduler.intake.manifests import manifest
 from scheduler.intake.order import Order
 from scheduler.intake.templates import Templates
@@ -28,7 +28,7 @@ from storage.database.tables import jobs as rows
 from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.objects.s3 import ObjectStore, open_objects
-from storage.renders.schedules import Outcome, Plan, Schedule, Schedules
+from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.renders.views import Views
 from storage.rules.states import State
 from storage.settings import Settings
@@ -61,12 +61,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def clockwork(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> Clockwork:
+def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ScheduleRunner:
     return clockwork_over(farm, database, objects, clock)
 
 
-def clockwork_over(farm: Jobs, database: Database, objects: ObjectStore, clock: Callable[[], float]) -> Clockwork:
-    return Clockwork(
+def clockwork_over(farm: Jobs, database: Database, objects: ObjectStore, clock: Callable[[], float]) -> ScheduleRunner:
+    return ScheduleRunner(
         schedules=Schedules(database, farm),
         jobs=farm,
         keys=Keys(database),
@@ -79,26 +79,26 @@ def clockwork_over(farm: Jobs, database: Database, objects: ObjectStore, clock: 
 
 
 def add(
-    clockwork: Clockwork,
+    runner: ScheduleRunner,
     *,
     name: str = "nightly",
     plan: Plan = NIGHTLY,
     order: Order | None = None,
-    terms: Terms | None = None,
+    terms: SubmissionTerms | None = None,
     since: float = TWO_AT_NIGHT - 7200,
 ) -> Schedule:
     """A schedule that was made at a moment of the faked clock."""
     order = order or Order(prompts=("a kitten",), pictures_each=2)
-    terms = terms or Terms(same_seeds=plan.seeds == "same")
-    kept = keep(order, terms, REGISTRY, clockwork.objects)
-    made = clockwork.schedules.add(owner="ann", name=name, plan=plan, order=kept.model_dump(mode="json"))
-    with clockwork.schedules.database.write() as connection:
+    terms = terms or SubmissionTerms(same_seeds=plan.seeds == "same")
+    kept = store_order(order, terms, REGISTRY, runner.objects)
+    made = runner.schedules.add(owner="ann", name=name, plan=plan, order=kept.model_dump(mode="json"))
+    with runner.schedules.database.write() as connection:
         connection.execute(schedules.update().where(schedules.c.id == made.id).values(decided_to=since))
-    return clockwork.schedules.get(name, owner="ann")
+    return runner.schedules.get(name, owner="ann")
 
 
-def outcomes(clockwork: Clockwork, schedule: Schedule) -> list[Outcome]:
-    return [firing.outcome for firing in reversed(clockwork.schedules.history(schedule, limit=10_000))]
+def outcomes(runner: ScheduleRunner, schedule: Schedule) -> list[FiringOutcome]:
+    return [firing.outcome for firing in reversed(runner.schedules.history(schedule, limit=10_000))]
 
 
 def finish(farm: Jobs, n: int) -> None:
@@ -108,17 +108,17 @@ def finish(farm: Jobs, n: int) -> None:
 # -- firing ----------------------------------------------------------------------------------------------------
 
 
-def test_a_schedule_fires_at_its_time_and_not_before(clockwork: Clockwork, clock: Clock, database: Database) -> None:
-    schedule = add(clockwork)
+def test_a_schedule_fires_at_its_time_and_not_before(runner: ScheduleRunner, clock: Clock, database: Database) -> None:
+    schedule = add(runner)
     clock.moment = TWO_AT_NIGHT - 10
-    assert clockwork.run_once() == pytest.approx(10)
-    assert outcomes(clockwork, schedule) == []
+    assert runner.run_once() == pytest.approx(10)
+    assert outcomes(runner, schedule) == []
 
     clock.moment = TWO_AT_NIGHT + 1
-    clockwork.run_once()
+    runner.run_once()
 
-    [firing] = clockwork.schedules.history(schedule)
-    assert (firing.outcome, firing.planned_at) == (Outcome.FIRED, TWO_AT_NIGHT)
+    [firing] = runner.schedules.history(schedule)
+    assert (firing.outcome, firing.planned_at) == (FiringOutcome.FIRED, TWO_AT_NIGHT)
     render = Views(database).render(str(firing.render_id))
     assert (render.owner, render.total, render.state) == ("ann", 2, "running")
     assert in_zone(firing.planned_at, "Europe/Paris") == "2026-01-02 02:00 CET"
@@ -131,19 +131,19 @@ def test_two_beats_at_once_fire_once(farm: Jobs, database: Database, objects: Ob
 
     at_once(*[beat.run_once for beat in beats])
 
-    assert outcomes(beats[0], schedule) == [Outcome.FIRED]
+    assert outcomes(beats[0], schedule) == [FiringOutcome.FIRED]
     with database.read() as connection:
         assert connection.execute(select(func.count()).select_from(renders)).scalar_one() == 1
     for beat in beats:
         beat.schedules.database.close()
 
 
-def test_a_clock_that_steps_back_and_forth_fires_nothing_twice(clockwork: Clockwork, clock: Clock) -> None:
-    schedule = add(clockwork)
+def test_a_clock_that_steps_back_and_forth_fires_nothing_twice(runner: ScheduleRunner, clock: Clock) -> None:
+    schedule = add(runner)
     for moment in (1, -3600, 1, 30, -86_400, 59):
         clock.moment = TWO_AT_NIGHT + moment
-        clockwork.run_once()
-    assert outcomes(clockwork, schedule) == [Outcome.FIRED]
+        runner.run_once()
+    assert outcomes(runner, schedule) == [FiringOutcome.FIRED]
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_a_clock_that_steps_back_and_forth_fires_nothing_twice(clockwork: Clockw
     [("fresh", False), ("same", True)],
 )
 def test_seeds_are_fresh_or_the_same_and_recorded(
-    clockwork: Clockwork, clock: Clock, database: Database, seeds: str, *, alike: bool
+    runner: ScheduleRunner, clock: Clock, database: Database, seeds: str, *, alike: bool
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, seeds=seeds))
+    schedule = add(runner, plan=replace(NIGHTLY, seeds=seeds))
     for night in range(2):
         clock.moment = TWO_AT_NIGHT + night * 86_400
-        clockwork.run_once()
-    fired = [str(firing.render_id) for firing in clockwork.schedules.history(schedule)]
+        runner.run_once()
+    fired = [str(firing.render_id) for firing in runner.schedules.history(schedule)]
     first, second = [[job.spec.seed for job in Views(database).jobs(render_id)] for render_id in fired]
     assert (first == second) == alike
 
 
 def test_files_and_templates_are_kept_with_the_schedule(
-    clockwork: Clockwork, clock: Clock, database: Database, tmp_path: Path
+    runner: ScheduleRunner, clock: Clock, database: Database, tmp_path: Path
 ) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text("prompt,steps,topic,custom_id\na star,3,stars,x\n")
@@ -174,13 +174,13 @@ def test_files_and_templates_are_kept_with_the_schedule(
         defaults={"width": 64},
         combined={"guidance": [2.0, 3.0]},
     )
-    schedule = add(clockwork, order=order)
+    schedule = add(runner, order=order)
     file.unlink()
     clock.moment = TWO_AT_NIGHT
 
-    clockwork.run_once()
+    runner.run_once()
 
-    [firing] = clockwork.schedules.history(schedule)
+    [firing] = runner.schedules.history(schedule)
     found = list(Views(database).jobs(str(firing.render_id)))
     asked = [(job.spec.prompt, job.spec.num_inference_steps, job.spec.guidance_scale) for job in found]
     assert asked == [
@@ -192,33 +192,40 @@ def test_files_and_templates_are_kept_with_the_schedule(
     assert {job.spec.width for job in found} == {64}
 
 
-def test_what_cannot_be_rendered_any_more_is_noted_and_not_tried_again(clockwork: Clockwork, clock: Clock) -> None:
-    schedule = add(clockwork, order=Order(prompts=("a kitten",), defaults={"model": "tiny"}))
-    elsewhere = replace(clockwork, registry=parse_registry('[models.other]\nkind = "simulated"', where="here"))
+def test_what_cannot_be_rendered_any_more_is_noted_and_not_tried_again(runner: ScheduleRunner, clock: Clock) -> None:
+    schedule = add(runner, order=Order(prompts=("a kitten",), defaults={"model": "tiny"}))
+    elsewhere = replace(runner, registry=parse_registry('[models.other]\nkind = "simulated"', where="here"))
     clock.moment = TWO_AT_NIGHT
 
     elsewhere.run_once()
-    clockwork.run_once()
+    runner.run_once()
 
-    [firing] = clockwork.schedules.history(schedule)
-    assert firing.outcome == Outcome.FAILED
+    [firing] = runner.schedules.history(schedule)
+    assert firing.outcome == FiringOutcome.FAILED
     assert "'tiny'" in str(firing.note)
 
 
 def test_a_schedule_of_a_key_that_is_revoked_or_used_up_fires_no_more(
-    clockwork: Clockwork, clock: Clock, farm: Jobs
+    runner: ScheduleRunner, clock: Clock, farm: Jobs
 ) -> None:
-    key, _ = clockwork.keys.create(name="app", owner="ann", role=Role.SUBMIT, limits=Limits(queued=3))
-    schedule = add(clockwork, terms=Terms(key_id=key.id))
+    key, _ = runner.keys.create(name="app", owner="ann", role=Role.SUBMIT, limits=Limits(queued=3))
+    schedule = add(runner, terms=SubmissionTerms(key_id=key.id))
     for night in range(4):
         clock.moment = TWO_AT_NIGHT + night * 86_400
         if night == 2:
             finish(farm, 2)
         if night == 3:
-            clockwork.keys.revoke(key.id)
-        clockwork.run_once()
-    assert outcomes(clockwork, schedule) == [Outcome.FIRED, Outcome.FAILED, Outcome.FIRED, Outcome.FAILED]
-    notes = [str(firing.note) for firing in clockwork.schedules.history(schedule) if firing.outcome is Outcome.FAILED]
+            runner.keys.revoke(key.id)
+        runner.run_once()
+    assert outcomes(runner, schedule) == [
+        FiringOutcome.FIRED,
+        FiringOutcome.FAILED,
+        FiringOutcome.FIRED,
+        FiringOutcome.FAILED,
+    ]
+    notes = [
+        str(firing.note) for firing in runner.schedules.history(schedule) if firing.outcome is FiringOutcome.FAILED
+    ]
     assert "revoked" in notes[0]
     assert "3 pictures in the queue" in notes[1]
 
@@ -229,31 +236,31 @@ def test_a_schedule_of_a_key_that_is_revoked_or_used_up_fires_no_more(
 @pytest.mark.parametrize(
     ("overlap", "expected", "first"),
     [
-        ("skip", [Outcome.FIRED, Outcome.SKIPPED, Outcome.FIRED], "done"),
-        ("queue", [Outcome.FIRED, Outcome.FIRED, Outcome.FIRED], "done"),
-        ("cancel", [Outcome.FIRED, Outcome.FIRED, Outcome.FIRED], "cancelled"),
+        ("skip", [FiringOutcome.FIRED, FiringOutcome.SKIPPED, FiringOutcome.FIRED], "done"),
+        ("queue", [FiringOutcome.FIRED, FiringOutcome.FIRED, FiringOutcome.FIRED], "done"),
+        ("cancel", [FiringOutcome.FIRED, FiringOutcome.FIRED, FiringOutcome.FIRED], "cancelled"),
     ],
 )
 def test_a_render_that_is_not_finished_when_the_next_is_due_follows_its_rule(
-    clockwork: Clockwork,
+    runner: ScheduleRunner,
     clock: Clock,
     farm: Jobs,
     overlap: str,
-    expected: list[Outcome],
+    expected: list[FiringOutcome],
     first: str,
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, overlap=overlap))
+    schedule = add(runner, plan=replace(NIGHTLY, overlap=overlap))
     clock.moment = TWO_AT_NIGHT
-    clockwork.run_once()
+    runner.run_once()
     clock.moment += 86_400
-    clockwork.run_once()
+    runner.run_once()
     while found := farm.claim(model="tiny", worker="w1", limit=8):
         complete(farm, found)
     clock.moment += 86_400
-    clockwork.run_once()
+    runner.run_once()
 
-    assert outcomes(clockwork, schedule) == expected
-    history = clockwork.schedules.history(schedule)
+    assert outcomes(runner, schedule) == expected
+    history = runner.schedules.history(schedule)
     assert history[-1].render_state == first
     if overlap == "skip":
         assert history[1].note == f"render {history[2].render_id} was not finished"
@@ -262,176 +269,178 @@ def test_a_render_that_is_not_finished_when_the_next_is_due_follows_its_rule(
 @pytest.mark.parametrize(
     ("catch_up", "expected"),
     [
-        ("none", [Outcome.MISSED] * 3),
-        ("last", [Outcome.MISSED, Outcome.MISSED, Outcome.FIRED]),
-        ("all", [Outcome.FIRED] * 3),
+        ("none", [FiringOutcome.MISSED] * 3),
+        ("last", [FiringOutcome.MISSED, FiringOutcome.MISSED, FiringOutcome.FIRED]),
+        ("all", [FiringOutcome.FIRED] * 3),
     ],
 )
 def test_times_missed_while_everything_was_down_follow_their_rule(
-    clockwork: Clockwork, clock: Clock, catch_up: str, expected: list[Outcome]
+    runner: ScheduleRunner, clock: Clock, catch_up: str, expected: list[FiringOutcome]
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, catch_up=catch_up))
+    schedule = add(runner, plan=replace(NIGHTLY, catch_up=catch_up))
     clock.moment = TWO_AT_NIGHT + 2 * 86_400 + 3600
-    clockwork.run_once()
-    clockwork.run_once()
-    assert outcomes(clockwork, schedule) == expected
+    runner.run_once()
+    runner.run_once()
+    assert outcomes(runner, schedule) == expected
 
 
 def test_a_paused_schedule_fires_nothing_and_goes_on_from_when_it_is_resumed(
-    clockwork: Clockwork, clock: Clock
+    runner: ScheduleRunner, clock: Clock
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, catch_up="all"))
-    clockwork.schedules.pause(schedule)
+    schedule = add(runner, plan=replace(NIGHTLY, catch_up="all"))
+    runner.schedules.pause(schedule)
     clock.moment = TWO_AT_NIGHT + 86_400
-    clockwork.run_once()
-    assert outcomes(clockwork, schedule) == []
+    runner.run_once()
+    assert outcomes(runner, schedule) == []
 
-    clockwork.schedules.resume(schedule)  # by the database's clock, which is past all that
-    clockwork.run_once()
+    runner.schedules.resume(schedule)  # by the database's clock, which is past all that
+    runner.run_once()
 
-    assert outcomes(clockwork, schedule) == []
-    clock.moment = clockwork.schedules.now() + 86_400
-    clockwork.run_once()
-    assert len(outcomes(clockwork, schedule)) == 1
+    assert outcomes(runner, schedule) == []
+    clock.moment = runner.schedules.now() + 86_400
+    runner.run_once()
+    assert len(outcomes(runner, schedule)) == 1
 
 
-def test_firing_by_hand_leaves_the_plan_alone(clockwork: Clockwork, clock: Clock) -> None:
-    schedule = add(clockwork)
+def test_firing_by_hand_leaves_the_plan_alone(runner: ScheduleRunner, clock: Clock) -> None:
+    schedule = add(runner)
     clock.moment = TWO_AT_NIGHT - 100.5
-    assert clockwork.fire_by_hand(schedule) is not None
-    clockwork.schedules.pause(schedule)
+    assert runner.fire_by_hand(schedule) is not None
+    runner.schedules.pause(schedule)
     clock.moment += 1
-    assert clockwork.fire_by_hand(schedule) is not None
-    assert [firing.note for firing in clockwork.schedules.history(schedule)] == ["by hand", "by hand"]
+    assert runner.fire_by_hand(schedule) is not None
+    assert [firing.note for firing in runner.schedules.history(schedule)] == ["by hand", "by hand"]
 
 
 def test_firing_by_hand_while_the_clock_stands_still_decides_nothing_that_was_planned(
-    clockwork: Clockwork, clock: Clock
+    runner: ScheduleRunner, clock: Clock
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, catch_up="last"))
+    schedule = add(runner, plan=replace(NIGHTLY, catch_up="last"))
     clock.moment = TWO_AT_NIGHT + 5 * 3600
-    assert clockwork.fire_by_hand(schedule) is not None
-    clockwork.run_once()
-    made_up_for, by_hand = reversed(clockwork.schedules.history(schedule))
-    assert (made_up_for.planned_at, made_up_for.outcome, made_up_for.note) == (TWO_AT_NIGHT, Outcome.FIRED, None)
+    assert runner.fire_by_hand(schedule) is not None
+    runner.run_once()
+    made_up_for, by_hand = reversed(runner.schedules.history(schedule))
+    assert (made_up_for.planned_at, made_up_for.outcome, made_up_for.note) == (TWO_AT_NIGHT, FiringOutcome.FIRED, None)
     assert by_hand.note == "by hand"
 
 
 def test_a_schedule_whose_prompts_cannot_be_read_now_holds_up_no_other(
-    clockwork: Clockwork, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    runner: ScheduleRunner, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = add(clockwork, name="a"), add(clockwork, name="b", order=Order(templates=Templates(texts=("a kitten",))))
+    a, b = add(runner, name="a"), add(runner, name="b", order=Order(templates=Templates(texts=("a kitten",))))
     clock.moment = TWO_AT_NIGHT
 
     def away(*_: object) -> None:
         raise ObjectStoreProblem("objects are away")
 
-    monkeypatch.setattr(clockwork.objects, "copy", away)
+    monkeypatch.setattr(runner.objects, "copy", away)
     with pytest.raises(ObjectStoreProblem):
-        clockwork.run_once()
-    assert [outcomes(clockwork, one) for one in (a, b)] == [[], [Outcome.FIRED]]
+        runner.run_once()
+    assert [outcomes(runner, one) for one in (a, b)] == [[], [FiringOutcome.FIRED]]
 
     monkeypatch.undo()
     clock.moment += 30
-    clockwork.run_once()
-    assert outcomes(clockwork, a) == [Outcome.FIRED]
+    runner.run_once()
+    assert outcomes(runner, a) == [FiringOutcome.FIRED]
 
 
-def test_a_schedule_of_another_version_fails_and_holds_up_no_other(clockwork: Clockwork, clock: Clock) -> None:
-    newer = clockwork.schedules.add(owner="ann", name="a", plan=NIGHTLY, order={"invented": "later"})
-    with clockwork.schedules.database.write() as connection:
+def test_a_schedule_of_another_version_fails_and_holds_up_no_other(runner: ScheduleRunner, clock: Clock) -> None:
+    newer = runner.schedules.add(owner="ann", name="a", plan=NIGHTLY, order={"invented": "later"})
+    with runner.schedules.database.write() as connection:
         connection.execute(schedules.update().values(decided_to=TWO_AT_NIGHT - 7200))
-    today = add(clockwork, name="b")
+    today = add(runner, name="b")
     clock.moment = TWO_AT_NIGHT
-    clockwork.run_once()
-    [firing] = clockwork.schedules.history(newer)
+    runner.run_once()
+    [firing] = runner.schedules.history(newer)
     assert (firing.outcome, firing.note) == (
-        Outcome.FAILED,
+        FiringOutcome.FAILED,
         "it was made by another version of the farm; remove it, and add it again",
     )
-    assert outcomes(clockwork, today) == [Outcome.FIRED]
+    assert outcomes(runner, today) == [FiringOutcome.FIRED]
 
 
-def test_a_schedule_that_is_removed_leaves_its_renders(clockwork: Clockwork, clock: Clock, database: Database) -> None:
-    schedule = add(clockwork)
+def test_a_schedule_that_is_removed_leaves_its_renders(
+    runner: ScheduleRunner, clock: Clock, database: Database
+) -> None:
+    schedule = add(runner)
     clock.moment = TWO_AT_NIGHT
-    clockwork.run_once()
-    [firing] = clockwork.schedules.history(schedule)
+    runner.run_once()
+    [firing] = runner.schedules.history(schedule)
 
-    clockwork.schedules.remove(schedule)
+    runner.schedules.remove(schedule)
     clock.moment += 86_400
-    clockwork.run_once()
+    runner.run_once()
 
     with pytest.raises(NotFound, match="no schedule is called 'nightly'"):
-        clockwork.schedules.get("nightly", owner="ann")
+        runner.schedules.get("nightly", owner="ann")
     assert Views(database).render(str(firing.render_id)).total == 2
     with database.read() as connection:
         assert connection.execute(select(func.count()).select_from(firings)).scalar_one() == 0
 
 
-def test_names_are_unique_to_their_owner(clockwork: Clockwork) -> None:
-    schedule = add(clockwork)
+def test_names_are_unique_to_their_owner(runner: ScheduleRunner) -> None:
+    schedule = add(runner)
     with pytest.raises(InvalidInput, match="called 'nightly' already"):
-        add(clockwork)
-    bobs = clockwork.schedules.add(owner="bob", name="nightly", plan=NIGHTLY, order=schedule.order)
-    assert [one.id for one in clockwork.schedules.all(owner="bob")] == [bobs.id]
+        add(runner)
+    bobs = runner.schedules.add(owner="bob", name="nightly", plan=NIGHTLY, order=schedule.order)
+    assert [one.id for one in runner.schedules.all(owner="bob")] == [bobs.id]
     with pytest.raises(NotFound):
-        clockwork.schedules.get("nightly", owner="eve")
+        runner.schedules.get("nightly", owner="eve")
 
 
 # -- windows ---------------------------------------------------------------------------------------------------
 
 
 def test_pictures_are_rendered_within_the_window_only(
-    clockwork: Clockwork, clock: Clock, farm: Jobs, database: Database
+    runner: ScheduleRunner, clock: Clock, farm: Jobs, database: Database
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, window="03:00-06:00", overlap="queue"))
+    schedule = add(runner, plan=replace(NIGHTLY, window="03:00-06:00", overlap="queue"))
     clock.moment = TWO_AT_NIGHT
-    clockwork.run_once()
-    [firing] = clockwork.schedules.history(schedule)
+    runner.run_once()
+    [firing] = runner.schedules.history(schedule)
     render_id = str(firing.render_id)
     assert states(database, render_id) == [State.HELD] * 2
 
     clock.moment += 3600
-    clockwork.run_once()
+    runner.run_once()
     assert states(database, render_id) == [State.QUEUED] * 2
     running = claim(farm, limit=1)
 
     clock.moment += 3 * 3600
-    clockwork.run_once()
+    runner.run_once()
     assert states(database, render_id) == [State.RUNNING, State.HELD]
-    farm.give_back(worker="w1")  # it is stopped
+    farm.requeue_from_worker(worker="w1")  # it is stopped
     assert states(database, render_id) == [State.HELD] * 2
 
     clock.moment += 21 * 3600
-    clockwork.run_once()
+    runner.run_once()
     finish(farm, 2)
     assert Views(database).render(render_id).state == "done"
     assert running.jobs[0].render_id == render_id
 
 
 def test_between_the_edges_of_a_window_people_hold_and_release_as_they_like(
-    clockwork: Clockwork, clock: Clock, farm: Jobs, database: Database
+    runner: ScheduleRunner, clock: Clock, farm: Jobs, database: Database
 ) -> None:
-    schedule = add(clockwork, plan=replace(NIGHTLY, window="03:00-06:00"))
+    schedule = add(runner, plan=replace(NIGHTLY, window="03:00-06:00"))
     clock.moment = TWO_AT_NIGHT
-    clockwork.run_once()
-    render_id = str(clockwork.schedules.history(schedule)[0].render_id)
+    runner.run_once()
+    render_id = str(runner.schedules.history(schedule)[0].render_id)
     farm.release(render_id)
-    clockwork.run_once()
+    runner.run_once()
     assert states(database, render_id) == [State.QUEUED] * 2, "released by hand before it opens"
 
     clock.moment += 3600
-    clockwork.run_once()
+    runner.run_once()
     farm.hold(render_id)
     clock.moment += 3600
-    clockwork.run_once()
+    runner.run_once()
     assert states(database, render_id) == [State.HELD] * 2, "held by hand while it is open"
 
     clock.moment += 3 * 3600
-    clockwork.run_once()
+    runner.run_once()
     clock.moment += 20 * 3600
-    clockwork.run_once()
+    runner.run_once()
     assert states(database, render_id) == [State.QUEUED] * 2, "opened again"
 
 
@@ -472,10 +481,10 @@ print(killed)
 
 
 def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
-    clockwork: Clockwork, database: Database, local: Settings
+    runner: ScheduleRunner, database: Database, local: Settings
 ) -> None:
     order = Order(prompts=("a kitten",), pictures_each=1500)
-    made = [add(clockwork, name=name, order=order) for name in ("one", "two", "three")]
+    made = [add(runner, name=name, order=order) for name in ("one", "two", "three")]
 
     told = subprocess.run(
         [sys.executable, "-c", _ROUND, database.url, local.objects],
@@ -489,7 +498,7 @@ def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
     assert told.returncode == 0, told.stderr
     # Of each schedule: two chunks, the lock, the firing, the plan, the render, its jobs, its total, the commit.
     assert int(told.stdout) >= 20, told.stdout
-    assert [outcomes(clockwork, schedule) for schedule in made] == [[Outcome.FIRED]] * 3
+    assert [outcomes(runner, schedule) for schedule in made] == [[FiringOutcome.FIRED]] * 3
     with database.read() as connection:
         fired = set(connection.execute(select(firings.c.render_id)).scalars())
         totals = {row.id: row.total for row in connection.execute(select(renders))}
@@ -577,7 +586,7 @@ def test_a_month_with_daylight_saving_two_beats_and_restarts_fires_every_time_on
         history = list(reversed(beats[0].schedules.history(schedule, limit=10_000)))
         planned = [datetime.fromtimestamp(firing.planned_at, paris).strftime("%Y-%m-%d %H:%M") for firing in history]
         assert Counter(planned) == Counter(expected_times(name, month)), name
-        assert {firing.outcome for firing in history} == {Outcome.FIRED}
+        assert {firing.outcome for firing in history} == {FiringOutcome.FIRED}
         assert len({firing.render_id for firing in history}) == len(history)
     with database.read() as connection:
         total = connection.execute(select(func.count()).select_from(renders)).scalar_one()

@@ -14,7 +14,7 @@ from storage.database.schema import _migrations, check, upgrade
 from storage.database.tables import metadata
 from storage.errors import SchemaMismatch
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claim, Claimed
+from storage.jobs.values import Claim, ClaimedJob
 from storage.renders.views import Views
 from tests.contract.renders import at_once, pictures, published, rendered
 
@@ -89,7 +89,7 @@ def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_
     assert upgrade(empty_database)[0] == "0001"
     farm = Jobs(empty_database)
     [waited] = farm.claim(model="tiny", worker="w2", limit=8).jobs  # type: ignore[union-attr]
-    running = Claimed(id=2, render_id="r", index=1, spec=waited.spec, fence=1, attempt=1)
+    running = ClaimedJob(id=2, render_id="r", index=1, spec=waited.spec, fence=1, attempt=1)
     # The worker that was rendering meanwhile goes on as if nothing had happened.
     assert farm.renew([running]) == {2}
     claim = Claim(jobs=(running,), next_priority=None)

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import update
 from standardwebhooks import Webhook as StandardWebhook
 
-from scheduler.background.webhook_delivery import Deliverer, signed
+from scheduler.background.webhook_delivery import WebhookDelivery, signed
 from scheduler.intake.addresses import pool
 from storage.database.connection import Database
 from storage.database.tables import deliveries
 from storage.errors import NotFound
-from storage.events.log import Kind
+from storage.events.log import EventKind
 from storage.events.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Submission, Webhook
@@ -29,14 +29,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def deliverer(database: Database) -> Iterator[Deliverer]:
+def deliverer(database: Database) -> Iterator[WebhookDelivery]:
     with pool(allow_private=True) as connections:
-        yield Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1)
+        yield WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1)
 
 
-def render(farm: Jobs, url: str, *events: Kind, n: int = 1) -> str:
+def render(farm: Jobs, url: str, *events: EventKind, n: int = 1) -> str:
     """A render of `ann` that is done, with a webhook."""
-    webhook = Webhook(url=url, events=events or (Kind.RENDER_FINISHED,))
+    webhook = Webhook(url=url, events=events or (EventKind.RENDER_FINISHED,))
     submission = Submission(owner="ann", priority=Priority.NORMAL, watched=True, webhook=webhook)
     render_id = farm.submit(pictures(n), submission, quanta={"tiny": 8})
     complete(farm, claim(farm))
@@ -59,7 +59,7 @@ def now_due(database: Database) -> None:
 
 
 def test_a_message_is_what_the_public_library_verifies(
-    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
     render_id = render(farm, receiver.url, n=2)
     assert deliverer.run_once() == 1
@@ -90,9 +90,9 @@ def test_the_signature_is_that_of_the_specifications_example() -> None:
 
 
 def test_only_the_kinds_asked_for_are_told_each_with_an_id_of_its_own(
-    farm: Jobs, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
-    render(farm, receiver.url, Kind.JOB_DONE, Kind.RENDER_FINISHED, n=3)
+    render(farm, receiver.url, EventKind.JOB_DONE, EventKind.RENDER_FINISHED, n=3)
     assert deliverer.run_once() == 4
     kinds = sorted(json.loads(body)["type"] for _, body in receiver.got)
     assert kinds == ["job.done"] * 3 + ["render.finished"]
@@ -100,7 +100,7 @@ def test_only_the_kinds_asked_for_are_told_each_with_an_id_of_its_own(
 
 
 def test_a_receiver_that_was_down_gets_it_once_under_the_same_id(
-    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
     receiver.answers = [(500, {}, b"not now"), (302, {"Location": "http://127.0.0.1:1/"}, b""), (503, {}, b"")]
     render(farm, receiver.url)
@@ -116,7 +116,7 @@ def test_a_receiver_that_was_down_gets_it_once_under_the_same_id(
 
 
 def test_nobody_there_is_tried_again_and_given_up_in_the_end(
-    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
     render(farm, "http://127.0.0.1:1/hook")
     for _ in range(len(RETRY_SECONDS) + 1):
@@ -134,7 +134,7 @@ def test_nobody_there_is_tried_again_and_given_up_in_the_end(
 
 
 def test_a_receiver_may_ask_for_patience_and_may_be_gone(
-    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
     receiver.answers = [(429, {"Retry-After": "600"}, b""), (410, {}, b"")]
     render(farm, receiver.url)
@@ -147,7 +147,7 @@ def test_a_receiver_may_ask_for_patience_and_may_be_gone(
 
 
 def test_an_answer_without_end_is_not_read_to_its_end(
-    farm: Jobs, database: Database, receiver: Receiver, deliverer: Deliverer
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:
     receiver.answers = [(200, {"Content-Length": str(2 * 2**30)}, b"x" * 1_000_000)]
     render(farm, receiver.url)
@@ -162,7 +162,7 @@ def test_an_address_that_has_turned_inside_is_not_connected_to(
 ) -> None:
     render(farm, receiver.url)
     with pool(allow_private=False) as connections:
-        Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once()
+        WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once()
     assert receiver.got == []
     assert only(database).state is DeliveryState.FAILED
     assert "not a public address" in str(only(database).answer)
@@ -173,7 +173,8 @@ def test_two_processes_send_a_message_once(farm: Jobs, database: Database, recei
         render(farm, receiver.url)
     with pool(allow_private=True) as connections:
         several = [
-            Deliverer(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once for _ in range(4)
+            WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1).run_once
+            for _ in range(4)
         ]
         assert sum(at_once(*several)) == 4
     assert len(receiver.got) == 4

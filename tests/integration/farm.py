@@ -18,7 +18,7 @@ from sqlalchemy import Row, func, select
 from scheduler.intake.submit import quanta
 from scheduler.services import Services, open_services
 from storage.broker import Tickets
-from storage.database.tables import jobs, leftovers
+from storage.database.tables import jobs, orphans
 from storage.jobs.values import Submission
 from storage.renders.views import RenderView
 from storage.rules.states import Priority, State
@@ -124,10 +124,10 @@ class Farm:
         with self.services.database.read() as connection:
             return list(connection.execute(select(jobs).where(jobs.c.render_id == render_id).order_by(jobs.c.index)))
 
-    def leftovers(self) -> int:
+    def orphans(self) -> int:
         """Jobs whose pictures are still to be removed."""
         with self.services.database.read() as connection:
-            return connection.execute(select(func.count()).select_from(leftovers)).scalar_one()
+            return connection.execute(select(func.count()).select_from(orphans)).scalar_one()
 
     # -- what must hold ----------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ def test_a_device_that_breaks_gets_a_fresh_process_and_the_third_time_a_rest(far
     assert not psutil.pid_exists(worker.pid)
 
     farm.services.jobs.cancel(render_id)
-    log.release(worker.name)
+    log.end_quarantines(worker.name)
     assert farm.finished(submit(farm, registry, 4)).done == 4
 
 

@@ -14,7 +14,7 @@ from storage.database.tables import jobs, renders
 _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
-from scheduler.intake.submit import call_workers
+from scheduler.intake.submit import publish_tickets
 from storage.broker import Tickets
 from storage.jobs.values import Submission
 from storage.database.connection import Database
@@ -39,7 +39,7 @@ def submit(moment, n):
     jobs = Jobs(database)
     jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"tiny": 8})
     die()
-    call_workers(jobs, registry, Tickets(settings), ["tiny"])
+    publish_tickets(jobs, registry, Tickets(settings), ["tiny"])
     die()
 
 killed = 0

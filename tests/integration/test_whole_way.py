@@ -106,6 +106,6 @@ def test_a_cancelled_render_stops_and_leaves_no_picture_without_a_row(farm: Farm
     farm.finished(another)
 
     eventually(lambda: farm.services.workers.all()[0].state == "idle", "the worker is idle", timeout=20)
-    eventually(lambda: not farm.leftovers(), "what it left behind is removed", timeout=20)
+    eventually(lambda: not farm.orphans(), "what it left behind is removed", timeout=20)
     farm.assert_sound(render_id)
     assert farm.render(render_id).cancelled > 0

@@ -26,7 +26,7 @@ from storage.spec.registry import read_registry
 from worker.devices import Device
 from worker.rendering.backend import Renderer, Supplies, load
 from worker.rendering.inputs import Inputs
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 
 MODELS = Path(worker.__file__).parent / "models"
 #: Share of pictures that show what was asked for, at least; a little below the model card, for 64 pictures are few.
@@ -41,7 +41,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> LocalObjects:
 
 @pytest.fixture(scope="session")
 def supplies(objects: LocalObjects, tmp_path_factory: pytest.TempPathFactory) -> Supplies:
-    inputs = Inputs(objects, patiently=Patience(threading.Event()))
+    inputs = Inputs(objects, patiently=OutageRetry(threading.Event()))
     return Supplies(inputs=inputs, loras={}, home=tmp_path_factory.mktemp("home"))
 
 

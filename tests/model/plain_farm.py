@@ -125,7 +125,7 @@ class PlainFarm:
         self.hold_again()
         return {job.id: job.state for job in jobs}
 
-    def give_back(self, worker: str) -> int:
+    def requeue_from_worker(self, worker: str) -> int:
         given = list(self.held_by(worker))
         for job in given:
             job.attempt -= 1

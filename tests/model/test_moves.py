@@ -18,12 +18,12 @@ from sqlalchemy import select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.database.tables import jobs as rows
-from storage.events.log import EventLog, Kind, Told
+from storage.events.log import Event, EventKind, EventLog
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claim, Claimed
-from storage.rules.faults import Fault, Rules
+from storage.jobs.values import Claim, ClaimedJob
+from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import FINAL, Priority, State
 from tests.contract.renders import assert_rows_agree, pictures, published, rendered, submit
 from tests.model.plain_farm import MAX_ATTEMPTS, Held, PlainFarm
@@ -32,10 +32,10 @@ WORKERS = ("a", "b")
 STEPS = 60
 
 _AFTER = {
-    Kind.JOB_STARTED: State.RUNNING,
-    Kind.JOB_DONE: State.DONE,
-    Kind.JOB_FAILED: State.FAILED,
-    Kind.JOB_CANCELLED: State.CANCELLED,
+    EventKind.JOB_STARTED: State.RUNNING,
+    EventKind.JOB_DONE: State.DONE,
+    EventKind.JOB_FAILED: State.FAILED,
+    EventKind.JOB_CANCELLED: State.CANCELLED,
 }
 
 workers = st.sampled_from(WORKERS)
@@ -53,7 +53,7 @@ class Moves(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.database = type(self).make_database()
-        self.jobs = Jobs(self.database, Rules(max_attempts=MAX_ATTEMPTS))
+        self.jobs = Jobs(self.database, RetryPolicy(max_attempts=MAX_ATTEMPTS))
         self.log = FaultLog(self.database)
         self.plain = PlainFarm()
         for name in WORKERS:
@@ -144,17 +144,17 @@ class Moves(RuleBasedStateMachine):
         some, same = _picked(found, held, pick)
         others = self._others(worker)
         ours = [one.job for one in same if one.ours]
-        assert self.jobs.set_back(some, fault, "went wrong") == self.plain.set_back(ours, fault, others=others)
+        assert self.jobs.recover(some, fault, "went wrong") == self.plain.set_back(ours, fault, others=others)
 
     @rule(worker=workers)
     def stop(self, worker: str) -> None:
-        assert self.jobs.give_back(worker=worker) == self.plain.give_back(worker)
+        assert self.jobs.requeue_from_worker(worker=worker) == self.plain.requeue_from_worker(worker)
 
     @rule(worker=workers, fault=st.sampled_from([Fault.WORKER_DIED, Fault.TIMEOUT]))
     def die(self, worker: str, fault: Fault) -> None:
         others = self._others(worker)
         held = list(self.plain.held_by(worker))
-        taken = self.jobs.take_back(worker=worker, fault=fault, message="died")
+        taken = self.jobs.recover_from_worker(worker=worker, fault=fault, message="died")
         assert taken == len(self.plain.set_back(held, fault, others=others))
 
     # -- time --------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Moves(RuleBasedStateMachine):
     def sweep(self) -> None:
         lapsed = [job for job in self.plain.jobs.values() if job.lapsed]
         others = {worker: self._others(worker) for worker in WORKERS}
-        assert self.jobs.take_back_lapsed() == len(lapsed)
+        assert self.jobs.recover_lapsed() == len(lapsed)
         for job in lapsed:
             job.hit_by(Fault.LOST_LEASE, others=others[str(job.worker)])
         self.plain.hold_again()
@@ -186,7 +186,7 @@ class Moves(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def release(self, worker: str) -> None:
-        self.log.release(worker)
+        self.log.end_quarantines(worker)
         assert not self._kept_out(worker)
 
     # -- what is always true -----------------------------------------------------------------------------------
@@ -226,22 +226,22 @@ class Moves(RuleBasedStateMachine):
         return any(not self._kept_out(other) for other in WORKERS if other != worker)
 
 
-def replayed(told: list[Told], pictures: int) -> list[State]:
+def replayed(told: list[Event], pictures: int) -> list[State]:
     """The states of a render's pictures, by its events alone; these must be numbered without a gap."""
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     states, waiting = [State.QUEUED] * pictures, State.QUEUED
     for event in told:
         match event.kind:
-            case Kind.RENDER_CANCELLED:
+            case EventKind.RENDER_CANCELLED:
                 states = [state if state in FINAL else State.CANCELLED for state in states]
-            case Kind.RENDER_HELD | Kind.RENDER_RELEASED:
-                waiting = State.HELD if event.kind is Kind.RENDER_HELD else State.QUEUED
+            case EventKind.RENDER_HELD | EventKind.RENDER_RELEASED:
+                waiting = State.HELD if event.kind is EventKind.RENDER_HELD else State.QUEUED
                 states = [waiting if state in (State.QUEUED, State.HELD) else state for state in states]
-            case Kind.RENDER_RETRIED:
+            case EventKind.RENDER_RETRIED:
                 states = [waiting if state is State.FAILED else state for state in states]
-            case Kind.JOB_QUEUED:
+            case EventKind.JOB_QUEUED:
                 states[event.index or 0] = waiting
-            case Kind.RENDER_FINISHED:
+            case EventKind.RENDER_FINISHED:
                 assert all(state in FINAL for state in states)
             case _:
                 assert event.index is not None
@@ -249,7 +249,7 @@ def replayed(told: list[Told], pictures: int) -> list[State]:
     return states
 
 
-def _picked(found: Claim, held: list[Held], pick: int) -> tuple[list[Claimed], list[Held]]:
+def _picked(found: Claim, held: list[Held], pick: int) -> tuple[list[ClaimedJob], list[Held]]:
     """Some of the jobs of a claim, at least one: the bits of a number say which."""
     chosen = [index for index in range(len(held)) if pick >> index & 1] or [0]
     return [found.jobs[index] for index in chosen], [held[index] for index in chosen]

@@ -16,7 +16,7 @@ from tests.pipelines import random_weights
 from worker.devices import Device
 from worker.rendering.backend import Renderer, Supplies, load
 from worker.rendering.inputs import Inputs
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 
 _SMALL = """
 kind = "diffusers"
@@ -95,7 +95,7 @@ def models(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
     ]
     objects = LocalObjects(tmp_path_factory.mktemp("objects"))
     registry = parse_registry("\n".join(entries), where="here")
-    inputs = Inputs(objects, patiently=Patience(threading.Event()))
+    inputs = Inputs(objects, patiently=OutageRetry(threading.Event()))
     home = tmp_path_factory.mktemp("home")
     return Models(registry=registry, objects=objects, supplies=Supplies(inputs=inputs, loras=registry.loras, home=home))
 

@@ -23,11 +23,11 @@ from storage.spec.registry import parse_registry
 from storage.spec.picture import Request
 from worker.devices import Device
 from worker.rendering.inputs import Inputs
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 from worker.rendering.backend import Supplies, load
 entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
 registry = parse_registry("".join(entry.format(mode, folder) for mode in ("none", "default")), where="here")
-inputs = Inputs(LocalObjects(Path(home)), patiently=Patience(threading.Event()))
+inputs = Inputs(LocalObjects(Path(home)), patiently=OutageRetry(threading.Event()))
 supplies = Supplies(inputs=inputs, loras={}, home=Path(home))
 def drawn(mode):
     renderer = load(registry[mode], Device("cpu", 0), supplies)

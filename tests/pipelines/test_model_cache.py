@@ -7,11 +7,11 @@ import pytest
 
 from tests.pipelines.conftest import Models
 from worker.devices import Device
-from worker.serving.model_cache import Loaded
+from worker.serving.model_cache import ModelCache
 
 
-def held(models: Models, most: int) -> Loaded:
-    return Loaded(Device("cpu", 0), models.supplies, most=most)
+def held(models: Models, most: int) -> ModelCache:
+    return ModelCache(Device("cpu", 0), models.supplies, most=most)
 
 
 def loads(caplog: pytest.LogCaptureFixture) -> list[str]:

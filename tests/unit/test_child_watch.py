@@ -10,7 +10,7 @@ from sqlalchemy import update
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
 from storage.fleet.workers import Workers
-from worker.process.child_watch import Overseer
+from worker.process.child_watch import ChildWatch
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def announce(crew: Workers, pid: int, *, silent_for: float) -> None:
 
 
 def looks(crew: Workers, children: list[int], n: int) -> None:
-    overseer = Overseer(crew, name="w", silent_seconds=60, children=lambda: children)
+    overseer = ChildWatch(crew, name="w", silent_seconds=60, children=lambda: children)
     for _ in range(n):
         overseer.look()
 

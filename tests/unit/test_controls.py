@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from scheduler.intake.submit import noting
+from scheduler.intake.submit import collecting_remarks
 from storage.errors import BadSettings, BadSpecification
-from storage.jobs.values import Wanted
+from storage.jobs.values import NewJob
 from storage.spec.capabilities import remarks
 from storage.spec.picture import Request, Spec, read_spec
 from storage.spec.registry import parse_registry
@@ -183,8 +183,8 @@ def test_what_is_hardly_meant_is_remarked_on(model: str, fields: dict[str, Any],
 def test_remarks_are_counted_over_a_render() -> None:
     noted: Counter[str] = Counter()
     sizes = (1024, 512, 512, 512)
-    wanted = [Wanted(spec=spec("xl", width=size, height=size)) for size in sizes]
-    assert list(noting(wanted, REGISTRY, noted)) == wanted
+    wanted = [NewJob(spec=spec("xl", width=size, height=size)) for size in sizes]
+    assert list(collecting_remarks(wanted, REGISTRY, noted)) == wanted
     assert list(noted.values()) == [3]
 
 

@@ -5,13 +5,13 @@ from itertools import product
 import pytest
 
 from storage.rules.faults import QUARANTINED_AFTER, REACTIONS, Fault, Incident, Scope, Situation, decide, quarantine
-from storage.rules.states import MOVES, Event, State
+from storage.rules.states import TRANSITIONS, State, Transition
 
-AGAIN, FAILED = Event.GIVE_BACK, Event.FAIL
+AGAIN, FAILED = Transition.REQUEUE, Transition.FAIL
 
 #: fault → what becomes of a job in its first of three attempts, in company: (event, burns, alone, elsewhere), with
 #: other workers and without.
-EXPECTED: dict[Fault, tuple[tuple[Event, bool, bool, bool], tuple[Event, bool, bool, bool]]] = {
+EXPECTED: dict[Fault, tuple[tuple[Transition, bool, bool, bool], tuple[Transition, bool, bool, bool]]] = {
     Fault.OUT_OF_MEMORY: ((AGAIN, True, False, True), (FAILED, True, False, False)),
     Fault.BROKEN_DEVICE: ((AGAIN, False, False, True), (AGAIN, False, False, False)),
     Fault.BAD_SPECIFICATION: ((FAILED, True, False, False), (FAILED, True, False, False)),
@@ -41,7 +41,7 @@ def test_a_job_fails_when_its_last_attempt_is_burned_and_not_before(
     fault: Fault, attempt: int, alone: bool, others: bool
 ) -> None:
     found = decide(fault, Situation(attempt=attempt, max_attempts=3, alone=alone, others=others))
-    assert State.RUNNING in MOVES[found.event][0]
+    assert State.RUNNING in TRANSITIONS[found.event][0]
     hopeless = EXPECTED[fault][0 if others else 1][0] is FAILED
     assert (found.event is FAILED) == (hopeless or (found.burns and attempt == 3))
     assert found.spent == (found.event is FAILED and not hopeless)

@@ -1,13 +1,16 @@
 import pytest
 
 from scheduler.intake.grid import check, multiplied, read_columns
-from scheduler.intake.requests import Asked
+from scheduler.intake.requests import SourcedRequest
 from storage.errors import InvalidInput
 from storage.spec.picture import Request
 
 
 def test_each_request_gets_every_combination_and_its_name_the_number() -> None:
-    asked = [Asked("line 1", Request(prompt="a", custom_id="x")), Asked("line 2", Request(prompt="b", width=64))]
+    asked = [
+        SourcedRequest("line 1", Request(prompt="a", custom_id="x")),
+        SourcedRequest("line 2", Request(prompt="b", width=64)),
+    ]
     found = list(multiplied(asked, {"steps": [10, 20], "sampler": ["DDIM", "Euler"]}, {"guidance": [3.0]}))
 
     assert [(one.where, one.request.custom_id) for one in found] == [
@@ -25,7 +28,7 @@ def test_each_request_gets_every_combination_and_its_name_the_number() -> None:
 
 
 def test_values_win_over_what_a_row_says() -> None:
-    asked = [Asked("line 1", Request(prompt="a", num_inference_steps=5))]
+    asked = [SourcedRequest("line 1", Request(prompt="a", num_inference_steps=5))]
     assert [one.request.num_inference_steps for one in multiplied(asked, {}, {"steps": ["7", 8]})] == [7, 8]
 
 

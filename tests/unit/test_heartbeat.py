@@ -11,8 +11,8 @@ from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import Workers, WorkerView
 from storage.rules.faults import Fault
 from tests.servers import eventually
-from worker.serving.heartbeat import Heartbeat, Pace
-from worker.serving.outages import Patience
+from worker.serving.heartbeat import Heartbeat, PictureRate
+from worker.serving.outages import OutageRetry
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_what_it_waits_for_is_told_while_it_waits_and_written_down_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.serving.outages._FIRST_PAUSE_SECONDS", 0.01)
-    patiently = Patience(threading.Event(), beating(database))
+    patiently = OutageRetry(threading.Event(), beating(database))
     back = threading.Event()
 
     def store() -> None:
@@ -72,7 +72,7 @@ def test_what_it_waits_for_is_told_while_it_waits_and_written_down_once(
 
 
 def test_the_pace_is_that_of_the_last_minute() -> None:
-    pace = Pace()
+    pace = PictureRate()
     assert pace.per_second(at=0) == 0
     pace.add(60, at=10)
     pace.add(60, at=50)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scheduler.results.contact_sheet import Tile
 from scheduler.results.html_sheet import write
-from scheduler.results.picture_checks import Findings
+from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
 from tests.contract.renders import pictures
 
@@ -30,7 +30,7 @@ def test_a_page_shows_every_picture_with_what_is_said_of_it(tmp_path: Path) -> N
     page = tmp_path / "sheet.html"
     tiles = [tile("a <b>red</b> star & more"), tile("großer Stern ⭐", remarks=("same as 000000",), size=1024)]
 
-    assert write(iter(tiles), page, title="render x", findings=Findings()) == 2
+    assert write(iter(tiles), page, title="render x", findings=PictureChecks()) == 2
 
     text = page.read_text()
     assert "a &lt;b&gt;red&lt;/b&gt; star &amp; more" in text
@@ -42,7 +42,7 @@ def test_a_page_shows_every_picture_with_what_is_said_of_it(tmp_path: Path) -> N
 
 
 def test_a_page_tells_what_was_found_in_all_of_its_pictures(tmp_path: Path) -> None:
-    findings = Findings()
+    findings = PictureChecks()
 
     def looked_at() -> Iterator[Tile]:
         for number, spec in enumerate(pictures(3)):
@@ -56,22 +56,22 @@ def test_a_page_tells_what_was_found_in_all_of_its_pictures(tmp_path: Path) -> N
 
 def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = tmp_path / "sheet.html"
-    write([tile("a star")], page, title="render x", findings=Findings())
+    write([tile("a star")], page, title="render x", findings=PictureChecks())
     assert not re.search(r'(?:src|href)="(?!data:)|url\(|import ', page.read_text())
 
 
 def test_a_page_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be written"):
-        write([tile("a star")], tmp_path / "nowhere" / "sheet.html", title="render x", findings=Findings())
+        write([tile("a star")], tmp_path / "nowhere" / "sheet.html", title="render x", findings=PictureChecks())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_duplicates_and_black_pictures_are_found() -> None:
     one, two, three, four = pictures(4)
-    findings = Findings()
+    findings = PictureChecks()
     assert findings.look("000000", one, picture((200, 30, 30))) == []
     assert findings.look("000001", two, picture((200, 30, 30))) == ["same as 000000"]
-    # Asked for twice; the last bit is that of another batch.
+    # SourcedRequest for twice; the last bit is that of another batch.
     assert findings.look("000002", one, picture((200, 30, 31))) == ["same as 000000"]
     assert findings.look("000003", three, picture((2, 3, 4))) == ["nearly black"]
     assert findings.look("000004", four, picture((30, 30, 30))) == []
@@ -81,7 +81,7 @@ def test_duplicates_and_black_pictures_are_found() -> None:
 
 def test_pictures_of_other_sizes_are_no_duplicates() -> None:
     one, two = pictures(2)
-    findings = Findings()
+    findings = PictureChecks()
     findings.look("000000", one, picture((200, 30, 30), 64))
     assert findings.look("000001", two, picture((200, 30, 30), 32)) == []
     assert findings.words() == ""

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from scheduler.intake.manifests import manifest, read_manifest
-from scheduler.intake.requests import Bad
+from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.picture import Request
 
@@ -195,7 +195,7 @@ def test_bad_rows_can_be_left_out_and_are_reported(tmp_path: Path) -> None:
     )
     told: list[str] = []
 
-    bad = Bad(report=lambda error: told.append(str(error)))
+    bad = BadRows(report=lambda error: told.append(str(error)))
     found = list(read_manifest(manifest(path), bad=bad))
 
     assert [(one.where, one.request.prompt) for one in found] == [(f"{path} line 1", "a"), (f"{path} line 6", "d")]

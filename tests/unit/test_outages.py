@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from storage.errors import InvalidInput, ObjectStoreProblem
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 
 
 def test_an_action_is_repeated_until_the_service_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_an_action_is_repeated_until_the_service_is_back(monkeypatch: pytest.Mon
             raise failures.pop()
         return "stored"
 
-    assert Patience(threading.Event())(action, what="store") == "stored"
+    assert OutageRetry(threading.Event())(action, what="store") == "stored"
     assert failures == []
 
 
@@ -29,7 +29,7 @@ def test_a_process_that_stops_waits_no_longer() -> None:
         raise ObjectStoreProblem("away")
 
     with pytest.raises(ObjectStoreProblem):
-        Patience(stopping)(action, what="store")
+        OutageRetry(stopping)(action, what="store")
 
 
 def test_what_waiting_cannot_mend_is_raised_at_once() -> None:
@@ -37,4 +37,4 @@ def test_what_waiting_cannot_mend_is_raised_at_once() -> None:
         raise InvalidInput("no such thing")
 
     with pytest.raises(InvalidInput):
-        Patience(threading.Event())(action, what="store")
+        OutageRetry(threading.Event())(action, what="store")

@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler.cli.output import Pace, counted, duration, print_table
+from scheduler.cli.output import RenderPace, counted, duration, print_table
 from storage.renders.views import RenderView
 from storage.rules.states import Priority
 
@@ -31,7 +31,7 @@ def render(*, done: int, total: int = 100, failed: int = 0, cancelled: int = 0) 
 
 def test_a_pace_is_unknown_until_pictures_came_at_two_moments() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = RenderPace(clock)
     assert pace.see(render(done=0)) == (None, None)
     clock.now += 60  # the model loads
     assert pace.see(render(done=8)) == (None, None)
@@ -42,7 +42,7 @@ def test_a_pace_is_unknown_until_pictures_came_at_two_moments() -> None:
 
 def test_a_pace_counts_from_the_first_picture_so_that_loading_does_not_slow_it() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = RenderPace(clock)
     pace.see(render(done=0))
     clock.now += 60
     pace.see(render(done=10))
@@ -52,7 +52,7 @@ def test_a_pace_counts_from_the_first_picture_so_that_loading_does_not_slow_it()
 
 def test_failed_and_cancelled_jobs_count_as_behind_us() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = RenderPace(clock)
     pace.see(render(done=5, failed=5))
     clock.now += 10
     assert pace.see(render(done=10, failed=10, cancelled=10)) == (2.0, 35.0)
@@ -60,7 +60,7 @@ def test_failed_and_cancelled_jobs_count_as_behind_us() -> None:
 
 def test_nothing_is_left_of_a_finished_render() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = RenderPace(clock)
     pace.see(render(done=50))
     clock.now += 10
     assert pace.see(render(done=100)) == (5.0, 0.0)

@@ -1,6 +1,6 @@
 """The order in which a worker asks the queues of its models."""
 
-from worker.process.queue_order import STAY_SECONDS, LoadedFirst
+from worker.process.queue_order import STAY_SECONDS, LoadedModelFirst
 
 
 class Clock:
@@ -11,8 +11,8 @@ class Clock:
         return self.now
 
 
-def strategy(clock: Clock, *queues: str) -> LoadedFirst:
-    order = LoadedFirst(clock=clock)
+def strategy(clock: Clock, *queues: str) -> LoadedModelFirst:
+    order = LoadedModelFirst(clock=clock)
     order.update(queues)
     return order
 
@@ -60,4 +60,4 @@ def test_a_queue_that_is_added_later_is_asked_too() -> None:
 def test_kombu_makes_it_by_its_name() -> None:
     from kombu.utils.scheduling import cycle_by_name
 
-    assert cycle_by_name("worker.process.queue_order:LoadedFirst") is LoadedFirst
+    assert cycle_by_name("worker.process.queue_order:LoadedModelFirst") is LoadedModelFirst

@@ -1,32 +1,39 @@
 import pytest
 
-from storage.rules.states import FINAL, MOVES, Event, Priority, State, render_state
+from storage.rules.states import FINAL, TRANSITIONS, Priority, State, Transition, render_state
 
 QUEUED, HELD, RUNNING, DONE, FAILED, CANCELLED = State
 
 #: What each event makes of a job in each state; None: nothing, the event comes too late or too early.
-EXPECTED: dict[Event, dict[State, State | None]] = {
-    Event.CLAIM: {QUEUED: RUNNING, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
-    Event.COMPLETE: {QUEUED: None, HELD: None, RUNNING: DONE, DONE: None, FAILED: None, CANCELLED: None},
-    Event.FAIL: {QUEUED: None, HELD: None, RUNNING: FAILED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.GIVE_BACK: {QUEUED: None, HELD: None, RUNNING: QUEUED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.HOLD: {QUEUED: HELD, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
-    Event.RELEASE: {QUEUED: None, HELD: QUEUED, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
-    Event.CANCEL: {QUEUED: CANCELLED, HELD: CANCELLED, RUNNING: CANCELLED, DONE: None, FAILED: None, CANCELLED: None},
-    Event.RETRY: {QUEUED: None, HELD: None, RUNNING: None, DONE: None, FAILED: QUEUED, CANCELLED: None},
+EXPECTED: dict[Transition, dict[State, State | None]] = {
+    Transition.CLAIM: {QUEUED: RUNNING, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.COMPLETE: {QUEUED: None, HELD: None, RUNNING: DONE, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.FAIL: {QUEUED: None, HELD: None, RUNNING: FAILED, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.REQUEUE: {QUEUED: None, HELD: None, RUNNING: QUEUED, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.HOLD: {QUEUED: HELD, HELD: None, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.RELEASE: {QUEUED: None, HELD: QUEUED, RUNNING: None, DONE: None, FAILED: None, CANCELLED: None},
+    Transition.CANCEL: {
+        QUEUED: CANCELLED,
+        HELD: CANCELLED,
+        RUNNING: CANCELLED,
+        DONE: None,
+        FAILED: None,
+        CANCELLED: None,
+    },
+    Transition.RETRY: {QUEUED: None, HELD: None, RUNNING: None, DONE: None, FAILED: QUEUED, CANCELLED: None},
 }
 
 
-@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("event", Transition)
 @pytest.mark.parametrize("state", State)
-def test_a_job_moves_as_the_table_says_and_not_otherwise(state: State, event: Event) -> None:
-    before, after = MOVES[event]
+def test_a_job_moves_as_the_table_says_and_not_otherwise(state: State, event: Transition) -> None:
+    before, after = TRANSITIONS[event]
     assert (after if state in before else None) == EXPECTED[event][state]
 
 
 def test_a_final_state_is_left_only_when_a_person_asks() -> None:
-    leaving = {event for event, (before, _) in MOVES.items() if before & FINAL}
-    assert leaving == {Event.RETRY}
+    leaving = {event for event, (before, _) in TRANSITIONS.items() if before & FINAL}
+    assert leaving == {Transition.RETRY}
     assert {QUEUED, HELD, RUNNING} == set(State) - FINAL
 
 

@@ -21,7 +21,7 @@ _LOOK_SECONDS = 10.0
 _LOOKS = 3
 
 
-class Overseer:
+class ChildWatch:
     """Looks at the child's own row."""
 
     def __init__(

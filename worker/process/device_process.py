@@ -16,7 +16,7 @@ from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import MemoryLimits
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 from storage.objects.s3 import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
@@ -26,12 +26,12 @@ from worker.devices import find_devices
 from worker.process.identity import machine_name, served_models
 from worker.rendering.backend import Supplies, hardware_name, import_kind
 from worker.rendering.inputs import Inputs
-from worker.serving.batch import Workbench
-from worker.serving.batch_limits import Memory
+from worker.serving.batch import WorkerContext
+from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
-from worker.serving.model_cache import Loaded
-from worker.serving.outages import Patience
+from worker.serving.model_cache import ModelCache
+from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
@@ -61,12 +61,12 @@ class DeviceProcess:
         database = Database(settings.database)
         objects = open_objects(settings)
         faults = FaultLog(database)
-        self._jobs = Jobs(database, settings.rules)
+        self._jobs = Jobs(database, settings.retry_policy)
         self._workers = Workers(database)
         self._heartbeat = Heartbeat(
             self._workers, faults, name=self._name, seconds=settings.renew_seconds, announce=self._announce
         )
-        patiently = Patience(stopping, self._heartbeat)
+        patiently = OutageRetry(stopping, self._heartbeat)
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
 
         def waiting(action: Callable[[], R], /, *, what: str) -> R:
@@ -77,12 +77,12 @@ class DeviceProcess:
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
         self.turn = Turn(
-            bench=Workbench(
+            context=WorkerContext(
                 worker=self._name,
                 jobs=self._jobs,
                 leases=self._leases,
                 watchdog=self._watchdog,
-                memory=Memory(MemoryLimits(database), device_name=hardware_name(self.device), patiently=patiently),
+                memory=BatchLimits(MemoryLimits(database), device_name=hardware_name(self.device), patiently=patiently),
                 publisher=Publisher(jobs=self._jobs, objects=objects, leases=self._leases, patiently=patiently),
                 heartbeat=self._heartbeat,
                 patiently=patiently,
@@ -92,7 +92,7 @@ class DeviceProcess:
             load_seconds=settings.load_seconds,
             tickets=Tickets(settings, app),
             faults=faults,
-            loaded=Loaded(
+            loaded=ModelCache(
                 self.device,
                 Supplies(inputs=Inputs(objects, patiently=waiting), loras=self.registry.loras, home=self._home),
                 most=settings.loaded_models,
@@ -116,12 +116,12 @@ class DeviceProcess:
         # No clean-up: it would call the device.
         os._exit(_EXIT_CODE)
 
-    def _give_up(self, hanging: Sequence[Claimed]) -> None:
+    def _give_up(self, hanging: Sequence[ClaimedJob]) -> None:
         """The device hangs: give its jobs back, and end, which nothing but the end of the process does to a kernel."""
         seconds = self._watchdog.silent_for()
         log.error("device=%s has been silent for %.0f s and is given up", self.device, seconds)
         try:
-            self._jobs.set_back(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
+            self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
         except DatabaseProblem as error:
             log.warning("jobs are left to their leases: %s", error)
         self._leases.until_published(_LAST_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
-from storage.broker import make_app, queue_name
+from storage.broker import make_celery, queue_name
 from storage.database.connection import Database
 from storage.fleet.workers import Workers
 from storage.process import lifeline
@@ -16,7 +16,7 @@ from storage.settings import Settings, read_settings
 from storage.spec.registry import read_registry
 from worker.devices import find_devices
 from worker.process import redis_qos
-from worker.process.child_watch import Overseer
+from worker.process.child_watch import ChildWatch
 from worker.process.identity import machine_name, served_models
 from worker.process.tasks import STOP_SIGNAL
 
@@ -26,10 +26,12 @@ def main() -> None:
     [device] = find_devices(settings.devices)
     name = device.worker_name(machine_name(settings))
     configure_logging(settings.log_level, name)
-    lifeline.hold()
+    lifeline.stop_with_parent()
     # It warns of root because pickled messages could carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app = make_app(settings, transport_options={"queue_order_strategy": "worker.process.queue_order:LoadedFirst"})
+    app = make_celery(
+        settings, transport_options={"queue_order_strategy": "worker.process.queue_order:LoadedModelFirst"}
+    )
     app.conf.update(imports=("worker.process.tasks",))
     redis_qos.install()
     _oversee(settings, name)
@@ -55,7 +57,7 @@ def _oversee(settings: Settings, name: str) -> None:
     """Once the pool is there, look after its child."""
 
     def start(sender: Any, **_: Any) -> None:
-        Overseer(
+        ChildWatch(
             Workers(Database(settings.database)),
             name=name,
             # Far longer than the child ever keeps its interpreter busy, and than its jobs' leases last.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 STAY_SECONDS = 30.0
 
 
-class LoadedFirst:
+class LoadedModelFirst:
     """Kombu calls `update` with the queues, `consume` before each BRPOP and `rotate` with the queue that gave."""
 
     def __init__(self, it: Iterable[str] = (), clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,7 +8,7 @@ ticket is let go all the same: Redis delivers it again after the visibility time
 from kombu.transport import redis, virtual
 
 
-class LettingGo(redis.QoS):
+class ForgivingQoS(redis.QoS):
     """Lets go of a ticket even where Redis could not be told."""
 
     def ack(self, delivery_tag: str) -> None:
@@ -28,4 +28,4 @@ class LettingGo(redis.QoS):
 
 def install() -> None:
     """For all Redis connections of this process."""
-    redis.Channel.QoS = LettingGo
+    redis.Channel.QoS = ForgivingQoS

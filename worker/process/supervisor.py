@@ -27,7 +27,7 @@ from storage.settings import Settings, read_settings
 from storage.spec.registry import read_registry
 from worker.devices import Device, find_devices
 from worker.process.identity import machine_name, served_models
-from worker.process.tasks import give_back
+from worker.process.tasks import requeue_jobs_of
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +85,14 @@ class Supervisor:
             return
         log.error("worker=%s pid=%d died, exit code %d", seat.name, seat.process.pid, code)
         _kill_group(seat.process)
-        give_back(seat.name, because=Fault.WORKER_DIED)
+        requeue_jobs_of(seat.name, because=Fault.WORKER_DIED)
         young = now - seat.started_at < _YOUNG_SECONDS
         seat.pause = min(seat.pause * 2, _LONGEST_PAUSE_SECONDS) if young else 1.0
         seat.process, seat.start_at = None, now + (seat.pause if young else 0.0)
 
     def _start(self, seat: _Seat) -> None:
         environment = os.environ | seat.device.environment()
-        seat.process = lifeline.start([sys.executable, "-m", "worker.process.parent"], env=environment)
+        seat.process = lifeline.start_child([sys.executable, "-m", "worker.process.parent"], env=environment)
         seat.started_at = time.monotonic()
         log.info("worker=%s started pid=%d device=%s", seat.name, seat.process.pid, seat.device)
 
@@ -111,7 +111,7 @@ class Supervisor:
                 _kill_group(seat.process)
                 seat.process.wait()
             # Also after a clean end: pictures that no store took are rendered again elsewhere.
-            give_back(seat.name)
+            requeue_jobs_of(seat.name)
         self._forget(running)
 
     def _forget(self, seats: list[_Seat]) -> None:
@@ -159,7 +159,7 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
         settings = read_settings()
         configure_logging(settings.log_level, "farm-worker")
         if stop_with_parent:
-            lifeline.hold()
+            lifeline.stop_with_parent()
         supervisor = Supervisor(settings=settings, devices=_ready_devices(settings))
     except FarmError as error:
         click.echo(f"farm-worker: {error}", err=True)

@@ -37,7 +37,7 @@ class TurnRequest(Request):  # type: ignore[misc]
         """Give the jobs of a child that died back before the next child can take a ticket."""
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):  # billiard wraps it with its traceback
-            give_back(str(self.hostname), because=Fault.WORKER_DIED)
+            requeue_jobs_of(str(self.hostname), because=Fault.WORKER_DIED)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
@@ -79,19 +79,21 @@ def leave_logging_alone(**_: Any) -> None:
     """Celery sets up logging unless somebody listens here; ours is set up in the entry points."""
 
 
-def give_back(worker: str, *, because: Fault | None = None) -> None:
+def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
     """Return what a worker holds to the queue: because of a fault, or as it was told to stop.
 
     Without a database its leases run out instead.
     """
     settings = read_settings()
     database = Database(settings.database)
-    jobs = Jobs(database, settings.rules)
+    jobs = Jobs(database, settings.retry_policy)
     try:
         if because is None:
-            returned = jobs.give_back(worker=worker)
+            returned = jobs.requeue_from_worker(worker=worker)
         else:
-            returned = jobs.take_back(worker=worker, fault=because, message="the process died while rendering")
+            returned = jobs.recover_from_worker(
+                worker=worker, fault=because, message="the process died while rendering"
+            )
         if returned:
             log.warning("worker=%s gave back jobs=%d", worker, returned)
     except DatabaseProblem as error:

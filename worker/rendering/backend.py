@@ -98,10 +98,10 @@ def room(device: Device) -> int:
     return free
 
 
-def release_memory(device: Device) -> None:
+def free_memory(device: Device) -> None:
     """Give back what models held that nobody refers to any more."""
     if device.kind != "simulated":
-        importlib.import_module("worker.rendering.tuning").release_memory()
+        importlib.import_module("worker.rendering.tuning").free_memory()
 
 
 def hardware_name(device: Device) -> str:

@@ -13,7 +13,7 @@ from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import Renderer, Supplies, hardware_name
-from worker.rendering.loras import Adapters
+from worker.rendering.loras import LoraAdapters
 from worker.rendering.pipeline import PipelineRenderer, one_or_all
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.torch_faults import as_fault
@@ -53,7 +53,7 @@ def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None
         pipeline,
         model,
         inputs=supplies.inputs,
-        adapters=shared.adapters if shared else Adapters(pipeline, supplies.loras),
+        adapters=shared.adapters if shared else LoraAdapters(pipeline, supplies.loras),
         safety=safety,
         recipe={
             "kind": model.kind,

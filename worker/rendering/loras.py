@@ -9,7 +9,7 @@ from storage.spec.models import Lora
 from worker.rendering.weights import hash_named
 
 
-class Adapters:
+class LoraAdapters:
     """The LoRAs that a pipeline has loaded."""
 
     def __init__(self, pipeline: Any, known: Mapping[str, Lora]) -> None:

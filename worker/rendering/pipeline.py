@@ -17,12 +17,12 @@ from storage.spec.picture import Spec
 from worker.rendering.backend import Abandoned, Rendered
 from worker.rendering.inputs import Inputs
 from worker.rendering.kandinsky import image_embeddings
-from worker.rendering.loras import Adapters
+from worker.rendering.loras import LoraAdapters
 from worker.rendering.prompts import Prompts, weighs_prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import attention, release_memory
+from worker.rendering.tuning import attention, free_memory
 
 #: Controls that a pipeline's call takes by the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
@@ -39,7 +39,7 @@ class PipelineRenderer:
         model: DiffusersModel,
         *,
         inputs: Inputs,
-        adapters: Adapters,
+        adapters: LoraAdapters,
         safety: SafetyChecker | None,
         recipe: Mapping[str, Any],
     ) -> None:
@@ -68,7 +68,7 @@ class PipelineRenderer:
         except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised again below
             fault = as_fault(error)
         # Out of the handler: what was caught there holds the batch's tensors.
-        release_memory()
+        free_memory()
         raise fault
 
     def spare_memory(self) -> bool:
@@ -81,7 +81,7 @@ class PipelineRenderer:
 
     @property
     def _saves_memory(self) -> bool:
-        """Asked of the VAE itself, which renderers of the same weights share."""
+        """SourcedRequest of the VAE itself, which renderers of the same weights share."""
         decoder = getattr(self._denoiser, "vae", None)
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 

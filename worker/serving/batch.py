@@ -11,14 +11,14 @@ from importlib.metadata import version
 from storage.errors import OutOfMemory, RenderFailed
 from storage.fleet.memory_limits import MemoryLimit
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claim, Claimed, RenderedBatch
+from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.faults import Fault
 from storage.spec.models import Model
 from worker.rendering.backend import Abandoned, Rendered, Renderer
-from worker.serving.batch_limits import Memory
+from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -28,17 +28,17 @@ _VERSION = version("diffusion-farm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workbench:
+class WorkerContext:
     """What every batch of a worker needs."""
 
     worker: str
     jobs: Jobs
     leases: Leases
     watchdog: Watchdog
-    memory: Memory
+    memory: BatchLimits
     publisher: Publisher
     heartbeat: Heartbeat
-    patiently: Patience
+    patiently: OutageRetry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Batch:
 
     claim: Claim
     model: Model
-    bench: Workbench
+    context: WorkerContext
 
     def run(self, renderer: Renderer) -> int:
         """Render and hand over to the publisher; how many pictures were made.
@@ -61,7 +61,7 @@ class Batch:
         parts = deque([self.claim.jobs])
         while parts:
             jobs = parts.popleft()
-            limit = self.bench.memory.limit(self.model, jobs[0])
+            limit = self.context.memory.limit(self.model, jobs[0])
             if len(jobs) > limit.pictures:
                 parts.extendleft((jobs[limit.pictures :], jobs[: limit.pictures]))
                 continue
@@ -71,19 +71,19 @@ class Batch:
                 if self._can_spare_memory(renderer, jobs, limit):
                     parts.appendleft(jobs)
                 else:
-                    self.set_back(jobs, error.fault, str(error))
+                    self.report_fault(jobs, error.fault, str(error))
             except RenderFailed as error:
                 if len(jobs) == 1:
-                    self.set_back(jobs, error.fault, str(error))
+                    self.report_fault(jobs, error.fault, str(error))
                     continue
                 log.warning("batch=%s failed, rendering its %d jobs alone: %s", self.claim.batch_id, len(jobs), error)
                 parts.extendleft((job,) for job in reversed(jobs))
         return made
 
-    def set_back(self, jobs: Sequence[Claimed], fault: Fault, message: str) -> None:
+    def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; what becomes of the jobs follows from its class."""
-        after = self.bench.patiently(
-            lambda: self.bench.jobs.set_back(jobs, fault, message), what="record what went wrong"
+        after = self.context.patiently(
+            lambda: self.context.jobs.recover(jobs, fault, message), what="record what went wrong"
         )
         for job in jobs:
             state = after.get(job.id, "not ours any more")
@@ -91,51 +91,51 @@ class Batch:
                 "job=%s-%06d attempt=%d fault=%s now %s: %s",
                 *(job.render_id, job.index, job.attempt, fault.value.replace(" ", "-"), state, message),
             )
-        self.bench.leases.release(jobs)
+        self.context.leases.drop(jobs)
 
-    def _can_spare_memory(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> bool:
+    def _can_spare_memory(self, renderer: Renderer, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
         """Make do with less memory: fewer pictures at once, at last a pipeline that works piece by piece."""
         if len(jobs) > 1:
-            self.bench.memory.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
+            self.context.memory.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
             return True
         if limit.frugal or not renderer.spare_memory():
             return False
-        self.bench.memory.exceeded(self.model, jobs[0], 1, frugal=True)
+        self.context.memory.exceeded(self.model, jobs[0], 1, frugal=True)
         return True
 
-    def _attempt(self, renderer: Renderer, jobs: Sequence[Claimed], limit: MemoryLimit) -> int:
-        bench, started = self.bench, time.monotonic()
+    def _attempt(self, renderer: Renderer, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
+        context, started = self.context, time.monotonic()
         if limit.frugal:
             # Another worker, or this one before it loaded the model again, found that it takes this.
             renderer.spare_memory()
         steps = itertools.count(1)
-        bench.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
+        context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
             rendered = renderer.render(
                 [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
             )
-            bench.watchdog.end()
+            context.watchdog.end()
         except Abandoned:
             log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
-            bench.leases.release(jobs)
+            context.leases.drop(jobs)
             return 0
         finally:
             # What comes now, a fault to record or room to wait for, is not the device's.
-            bench.watchdog.rest()
-        bench.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
+            context.watchdog.rest()
+        context.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
 
-    def _after_step(self, jobs: Sequence[Claimed], step: int) -> None:
-        self.bench.watchdog.step()
-        self.bench.heartbeat.step(jobs, step)
-        if self.bench.leases.all_lost(jobs):
+    def _after_step(self, jobs: Sequence[ClaimedJob], step: int) -> None:
+        self.context.watchdog.step()
+        self.context.heartbeat.step(jobs, step)
+        if self.context.leases.all_lost(jobs):
             raise Abandoned
 
-    def _report(self, jobs: Sequence[Claimed], rendered: Rendered, seconds: float) -> RenderedBatch:
+    def _report(self, jobs: Sequence[ClaimedJob], rendered: Rendered, seconds: float) -> RenderedBatch:
         return RenderedBatch(
             # A job is claimed with one fence once, and rendered to the end at most once in a claim.
             id=f"{jobs[0].id}.{jobs[0].fence}",
-            worker=self.bench.worker,
+            worker=self.context.worker,
             model=self.model.alias,
             jobs=tuple(jobs),
             recipe={"farm": _VERSION, **rendered.recipe},

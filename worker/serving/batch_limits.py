@@ -4,9 +4,9 @@ import logging
 import time
 
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 from storage.spec.models import Model
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 
 log = logging.getLogger(__name__)
 
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 _FRESH_SECONDS = 30.0
 
 
-class Memory:
+class BatchLimits:
     """Learned limits, looked up now and then and told to all workers with the same hardware."""
 
-    def __init__(self, limits: MemoryLimits, *, device_name: str, patiently: Patience) -> None:
+    def __init__(self, limits: MemoryLimits, *, device_name: str, patiently: OutageRetry) -> None:
         self._limits = limits
         self._device_name = device_name
         self._patiently = patiently
         self._known: dict[Load, tuple[float, MemoryLimit | None]] = {}
 
-    def limit(self, model: Model, job: Claimed) -> MemoryLimit:
+    def limit(self, model: Model, job: ClaimedJob) -> MemoryLimit:
         """How many pictures like this job's may be rendered at once."""
         load = self._load(model, job)
         seen_at, known = self._known.get(load, (float("-inf"), None))
@@ -34,7 +34,7 @@ class Memory:
             return MemoryLimit(pictures=model.batch_limit)
         return MemoryLimit(pictures=min(known.pictures, model.batch_limit), frugal=known.frugal)
 
-    def exceeded(self, model: Model, job: Claimed, pictures: int, *, frugal: bool) -> None:
+    def exceeded(self, model: Model, job: ClaimedJob, pictures: int, *, frugal: bool) -> None:
         """So many pictures at once were too many: halve."""
         load, limit = self._load(model, job), MemoryLimit(pictures=max(1, pictures // 2), frugal=frugal)
         log.warning(
@@ -45,7 +45,7 @@ class Memory:
         self._patiently(lambda: self._limits.learn(load, limit), what="tell memory limits")
         self._known[load] = (time.monotonic(), limit)
 
-    def _load(self, model: Model, job: Claimed) -> Load:
+    def _load(self, model: Model, job: ClaimedJob) -> Load:
         return Load(
             model=model.alias, width=job.spec.width, height=job.spec.height, device_name=self._device_name[:128]
         )

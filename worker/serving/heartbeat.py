@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from storage.errors import DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import Workers
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Heartbeat:
         self._model: str | None = None
         self._batch = 0
         self._pictures = 0
-        self._pace = Pace()
+        self._pace = PictureRate()
         #: Watched jobs at the device, steps done, and of how many; None: nobody watches.
         self._progress: tuple[tuple[int, ...], int, int] | None = None
         self._told_progress: tuple[tuple[int, ...], int, int] | None = None
@@ -65,7 +65,7 @@ class Heartbeat:
         self._pictures += pictures
         self._pace.add(pictures, at=time.monotonic())
 
-    def step(self, jobs: Sequence[Claimed], step: int) -> None:
+    def step(self, jobs: Sequence[ClaimedJob], step: int) -> None:
         """So many steps of a batch are done; told to those who watch, at most twice a second."""
         watched = tuple(job.id for job in jobs if job.watched)
         if watched:
@@ -123,7 +123,7 @@ class Heartbeat:
                 self._outages.remove(outage)
 
 
-class Pace:
+class PictureRate:
     """Pictures a second over the last minute."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from storage.errors import DatabaseProblem
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claimed
+from storage.jobs.values import ClaimedJob
 from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Leases:
         *,
         renew_seconds: float,
         watchdog: Watchdog,
-        on_stall: Callable[[Sequence[Claimed]], None],
+        on_stall: Callable[[Sequence[ClaimedJob]], None],
     ) -> None:
         """
         Args:
@@ -42,8 +42,8 @@ class Leases:
         self._watchdog = watchdog
         self._on_stall = on_stall
         self._lock = threading.Lock()
-        self._rendering: dict[int, Claimed] = {}
-        self._publishing: dict[int, Claimed] = {}
+        self._rendering: dict[int, ClaimedJob] = {}
+        self._publishing: dict[int, ClaimedJob] = {}
         self._lost: set[tuple[int, int]] = set()
         self._renewed_at = time.monotonic()
         self._told_of_stall = False
@@ -51,19 +51,19 @@ class Leases:
     def start(self) -> None:
         threading.Thread(target=self._keep, name="leases", daemon=True).start()
 
-    def hold(self, jobs: Iterable[Claimed]) -> None:
+    def add(self, jobs: Iterable[ClaimedJob]) -> None:
         """These jobs were just claimed and go to the device."""
         with self._lock:
             self._rendering.update({job.id: job for job in jobs})
 
-    def rendered(self, jobs: Iterable[Claimed]) -> None:
+    def rendered(self, jobs: Iterable[ClaimedJob]) -> None:
         """These jobs left the device and are being published."""
         with self._lock:
             for job in jobs:
                 if self._rendering.pop(job.id, None) is not None:
                     self._publishing[job.id] = job
 
-    def release(self, jobs: Iterable[Claimed]) -> None:
+    def drop(self, jobs: Iterable[ClaimedJob]) -> None:
         """These jobs came to their end, here or elsewhere."""
         with self._lock:
             for job in jobs:
@@ -71,7 +71,7 @@ class Leases:
                 self._publishing.pop(job.id, None)
                 self._lost.discard((job.id, job.fence))
 
-    def at_the_device(self, jobs: Iterable[Claimed]) -> list[Claimed]:
+    def at_the_device(self, jobs: Iterable[ClaimedJob]) -> list[ClaimedJob]:
         """Those of these jobs that were neither rendered nor released."""
         with self._lock:
             return [job for job in jobs if job.id in self._rendering]
@@ -82,7 +82,7 @@ class Leases:
         while self._publishing and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def all_lost(self, jobs: Iterable[Claimed]) -> bool:
+    def all_lost(self, jobs: Iterable[ClaimedJob]) -> bool:
         """True if none of these jobs is ours any more: rendering on would be for nobody."""
         with self._lock:
             return all((job.id, job.fence) in self._lost for job in jobs)

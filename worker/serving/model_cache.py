@@ -8,12 +8,12 @@ from storage.errors import ModelUnavailable
 from storage.rules.faults import Fault
 from storage.spec.models import Model
 from worker.devices import Device
-from worker.rendering.backend import Renderer, Supplies, load, needed, release_memory, room
+from worker.rendering.backend import Renderer, Supplies, free_memory, load, needed, room
 
 log = logging.getLogger(__name__)
 
 
-class Loaded:
+class ModelCache:
     """Renderers by alias, those used last at the end."""
 
     def __init__(self, device: Device, supplies: Supplies, *, most: int = 0) -> None:
@@ -64,5 +64,5 @@ class Loaded:
 
     def _evict(self, why: str) -> None:
         alias, _ = self._held.popitem(last=False)
-        release_memory(self._device)
+        free_memory(self._device)
         log.info("unloaded model=%s: %s", alias, why)

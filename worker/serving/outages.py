@@ -20,7 +20,7 @@ _LOG_EVERY_SECONDS = 60.0
 
 
 class Patiently(Protocol):
-    """What `Patience` does, for those who are handed it."""
+    """What `OutageRetry` does, for those who are handed it."""
 
     def __call__(self, action: Callable[[], R], /, *, what: str) -> R: ...
 
@@ -33,7 +33,7 @@ class Listener(Protocol):
     def waits_no_more(self, what: str) -> None: ...
 
 
-class Patience:
+class OutageRetry:
     """Repeats what a service that is away does not let happen; one for all the threads of a process."""
 
     def __init__(self, stopping: threading.Event, listener: Listener | None = None) -> None:

@@ -8,17 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from PIL.Image import Image
 
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import Claimed, Published, RenderedBatch
+from storage.jobs.values import ClaimedJob, Published, RenderedBatch
 from storage.objects.s3 import ObjectStore, picture_key
 from storage.rules.states import State
 from worker.serving.encode import to_png
 from worker.serving.leases import Leases
-from worker.serving.outages import Patience
+from worker.serving.outages import OutageRetry
 
 log = logging.getLogger(__name__)
 
 #: Batches that may be in hand at once; then the device waits, so that memory stays bounded while a store is away.
-_HOLD = 2
+_BATCHES_IN_FLIGHT = 2
 #: Encoding releases the interpreter's lock in zlib, uploading waits for the network.
 _PICTURE_THREADS = 4
 
@@ -26,20 +26,20 @@ _PICTURE_THREADS = 4
 class Publisher:
     """Publishes batches in the background, in bounded number."""
 
-    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, patiently: Patience) -> None:
+    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, patiently: OutageRetry) -> None:
         self._jobs = jobs
         self._objects = objects
         self._leases = leases
         self._patiently = patiently
-        self._hold = threading.BoundedSemaphore(_HOLD)
-        self._batches = ThreadPoolExecutor(_HOLD, thread_name_prefix="publish")
+        self._in_flight = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
+        self._batches = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="publish")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="picture")
         self._pending: list[Future[None]] = []
 
-    def publish(self, batch: RenderedBatch, jobs: Sequence[Claimed], pictures: Sequence[Image]) -> None:
-        """Take over a batch's pictures; waits while the hold is full. Raises what an earlier batch ended with."""
+    def publish(self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image]) -> None:
+        """Take over a batch's pictures; blocks while too many are in flight. Raises what ended an earlier one."""
         self._leases.rendered(jobs)
-        self._hold.acquire()
+        self._in_flight.acquire()
         self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures))
         self._reap(wait=False)
 
@@ -53,7 +53,7 @@ class Publisher:
         for future in ended:
             future.result()
 
-    def _publish(self, batch: RenderedBatch, jobs: Sequence[Claimed], pictures: Sequence[Image]) -> None:
+    def _publish(self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image]) -> None:
         try:
             published = list(
                 self._pictures.map(
@@ -66,14 +66,14 @@ class Publisher:
                     self._remove(picture)
             log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
         finally:
-            self._leases.release(jobs)
-            self._hold.release()
+            self._leases.drop(jobs)
+            self._in_flight.release()
 
     def _remove(self, picture: Published) -> None:
         """Its render was deleted while it was stored: nobody else will ever look for it."""
         self._patiently(lambda: self._objects.delete(picture.object), what="remove a picture")
 
-    def _store(self, batch: RenderedBatch, position: int, job: Claimed, picture: Image) -> Published:
+    def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
         company = {"batch": {"size": len(batch.jobs), "position": position}}
         data = to_png(picture, job.spec, {**batch.recipe, **company})
         key = picture_key(job.render_id, job.index)

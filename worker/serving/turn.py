@@ -12,8 +12,8 @@ from storage.fleet.fault_log import FaultLog
 from storage.jobs.values import Claim
 from storage.rules.states import Priority
 from storage.spec.models import Model
-from worker.serving.batch import Batch, Workbench
-from worker.serving.model_cache import Loaded
+from worker.serving.batch import Batch, WorkerContext
+from worker.serving.model_cache import ModelCache
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ def stays(
 class Turn:
     """Everything that a turn needs; made once per device process."""
 
-    bench: Workbench
+    context: WorkerContext
     served: Sequence[str]
     turn_seconds: float
     load_seconds: float
     tickets: Tickets
     faults: FaultLog
-    loaded: Loaded
+    loaded: ModelCache
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -74,45 +74,45 @@ class Turn:
                     break
         finally:
             # Pictures that were made are stored, whatever became of the next batch.
-            self.bench.publisher.drain()
-            self.bench.heartbeat.now(state="idle")
+            self.context.publisher.drain()
+            self.context.heartbeat.now(state="idle")
         return pictures
 
     def _claim(self, model: Model) -> Claim | None:
-        return self.bench.patiently(
-            lambda: self.bench.jobs.claim(model=model.alias, worker=self.bench.worker, limit=model.batch_limit),
+        return self.context.patiently(
+            lambda: self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit),
             what="claim jobs",
         )
 
     def _render(self, model: Model, claim: Claim) -> int:
         log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
-        bench, batch = self.bench, Batch(claim=claim, model=model, bench=self.bench)
+        context, batch = self.context, Batch(claim=claim, model=model, context=self.context)
         # Before jobs are in hand: the device has been silent for as long as nothing was asked of it.
-        bench.watchdog.expect_silence(self.load_seconds)
-        bench.leases.hold(claim.jobs)
+        context.watchdog.expect_silence(self.load_seconds)
+        context.leases.add(claim.jobs)
         try:
-            self.bench.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
+            self.context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
             renderer = self.loaded.get(model)
-            self.bench.heartbeat.now(state="rendering", batch=len(claim.jobs))
+            self.context.heartbeat.now(state="rendering", batch=len(claim.jobs))
             made = batch.run(renderer)
         except (ModelUnavailable, DeviceBroken) as error:
             # Those that were made before are on their way to the store, and no longer at the device.
-            batch.set_back(bench.leases.at_the_device(claim.jobs), error.fault, str(error))
+            batch.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
             if isinstance(error, DeviceBroken):
                 raise
             return 0
         except BaseException:
             # Whatever this is, nobody works on these jobs now: their leases must run out.
-            bench.leases.release(claim.jobs)
+            context.leases.drop(claim.jobs)
             raise
-        self.bench.heartbeat.rendered(made)
+        self.context.heartbeat.rendered(made)
         return made
 
     def _stand_aside(self, model: Model) -> None:
         """Where this worker is in quarantine, leave the ticket to others, and wait: at length if it is the device."""
         while not self.stopping.is_set():
-            quarantine = self.bench.patiently(
-                lambda: self.faults.quarantine_of(self.bench.worker, model.alias), what="look up quarantines"
+            quarantine = self.context.patiently(
+                lambda: self.faults.quarantine_of(self.context.worker, model.alias), what="look up quarantines"
             )
             if quarantine is None:
                 return
@@ -121,12 +121,12 @@ class Turn:
             if quarantine.model is not None:
                 self.stopping.wait(_ASIDE_SECONDS)
                 return
-            self.bench.heartbeat.now(state="quarantined")
+            self.context.heartbeat.now(state="quarantined")
             self.stopping.wait(_QUARANTINE_POLL_SECONDS)
 
     def _waiting(self, aliases: Sequence[str]) -> dict[str, Priority]:
         """The best priority that waits for each of these models."""
-        return self.bench.patiently(lambda: self.bench.jobs.best_waiting(aliases), what="look at the queue")
+        return self.context.patiently(lambda: self.context.jobs.best_waiting(aliases), what="look at the queue")
 
     def _return_ticket(self, model: Model, priority: Priority) -> None:
         try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import responses_in
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
@@ -68,7 +68,7 @@ class WebUIError(BaseModel):
     errors: str
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
     #: The model that a caller has chosen by `POST /options`, as long as this process lives.
     chosen: dict[str, str] = {}
@@ -80,14 +80,14 @@ def routes(desk: Desk) -> APIRouter:
         if n > _MOST_PICTURES:
             raise BadSpecification(f"batch_size: {n} pictures in one call; the most is {_MOST_PICTURES}")
         order = Order(
-            requests=[_request(desk, body, chosen.get(caller.owner))],
+            requests=[_request(context, body, chosen.get(caller.owner))],
             n=n,
             seed=None if body.seed < 0 else body.seed,
             body=body.model_dump(mode="json"),
         )
-        jobs = pictures(desk, finish(desk, place(desk, caller, order), seconds=_SECONDS))
+        jobs = pictures(context, finish(context, place(context, caller, order), seconds=_SECONDS))
         return TextToImageAnswer(
-            images=[as_base64(encoded(desk, job)) for job in jobs] if body.send_images else [],
+            images=[as_base64(encoded(context, job)) for job in jobs] if body.send_images else [],
             parameters=body.model_dump(mode="json"),
             info=json.dumps(_info(body, jobs)),
         )
@@ -98,19 +98,19 @@ def routes(desk: Desk) -> APIRouter:
     ) -> dict[str, Any]:
         """How far the caller's newest render is."""
         del skip_current_image  # there is none to show: pictures are decoded at the end
-        return _progress(desk, caller)
+        return _progress(context, caller)
 
     @router.post("/interrupt")
     def interrupt(caller: Submitter) -> dict[str, Any]:
         """Cancel the caller's newest render, if it is not finished."""
-        for render in desk.views.renders(limit=1, owner=caller.owner):
-            desk.jobs.cancel(render.id)
+        for render in context.views.renders(limit=1, owner=caller.owner):
+            context.jobs.cancel(render.id)
         return {}
 
     @router.get("/sd-models")
     def list_checkpoints(_caller: Reader) -> list[dict[str, Any]]:
         """The registered models."""
-        return [_model(model) for model in desk.registry.models.values()]
+        return [_model(model) for model in context.registry.models.values()]
 
     @router.get("/samplers")
     def list_samplers(_caller: Reader) -> list[dict[str, Any]]:
@@ -125,19 +125,19 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/options")
     def get_options(caller: Reader) -> dict[str, Any]:
         """The caller's model for requests that name none."""
-        return {"sd_model_checkpoint": chosen.get(caller.owner, desk.registry.default), "samples_format": "png"}
+        return {"sd_model_checkpoint": chosen.get(caller.owner, context.registry.default), "samples_format": "png"}
 
     @router.post("/options")
     def set_options(wanted: dict[str, Any], caller: Submitter) -> dict[str, Any]:
         """Choose the caller's model for requests that name none; other options mean nothing here."""
         if "sd_model_checkpoint" in wanted:
-            chosen[caller.owner] = _alias(desk, wanted["sd_model_checkpoint"])
+            chosen[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
         return {}
 
     return router
 
 
-def _request(desk: Desk, body: TextToImage, chosen: str | None) -> Request:
+def _request(context: ApiContext, body: TextToImage, chosen: str | None) -> Request:
     named = body.override_settings.get("sd_model_checkpoint")
     fields: dict[str, Any] = {
         "prompt": body.prompt,
@@ -146,18 +146,18 @@ def _request(desk: Desk, body: TextToImage, chosen: str | None) -> Request:
         "guidance_scale": body.cfg_scale,
         "width": body.width,
         "height": body.height,
-        "model": _alias(desk, named) if named is not None else chosen,
+        "model": _alias(context, named) if named is not None else chosen,
         "sampler": _sampler(body.sampler_name or body.sampler_index, body.scheduler),
-        **_conditioning(desk, body.alwayson_scripts),
+        **_conditioning(context, body.alwayson_scripts),
     }
     return Request.parse({name: value for name, value in fields.items() if value is not None})
 
 
-def _alias(desk: Desk, name: Any) -> str:
+def _alias(context: ApiContext, name: Any) -> str:
     """A model by its alias, or by its title in `sd-models`."""
     alias = str(name).partition(" [")[0].removesuffix(".safetensors")
-    if alias not in desk.registry.models:
-        known = ", ".join(desk.registry.models)
+    if alias not in context.registry.models:
+        known = ", ".join(context.registry.models)
         raise BadSpecification(f"sd_model_checkpoint: none is registered as {alias[:60]!r}; known are {known}")
     return alias
 
@@ -172,7 +172,7 @@ def _sampler(name: str | None, schedule: str | None) -> str | None:
     return sampler
 
 
-def _conditioning(desk: Desk, scripts: Mapping[str, Any]) -> dict[str, Any]:
+def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> dict[str, Any]:
     """ControlNet's units, as its extension has them. Raises BadSpecification for other extensions that are used."""
     units: list[Mapping[str, Any]] = []
     for name, script in scripts.items():
@@ -184,14 +184,14 @@ def _conditioning(desk: Desk, scripts: Mapping[str, Any]) -> dict[str, Any]:
     if not units:
         return {}
     return {
-        "control_images": [_image(desk, unit) for unit in units],
+        "control_images": [_image(context, unit) for unit in units],
         "controlnet_conditioning_scale": [float(unit.get("weight", 1.0)) for unit in units],
         "control_guidance_start": [float(unit.get("guidance_start", 0.0)) for unit in units],
         "control_guidance_end": [float(unit.get("guidance_end", 1.0)) for unit in units],
     }
 
 
-def _image(desk: Desk, unit: Mapping[str, Any]) -> str:
+def _image(context: ApiContext, unit: Mapping[str, Any]) -> str:
     given = unit.get("image") or unit.get("input_image") or ""
     text = given.get("image", "") if isinstance(given, Mapping) else str(given)
     try:
@@ -199,7 +199,7 @@ def _image(desk: Desk, unit: Mapping[str, Any]) -> str:
         check_image(data)
     except ValueError as error:
         raise BadSpecification(f"alwayson_scripts: ControlNet's image: {error}") from None
-    return put_input(desk.objects, data)
+    return put_input(context.objects, data)
 
 
 def _info(body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
@@ -230,13 +230,13 @@ def _info(body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
     }
 
 
-def _progress(desk: Desk, caller: Caller) -> dict[str, Any]:
-    newest = next(iter(desk.views.renders(limit=1, owner=caller.owner)), None)
+def _progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
+    newest = next(iter(context.views.renders(limit=1, owner=caller.owner)), None)
     share, left, job, total = 0.0, 0.0, "", 0
     if newest is not None and not newest.finished:
-        running = desk.views.progress(newest.id)
+        running = context.views.progress(newest.id)
         share = (newest.total - newest.remaining + sum(running.values())) / newest.total
-        left, job, total = desk.outlook(newest)["seconds_left"] or 0.0, newest.id, newest.total
+        left, job, total = context.outlook(newest)["seconds_left"] or 0.0, newest.id, newest.total
     return {
         "progress": round(share, 4),
         "eta_relative": left,

@@ -17,14 +17,14 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.openai_images import ImagesBody, OpenAIError, answer_of, request_of
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import responses_in
 from scheduler.intake.requests import numbered
 from scheduler.intake.submit import specify, submit
 from storage.errors import BadSpecification, InvalidInput
-from storage.jobs.values import Submission, Wanted
+from storage.jobs.values import NewJob, Submission
 from storage.objects.inputs import copy_input, get_input
-from storage.renders.openai_files import ApiBatch, Line
+from storage.renders.openai_files import Line, OpenAIBatch
 from storage.renders.views import JobView
 from storage.rules.states import Priority, State
 from storage.spec.picture import explain
@@ -96,21 +96,21 @@ class _BatchLine(BaseModel):
     body: ImagesBody
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
-    files = desk.files
+    files = context.files
 
     @router.post("/batches")
     def create_batch(body: BatchBody, caller: Submitter) -> BatchAnswer:
         """Submit a file of requests (JSONL, uploaded with the purpose `batch`): accepted whole, or not at all."""
         file = files.file(caller.owner, body.input_file_id)
-        bodies, lines = _read(get_input(desk.objects, file.object))
-        desk.admit(caller, sum(line.n for line in lines))
+        bodies, lines = _read(get_input(context.objects, file.object))
+        context.admit(caller, sum(line.n for line in lines))
         render = submit(
-            desk.jobs,
-            desk.registry,
-            desk.tickets,
-            _wanted(desk, caller, bodies),
+            context.jobs,
+            context.registry,
+            context.tickets,
+            _wanted(context, caller, bodies),
             Submission(owner=caller.owner, priority=Priority.BULK, key_id=caller.key_id),
         )
         batch_id = files.add_batch(
@@ -120,7 +120,7 @@ def routes(desk: Desk) -> APIRouter:
             metadata=body.metadata or {},
             lines=lines,
         )
-        return _answer(desk, files.batch(caller.owner, batch_id))
+        return _answer(context, files.batch(caller.owner, batch_id))
 
     @router.get("/batches")
     def list_batches(
@@ -132,7 +132,7 @@ def routes(desk: Desk) -> APIRouter:
     ) -> BatchList:
         """Your batches, newest first."""
         found = files.batches(caller.sees, limit=limit + 1, after=after)
-        page = [_answer(desk, batch) for batch in found[:limit]]
+        page = [_answer(context, batch) for batch in found[:limit]]
         return BatchList(
             data=page,
             first_id=page[0].id if page else None,
@@ -143,26 +143,27 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/batches/{batch_id}")
     def get_batch(batch_id: BatchId, caller: Reader) -> BatchAnswer:
         """How a batch stands."""
-        return _answer(desk, files.batch(caller.sees, batch_id))
+        return _answer(context, files.batch(caller.sees, batch_id))
 
     @router.post("/batches/{batch_id}/cancel")
     def cancel_batch(batch_id: BatchId, caller: Submitter) -> BatchAnswer:
         """Cancel what is not finished of it. Harmless to repeat."""
         batch = files.batch(caller.sees, batch_id)
-        desk.jobs.cancel(batch.render_id)
-        return _answer(desk, batch)
+        context.jobs.cancel(batch.render_id)
+        return _answer(context, batch)
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse)
     def get_file_content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
         """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
         if file_id.startswith("file-"):
             copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
-            copy_input(desk.objects, files.file(caller.sees, file_id).object, copy)
+            copy_input(context.objects, files.file(caller.sees, file_id).object, copy)
             return StreamingResponse(_pieces(copy), media_type="application/jsonl")
         batch_id, _, kind = file_id.rpartition("-")
         batch = files.batch(caller.sees, batch_id)
         return StreamingResponse(
-            _written(desk, batch, errors=kind == "errors", base_url=str(http.base_url)), media_type="application/jsonl"
+            _written(context, batch, errors=kind == "errors", base_url=str(http.base_url)),
+            media_type="application/jsonl",
         )
 
     return router
@@ -202,21 +203,21 @@ def _read(data: bytes) -> tuple[list[ImagesBody], list[Line]]:
     return bodies, lines
 
 
-def _wanted(desk: Desk, caller: Caller, bodies: list[ImagesBody]) -> Iterator[Wanted]:
+def _wanted(context: ApiContext, caller: Caller, bodies: list[ImagesBody]) -> Iterator[NewJob]:
     for number, body in enumerate(bodies, start=1):
         try:
-            requests = [request_of(desk, body)]
-            for one in specify(numbered(requests), desk.registry, pictures_each=body.n, seed=body.seed):
-                desk.check_work(caller, one.spec)
+            requests = [request_of(context, body)]
+            for one in specify(numbered(requests), context.registry, pictures_each=body.n, seed=body.seed):
+                context.check_work(caller, one.spec)
                 yield one
         except InvalidInput as error:
             raise BadSpecification(f"input_file_id: request {number}: {error}") from None
 
 
-def _answer(desk: Desk, batch: ApiBatch) -> BatchAnswer:
-    render = desk.views.render(batch.render_id)
+def _answer(context: ApiContext, batch: OpenAIBatch) -> BatchAnswer:
+    render = context.views.render(batch.render_id)
     over = render.finished
-    counts = _counted(desk, batch) if over else Counts(total=len(batch.lines), completed=0, failed=0)
+    counts = _counted(context, batch) if over else Counts(total=len(batch.lines), completed=0, failed=0)
     status = "in_progress" if not over else "cancelled" if render.cancelled else "completed"
     finished = None if render.finished_at is None else int(render.finished_at)
     return BatchAnswer(
@@ -234,30 +235,32 @@ def _answer(desk: Desk, batch: ApiBatch) -> BatchAnswer:
     )
 
 
-def _counted(desk: Desk, batch: ApiBatch) -> Counts:
+def _counted(context: ApiContext, batch: OpenAIBatch) -> Counts:
     """Lines whose pictures are all done, and the others."""
-    bad = {job.index for job in desk.views.jobs(batch.render_id, state=State.FAILED)}
-    bad |= {job.index for job in desk.views.jobs(batch.render_id, state=State.CANCELLED)}
+    bad = {job.index for job in context.views.jobs(batch.render_id, state=State.FAILED)}
+    bad |= {job.index for job in context.views.jobs(batch.render_id, state=State.CANCELLED)}
     failed = sum(any(index in bad for index in range(line.first, line.first + line.n)) for line in batch.lines)
     return Counts(total=len(batch.lines), completed=len(batch.lines) - failed, failed=failed)
 
 
-def _written(desk: Desk, batch: ApiBatch, *, errors: bool, base_url: str) -> Iterator[str]:
+def _written(context: ApiContext, batch: OpenAIBatch, *, errors: bool, base_url: str) -> Iterator[str]:
     """The lines of a batch's file of answers, or of errors."""
-    jobs = desk.views.jobs(batch.render_id)
+    jobs = context.views.jobs(batch.render_id)
     for number, line in enumerate(batch.lines, start=1):
         mine = [next(jobs) for _ in range(line.n)]
         states = Counter(job.state for job in mine)
         failed = states[State.DONE] < line.n
         if states[State.FAILED] + states[State.CANCELLED] + states[State.DONE] == line.n and failed == errors:
-            yield json.dumps(_line(desk, batch, number, line, mine, base_url), ensure_ascii=False) + "\n"
+            yield json.dumps(_line(context, batch, number, line, mine, base_url), ensure_ascii=False) + "\n"
 
 
-def _line(desk: Desk, batch: ApiBatch, number: int, line: Line, jobs: list[JobView], base_url: str) -> dict[str, Any]:
+def _line(
+    context: ApiContext, batch: OpenAIBatch, number: int, line: Line, jobs: list[JobView], base_url: str
+) -> dict[str, Any]:
     told: dict[str, Any] = {"id": f"batch_req_{batch.id[6:]}_{number}", "custom_id": line.custom_id}
     if undone := next((job for job in jobs if job.state is not State.DONE), None):
         reason = undone.error or f"it was {undone.state}"
         return {**told, "response": None, "error": {"code": "render_failed", "message": reason}}
-    answer = answer_of(desk, ImagesBody.model_validate(line.body), jobs, base_url=base_url)
+    answer = answer_of(context, ImagesBody.model_validate(line.body), jobs, base_url=base_url)
     body = answer.model_dump(exclude_none=True)
     return {**told, "response": {"status_code": 200, "request_id": batch.render_id, "body": body}, "error": None}

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Submitter
 from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import responses_in
 from storage.errors import BadSpecification
 from storage.renders.views import JobView
@@ -76,7 +76,7 @@ class ImagesAnswer(BaseModel):
     id: str = Field(description="The render.")
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
 
     @router.post("/images/generations")
@@ -95,10 +95,10 @@ def routes(desk: Desk) -> APIRouter:
         A client that has lost patience and asks again gets the pictures of its first request.
         """
         render_id = place(
-            desk,
+            context,
             caller,
             Order(
-                requests=[request_of(desk, body)],
+                requests=[request_of(context, body)],
                 n=body.n,
                 seed=body.seed,
                 body=body.model_dump(mode="json"),
@@ -106,24 +106,24 @@ def routes(desk: Desk) -> APIRouter:
                 again=x_stainless_retry_count > 0,
             ),
         )
-        jobs = pictures(desk, finish(desk, render_id, seconds=_SECONDS))
-        return answer_of(desk, body, jobs, base_url=str(http.base_url))
+        jobs = pictures(context, finish(context, render_id, seconds=_SECONDS))
+        return answer_of(context, body, jobs, base_url=str(http.base_url))
 
     return router
 
 
-def answer_of(desk: Desk, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
+def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
     """What is answered with these pictures, all done; `base_url`: how the caller reaches this API."""
     return ImagesAnswer(
         created=int(time.time()),
-        data=[_data(desk, body, job, base_url) for job in jobs],
+        data=[_data(context, body, job, base_url) for job in jobs],
         output_format=body.output_format,
         size=f"{jobs[0].spec.width}x{jobs[0].spec.height}",
         id=jobs[0].render_id,
     )
 
 
-def request_of(desk: Desk, body: ImagesBody) -> Request:
+def request_of(context: ApiContext, body: ImagesBody) -> Request:
     """Raises BadSpecification."""
     fields: dict[str, Any] = {
         "prompt": body.prompt,
@@ -131,10 +131,10 @@ def request_of(desk: Desk, body: ImagesBody) -> Request:
         "num_inference_steps": body.num_inference_steps,
         "guidance_scale": body.guidance_scale,
     }
-    if body.model in desk.registry.models:
+    if body.model in context.registry.models:
         fields["model"] = body.model
     elif body.model is not None and not body.model.startswith(("dall-e", "gpt-image")):
-        known = ", ".join(desk.registry.models)
+        known = ", ".join(context.registry.models)
         raise BadSpecification(f"model: none is registered as {body.model!r}; known are {known}")
     if body.size != "auto":
         match = _SIZE.fullmatch(body.size)
@@ -144,10 +144,10 @@ def request_of(desk: Desk, body: ImagesBody) -> Request:
     return Request.parse({name: value for name, value in fields.items() if value is not None})
 
 
-def _data(desk: Desk, body: ImagesBody, job: JobView, base_url: str) -> ImageData:
+def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) -> ImageData:
     if body.response_format == "url":
-        return ImageData(url=desk.links.make(job, base_url), seed=job.spec.seed)
-    data = encoded(desk, job, form=body.output_format, quality=body.output_compression)
+        return ImageData(url=context.links.make(job, base_url), seed=job.spec.seed)
+    data = encoded(context, job, form=body.output_format, quality=body.output_compression)
     return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
 
 

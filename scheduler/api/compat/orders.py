@@ -12,11 +12,11 @@ from typing import Any, Literal
 from PIL import Image
 
 from scheduler.api.access import Caller
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import Refused
 from scheduler.intake.requests import numbered
 from scheduler.intake.submit import specify, submit
-from storage.jobs.values import Once, Submission, Wanted
+from storage.jobs.values import Idempotency, NewJob, Submission
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
 from storage.spec.picture import Request
@@ -45,27 +45,27 @@ class Order:
     again: bool = False
 
 
-def place(desk: Desk, caller: Caller, order: Order) -> str:
+def place(context: ApiContext, caller: Caller, order: Order) -> str:
     """The id of the order's render: a new one, or the one of the same request before.
 
-    Raises BadSpecification, NotFound, Refused, AskedOtherwise.
+    Raises BadSpecification, NotFound, Refused, IdempotencyConflict.
     """
     request_hash = hashlib.sha256(json.dumps(order.body, sort_keys=True).encode()).hexdigest()
     if order.again and order.idempotency_key is None:
-        before = desk.views.latest_of(caller.owner, request_hash, within_seconds=_RETRIED_WITHIN_SECONDS)
+        before = context.views.latest_of(caller.owner, request_hash, within_seconds=_RETRIED_WITHIN_SECONDS)
         if before is not None:
             return before
-    desk.admit(caller, order.n * len(order.requests), name=order.idempotency_key)
+    context.admit(caller, order.n * len(order.requests), name=order.idempotency_key)
     name = order.idempotency_key or f"door:{request_hash[:16]}:{time.time_ns()}"
     accepted = submit(
-        desk.jobs,
-        desk.registry,
-        desk.tickets,
-        list(_wanted(desk, caller, order)),
+        context.jobs,
+        context.registry,
+        context.tickets,
+        list(_wanted(context, caller, order)),
         Submission(
             owner=caller.owner,
             priority=order.priority,
-            once=Once(name=name, request_hash=request_hash),
+            once=Idempotency(name=name, request_hash=request_hash),
             key_id=caller.key_id,
             watched=True,
         ),
@@ -73,17 +73,19 @@ def place(desk: Desk, caller: Caller, order: Order) -> str:
     return accepted.render_id
 
 
-def _wanted(desk: Desk, caller: Caller, order: Order) -> Iterator[Wanted]:
-    for one in specify(numbered(order.requests), desk.registry, pictures_each=order.n, seed=order.seed):
-        desk.check_work(caller, one.spec)
+def _wanted(context: ApiContext, caller: Caller, order: Order) -> Iterator[NewJob]:
+    for one in specify(numbered(order.requests), context.registry, pictures_each=order.n, seed=order.seed):
+        context.check_work(caller, one.spec)
         yield one
 
 
-def finish(desk: Desk, render_id: str, *, seconds: float, gone: Callable[[], bool] = lambda: False) -> RenderView:
+def finish(
+    context: ApiContext, render_id: str, *, seconds: float, gone: Callable[[], bool] = lambda: False
+) -> RenderView:
     """Wait for an order's end. Raises Refused (504) after so many seconds; the render goes on."""
     deadline = time.monotonic() + seconds
     while True:
-        render = desk.views.render(render_id)
+        render = context.views.render(render_id)
         if render.finished:
             return render
         if time.monotonic() > deadline or gone():
@@ -95,9 +97,9 @@ def finish(desk: Desk, render_id: str, *, seconds: float, gone: Callable[[], boo
         time.sleep(_POLL_SECONDS)
 
 
-def pictures(desk: Desk, render: RenderView) -> list[JobView]:
+def pictures(context: ApiContext, render: RenderView) -> list[JobView]:
     """The jobs of an order that is finished, all done. Raises Refused with the reason if one is not."""
-    jobs = list(desk.views.jobs(render.id))
+    jobs = list(context.views.jobs(render.id))
     for job in jobs:
         if job.state is State.CANCELLED:
             raise Refused(409, f"render {render.id} was cancelled")
@@ -106,9 +108,9 @@ def pictures(desk: Desk, render: RenderView) -> list[JobView]:
     return jobs
 
 
-def encoded(desk: Desk, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
+def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
     """A picture in the format asked for; as PNG it is the stored one, its recipe within."""
-    data = desk.objects.get(str(job.object))
+    data = context.objects.get(str(job.object))
     if form == "png":
         return data
     buffer = io.BytesIO()

@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.orders import Order, as_base64, place
-from scheduler.api.context import Desk
+from scheduler.api.context import ApiContext
 from scheduler.api.problems import RESPONSES
 from scheduler.api.renders import RenderId, wait_of
 from storage.errors import BadSpecification
@@ -62,7 +62,7 @@ class PredictionPage(BaseModel):
     results: list[Prediction]
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(context: ApiContext) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
 
     def created(
@@ -72,10 +72,10 @@ def routes(desk: Desk) -> APIRouter:
             raise BadSpecification(
                 "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
             )
-        render_id = _placed(desk, caller, body, model)
+        render_id = _placed(context, caller, body, model)
         if (seconds := wait_of(prefer)) is not None:
-            desk.wait(render_id, seconds=seconds)
-        return _prediction(desk, desk.render(caller, render_id), request)
+            context.wait(render_id, seconds=seconds)
+        return _prediction(context, context.render(caller, render_id), request)
 
     @router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
     def create_prediction(
@@ -100,20 +100,20 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/predictions")
     def list_predictions(caller: Reader, request: HttpRequest) -> PredictionPage:
         """The newest hundred."""
-        found = desk.views.renders(limit=_SHOWN, owner=caller.owner)
-        return PredictionPage(results=[_prediction(desk, render, request, with_output=False) for render in found])
+        found = context.views.renders(limit=_SHOWN, owner=caller.owner)
+        return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
 
     @router.get("/predictions/{render_id}")
     def get_prediction(render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
         """How a prediction stands."""
-        return _prediction(desk, desk.render(caller, render_id), request)
+        return _prediction(context, context.render(caller, render_id), request)
 
     @router.post("/predictions/{render_id}/cancel")
     def cancel_prediction(render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
         """Cancel what is not finished of it. Harmless to repeat."""
-        desk.render(caller, render_id)
-        desk.jobs.cancel(render_id)
-        return _prediction(desk, desk.render(caller, render_id), request)
+        context.render(caller, render_id)
+        context.jobs.cancel(render_id)
+        return _prediction(context, context.render(caller, render_id), request)
 
     return router
 
@@ -124,21 +124,23 @@ def _without_deadline(cancel_after: CancelAfter = None) -> None:
         raise BadSpecification("Cancel-After: nothing is cancelled by the clock here; POST …/cancel does it at once")
 
 
-def _placed(desk: Desk, caller: Caller, body: PredictionBody, model: str | None) -> str:
-    alias = (model or desk.registry.default).rpartition("/")[2].partition(":")[0]
-    if alias not in desk.registry.models:
-        known = ", ".join(desk.registry.models)
+def _placed(context: ApiContext, caller: Caller, body: PredictionBody, model: str | None) -> str:
+    alias = (model or context.registry.default).rpartition("/")[2].partition(":")[0]
+    if alias not in context.registry.models:
+        known = ", ".join(context.registry.models)
         raise BadSpecification(f"version: no model is registered as {alias[:60]!r}; known are {known}")
     fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
     n, seed = fields.pop("n", 1), fields.pop("seed", None)
     if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
         raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {str(n)[:40]})")
     requests = [Request.parse({**fields, "model": alias, **({} if seed is None else {"seed": seed})})]
-    return place(desk, caller, Order(requests=requests, n=n, body=body.model_dump(mode="json")))
+    return place(context, caller, Order(requests=requests, n=n, body=body.model_dump(mode="json")))
 
 
-def _prediction(desk: Desk, render: RenderView, request: HttpRequest, *, with_output: bool = True) -> Prediction:
-    jobs = list(desk.views.jobs(render.id, limit=_MOST_PICTURES))
+def _prediction(
+    context: ApiContext, render: RenderView, request: HttpRequest, *, with_output: bool = True
+) -> Prediction:
+    jobs = list(context.views.jobs(render.id, limit=_MOST_PICTURES))
     done = [job for job in jobs if job.state is State.DONE]
     started = min((job.started_at for job in jobs if job.started_at is not None), default=None)
     failed = next((job.error for job in jobs if job.state is State.FAILED), None)
@@ -151,9 +153,11 @@ def _prediction(desk: Desk, render: RenderView, request: HttpRequest, *, with_ou
         version=spec.model,
         status=_status(render, started=started is not None),
         input={"prompt": spec.prompt, "seed": spec.seed, "num_outputs": render.total},
-        output=[_output(desk, str(job.object)) for job in done] if with_output and done and render.finished else None,
+        output=[_output(context, str(job.object)) for job in done]
+        if with_output and done and render.finished
+        else None,
         error=failed,
-        logs=_logs(render, desk.views.progress(render.id)),
+        logs=_logs(render, context.views.progress(render.id)),
         metrics=metrics,
         created_at=_time(render.created_at),
         started_at=_time(started),
@@ -168,9 +172,9 @@ def _status(render: RenderView, *, started: bool) -> str:
     return {"done": "succeeded", "failed": "failed", "cancelled": "canceled"}[render.state]
 
 
-def _output(desk: Desk, key: str) -> str:
-    address = desk.objects.presign(key)
-    return address if address.startswith("http") else f"data:image/png;base64,{as_base64(desk.objects.get(key))}"
+def _output(context: ApiContext, key: str) -> str:
+    address = context.objects.presign(key)
+    return address if address.startswith("http") else f"data:image/png;base64,{as_base64(context.objects.get(key))}"
 
 
 def _logs(render: RenderView, shares: Mapping[int, float]) -> str:
