@@ -19,6 +19,7 @@ from storage.errors import NotFound, ServiceProblem
 from storage.events.log import Event, EventLog
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
+from storage.rules.ids import job_id
 
 #: Steps are told at most this often, and the rows asked for news.
 _LOOK_SECONDS = 0.5
@@ -103,7 +104,7 @@ async def _stream(context: ApiContext, log: EventLog, render_id: str, seen: int)
 
 
 def _event(render_id: str, event: Event) -> str:
-    job = {} if event.index is None else {"job": f"{render_id}-{event.index:06d}", "index": event.index}
+    job = {} if event.index is None else {"job": job_id(render_id, event.index), "index": event.index}
     data = {"seq": event.seq, "at": event.at, "render": render_id, **job, **event.data}
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
@@ -116,5 +117,5 @@ def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
         "failed": render.failed,
         "cancelled": render.cancelled,
         "total": render.total,
-        "jobs": {f"{render.id}-{index:06d}": share for index, share in context.views.progress(render.id).items()},
+        "jobs": {job_id(render.id, index): share for index, share in context.views.progress(render.id).items()},
     }

@@ -20,10 +20,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import NotFound
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs.claim import head_of, take
@@ -345,9 +345,8 @@ class Jobs:
 
 def _record(connection: Connection, batch: RenderedBatch) -> None:
     """Note what was rendered together, unless another part of the batch was completed first."""
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     connection.execute(
-        insert_unless_there(batches)
+        insert_on_conflict(connection, batches)
         .values(
             id=batch.id,
             worker=batch.worker,

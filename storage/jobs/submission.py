@@ -1,27 +1,24 @@
 """Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
 
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, case, insert, literal, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import BadSpecification, IdempotencyConflict
 from storage.jobs.fair_share import RoundDealer
 from storage.jobs.staging import Stage, chunks, insert_named, row_of, staged
 from storage.jobs.values import Idempotency, NewJob, Submission
+from storage.rules.ids import random_id
 from storage.rules.states import State
-
-#: Crockford's base 32 in lower case: no letter that reads as a digit.
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def accept(connection: Connection, wanted: Iterable[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
     """The id of the new render, or of the one that was accepted under the same name before."""
-    render_id = _new_render_id()
+    render_id = random_id()
     accepted = _render(connection, render_id, submission)
     if accepted != render_id:
         return accepted
@@ -43,7 +40,7 @@ def accept(connection: Connection, wanted: Iterable[NewJob], submission: Submiss
 
 def accept_staged(connection: Connection, stage: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
     """As `accept`, of what was gathered before: one statement, however many pictures there are."""
-    render_id = _new_render_id()
+    render_id = random_id()
     accepted = _render(connection, render_id, submission)
     if accepted != render_id:
         return accepted
@@ -87,11 +84,6 @@ def _set_total(connection: Connection, render_id: str, total: int) -> None:
     connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
 
 
-def _new_render_id() -> str:
-    """Twelve characters of base 32: 60 bits, not to be guessed."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
-
-
 def _render(connection: Connection, render_id: str, submission: Submission) -> str:
     """Make the row of a render; its id, or that of the render which was accepted under the same name before.
 
@@ -108,9 +100,8 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
 def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
     """False if there is one of its name."""
     once = submission.once
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     statement = (
-        insert_unless_there(renders)
+        insert_on_conflict(connection, renders)
         .values(
             id=render_id,
             owner=submission.owner,

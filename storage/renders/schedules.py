@@ -11,11 +11,11 @@ from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
+from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK, stage
@@ -267,9 +267,8 @@ def _first(
     ).first()
     if alive is None or (alive.paused and not by_hand):
         return False
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     taken = connection.execute(
-        insert_unless_there(firings)
+        insert_on_conflict(connection, firings)
         .values(schedule_id=schedule.id, planned_at=planned_at, at=database_now(), outcome=outcome, note=note)
         .on_conflict_do_nothing()
         .returning(firings.c.planned_at)

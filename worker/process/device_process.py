@@ -57,7 +57,7 @@ class DeviceProcess:
         self._home = settings.home.absolute()
         self._name = self.device.worker_name(machine_name(settings))
         self._served = served_models(settings, self.registry, self.device)
-        configure_logging(settings.log_level, self._name)
+        configure_logging(settings, self._name)
         database = Database(settings.database)
         objects = open_objects(settings)
         faults = FaultLog(database)
@@ -108,7 +108,7 @@ class DeviceProcess:
             import_kind(kind)
         self._leases.start()
         self._heartbeat.start()
-        log.info("ready device=%s pid=%d models=%s", self.device, os.getpid(), ",".join(self._served))
+        log.info("ready", extra={"device": self.device, "pid": os.getpid(), "models": ",".join(self._served)})
 
     def leave(self) -> NoReturn:
         """End this process, whose device does not answer or answers wrong, for a fresh one to take its place."""
@@ -119,11 +119,11 @@ class DeviceProcess:
     def _give_up(self, hanging: Sequence[ClaimedJob]) -> None:
         """The device hangs: give its jobs back, and end, which nothing but the end of the process does to a kernel."""
         seconds = self._watchdog.silent_for()
-        log.error("device=%s has been silent for %.0f s and is given up", self.device, seconds)
+        log.error("device hangs and is given up", extra={"device": self.device, "silent_seconds": seconds})
         try:
             self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
         except DatabaseProblem as error:
-            log.warning("jobs are left to their leases: %s", error)
+            log.warning("jobs are left to their leases", extra={"error": error})
         self._leases.until_published(_LAST_SECONDS)
         self.leave()
 

@@ -26,7 +26,7 @@ def main() -> None:
     settings = read_settings()
     [device] = find_devices(settings.devices)
     name = device.worker_name(machine_name(settings))
-    configure_logging(settings.log_level, name)
+    configure_logging(settings, name)
     lifeline.stop_with_parent()
     # It warns of root because pickled messages could carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -52,12 +52,12 @@ def turn(alias: str) -> None:
     try:
         model = process.registry[alias]
     except NotFound as error:
-        log.warning("ticket ignored: %s", error)
+        log.warning("ticket ignored", extra={"error": error})
         return
     try:
         process.turn.run(model)
     except DeviceBroken as error:
-        log.error("device=%s is broken, its process ends: %s", process.device, error)
+        log.error("device broken, its process exits", extra={"device": process.device, "error": error})
         process.leave()
 
 
@@ -95,8 +95,8 @@ def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
                 worker=worker, fault=because, message="the process died while rendering"
             )
         if returned:
-            log.warning("worker=%s gave back jobs=%d", worker, returned)
+            log.warning("jobs returned to the queue", extra={"worker": worker, "jobs": returned})
     except DatabaseProblem as error:
-        log.warning("worker=%s leaves its jobs to their leases: %s", worker, error)
+        log.warning("jobs are left to their leases", extra={"worker": worker, "error": error})
     finally:
         database.close()

@@ -46,7 +46,7 @@ class WeightHashes:
         except FileNotFoundError:
             return {}
         except ValueError:
-            log.warning("%s is damaged; hashes of weights are worked out anew", self._file)
+            log.warning("file of weights' hashes is damaged and is made again", extra={"file": self._file})
             return {}
         return found
 

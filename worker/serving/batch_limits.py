@@ -37,10 +37,16 @@ class BatchLimits:
     def exceeded(self, model: Model, job: ClaimedJob, pictures: int, *, frugal: bool) -> None:
         """So many pictures at once were too many: halve."""
         load, limit = self._load(model, job), MemoryLimit(pictures=max(1, pictures // 2), frugal=frugal)
+        size = f"{load.width}x{load.height}"
         log.warning(
-            "out of memory model=%s size=%dx%d pictures=%d; from now on %d at once%s",
-            *(model.alias, load.width, load.height, pictures, limit.pictures),
-            ", saving memory" if frugal else "",
+            "out of memory",
+            extra={
+                "model": model.alias,
+                "size": size,
+                "pictures": pictures,
+                "limit": limit.pictures,
+                "saving_memory": frugal,
+            },
         )
         self._patiently(lambda: self._limits.learn(load, limit), what="tell memory limits")
         self._known[load] = (time.monotonic(), limit)

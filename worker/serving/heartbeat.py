@@ -10,10 +10,10 @@ from storage.errors import DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import Workers
 from storage.jobs.values import ClaimedJob
+from storage.process.logs import LogThrottle
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY_SECONDS = 60.0
 _PACE_SECONDS = 60.0
 _LEAST_SECONDS = 0.4
 
@@ -85,7 +85,7 @@ class Heartbeat:
         self._changed.set()
 
     def _beat(self) -> None:
-        announced, logged_at = False, float("-inf")
+        announced, throttle = False, LogThrottle()
         while True:
             try:
                 if not announced:
@@ -93,9 +93,8 @@ class Heartbeat:
                     announced = True
                 self._write()
             except DatabaseProblem as error:
-                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
-                    log.warning("no sign of life sent: %s", error)
-                    logged_at = time.monotonic()
+                if throttle.passes():
+                    log.warning("heartbeat not sent", extra={"error": error})
             self._changed.wait(self._seconds)
             self._changed.clear()
             time.sleep(_LEAST_SECONDS)  # several changes in a row are one write

@@ -50,12 +50,8 @@ class ModelCache:
                     raise
                 self._evict(f"memory is short for {model.alias}")
                 continue
-            log.info(
-                "loaded model=%s seconds=%.1f%s",
-                model.alias,
-                time.monotonic() - started,
-                " on weights that were there" if shared else "",
-            )
+            seconds = time.monotonic() - started
+            log.info("loaded", extra={"model": model.alias, "seconds": seconds, "shares_weights": shared is not None})
             return renderer
 
     def _sharing(self, model: Model) -> Renderer | None:
@@ -65,4 +61,4 @@ class ModelCache:
     def _evict(self, why: str) -> None:
         alias, _ = self._held.popitem(last=False)
         free_memory(self._device)
-        log.info("unloaded model=%s: %s", alias, why)
+        log.info("unloaded", extra={"model": alias, "why": why})

@@ -85,7 +85,7 @@ class Turn:
         )
 
     def _render(self, model: Model, claim: Claim) -> int:
-        log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
+        log.info("claimed", extra={"batch": claim.batch_id, "model": model.alias, "jobs": len(claim.jobs)})
         context, batch = self.context, Batch(claim=claim, model=model, context=self.context)
         # Before jobs are in hand: the device has been silent for as long as nothing was asked of it.
         context.watchdog.expect_silence(self.load_seconds)
@@ -133,4 +133,4 @@ class Turn:
             self.tickets.publish(model.alias, priority)
         except BrokerProblem as error:
             # The sweep publishes what is missing.
-            log.warning("ticket not returned: %s", error)
+            log.warning("ticket not returned", extra={"error": error})
