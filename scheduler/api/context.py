@@ -14,12 +14,12 @@ from scheduler.intake.manifests import Manifest
 from scheduler.services import Services
 from storage.access.quotas import Quotas, exceeded_limit
 from storage.access.signing import SigningSecrets
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import copy_input
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.views import JobView, RenderView, Views
 from storage.rules.states import Priority

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from storage.errors import NotFound, RenderFailed
 from storage.objects.inputs import get_input
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from worker.serving.outages import Patiently
 
 T = TypeVar("T")

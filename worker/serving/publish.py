@@ -9,7 +9,8 @@ from PIL.Image import Image
 
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob, Published, RenderedBatch
-from storage.objects.s3 import ObjectStore, picture_key
+from storage.objects.object_keys import picture_key
+from storage.objects.store import ObjectStore
 from storage.rules.states import State
 from worker.serving.encode import to_png
 from worker.serving.leases import Leases
