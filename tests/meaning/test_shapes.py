@@ -25,7 +25,7 @@ from storage.spec.picture import Request
 from storage.spec.registry import read_registry
 from worker.devices import Device
 from worker.rendering.backend import Renderer, Supplies, load
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 from worker.serving.outages import OutageRetry
 
 MODELS = Path(worker.__file__).parent / "models"

@@ -15,7 +15,7 @@ from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import random_weights
 from worker.devices import Device
 from worker.rendering.backend import Renderer, Supplies, load
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 from worker.serving.outages import OutageRetry
 
 _SMALL = """

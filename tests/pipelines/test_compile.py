@@ -22,7 +22,7 @@ from storage.objects.folder import LocalObjects
 from storage.spec.registry import parse_registry
 from storage.spec.picture import Request
 from worker.devices import Device
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 from worker.serving.outages import OutageRetry
 from worker.rendering.backend import Supplies, load
 entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'

@@ -13,7 +13,7 @@ from storage.rules.faults import Fault
 from storage.spec.models import DiffusersModel
 from tests.pipelines.conftest import Models
 from worker.devices import Device
-from worker.rendering.loading import load
+from worker.rendering.diffusers_backend import load
 from worker.rendering.torch_faults import as_fault
 
 
@@ -100,7 +100,7 @@ def test_loading_that_runs_out_of_memory_is_told_from_weights_that_are_not_there
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("worker.rendering.loading.tune", full)
+    monkeypatch.setattr("worker.rendering.diffusers_backend.tune", full)
     with pytest.raises(ModelUnavailable) as short:
         load(model, Device("cpu", 0), models.supplies)
     assert short.value.fault is Fault.OUT_OF_MEMORY

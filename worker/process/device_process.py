@@ -25,7 +25,7 @@ from storage.spec.registry import read_registry
 from worker.devices import find_devices
 from worker.process.identity import machine_name, served_models
 from worker.rendering.backend import Supplies, hardware_name, import_kind
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat

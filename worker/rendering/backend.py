@@ -14,7 +14,7 @@ from storage.errors import FarmError
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import Spec
 from worker.devices import Device
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Supplies:
 
 #: kind → module with a `load` as below. Named, not imported: only the process that owns a device, and only for a kind
 #: that it serves, pays for torch (gigabytes of memory, seconds of start).
-_MODULES = {"diffusers": "worker.rendering.loading", "simulated": "worker.rendering.simulated"}
+_MODULES = {"diffusers": "worker.rendering.diffusers_backend", "simulated": "worker.rendering.simulated"}
 
 
 def import_kind(kind: str) -> None:

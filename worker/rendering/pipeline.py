@@ -15,7 +15,7 @@ from storage.spec.controls import PER_CONTROLNET
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from worker.rendering.backend import Abandoned, Rendered
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.prompts import Prompts, weighs_prompts

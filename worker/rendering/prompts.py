@@ -25,7 +25,7 @@ from diffusers import (
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import Inputs
 
 #: A picture's embeddings by the pipeline's names for them, each with a batch of one.
 Embeddings = Mapping[str, torch.Tensor]
