@@ -1,5 +1,6 @@
-"""Loading Diffusers pipelines: through `AutoPipelineForText2Image`, or from one that holds the same weights."""
+"""The Diffusers backend: pipelines made by `AutoPipelineForText2Image`, or from a loaded one of the same weights."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipel
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
-from worker.rendering.backend import Renderer, Supplies, hardware_name
+from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.loras import LoraAdapters
-from worker.rendering.pipeline import PipelineRenderer, one_or_all
+from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import ALL_PARTS, tune
+from worker.rendering.tuning import ALL_PARTS, release_memory, tune
 from worker.rendering.weights import WeightHashes, folder_of
 
 diffusers.utils.logging.disable_progress_bar()
@@ -25,54 +26,82 @@ transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 
-def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:
-    """Load a model; with `base`, a renderer of the same weights (`Model.base`), only what that one lacks.
+class DiffusersBackend:
+    """Diffusers pipelines on one device."""
 
-    Raises ModelUnavailable if the weights cannot be found or loaded, DeviceBroken.
-    """
-    if not isinstance(model, DiffusersModel):
-        raise TypeError(f"{model.alias} is not a diffusers model")
-    dtype = _dtype(model, device)
-    shared = base if isinstance(base, PipelineRenderer) else None
-    try:
+    def __init__(self, device: Device, resources: BackendResources) -> None:
+        self._device = device
+        self._inputs = resources.inputs
+        self._loras = resources.loras
+        self._hashes = WeightHashes(resources.home / "weights.json")
+
+    def load(self, model: Model, *, shared: LoadedModel | None = None) -> LoadedModel:
+        if not isinstance(model, DiffusersModel):
+            raise TypeError(f"{model.alias} is not a diffusers model")
+        try:
+            return self._load(model, shared if isinstance(shared, LoadedPipeline) else None)
+        except Exception as error:
+            # A loader can raise anything; the message says why.
+            fault = as_fault(error)
+            if isinstance(fault, DeviceBroken):
+                raise fault from None
+            raise ModelUnavailable(
+                f"model {model.alias} ({model.source}) cannot be loaded: {error}",
+                out_of_memory=isinstance(fault, OutOfMemory),
+            ) from error
+
+    def needed_memory(self, model: Model) -> int:
+        """Return the size of the weights as they will be loaded and a fifth more, for what pictures take."""
+        if not isinstance(model, DiffusersModel):
+            raise TypeError(f"{model.alias} is not a diffusers model")
+        files = [file for file in Path(folder_of(model)).glob("*/*.safetensors") if _is_loaded(file, model.variant)]
+        return sum(file.stat().st_size for file in files) * 6 // 5
+
+    def available_memory(self) -> int:
+        if self._device.kind == "cuda":
+            free, _ = torch.cuda.mem_get_info()
+            return free
+        return int(psutil.virtual_memory().available)
+
+    def release_memory(self) -> None:
+        release_memory()
+
+    def hardware_name(self) -> str:
+        if self._device.kind == "cuda":
+            return str(torch.cuda.get_device_name())
+        return f"{self._device.kind} {platform.machine()}"
+
+    def _load(self, model: DiffusersModel, shared: LoadedPipeline | None) -> LoadedPipeline:
+        dtype = _dtype(model, self._device)
         pipeline = _pipeline(model, dtype, shared)
-        # Before it is offloaded or compiled.
-        weights = WeightHashes(supplies.home / "weights.json").of(model, dtype, pipeline)
+        # Hashed before it is offloaded or compiled.
+        weights = self._hashes.of(model, dtype, pipeline)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
-        tune(pipeline, model, device, parts={"controlnet"} if shared else ALL_PARTS)
-    except Exception as error:
-        # Whatever a loader raises, the model is not there; the message says why.
-        fault = as_fault(error)
-        if isinstance(fault, DeviceBroken):
-            raise fault from None
-        raise ModelUnavailable(
-            f"model {model.alias} ({model.source}) cannot be loaded: {error}",
-            out_of_memory=isinstance(fault, OutOfMemory),
-        ) from error
-    return PipelineRenderer(
-        pipeline,
-        model,
-        inputs=supplies.inputs,
-        adapters=shared.adapters if shared else LoraAdapters(pipeline, supplies.loras),
-        safety=safety,
-        recipe={
-            "kind": model.kind,
-            "pipeline": type(pipeline).__name__,
-            "source": model.source,
-            "revision": model.revision,
-            "variant": model.variant,
-            "weights": weights,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": hardware_name(device),
-            "threads": torch.get_num_threads() if device.kind == "cpu" else None,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        },
-    )
+        tune(pipeline, model, self._device, parts={"controlnet"} if shared else ALL_PARTS)
+        return LoadedPipeline(
+            pipeline,
+            model,
+            inputs=self._inputs,
+            adapters=shared.adapters if shared else LoraAdapters(pipeline, self._loras),
+            safety=safety,
+            recipe={
+                "kind": model.kind,
+                "pipeline": type(pipeline).__name__,
+                "source": model.source,
+                "revision": model.revision,
+                "variant": model.variant,
+                "weights": weights,
+                "dtype": str(dtype).removeprefix("torch."),
+                "device": self.hardware_name(),
+                "threads": torch.get_num_threads() if self._device.kind == "cpu" else None,
+                "torch": torch.__version__,
+                "diffusers": diffusers.__version__,
+                "transformers": transformers.__version__,
+            },
+        )
 
 
-def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: PipelineRenderer | None) -> Any:
+def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline | None) -> Any:
     controlnets = [_opened(ControlNetModel, weights, dtype=dtype) for weights in model.controlnets]
     if shared is not None:
         # Its present sampler is that of its last batch; its ControlNet is not ours.
@@ -84,15 +113,9 @@ def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: PipelineRendere
     extra = {"controlnet": one_or_all(controlnets)} if controlnets else {}
     index = DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
     if not model.safety_checker and "safety_checker" in index:
-        # Left in, it would turn what it flags into black squares, silently.
+        # Left in, it would silently turn what it flags into black squares.
         extra["safety_checker"] = None
     return _opened(AutoPipelineForText2Image, model, dtype=dtype, **extra)
-
-
-def needed(model: DiffusersModel) -> int:
-    """Bytes of the weights as they will be loaded, a fifth added for what pictures take; 0 if they are not here yet."""
-    files = [file for file in Path(folder_of(model)).glob("*/*.safetensors") if _is_loaded(file, model.variant)]
-    return sum(file.stat().st_size for file in files) * 6 // 5
 
 
 def _is_loaded(file: Path, variant: str | None) -> bool:
@@ -100,21 +123,8 @@ def _is_loaded(file: Path, variant: str | None) -> bool:
     return middle == ([variant] if variant else [])
 
 
-def room(device: Device) -> int:
-    """Bytes that are free on the device."""
-    if device.kind == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free
-    return int(psutil.virtual_memory().available)
-
-
-def cuda_name() -> str:
-    """What the driver calls the device that this process is pinned to."""
-    return str(torch.cuda.get_device_name())
-
-
 def _opened(kind: Any, weights: Weights, **options: Any) -> Any:
-    """A pipeline or ControlNet `from_pretrained`."""
+    """Return a pipeline or ControlNet made by `from_pretrained`."""
     return kind.from_pretrained(
         folder_of(weights),
         revision=weights.revision,

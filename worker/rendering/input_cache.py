@@ -1,46 +1,43 @@
-"""What callers brought beside words: fetched from the object store by reference, decoded, and kept while it is used."""
+"""Inputs that callers brought along (conditioning images, embeddings): fetched by reference, decoded, and cached."""
 
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from storage.errors import NotFound, RenderFailed
-from storage.objects.inputs import get_input
-from storage.objects.s3 import ObjectStore
-from worker.serving.outages import Patiently
+from storage.objects.inputs import ObjectReader, get_input
 
 T = TypeVar("T")
 
-#: A conditioning image of 1024×1024 is 3 MB when decoded.
-_KEPT = 64
+#: A conditioning image of 1024×1024 takes 3 MB when decoded.
+_CAPACITY = 64
 
 
-class Inputs:
-    """The inputs that were used last, decoded."""
+class InputCache:
+    """Decoded inputs, the least recently used one first out."""
 
-    def __init__(self, objects: ObjectStore, *, patiently: Patiently) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
-        self._patiently = patiently
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._decoded: OrderedDict[str, Any] = OrderedDict()
 
     def get(self, reference: str, decode: Callable[[bytes], T]) -> T:
-        """What `decode` makes of an input; the same `decode` for a reference each time.
+        """Return what `decode` makes of an input; pass the same `decode` for a reference each time.
 
         Raises RenderFailed if there is no such input or `decode` raises ValueError or OSError.
         """
-        if reference not in self._kept:
+        if reference not in self._decoded:
             try:
-                self._kept[reference] = decode(self._fetch(reference))
+                self._decoded[reference] = decode(self._fetch(reference))
             except (ValueError, OSError) as error:
                 raise RenderFailed(f"input {reference}: {error}") from error
-        self._kept.move_to_end(reference)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        found: T = self._kept[reference]
+        self._decoded.move_to_end(reference)
+        while len(self._decoded) > _CAPACITY:
+            self._decoded.popitem(last=False)
+        found: T = self._decoded[reference]
         return found
 
     def _fetch(self, reference: str) -> bytes:
         try:
-            return self._patiently(lambda: get_input(self._objects, reference), what="fetch inputs")
+            return get_input(self._objects, reference)
         except NotFound as error:
             raise RenderFailed(str(error)) from None
