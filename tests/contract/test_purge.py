@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import pytest
 from PIL import Image
@@ -28,7 +27,6 @@ from storage.settings import Settings
 from tests.contract.datasets import make, render_of, wanted
 from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
 from worker.serving.leases import Leases
-from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -210,7 +208,7 @@ def test_a_picture_that_a_worker_stores_after_its_render_is_deleted_is_removed(
     assert purge(database, objects, seconds=0) == [render_id]
 
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases, patiently=OutageRetry(Event()))
+    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
     publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
     publisher.drain()
 

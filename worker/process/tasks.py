@@ -50,28 +50,35 @@ def turn(alias: str) -> None:
     """One ticket: serve a model for a while. Late, doubled or forged tickets do no harm."""
     process = device_process()
     try:
-        model = process.registry[alias]
+        model = process.me.registry[alias]
     except NotFound as error:
         log.warning("ticket ignored", extra={"error": error})
         return
     try:
         process.turn.run(model)
     except DeviceBroken as error:
-        log.error("device broken, its process exits", extra={"device": process.device, "error": error})
+        log.error("device broken, its process exits", extra={"device": process.me.device, "error": error})
         process.leave()
 
 
 @functools.cache
 def device_process() -> DeviceProcess:
     """What the child holds, made once: connections, loaded models, threads."""
-    return DeviceProcess(read_settings(), app=current_app, stopping=threading.Event())
+    return DeviceProcess(read_settings(), app=current_app, stopping=stop_request())
+
+
+@functools.cache
+def stop_request() -> threading.Event:
+    """What the child finds set once it is to stop."""
+    return threading.Event()
 
 
 @worker_process_init.connect
 def start_device_process(**_: Any) -> None:
-    process = device_process()
-    signal.signal(STOP_SIGNAL, lambda *_: process.stopping.set())
-    process.start()
+    # Before anything that takes long: a signal that nobody handles would kill the child.
+    stopping = stop_request()
+    signal.signal(STOP_SIGNAL, lambda *_: stopping.set())
+    device_process().start()
 
 
 @setup_logging.connect
