@@ -16,12 +16,12 @@ from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.events.log import EventLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import copy_input
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views

@@ -63,9 +63,7 @@ class RenderBody(Request):
     def _says_something(self) -> "RenderBody":
         if self.manifest is not None:
             if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
-                raise ValueError(
-                    "manifest: not together with prompt, prompt_embeds, zip or product, which its rows stand for"
-                )
+                raise ValueError("manifest: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
         return self

@@ -16,7 +16,7 @@ from scheduler.intake.admission import Submitter
 from scheduler.intake.submit import Intake, admit, intake_of, publish_tickets, quanta
 from scheduler.services import Services
 from storage.access.keys import Keys
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import InvalidInput, ObjectStoreProblem
 from storage.renders.schedules import FiringOutcome, Schedule, Schedules
 

@@ -18,11 +18,11 @@ from scheduler.intake.tickets import top_up
 from scheduler.intake.uploads import check_stored, stored_inputs, with_references
 from scheduler.services import Services
 from storage.access.quotas import Quotas
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.views import Views
 from storage.spec.registry import Registry
 
