@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import IO, Protocol
 
 from storage.errors import NotFound
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.spec.controls import REFERENCE
 
 

@@ -17,7 +17,7 @@ from storage.database.tables import batches, deliveries, events, exports, faults
 from storage.errors import NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Idempotency, Submission
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.renders.exports import Exports
 from storage.renders.measures import Measures
 from storage.renders.purge import PurgeRows
@@ -255,7 +255,7 @@ import os, signal, sys
 from sqlalchemy import event
 from storage.jobs.values import Idempotency, Submission
 from storage.database.connection import Database
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.settings import read_settings
 from tests.contract.test_purge import purge
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from celery import Celery
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.errors import DatabaseProblem
 from storage.fleet.fault_log import FaultLog
@@ -17,7 +17,7 @@ from storage.fleet.memory_limits import MemoryLimits
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings

@@ -7,7 +7,8 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
-from storage.broker import make_celery, queue_name
+from storage.broker.celery_app import make_celery
+from storage.broker.queues import queue_name
 from storage.database.connection import Database
 from storage.fleet.workers import Workers
 from storage.process import lifeline

@@ -16,7 +16,7 @@ from celery import Task, current_app, shared_task
 from celery.signals import setup_logging, worker_process_init
 from celery.worker.request import Request
 
-from storage.broker import TURN_TASK
+from storage.broker.queues import TURN_TASK
 from storage.database.connection import Database
 from storage.errors import DatabaseProblem, DeviceBroken, NotFound
 from storage.jobs.jobs import Jobs

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from PIL.Image import Image
 
 from storage.jobs.values import ClaimedJob, Published, RenderedBatch
-from storage.objects.s3 import picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.states import State
 from worker.serving.encode import to_png
 from worker.serving.leases import Leases

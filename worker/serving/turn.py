@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
 from storage.jobs.values import Claim
 from storage.rules.states import Priority
