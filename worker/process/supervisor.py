@@ -1,7 +1,7 @@
-"""`farm-worker`: starts one Celery worker per device, restarts what dies, stops them cleanly.
+"""`farm-worker`: starts one Celery worker per device, restarts those that die, and stops them cleanly.
 
-Stopping: the first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end
-of the grace period, kills the workers and gives their jobs back to the queue without burning an attempt.
+The first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end of the grace
+period, kills the workers; their jobs are requeued, and this does not count as an attempt.
 """
 
 import logging
@@ -59,7 +59,7 @@ class Supervisor:
     _woken: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Returns when every worker has ended after a request to stop."""
+        """Return when every worker has ended after a request to stop."""
         machine = machine_name(self.settings)
         seats = [_Seat(device=device, name=device.worker_name(machine)) for device in self.devices]
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,7 +98,7 @@ class Supervisor:
 
     def _stop(self, seats: list[_Seat]) -> None:
         running = [seat for seat in seats if seat.process is not None]
-        log.info("stopping workers=%d; running batches are finished (again to give them back)", len(running))
+        log.info("stopping workers=%d after their running batches; stop again to requeue those", len(running))
         for seat in running:
             _signal(seat, signal.SIGTERM)
         deadline = time.monotonic() + self.settings.grace_seconds
@@ -107,10 +107,10 @@ class Supervisor:
             self._woken.wait(_POLL_SECONDS / 5)
         for seat in running:
             if seat.process is not None and seat.process.poll() is None:
-                log.warning("worker=%s is killed, its jobs go back to the queue", seat.name)
+                log.warning("worker=%s did not stop in time: killed, its jobs are requeued", seat.name)
                 _kill_group(seat.process)
                 seat.process.wait()
-            # Also after a clean end: pictures that no store took are rendered again elsewhere.
+            # After a clean end too: pictures that could not be stored are rendered again elsewhere.
             requeue_jobs_of(seat.name)
         self._forget(running)
 
@@ -120,7 +120,7 @@ class Supervisor:
             for seat in seats:
                 Workers(database).forget(seat.name)
         except DatabaseProblem as error:
-            log.warning("workers not signed off: %s", error)
+            log.warning("workers could not be signed off: %s", error)
         finally:
             database.close()
 
@@ -131,7 +131,7 @@ def _signal(seat: _Seat, number: signal.Signals) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with its child: each worker leads a session of its own."""
+    """Kill a worker and its child: each worker leads a session of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -145,10 +145,10 @@ def _any_alive(seats: list[_Seat]) -> bool:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--devices", metavar="LIST", help="auto, or a list such as cuda:0,cuda:1 (FARM_DEVICES).")
 @click.option("--simulated", type=click.IntRange(1, 64), metavar="N", help="N simulated devices instead of real ones.")
-@click.option("--serve", metavar="ALIASES", help="Models to serve, separated by commas (FARM_SERVE; default all).")
+@click.option("--serve", metavar="ALIASES", help="Comma-separated models to serve (FARM_SERVE; default: all).")
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def main(devices: str | None, simulated: int | None, serve: str | None, stop_with_parent: bool) -> None:
-    """Render jobs on this machine's devices: one worker per device, until SIGTERM or Ctrl-C."""
+    """Render jobs on this machine's devices, one worker per device, until SIGTERM or Ctrl-C."""
     if simulated:
         devices = ",".join(f"simulated:{index}" for index in range(simulated))
     for name, value in {"FARM_DEVICES": devices, "FARM_SERVE": serve}.items():
@@ -168,13 +168,13 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
 
 
 def _ready_devices(settings: Settings) -> list[Device]:
-    """The devices to serve, once everything that a worker needs was found in order. Raises FarmError."""
+    """Return the devices to serve, after checking all that a worker needs. Raises FarmError."""
     registry = read_registry(settings)
     devices = find_devices(settings.devices)
     for device in devices:
         served_models(settings, registry, device)
     if settings.broker_url is None:
-        raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
+        raise BadSettings("FARM_BROKER_URL is not set: name a Redis server, or use `farm up`, which starts one")
     Tickets(settings).check()
     database = Database(settings.database)
     try:
