@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings, NotFound
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.renders.measures import Measures
 from storage.renders.views import Views
 from storage.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 
 from storage.database.connection import Database
 from storage.database.schema import upgrade
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import durations, servers
 from tests.servers import PostgresServer, S3Server

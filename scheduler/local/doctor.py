@@ -10,12 +10,12 @@ from enum import StrEnum
 
 from scheduler.local import local_farm
 from scheduler.services import make_home
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BrokerProblem, DatabaseProblem, FarmError
 from storage.fleet.workers import Workers
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.settings import Settings
 from storage.spec.registry import read_registry
 
