@@ -1,4 +1,4 @@
-# make render: the first pictures.  make test: everything that must hold.
+# make render: the first pictures.  make quick, affected, test: what must hold, in a minute, as far as changed, all of it.
 PYTHON ?= python3
 BIN := .venv/bin
 # An unpinned torch takes gigabytes; the constraints name exactly what was tested.
@@ -6,20 +6,43 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: chaos render test lint load shapes format clean
+.PHONY: affected chaos clean coverage durations format lint load quick render shapes test
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
 
-# More at once than two cores: they wait for servers, leases and one another half of the time. Short files come last.
+# Files of tests go whole to one process, the longest first (tests/durations.json).
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
+# Everything that needs no PostgreSQL, no S3 and no process of a farm: for before each commit.
+quick: .venv/test lint
+	$(PYTEST) --quiet --numprocesses 2 --databases sqlite --stores folder tests/unit tests/contract
+
+# The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
+affected: .venv/test lint
+	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# More at once than two cores: they wait for servers, leases and one another half of the time.
 test: .venv/test lint
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --numprocesses 3 --durations-to $(or $(DURATIONS),.pytest_cache/durations.json)
+
+# The same, and the figures kept for the next runs.
+durations:
+	$(MAKE) test DURATIONS=tests/durations.json
+
+# Which lines the tests run, those that farm processes run included; figures on the screen, pages in htmlcov/.
+coverage: .venv/test
+	rm -f .coverage .coverage.*
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --numprocesses 3
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --skip-covered --sort cover
 
 lint: .venv/test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 # The load test with its figures: jobs a second, tickets, peak memory of each process.
 load: .venv/test

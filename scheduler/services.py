@@ -11,11 +11,11 @@ from storage.errors import BadSettings, NotFound
 from storage.settings import Settings
 
 if TYPE_CHECKING:
-    from storage.broker import Tickets
+    from storage.broker.tickets import Tickets
     from storage.database.connection import Database
     from storage.fleet.workers import Workers
     from storage.jobs.jobs import Jobs
-    from storage.objects.s3 import ObjectStore
+    from storage.objects.store import ObjectStore
     from storage.renders.measures import Measures
     from storage.renders.views import Views
     from storage.spec.registry import Registry
@@ -43,7 +43,7 @@ class Services:
     @cached_property
     def objects(self) -> "ObjectStore":
         """Raises BadSettings if the address cannot be understood."""
-        from storage.objects.s3 import open_objects
+        from storage.objects.store import open_objects
 
         return open_objects(self.settings)
 
@@ -104,7 +104,7 @@ def open_services(settings: Settings) -> Services:
 
 def open_tickets(settings: Settings, broker_url: str) -> "Tickets":
     """Open tickets over a broker that answers. Raises BrokerProblem."""
-    from storage.broker import Tickets
+    from storage.broker.tickets import Tickets
 
     tickets = Tickets(settings.model_copy(update={"broker_url": broker_url}))
     tickets.check()

@@ -175,6 +175,13 @@ def read_settings(**overrides: str) -> Settings:
         raise BadSettings(f"FARM_{str(problem['loc'][0]).upper()}={problem['input']!r}: {message}") from None
 
 
+def broker_address(settings: Settings) -> str:
+    """Return the broker's URL. Raises BadSettings if none is set."""
+    if settings.broker_url is None:
+        raise BadSettings("FARM_BROKER_URL is not set; `farm up` runs a broker on this machine")
+    return settings.broker_url
+
+
 def without_secrets(url: str) -> str:
     """An address fit for a message or a log: its password, if any, as ***."""
     # By pattern, not by urlsplit: a password may hold a slash that nobody escaped.

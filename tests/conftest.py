@@ -1,11 +1,14 @@
-"""Servers for the whole session; a fresh database, key space or bucket for each test; nothing left behind."""
+"""Servers for the whole run; a fresh database, key space or bucket for each test; nothing left behind."""
 
 import os
 import secrets
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psutil
@@ -13,10 +16,11 @@ import pytest
 
 from storage.database.connection import Database
 from storage.database.schema import upgrade
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import servers
+from tests import durations, servers
 from tests.servers import PostgresServer, S3Server
+from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +29,73 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="How often they are killed.")
     parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")
+    parser.addoption(
+        "--databases", default="sqlite,postgresql", help="Deselects the tests that need a database not named here."
+    )
+    parser.addoption(
+        "--stores", default="folder,s3", help="Deselects the tests that need an object store not named here."
+    )
+    parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
+
+
+#: What a test needs, by the fixtures (or parameters, where those are named after fixtures) that it uses.
+_NEEDS = {
+    "sqlite": {"sqlite"},
+    "postgresql": {"postgresql", "postgres", "postgres_server", "postgresql+s3"},
+    "folder": {"local"},
+    "s3": {"s3", "s3_with_signatures", "moto_server", "rclone_server", "postgresql+s3"},
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = {*config.getoption("--databases").split(","), *config.getoption("--stores").split(",")}
+    if unknown := chosen - _NEEDS.keys():
+        raise pytest.UsageError(f"--databases, --stores: unknown: {', '.join(sorted(unknown))}")
+    unwanted = set().union(*(words for name, words in _NEEDS.items() if name not in chosen))
+    dropped = [item for item in items if _words(item) & unwanted]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    kept = set(items) - set(dropped)
+    items[:] = durations.longest_first([item for item in items if item in kept])
+
+
+def _words(item: pytest.Item) -> set[str]:
+    parameters = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    return {*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))}
+
+
+# -- servers of the whole run ----------------------------------------------------------------------------------
+
+SharedServer = Callable[[Name], str]
+_KEEPER = pytest.StashKey[ServerKeeper]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_KEEPER] = ServerKeeper()
+    file = config.getoption("--durations-to")
+    if file and not hasattr(config, "workerinput"):
+        processes = config.getoption("numprocesses", None) or 1
+        config.pluginmanager.register(durations.Recorder(Path(file), processes=processes))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Called by xdist, in the process that hands out the tests, before each process that runs them starts."""
+    node.workerinput["servers"] = asdict(node.config.stash[_KEEPER].invite())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_KEEPER].close()
+
+
+@pytest.fixture(scope="session")
+def shared_server(request: pytest.FixtureRequest) -> SharedServer:
+    """The address of a server that all test processes share, by its name."""
+    handed = getattr(request.config, "workerinput", {}).get("servers")
+    return Invitation(**handed).address if handed else request.config.stash[_KEEPER].address
 
 
 # -- surroundings ----------------------------------------------------------------------------------------------
@@ -65,17 +136,9 @@ def no_settings_from_outside() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    with servers.postgres_server() as server:
+def postgres_server(shared_server: SharedServer) -> Iterator[PostgresServer]:
+    with closing(PostgresServer(shared_server("postgresql"))) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def postgres_template(postgres_server: PostgresServer) -> str:
-    """The name of a database with tables and no rows, to be copied."""
-    name = postgres_server.create()
-    _migrate(postgres_server.url(name))
-    return name
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +150,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgres(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+def postgres(postgres_server: PostgresServer) -> Iterator[str]:
     """The address of a PostgreSQL database with tables and no rows."""
-    name = postgres_server.create(template=postgres_template)
+    name = postgres_server.create(template=POSTGRES_TEMPLATE)
     yield postgres_server.url(name)
     postgres_server.drop(name)
 
@@ -163,14 +226,14 @@ def redis_url(redis_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with servers.moto_server(tmp_path_factory.mktemp("moto")) as server:
+def moto_server(shared_server: SharedServer) -> Iterator[S3Server]:
+    with closing(S3Server(shared_server("moto"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with servers.rclone_server(tmp_path_factory.mktemp("rclone")) as server:
+def rclone_server(shared_server: SharedServer) -> Iterator[S3Server]:
+    with closing(S3Server(shared_server("rclone"))) as server:
         yield server
 
 

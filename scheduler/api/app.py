@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import events, fleet, problems, renders, schedules
+from scheduler.api import events, fleet, health, problems, renders, schedules
 from scheduler.api.access import Access
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.context import ApiContext
@@ -67,20 +67,14 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
         lifespan=_with_threads,
         separate_input_output_schemas=False,
     )
+    app.state.context = context
     app.state.access = Access(
         Keys(context.services.database), nobody=context.services.settings.owner, open_without_keys=open_without_keys
     )
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     problems.answer_with_problems(app, {**openais, "/sdapi": automatic1111.error})
-    app.include_router(renders.routes(context))
-    app.include_router(events.routes(context))
-    app.include_router(schedules.routes(context))
-    app.include_router(fleet.routes(context))
-    app.include_router(openai_images.routes(context))
-    app.include_router(openai_batches.routes(context))
-    app.include_router(automatic1111.routes(context))
-    app.include_router(replicate.routes(context))
-    app.include_router(fleet.health_routes(context))
+    for room in (renders, events, schedules, fleet, openai_images, openai_batches, automatic1111, replicate, health):
+        app.include_router(room.router)
     app.add_middleware(_Bounded)
     return app
 

@@ -3,9 +3,13 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
+from threading import BoundedSemaphore
+from typing import Annotated
+
+from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
@@ -14,25 +18,35 @@ from scheduler.intake.manifests import Manifest
 from scheduler.services import Services
 from storage.access.quotas import Quotas, exceeded_limit
 from storage.access.signing import SigningSecrets
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification
+from storage.events.log import EventLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import copy_input
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
+from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
 from storage.spec.registry import Registry
 
 _POLL_SECONDS = 0.2
+#: Inputs in memory at once to be checked, each of up to `MAX_BYTES` and what it decodes to.
+_CHECKED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class ApiContext:
+    """One per application, in `app.state.context`; routes take it as a parameter of the type `Context`."""
+
     services: Services
     tickets: Tickets | None
+    #: An uploaded input waits on the disk until it may be in memory, whole, to be checked.
+    checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
+    #: Owner → the model that they have chosen by AUTOMATIC1111's `POST /options`, as long as this process lives.
+    chosen_models: dict[str, str] = field(default_factory=dict)
 
     @property
     def jobs(self) -> Jobs:
@@ -57,6 +71,14 @@ class ApiContext:
     @property
     def files(self) -> OpenAIFiles:
         return OpenAIFiles(self.services.database)
+
+    @property
+    def events(self) -> EventLog:
+        return EventLog(self.services.database)
+
+    @property
+    def schedules(self) -> Schedules:
+        return Schedules(self.services.database, self.jobs)
 
     @property
     def links(self) -> SignedUrls:
@@ -147,3 +169,12 @@ class ApiContext:
     def _seconds(self, models: Sequence[str], pictures: int) -> float | None:
         rate = sum(worker.rate for worker in self.workers.all() if set(worker.models) & set(models))
         return round(pictures / rate, 1) if rate else None
+
+
+async def _context(request: Request) -> ApiContext:
+    # A coroutine, though it waits for nothing: a plain function would cost every request a thread more.
+    context: ApiContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ApiContext, Depends(_context)]

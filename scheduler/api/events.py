@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Reader, Submitter
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.renders import RenderId
 from storage.errors import NotFound, ServiceProblem
-from storage.events.log import Event, EventLog
+from storage.events.log import Event
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
 
@@ -26,62 +26,59 @@ _LOOK_SECONDS = 0.5
 _KEEP_ALIVE_SECONDS = 15.0
 
 
-def routes(context: ApiContext) -> APIRouter:
-    router = APIRouter(prefix="/v1", responses=RESPONSES)
-    log = EventLog(context.services.database)
-
-    @router.get(
-        "/renders/{render_id}/events",
-        tags=["renders"],
-        response_class=StreamingResponse,
-        responses={
-            200: {"content": {"text/event-stream": {}}, "description": "Events until the render is finished."},
-            204: {"description": "It is finished, and every event was seen."},
-        },
-    )
-    def follow_render(
-        render_id: RenderId,
-        caller: Reader,
-        last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
-        after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
-    ) -> Response:
-        """What happens to a render (server-sent events): each event once and in order, whenever it was cut off.
-
-        `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
-        `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
-        """
-        render = context.render(caller, render_id)
-        if not context.views.is_watched(render_id):
-            raise Refused(409, f"render {render_id} was not submitted over the API: its events are not written down")
-        seen = after if last_event_id is None else last_event_id
-        if render.finished and not log.after(render_id, seen, limit=1):
-            # An EventSource would connect again and again; this is how it is told to stop.
-            return Response(status_code=204)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            _stream(context, log, render_id, seen), media_type="text/event-stream", headers=headers
-        )
-
-    @router.get("/webhooks/secret", tags=["webhooks"])
-    def get_webhook_secret(caller: Submitter) -> SecretAnswer:
-        """What your webhooks are signed with."""
-        return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
-
-    return router
-
-
 class SecretAnswer(BaseModel):
     key: str = Field(description="whsec_ and base64, as Standard Webhooks' libraries take it.")
 
 
-async def _stream(context: ApiContext, log: EventLog, render_id: str, seen: int) -> AsyncIterator[str]:
+router = APIRouter(prefix="/v1", responses=RESPONSES)
+
+
+@router.get(
+    "/renders/{render_id}/events",
+    tags=["renders"],
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events until the render is finished."},
+        204: {"description": "It is finished, and every event was seen."},
+    },
+)
+def follow_render(
+    context: Context,
+    render_id: RenderId,
+    caller: Reader,
+    last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
+    after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
+) -> Response:
+    """What happens to a render (server-sent events): each event once and in order, whenever it was cut off.
+
+    `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
+    `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
+    """
+    render = context.render(caller, render_id)
+    if not context.views.is_watched(render_id):
+        raise Refused(409, f"render {render_id} was not submitted over the API: its events are not written down")
+    seen = after if last_event_id is None else last_event_id
+    if render.finished and not context.events.after(render_id, seen, limit=1):
+        # An EventSource would connect again and again; this is how it is told to stop.
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(context, render_id, seen), media_type="text/event-stream", headers=headers)
+
+
+@router.get("/webhooks/secret", tags=["webhooks"])
+def get_webhook_secret(context: Context, caller: Submitter) -> SecretAnswer:
+    """What your webhooks are signed with."""
+    return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
+
+
+async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterator[str]:
     progress: dict[str, Any] | None = None
     said_at = time.monotonic()
     while True:
         try:
             # Before the events: once it is finished, all of them are there.
             render = await run_in_threadpool(context.views.render, render_id)
-            told = await run_in_threadpool(log.after, render_id, seen)
+            told = await run_in_threadpool(context.events.after, render_id, seen)
         except (ServiceProblem, NotFound):
             # Whoever follows connects again, and goes on after the last event seen, or hears that it is deleted.
             return

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.request_bodies import MAX_JOBS, RenderBody
 from scheduler.api.response_models import (
@@ -53,209 +53,211 @@ IdempotencyKey = Annotated[
 ]
 
 
-def routes(context: ApiContext) -> APIRouter:
-    """Everything below /v1/renders and /v1/jobs."""
-    router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES)
 
-    @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
-    def submit_render(
-        body: RenderBody,
-        caller: Submitter,
-        response: Response,
-        idempotency_key: IdempotencyKey = None,
-        prefer: Annotated[
-            str | None, Header(description="`wait=N`: answer when it is done, after N s at most.")
-        ] = None,
-    ) -> AcceptedAnswer | DryAnswer:
-        """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
-        if body.webhook is not None:
-            check_url(body.webhook.url, allow_private=context.services.settings.webhook_private)
-        remarks: Counter[str] = Counter()
-        with _asked(context, caller, body) as asked:
-            checked = _Checked(context, caller, body)
-            if body.manifest is None:
-                context.admit(caller, body.jobs, name=idempotency_key)
-                wanted: Iterable[NewJob] = list(collecting_remarks(checked.wanted(asked()), context.registry, remarks))
-            else:
-                # Gone through twice: to count it, which a file does not tell, and to accept it, row by row.
-                for _ in collecting_remarks(checked.wanted(asked()), context.registry, remarks):
-                    pass
-                context.admit(caller, checked.pictures, name=idempotency_key)
-                wanted = _Checked(context, caller, body).wanted(asked())
-            if body.dry_run:
-                response.status_code = 200
-                return DryAnswer(
-                    total=checked.pictures,
-                    models=sorted(checked.models),
-                    remarks=sorted(remarks),
-                    **context.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
-                )
-            once = (
-                None
-                if idempotency_key is None
-                else Idempotency(name=idempotency_key, request_hash=_hash(context, caller, body))
+
+@router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
+def submit_render(
+    context: Context,
+    body: RenderBody,
+    caller: Submitter,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it is done, after N s at most.")] = None,
+) -> AcceptedAnswer | DryAnswer:
+    """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
+    if body.webhook is not None:
+        check_url(body.webhook.url, allow_private=context.services.settings.webhook_private)
+    remarks: Counter[str] = Counter()
+    with _asked(context, caller, body) as asked:
+        checked = _Checked(context, caller, body)
+        if body.manifest is None:
+            context.admit(caller, body.jobs, name=idempotency_key)
+            wanted: Iterable[NewJob] = list(collecting_remarks(checked.wanted(asked()), context.registry, remarks))
+        else:
+            # Gone through twice: to count it, which a file does not tell, and to accept it, row by row.
+            for _ in collecting_remarks(checked.wanted(asked()), context.registry, remarks):
+                pass
+            context.admit(caller, checked.pictures, name=idempotency_key)
+            wanted = _Checked(context, caller, body).wanted(asked())
+        if body.dry_run:
+            response.status_code = 200
+            return DryAnswer(
+                total=checked.pictures,
+                models=sorted(checked.models),
+                remarks=sorted(remarks),
+                **context.outlook_of_new(sorted(checked.models), checked.pictures, body.priority),
             )
-            accepted = submit(
-                context.jobs,
-                context.registry,
-                context.tickets,
-                wanted,
-                Submission(
-                    owner=caller.owner,
-                    priority=Priority[body.priority.upper()],
-                    once=once,
-                    key_id=caller.key_id,
-                    watched=True,
-                    webhook=Webhook(url=body.webhook.url, events=tuple(body.webhook.events)) if body.webhook else None,
-                ),
-            )
-        if (seconds := wait_of(prefer)) is not None:
-            response.headers["Preference-Applied"] = f"wait={seconds}"
-            context.wait(accepted.render_id, seconds=seconds)
-        render = context.render(caller, accepted.render_id)
-        response.headers["Location"] = f"/v1/renders/{render.id}"
-        # As it was accepted: of a request made twice, the seeds of the first time.
-        seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
-        return AcceptedAnswer(
-            **RenderAnswer.of(render, **context.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
+        once = (
+            None
+            if idempotency_key is None
+            else Idempotency(name=idempotency_key, request_hash=_hash(context, caller, body))
         )
-
-    @router.get("/renders", tags=["renders"])
-    def list_renders(
-        caller: Reader,
-        after: Annotated[
-            str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")
-        ] = None,
-        limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
-    ) -> RenderPage:
-        """Your renders, newest first; with a key of the role admin, everybody's."""
-        found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
-        page = found[:limit]
-        return RenderPage(
-            renders=[RenderAnswer.of(render) for render in page], next=page[-1].id if len(found) > limit else None
+        accepted = submit(
+            context.jobs,
+            context.registry,
+            context.tickets,
+            wanted,
+            Submission(
+                owner=caller.owner,
+                priority=Priority[body.priority.upper()],
+                once=once,
+                key_id=caller.key_id,
+                watched=True,
+                webhook=Webhook(url=body.webhook.url, events=tuple(body.webhook.events)) if body.webhook else None,
+            ),
         )
-
-    @router.get("/renders/{render_id}", tags=["renders"])
-    def get_render(render_id: RenderId, caller: Reader) -> RenderAnswer:
-        """How a render stands."""
-        render = context.render(caller, render_id)
-        return RenderAnswer.of(render, **context.outlook(render))
-
-    @router.get("/renders/{render_id}/jobs", tags=["renders"])
-    def list_jobs(
-        render_id: RenderId,
-        caller: Reader,
-        state: Annotated[State | None, Query(description="Only those in this state.")] = None,
-        after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
-        limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
-    ) -> JobPage:
-        """A render's pictures in their order."""
-        context.render(caller, render_id)
-        found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
-        page = found[:limit]
-        return JobPage(jobs=[JobAnswer.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
-
-    @router.delete("/renders/{render_id}", tags=["renders"])
-    def cancel_render(render_id: RenderId, caller: Submitter) -> CancelAnswer:
-        """Cancel what is not finished. Pictures that are done stay. Harmless to repeat."""
-        context.render(caller, render_id)
-        cancelled = context.jobs.cancel(render_id)
-        return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
-
-    @router.post("/renders/{render_id}/retry", tags=["renders"])
-    def retry_render(render_id: RenderId, caller: Submitter) -> RetryAnswer:
-        """Render the failed pictures again, with the same seeds."""
-        context.render(caller, render_id)
-        retried = context.jobs.retry(render_id, quanta=quanta(context.registry))
-        models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
-        publish_tickets(
-            context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys())
-        )
-        return RetryAnswer(id=render_id, retried=retried)
-
-    @router.post("/renders/{render_id}/hold", tags=["renders"])
-    def hold_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
-        """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
-        context.render(caller, render_id)
-        context.jobs.hold(render_id)
-        return RenderAnswer.of(context.render(caller, render_id))
-
-    @router.post("/renders/{render_id}/release", tags=["renders"])
-    def release_render(render_id: RenderId, caller: Submitter) -> RenderAnswer:
-        """Let what is held into the queue again. Harmless to repeat."""
-        context.render(caller, render_id)
-        context.jobs.release(render_id)
-        publish_tickets(
-            context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models)
-        )
-        render = context.render(caller, render_id)
-        return RenderAnswer.of(render, **context.outlook(render))
-
-    @router.patch("/renders/{render_id}", tags=["renders"])
-    def change_render(
-        render_id: RenderId,
-        caller: Submitter,
-        priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
-    ) -> RenderAnswer:
-        """Change the priority of what still waits."""
-        context.render(caller, render_id)
-        context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
-        models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
-        publish_tickets(
-            context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys())
-        )
-        render = context.render(caller, render_id)
-        return RenderAnswer.of(render, **context.outlook(render))
-
-    @router.get("/jobs/{job_id}", tags=["jobs"])
-    def get_job(job_id: JobId, caller: Reader) -> JobAnswer:
-        """One picture: how it stands, and once it is done with what it was made."""
-        job = context.job(caller, job_id)
-        made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
-        shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
-        more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
-        return JobAnswer.of(
-            job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more
-        )
-
-    @router.get(
-        "/jobs/{job_id}/image",
-        tags=["jobs"],
-        response_class=Response,
-        responses={200: {"content": {"image/png": {}}}, 307: {"description": "It is there, for a quarter of an hour."}},
+    if (seconds := wait_of(prefer)) is not None:
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        context.wait(accepted.render_id, seconds=seconds)
+    render = context.render(caller, accepted.render_id)
+    response.headers["Location"] = f"/v1/renders/{render.id}"
+    # As it was accepted: of a request made twice, the seeds of the first time.
+    seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
+    return AcceptedAnswer(
+        **RenderAnswer.of(render, **context.outlook(render)).model_dump(), seeds=seeds, remarks=sorted(remarks)
     )
-    def get_image(job_id: JobId, caller: Reader) -> Response:
-        """The picture (PNG, its recipe within)."""
-        job = context.job(caller, job_id)
-        if job.object is None:
-            raise Refused(404, f"job {job.id} is {job.state} and has no picture")
-        address = context.objects.presign(job.object)
-        if address.startswith("http"):
-            return RedirectResponse(address, 307)
-        headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
-        return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
 
-    @router.get(
-        "/pictures/{job_id}", tags=["jobs"], response_class=Response, responses={200: {"content": {"image/png": {}}}}
+
+@router.get("/renders", tags=["renders"])
+def list_renders(
+    context: Context,
+    caller: Reader,
+    after: Annotated[str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")] = None,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
+) -> RenderPage:
+    """Your renders, newest first; with a key of the role admin, everybody's."""
+    found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
+    page = found[:limit]
+    return RenderPage(
+        renders=[RenderAnswer.of(render) for render in page], next=page[-1].id if len(found) > limit else None
     )
-    def get_picture(
-        job_id: JobId,
-        until: Annotated[int, Query(ge=0, le=2**40, description="As in the address.")],
-        signature: Annotated[str, Query(max_length=64, description="As in the address.")],
-    ) -> Response:
-        """A picture by an address that this API has given: it opens without a key, for an hour."""
-        if not context.links.opens(job_id, until, signature):
-            raise Refused(404, "this address is none of ours, or its hour is over")
-        return Response(context.objects.get(str(context.views.job(job_id).object)), media_type="image/png")
 
-    @router.delete("/jobs/{job_id}", tags=["jobs"])
-    def cancel_job(job_id: JobId, caller: Submitter) -> CancelAnswer:
-        """Cancel one picture; the others of its batch go on. Harmless to repeat."""
-        job = context.job(caller, job_id)
-        cancelled = context.jobs.cancel_job(job.render_id, job.index)
-        return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))
 
-    return router
+@router.get("/renders/{render_id}", tags=["renders"])
+def get_render(context: Context, render_id: RenderId, caller: Reader) -> RenderAnswer:
+    """How a render stands."""
+    render = context.render(caller, render_id)
+    return RenderAnswer.of(render, **context.outlook(render))
+
+
+@router.get("/renders/{render_id}/jobs", tags=["renders"])
+def list_jobs(
+    context: Context,
+    render_id: RenderId,
+    caller: Reader,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
+) -> JobPage:
+    """A render's pictures in their order."""
+    context.render(caller, render_id)
+    found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
+    page = found[:limit]
+    return JobPage(jobs=[JobAnswer.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
+
+
+@router.delete("/renders/{render_id}", tags=["renders"])
+def cancel_render(context: Context, render_id: RenderId, caller: Submitter) -> CancelAnswer:
+    """Cancel what is not finished. Pictures that are done stay. Harmless to repeat."""
+    context.render(caller, render_id)
+    cancelled = context.jobs.cancel(render_id)
+    return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
+
+
+@router.post("/renders/{render_id}/retry", tags=["renders"])
+def retry_render(context: Context, render_id: RenderId, caller: Submitter) -> RetryAnswer:
+    """Render the failed pictures again, with the same seeds."""
+    context.render(caller, render_id)
+    retried = context.jobs.retry(render_id, quanta=quanta(context.registry))
+    models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+    publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
+    return RetryAnswer(id=render_id, retried=retried)
+
+
+@router.post("/renders/{render_id}/hold", tags=["renders"])
+def hold_render(context: Context, render_id: RenderId, caller: Submitter) -> RenderAnswer:
+    """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
+    context.render(caller, render_id)
+    context.jobs.hold(render_id)
+    return RenderAnswer.of(context.render(caller, render_id))
+
+
+@router.post("/renders/{render_id}/release", tags=["renders"])
+def release_render(context: Context, render_id: RenderId, caller: Submitter) -> RenderAnswer:
+    """Let what is held into the queue again. Harmless to repeat."""
+    context.render(caller, render_id)
+    context.jobs.release(render_id)
+    publish_tickets(context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models))
+    render = context.render(caller, render_id)
+    return RenderAnswer.of(render, **context.outlook(render))
+
+
+@router.patch("/renders/{render_id}", tags=["renders"])
+def change_render(
+    context: Context,
+    render_id: RenderId,
+    caller: Submitter,
+    priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
+) -> RenderAnswer:
+    """Change the priority of what still waits."""
+    context.render(caller, render_id)
+    context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
+    models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
+    publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
+    render = context.render(caller, render_id)
+    return RenderAnswer.of(render, **context.outlook(render))
+
+
+@router.get("/jobs/{job_id}", tags=["jobs"])
+def get_job(context: Context, job_id: JobId, caller: Reader) -> JobAnswer:
+    """One picture: how it stands, and once it is done with what it was made."""
+    job = context.job(caller, job_id)
+    made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
+    shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
+    more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
+    return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more)
+
+
+@router.get(
+    "/jobs/{job_id}/image",
+    tags=["jobs"],
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, 307: {"description": "It is there, for a quarter of an hour."}},
+)
+def get_image(context: Context, job_id: JobId, caller: Reader) -> Response:
+    """The picture (PNG, its recipe within)."""
+    job = context.job(caller, job_id)
+    if job.object is None:
+        raise Refused(404, f"job {job.id} is {job.state} and has no picture")
+    address = context.objects.presign(job.object)
+    if address.startswith("http"):
+        return RedirectResponse(address, 307)
+    headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
+    return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+
+
+@router.get(
+    "/pictures/{job_id}", tags=["jobs"], response_class=Response, responses={200: {"content": {"image/png": {}}}}
+)
+def get_picture(
+    context: Context,
+    job_id: JobId,
+    until: Annotated[int, Query(ge=0, le=2**40, description="As in the address.")],
+    signature: Annotated[str, Query(max_length=64, description="As in the address.")],
+) -> Response:
+    """A picture by an address that this API has given: it opens without a key, for an hour."""
+    if not context.links.opens(job_id, until, signature):
+        raise Refused(404, "this address is none of ours, or its hour is over")
+    return Response(context.objects.get(str(context.views.job(job_id).object)), media_type="image/png")
+
+
+@router.delete("/jobs/{job_id}", tags=["jobs"])
+def cancel_job(context: Context, job_id: JobId, caller: Submitter) -> CancelAnswer:
+    """Cancel one picture; the others of its batch go on. Harmless to repeat."""
+    job = context.job(caller, job_id)
+    cancelled = context.jobs.cancel_job(job.render_id, job.index)
+    return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))
 
 
 @contextmanager

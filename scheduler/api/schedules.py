@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
 from scheduler.cron.firing import schedule_runner
@@ -20,7 +20,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import specify
 from storage.errors import BadSpecification
 from storage.jobs.values import Webhook
-from storage.renders.schedules import NAME, Firing, Plan, Schedule, Schedules
+from storage.renders.schedules import NAME, Firing, Plan, Schedule
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 
@@ -86,65 +86,73 @@ class FiredAnswer(BaseModel):
     render_id: str | None = Field(description="None where its overlap rule forbids it now.")
 
 
-def routes(context: ApiContext) -> APIRouter:
-    """Everything below /v1/schedules."""
-    router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
-    schedules = Schedules(context.services.database, context.jobs)
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
 
-    @router.post("", status_code=201)
-    def add_schedule(body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
-        """Submit the same order by the clock. It is checked now; a name may be used once."""
-        check_plan(body.cron, body.timezone, body.window)
-        seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
-        terms = _terms(context, caller, body.render, same_seeds=seeds == "same")
-        with _order(context, caller, body.render) as order:
-            kept = store_order(order, terms, context.registry, context.objects)
-        plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
-        made = schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
-        return _answer(made, schedules.now())
 
-    @router.get("")
-    def list_schedules(caller: Reader) -> list[ScheduleAnswer]:
-        """Your schedules; with a key of the role admin, everybody's."""
-        now = schedules.now()
-        return [_answer(one, now) for one in schedules.all(owner=caller.sees)]
+@router.post("", status_code=201)
+def add_schedule(context: Context, body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
+    """Submit the same order by the clock. It is checked now; a name may be used once."""
+    check_plan(body.cron, body.timezone, body.window)
+    seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
+    terms = _terms(context, caller, body.render, same_seeds=seeds == "same")
+    with _order(context, caller, body.render) as order:
+        kept = store_order(order, terms, context.registry, context.objects)
+    plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
+    made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
+    return _answer(made, context.schedules.now())
 
-    @router.get("/{name}")
-    def get_schedule(name: Name, caller: Reader) -> ScheduleAnswer:
-        """When it fires next, and what it renders."""
-        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
 
-    @router.get("/{name}/history")
-    def get_history(
-        name: Name, caller: Reader, limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100
-    ) -> list[FiringAnswer]:
-        """What became of its planned times, newest first."""
-        return [_firing(one) for one in schedules.history(schedules.get(name, owner=caller.owner), limit=limit)]
+@router.get("")
+def list_schedules(context: Context, caller: Reader) -> list[ScheduleAnswer]:
+    """Your schedules; with a key of the role admin, everybody's."""
+    now = context.schedules.now()
+    return [_answer(one, now) for one in context.schedules.all(owner=caller.sees)]
 
-    @router.post("/{name}/pause")
-    def pause_schedule(name: Name, caller: Submitter) -> ScheduleAnswer:
-        """Fire no more until it is resumed. Harmless to repeat."""
-        schedules.pause(schedules.get(name, owner=caller.owner))
-        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
 
-    @router.post("/{name}/resume")
-    def resume_schedule(name: Name, caller: Submitter) -> ScheduleAnswer:
-        """Fire again, from now on. Harmless to repeat."""
-        schedules.resume(schedules.get(name, owner=caller.owner))
-        return _answer(schedules.get(name, owner=caller.owner), schedules.now())
+@router.get("/{name}")
+def get_schedule(context: Context, name: Name, caller: Reader) -> ScheduleAnswer:
+    """When it fires next, and what it renders."""
+    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
-    @router.post("/{name}/run-now", status_code=202)
-    def run_schedule_now(name: Name, caller: Submitter) -> FiredAnswer:
-        """Fire once now, beside the plan."""
-        found = schedules.get(name, owner=caller.owner)
-        return FiredAnswer(name=name, render_id=schedule_runner(context.services, context.tickets).fire_by_hand(found))
 
-    @router.delete("/{name}", status_code=204)
-    def remove_schedule(name: Name, caller: Submitter) -> None:
-        """Forget it and its history. What it rendered stays, held what is held."""
-        schedules.remove(schedules.get(name, owner=caller.owner))
+@router.get("/{name}/history")
+def get_history(
+    context: Context,
+    name: Name,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100,
+) -> list[FiringAnswer]:
+    """What became of its planned times, newest first."""
+    return [
+        _firing(one) for one in context.schedules.history(context.schedules.get(name, owner=caller.owner), limit=limit)
+    ]
 
-    return router
+
+@router.post("/{name}/pause")
+def pause_schedule(context: Context, name: Name, caller: Submitter) -> ScheduleAnswer:
+    """Fire no more until it is resumed. Harmless to repeat."""
+    context.schedules.pause(context.schedules.get(name, owner=caller.owner))
+    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+
+
+@router.post("/{name}/resume")
+def resume_schedule(context: Context, name: Name, caller: Submitter) -> ScheduleAnswer:
+    """Fire again, from now on. Harmless to repeat."""
+    context.schedules.resume(context.schedules.get(name, owner=caller.owner))
+    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+
+
+@router.post("/{name}/run-now", status_code=202)
+def run_schedule_now(context: Context, name: Name, caller: Submitter) -> FiredAnswer:
+    """Fire once now, beside the plan."""
+    found = context.schedules.get(name, owner=caller.owner)
+    return FiredAnswer(name=name, render_id=schedule_runner(context.services, context.tickets).fire_by_hand(found))
+
+
+@router.delete("/{name}", status_code=204)
+def remove_schedule(context: Context, name: Name, caller: Submitter) -> None:
+    """Forget it and its history. What it rendered stays, held what is held."""
+    context.schedules.remove(context.schedules.get(name, owner=caller.owner))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hmac
 import time
 
 from storage.access.signing import SigningSecrets
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.views import JobView
 
 _SECONDS = 3600

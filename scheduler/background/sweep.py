@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from scheduler.intake.tickets import top_up
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import DatabaseBusy, DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.jobs.jobs import Jobs

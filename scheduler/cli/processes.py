@@ -16,7 +16,7 @@ from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
 from scheduler.services import make_home, open_services, open_tickets
-from storage.broker import make_celery
+from storage.broker.celery_app import make_celery
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings

@@ -17,7 +17,7 @@ from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import Accepted, collecting_remarks, submit
 from scheduler.results.download import prepare_folder
 from scheduler.services import Services, open_services
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
 from storage.jobs.values import Idempotency, Submission
 from storage.rules.states import Priority

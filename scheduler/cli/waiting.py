@@ -18,7 +18,7 @@ from scheduler.local.home import Home
 from scheduler.results.download import Downloads
 from scheduler.results.follow import follow
 from scheduler.services import Services, open_tickets
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS

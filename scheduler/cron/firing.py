@@ -16,10 +16,10 @@ from scheduler.intake.submit import publish_tickets, quanta
 from scheduler.services import Services
 from storage.access.keys import Keys
 from storage.access.quotas import Quotas, exceeded_limit
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import InvalidInput, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.schedules import FiringOutcome, Schedule, Schedules
 from storage.spec.registry import Registry
 

@@ -19,7 +19,7 @@ from scheduler.intake.uploads import MAX_BYTES, upload_all, with_references
 from storage.errors import BadSpecification
 from storage.jobs.values import Submission, Webhook
 from storage.objects.inputs import copy_input, put_input_file
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.rules.states import Priority
 from storage.spec.picture import Request
 from storage.spec.registry import Registry

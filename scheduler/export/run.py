@@ -20,7 +20,7 @@ from scheduler.export.plan import Shard, Sharding, shards
 from scheduler.export.rows import Columns, columns_of, counts, row_of
 from scheduler.export.targets import Target, write_down, writing
 from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.exports import Exports
 from storage.renders.views import JobView, Views
 from storage.rules.states import FINAL, State

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 
 from storage.errors import ExportProblem, InvalidInput, NotFound
 from storage.objects.folder import sync_folder
-from storage.objects.s3 import S3Objects, open_place
+from storage.objects.store import Bucket, open_place
 from storage.settings import Settings
 
 #: What an export says of itself; readers of Hugging Face's and of Arrow's pass such a folder over.
@@ -122,7 +122,7 @@ class FolderTarget:
 
 
 class BucketTarget:
-    def __init__(self, place: S3Objects, to: str, home: Path) -> None:
+    def __init__(self, place: Bucket, to: str, home: Path) -> None:
         self._place = place
         self._working = home / "exports" / hashlib.sha256(to.encode()).hexdigest()[:16]
         self.shown = to

@@ -18,7 +18,7 @@ from scheduler.intake.templates import Templates
 from scheduler.intake.uploads import upload_all, with_references
 from storage.errors import BadSpecification
 from storage.jobs.values import NewJob
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.spec.picture import Request
 from storage.spec.registry import Registry
 

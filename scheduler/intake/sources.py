@@ -10,7 +10,7 @@ from typing import IO
 
 from scheduler.intake.manifests import Manifest, manifest
 from storage.errors import InvalidInput
-from storage.objects.s3 import copy_object
+from storage.objects.store import copy_object
 from storage.settings import Settings
 
 

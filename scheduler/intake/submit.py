@@ -10,7 +10,7 @@ from functools import cache
 
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from scheduler.intake.tickets import top_up
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Submission

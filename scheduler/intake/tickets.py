@@ -1,6 +1,6 @@
 """How many tickets there should be: enough to wake every worker that could help, never more than a window."""
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.jobs.jobs import Jobs
 from storage.rules.states import Priority
 from storage.spec.models import Model

@@ -10,7 +10,7 @@ from PIL import Image
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.objects.inputs import has_input, put_input
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import Request
 

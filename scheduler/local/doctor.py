@@ -104,7 +104,7 @@ def _look_at_broker(settings: Settings) -> Finding | str:
         if farm is None:
             return "not set: `farm render` or `farm up` starts one here"
         url = farm.broker_url
-    from storage.broker import Tickets
+    from storage.broker.tickets import Tickets
 
     tickets = Tickets(settings.model_copy(update={"broker_url": url}))
     tickets.check()
@@ -116,7 +116,7 @@ def _look_at_broker(settings: Settings) -> Finding | str:
 
 
 def _look_at_objects(settings: Settings) -> Finding | str:
-    from storage.objects.s3 import open_objects
+    from storage.objects.store import open_objects
 
     objects = open_objects(settings)
     objects.check()

@@ -19,7 +19,7 @@ from typing import IO
 
 from scheduler.local import redis_server
 from scheduler.local.home import Home, RunningFarm
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BrokerProblem, InvalidInput, ServiceProblem

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
 from storage.rules.states import State
 

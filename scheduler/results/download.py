@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from storage.errors import InvalidInput, ObjectStoreProblem
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
 from storage.rules.states import FINAL, State
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from storage.objects.s3 import ObjectStore, folder_of
+from storage.objects.object_keys import folder_of
+from storage.objects.store import ObjectStore
 from storage.renders.purge import PurgeCandidate, PurgeRows
 
 _THREADS = 8

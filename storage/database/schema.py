@@ -1,21 +1,17 @@
 """The schema's version: upgrading it, and refusing to work on one of another version."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from functools import cache
 from importlib.resources import as_file, files
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from storage.database.connection import Database
 from storage.errors import SchemaMismatch
 
 #: An arbitrary number that all migrators share, for PostgreSQL's advisory lock.
 _MIGRATOR_LOCK = 0x6661726D
+_MIGRATION_FILE = re.compile(r"r(\d{4})_\w+\.py")
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
@@ -23,54 +19,61 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
     Raises SchemaMismatch if the database is of a newer version of the farm.
     """
-    with _migrations() as migrations, database.write() as connection:
+    head = revisions()[-1]
+    with database.write() as connection:
         # SQLite's transactions are exclusive already.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATOR_LOCK})
         before = _revision(connection)
-        migrations.refuse_unknown(database, before)
-        if before != migrations.head:
-            migrations.config.attributes["connection"] = connection
-            command.upgrade(migrations.config, "head")
-        return before, migrations.head
+        _refuse_unknown(database, before)
+        if before != head:
+            migrate(connection, head)
+        return before, head
 
 
 def check(database: Database) -> None:
-    """Raises SchemaMismatch unless the tables are exactly of this version; DatabaseProblem if away."""
+    """Raise SchemaMismatch unless the tables are exactly of this version; DatabaseProblem if away."""
     with database.read() as connection:
         found = _revision(connection)
-    with _migrations() as migrations:
-        migrations.refuse_unknown(database, found)
-        if found != migrations.head:
-            state = (
-                "has no tables yet" if found is None else f"is of version {found}, this farm needs {migrations.head}"
-            )
-            raise SchemaMismatch(f"database {database.shown} {state}; run `farm db upgrade`")
+    _refuse_unknown(database, found)
+    head = revisions()[-1]
+    if found != head:
+        state = "has no tables yet" if found is None else f"is of version {found}, this farm needs {head}"
+        raise SchemaMismatch(f"database {database.shown} {state}; run `farm db upgrade`")
 
 
-@dataclass(frozen=True)
-class _Migrations:
-    config: Config
-    known: frozenset[str]
-    head: str
-
-    def refuse_unknown(self, database: Database, found: str | None) -> None:
-        if found is not None and found not in self.known:
-            raise SchemaMismatch(
-                f"database {database.shown} is of version {found}, which this farm does not know; "
-                "install the newer farm that made it"
-            )
+@cache
+def revisions() -> tuple[str, ...]:
+    """Return this version's revisions, oldest first, as the migrations' files are named: Alembic need not load them."""
+    folder = files("storage.database").joinpath("migrations", "versions")
+    found = (_MIGRATION_FILE.fullmatch(file.name) for file in folder.iterdir())
+    return tuple(sorted(match[1] for match in found if match))
 
 
-@contextmanager
-def _migrations() -> Iterator[_Migrations]:
+def migrate(connection: Connection, to: str) -> None:
+    """Run the migrations up to a revision, in the caller's transaction."""
+    # Loaded here: Alembic takes a quarter of a second, and a database that is up to date never needs it.
+    from alembic import command
+    from alembic.config import Config
+
     with as_file(files("storage.database").joinpath("migrations")) as folder:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
-        # Newest first; there is one line of revisions, no branches.
-        revisions = [revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()]
-        yield _Migrations(config=config, known=frozenset(revisions), head=revisions[0])
+        config.attributes["connection"] = connection
+        command.upgrade(config, to)
+
+
+def _refuse_unknown(database: Database, found: str | None) -> None:
+    if found is not None and found not in revisions():
+        raise SchemaMismatch(
+            f"database {database.shown} is of version {found}, which this farm does not know; "
+            "install the newer farm that made it"
+        )
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    # The table is Alembic's own; before the first migration there is none.
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found

@@ -47,7 +47,7 @@ renders = Table(
     # Whether its events are written down, and how many there were.
     Column("watched", Boolean, nullable=False, server_default=false()),
     Column("events", Integer, nullable=False, server_default="0"),
-    # StoredOrder out of the queue: what of it waits is held, not queued.
+    # Out of the queue: what of it waits is held, not queued.
     Column("held", Boolean, nullable=False, server_default=false()),
     # Being deleted: nobody sees it any more (`storage.renders.purge`).
     Column("purging", Boolean, nullable=False, server_default=false()),

@@ -6,7 +6,7 @@ on from there tells everything once and in order, also after a cut connection.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Row, insert, select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
-from storage.jobs.values import ClaimedJob
 
 
 class EventKind(StrEnum):
@@ -27,7 +26,7 @@ class EventKind(StrEnum):
     JOB_QUEUED = "job.queued"
     JOB_CANCELLED = "job.cancelled"
     RENDER_CANCELLED = "render.cancelled"
-    #: StoredOrder out of the queue, and let in again.
+    #: Taken out of the queue, and let in again.
     RENDER_HELD = "render.held"
     RENDER_RELEASED = "render.released"
     RENDER_RETRIED = "render.retried"
@@ -54,15 +53,6 @@ class Event:
     kind: EventKind
     index: int | None
     data: Mapping[str, Any]
-
-
-def of_watched(
-    kind: EventKind, claimed: Iterable[ClaimedJob], data: Callable[[ClaimedJob], Mapping[str, Any]]
-) -> list[NewEvent]:
-    """The same for each of these jobs that somebody watches."""
-    return [
-        NewEvent(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in claimed if job.watched
-    ]
 
 
 def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:

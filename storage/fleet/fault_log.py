@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import faults, jobs, quarantines
-from storage.jobs.recovery import MESSAGE_CHARACTERS
 from storage.rules.faults import Fault
+
+#: What is wrong with a job is said in a line or two, whatever a library had to say.
+MESSAGE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,28 @@ class FaultLog:
             .values(until=database_now())
         )
         return ended.rowcount
+
+
+def note_faults(connection: Connection, met: Sequence[Row[Any]], fault: Fault, message: str) -> None:
+    """Write a row for each job, under one incident for each worker and model."""
+    if not met:
+        return
+    now = connection.execute(select(database_now())).scalar_one()
+    first: dict[tuple[str, str], str] = {}
+    rows = [
+        {
+            "at": now,
+            "fault": fault,
+            "worker": row.worker,
+            "model": row.model,
+            "job_id": row.id,
+            "attempt": row.attempt,
+            "incident": first.setdefault((row.worker, row.model), f"{row.id}.{row.fence}"),
+            "message": message,
+        }
+        for row in met
+    ]
+    connection.execute(insert(faults), rows)
 
 
 def _since(seconds: float) -> Any:

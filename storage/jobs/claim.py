@@ -6,10 +6,10 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, or_, select, t
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs
-from storage.events.log import EventKind, of_watched, record_events
+from storage.events.log import EventKind, record_events
+from storage.fleet.quarantines import quarantined
 from storage.jobs.fair_share import queued
-from storage.jobs.recovery import left_out
-from storage.jobs.transitions import transition
+from storage.jobs.transitions import of_watched, transition
 from storage.jobs.values import Claim, ClaimedJob
 from storage.rules.faults import RetryPolicy
 from storage.rules.states import Priority, Transition
@@ -82,7 +82,7 @@ def head_of(model: str, worker: str | None = None) -> Select[Any]:
     """The next job of a model, for this worker or for any."""
     head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
     if worker is not None:
-        head = head.where(_open_to(worker), ~left_out(worker, model))
+        head = head.where(_open_to(worker), ~quarantined(worker, model))
     return head.order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(1)
 
 

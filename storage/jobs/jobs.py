@@ -25,14 +25,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
 from storage.errors import NotFound
-from storage.events.log import EventKind, NewEvent, of_watched, record_events
+from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs.claim import head_of, take
 from storage.jobs.fair_share import RoundDealer, queued, round_served
 from storage.jobs.orphans import note_orphans
 from storage.jobs.recovery import recover
 from storage.jobs.staging import CHUNK, stage
 from storage.jobs.submission import accept, accept_staged, accepted_before
-from storage.jobs.transitions import count, fenced, lock_renders, transition, unleased
+from storage.jobs.transitions import count, fenced, lock_renders, of_watched, transition, unleased
 from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
 from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import Priority, State, Transition

@@ -8,7 +8,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import jobs, orphans
-from storage.objects.s3 import ObjectStore, picture_key
+from storage.objects.object_keys import picture_key
+from storage.objects.store import ObjectStore
 from storage.rules.states import State
 
 _AT_ONCE = 200

@@ -1,41 +1,25 @@
 """What a fault does to jobs and workers, in one transaction: `storage.rules.faults` decides, this carries it out."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, and_, exists, func, insert, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Column, ColumnElement, Connection, Row, select
 
 from storage.database.connection import database_now
-from storage.database.tables import batches, faults, jobs, quarantines, renders, workers
+from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
+from storage.fleet.fault_log import MESSAGE_CHARACTERS, note_faults
+from storage.fleet.quarantines import Suspicion, others_serve, quarantine_if_due
 from storage.jobs.orphans import note_orphans
 from storage.jobs.transitions import count, lock_renders, transition, unleased
-from storage.rules.faults import (
-    REACTIONS,
-    WITHIN_SECONDS,
-    Decision,
-    Fault,
-    Incident,
-    RetryPolicy,
-    Scope,
-    Situation,
-    decide,
-    quarantine,
-)
+from storage.rules.faults import REACTIONS, Decision, Fault, RetryPolicy, Scope, Situation, decide
 from storage.rules.states import State, Transition
 
 #: A job that is better off elsewhere is left to the other workers for so long.
 _ELSEWHERE_SECONDS = 60.0
-#: A worker that was heard of so lately is there.
-_ALIVE_SECONDS = 30.0
 #: Jobs in one transaction; of a whole farm that lost its leases, the sweep takes the rest in its next rounds.
 _AT_ONCE = 2000
-#: What is wrong with a job is said in a line or two, whatever a library had to say.
-MESSAGE_CHARACTERS = 1000
 
 _MET: tuple[Column[Any], ...] = (
     jobs.c.id,
@@ -83,9 +67,11 @@ def recover(
     for decision, rows in decided.items():
         said = f"{message}, in attempt {rules.max_attempts}" if decision.spent else message
         after |= _carry_out(connection, decision, rows, fault, said)
-    _note(connection, met, fault, message)
-    for (worker, model), another in others.items():
-        _leave_out(connection, rules, worker, model, fault, message, others=another)
+    note_faults(connection, met, fault, message)
+    if REACTIONS[fault].against is not Scope.NOTHING:
+        for (worker, model), another in others.items():
+            suspicion = Suspicion(worker=worker, model=model, reason=f"{fault}: {message}", others=another)
+            quarantine_if_due(connection, suspicion, seconds=rules.quarantine_seconds)
     if any(row.watched for row in met):
         lock_renders(connection, [row.render_id for row in met])
     record_events(connection, [_told(row, after[row.id], fault, message) for row in met if row.watched])
@@ -122,112 +108,3 @@ def _carry_out(
         .returning(jobs.c.id, jobs.c.state)
     )
     return {row.id: State(row.state) for row in moved}
-
-
-def _note(connection: Connection, met: Sequence[Row[Any]], fault: Fault, message: str) -> None:
-    """Write a row for each job, under one incident for each worker and model."""
-    if not met:
-        return
-    now = connection.execute(select(database_now())).scalar_one()
-    first: dict[tuple[str, str], str] = {}
-    rows = [
-        {
-            "at": now,
-            "fault": fault,
-            "worker": row.worker,
-            "model": row.model,
-            "job_id": row.id,
-            "attempt": row.attempt,
-            "incident": first.setdefault((row.worker, row.model), f"{row.id}.{row.fence}"),
-            "message": message,
-        }
-        for row in met
-    ]
-    connection.execute(insert(faults), rows)
-
-
-# -- workers ---------------------------------------------------------------------------------------------------
-
-
-def left_out(worker: Any, model: Any) -> ColumnElement[bool]:
-    """Whether a worker is now in quarantine, for this model or altogether."""
-    return exists().where(
-        quarantines.c.worker == worker,
-        or_(quarantines.c.model == "", quarantines.c.model == model),
-        quarantines.c.until > database_now(),
-    )
-
-
-def others_serve(connection: Connection, worker: str | None, model: str) -> bool:
-    """Whether another worker serves this model, was heard of lately and is not in quarantine."""
-    found = connection.execute(
-        select(workers.c.models).where(
-            workers.c.name != (worker or ""),
-            workers.c.seen_at > database_now() - _ALIVE_SECONDS,
-            ~left_out(workers.c.name, model),
-        )
-    ).scalars()
-    return any(model in json.loads(served) for served in found)
-
-
-def _leave_out(
-    connection: Connection, rules: RetryPolicy, worker: str, model: str, fault: Fault, message: str, *, others: bool
-) -> None:
-    if REACTIONS[fault].against is Scope.NOTHING:
-        return
-    scope = quarantine(_incidents(connection, worker), model=model, others=others)
-    if scope is not Scope.NOTHING:
-        _write_quarantine(
-            connection,
-            {
-                "worker": worker,
-                "model": model if scope is Scope.MODEL else "",
-                "since": database_now(),
-                "until": database_now() + rules.quarantine_seconds,
-                "reason": f"{fault}: {message}",
-            },
-        )
-
-
-def _write_quarantine(connection: Connection, row: Mapping[str, Any]) -> None:
-    statement = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(quarantines).values(**row)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[quarantines.c.worker, quarantines.c.model],
-            set_={name: statement.excluded[name] for name in ("since", "until", "reason")},
-        )
-    )
-
-
-def _incidents(connection: Connection, worker: str) -> list[Incident]:
-    """A worker's faults of late, newest first; those before its last release are forgiven."""
-    forgiven = select(func.max(quarantines.c.until)).where(
-        quarantines.c.worker == worker, quarantines.c.until <= database_now()
-    )
-    rows = connection.execute(
-        select(faults.c.incident, faults.c.fault, faults.c.model, faults.c.job_id, faults.c.at)
-        .where(
-            faults.c.worker == worker,
-            faults.c.at > database_now() - WITHIN_SECONDS,
-            faults.c.at > func.coalesce(forgiven.scalar_subquery(), 0),
-        )
-        .order_by(faults.c.id.desc())
-    ).all()
-    successes = {model: _last_success(connection, worker, model) for model in {None, *(row.model for row in rows)}}
-    found: dict[str, Incident] = {}
-    for row in rows:
-        fault = Fault(row.fault)
-        of = row.model if REACTIONS[fault].against is Scope.MODEL else None
-        incident = found.setdefault(
-            row.incident,
-            Incident(fault=fault, model=row.model, jobs=frozenset(), overcome=successes[of] > row.at),
-        )
-        found[row.incident] = replace(incident, jobs=incident.jobs | {row.job_id})
-    return list(found.values())
-
-
-def _last_success(connection: Connection, worker: str, model: str | None) -> float:
-    condition = batches.c.worker == worker
-    if model is not None:
-        condition = and_(condition, batches.c.model == model)
-    return connection.execute(select(func.max(batches.c.finished_at)).where(condition)).scalar() or 0.0

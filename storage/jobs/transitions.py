@@ -1,6 +1,6 @@
 """The parts that every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, tuple_, update
@@ -69,3 +69,12 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
                 counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
                 over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=counters))
     record_events(connection, over)
+
+
+def of_watched(
+    kind: EventKind, claimed: Iterable[ClaimedJob], data: Callable[[ClaimedJob], Mapping[str, Any]]
+) -> list[NewEvent]:
+    """The same for each of these jobs that somebody watches."""
+    return [
+        NewEvent(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in claimed if job.watched
+    ]

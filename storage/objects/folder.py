@@ -1,4 +1,4 @@
-"""The object store in a folder of this machine. What each method promises is in `storage.objects.s3.ObjectStore`."""
+"""The object store in a folder of this machine. What each method promises is in `storage.objects.store.ObjectStore`."""
 
 import contextlib
 import os

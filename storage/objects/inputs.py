@@ -3,11 +3,17 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Protocol
 
 from storage.errors import NotFound
-from storage.objects.s3 import ObjectStore
+from storage.objects.store import ObjectStore
 from storage.spec.controls import REFERENCE
+
+
+class ObjectReader(Protocol):
+    """The part of an object store that reading inputs takes."""
+
+    def get(self, key: str) -> bytes: ...
 
 
 def reference_of(data: bytes) -> str:
@@ -39,7 +45,7 @@ def copy_input(objects: ObjectStore, reference: str, file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def get_input(objects: ObjectStore, reference: str) -> bytes:
+def get_input(objects: ObjectReader, reference: str) -> bytes:
     """The bytes of an input. Raises NotFound, also where what is stored is not what was named."""
     with _found(reference):
         data = objects.get(_key(reference))

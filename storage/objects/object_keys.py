@@ -18,6 +18,16 @@ class Stored:
     bytes: int
 
 
+def picture_key(render_id: str, index: int) -> str:
+    """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
+    return f"{folder_of(render_id)}/{index:06d}.png"
+
+
+def folder_of(render_id: str) -> str:
+    """Where the pictures of a render live, and nothing else does."""
+    return f"renders/{render_id}"
+
+
 def described(key: str, data: bytes | IO[bytes]) -> tuple[IO[bytes], Stored]:
     """What is to be stored, as a file at its beginning."""
     file = io.BytesIO(data) if isinstance(data, bytes) else data

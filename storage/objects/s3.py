@@ -1,17 +1,14 @@
-"""The object store: S3 (through boto3) and a folder (`.folder`) behind one interface; every bucket call is here.
+"""The object store in a bucket, through boto3: every bucket call is here.
 
-Objects are created once: the first write of a key wins and later ones adopt what is there, so that two workers that
-made the same picture leave one object, whose hash is the one in the row.
+What each method promises is in `storage.objects.store.ObjectStore`.
 """
 
 import contextlib
 import hashlib
-import re
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
-from urllib.parse import urlsplit
+from typing import IO, Any
 
 import boto3
 from boto3.exceptions import S3UploadFailedError
@@ -25,102 +22,9 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
-from storage.objects.folder import LocalObjects
+from storage.errors import NotFound, ObjectStoreProblem, ObjectStoreRefused
 from storage.objects.object_keys import Stored, checked, described
-from storage.settings import Settings, without_secrets
-
-
-class ObjectStore(Protocol):
-    """A flat store of immutable objects. Keys are our own: letters, digits, `_`, `-`, `.` and `/`.
-
-    Every method raises ObjectStoreProblem if the store does not answer (trying again later can help) and
-    ObjectStoreRefused if it answers no (bucket missing, forbidden).
-    """
-
-    #: The store's address, without secrets.
-    shown: str
-
-    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
-        """Create the object, or adopt the one that is there; a file is read piece by piece. Idempotent."""
-        ...
-
-    def get(self, key: str) -> bytes:
-        """Raises NotFound."""
-        ...
-
-    def copy(self, key: str, file: IO[bytes]) -> None:
-        """Copy an object into a file, piece by piece. Raises NotFound."""
-        ...
-
-    def exists(self, key: str) -> bool: ...
-
-    def presign(self, key: str, *, seconds: int = 900) -> str:
-        """An address from which the object can be downloaded without credentials until then."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """Idempotent: no error where there is no such object."""
-        ...
-
-    def delete_below(self, folder: str) -> None:
-        """Delete whatever there is below a folder of keys. Idempotent."""
-        ...
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """The keys that begin with `prefix`, in order."""
-        ...
-
-    def check(self) -> None:
-        """Raises ObjectStoreProblem if the store cannot be used; writes nothing."""
-        ...
-
-
-def picture_key(render_id: str, index: int) -> str:
-    """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
-    return f"{folder_of(render_id)}/{index:06d}.png"
-
-
-def folder_of(render_id: str) -> str:
-    """Where the pictures of a render live, and nothing else does."""
-    return f"renders/{render_id}"
-
-
-def open_objects(settings: Settings) -> ObjectStore:
-    """The store that the settings name. Raises BadSettings. Nothing is contacted yet."""
-    url = settings.objects
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        if not parts.netloc:
-            raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
-        endpoint = settings.s3_endpoint_url
-        if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
-            raise BadSettings(f"FARM_S3_ENDPOINT_URL={endpoint}: expected http://host:port or https://host")
-        return S3Objects(bucket=parts.netloc, prefix=parts.path.strip("/"), endpoint_url=settings.s3_endpoint_url)
-    if parts.scheme in ("", "file"):
-        return LocalObjects(Path(parts.path if parts.scheme else url))
-    raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
-
-
-def open_place(url: str, settings: Settings) -> "S3Objects":
-    """Any place in any bucket, `s3://bucket/prefix`, with the farm's endpoint and keys. Raises BadSettings."""
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise BadSettings(f"{url}: expected s3://bucket/prefix")
-    return S3Objects(
-        bucket=bucket, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url, named="the address"
-    )
-
-
-def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
-    """Copy an object of any bucket, `s3://bucket/key`, into a file; memory stays flat.
-
-    Raises NotFound, BadSettings, ObjectStoreProblem.
-    """
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    if not bucket or not key:
-        raise BadSettings(f"{url}: expected s3://bucket/key")
-    S3Objects(bucket=bucket, prefix="", endpoint_url=settings.s3_endpoint_url, named="the address").copy(key, file)
+from storage.settings import without_secrets
 
 
 class S3Objects:

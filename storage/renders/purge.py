@@ -13,7 +13,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, s
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import api_batches, batches, deliveries, events, exports, faults, jobs, orphans, renders
 from storage.jobs.transitions import lock_renders
-from storage.objects.s3 import picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.states import State, render_state
 
 #: Rows deleted in one transaction: other writers wait no longer than that.

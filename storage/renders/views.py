@@ -31,7 +31,7 @@ class RenderView:
     cancelled: int
     created_at: float
     finished_at: float | None
-    #: StoredOrder out of the queue.
+    #: Out of the queue.
     held: bool = False
 
     @property

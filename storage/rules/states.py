@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 
 class State(StrEnum):
     QUEUED = "queued"
-    #: StoredOrder out of the queue until it is released.
+    #: Out of the queue until it is released.
     HELD = "held"
     RUNNING = "running"
     DONE = "done"

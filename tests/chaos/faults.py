@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from storage.broker import queue_name
+from storage.broker.queues import queue_name
 from storage.errors import BrokerProblem
 from storage.rules.states import Priority
 from tests.chaos.plan import MODEL_NAMES, DatabaseKind

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from storage.objects.s3 import picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.states import FINAL, State
 from storage.spec.picture import read_spec
 from tests.chaos.ledger import ROOM, Ledger

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import text
 
 from scheduler.services import Services, open_services
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.database.schema import upgrade
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import servers
 from tests.chaos.events import Events

@@ -14,7 +14,8 @@ from scheduler.export.targets import open_target
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Published
-from storage.objects.s3 import ObjectStore, picture_key
+from storage.objects.object_keys import picture_key
+from storage.objects.store import ObjectStore
 from storage.renders.exports import Exports
 from storage.renders.views import Views
 from storage.settings import Settings

@@ -12,7 +12,7 @@ from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
-from storage.objects.s3 import picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.faults import Fault
 from storage.rules.states import FINAL, Priority, State
 from storage.spec.picture import Spec

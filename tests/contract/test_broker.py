@@ -10,7 +10,9 @@ import redis
 from celery import Celery
 from kombu.transport.redis import Channel
 
-from storage.broker import TURN_TASK, Tickets, make_celery, queue_name
+from storage.broker.celery_app import make_celery
+from storage.broker.queues import KEY_PREFIX, TURN_TASK, UNACKED_KEY, list_key, queue_name
+from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, BrokerProblem
 from storage.rules.states import Priority
 from storage.settings import Settings
@@ -104,6 +106,14 @@ def test_a_worker_takes_another_ticket_though_redis_did_not_answer_when_it_gave_
         # Redis keeps the two, to deliver them again.
         assert tickets.in_hand() == 2
         queue.get(timeout=5).ack()
+
+
+def test_redis_is_asked_for_tickets_where_kombu_keeps_them(app: Celery) -> None:
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        assert f"{KEY_PREFIX}{channel.unacked_key}" == UNACKED_KEY
+        for priority in Priority:
+            assert list_key("tiny", priority) == f"{KEY_PREFIX}{channel._q_for_pri(queue_name('tiny'), priority)}"
 
 
 def test_better_priorities_are_delivered_first(tickets: Tickets, app: Celery) -> None:

@@ -11,7 +11,8 @@ from scheduler.export.plan import Sharding
 from storage.database.connection import Database
 from storage.errors import ExportProblem, InvalidInput, ObjectStoreProblem, ObjectStoreRefused
 from storage.jobs.jobs import Jobs
-from storage.objects.s3 import ObjectStore, open_objects, open_place, picture_key
+from storage.objects.object_keys import picture_key
+from storage.objects.store import ObjectStore, open_objects, open_place
 from storage.renders.exports import Exports
 from storage.renders.views import Views
 from storage.settings import Settings

@@ -13,7 +13,7 @@ from scheduler.export.plan import Sharding
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests.contract.datasets import exported, make, render_of, wanted
 from tests.contract.renders import pictures, submit

@@ -18,7 +18,8 @@ from urllib.request import urlopen
 import pytest
 
 from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
-from storage.objects.s3 import ObjectStore, open_objects, picture_key
+from storage.objects.object_keys import picture_key
+from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests.contract.renders import at_once
 from tests.servers import free_port

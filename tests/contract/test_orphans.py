@@ -12,7 +12,7 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.orphans import Orphans
 from storage.jobs.values import Claim
 from storage.objects.folder import LocalObjects
-from storage.objects.s3 import picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.states import State
 from tests.contract.renders import at_once, claim, complete, died, pictures, states, submit
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import pytest
 from PIL import Image
@@ -18,7 +17,7 @@ from storage.database.tables import batches, deliveries, events, exports, faults
 from storage.errors import NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Idempotency, Submission
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.renders.exports import Exports
 from storage.renders.measures import Measures
 from storage.renders.purge import PurgeRows
@@ -28,7 +27,6 @@ from storage.settings import Settings
 from tests.contract.datasets import make, render_of, wanted
 from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
 from worker.serving.leases import Leases
-from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -210,7 +208,7 @@ def test_a_picture_that_a_worker_stores_after_its_render_is_deleted_is_removed(
     assert purge(database, objects, seconds=0) == [render_id]
 
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases, patiently=OutageRetry(Event()))
+    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
     publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
     publisher.drain()
 
@@ -257,7 +255,7 @@ import os, signal, sys
 from sqlalchemy import event
 from storage.jobs.values import Idempotency, Submission
 from storage.database.connection import Database
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.settings import read_settings
 from tests.contract.test_purge import purge
 

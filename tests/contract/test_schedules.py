@@ -27,7 +27,7 @@ from storage.database.tables import firings, renders, schedules
 from storage.database.tables import jobs as rows
 from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
-from storage.objects.s3 import ObjectStore, open_objects
+from storage.objects.store import ObjectStore, open_objects
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.renders.views import Views
 from storage.rules.states import State

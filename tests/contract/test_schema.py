@@ -4,13 +4,14 @@ from functools import partial
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from storage.database.connection import Database
-from storage.database.schema import _migrations, check, upgrade
+from storage.database.schema import check, migrate, revisions, upgrade
 from storage.database.tables import metadata
 from storage.errors import SchemaMismatch
 from storage.jobs.jobs import Jobs
@@ -32,6 +33,14 @@ def test_the_migrations_make_the_same_indexes_and_constraints_as_the_tables(
     metadata.create_all(empty_database.engine)
     for table in metadata.tables:
         assert described(database, table) == described(empty_database, table)
+
+
+def test_the_files_of_the_migrations_are_named_by_the_revisions_that_alembic_finds_in_them() -> None:
+    config = Config()
+    config.set_main_option("script_location", "storage/database/migrations")
+    scripts = ScriptDirectory.from_config(config)
+    assert revisions() == tuple(reversed([script.revision for script in scripts.walk_revisions()]))
+    assert scripts.get_heads() == [revisions()[-1]]
 
 
 def described(database: Database, table: str) -> dict[str, Any]:
@@ -64,9 +73,8 @@ def test_an_upgrade_by_several_at_once_is_made_by_one(empty_database: Database) 
 
 
 def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_database: Database) -> None:
-    with _migrations() as migrations, empty_database.write() as connection:
-        migrations.config.attributes["connection"] = connection
-        command.upgrade(migrations.config, "0001")
+    with empty_database.write() as connection:
+        migrate(connection, "0001")
         connection.execute(
             text("INSERT INTO renders (id, owner, priority, total, created_at) VALUES ('r', 'ann', 1, 3, 0)")
         )

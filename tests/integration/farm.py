@@ -17,7 +17,7 @@ from sqlalchemy import Row, func, select
 
 from scheduler.intake.submit import quanta
 from scheduler.services import Services, open_services
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database.tables import jobs, orphans
 from storage.jobs.values import Submission
 from storage.renders.views import RenderView

@@ -10,7 +10,7 @@ import pytest
 from scheduler.export.plan import Sharding
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.renders.exports import Exports
 from storage.settings import Settings
 from tests.contract.datasets import contents, exported, render_of
@@ -25,7 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from scheduler.export.plan import Sharding
 from storage.database.connection import Database
-from storage.objects.s3 import open_objects
+from storage.objects.store import open_objects
 from storage.settings import read_settings
 from tests.contract.datasets import exported
 

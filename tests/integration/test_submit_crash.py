@@ -15,7 +15,7 @@ _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
 from scheduler.intake.submit import publish_tickets
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.jobs.values import Submission
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs

@@ -2,7 +2,6 @@
 
 import io
 import random
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from storage.settings import Settings
 from storage.spec.picture import Request
 from storage.spec.registry import read_registry
 from worker.devices import Device
-from worker.rendering.backend import Renderer, Supplies, load
-from worker.rendering.inputs import Inputs
-from worker.serving.outages import OutageRetry
+from worker.rendering.backend import Backend, BackendResources, LoadedModel
+from worker.rendering.input_cache import InputCache
+from worker.rendering.open_backend import open_backend
 
 MODELS = Path(worker.__file__).parent / "models"
 #: Share of pictures that show what was asked for, at least; a little below the model card, for 64 pictures are few.
@@ -40,15 +39,15 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> LocalObjects:
 
 
 @pytest.fixture(scope="session")
-def supplies(objects: LocalObjects, tmp_path_factory: pytest.TempPathFactory) -> Supplies:
-    inputs = Inputs(objects, patiently=OutageRetry(threading.Event()))
-    return Supplies(inputs=inputs, loras={}, home=tmp_path_factory.mktemp("home"))
+def backend(objects: LocalObjects, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    resources = BackendResources(inputs=InputCache(objects), loras={}, home=tmp_path_factory.mktemp("home"))
+    return open_backend("diffusers", Device("cpu", 0), resources)
 
 
 @pytest.fixture(scope="session")
-def renderer(supplies: Supplies) -> Renderer:
+def model(backend: Backend) -> LoadedModel:
     """What a worker on a CPU loads for the model that a render without a model gets."""
-    return load(REGISTRY[REGISTRY.default], Device("cpu", 0), supplies)
+    return backend.load(REGISTRY[REGISTRY.default])
 
 
 @pytest.fixture(scope="session")
@@ -59,56 +58,56 @@ def pipeline() -> Any:
     return pipeline
 
 
-def draw(renderer: Renderer, prompts: Sequence[str], **fields: object) -> list[Image.Image]:
+def draw(model: LoadedModel, prompts: Sequence[str], **fields: object) -> list[Image.Image]:
     """One picture a prompt, in batches; the n-th has seed n."""
     requests = (Request.parse({"prompt": prompt, **fields}) for prompt in prompts)
     specs = [REGISTRY.resolve(request, seed=seed) for seed, request in enumerate(requests)]
     return [
-        picture for n in range(0, len(specs), 8) for picture in renderer.render(specs[n : n + 8], lambda: None).pictures
+        picture for n in range(0, len(specs), 8) for picture in model.render(specs[n : n + 8], lambda: None).pictures
     ]
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------
 
 
-def test_pictures_show_what_their_prompts_say(renderer: Renderer) -> None:
+def test_pictures_show_what_their_prompts_say(model: LoadedModel) -> None:
     asked = list(measure.wishes(64, seed=99))
 
-    pictures = draw(renderer, [prompt for _, prompt in asked])
+    pictures = draw(model, [prompt for _, prompt in asked])
 
     met = [measure.fulfilled(wish, judge(picture)) for (wish, _), picture in zip(asked, pictures, strict=True)]
     shares = {name: np.mean([good[name] for good in met if name in good]) for name in measure.TOGETHER}
     assert {name: share >= LEAST[name] for name, share in shares.items()} == dict.fromkeys(shares, True), shares
 
 
-def test_the_same_words_in_another_order_ask_for_the_same(renderer: Renderer) -> None:
+def test_the_same_words_in_another_order_ask_for_the_same(model: LoadedModel) -> None:
     ways = [
         "a large red star on a blue background, top left",
         "blue background, top left, large red star",
         "in the top left corner, a large red star with a blue background",
         "a photo of a large red star on a blue background, top left, 8k, xq7 zzyzx",
     ]
-    seen = [judge(picture) for picture in draw(renderer, [way for way in ways for _ in range(4)])]
+    seen = [judge(picture) for picture in draw(model, [way for way in ways for _ in range(4)])]
     right = [(v.shape, v.colour, v.background, v.position) == ("star", "red", "blue", "top left") for v in seen]
     assert sum(right) >= 14, seen
 
 
-def test_guidance_guides(renderer: Renderer) -> None:
+def test_guidance_guides(model: LoadedModel) -> None:
     asked = list(measure.wishes(32, seed=5))
 
     def adherence(guidance: float) -> float:
-        pictures = draw(renderer, [prompt for _, prompt in asked], guidance_scale=guidance)
+        pictures = draw(model, [prompt for _, prompt in asked], guidance_scale=guidance)
         met = [measure.fulfilled(wish, judge(picture)) for (wish, _), picture in zip(asked, pictures, strict=True)]
         return float(np.mean([good[name] for good in met for name in measure.TOGETHER if name in good]))
 
     assert adherence(5.0) > adherence(1.0)
 
 
-def test_a_negative_prompt_repels(renderer: Renderer) -> None:
+def test_a_negative_prompt_repels(model: LoadedModel) -> None:
     prompts = ["a large circle on a white background", "a large square on a white background"] * 16
 
     def reds(negative: str) -> int:
-        return sum(judge(picture).colour == "red" for picture in draw(renderer, prompts, negative_prompt=negative))
+        return sum(judge(picture).colour == "red" for picture in draw(model, prompts, negative_prompt=negative))
 
     without = reds("")
     assert without >= 3
@@ -116,9 +115,9 @@ def test_a_negative_prompt_repels(renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 128), (72, 72), (128, 128)])
-def test_other_sizes_are_drawn_too(renderer: Renderer, size: tuple[int, int]) -> None:
+def test_other_sizes_are_drawn_too(model: LoadedModel, size: tuple[int, int]) -> None:
     width, height = size
-    [picture] = draw(renderer, ["a large red star on a blue background"], width=width, height=height)
+    [picture] = draw(model, ["a large red star on a blue background"], width=width, height=height)
     assert picture.size == size
     shares = colour_shares(picture)
     assert shares.most_common(1)[0][0] == "blue"
@@ -128,10 +127,10 @@ def test_other_sizes_are_drawn_too(renderer: Renderer, size: tuple[int, int]) ->
 # -- weights of words ------------------------------------------------------------------------------------------
 
 
-def test_a_weight_weighs(renderer: Renderer) -> None:
+def test_a_weight_weighs(model: LoadedModel) -> None:
     def share_of_red(red: float, blue: float) -> float:
         prompts = [f"a large (red){red} and (blue){blue} square on a white background"] * 12
-        counts = [colour_shares(picture) for picture in draw(renderer, prompts, prompt_weighting="compel")]
+        counts = [colour_shares(picture) for picture in draw(model, prompts, prompt_weighting="compel")]
         reds, blues = (sum(count[name] for count in counts) for name in ("red", "blue"))
         return reds / (reds + blues)
 
@@ -144,7 +143,7 @@ def test_a_weight_weighs(renderer: Renderer) -> None:
 
 
 def test_a_silhouette_is_followed_and_the_prompt_decides_the_colours(
-    renderer: Renderer, supplies: Supplies, objects: LocalObjects
+    model: LoadedModel, backend: Backend, objects: LocalObjects
 ) -> None:
     rng = random.Random(7)
     drawings = [drawing(rng) for _ in range(24)]
@@ -160,7 +159,7 @@ def test_a_silhouette_is_followed_and_the_prompt_decides_the_colours(
         for one, mask in zip(drawings, masks, strict=True)
     ]
     specs = [REGISTRY.resolve(request, seed=seed) for seed, request in enumerate(requests)]
-    controlled = load(REGISTRY["shapes-silhouette"], Device("cpu", 0), supplies, renderer)
+    controlled = backend.load(REGISTRY["shapes-silhouette"], shared=model)
     pictures = [
         picture for n in range(0, 24, 8) for picture in controlled.render(specs[n : n + 8], lambda: None).pictures
     ]

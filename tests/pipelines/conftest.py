@@ -1,7 +1,6 @@
 """Pipelines with random weights, once per session, and what they need beside words."""
 
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from storage.spec.picture import Request, Spec
 from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import random_weights
 from worker.devices import Device
-from worker.rendering.backend import Renderer, Supplies, load
-from worker.rendering.inputs import Inputs
-from worker.serving.outages import OutageRetry
+from worker.rendering.backend import Backend, BackendResources, LoadedModel
+from worker.rendering.input_cache import InputCache
+from worker.rendering.open_backend import open_backend
 
 _SMALL = """
 kind = "diffusers"
@@ -33,10 +32,10 @@ class Models:
 
     registry: Registry
     objects: LocalObjects
-    supplies: Supplies
+    backend: Backend
 
-    def load(self, alias: str, base: Renderer | None = None) -> Renderer:
-        return load(self.registry[alias], Device("cpu", 0), self.supplies, base)
+    def load(self, alias: str, shared: LoadedModel | None = None) -> LoadedModel:
+        return self.backend.load(self.registry[alias], shared=shared)
 
     def specs(self, alias: str, n: int = 1, **fields: object) -> list[Spec]:
         """Specifications that differ in prompt, seed and conditioning images."""
@@ -95,19 +94,19 @@ def models(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
     ]
     objects = LocalObjects(tmp_path_factory.mktemp("objects"))
     registry = parse_registry("\n".join(entries), where="here")
-    inputs = Inputs(objects, patiently=OutageRetry(threading.Event()))
-    home = tmp_path_factory.mktemp("home")
-    return Models(registry=registry, objects=objects, supplies=Supplies(inputs=inputs, loras=registry.loras, home=home))
+    resources = BackendResources(inputs=InputCache(objects), loras=registry.loras, home=tmp_path_factory.mktemp("home"))
+    backend = open_backend("diffusers", Device("cpu", 0), resources)
+    return Models(registry=registry, objects=objects, backend=backend)
 
 
 @pytest.fixture(scope="session")
-def loaded(models: Models) -> Callable[[str], Renderer]:
-    """Renderers by alias, each loaded once per session."""
-    renderers: dict[str, Renderer] = {}
+def loaded(models: Models) -> Callable[[str], LoadedModel]:
+    """Models by alias, each loaded once per session."""
+    opened: dict[str, LoadedModel] = {}
 
-    def get(alias: str) -> Renderer:
-        if alias not in renderers:
-            renderers[alias] = models.load(alias)
-        return renderers[alias]
+    def get(alias: str) -> LoadedModel:
+        if alias not in opened:
+            opened[alias] = models.load(alias)
+        return opened[alias]
 
     return get

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from storage.spec.picture import Spec
-from worker.rendering.backend import Renderer
+from worker.rendering.backend import LoadedModel
 
 
-def pixels(renderer: Renderer, wanted: Sequence[Spec]) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    """What one call of the renderer makes: (batch, height, width, 3), 0…255."""
-    pictures = renderer.render(wanted, lambda: None).pictures
+def pixels(model: LoadedModel, wanted: Sequence[Spec]) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    """What one call of the model makes: (batch, height, width, 3), 0…255."""
+    pictures = model.render(wanted, lambda: None).pictures
     return np.stack([np.asarray(picture) for picture in pictures]).astype(np.int16)
 
 

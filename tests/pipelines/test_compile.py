@@ -10,31 +10,30 @@ import numpy as np
 
 from tests.pipelines import random_weights
 
-#: What a worker process does: set the cache's place before torch is imported, load pipelines, render batches.
+#: What a worker process does: open the backend, load pipelines, render batches.
 _WORKER = """
-import json, os, sys, threading
+import json, sys
 folder, home = sys.argv[1:]
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = home + "/inductor"
 from pathlib import Path
 import numpy as np
-from torch._dynamo.utils import counters
 from storage.objects.folder import LocalObjects
 from storage.spec.registry import parse_registry
 from storage.spec.picture import Request
 from worker.devices import Device
-from worker.rendering.inputs import Inputs
-from worker.serving.outages import OutageRetry
-from worker.rendering.backend import Supplies, load
+from worker.rendering.backend import BackendResources
+from worker.rendering.input_cache import InputCache
+from worker.rendering.open_backend import open_backend
 entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
 registry = parse_registry("".join(entry.format(mode, folder) for mode in ("none", "default")), where="here")
-inputs = Inputs(LocalObjects(Path(home)), patiently=OutageRetry(threading.Event()))
-supplies = Supplies(inputs=inputs, loras={}, home=Path(home))
+inputs = InputCache(LocalObjects(Path(home)))
+backend = open_backend("diffusers", Device("cpu", 0), BackendResources(inputs=inputs, loras={}, home=Path(home)))
+from torch._dynamo.utils import counters
 def drawn(mode):
-    renderer = load(registry[mode], Device("cpu", 0), supplies)
+    model = backend.load(registry[mode])
     request = Request.parse({"prompt": "a red star", "model": mode, "width": 16, "height": 16, "steps": 2})
     specs = [registry.resolve(request, seed=seed) for seed in (1, 2, 3)]
     # Batches of two and of one: the second is filled up, or it would be compiled anew.
-    pictures = [picture for some in (specs[:2], specs[2:]) for picture in renderer.render(some, lambda: None).pictures]
+    pictures = [picture for some in (specs[:2], specs[2:]) for picture in model.render(some, lambda: None).pictures]
     return [np.asarray(picture).tolist() for picture in pictures]
 found = {"eager": drawn("none"), "compiled": drawn("default")}
 print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] for name in ("hit", "miss")}))

@@ -17,10 +17,10 @@ from storage.spec.models import Lora
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from worker.rendering import learn_capabilities
-from worker.rendering.backend import Renderer
+from worker.rendering.backend import LoadedModel
 from worker.rendering.weights import hash_tensors
 
-Loader = Callable[[str], Renderer]
+Loader = Callable[[str], LoadedModel]
 EVERY = ["sd", "sdxl", "kandinsky", "sd-control", "sd-two", "sdxl-control", "sdxl-two"]
 
 
@@ -41,14 +41,14 @@ def test_the_table_of_controls_is_what_the_installed_pipelines_take() -> None:
 def test_a_picture_does_not_depend_on_its_neighbours_beyond_rounding(
     models: Models, loaded: Loader, alias: str
 ) -> None:
-    renderer, wanted = loaded(alias), models.specs(alias, 8)
+    model, wanted = loaded(alias), models.specs(alias, 8)
     strangers = models.specs(alias, 11)[8:]
 
-    together = pixels(renderer, wanted)
-    alone = np.concatenate([pixels(renderer, [spec]) for spec in wanted])
-    among_strangers = pixels(renderer, [*strangers, *wanted[::-1]])[3:][::-1]
+    together = pixels(model, wanted)
+    alone = np.concatenate([pixels(model, [spec]) for spec in wanted])
+    among_strangers = pixels(model, [*strangers, *wanted[::-1]])[3:][::-1]
 
-    assert (pixels(renderer, wanted) == together).all()
+    assert (pixels(model, wanted) == together).all()
     assert largest_difference(together, alone) <= 1
     assert largest_difference(together, among_strangers) <= 1
     assert len(np.unique(together.reshape(8, -1), axis=0)) == 8
@@ -58,27 +58,27 @@ def test_a_picture_does_not_depend_on_its_neighbours_beyond_rounding(
 def test_a_long_neighbour_does_not_lengthen_a_weighted_prompt(models: Models, loaded: Loader, alias: str) -> None:
     short = models.specs(alias, 2, prompt_weighting="compel", prompt="a (red)1.4 star")
     long = models.specs(alias, 1, prompt_weighting="compel", prompt="a very long story, " * 60)
-    renderer = loaded(alias)
-    among = pixels(renderer, [short[0], *long, short[1]])
-    assert largest_difference(among[[0, 2]], pixels(renderer, short)) <= 1
-    assert largest_difference(among[[1]], pixels(renderer, long)) <= 1
+    model = loaded(alias)
+    among = pixels(model, [short[0], *long, short[1]])
+    assert largest_difference(among[[0, 2]], pixels(model, short)) <= 1
+    assert largest_difference(among[[1]], pixels(model, long)) <= 1
 
 
 def test_negative_prompts_of_kandinsky_stay_with_their_pictures(models: Models, loaded: Loader) -> None:
-    renderer, plain = loaded("kandinsky"), models.specs("kandinsky", 3)
+    model, plain = loaded("kandinsky"), models.specs("kandinsky", 3)
     mixed = [plain[0], plain[1].model_copy(update={"negative_prompt": "blue"}), plain[2]]
-    together = pixels(renderer, mixed)
-    assert largest_difference(together, np.concatenate([pixels(renderer, [spec]) for spec in mixed])) <= 1
-    assert largest_difference(together[1], pixels(renderer, plain)[1]) > 1
+    together = pixels(model, mixed)
+    assert largest_difference(together, np.concatenate([pixels(model, [spec]) for spec in mixed])) <= 1
+    assert largest_difference(together[1], pixels(model, plain)[1]) > 1
 
 
 @pytest.mark.filterwarnings("ignore:.callback_steps.:FutureWarning")  # Kandinsky's own
 def test_one_picture_is_what_diffusers_makes_of_the_same_arguments(models: Models, loaded: Loader) -> None:
     for alias, negative in (("sd", "blue"), ("sdxl", None), ("kandinsky", "blue"), ("kandinsky", None)):
-        renderer: Any = loaded(alias)
+        model: Any = loaded(alias)
         [spec] = models.specs(alias, 1, negative_prompt=negative or "")
-        ours = pixels(renderer, [spec])[0]
-        theirs = renderer.pipeline(
+        ours = pixels(model, [spec])[0]
+        theirs = model.pipeline(
             prompt=spec.prompt,
             negative_prompt=negative,
             width=64,
@@ -117,8 +117,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("alias", "fields"), CHANGES, ids=lambda part: part if isinstance(part, str) else min(part))
 def test_a_control_changes_the_picture(models: Models, loaded: Loader, alias: str, fields: dict[str, Any]) -> None:
     plain, changed = models.specs(alias, 2), models.specs(alias, 2, **fields)
-    renderer = loaded(alias)
-    assert largest_difference(pixels(renderer, plain)[0], pixels(renderer, changed)[0]) > 1
+    model = loaded(alias)
+    assert largest_difference(pixels(model, plain)[0], pixels(model, changed)[0]) > 1
 
 
 @pytest.mark.parametrize("alias", ["sd", "sdxl"])
@@ -145,14 +145,14 @@ def stored(models: Models, **tensors: torch.Tensor) -> str:
 
 
 def test_embeddings_brought_along_draw_what_their_prompt_draws(models: Models, loaded: Loader) -> None:
-    renderer: Any = loaded("sdxl")
+    model: Any = loaded("sdxl")
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     [spec] = models.specs("sdxl", 1, negative_prompt="blue")
     with torch.inference_mode():
-        found = renderer.pipeline.encode_prompt(spec.prompt, negative_prompt="blue", device="cpu")
+        found = model.pipeline.encode_prompt(spec.prompt, negative_prompt="blue", device="cpu")
     tensors = {name: tensor[0].clone() for name, tensor in zip(names, found, strict=True)}
     [brought] = models.specs("sdxl", 1, prompt=None, prompt_embeds=stored(models, **tensors))
-    assert largest_difference(pixels(renderer, [brought]), pixels(renderer, [spec])) <= 1
+    assert largest_difference(pixels(model, [brought]), pixels(model, [spec])) <= 1
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_an_input_that_is_not_stored_fails_with_its_name(models: Models, loaded:
 
 
 def test_loras_are_switched_on_and_off_by_job(models: Models) -> None:
-    renderer = models.load("sd")
+    model = models.load("sd")
 
     def drawn(**loras: float) -> Any:
-        return pixels(renderer, models.specs("sd", 2, **({"loras": loras} if loras else {})))
+        return pixels(model, models.specs("sd", 2, **({"loras": loras} if loras else {})))
 
     plain, ink, both = drawn(), drawn(ink=1.0), drawn(ink=1.0, oil=0.5)
     assert min(largest_difference(plain, ink), largest_difference(ink, both), largest_difference(plain, both)) > 1
@@ -199,10 +199,10 @@ def test_loras_are_switched_on_and_off_by_job(models: Models) -> None:
 
 
 def test_the_recipe_tells_one_loras_weights_from_anothers(models: Models) -> None:
-    renderer = models.load("sd")
+    model = models.load("sd")
 
     def recipe(**loras: float) -> Any:
-        return renderer.render(models.specs("sd", 1, loras=loras), lambda: None).recipe["loras"]
+        return model.render(models.specs("sd", 1, loras=loras), lambda: None).recipe["loras"]
 
     both = recipe(ink=1.0, oil=0.5)
     assert {alias: lora["scale"] for alias, lora in both.items()} == {"ink": 1.0, "oil": 0.5}
@@ -221,19 +221,19 @@ def test_a_lora_of_one_model_does_not_show_in_another_that_shares_its_weights(mo
 
 
 def test_a_lora_that_is_not_there_fails_with_the_reason(models: Models, tmp_path: Path) -> None:
-    renderer = models.load("sd")
-    renderer.adapters._known = {"ink": Lora(alias="ink", source=str(tmp_path))}  # type: ignore[attr-defined]
+    model = models.load("sd")
+    model.adapters._known = {"ink": Lora(alias="ink", source=str(tmp_path))}  # type: ignore[attr-defined]
     with pytest.raises(RenderFailed, match="loras: ink .* cannot be loaded"):
-        renderer.render(models.specs("sd", 1, loras={"ink": 1.0}), lambda: None)
+        model.render(models.specs("sd", 1, loras={"ink": 1.0}), lambda: None)
 
 
 # -- half precision --------------------------------------------------------------------------------------------
 
 
 def test_what_half_precision_spoils_is_made_again_in_single_precision(models: Models) -> None:
-    renderer: Any = models.load("sd")
-    pipeline = renderer.pipeline.to(torch.bfloat16)
-    renderer._recipe = {**renderer._recipe, "dtype": "bfloat16"}
+    model: Any = models.load("sd")
+    pipeline = model.pipeline.to(torch.bfloat16)
+    model._recipe = {**model._recipe, "dtype": "bfloat16"}
     whole, decode = models.specs("sd", 3), pipeline.vae.decode
 
     def overflowing(latents: torch.Tensor, *given: Any, **named: Any) -> Any:
@@ -242,8 +242,8 @@ def test_what_half_precision_spoils_is_made_again_in_single_precision(models: Mo
 
     pipeline.vae.decode = overflowing
     with pytest.raises(RenderFailed, match="black or not finite"):
-        renderer.render(whole, lambda: None)  # its jobs are then rendered alone
-    rendered = renderer.render(whole[:1], lambda: None)
+        model.render(whole, lambda: None)  # its jobs are then rendered alone
+    rendered = model.render(whole[:1], lambda: None)
     assert rendered.recipe["dtype"] == "float32"
     assert "bfloat16" in rendered.recipe["because"]
     assert np.asarray(rendered.pictures[0]).std() > 1
@@ -251,31 +251,31 @@ def test_what_half_precision_spoils_is_made_again_in_single_precision(models: Mo
 
 
 def test_a_picture_that_is_never_finite_fails(models: Models) -> None:
-    renderer: Any = models.load("sd")
-    decode = renderer.pipeline.vae.decode
-    renderer.pipeline.vae.decode = lambda *given, **named: [part * torch.nan for part in decode(*given, **named)]
+    model: Any = models.load("sd")
+    decode = model.pipeline.vae.decode
+    model.pipeline.vae.decode = lambda *given, **named: [part * torch.nan for part in decode(*given, **named)]
     with pytest.raises(RenderFailed, match="not finite"):
-        renderer.render(models.specs("sd", 1), lambda: None)
+        model.render(models.specs("sd", 1), lambda: None)
 
 
 # -- the safety checker ----------------------------------------------------------------------------------------
 
 
 def test_a_safety_checker_that_nobody_asked_for_is_left_out(models: Models) -> None:
-    renderer: Any = models.load("sd-unchecked")
-    assert renderer.pipeline.safety_checker is None
-    assert "safety_checker" not in renderer.render(models.specs("sd-unchecked"), lambda: None).recipe
+    model: Any = models.load("sd-unchecked")
+    assert model.pipeline.safety_checker is None
+    assert "safety_checker" not in model.render(models.specs("sd-unchecked"), lambda: None).recipe
 
 
 def test_the_safety_checkers_verdict_is_recorded_and_what_it_flags_fails(models: Models) -> None:
-    renderer: Any = models.load("sd-checked")
-    rendered = renderer.render(models.specs("sd-checked", 2), lambda: None)
+    model: Any = models.load("sd-checked")
+    rendered = model.render(models.specs("sd-checked", 2), lambda: None)
     assert rendered.recipe["safety_checker"] == "passed"
     assert np.asarray(rendered.pictures[0]).std() > 1
 
-    torch.nn.init.constant_(renderer.safety._checker.concept_embeds_weights, -1.0)  # now it flags everything
+    torch.nn.init.constant_(model.safety._checker.concept_embeds_weights, -1.0)  # now it flags everything
     with pytest.raises(RenderFailed, match="safety checker flags"):
-        renderer.render(models.specs("sd-checked"), lambda: None)
+        model.render(models.specs("sd-checked"), lambda: None)
 
 
 # -- weights ---------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_one_changed_weight_changes_the_hash(models: Models) -> None:
 
 
 def test_a_loaded_lora_does_not_change_the_hash_of_the_weights(models: Models) -> None:
-    renderer: Any = models.load("sd")
-    before = hash_tensors(renderer.pipeline)
-    renderer.render(models.specs("sd", loras={"ink": 1.0}), lambda: None)
-    assert hash_tensors(renderer.pipeline) == before
+    model: Any = models.load("sd")
+    before = hash_tensors(model.pipeline)
+    model.render(models.specs("sd", loras={"ink": 1.0}), lambda: None)
+    assert hash_tensors(model.pipeline) == before

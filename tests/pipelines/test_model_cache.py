@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from tests.pipelines.conftest import Models
-from worker.devices import Device
 from worker.serving.model_cache import ModelCache
 
 
-def held(models: Models, most: int) -> ModelCache:
-    return ModelCache(Device("cpu", 0), models.supplies, most=most)
+def cache(models: Models, capacity: int) -> ModelCache:
+    return ModelCache({"diffusers": models.backend}, capacity=capacity)
 
 
 def loads(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -25,9 +24,9 @@ def loads(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_the_least_recently_used_model_makes_room(models: Models, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "worker.serving.model_cache")
-    loaded = held(models, 2)
+    held = cache(models, 2)
     for alias in ("sd", "sdxl", "sd", "kandinsky", "sd", "sdxl"):
-        loaded.get(models.registry[alias])
+        held.get(models.registry[alias])
     assert loads(caplog) == [
         "loaded model=sd",
         "loaded model=sdxl",
@@ -39,9 +38,9 @@ def test_the_least_recently_used_model_makes_room(models: Models, caplog: pytest
 
 
 def test_models_of_the_same_weights_hold_them_once(models: Models) -> None:
-    loaded = held(models, 0)
-    renderers: list[Any] = [loaded.get(models.registry[alias]) for alias in ("sd", "sd-control", "sd-two")]
-    pipelines = [renderer.pipeline for renderer in renderers]
+    held = cache(models, 0)
+    opened: list[Any] = [held.get(models.registry[alias]) for alias in ("sd", "sd-control", "sd-two")]
+    pipelines = [model.pipeline for model in opened]
     for part in ("unet", "vae", "text_encoder"):
         assert len({id(getattr(pipeline, part)) for pipeline in pipelines}) == 1
     assert [type(pipeline).__name__ for pipeline in pipelines] == [
@@ -52,10 +51,10 @@ def test_models_of_the_same_weights_hold_them_once(models: Models) -> None:
 
 
 def test_a_model_is_what_it_is_whichever_was_loaded_first(models: Models) -> None:
-    alone = held(models, 0).get(models.registry["sd"]).render(models.specs("sd"), lambda: None)
-    loaded = held(models, 0)
-    loaded.get(models.registry["sd-control"]).render(models.specs("sd-control", sampler="euler a"), lambda: None)
-    after = loaded.get(models.registry["sd"]).render(models.specs("sd"), lambda: None)
+    alone = cache(models, 0).get(models.registry["sd"]).render(models.specs("sd"), lambda: None)
+    held = cache(models, 0)
+    held.get(models.registry["sd-control"]).render(models.specs("sd-control", sampler="euler a"), lambda: None)
+    after = held.get(models.registry["sd"]).render(models.specs("sd"), lambda: None)
     assert after.recipe == alone.recipe
     assert after.recipe["pipeline"] == "StableDiffusionPipeline"
     assert after.recipe["scheduler"] == "DDIMScheduler"
@@ -66,12 +65,12 @@ def test_where_memory_is_short_models_make_room(
     models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "worker.serving.model_cache")
-    loaded = held(models, 0)
-    loaded.get(models.registry["sd"])
-    monkeypatch.setattr("worker.serving.model_cache.room", lambda _: 1_000_000)
+    held = cache(models, 0)
+    held.get(models.registry["sd"])
+    monkeypatch.setattr(models.backend, "available_memory", lambda: 1_000_000)
     # It takes next to nothing: its weights are those of sd.
-    loaded.get(models.registry["sd-control"])
-    loaded.get(models.registry["sdxl"])
+    held.get(models.registry["sd-control"])
+    held.get(models.registry["sdxl"])
     assert loads(caplog) == [
         "loaded model=sd",
         "loaded model=sd-control",

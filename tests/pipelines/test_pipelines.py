@@ -12,12 +12,11 @@ from storage.spec.models import DiffusersModel
 from storage.spec.picture import SAMPLERS
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
-from worker.devices import Device
-from worker.rendering.backend import Abandoned, Renderer, load
+from worker.rendering.backend import Abandoned, LoadedModel
 
 
 @pytest.fixture(scope="session")
-def renderer(loaded: Callable[[str], Renderer]) -> Renderer:
+def model(loaded: Callable[[str], LoadedModel]) -> LoadedModel:
     return loaded("sd")
 
 
@@ -35,34 +34,34 @@ def test_pipelines_with_random_weights_open_like_any_other(weights: Path, name: 
     assert sorted(path.name for path in (weights / name).rglob("*.safetensors")) != []
 
 
-def test_seed_prompt_and_negative_prompt_each_change_the_picture(models: Models, renderer: Renderer) -> None:
+def test_seed_prompt_and_negative_prompt_each_change_the_picture(models: Models, model: LoadedModel) -> None:
     [spec] = models.specs("sd")
     changed: list[dict[str, Any]] = [{"seed": 9}, {"prompt": "a blue cross"}, {"negative_prompt": "a red star"}]
-    pictures = pixels(renderer, [spec, *(spec.model_copy(update=change) for change in changed)])
+    pictures = pixels(model, [spec, *(spec.model_copy(update=change) for change in changed)])
     assert all((pictures[0] != other).any() for other in pictures[1:])
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_sampler_draws_the_same_again_and_alone(models: Models, renderer: Renderer, sampler: str) -> None:
+def test_a_sampler_draws_the_same_again_and_alone(models: Models, model: LoadedModel, sampler: str) -> None:
     wanted = models.specs("sd", 3, sampler=sampler)
-    together = pixels(renderer, wanted)
-    assert (together == pixels(renderer, wanted)).all()
-    assert largest_difference(together[1], pixels(renderer, wanted[1:2])) <= 1
+    together = pixels(model, wanted)
+    assert (together == pixels(model, wanted)).all()
+    assert largest_difference(together[1], pixels(model, wanted[1:2])) <= 1
     assert together.std() > 1
 
 
-def test_samplers_differ(models: Models, renderer: Renderer) -> None:
-    pictures = [pixels(renderer, models.specs("sd", sampler=sampler)).tobytes() for sampler in sorted(SAMPLERS)]
+def test_samplers_differ(models: Models, model: LoadedModel) -> None:
+    pictures = [pixels(model, models.specs("sd", sampler=sampler)).tobytes() for sampler in sorted(SAMPLERS)]
     assert len(set(pictures)) == len(SAMPLERS)
 
 
-def test_sizes_are_as_asked_for(models: Models, renderer: Renderer) -> None:
-    assert pixels(renderer, models.specs("sd", width=96, height=64)).shape == (1, 64, 96, 3)
+def test_sizes_are_as_asked_for(models: Models, model: LoadedModel) -> None:
+    assert pixels(model, models.specs("sd", width=96, height=64)).shape == (1, 64, 96, 3)
 
 
 @pytest.mark.parametrize(("alias", "steps"), [("sd", 3), ("sdxl", 3), ("kandinsky", 3 + 2), ("sd-two", 3)])
 def test_steps_are_reported_and_what_the_listener_raises_passes_through(
-    models: Models, loaded: Callable[[str], Renderer], alias: str, steps: int
+    models: Models, loaded: Callable[[str], LoadedModel], alias: str, steps: int
 ) -> None:
     heard: list[int] = []
     prior = {"prior_num_inference_steps": 2} if alias == "kandinsky" else {}
@@ -76,8 +75,8 @@ def test_steps_are_reported_and_what_the_listener_raises_passes_through(
         loaded(alias).render(models.specs(alias, 2), abandon)
 
 
-def test_the_recipe_names_what_the_picture_depends_on(models: Models, renderer: Renderer) -> None:
-    recipe = renderer.render(models.specs("sd"), lambda: None).recipe
+def test_the_recipe_names_what_the_picture_depends_on(models: Models, model: LoadedModel) -> None:
+    recipe = model.render(models.specs("sd"), lambda: None).recipe
     assert recipe["dtype"] == "float32"
     assert recipe["scheduler"] == "DDIMScheduler"
     assert {"torch", "diffusers", "transformers", "device", "source"} <= recipe.keys()
@@ -97,21 +96,21 @@ def test_the_recipe_names_what_the_picture_depends_on(models: Models, renderer: 
 )
 @pytest.mark.parametrize("alias", ["sd", "sdxl"])
 def test_how_a_pipeline_is_run_changes_no_picture_beyond_rounding(
-    models: Models, loaded: Callable[[str], Renderer], alias: str, running: dict[str, Any]
+    models: Models, loaded: Callable[[str], LoadedModel], alias: str, running: dict[str, Any]
 ) -> None:
     tuned = models.registry[alias].model_copy(update=running)
-    renderer = load(tuned, Device("cpu", 0), models.supplies)
+    model = models.backend.load(tuned)
     wanted = models.specs(alias, 2)
-    assert largest_difference(pixels(renderer, wanted), pixels(loaded(alias), wanted)) <= 1
+    assert largest_difference(pixels(model, wanted), pixels(loaded(alias), wanted)) <= 1
 
 
 def test_what_a_pipeline_cannot_do_is_said_when_it_is_loaded(models: Models) -> None:
     sliced = models.registry["kandinsky"].model_copy(update={"vae_slicing": True})
     with pytest.raises(ModelUnavailable, match="Slicing .*VQModel"):
-        load(sliced, Device("cpu", 0), models.supplies)
+        models.backend.load(sliced)
 
 
 def test_a_model_that_is_not_there_is_unavailable_with_its_reason(models: Models, tmp_path: Path) -> None:
     model = DiffusersModel(alias="gone", kind="diffusers", source=str(tmp_path / "no-such-folder"))
     with pytest.raises(ModelUnavailable, match="model gone .*no-such-folder"):
-        load(model, Device("cpu", 0), models.supplies)
+        models.backend.load(model)

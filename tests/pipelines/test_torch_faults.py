@@ -12,8 +12,6 @@ from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory, RenderFa
 from storage.rules.faults import Fault
 from storage.spec.models import DiffusersModel
 from tests.pipelines.conftest import Models
-from worker.devices import Device
-from worker.rendering.loading import load
 from worker.rendering.torch_faults import as_fault
 
 
@@ -58,34 +56,34 @@ def _raising(denoiser: Any, error: Exception, *, above: int, seen: list[Any]) ->
 def test_after_running_out_of_memory_nothing_holds_the_batchs_tensors(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renderer: Any = models.load("sd")
+    model: Any = models.load("sd")
     seen: list[Any] = []
     out = torch.OutOfMemoryError("CUDA out of memory")
-    monkeypatch.setattr(renderer.pipeline.unet, "forward", _raising(renderer.pipeline.unet, out, above=2, seen=seen))
+    monkeypatch.setattr(model.pipeline.unet, "forward", _raising(model.pipeline.unet, out, above=2, seen=seen))
     with pytest.raises(OutOfMemory) as caught:
-        renderer.render(models.specs("sd", 4), lambda: None)
+        model.render(models.specs("sd", 4), lambda: None)
     # The exception that we gave to the mock, and so its traceback, is ours.
     out.__traceback__ = None
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     gc.collect()
     assert [reference() for reference in seen] == [None]
-    assert len(renderer.render(models.specs("sd", 2), lambda: None).pictures) == 2
+    assert len(model.render(models.specs("sd", 2), lambda: None).pictures) == 2
 
 
 def test_a_pipeline_that_saves_memory_says_so_in_the_recipe(models: Models) -> None:
-    renderer: Any = models.load("sd")
-    before = renderer.render(models.specs("sd", 2), lambda: None)
-    assert renderer.spare_memory()
-    assert not renderer.spare_memory()
-    after = renderer.render(models.specs("sd", 2), lambda: None)
+    model: Any = models.load("sd")
+    before = model.render(models.specs("sd", 2), lambda: None)
+    assert model.save_memory()
+    assert not model.save_memory()
+    after = model.render(models.specs("sd", 2), lambda: None)
     assert "vae" not in before.recipe
     assert after.recipe["vae"] == "sliced and tiled"
     assert len(after.pictures) == 2
 
 
 def test_a_pipeline_without_a_vae_of_its_own_cannot_save_memory(models: Models) -> None:
-    assert not models.load("kandinsky").spare_memory()
+    assert not models.load("kandinsky").save_memory()
 
 
 def test_loading_that_runs_out_of_memory_is_told_from_weights_that_are_not_there(
@@ -94,13 +92,13 @@ def test_loading_that_runs_out_of_memory_is_told_from_weights_that_are_not_there
     model = models.registry["sd"]
     assert isinstance(model, DiffusersModel)
     with pytest.raises(ModelUnavailable) as missing:
-        load(model.model_copy(update={"source": str(tmp_path)}), Device("cpu", 0), models.supplies)
+        models.backend.load(model.model_copy(update={"source": str(tmp_path)}))
     assert missing.value.fault is Fault.BAD_WEIGHTS
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("worker.rendering.loading.tune", full)
+    monkeypatch.setattr("worker.rendering.diffusers_backend.tune", full)
     with pytest.raises(ModelUnavailable) as short:
-        load(model, Device("cpu", 0), models.supplies)
+        models.backend.load(model)
     assert short.value.fault is Fault.OUT_OF_MEMORY

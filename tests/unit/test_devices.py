@@ -4,7 +4,7 @@ import pytest
 
 from storage.errors import BadSettings
 from worker.devices import Device, find_devices
-from worker.rendering.backend import kinds_of
+from worker.rendering.open_backend import kinds_of
 
 
 def test_devices_are_taken_from_a_list() -> None:

@@ -1,12 +1,42 @@
-"""Who this worker is and which models it serves: known alike to supervisor, parent and child."""
+"""Who a worker is and which models it serves: the same for supervisor, parent and child."""
 
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from storage.errors import BadSettings
 from storage.settings import Settings
-from storage.spec.registry import Registry
-from worker.devices import Device
-from worker.rendering.backend import kinds_of
+from storage.spec.registry import Registry, read_registry
+from worker.devices import Device, find_devices
+from worker.rendering.open_backend import kinds_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """One worker: its device, its name, and the models it serves."""
+
+    device: Device
+    name: str
+    registry: Registry
+    #: Aliases in the registry.
+    served: Sequence[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Identity":
+        """Read who this process is from its settings, in which the supervisor named one device. Raises FarmError."""
+        [device] = find_devices(settings.devices)
+        registry = read_registry(settings)
+        return cls(
+            device=device,
+            name=device.worker_name(machine_name(settings)),
+            registry=registry,
+            served=served_models(settings, registry, device),
+        )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the models that it serves."""
+        return frozenset(self.registry[alias].kind for alias in self.served)
 
 
 def machine_name(settings: Settings) -> str:
@@ -14,14 +44,13 @@ def machine_name(settings: Settings) -> str:
 
 
 def served_models(settings: Settings, registry: Registry, device: Device) -> list[str]:
-    """The aliases that a device serves: those wanted, of the kinds that it can render.
+    """Return the aliases that a device serves: those that FARM_SERVE selects, of the kinds that it can render.
 
     Raises NotFound for an unknown alias, BadSettings if nothing is left.
     """
     kinds = kinds_of(device)
-    served = [alias for alias in registry.aliases(settings.serve) if registry[alias].kind in kinds]
+    selected = registry.aliases(settings.serve)
+    served = [alias for alias in selected if registry[alias].kind in kinds]
     if not served:
-        raise BadSettings(
-            f"device {device} can render none of the models {', '.join(registry.aliases(settings.serve))}"
-        )
+        raise BadSettings(f"device {device} can render none of the models {', '.join(selected)}")
     return served

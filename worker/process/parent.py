@@ -7,25 +7,23 @@ from typing import Any
 from celery.platforms import SecurityWarning
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
-from storage.broker import make_celery, queue_name
+from storage.broker.celery_app import make_celery
+from storage.broker.queues import queue_name
 from storage.database.connection import Database
 from storage.fleet.workers import Workers
 from storage.process import lifeline
 from storage.process.logs import configure_logging
 from storage.settings import Settings, read_settings
-from storage.spec.registry import read_registry
-from worker.devices import find_devices
 from worker.process import redis_qos
 from worker.process.child_watch import ChildWatch
-from worker.process.identity import machine_name, served_models
+from worker.process.identity import Identity
 from worker.process.tasks import STOP_SIGNAL
 
 
 def main() -> None:
     settings = read_settings()
-    [device] = find_devices(settings.devices)
-    name = device.worker_name(machine_name(settings))
-    configure_logging(settings.log_level, name)
+    me = Identity.of(settings)
+    configure_logging(settings.log_level, me.name)
     lifeline.stop_with_parent()
     # It warns of root because pickled messages could carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -34,15 +32,15 @@ def main() -> None:
     )
     app.conf.update(imports=("worker.process.tasks",))
     redis_qos.install()
-    _oversee(settings, name)
+    _watch_child(settings, me.name)
     celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
-    queues = ",".join(queue_name(alias) for alias in served_models(settings, read_registry(settings), device))
+    queues = ",".join(map(queue_name, me.served))
     app.worker_main(
         [
             # Our own log lines tell what Celery's banner and its pool's chatter would.
             "--quiet",
             "worker",
-            f"--hostname={name}",
+            f"--hostname={me.name}",
             f"--queues={queues}",
             "--loglevel=warning",
             # Workers of the farm know each other through the database.
@@ -53,8 +51,8 @@ def main() -> None:
     )
 
 
-def _oversee(settings: Settings, name: str) -> None:
-    """Once the pool is there, look after its child."""
+def _watch_child(settings: Settings, name: str) -> None:
+    """Watch the child once the pool has started it."""
 
     def start(sender: Any, **_: Any) -> None:
         ChildWatch(

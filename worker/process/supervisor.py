@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings, DatabaseProblem, FarmError, InvalidInput

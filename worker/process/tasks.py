@@ -16,7 +16,7 @@ from celery import Task, current_app, shared_task
 from celery.signals import setup_logging, worker_process_init
 from celery.worker.request import Request
 
-from storage.broker import TURN_TASK
+from storage.broker.queues import TURN_TASK
 from storage.database.connection import Database
 from storage.errors import DatabaseProblem, DeviceBroken, NotFound
 from storage.jobs.jobs import Jobs
@@ -50,28 +50,35 @@ def turn(alias: str) -> None:
     """One ticket: serve a model for a while. Late, doubled or forged tickets do no harm."""
     process = device_process()
     try:
-        model = process.registry[alias]
+        model = process.me.registry[alias]
     except NotFound as error:
         log.warning("ticket ignored: %s", error)
         return
     try:
         process.turn.run(model)
     except DeviceBroken as error:
-        log.error("device=%s is broken, its process ends: %s", process.device, error)
+        log.error("device=%s is broken, its process ends: %s", process.me.device, error)
         process.leave()
 
 
 @functools.cache
 def device_process() -> DeviceProcess:
     """What the child holds, made once: connections, loaded models, threads."""
-    return DeviceProcess(read_settings(), app=current_app, stopping=threading.Event())
+    return DeviceProcess(read_settings(), app=current_app, stopping=stop_request())
+
+
+@functools.cache
+def stop_request() -> threading.Event:
+    """What the child finds set once it is to stop."""
+    return threading.Event()
 
 
 @worker_process_init.connect
 def start_device_process(**_: Any) -> None:
-    process = device_process()
-    signal.signal(STOP_SIGNAL, lambda *_: process.stopping.set())
-    process.start()
+    # Before anything that takes long: a signal that nobody handles would kill the child.
+    stopping = stop_request()
+    signal.signal(STOP_SIGNAL, lambda *_: stopping.set())
+    device_process().start()
 
 
 @setup_logging.connect

@@ -1,8 +1,8 @@
-"""What makes pictures: one interface, one implementation per model kind."""
+"""The seam between the worker and whatever makes pictures: specifications go in, steps are reported, results come out.
 
-import importlib
-import platform
-import sys
+Everything above (`worker.serving`) knows these protocols only. `open_backend` opens an implementation by model kind.
+"""
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,107 +11,88 @@ from typing import Any, Protocol
 from PIL.Image import Image
 
 from storage.errors import FarmError
-from storage.spec.models import DiffusersModel, Lora, Model
+from storage.spec.models import Lora, Model
 from storage.spec.picture import Spec
-from worker.devices import Device
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import InputCache
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """The pictures of one pipeline call, in the order of the specifications."""
+class RenderResult:
+    """The pictures of one call, in the order of the specifications."""
 
     pictures: Sequence[Image]
-    #: What, beside the specification, a picture depends on: model revision, dtype, versions, device.
+    #: What the pictures depend on beside their specifications: model revision, dtype, versions, device. JSON values;
+    #: `kind` is always there.
     recipe: Mapping[str, Any]
 
 
 class Abandoned(FarmError):
-    """Raised by a step's listener when none of the batch's jobs is ours any more; renderers let it pass."""
+    """Raised by a step listener once no job of the batch is ours any more; it passes through `render` unchanged."""
 
 
-class Renderer(Protocol):
-    """One model on one device, loaded once and kept."""
+class LoadedModel(Protocol):
+    """One model on one device. It holds its memory until nothing refers to it any more."""
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
-        """Render specifications of one batch key in one pipeline call, with one generator per picture.
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
+        """Render specifications that share a batch key: one picture each, from its own seed.
+
+        A picture does not depend on which others are in the call, beyond 1/255 of rounding. Whatever is raised, the
+        model can render again, unless it is DeviceBroken.
 
         Args:
-            on_step: called after each denoising step; it may raise Abandoned, which ends the call.
-            at_most: how many pictures the device's memory holds, where it is less than the model's batch limit.
+            on_step: called after each denoising step (`num_inference_steps` times for pictures that are denoised
+                together, and for each step of a prior); it may raise Abandoned, which ends the call.
+            at_most: how many pictures fit in the device's memory, where that is fewer than the model's batch limit.
 
         Raises:
             RenderFailed: these pictures cannot be made.
-            OutOfMemory: not so many at once.
-            DeviceBroken: nor anything else in this process.
+            OutOfMemory: fewer at once may fit.
+            DeviceBroken: nothing works any more in this process.
         """
         ...
 
-    def spare_memory(self) -> bool:
-        """From now on use less memory and take longer; False if that was so already, or cannot be."""
+    def save_memory(self) -> bool:
+        """Use less memory and more time from now on. Return False if it does so already, or cannot."""
+        ...
+
+
+class Backend(Protocol):
+    """One way of making pictures, on one device."""
+
+    def load(self, model: Model, *, shared: LoadedModel | None = None) -> LoadedModel:
+        """Load a model of this backend's kind onto the device.
+
+        Args:
+            shared: a loaded model of the same weights (`Model.base`); what it holds is not loaded a second time.
+
+        Raises:
+            ModelUnavailable: the weights cannot be found or loaded, or do not fit beside what is loaded.
+            DeviceBroken: nothing works any more in this process.
+        """
+        ...
+
+    def needed_memory(self, model: Model) -> int:
+        """Estimate the bytes that loading a model takes; 0 where that is unknown before its weights are fetched."""
+        ...
+
+    def available_memory(self) -> int:
+        """Return the bytes that are free on the device."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back to the device what models held that nothing refers to any more."""
+        ...
+
+    def hardware_name(self) -> str:
+        """Return what the hardware calls itself: equal hardware, equal name."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supplies:
-    """What renderers need beside their model."""
+class BackendResources:
+    """What backends need beside the device."""
 
-    inputs: Inputs
+    inputs: InputCache
     loras: Mapping[str, Lora]
     #: A folder of this machine for what is worth keeping between runs.
     home: Path
-
-
-#: kind → module with a `load` as below. Named, not imported: only the process that owns a device, and only for a kind
-#: that it serves, pays for torch (gigabytes of memory, seconds of start).
-_MODULES = {"diffusers": "worker.rendering.loading", "simulated": "worker.rendering.simulated"}
-
-
-def import_kind(kind: str) -> None:
-    """Import a kind's libraries ahead of its first picture."""
-    importlib.import_module(_MODULES[kind])
-
-
-def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:
-    """Load a model onto the device; what it shares with a loaded one of the same weights, `base`, is not loaded again.
-
-    Raises ModelUnavailable.
-    """
-    module = importlib.import_module(_MODULES[model.kind])
-    renderer: Renderer = module.load(model, device, supplies, base)
-    return renderer
-
-
-def needed(model: Model) -> int:
-    """About how many bytes the model's weights take; 0 where that is not known before they are fetched."""
-    if not isinstance(model, DiffusersModel):
-        return 0
-    found: int = importlib.import_module(_MODULES[model.kind]).needed(model)
-    return found
-
-
-def room(device: Device) -> int:
-    """Bytes that are free on the device; without end on a simulated one."""
-    if device.kind == "simulated":
-        return sys.maxsize
-    free: int = importlib.import_module(_MODULES["diffusers"]).room(device)
-    return free
-
-
-def free_memory(device: Device) -> None:
-    """Give back what models held that nobody refers to any more."""
-    if device.kind != "simulated":
-        importlib.import_module("worker.rendering.tuning").free_memory()
-
-
-def hardware_name(device: Device) -> str:
-    """The hardware's own name, for people; only a CUDA device's driver is asked."""
-    if device.kind == "cuda":
-        name: str = importlib.import_module(_MODULES["diffusers"]).cuda_name()
-        return name
-    return f"{device.kind} {platform.machine()}"
-
-
-def kinds_of(device: Device) -> frozenset[str]:
-    """The model kinds that a device can render: a simulated one has no torch, a real one can pretend."""
-    return frozenset({"simulated"}) if device.kind == "simulated" else frozenset(_MODULES)

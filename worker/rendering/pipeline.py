@@ -14,15 +14,15 @@ from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
-from worker.rendering.backend import Abandoned, Rendered
-from worker.rendering.inputs import Inputs
+from worker.rendering.backend import Abandoned, RenderResult
+from worker.rendering.input_cache import InputCache
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.prompts import Prompts, weighs_prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import attention, free_memory
+from worker.rendering.tuning import attention, release_memory
 
 #: Controls that a pipeline's call takes by the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
@@ -30,7 +30,7 @@ _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_t
 _BAD = Fault.BAD_PICTURE
 
 
-class PipelineRenderer:
+class LoadedPipeline:
     """One pipeline on one device."""
 
     def __init__(
@@ -38,7 +38,7 @@ class PipelineRenderer:
         pipeline: Any,
         model: DiffusersModel,
         *,
-        inputs: Inputs,
+        inputs: InputCache,
         adapters: LoraAdapters,
         safety: SafetyChecker | None,
         recipe: Mapping[str, Any],
@@ -59,7 +59,7 @@ class PipelineRenderer:
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
 
     @torch.inference_mode()
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
         self._fill_to = min(at_most or self._model.batch_limit, self._model.batch_limit)
         try:
             return self._render(specs, on_step)
@@ -68,10 +68,10 @@ class PipelineRenderer:
         except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised again below
             fault = as_fault(error)
         # Out of the handler: what was caught there holds the batch's tensors.
-        free_memory()
+        release_memory()
         raise fault
 
-    def spare_memory(self) -> bool:
+    def save_memory(self) -> bool:
         decoder: Any = getattr(self._denoiser, "vae", None)
         if self._saves_memory or not hasattr(decoder, "enable_tiling"):
             return False
@@ -81,11 +81,11 @@ class PipelineRenderer:
 
     @property
     def _saves_memory(self) -> bool:
-        """SourcedRequest of the VAE itself, which renderers of the same weights share."""
+        """Asked of the VAE itself, which loaded models of the same weights share."""
         decoder = getattr(self._denoiser, "vae", None)
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
-    def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Rendered:
+    def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> RenderResult:
         tensors = self._tensors(specs, on_step)
         recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
         if specs[0].loras:
@@ -102,7 +102,7 @@ class PipelineRenderer:
             if any(self.safety.flags(pictures)):
                 raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
             recipe |= {"safety_checker": "passed"}
-        return Rendered(pictures=pictures, recipe=recipe)
+        return RenderResult(pictures=pictures, recipe=recipe)
 
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
         """The pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""

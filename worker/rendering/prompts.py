@@ -25,7 +25,7 @@ from diffusers import (
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
-from worker.rendering.inputs import Inputs
+from worker.rendering.input_cache import InputCache
 
 #: A picture's embeddings by the pipeline's names for them, each with a batch of one.
 Embeddings = Mapping[str, torch.Tensor]
@@ -71,7 +71,7 @@ def _name_text_model(pipeline: Any) -> None:
 class Prompts:
     """The text encoders of one pipeline, and what they last said."""
 
-    def __init__(self, pipeline: Any, inputs: Inputs) -> None:
+    def __init__(self, pipeline: Any, inputs: InputCache) -> None:
         self._pipeline = pipeline
         self._inputs = inputs
         _name_text_model(pipeline)

@@ -65,7 +65,7 @@ def _fetched(weights: Any) -> str:
 
 
 def _pipeline(model: DiffusersModel) -> str:
-    """Fetch what `worker.rendering.loading` will load: the parts of the pipeline, and of the prior its card names."""
+    """Fetch what `DiffusersBackend` will load: the parts of the pipeline, and of the prior that its card names."""
     options = {"variant": model.variant, "use_safetensors": True}
     if not model.safety_checker:
         options["safety_checker"] = None

@@ -1,9 +1,11 @@
-"""The simulated model: takes the time that a device would take and draws a pattern from the recipe, without torch."""
+"""The simulated backend: takes as long as a device would and draws a pattern from the specification; no torch."""
 
 import hashlib
 import os
+import platform
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,37 +16,63 @@ from storage.rules.faults import Fault
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.devices import Device
-from worker.rendering.backend import Rendered, Renderer, Supplies
+from worker.rendering.backend import LoadedModel, RenderResult
 
 _CELLS = 8
 
 
-class SimulatedRenderer:
-    """Each step of a batch of B takes `seconds_per_step + B × seconds_per_step_and_picture`."""
+class SimulatedBackend:
+    """Simulated models on one device, real or not: nothing is ever too large."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def load(self, model: Model, *, shared: LoadedModel | None = None) -> LoadedModel:
+        del shared  # there are no weights
+        if not isinstance(model, SimulatedModel):
+            raise TypeError(f"{model.alias} is not a simulated model")
+        return LoadedSimulation(model)
+
+    def needed_memory(self, model: Model) -> int:
+        del model  # there are no weights
+        return 0
+
+    def available_memory(self) -> int:
+        return sys.maxsize
+
+    def release_memory(self) -> None:
+        """Do nothing: simulated models hold nothing on the device."""
+
+    def hardware_name(self) -> str:
+        return f"{self._device.kind} {platform.machine()}"
+
+
+class LoadedSimulation:
+    """A model each of whose steps, for a batch of B, takes `seconds_per_step + B × seconds_per_step_and_picture`."""
 
     def __init__(self, model: SimulatedModel) -> None:
         self._model = model
-        self._frugal = False
+        self._saves_memory = False
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> Rendered:
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
         del at_most  # there is no memory
         pause = self._model.seconds_per_step + len(specs) * self._model.seconds_per_step_and_picture
         for _ in range(specs[0].num_inference_steps):
             time.sleep(pause)
             self._go_wrong(specs)
             on_step()
-        return Rendered(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
+        return RenderResult(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
 
-    def spare_memory(self) -> bool:
-        before, self._frugal = self._frugal, True
+    def save_memory(self) -> bool:
+        before, self._saves_memory = self._saves_memory, True
         return not before
 
     def _go_wrong(self, specs: Sequence[Spec]) -> None:
-        """What the registry says of this model's faults, for rehearsals: see `storage.spec.models.SimulatedFault`."""
+        """Rehearse the fault that the registry gives this model: see `storage.spec.models.SimulatedFault`."""
         fault = self._model.fault
         if fault is None or not any(fault.prompt in spec.prompt for spec in specs):
             return
-        if len(specs) <= fault.spares_batches_of or (self._frugal and fault.spares_frugal):
+        if len(specs) <= fault.spares_batches_of or (self._saves_memory and fault.spares_frugal):
             return
         if fault.kind == "error":
             raise RenderFailed("simulated: the pipeline fails", Fault.PIPELINE_ERROR)
@@ -60,14 +88,8 @@ class SimulatedRenderer:
 
 
 def draw(spec: Spec) -> Image.Image:
-    """A field of coloured cells: a pure function of the specification."""
+    """Draw a field of coloured cells: a pure function of the specification."""
     digest = hashlib.sha256(spec.canonical().encode()).digest()
     colours = random.Random(digest).randbytes(3 * _CELLS * _CELLS)  # noqa: S311 - a picture, not a secret
     cells = Image.frombytes("RGB", (_CELLS, _CELLS), colours)
     return cells.resize((spec.width, spec.height), Image.Resampling.NEAREST)
-
-
-def load(model: Model, device: Device, supplies: Supplies, base: Renderer | None = None) -> Renderer:  # noqa: ARG001 - the interface of `renderers.load`
-    if not isinstance(model, SimulatedModel):
-        raise TypeError(f"{model.alias} is not a simulated model")
-    return SimulatedRenderer(model)

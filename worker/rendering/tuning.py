@@ -80,7 +80,7 @@ def _channels_last(model: DiffusersModel, device: Device) -> bool:
     return device.kind == "cuda" if model.channels_last is None else model.channels_last
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Give back what evicted models and failed batches held on a GPU."""
     gc.collect()
     if torch.cuda.is_available():

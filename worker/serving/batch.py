@@ -10,16 +10,15 @@ from importlib.metadata import version
 
 from storage.errors import OutOfMemory, RenderFailed
 from storage.fleet.memory_limits import MemoryLimit
-from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.faults import Fault
 from storage.spec.models import Model
-from worker.rendering.backend import Abandoned, Rendered, Renderer
+from worker.rendering.backend import Abandoned, LoadedModel, RenderResult
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
-from worker.serving.outages import OutageRetry
 from worker.serving.publish import Publisher
+from worker.serving.services import WorkerJobs
 from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -32,13 +31,12 @@ class WorkerContext:
     """What every batch of a worker needs."""
 
     worker: str
-    jobs: Jobs
+    jobs: WorkerJobs
     leases: Leases
     watchdog: Watchdog
-    memory: BatchLimits
+    batch_limits: BatchLimits
     publisher: Publisher
     heartbeat: Heartbeat
-    patiently: OutageRetry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Batch:
     model: Model
     context: WorkerContext
 
-    def run(self, renderer: Renderer) -> int:
+    def run(self, loaded: LoadedModel) -> int:
         """Render and hand over to the publisher; how many pictures were made.
 
         What does not fit the device's memory is rendered in parts. A part that fails is rendered again one by one, so
@@ -61,14 +59,14 @@ class Batch:
         parts = deque([self.claim.jobs])
         while parts:
             jobs = parts.popleft()
-            limit = self.context.memory.limit(self.model, jobs[0])
+            limit = self.context.batch_limits.limit(self.model, jobs[0])
             if len(jobs) > limit.pictures:
                 parts.extendleft((jobs[limit.pictures :], jobs[: limit.pictures]))
                 continue
             try:
-                made += self._attempt(renderer, jobs, limit)
+                made += self._attempt(loaded, jobs, limit)
             except OutOfMemory as error:
-                if self._can_spare_memory(renderer, jobs, limit):
+                if self._can_save_memory(loaded, jobs, limit):
                     parts.appendleft(jobs)
                 else:
                     self.report_fault(jobs, error.fault, str(error))
@@ -82,9 +80,7 @@ class Batch:
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; what becomes of the jobs follows from its class."""
-        after = self.context.patiently(
-            lambda: self.context.jobs.recover(jobs, fault, message), what="record what went wrong"
-        )
+        after = self.context.jobs.recover(jobs, fault, message)
         for job in jobs:
             state = after.get(job.id, "not ours any more")
             log.warning(
@@ -93,25 +89,25 @@ class Batch:
             )
         self.context.leases.drop(jobs)
 
-    def _can_spare_memory(self, renderer: Renderer, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
+    def _can_save_memory(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
         """Make do with less memory: fewer pictures at once, at last a pipeline that works piece by piece."""
         if len(jobs) > 1:
-            self.context.memory.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
+            self.context.batch_limits.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
             return True
-        if limit.frugal or not renderer.spare_memory():
+        if limit.frugal or not loaded.save_memory():
             return False
-        self.context.memory.exceeded(self.model, jobs[0], 1, frugal=True)
+        self.context.batch_limits.exceeded(self.model, jobs[0], 1, frugal=True)
         return True
 
-    def _attempt(self, renderer: Renderer, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
+    def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
         context, started = self.context, time.monotonic()
         if limit.frugal:
             # Another worker, or this one before it loaded the model again, found that it takes this.
-            renderer.spare_memory()
+            loaded.save_memory()
         steps = itertools.count(1)
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
-            rendered = renderer.render(
+            rendered = loaded.render(
                 [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
             )
             context.watchdog.end()
@@ -131,7 +127,7 @@ class Batch:
         if self.context.leases.all_lost(jobs):
             raise Abandoned
 
-    def _report(self, jobs: Sequence[ClaimedJob], rendered: Rendered, seconds: float) -> RenderedBatch:
+    def _report(self, jobs: Sequence[ClaimedJob], rendered: RenderResult, seconds: float) -> RenderedBatch:
         return RenderedBatch(
             # A job is claimed with one fence once, and rendered to the end at most once in a claim.
             id=f"{jobs[0].id}.{jobs[0].fence}",

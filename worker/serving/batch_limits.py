@@ -3,10 +3,10 @@
 import logging
 import time
 
-from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
+from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import ClaimedJob
 from storage.spec.models import Model
-from worker.serving.outages import OutageRetry
+from worker.serving.services import SharedMemoryLimits
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +17,9 @@ _FRESH_SECONDS = 30.0
 class BatchLimits:
     """Learned limits, looked up now and then and told to all workers with the same hardware."""
 
-    def __init__(self, limits: MemoryLimits, *, device_name: str, patiently: OutageRetry) -> None:
+    def __init__(self, limits: SharedMemoryLimits, *, device_name: str) -> None:
         self._limits = limits
         self._device_name = device_name
-        self._patiently = patiently
         self._known: dict[Load, tuple[float, MemoryLimit | None]] = {}
 
     def limit(self, model: Model, job: ClaimedJob) -> MemoryLimit:
@@ -28,7 +27,7 @@ class BatchLimits:
         load = self._load(model, job)
         seen_at, known = self._known.get(load, (float("-inf"), None))
         if time.monotonic() - seen_at > _FRESH_SECONDS:
-            known = self._patiently(lambda: self._limits.of(load), what="look up memory limits")
+            known = self._limits.of(load)
             self._known[load] = (time.monotonic(), known)
         if known is None:
             return MemoryLimit(pictures=model.batch_limit)
@@ -42,7 +41,7 @@ class BatchLimits:
             *(model.alias, load.width, load.height, pictures, limit.pictures),
             ", saving memory" if frugal else "",
         )
-        self._patiently(lambda: self._limits.learn(load, limit), what="tell memory limits")
+        self._limits.learn(load, limit)
         self._known[load] = (time.monotonic(), limit)
 
     def _load(self, model: Model, job: ClaimedJob) -> Load:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from storage.errors import DatabaseProblem
-from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob
+from worker.serving.services import LeasedJobs
 from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Leases:
 
     def __init__(
         self,
-        jobs: Jobs,
+        jobs: LeasedJobs,
         *,
         renew_seconds: float,
         watchdog: Watchdog,

@@ -1,68 +1,79 @@
-"""The models that this device process has loaded; where there is no room, the least recently used one goes."""
+"""The models that this device process has loaded; where memory is short, the least recently used one is evicted."""
 
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from storage.errors import ModelUnavailable
 from storage.rules.faults import Fault
 from storage.spec.models import Model
-from worker.devices import Device
-from worker.rendering.backend import Renderer, Supplies, free_memory, load, needed, room
+from worker.rendering.backend import Backend, LoadedModel
 
 log = logging.getLogger(__name__)
 
 
-class ModelCache:
-    """Renderers by alias, those used last at the end."""
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    model: Model
+    loaded: LoadedModel
 
-    def __init__(self, device: Device, supplies: Supplies, *, most: int = 0) -> None:
+
+class ModelCache:
+    """Loaded models by alias, the most recently used one last."""
+
+    def __init__(self, backends: Mapping[str, Backend], *, capacity: int = 0) -> None:
         """
         Args:
-            most: how many models may be loaded at once; 0: as many as memory holds.
+            backends: those of this device, by model kind.
+            capacity: how many models may be loaded at once; 0: as many as fit in memory.
         """
-        self._device = device
-        self._supplies = supplies
-        self._most = most
-        self._held: OrderedDict[str, tuple[Model, Renderer]] = OrderedDict()
+        self._backends = backends
+        self._capacity = capacity
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
-    def get(self, model: Model) -> Renderer:
-        """The model's renderer, loaded if need be. Raises ModelUnavailable."""
-        if model.alias not in self._held:
-            while self._most and len(self._held) >= self._most:
-                self._evict(f"no more than {self._most} models at once")
-            self._held[model.alias] = (model, self._load(model))
-        self._held.move_to_end(model.alias)
-        return self._held[model.alias][1]
+    def get(self, model: Model) -> LoadedModel:
+        """Return the loaded model; load it if need be. Raises ModelUnavailable, DeviceBroken."""
+        if model.alias not in self._entries:
+            while self._capacity and len(self._entries) >= self._capacity:
+                self._evict(f"at most {self._capacity} models at once")
+            self._entries[model.alias] = _Entry(model=model, loaded=self._load(model))
+        self._entries.move_to_end(model.alias)
+        return self._entries[model.alias].loaded
 
-    def _load(self, model: Model) -> Renderer:
-        """Load, and as long as memory does not suffice, evict another model and try again."""
+    def _load(self, model: Model) -> LoadedModel:
+        """Load a model; as long as memory does not suffice, evict another one and try again."""
+        backend = self._backends[model.kind]
         while True:
             started = time.monotonic()
             shared = self._sharing(model)
-            if shared is None and self._held and room(self._device) < needed(model):
+            if shared is None and self._entries and backend.available_memory() < backend.needed_memory(model):
                 self._evict(f"memory is short for {model.alias}")
                 continue
             try:
-                renderer = load(model, self._device, self._supplies, shared)
+                loaded = backend.load(model, shared=shared)
             except ModelUnavailable as error:
-                if error.fault is not Fault.OUT_OF_MEMORY or not self._held:
+                if error.fault is not Fault.OUT_OF_MEMORY or not self._entries:
                     raise
-                self._evict(f"memory is short for {model.alias}")
-                continue
-            log.info(
-                "loaded model=%s seconds=%.1f%s",
-                model.alias,
-                time.monotonic() - started,
-                " on weights that were there" if shared else "",
-            )
-            return renderer
+            else:
+                log.info(
+                    "loaded model=%s seconds=%.1f%s",
+                    model.alias,
+                    time.monotonic() - started,
+                    " on weights that were loaded already" if shared else "",
+                )
+                return loaded
+            # Outside the handler: what was caught there holds whatever was loaded before memory ran out.
+            self._evict(f"memory is short for {model.alias}")
 
-    def _sharing(self, model: Model) -> Renderer | None:
-        """A loaded renderer that holds the model's weights already."""
-        return next((held for other, held in self._held.values() if other.base == model.base), None)
+    def _sharing(self, model: Model) -> LoadedModel | None:
+        """Find a loaded model that holds the same weights."""
+        return next((entry.loaded for entry in self._entries.values() if entry.model.base == model.base), None)
 
     def _evict(self, why: str) -> None:
-        alias, _ = self._held.popitem(last=False)
-        free_memory(self._device)
+        alias, evicted = self._entries.popitem(last=False)
+        kind = evicted.model.kind
+        del evicted  # the device's memory is free only once nothing refers to the model
+        self._backends[kind].release_memory()
         log.info("unloaded model=%s: %s", alias, why)

@@ -1,4 +1,7 @@
-"""Waiting for a service that is away, holding what is in hand, without a flood of log lines."""
+"""How to wait for a service that is away: hold what is in hand, try again, and do not flood the log.
+
+`OutageRetry` is the policy; `worker.serving.patient` puts it in front of each service.
+"""
 
 import logging
 import random
@@ -19,14 +22,8 @@ _LONGEST_PAUSE_SECONDS = 15.0
 _LOG_EVERY_SECONDS = 60.0
 
 
-class Patiently(Protocol):
-    """What `OutageRetry` does, for those who are handed it."""
-
-    def __call__(self, action: Callable[[], R], /, *, what: str) -> R: ...
-
-
-class Listener(Protocol):
-    """Who wants to know what a worker waits for."""
+class OutageListener(Protocol):
+    """Whoever wants to know what a worker is waiting for."""
 
     def waits_for(self, what: str, problem: ServiceProblem) -> None: ...
 
@@ -34,22 +31,25 @@ class Listener(Protocol):
 
 
 class OutageRetry:
-    """Repeats what a service that is away does not let happen; one for all the threads of a process."""
+    """Repeats actions until the service that they need is back; one for all threads of a process."""
 
-    def __init__(self, stopping: threading.Event, listener: Listener | None = None) -> None:
+    def __init__(self, stopping: threading.Event, listener: OutageListener | None = None) -> None:
         """
         Args:
             stopping: once it is set, the next failure is raised.
         """
         self._stopping = stopping
         self._listener = listener
-        #: When a problem of this class was last logged.
+        #: When a problem of each class was last logged.
         self._logged_at: dict[Fault | None, float] = {}
 
     def __call__(self, action: Callable[[], R], /, *, what: str) -> R:
         """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
 
         Raises ServiceProblem at the next failure once the process is to stop.
+
+        Args:
+            what: the action in the words of a log line: "cannot <what>, trying again until it works".
         """
         pause, waited = _FIRST_PAUSE_SECONDS, False
         try:
@@ -59,7 +59,7 @@ class OutageRetry:
                 except ServiceProblem as error:
                     if self._stopping.is_set():
                         raise
-                    self._tell(what, error)
+                    self._report(what, error)
                     waited = True
                 self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -67,7 +67,7 @@ class OutageRetry:
             if waited and self._listener is not None:
                 self._listener.waits_no_more(what)
 
-    def _tell(self, what: str, error: ServiceProblem) -> None:
+    def _report(self, what: str, error: ServiceProblem) -> None:
         if self._listener is not None:
             self._listener.waits_for(what, error)
         now = time.monotonic()

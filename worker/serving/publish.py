@@ -7,13 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL.Image import Image
 
-from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob, Published, RenderedBatch
-from storage.objects.s3 import ObjectStore, picture_key
+from storage.objects.object_keys import picture_key
 from storage.rules.states import State
 from worker.serving.encode import to_png
 from worker.serving.leases import Leases
-from worker.serving.outages import OutageRetry
+from worker.serving.services import PictureStore, WorkerJobs
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,10 @@ _PICTURE_THREADS = 4
 class Publisher:
     """Publishes batches in the background, in bounded number."""
 
-    def __init__(self, *, jobs: Jobs, objects: ObjectStore, leases: Leases, patiently: OutageRetry) -> None:
+    def __init__(self, *, jobs: WorkerJobs, objects: PictureStore, leases: Leases) -> None:
         self._jobs = jobs
         self._objects = objects
         self._leases = leases
-        self._patiently = patiently
         self._in_flight = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
         self._batches = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="publish")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="picture")
@@ -60,7 +58,7 @@ class Publisher:
                     lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
                 )
             )
-            refused = self._patiently(lambda: self._jobs.complete(batch, published), what="record pictures")
+            refused = self._jobs.complete(batch, published)
             for picture in published:
                 if refused.get(picture.job.id, State.DONE) is None:
                     self._remove(picture)
@@ -71,11 +69,11 @@ class Publisher:
 
     def _remove(self, picture: Published) -> None:
         """Its render was deleted while it was stored: nobody else will ever look for it."""
-        self._patiently(lambda: self._objects.delete(picture.object), what="remove a picture")
+        self._objects.delete(picture.object)
 
     def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
         company = {"batch": {"size": len(batch.jobs), "position": position}}
         data = to_png(picture, job.spec, {**batch.recipe, **company})
         key = picture_key(job.render_id, job.index)
-        stored = self._patiently(lambda: self._objects.put(key, data), what="store pictures")
+        stored = self._objects.put(key, data)
         return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)

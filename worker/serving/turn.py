@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from storage.broker import Tickets
+from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
-from storage.fleet.fault_log import FaultLog
 from storage.jobs.values import Claim
 from storage.rules.states import Priority
 from storage.spec.models import Model
 from worker.serving.batch import Batch, WorkerContext
 from worker.serving.model_cache import ModelCache
+from worker.serving.services import Quarantines
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class Turn:
     turn_seconds: float
     load_seconds: float
     tickets: Tickets
-    faults: FaultLog
-    loaded: ModelCache
+    quarantines: Quarantines
+    models: ModelCache
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -65,11 +65,12 @@ class Turn:
                     self._return_ticket(model, claim.next_priority)
                     ticket_returned = True
                 pictures += self._render(model, claim)
+                others = [alias for alias in self.served if alias != model.alias]
                 if not stays(
                     elapsed=time.monotonic() - started,
                     turn_seconds=self.turn_seconds,
                     waiting_here=claim.next_priority,
-                    waiting_elsewhere=self._waiting([alias for alias in self.served if alias != model.alias]),
+                    waiting_elsewhere=self.context.jobs.best_waiting(others),
                 ):
                     break
         finally:
@@ -79,10 +80,7 @@ class Turn:
         return pictures
 
     def _claim(self, model: Model) -> Claim | None:
-        return self.context.patiently(
-            lambda: self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit),
-            what="claim jobs",
-        )
+        return self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit)
 
     def _render(self, model: Model, claim: Claim) -> int:
         log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
@@ -92,9 +90,9 @@ class Turn:
         context.leases.add(claim.jobs)
         try:
             self.context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
-            renderer = self.loaded.get(model)
+            loaded = self.models.get(model)
             self.context.heartbeat.now(state="rendering", batch=len(claim.jobs))
-            made = batch.run(renderer)
+            made = batch.run(loaded)
         except (ModelUnavailable, DeviceBroken) as error:
             # Those that were made before are on their way to the store, and no longer at the device.
             batch.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
@@ -111,22 +109,16 @@ class Turn:
     def _stand_aside(self, model: Model) -> None:
         """Where this worker is in quarantine, leave the ticket to others, and wait: at length if it is the device."""
         while not self.stopping.is_set():
-            quarantine = self.context.patiently(
-                lambda: self.faults.quarantine_of(self.context.worker, model.alias), what="look up quarantines"
-            )
+            quarantine = self.quarantines.quarantine_of(self.context.worker, model.alias)
             if quarantine is None:
                 return
-            for priority in self._waiting([model.alias]).values():
+            for priority in self.context.jobs.best_waiting([model.alias]).values():
                 self._return_ticket(model, priority)
             if quarantine.model is not None:
                 self.stopping.wait(_ASIDE_SECONDS)
                 return
             self.context.heartbeat.now(state="quarantined")
             self.stopping.wait(_QUARANTINE_POLL_SECONDS)
-
-    def _waiting(self, aliases: Sequence[str]) -> dict[str, Priority]:
-        """The best priority that waits for each of these models."""
-        return self.context.patiently(lambda: self.context.jobs.best_waiting(aliases), what="look at the queue")
 
     def _return_ticket(self, model: Model, priority: Priority) -> None:
         try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import responses_in
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
@@ -68,73 +68,81 @@ class WebUIError(BaseModel):
     errors: str
 
 
-def routes(context: ApiContext) -> APIRouter:
-    router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
-    #: The model that a caller has chosen by `POST /options`, as long as this process lives.
-    chosen: dict[str, str] = {}
+router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
 
-    @router.post("/txt2img")
-    def text_to_image(body: TextToImage, caller: Submitter) -> TextToImageAnswer:
-        """Render, wait for the pictures, and answer with them: for clients of the web UI."""
-        n = body.batch_size * body.n_iter
-        if n > _MOST_PICTURES:
-            raise BadSpecification(f"batch_size: {n} pictures in one call; the most is {_MOST_PICTURES}")
-        order = Order(
-            requests=[_request(context, body, chosen.get(caller.owner))],
-            n=n,
-            seed=None if body.seed < 0 else body.seed,
-            body=body.model_dump(mode="json"),
-        )
-        jobs = pictures(context, finish(context, place(context, caller, order), seconds=_SECONDS))
-        return TextToImageAnswer(
-            images=[as_base64(encoded(context, job)) for job in jobs] if body.send_images else [],
-            parameters=body.model_dump(mode="json"),
-            info=json.dumps(_info(body, jobs)),
-        )
 
-    @router.get("/progress")
-    def get_progress(
-        caller: Reader, skip_current_image: Annotated[bool, Query(description="Without effect here.")] = True
-    ) -> dict[str, Any]:
-        """How far the caller's newest render is."""
-        del skip_current_image  # there is none to show: pictures are decoded at the end
-        return _progress(context, caller)
+@router.post("/txt2img")
+def text_to_image(context: Context, body: TextToImage, caller: Submitter) -> TextToImageAnswer:
+    """Render, wait for the pictures, and answer with them: for clients of the web UI."""
+    n = body.batch_size * body.n_iter
+    if n > _MOST_PICTURES:
+        raise BadSpecification(f"batch_size: {n} pictures in one call; the most is {_MOST_PICTURES}")
+    order = Order(
+        requests=[_request(context, body, context.chosen_models.get(caller.owner))],
+        n=n,
+        seed=None if body.seed < 0 else body.seed,
+        body=body.model_dump(mode="json"),
+    )
+    jobs = pictures(context, finish(context, place(context, caller, order), seconds=_SECONDS))
+    return TextToImageAnswer(
+        images=[as_base64(encoded(context, job)) for job in jobs] if body.send_images else [],
+        parameters=body.model_dump(mode="json"),
+        info=json.dumps(_info(body, jobs)),
+    )
 
-    @router.post("/interrupt")
-    def interrupt(caller: Submitter) -> dict[str, Any]:
-        """Cancel the caller's newest render, if it is not finished."""
-        for render in context.views.renders(limit=1, owner=caller.owner):
-            context.jobs.cancel(render.id)
-        return {}
 
-    @router.get("/sd-models")
-    def list_checkpoints(_caller: Reader) -> list[dict[str, Any]]:
-        """The registered models."""
-        return [_model(model) for model in context.registry.models.values()]
+@router.get("/progress")
+def get_progress(
+    context: Context,
+    caller: Reader,
+    skip_current_image: Annotated[bool, Query(description="Without effect here.")] = True,
+) -> dict[str, Any]:
+    """How far the caller's newest render is."""
+    del skip_current_image  # there is none to show: pictures are decoded at the end
+    return _progress(context, caller)
 
-    @router.get("/samplers")
-    def list_samplers(_caller: Reader) -> list[dict[str, Any]]:
-        """The samplers that there are."""
-        return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
 
-    @router.get("/scripts")
-    def list_scripts(_caller: Reader) -> dict[str, list[str]]:
-        """Extensions whose part of a request is understood."""
-        return {"txt2img": ["controlnet m2m"], "img2img": []}
+@router.post("/interrupt")
+def interrupt(context: Context, caller: Submitter) -> dict[str, Any]:
+    """Cancel the caller's newest render, if it is not finished."""
+    for render in context.views.renders(limit=1, owner=caller.owner):
+        context.jobs.cancel(render.id)
+    return {}
 
-    @router.get("/options")
-    def get_options(caller: Reader) -> dict[str, Any]:
-        """The caller's model for requests that name none."""
-        return {"sd_model_checkpoint": chosen.get(caller.owner, context.registry.default), "samples_format": "png"}
 
-    @router.post("/options")
-    def set_options(wanted: dict[str, Any], caller: Submitter) -> dict[str, Any]:
-        """Choose the caller's model for requests that name none; other options mean nothing here."""
-        if "sd_model_checkpoint" in wanted:
-            chosen[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
-        return {}
+@router.get("/sd-models")
+def list_checkpoints(context: Context, _caller: Reader) -> list[dict[str, Any]]:
+    """The registered models."""
+    return [_model(model) for model in context.registry.models.values()]
 
-    return router
+
+@router.get("/samplers")
+def list_samplers(_caller: Reader) -> list[dict[str, Any]]:
+    """The samplers that there are."""
+    return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
+
+
+@router.get("/scripts")
+def list_scripts(_caller: Reader) -> dict[str, list[str]]:
+    """Extensions whose part of a request is understood."""
+    return {"txt2img": ["controlnet m2m"], "img2img": []}
+
+
+@router.get("/options")
+def get_options(context: Context, caller: Reader) -> dict[str, Any]:
+    """The caller's model for requests that name none."""
+    return {
+        "sd_model_checkpoint": context.chosen_models.get(caller.owner, context.registry.default),
+        "samples_format": "png",
+    }
+
+
+@router.post("/options")
+def set_options(context: Context, wanted: dict[str, Any], caller: Submitter) -> dict[str, Any]:
+    """Choose the caller's model for requests that name none; other options mean nothing here."""
+    if "sd_model_checkpoint" in wanted:
+        context.chosen_models[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
+    return {}
 
 
 def _request(context: ApiContext, body: TextToImage, chosen: str | None) -> Request:

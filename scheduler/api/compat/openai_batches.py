@@ -17,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.openai_images import ImagesBody, OpenAIError, answer_of, request_of
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import responses_in
 from scheduler.intake.requests import numbered
 from scheduler.intake.submit import specify, submit
@@ -96,77 +96,79 @@ class _BatchLine(BaseModel):
     body: ImagesBody
 
 
-def routes(context: ApiContext) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
-    files = context.files
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
 
-    @router.post("/batches")
-    def create_batch(body: BatchBody, caller: Submitter) -> BatchAnswer:
-        """Submit a file of requests (JSONL, uploaded with the purpose `batch`): accepted whole, or not at all."""
-        file = files.file(caller.owner, body.input_file_id)
-        bodies, lines = _read(get_input(context.objects, file.object))
-        context.admit(caller, sum(line.n for line in lines))
-        render = submit(
-            context.jobs,
-            context.registry,
-            context.tickets,
-            _wanted(context, caller, bodies),
-            Submission(owner=caller.owner, priority=Priority.BULK, key_id=caller.key_id),
-        )
-        batch_id = files.add_batch(
-            owner=caller.owner,
-            file_id=file.id,
-            render_id=render.render_id,
-            metadata=body.metadata or {},
-            lines=lines,
-        )
-        return _answer(context, files.batch(caller.owner, batch_id))
 
-    @router.get("/batches")
-    def list_batches(
-        caller: Reader,
-        after: Annotated[
-            str | None, Query(pattern=r"^batch_[0-9a-f]{24}$", description="The page after this batch.")
-        ] = None,
-        limit: Annotated[int, Query(ge=1, le=100, description="The most in a page.")] = 20,
-    ) -> BatchList:
-        """Your batches, newest first."""
-        found = files.batches(caller.sees, limit=limit + 1, after=after)
-        page = [_answer(context, batch) for batch in found[:limit]]
-        return BatchList(
-            data=page,
-            first_id=page[0].id if page else None,
-            last_id=page[-1].id if page else None,
-            has_more=len(found) > limit,
-        )
+@router.post("/batches")
+def create_batch(context: Context, body: BatchBody, caller: Submitter) -> BatchAnswer:
+    """Submit a file of requests (JSONL, uploaded with the purpose `batch`): accepted whole, or not at all."""
+    file = context.files.file(caller.owner, body.input_file_id)
+    bodies, lines = _read(get_input(context.objects, file.object))
+    context.admit(caller, sum(line.n for line in lines))
+    render = submit(
+        context.jobs,
+        context.registry,
+        context.tickets,
+        _wanted(context, caller, bodies),
+        Submission(owner=caller.owner, priority=Priority.BULK, key_id=caller.key_id),
+    )
+    batch_id = context.files.add_batch(
+        owner=caller.owner,
+        file_id=file.id,
+        render_id=render.render_id,
+        metadata=body.metadata or {},
+        lines=lines,
+    )
+    return _answer(context, context.files.batch(caller.owner, batch_id))
 
-    @router.get("/batches/{batch_id}")
-    def get_batch(batch_id: BatchId, caller: Reader) -> BatchAnswer:
-        """How a batch stands."""
-        return _answer(context, files.batch(caller.sees, batch_id))
 
-    @router.post("/batches/{batch_id}/cancel")
-    def cancel_batch(batch_id: BatchId, caller: Submitter) -> BatchAnswer:
-        """Cancel what is not finished of it. Harmless to repeat."""
-        batch = files.batch(caller.sees, batch_id)
-        context.jobs.cancel(batch.render_id)
-        return _answer(context, batch)
+@router.get("/batches")
+def list_batches(
+    context: Context,
+    caller: Reader,
+    after: Annotated[
+        str | None, Query(pattern=r"^batch_[0-9a-f]{24}$", description="The page after this batch.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="The most in a page.")] = 20,
+) -> BatchList:
+    """Your batches, newest first."""
+    found = context.files.batches(caller.sees, limit=limit + 1, after=after)
+    page = [_answer(context, batch) for batch in found[:limit]]
+    return BatchList(
+        data=page,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(found) > limit,
+    )
 
-    @router.get("/files/{file_id}/content", response_class=StreamingResponse)
-    def get_file_content(file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
-        """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
-        if file_id.startswith("file-"):
-            copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
-            copy_input(context.objects, files.file(caller.sees, file_id).object, copy)
-            return StreamingResponse(_pieces(copy), media_type="application/jsonl")
-        batch_id, _, kind = file_id.rpartition("-")
-        batch = files.batch(caller.sees, batch_id)
-        return StreamingResponse(
-            _written(context, batch, errors=kind == "errors", base_url=str(http.base_url)),
-            media_type="application/jsonl",
-        )
 
-    return router
+@router.get("/batches/{batch_id}")
+def get_batch(context: Context, batch_id: BatchId, caller: Reader) -> BatchAnswer:
+    """How a batch stands."""
+    return _answer(context, context.files.batch(caller.sees, batch_id))
+
+
+@router.post("/batches/{batch_id}/cancel")
+def cancel_batch(context: Context, batch_id: BatchId, caller: Submitter) -> BatchAnswer:
+    """Cancel what is not finished of it. Harmless to repeat."""
+    batch = context.files.batch(caller.sees, batch_id)
+    context.jobs.cancel(batch.render_id)
+    return _answer(context, batch)
+
+
+@router.get("/files/{file_id}/content", response_class=StreamingResponse)
+def get_file_content(context: Context, file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
+    """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
+    if file_id.startswith("file-"):
+        copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
+        copy_input(context.objects, context.files.file(caller.sees, file_id).object, copy)
+        return StreamingResponse(_pieces(copy), media_type="application/jsonl")
+    batch_id, _, kind = file_id.rpartition("-")
+    batch = context.files.batch(caller.sees, batch_id)
+    return StreamingResponse(
+        _written(context, batch, errors=kind == "errors", base_url=str(http.base_url)),
+        media_type="application/jsonl",
+    )
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Submitter
 from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import responses_in
 from storage.errors import BadSpecification
 from storage.renders.views import JobView
@@ -76,40 +76,39 @@ class ImagesAnswer(BaseModel):
     id: str = Field(description="The render.")
 
 
-def routes(context: ApiContext) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
 
-    @router.post("/images/generations")
-    def generate_images(
-        body: ImagesBody,
-        caller: Submitter,
-        http: HttpRequest,
-        idempotency_key: Annotated[
-            str | None,
-            Header(max_length=255, description="Your name for this request: sent again, it is accepted once."),
-        ] = None,
-        x_stainless_retry_count: Annotated[int, Header(ge=0, description="As OpenAI's clients count.")] = 0,
-    ) -> ImagesAnswer:
-        """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
 
-        A client that has lost patience and asks again gets the pictures of its first request.
-        """
-        render_id = place(
-            context,
-            caller,
-            Order(
-                requests=[request_of(context, body)],
-                n=body.n,
-                seed=body.seed,
-                body=body.model_dump(mode="json"),
-                idempotency_key=idempotency_key,
-                again=x_stainless_retry_count > 0,
-            ),
-        )
-        jobs = pictures(context, finish(context, render_id, seconds=_SECONDS))
-        return answer_of(context, body, jobs, base_url=str(http.base_url))
+@router.post("/images/generations")
+def generate_images(
+    context: Context,
+    body: ImagesBody,
+    caller: Submitter,
+    http: HttpRequest,
+    idempotency_key: Annotated[
+        str | None,
+        Header(max_length=255, description="Your name for this request: sent again, it is accepted once."),
+    ] = None,
+    x_stainless_retry_count: Annotated[int, Header(ge=0, description="As OpenAI's clients count.")] = 0,
+) -> ImagesAnswer:
+    """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
 
-    return router
+    A client that has lost patience and asks again gets the pictures of its first request.
+    """
+    render_id = place(
+        context,
+        caller,
+        Order(
+            requests=[request_of(context, body)],
+            n=body.n,
+            seed=body.seed,
+            body=body.model_dump(mode="json"),
+            idempotency_key=idempotency_key,
+            again=x_stainless_retry_count > 0,
+        ),
+    )
+    jobs = pictures(context, finish(context, render_id, seconds=_SECONDS))
+    return answer_of(context, body, jobs, base_url=str(http.base_url))
 
 
 def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:

@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import Caller, Reader, Submitter
 from scheduler.api.compat.orders import Order, as_base64, place
-from scheduler.api.context import ApiContext
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import RESPONSES
 from scheduler.api.renders import RenderId, wait_of
 from storage.errors import BadSpecification
@@ -62,66 +62,75 @@ class PredictionPage(BaseModel):
     results: list[Prediction]
 
 
-def routes(context: ApiContext) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
-
-    def created(
-        body: PredictionBody, model: str | None, caller: Caller, request: HttpRequest, prefer: str | None
-    ) -> Prediction:
-        if body.webhook is not None:
-            raise BadSpecification(
-                "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
-            )
-        render_id = _placed(context, caller, body, model)
-        if (seconds := wait_of(prefer)) is not None:
-            context.wait(render_id, seconds=seconds)
-        return _prediction(context, context.render(caller, render_id), request)
-
-    @router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
-    def create_prediction(
-        body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None
-    ) -> Prediction:
-        """Submit a prediction; `version` names the model."""
-        return created(body, body.version, caller, request, prefer)
-
-    @router.post("/models/{owner}/{name}/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
-    def create_prediction_of_model(
-        owner: Annotated[str, Path(max_length=63, description="Anything.")],
-        name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
-        body: PredictionBody,
-        caller: Submitter,
-        request: HttpRequest,
-        prefer: Prefer = None,
-    ) -> Prediction:
-        """Submit a prediction of a model; whose it is does not matter here."""
-        del owner
-        return created(body, name, caller, request, prefer)
-
-    @router.get("/predictions")
-    def list_predictions(caller: Reader, request: HttpRequest) -> PredictionPage:
-        """The newest hundred."""
-        found = context.views.renders(limit=_SHOWN, owner=caller.owner)
-        return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
-
-    @router.get("/predictions/{render_id}")
-    def get_prediction(render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
-        """How a prediction stands."""
-        return _prediction(context, context.render(caller, render_id), request)
-
-    @router.post("/predictions/{render_id}/cancel")
-    def cancel_prediction(render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
-        """Cancel what is not finished of it. Harmless to repeat."""
-        context.render(caller, render_id)
-        context.jobs.cancel(render_id)
-        return _prediction(context, context.render(caller, render_id), request)
-
-    return router
+router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
 
 
 def _without_deadline(cancel_after: CancelAfter = None) -> None:
     """Raises BadSpecification: what would not happen is not accepted."""
     if cancel_after is not None:
         raise BadSpecification("Cancel-After: nothing is cancelled by the clock here; POST …/cancel does it at once")
+
+
+@router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+def create_prediction(
+    context: Context, body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None
+) -> Prediction:
+    """Submit a prediction; `version` names the model."""
+    return _created(context, body, body.version, caller, request, prefer)
+
+
+@router.post("/models/{owner}/{name}/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+def create_prediction_of_model(
+    context: Context,
+    owner: Annotated[str, Path(max_length=63, description="Anything.")],
+    name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
+    body: PredictionBody,
+    caller: Submitter,
+    request: HttpRequest,
+    prefer: Prefer = None,
+) -> Prediction:
+    """Submit a prediction of a model; whose it is does not matter here."""
+    del owner
+    return _created(context, body, name, caller, request, prefer)
+
+
+@router.get("/predictions")
+def list_predictions(context: Context, caller: Reader, request: HttpRequest) -> PredictionPage:
+    """The newest hundred."""
+    found = context.views.renders(limit=_SHOWN, owner=caller.owner)
+    return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
+
+
+@router.get("/predictions/{render_id}")
+def get_prediction(context: Context, render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
+    """How a prediction stands."""
+    return _prediction(context, context.render(caller, render_id), request)
+
+
+@router.post("/predictions/{render_id}/cancel")
+def cancel_prediction(context: Context, render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
+    """Cancel what is not finished of it. Harmless to repeat."""
+    context.render(caller, render_id)
+    context.jobs.cancel(render_id)
+    return _prediction(context, context.render(caller, render_id), request)
+
+
+def _created(
+    context: ApiContext,
+    body: PredictionBody,
+    model: str | None,
+    caller: Caller,
+    request: HttpRequest,
+    prefer: str | None,
+) -> Prediction:
+    if body.webhook is not None:
+        raise BadSpecification(
+            "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
+        )
+    render_id = _placed(context, caller, body, model)
+    if (seconds := wait_of(prefer)) is not None:
+        context.wait(render_id, seconds=seconds)
+    return _prediction(context, context.render(caller, render_id), request)
 
 
 def _placed(context: ApiContext, caller: Caller, body: PredictionBody, model: str | None) -> str:

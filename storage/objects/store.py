@@ -1,0 +1,115 @@
+"""The object store: one interface, a bucket (`.s3`) or a folder (`.folder`) behind it.
+
+Objects are created once: the first write of a key wins and later ones adopt what is there, so that two workers that
+made the same picture leave one object, whose hash is the one in the row.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import urlsplit
+
+from storage.errors import BadSettings
+from storage.objects.folder import LocalObjects
+from storage.objects.object_keys import Stored
+from storage.settings import Settings
+
+
+class ObjectStore(Protocol):
+    """A flat store of immutable objects. Keys are our own: letters, digits, `_`, `-`, `.` and `/`.
+
+    Every method raises ObjectStoreProblem if the store does not answer (trying again later can help) and
+    ObjectStoreRefused if it answers no (bucket missing, forbidden).
+    """
+
+    #: The store's address, without secrets.
+    shown: str
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        """Create the object, or adopt the one that is there; a file is read piece by piece. Idempotent."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    def copy(self, key: str, file: IO[bytes]) -> None:
+        """Copy an object into a file, piece by piece. Raises NotFound."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def presign(self, key: str, *, seconds: int = 900) -> str:
+        """An address from which the object can be downloaded without credentials until then."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent: no error where there is no such object."""
+        ...
+
+    def delete_below(self, folder: str) -> None:
+        """Delete whatever there is below a folder of keys. Idempotent."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """The keys that begin with `prefix`, in order."""
+        ...
+
+    def check(self) -> None:
+        """Raises ObjectStoreProblem if the store cannot be used; writes nothing."""
+        ...
+
+
+class Bucket(ObjectStore, Protocol):
+    """A place in a bucket that is not the farm's own: what is there may be replaced and has a size."""
+
+    def upload(self, key: str, file: Path) -> None:
+        """Store a file, replacing what is there; nobody sees a part of it."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """The bytes of an object; None if there is none."""
+        ...
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """The store that the settings name. Raises BadSettings. Nothing is contacted yet."""
+    url = settings.objects
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or s3://bucket/prefix")
+        endpoint = settings.s3_endpoint_url
+        if endpoint is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint):
+            raise BadSettings(f"FARM_S3_ENDPOINT_URL={endpoint}: expected http://host:port or https://host")
+        return _bucket(parts.netloc, parts.path, settings)
+    if parts.scheme in ("", "file"):
+        return LocalObjects(Path(parts.path if parts.scheme else url))
+    raise BadSettings(f"FARM_OBJECTS_URL={url}: expected s3://bucket or a folder")
+
+
+def open_place(url: str, settings: Settings) -> Bucket:
+    """Any place in any bucket, `s3://bucket/prefix`, with the farm's endpoint and keys. Raises BadSettings."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise BadSettings(f"{url}: expected s3://bucket/prefix")
+    return _bucket(bucket, prefix, settings, named="the address")
+
+
+def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
+    """Copy an object of any bucket, `s3://bucket/key`, into a file; memory stays flat.
+
+    Raises NotFound, BadSettings, ObjectStoreProblem.
+    """
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise BadSettings(f"{url}: expected s3://bucket/key")
+    _bucket(bucket, "", settings, named="the address").copy(key, file)
+
+
+def _bucket(name: str, prefix: str, settings: Settings, *, named: str = "FARM_OBJECTS_URL") -> Bucket:
+    # Loaded here: boto3 takes half a second, and a farm that keeps its objects in a folder never needs it.
+    from storage.objects.s3 import S3Objects
+
+    return S3Objects(bucket=name, prefix=prefix.strip("/"), endpoint_url=settings.s3_endpoint_url, named=named)

@@ -1,0 +1,65 @@
+"""How long each file of tests takes: written down by `make test`, used by the next run to start the longest first."""
+
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+#: The figures that are kept; `make durations` writes them.
+KEPT = Path(__file__).with_suffix(".json")
+
+#: For a file without a figure: early enough not to be what everybody waits for in the end.
+_NEW_FILE_SECONDS = 30.0
+
+_SLOWEST = 60
+
+
+def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests ordered by the time that their files took last, in the order of each file."""
+    seconds = {name: entry["seconds"] for name, entry in json.loads(KEPT.read_text())["files"].items()}
+    return sorted(items, key=lambda item: -seconds.get(_file(item.nodeid), _NEW_FILE_SECONDS))
+
+
+@dataclass
+class Recorder:
+    """A plugin that writes the figures of a run to a file, in the process that hears of every test."""
+
+    file: Path
+    processes: int
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        files: dict[str, list[float]] = defaultdict(list)
+        for test, seconds in self.seconds.items():
+            files[_file(test)].append(seconds)
+        figures = {
+            "measured": time.strftime("%Y-%m-%d"),
+            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "test_processes": self.processes,
+            "tests": len(self.seconds),
+            "wall_seconds": round(time.monotonic() - self.started, 1),
+            "files": {
+                name: {"tests": len(each), "seconds": round(sum(each), 1)}
+                for name, each in sorted(files.items(), key=lambda entry: -sum(entry[1]))
+            },
+            "slowest": {
+                test: round(seconds, 1)
+                for test, seconds in sorted(self.seconds.items(), key=lambda entry: -entry[1])[:_SLOWEST]
+            },
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]

@@ -1,0 +1,93 @@
+"""The farm's services as a turn sees them: a call returns once the service is there, however long that takes.
+
+Each class has the methods of the service that a worker uses, with the same meaning, except that none of them raises
+ServiceProblem before the process is to stop (`OutageRetry`). Every one of these calls is idempotent.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from storage.fleet.fault_log import Quarantine
+from storage.fleet.memory_limits import Load, MemoryLimit
+from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
+from storage.objects.inputs import ObjectReader
+from storage.objects.object_keys import Stored
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State
+from worker.serving.outages import OutageRetry
+from worker.serving.services import PictureStore, Quarantines, SharedMemoryLimits, WorkerJobs
+from worker.serving.watchdog import Watchdog
+
+
+class PatientJobs:
+    """Jobs, waiting for the database."""
+
+    def __init__(self, jobs: WorkerJobs, retry: OutageRetry) -> None:
+        self._jobs = jobs
+        self._retry = retry
+
+    def claim(self, *, model: str, worker: str, limit: int) -> Claim | None:
+        return self._retry(lambda: self._jobs.claim(model=model, worker=worker, limit=limit), what="claim jobs")
+
+    def complete(self, batch: RenderedBatch, published: Sequence[Published]) -> Mapping[int, State | None]:
+        return self._retry(lambda: self._jobs.complete(batch, published), what="record pictures")
+
+    def recover(self, claimed: Sequence[ClaimedJob], fault: Fault, message: str) -> Mapping[int, State]:
+        return self._retry(lambda: self._jobs.recover(claimed, fault, message), what="record what went wrong")
+
+    def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
+        return self._retry(lambda: self._jobs.best_waiting(models), what="look at the queue")
+
+
+class PatientObjects:
+    """The object store that finished pictures go to."""
+
+    def __init__(self, objects: PictureStore, retry: OutageRetry) -> None:
+        self._objects = objects
+        self._retry = retry
+
+    def put(self, key: str, data: bytes) -> Stored:
+        return self._retry(lambda: self._objects.put(key, data), what="store pictures")
+
+    def delete(self, key: str) -> None:
+        self._retry(lambda: self._objects.delete(key), what="remove a picture")
+
+
+class PatientInputs:
+    """The object store that inputs come from, read by the thread that drives the device.
+
+    While it waits for the store, for however short a time, the watchdog does not count the device as silent.
+    """
+
+    def __init__(self, objects: ObjectReader, retry: OutageRetry, watchdog: Watchdog) -> None:
+        self._objects = objects
+        self._retry = retry
+        self._watchdog = watchdog
+
+    def get(self, key: str) -> bytes:
+        with self._watchdog.waiting():
+            return self._retry(lambda: self._objects.get(key), what="fetch inputs")
+
+
+class PatientQuarantines:
+    """Quarantines, waiting for the database."""
+
+    def __init__(self, quarantines: Quarantines, retry: OutageRetry) -> None:
+        self._quarantines = quarantines
+        self._retry = retry
+
+    def quarantine_of(self, worker: str, model: str) -> Quarantine | None:
+        return self._retry(lambda: self._quarantines.quarantine_of(worker, model), what="look up quarantines")
+
+
+class PatientMemoryLimits:
+    """Memory limits, waiting for the database."""
+
+    def __init__(self, limits: SharedMemoryLimits, retry: OutageRetry) -> None:
+        self._limits = limits
+        self._retry = retry
+
+    def of(self, load: Load) -> MemoryLimit | None:
+        return self._retry(lambda: self._limits.of(load), what="look up memory limits")
+
+    def learn(self, load: Load, limit: MemoryLimit) -> None:
+        self._retry(lambda: self._limits.learn(load, limit), what="tell memory limits")
