@@ -38,7 +38,7 @@ def up(until_unused: bool, as_json: bool) -> None:
     Whatever has an address set (FARM_BROKER_URL, …) is used from there instead.
     """
     settings = read_settings()
-    configure_logging(settings.log_level, "farm-up")
+    configure_logging(settings, "farm-up")
 
     def ready(farm: RunningFarm) -> None:
         if as_json:
@@ -62,7 +62,7 @@ def scheduler(stop_with_parent: bool) -> None:
     One is needed, any number may run.
     """
     settings = read_settings()
-    configure_logging(settings.log_level, "scheduler")
+    configure_logging(settings, "scheduler")
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
     stopping = threading.Event()
@@ -104,7 +104,7 @@ def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
 
     def stop(failure: threading.ExceptHookArgs) -> None:
         name = failure.thread.name if failure.thread else "unknown"
-        log.critical("a thread failed, stopping name=%s", name, exc_info=failure.exc_value)
+        log.critical("a thread failed, stopping", extra={"thread_name": name}, exc_info=failure.exc_value)
         failed.set()
         stopping.set()
 

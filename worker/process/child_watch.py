@@ -59,6 +59,6 @@ class ChildWatch:
         pid = next((pid for pid in silent if pid in self._children()), None)
         self._silent_looks = 0 if pid is None else self._silent_looks + 1
         if pid is not None and self._silent_looks >= _LOOKS:
-            log.error("pid=%d has been silent for over %.0f s and is killed", pid, self._silent_seconds)
+            log.error("device process hangs and is killed", extra={"pid": pid, "silent_seconds": self._silent_seconds})
             os.kill(pid, signal.SIGKILL)
             self._silent_looks = 0

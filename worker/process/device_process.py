@@ -49,7 +49,7 @@ class DeviceProcess:
 
     def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
         self.me = Identity.of(settings)
-        configure_logging(settings.log_level, self.me.name)
+        configure_logging(settings, self.me.name)
 
         database, objects = Database(settings.database), open_objects(settings)
         self._jobs = Jobs(database, settings.retry_policy)
@@ -97,7 +97,7 @@ class DeviceProcess:
         """Start to renew leases and to beat, which announces this worker."""
         self._leases.start()
         self._heartbeat.start()
-        log.info("ready device=%s pid=%d models=%s", self.me.device, os.getpid(), ",".join(self.me.served))
+        log.info("ready", extra={"device": self.me.device, "pid": os.getpid(), "models": ",".join(self.me.served)})
 
     def leave(self) -> NoReturn:
         """End this process, whose device hangs or is broken, for a fresh one to take its place."""
@@ -108,11 +108,11 @@ class DeviceProcess:
     def _give_up(self, hanging: Sequence[ClaimedJob]) -> None:
         """Give back the jobs that the device hangs with, and end: only the end of its process stops a kernel."""
         seconds = self._watchdog.silent_for()
-        log.error("device=%s has been silent for %.0f s and counts as hung; this process ends", self.me.device, seconds)
+        log.error("device hangs, its process ends", extra={"device": self.me.device, "silent_seconds": seconds})
         try:
             self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
         except DatabaseProblem as error:
-            log.warning("the jobs in hand return when their leases expire: %s", error)
+            log.warning("the jobs in hand return when their leases expire", extra={"error": error})
         self._leases.until_published(_LAST_SECONDS)
         self.leave()
 

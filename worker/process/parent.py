@@ -23,7 +23,7 @@ from worker.process.tasks import STOP_SIGNAL
 def main() -> None:
     settings = read_settings()
     me = Identity.of(settings)
-    configure_logging(settings.log_level, me.name)
+    configure_logging(settings, me.name)
     lifeline.stop_with_parent()
     # Celery warns of running as root because pickled messages can carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)

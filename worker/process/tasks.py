@@ -52,12 +52,12 @@ def turn(alias: str) -> None:
     try:
         model = process.me.registry[alias]
     except NotFound as error:
-        log.warning("ignored a ticket: %s", error)
+        log.warning("ticket ignored", extra={"error": error})
         return
     try:
         process.turn.run(model)
     except DeviceBroken as error:
-        log.error("device=%s is broken; this process ends: %s", process.me.device, error)
+        log.error("device broken, its process ends", extra={"device": process.me.device, "error": error})
         process.leave()
 
 
@@ -102,8 +102,8 @@ def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
                 worker=worker, fault=because, message="the process died while rendering"
             )
         if returned:
-            log.warning("requeued jobs=%d of worker=%s", returned, worker)
+            log.warning("jobs requeued", extra={"worker": worker, "jobs": returned})
     except DatabaseProblem as error:
-        log.warning("worker=%s holds jobs that return when their leases expire: %s", worker, error)
+        log.warning("the worker's jobs return when their leases expire", extra={"worker": worker, "error": error})
     finally:
         database.close()

@@ -46,7 +46,7 @@ class WeightHashes:
         except FileNotFoundError:
             return {}
         except ValueError:
-            log.warning("%s is damaged: hashes of weights are computed again", self._file)
+            log.warning("damaged file: hashes of weights are computed again", extra={"file": self._file})
             return {}
         return found
 

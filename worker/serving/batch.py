@@ -12,6 +12,7 @@ from storage.errors import OutOfMemory, RenderFailed
 from storage.fleet.memory_limits import MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.faults import Fault
+from storage.rules.ids import batch_id
 from storage.spec.models import Model
 from worker.rendering.backend import Abandoned, LoadedModel, RenderResult
 from worker.serving.batch_limits import BatchLimits
@@ -74,7 +75,10 @@ class Batch:
                 if len(jobs) == 1:
                     self.report_fault(jobs, error.fault, str(error))
                     continue
-                log.warning("batch=%s failed, its %d jobs go one by one: %s", self.claim.batch_id, len(jobs), error)
+                log.warning(
+                    "batch failed, rendering its jobs one by one",
+                    extra={"batch": self.claim.batch_id, "jobs": len(jobs), "error": error},
+                )
                 parts.extendleft((job,) for job in reversed(jobs))
         return made
 
@@ -84,8 +88,14 @@ class Batch:
         for job in jobs:
             state = after.get(job.id, "no longer ours")
             log.warning(
-                "job=%s-%06d attempt=%d fault=%s now %s: %s",
-                *(job.render_id, job.index, job.attempt, fault.value.replace(" ", "-"), state, message),
+                "job met a fault",
+                extra={
+                    "job": job.name,
+                    "attempt": job.attempt,
+                    "fault": fault,
+                    "state": str(state),
+                    "error": message,
+                },
             )
         self.context.leases.drop(jobs)
 
@@ -112,7 +122,7 @@ class Batch:
             )
             context.watchdog.end()
         except Abandoned:
-            log.info("batch=%s abandoned: its jobs were cancelled or taken over", self.claim.batch_id)
+            log.info("batch abandoned, its jobs were cancelled or taken over", extra={"batch": self.claim.batch_id})
             context.leases.drop(jobs)
             return 0
         finally:
@@ -130,7 +140,7 @@ class Batch:
     def _report(self, jobs: Sequence[ClaimedJob], rendered: RenderResult, seconds: float) -> RenderedBatch:
         return RenderedBatch(
             # Unique: a job is claimed with a fence once, and rendered to the end at most once per claim.
-            id=f"{jobs[0].id}.{jobs[0].fence}",
+            id=batch_id(jobs[0].id, jobs[0].fence),
             worker=self.context.worker,
             model=self.model.alias,
             jobs=tuple(jobs),

@@ -36,10 +36,16 @@ class BatchLimits:
     def exceeded(self, model: Model, job: ClaimedJob, pictures: int, *, frugal: bool) -> None:
         """Halve the limit: so many pictures at once were too many."""
         load, limit = self._load(model, job), MemoryLimit(pictures=max(1, pictures // 2), frugal=frugal)
+        size = f"{load.width}x{load.height}"
         log.warning(
-            "out of memory model=%s size=%dx%d pictures=%d: at most %d at once from now on%s",
-            *(model.alias, load.width, load.height, pictures, limit.pictures),
-            ", saving memory" if frugal else "",
+            "out of memory",
+            extra={
+                "model": model.alias,
+                "size": size,
+                "pictures": pictures,
+                "limit": limit.pictures,
+                "saving_memory": frugal,
+            },
         )
         self._limits.learn(load, limit)
         self._known[load] = (time.monotonic(), limit)

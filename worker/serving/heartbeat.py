@@ -10,10 +10,10 @@ from storage.errors import DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import Workers
 from storage.jobs.values import ClaimedJob
+from storage.process.logs import LogThrottle
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY_SECONDS = 60.0
 _RATE_SECONDS = 60.0
 _MIN_SECONDS_BETWEEN_WRITES = 0.4
 
@@ -87,7 +87,7 @@ class Heartbeat:
         self._changed.set()
 
     def _beat(self) -> None:
-        announced, logged_at = False, float("-inf")
+        announced, throttle = False, LogThrottle()
         while True:
             try:
                 if not announced:
@@ -95,9 +95,8 @@ class Heartbeat:
                     announced = True
                 self._write()
             except DatabaseProblem as error:
-                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
-                    log.warning("heartbeat not written: %s", error)
-                    logged_at = time.monotonic()
+                if throttle.passes():
+                    log.warning("heartbeat not sent", extra={"error": error})
             self._changed.wait(self._seconds)
             self._changed.clear()
             time.sleep(_MIN_SECONDS_BETWEEN_WRITES)  # several changes in a row become one write

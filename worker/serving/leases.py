@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from storage.errors import DatabaseProblem
 from storage.jobs.values import ClaimedJob
+from storage.process.logs import LogThrottle
 from worker.serving.services import LeasedJobs
 from worker.serving.watchdog import Watchdog
 
@@ -15,7 +16,6 @@ log = logging.getLogger(__name__)
 #: How often to ask whether jobs in hand were cancelled; more often for jobs that somebody follows over the API.
 _WATCH_SECONDS = 1.0
 _WATCH_CLOSELY_SECONDS = 0.1
-_LOG_EVERY_SECONDS = 60.0
 
 
 class Leases:
@@ -88,7 +88,7 @@ class Leases:
             return all((job.id, job.fence) in self._lost for job in jobs)
 
     def _keep(self) -> None:
-        logged_at = float("-inf")
+        throttle = LogThrottle()
         while True:
             with self._lock:
                 closely = any(job.watched for job in self._rendering.values())
@@ -97,9 +97,8 @@ class Leases:
                 self._keep_once()
             except DatabaseProblem as error:
                 # The next round tries again. Until then leases run, and an expired one is ours unless it was taken.
-                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
-                    log.warning("leases not renewed: %s", error)
-                    logged_at = time.monotonic()
+                if throttle.passes():
+                    log.warning("leases not renewed", extra={"error": error})
 
     def _keep_once(self) -> None:
         now = time.monotonic()

@@ -62,7 +62,10 @@ class Publisher:
             for picture in published:
                 if refused.get(picture.job.id, State.DONE) is None:
                     self._remove(picture)
-            log.info("published batch=%s pictures=%d refused=%d", batch.id, len(jobs) - len(refused), len(refused))
+            log.info(
+                "published",
+                extra={"batch": batch.id, "pictures": len(jobs) - len(refused), "refused": len(refused)},
+            )
         finally:
             self._leases.drop(jobs)
             self._in_flight.release()

@@ -83,7 +83,7 @@ class Turn:
         return self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit)
 
     def _render(self, model: Model, claim: Claim) -> int:
-        log.info("claimed batch=%s model=%s jobs=%d", claim.batch_id, model.alias, len(claim.jobs))
+        log.info("claimed", extra={"batch": claim.batch_id, "model": model.alias, "jobs": len(claim.jobs)})
         context, batch = self.context, Batch(claim=claim, model=model, context=self.context)
         # Before jobs are in hand: an idle device has been silent for long.
         context.watchdog.expect_silence(self.load_seconds)
@@ -125,4 +125,4 @@ class Turn:
             self.tickets.publish(model.alias, priority)
         except BrokerProblem as error:
             # The sweep publishes the tickets that are missing.
-            log.warning("ticket not returned: %s", error)
+            log.warning("ticket not returned", extra={"error": error})
