@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from scheduler.cli.main import cli
+from scheduler.cli.main import COMMANDS
 from storage.settings import Settings
 from storage.spec.registry import parse_registry
 
@@ -49,7 +49,7 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_every_command_that_a_page_names_is_understood(page: Path) -> None:
     for line in commands_in_blocks(page.read_text()):
-        understand(cli, shlex.split(line, comments=True)[1:])
+        understand(farm(), shlex.split(line, comments=True)[1:])
     for span in re.findall(r"`farm ([^`]+)`", without_blocks(page.read_text())):
         words = span.replace("\\|", "|").replace("[", " ").replace("]", " ").replace("| ", " ").split()
         for command in named_commands(words):
@@ -59,15 +59,16 @@ def test_every_command_that_a_page_names_is_understood(page: Path) -> None:
 
 def test_every_command_is_in_the_command_reference() -> None:
     named = set(re.findall(r"`farm ([a-z]+)", (TOP / "scheduler/README.md").read_text()))
-    assert named == cli.commands.keys()
+    assert named == COMMANDS.keys()
 
 
 def test_every_subcommand_is_in_the_command_reference() -> None:
     text = (TOP / "scheduler/README.md").read_text()
-    for name, command in cli.commands.items():
-        if isinstance(command, click.Group):
-            [span] = re.findall(rf"`(farm {name} [^`]+)`", text)[:1] or [""]
-            assert all(re.search(rf"`farm {name} [^\n]*\b{sub}\b", text) for sub in command.commands), span
+    for name, command in COMMANDS.items():
+        found = command.load()
+        if isinstance(found, click.Group):
+            missing = [sub for sub in found.commands if not re.search(rf"`farm {name} [^\n]*\b{sub}\b", text)]
+            assert missing == [], name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
@@ -87,6 +88,11 @@ def test_each_job_of_continuous_integration_runs_tests_that_exist_and_together_a
     assert folders == {str(file.parent.relative_to(TOP)) for file in (TOP / "tests").glob("*/test_*.py")}
 
 
+def farm() -> click.Group:
+    """`farm` itself, with every command loaded."""
+    return click.Group(commands={name: command.load() for name, command in COMMANDS.items()})
+
+
 def commands_in_blocks(text: str) -> list[str]:
     """The `farm` commands in a page's console and shell blocks."""
     blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -100,7 +106,7 @@ def without_blocks(text: str) -> str:
 
 def named_commands(words: list[str]) -> list[click.Command]:
     """The commands of a span such as `farm keys create|list`, each of which must exist."""
-    command = cli.commands[words[0]]
+    command = COMMANDS[words[0]].load()
     if isinstance(command, click.Group) and len(words) > 1:
         names = [name for name in words[1].split("|") if name.islower() and not name.startswith("-")]
         return [command.commands[name] for name in names]
