@@ -6,7 +6,9 @@ from typing import Any
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
-from scheduler.services import open_services
+from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.outlook import outlook
+from scheduler.services import Services, open_services
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 from storage.settings import read_settings
@@ -17,7 +19,8 @@ from storage.settings import read_settings
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
     """How a render stands; without one, how the latest renders stand."""
-    views = open_services(read_settings()).views
+    services = open_services(read_settings())
+    views = services.views
     if render_id is None:
         renders = views.renders()
         if as_json:
@@ -45,7 +48,7 @@ def status(render_id: str | None, as_json: bool) -> None:
         return
     render = views.render(render_id)
     if as_json:
-        print_json(render_fields(render))
+        print_json(shown_render(services, render))
         return
     click.echo(
         f"render {render.id} of {render.owner}: {render.state}\n"
@@ -97,7 +100,7 @@ def recipe(job_id: str, as_json: bool) -> None:
     """Everything needed to make a picture again: specification, seed, versions, device, batch."""
     views = open_services(read_settings()).views
     job = views.job(job_id)
-    fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.fields()}
+    fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
         fields |= {
@@ -114,34 +117,16 @@ def recipe(job_id: str, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-def render_fields(render: RenderView) -> dict[str, Any]:
-    """A render as JSON shows it."""
-    return {
-        "render": render.id,
-        "state": render.state,
-        "owner": render.owner,
-        "priority": render.priority.name.lower(),
-        "total": render.total,
-        "done": render.done,
-        "failed": render.failed,
-        "cancelled": render.cancelled,
-        "created_at": render.created_at,
-        "finished_at": render.finished_at,
-    }
+def render_fields(render: RenderView, **more: Any) -> dict[str, Any]:
+    """Return a render as JSON shows it."""
+    return RenderForm.of(render, **more).model_dump(mode="json")
 
 
-def job_fields(job: JobView, *, file: str | None = None) -> dict[str, Any]:
-    """A job as JSON shows it; `file` is where its picture was downloaded to."""
-    return {
-        "id": job.id,
-        "index": job.index,
-        "state": job.state,
-        "seed": job.spec.seed,
-        "prompt": job.spec.prompt,
-        "file": file,
-        "object": job.object,
-        "sha256": job.sha256,
-        "attempt": job.attempt,
-        "fault": job.fault,
-        "error": job.error,
-    }
+def shown_render(services: Services, render: RenderView) -> dict[str, Any]:
+    """Return a single render as JSON shows it, with what to expect of it."""
+    return render_fields(render, **outlook(services.views, services.workers, render))
+
+
+def job_fields(job: JobView) -> dict[str, Any]:
+    """Return a job as JSON shows it."""
+    return JobForm.of(job).model_dump(mode="json")
