@@ -20,6 +20,7 @@ from storage.errors import NotFound, ServiceProblem
 from storage.events.log import Event, event_fields
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
+from storage.rules.ids import job_id
 
 #: Steps are told at most this often, and the rows asked for news.
 _LOOK_SECONDS = 0.5
@@ -109,5 +110,5 @@ def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
     """Return a render's form, and the pictures at a device with the share of their steps that is done."""
     return {
         **RenderForm.of(render).model_dump(mode="json"),
-        "jobs": {f"{render.id}-{index:06d}": share for index, share in context.views.progress(render.id).items()},
+        "jobs": {job_id(render.id, index): share for index, share in context.views.progress(render.id).items()},
     }

@@ -151,7 +151,7 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
         errors = [FieldProblem(field=named[1], message=named[2])] if named else []
         return answer(request, 422, str(error), errors=errors)
     if isinstance(error, ServiceProblem):
-        log.warning("answered 503: %s", error)
+        log.warning("answered 503", extra={"error": error})
         # Its words name addresses, which are nobody's business outside.
         return answer(
             request,
@@ -163,5 +163,5 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
 
 
 def _fault(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("request failed", extra={"method": request.method, "path": request.url.path}, exc_info=error)
     return answer(request, 500, "this is a fault of the farm; its log says more")

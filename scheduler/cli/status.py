@@ -1,4 +1,4 @@
-"""Commands that look: `farm status`, `jobs`, `recipe`."""
+"""Commands that only look: `farm status`, `farm jobs`, `farm recipe`."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ from storage.settings import read_settings
 @click.argument("render_id", metavar="[RENDER]", required=False)
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
-    """How a render stands; without one, how the latest renders stand."""
+    """Show the state of a render, or list the latest renders."""
     services = open_services(read_settings())
     views = services.views
     if render_id is None:
@@ -57,17 +57,17 @@ def status(render_id: str | None, as_json: bool) -> None:
         f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
         + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
     )
-    # Not looked for where there are none: a million jobs would be gone through.
+    # Not queried when there are none: that would scan a million jobs.
     for job in views.jobs(render_id, state=State.FAILED, limit=5) if render.failed else ():
         click.echo(f"failed: {job.id}: {job.error}")
 
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
-@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Show only jobs in this state.")
 @json_option
 def jobs(render_id: str, state: str | None, as_json: bool) -> None:
-    """The jobs of a render, one picture each."""
+    """List the jobs of a render, one per picture."""
     views = open_services(read_settings()).views
     views.render(render_id)
     found = views.jobs(render_id, state=None if state is None else State(state))
@@ -97,7 +97,10 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def recipe(job_id: str, as_json: bool) -> None:
-    """Everything needed to make a picture again: specification, seed, versions, device, batch."""
+    """Show everything needed to reproduce a picture.
+
+    That is its specification, seed, library versions, device and batch.
+    """
     views = open_services(read_settings()).views
     job = views.job(job_id)
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
@@ -118,15 +121,15 @@ def recipe(job_id: str, as_json: bool) -> None:
 
 
 def render_fields(render: RenderView, **more: Any) -> dict[str, Any]:
-    """Return a render as JSON shows it."""
+    """Return the JSON form of a render."""
     return RenderForm.of(render, **more).model_dump(mode="json")
 
 
 def shown_render(services: Services, render: RenderView) -> dict[str, Any]:
-    """Return a single render as JSON shows it, with what to expect of it."""
+    """Return the JSON form of a single render, with what to expect of it."""
     return render_fields(render, **outlook(services.views, services.workers, render))
 
 
 def job_fields(job: JobView) -> dict[str, Any]:
-    """Return a job as JSON shows it."""
+    """Return the JSON form of a job."""
     return JobForm.of(job).model_dump(mode="json")

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import counted, duration, print_json, progress_of, say
+from scheduler.cli.output import counted, duration, print_json, say
+from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, shown_render
 from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
+from scheduler.local.home import Home
 from scheduler.results.download import Downloads
 from scheduler.results.follow import wait_for_render
 from scheduler.services import Services, open_tickets
@@ -37,7 +39,7 @@ def reachable_broker(services: Services) -> Tickets | None:
     settings = services.settings
     if settings.broker_url is not None:
         return open_tickets(settings, settings.broker_url)
-    if farm := local_farm.Home(settings).running():
+    if farm := Home(settings).running():
         return open_tickets(settings, farm.broker_url)
     if not settings.embedded:
         raise BadSettings(
@@ -152,7 +154,7 @@ class _Watch:
 
     def _look_for_the_farm(self) -> None:
         """Raises ServiceProblem if the farm that worked for us is no more."""
-        home = local_farm.Home(self._services.settings)
+        home = Home(self._services.settings)
         if home.running() is None:
             raise ServiceProblem(
                 "the farm on this machine has ended; the jobs are kept, `farm up` goes on with them. "
@@ -164,7 +166,7 @@ class _Watch:
         self._unserved -= {alias for worker in alive for alias in worker.models}
         if self._services.settings.embedded and not alive:
             if time.monotonic() - self._started > _WORKER_SECONDS:
-                say(f"no worker is up yet; {local_farm.Home(self._services.settings).logs / 'farm.log'} tells why")
+                say(f"no worker is up yet; {Home(self._services.settings).logs / 'farm.log'} tells why")
                 self._unserved.clear()
             return
         for alias in sorted(self._unserved):

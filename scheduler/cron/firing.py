@@ -74,7 +74,7 @@ class ScheduleRunner:
         except InvalidInput as error:
             # A model that is registered no more, rows that are lost: it would not go better a second later.
             if self.schedules.note(schedule, planned.at, FiringOutcome.FAILED, str(error)):
-                log.error("schedule cannot fire name=%s: %s", schedule.name, error)
+                log.error("schedule cannot fire", extra={"schedule": schedule.name, "error": error})
 
     def _fire(self, schedule: Schedule, at: float, note: str | None = None) -> str | None:
         try:
@@ -90,7 +90,7 @@ class ScheduleRunner:
                 *(schedule, at, jobs, terms.submission(submitter), quanta(self.intake.registry)), by_hand=note
             )
         if render_id is not None:
-            log.info("schedule fired name=%s render=%s", schedule.name, render_id)
+            log.info("schedule fired", extra={"schedule": schedule.name, "render": render_id})
             self._call_workers()
         return render_id
 

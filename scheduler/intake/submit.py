@@ -193,4 +193,4 @@ def publish_tickets(jobs: Jobs, registry: Registry, tickets: Tickets | None, mod
         for alias in models:
             top_up(jobs, tickets, registry[alias])
     except (BrokerProblem, NotFound) as error:
-        log.warning("tickets will follow with the next sweep: %s", error)
+        log.warning("tickets not published, the next sweep does", extra={"error": error})

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
+from storage.rules.ids import job_id
 
 
 class EventKind(StrEnum):
@@ -103,7 +104,7 @@ def event_fields(render_id: str, index: int | None, data: Mapping[str, Any]) -> 
     """
     if index is None:
         return {"id": render_id, **data}
-    return {"id": f"{render_id}-{index:06d}", "render": render_id, "index": index, **data}
+    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data}
 
 
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
