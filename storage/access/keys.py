@@ -5,7 +5,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -85,33 +85,23 @@ class Keys:
             raise BadSpecification("name: expected 1 to 100 characters that say what the key is for")
         key_id = random_id()
         secret = secrets.token_urlsafe(32)
-        self._insert(key_id, name.strip(), owner, role, limits, _hash(secret), seconds)
+        self._insert(
+            {
+                "id": key_id,
+                "name": name.strip(),
+                "owner": owner,
+                "role": role,
+                "limits": json.dumps(asdict(limits)),
+                "hash": _hash(secret),
+                "created_at": database_now(),
+                "expires_at": None if seconds is None else database_now() + seconds,
+            }
+        )
         return self._one(key_id), f"farm_{key_id}_{secret}"
 
     @transaction
-    def _insert(
-        self,
-        connection: Connection,
-        key_id: str,
-        name: str,
-        owner: str,
-        role: Role,
-        limits: Limits,
-        hashed: str,
-        seconds: float | None,
-    ) -> None:
-        connection.execute(
-            insert(keys).values(
-                id=key_id,
-                name=name,
-                owner=owner,
-                role=role,
-                limits=json.dumps(asdict(limits)),
-                hash=hashed,
-                created_at=database_now(),
-                expires_at=None if seconds is None else database_now() + seconds,
-            )
-        )
+    def _insert(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        connection.execute(insert(keys).values(**row))
 
     def find(self, text: str) -> Key | None:
         """The key that somebody presents; None if it is unknown, wrong, expired or revoked."""
