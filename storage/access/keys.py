@@ -72,7 +72,7 @@ class Keys:
     def create(
         self, *, name: str, owner: str, role: Role, limits: Limits, seconds: float | None = None
     ) -> tuple[Key, str]:
-        """A new key and its secret form, which nobody can tell again.
+        """Create a key; the key, and its secret form, which is shown this once and never again.
 
         Args:
             seconds: how long it is valid; None: until it is revoked.
@@ -104,7 +104,7 @@ class Keys:
         connection.execute(insert(keys).values(**row))
 
     def find(self, text: str) -> Key | None:
-        """The key that somebody presents; None if it is unknown, wrong, expired or revoked."""
+        """Return the key that a caller presents; None if it is unknown, wrong, expired or revoked."""
         match = _KEY.fullmatch(text)
         if match is None:
             return None
@@ -117,7 +117,7 @@ class Keys:
         return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
 
     def usable(self, key_id: str) -> Key | None:
-        """A key by its id, unless it is expired or revoked."""
+        """Return a key by its id; None if it is expired or revoked."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(keys).where(
@@ -129,19 +129,19 @@ class Keys:
         return None if row is None else _key(row)
 
     def all(self) -> Sequence[Key]:
-        """In the order in which they were made."""
+        """List all keys, oldest first."""
         with self.database.read() as connection:
             return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))]
 
     def any_valid(self) -> bool:
-        """Whether there is a key that would be let in."""
+        """Return whether any key is valid now."""
         usable = keys.c.revoked_at.is_(None) & (keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()))
         with self.database.read() as connection:
             return connection.execute(select(keys.c.id).where(usable).limit(1)).first() is not None
 
     @transaction
     def revoke(self, connection: Connection, key_id: str) -> None:
-        """From now on it is not let in. Idempotent. Raises NotFound."""
+        """Revoke a key. Idempotent. Raises NotFound."""
         known = connection.execute(select(keys.c.id).where(keys.c.id == key_id)).first()
         if known is None:
             raise NotFound(f"no key has the id {key_id[:40]!r}; `farm keys list` lists them")

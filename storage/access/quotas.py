@@ -25,7 +25,7 @@ class LimitExceeded:
 
 
 def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExceeded | None:
-    """Whether so many more pictures are more than a key's limits leave."""
+    """Return the limit of a key that so many more pictures would exceed, if any."""
     if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
         return LimitExceeded(words=f"this key may submit {limits.per_minute} times a minute", retry_seconds=60)
     if limits.queued is not None and used.unfinished + pictures > limits.queued:

@@ -115,7 +115,7 @@ class EventLog:
         self._database = database
 
     def after(self, render_id: str, seq: int, *, limit: int = 500) -> list[Event]:
-        """The next events of a render after number `seq`, in order."""
+        """List a render's next events after number `seq`, in order."""
         statement = (
             select(events)
             .where(events.c.render_id == render_id, events.c.seq > seq)

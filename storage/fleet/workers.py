@@ -91,7 +91,7 @@ class Workers:
 
     @transaction
     def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
-        """How far the jobs at the device are, for those who watch them."""
+        """Record how far the jobs on the device are, for those who watch them."""
         connection.execute(
             update(workers)
             .where(workers.c.name == name)
@@ -100,7 +100,7 @@ class Workers:
 
     @transaction
     def forget(self, connection: Connection, name: str) -> None:
-        """A worker has stopped."""
+        """Delete the row of a worker that has stopped. Idempotent."""
         connection.execute(delete(workers).where(workers.c.name == name))
 
     def all(self) -> list[WorkerView]:
@@ -129,5 +129,5 @@ class Workers:
         ]
 
     def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:
-        """Workers that serve this model and were heard of lately."""
+        """List workers that serve this model and were heard of recently."""
         return [w for w in self.all() if model in w.models and w.silent_for <= within_seconds]

@@ -119,7 +119,7 @@ def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str,
 
 
 def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
-    """What the rows of all its pictures have in common."""
+    """Return the columns that all jobs of a render have in common."""
     return {
         "render_id": render_id,
         "owner": submission.owner,
@@ -149,7 +149,7 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
 
 
 def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
-    """False if there is one of its name."""
+    """Insert the row of a render; False if its idempotency key is taken."""
     once = submission.once
     statement = (
         insert_on_conflict(connection, renders)

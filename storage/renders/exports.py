@@ -33,7 +33,7 @@ class Exports:
         self._database = database
 
     def begin(self, *, render_id: str, format: str, target: str, options: Mapping[str, Any]) -> str:  # noqa: A002
-        """The id of this export, new or gone on with.
+        """Begin an export, or resume an unfinished one; its id.
 
         Raises InvalidInput if it was begun with other options and not finished, NotFound if the render is being
         deleted.
@@ -69,7 +69,7 @@ class Exports:
         return str(row.id)
 
     def seen(self, export_id: str) -> None:
-        """It is still being written."""
+        """Note that an export is still being written."""
         with self._database.write() as connection:
             connection.execute(update(exports).where(exports.c.id == export_id).values(seen_at=database_now()))
 
@@ -84,7 +84,7 @@ class Exports:
             return connection.execute(delete(exports).where(unfinished)).rowcount > 0
 
     def unfinished(self) -> list[ExportView]:
-        """Those that still need their pictures, oldest first."""
+        """List the exports that still need their pictures, oldest first."""
         statement = select(exports).where(exports.c.finished_at.is_(None)).order_by(exports.c.created_at)
         with self._database.read() as connection:
             return [

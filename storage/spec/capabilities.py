@@ -23,7 +23,7 @@ _SMALLEST_TRAINED = 0.93
 
 
 def pipeline_of(model: DiffusersModel) -> str | None:
-    """The class that the model's `model_index.json` names; None where neither the registry nor this machine knows."""
+    """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
         return model.pipeline
     # Where the source is a folder on this machine.
@@ -35,13 +35,13 @@ def pipeline_of(model: DiffusersModel) -> str | None:
 
 @cache
 def _class_named_in(folder: Path) -> str | None:
-    """Raises whatever is wrong with the file, which is not remembered: a model may be fetched meanwhile."""
+    """Read the class's name. Raises whatever is wrong, which is not cached: a model may be fetched meanwhile."""
     name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     return name if isinstance(name, str) else None
 
 
 def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
-    """The controls that the model takes, `negative_prompt` and `sampler` among them; None where it is not known."""
+    """Return the controls that a model supports, `negative_prompt` and `sampler` among them; None if unknown."""
     known = _table().get(pipeline_of(model) or "")
     if known is None:
         return None
@@ -49,7 +49,7 @@ def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
 
 
 def check_controls(spec: Spec, model: Model) -> None:
-    """Whether this model can be asked for this picture, as far as it is known here.
+    """Check that a model can render this picture, as far as that is known here.
 
     Raises BadSpecification with the field, what is wrong and what the model takes.
     """
@@ -71,7 +71,7 @@ def check_controls(spec: Spec, model: Model) -> None:
 
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
-    """What is allowed, but hardly what was meant; the same words for all pictures of a model."""
+    """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
     if isinstance(model, SimulatedModel):
         return
     scales = [spec.guidance_scale]
@@ -88,7 +88,7 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
-    """Raises BadSpecification for a LoRA that is not registered or not made for the model."""
+    """Raise BadSpecification for a LoRA that is not registered or not made for the model."""
     for name in spec.loras or {}:
         if name not in loras:
             known = f"known are {', '.join(loras)}" if loras else "the registry has none"

@@ -20,7 +20,7 @@ MAX_CONTROLNETS = 8
 
 
 def _items(value: Any) -> list[Any]:
-    """A list, written as one, as a single value or (in a CSV cell) with commas."""
+    """Return a list, given as one, as a single value or (in a CSV cell) with commas."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -72,7 +72,7 @@ def _images(value: Any) -> tuple[str, ...]:
 
 
 def _scales_by_name(value: Any) -> dict[str, float]:
-    """`{"ink": 0.8}`; in text `ink=0.8, other`, where a name alone means 1."""
+    """Read `{"ink": 0.8}`, or text such as `ink=0.8, other`, where a name alone means 1."""
     if isinstance(value, str):
         pairs = [item.partition("=") for item in _items(value)]
         value = {name.strip(): scale or 1.0 for name, _, scale in pairs}
@@ -88,7 +88,7 @@ def _input(value: str) -> str:
 
 
 def _read_by(read: Callable[[Any], Any]) -> WrapValidator:
-    """A field that is read by this function alone, in text as well as in typed values."""
+    """Read a field by this function alone, from text as well as from typed values."""
     return WrapValidator(lambda value, _handler: read(value))
 
 
@@ -166,7 +166,7 @@ class Controls(ModelControls):
 
 
 def check_weights(name: str, prompt: str) -> None:
-    """Raises ValueError where the parentheses of a weighted prompt do not match; `\\(` and `\\)` are letters."""
+    """Raise ValueError for unbalanced parentheses in a weighted prompt; `\\(` and `\\)` are letters."""
     opened: list[int] = []
     for found in re.finditer(r"\\.|[()]", prompt):
         if found[0] == "(":

@@ -147,7 +147,7 @@ class Request(Controls):
         return self
 
     def asked(self) -> dict[str, Any]:
-        """What was asked of the picture itself."""
+        """Return the fields that were given and describe the picture itself."""
         return {name: value for name, value in self.__dict__.items() if value is not None and name not in _BESIDE}
 
     @classmethod
@@ -219,13 +219,13 @@ class Spec(Controls):
         return self
 
     def fields(self) -> dict[str, Any]:
-        """Every field but the controls that nothing was asked of, as JSON can write it."""
+        """Return every field, without unset controls, as JSON can write it."""
         # By hand, here and below: a dump of pydantic's takes five times as long, and a manifest has a million rows.
         said = self.__dict__
         return {name: said[name] for name in _NEVER_LEFT_OUT} | self.controls()
 
     def controls(self) -> dict[str, Any]:
-        """The controls that something was asked of, as JSON can write them."""
+        """Return the controls that are set, as JSON can write them."""
         said = self.__dict__
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -234,11 +234,11 @@ class Spec(Controls):
         }
 
     def canonical(self) -> str:
-        """The specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
+        """Write the specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
         return _CANONICAL.encode(self.fields())
 
     def batch_key(self) -> str:
-        """Equal for pictures that one pipeline call can make together; prompts, seeds and inputs may differ."""
+        """Return a hash equal for pictures that one pipeline call can make; prompts, seeds and inputs may differ."""
         shared: tuple[object, ...] = (
             *(self.model, self.width, self.height),
             *(self.num_inference_steps, self.guidance_scale, self.sampler),
@@ -269,7 +269,7 @@ def read_spec(text: str) -> Spec:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raises BadSpecification for a picture that no device should be asked for."""
+    """Raise BadSpecification for a picture that is too large for any device."""
     if width * height > MAX_PIXELS:
         raise BadSpecification(
             f"width, height: {width}×{height} is {width * height / 1e6:.1f} megapixels; "
@@ -278,12 +278,12 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
+    """Put the first problem of a pydantic error into one line: field, what is wrong, what was given."""
     return explain_problem(error.errors(include_url=False)[0])
 
 
 def explain_problem(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's `errors()` as one line."""
+    """Put one of pydantic's `errors()` into one line."""
     if problem["type"] == "value_error" and not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in problem["loc"]) or "specification"
