@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         if devices.strip() != "auto":
             for name in devices.split(","):
                 if not DEVICE.fullmatch(name.strip()):
-                    raise ValueError(f"{name.strip()!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
+                    raise ValueError(f"{name.strip()!r} is not a device; use auto, cuda:N, mps, cpu or simulated:N")
         return devices
 
     @field_validator("log_level", "log_format", mode="before")

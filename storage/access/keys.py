@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much the holder of a key may ask for; None: without limit."""
+    """How much the holder of a key may submit; None: unlimited."""
 
     #: Pictures that wait or run at once.
     queued: int | None = None
@@ -45,7 +45,7 @@ class Limits:
     per_day: int | None = None
     #: Pixels × steps of one picture.
     work: int | None = None
-    #: Requests to submit within a minute.
+    #: Submissions a minute.
     per_minute: int | None = None
 
 
@@ -77,12 +77,12 @@ class Keys:
         Args:
             seconds: how long it is valid; None: until it is revoked.
 
-        Raises BadSpecification for a name or owner that is none.
+        Raises BadSpecification for a name or owner that is not allowed.
         """
         if not _OWNER.fullmatch(owner):
             raise BadSpecification(f"owner: {owner!r}; expected up to 64 letters, digits, dots, dashes and @")
         if not name.strip() or len(name) > 100:
-            raise BadSpecification("name: expected 1 to 100 characters that say what the key is for")
+            raise BadSpecification("name: expected 1 to 100 characters describing what the key is for")
         key_id = random_id()
         secret = secrets.token_urlsafe(32)
         self._insert(
@@ -144,7 +144,7 @@ class Keys:
         """Revoke a key. Idempotent. Raises NotFound."""
         known = connection.execute(select(keys.c.id).where(keys.c.id == key_id)).first()
         if known is None:
-            raise NotFound(f"no key has the id {key_id[:40]!r}; `farm keys list` lists them")
+            raise NotFound(f"no key with id {key_id[:40]!r}; `farm keys list` lists them")
         connection.execute(
             update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=database_now())
         )

@@ -1,4 +1,4 @@
-"""Webhooks: what is to be told to whom, written down with the move that it tells of, and what became of telling it."""
+"""Webhooks: messages to receivers, recorded in the transaction that they report, and the state of their delivery."""
 
 import json
 import secrets
@@ -26,7 +26,7 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     #: Given up after the last attempt.
     FAILED = "failed"
-    #: Its receiver has said that it is gone (410).
+    #: The receiver answered 410 Gone.
     GONE = "gone"
 
 
@@ -156,7 +156,7 @@ class Webhooks:
             .values(state=DeliveryState.PENDING, attempt=0, next_at=database_now())
         ).rowcount
         if not moved:
-            raise NotFound(f"no webhook message has the id {delivery_id[:40]!r}; `farm webhooks list` lists them")
+            raise NotFound(f"no webhook message with id {delivery_id[:40]!r}; `farm webhooks list` lists them")
 
 
 def _this(delivery: Delivery) -> Any:

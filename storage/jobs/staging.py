@@ -108,7 +108,7 @@ def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
 
 
 def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows of one render. Raises BadSpecification if a picture is called like another one of it."""
+    """Insert rows of one render. Raises BadSpecification for a duplicate custom_id."""
     named = {row["custom_id"] for row in rows if row["custom_id"] is not None}
     if not named:
         _insert(connection, table, rows)
@@ -125,7 +125,7 @@ def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]
             index = before.setdefault(row["custom_id"], row["index"])
             if row["custom_id"] is not None and index != row["index"]:
                 raise BadSpecification(
-                    f"custom_id: {row['custom_id']!r} is there twice, for pictures {index + 1} and {row['index'] + 1}"
+                    f"duplicate custom_id {row['custom_id']!r}, for pictures {index + 1} and {row['index'] + 1}"
                 ) from None
         raise
 

@@ -71,7 +71,7 @@ def _digested(file: IO[bytes]) -> str:
 
 def _check(stored: str, reference: str) -> None:
     if stored != reference:
-        raise NotFound(f"input {reference} is damaged in the store; delete it there and upload its file again")
+        raise NotFound(f"input {reference} is corrupt in the store; delete it there and upload its file again")
 
 
 def _key(reference: str) -> str:

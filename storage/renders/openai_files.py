@@ -71,7 +71,7 @@ class OpenAIFiles:
         with self.database.read() as connection:
             row = connection.execute(select(api_files).where(api_files.c.id == file_id)).first()
         if row is None or owner not in (None, row.owner):
-            raise NotFound(f"no file has the id {file_id[:60]!r}")
+            raise NotFound(f"no file with id {file_id[:60]!r}")
         return _file(row)
 
     @transaction
@@ -104,7 +104,7 @@ class OpenAIFiles:
         with self.database.read() as connection:
             row = connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).first()
         if row is None or owner not in (None, row.owner):
-            raise NotFound(f"no batch has the id {batch_id[:60]!r}")
+            raise NotFound(f"no batch with id {batch_id[:60]!r}")
         return _batch(row)
 
     def batches(self, owner: str | None, *, limit: int, after: str | None = None) -> list[OpenAIBatch]:

@@ -27,11 +27,11 @@ NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 class FiringOutcome(StrEnum):
     FIRED = "fired"
-    #: The last render was not finished.
+    #: The previous render was still unfinished.
     SKIPPED = "skipped"
-    #: Everything was down.
+    #: No scheduler process was running.
     MISSED = "missed"
-    #: What is to be rendered cannot be rendered any more.
+    #: Its order can no longer be rendered.
     FAILED = "failed"
 
 
@@ -62,7 +62,7 @@ class Schedule:
     order: Mapping[str, Any]
     paused: bool
     created_at: float
-    #: Every time planned up to then is decided.
+    #: Every planned time up to this one has been decided.
     decided_to: float
 
 
@@ -111,7 +111,7 @@ class Schedules:
                 )
             except IntegrityError:
                 raise InvalidInput(
-                    f"name: a schedule is called {name!r} already; remove it, or choose another"
+                    f"name: a schedule named {name!r} already exists; remove it, or choose another name"
                 ) from None
         return self.get(name, owner=owner)
 
@@ -122,7 +122,7 @@ class Schedules:
                 select(schedules).where(schedules.c.owner == owner, schedules.c.name == name)
             ).first()
         if row is None:
-            raise NotFound(f"no schedule is called {name[:40]!r}; `farm schedule list` lists them")
+            raise NotFound(f"no schedule named {name[:40]!r}; `farm schedule list` lists them")
         return _schedule(row)
 
     def all(self, *, owner: str | None = None) -> list[Schedule]:
@@ -203,10 +203,10 @@ class Schedules:
         *,
         by_hand: str | None = None,
     ) -> str | None:
-        """Accept a render for a planned time, once, however many processes try; its id, None if it was decided before.
+        """Accept a render for a planned time, once, however many processes try; its id, None if the time was decided.
 
         Args:
-            by_hand: a note on why it fires beside the plan; then also a paused schedule does.
+            by_hand: a note on why it fires outside its plan; then a paused schedule fires too.
 
         A process that is killed leaves the firing and its render, or neither. Raises InvalidInput for what cannot be
         rendered; then nothing is decided.

@@ -1,4 +1,4 @@
-"""Reading what is: renders, jobs and batches as frozen values. Nothing here changes a row."""
+"""Read-only views of renders, jobs and batches, as frozen values."""
 
 import json
 import re
@@ -32,7 +32,7 @@ class RenderView:
     cancelled: int
     created_at: float
     finished_at: float | None
-    #: Out of the queue.
+    #: Taken out of the queue until it is released.
     held: bool = False
 
     @property
@@ -107,7 +107,7 @@ class Views:
             with self._database.read() as connection:
                 row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
-            raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
+            raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
     def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
@@ -162,7 +162,7 @@ class Views:
             this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
             row = connection.execute(select(jobs).join(renders).where(this)).first()
         if row is None:
-            raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
+            raise NotFound(f"no job with id {job_id!r}; `farm jobs RENDER` lists them")
         return _job(row)
 
     def jobs(
@@ -237,7 +237,7 @@ class Views:
         with self._database.read() as connection:
             row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
         if row is None:
-            raise NotFound(f"no batch has the id {batch_id!r}")
+            raise NotFound(f"no batch with id {batch_id!r}")
         return _batch(row)
 
     def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
@@ -269,7 +269,7 @@ class Views:
             by_id = {row.id: read_spec(row.spec) for row in rows}
         if missing := len(batch.job_row_ids) - len(by_id):
             raise NotFound(
-                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together are deleted"
+                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together have been deleted"
             )
         return [by_id[row_id] for row_id in batch.job_row_ids]
 

@@ -24,7 +24,7 @@ _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="k
 
 @dataclass(frozen=True)
 class Registry:
-    """The models by alias, in the file's order, and which of them is used when none is named."""
+    """The models by alias, in the file's order, and the default one."""
 
     models: Mapping[str, Model]
     default: str
@@ -33,14 +33,14 @@ class Registry:
     def __getitem__(self, alias: str) -> Model:
         """Return a model. Raises NotFound, which lists the registered ones."""
         if alias not in self.models:
-            raise NotFound(f"no model is registered as {alias!r}; known are {', '.join(self.models)}")
+            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(self.models)}")
         return self.models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
         """Complete a request; `seed` is used where the request has none.
 
-        Raises NotFound for an unknown model, BadSpecification for a size that is too large and for a control that the
-        model does not take.
+        Raises NotFound for an unknown model, BadSpecification for a size that is too large or a control that the model
+        does not support.
         """
         model = self[request.model or self.default]
         fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
