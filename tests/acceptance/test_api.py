@@ -222,7 +222,7 @@ def test_a_revoked_key_is_let_in_no_more(home: Home, address: str) -> None:
     assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 200
     home.farm("keys", "revoke", made["id"])
     assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 401
-    assert "no key has the id" in home.farm("keys", "revoke", "nobody", code=2).complaint
+    assert "no key with id" in home.farm("keys", "revoke", "nobody", code=2).complaint
 
 
 def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.Client) -> None:
