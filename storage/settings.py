@@ -8,7 +8,7 @@ import getpass
 import os
 import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import (
     Field,
@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     """debug, info, warning or error."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How processes log to standard error: text (lines for people) or json (one object a line, for log collectors)."""
+
     @field_validator("devices")
     @classmethod
     def _known_devices(cls, devices: str) -> str:
@@ -121,10 +124,10 @@ class Settings(BaseSettings):
                     raise ValueError(f"{name.strip()!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
         return devices
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
-    def _lower(cls, level: object) -> object:
-        return level.lower() if isinstance(level, str) else level
+    def _lower(cls, word: object) -> object:
+        return word.lower() if isinstance(word, str) else word
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:

@@ -11,14 +11,15 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from scheduler.api.access import Reader, Submitter
+from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.api.renders import RenderId
 from storage.errors import NotFound, ServiceProblem
 from storage.events.log import Event
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
+from storage.rules.ids import job_id
 
 #: Steps are told at most this often, and the rows asked for news.
 _LOOK_SECONDS = 0.5
@@ -45,7 +46,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES)
 def follow_render(
     context: Context,
     render_id: RenderId,
-    caller: Reader,
+    caller: CanRead,
     last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
     after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
 ) -> Response:
@@ -66,7 +67,7 @@ def follow_render(
 
 
 @router.get("/webhooks/secret", tags=["webhooks"])
-def get_webhook_secret(context: Context, caller: Submitter) -> SecretAnswer:
+def get_webhook_secret(context: Context, caller: CanSubmit) -> SecretAnswer:
     """What your webhooks are signed with."""
     return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 
@@ -100,7 +101,7 @@ async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterat
 
 
 def _event(render_id: str, event: Event) -> str:
-    job = {} if event.index is None else {"job": f"{render_id}-{event.index:06d}", "index": event.index}
+    job = {} if event.index is None else {"job": job_id(render_id, event.index), "index": event.index}
     data = {"seq": event.seq, "at": event.at, "render": render_id, **job, **event.data}
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
@@ -113,5 +114,5 @@ def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
         "failed": render.failed,
         "cancelled": render.cancelled,
         "total": render.total,
-        "jobs": {f"{render.id}-{index:06d}": share for index, share in context.views.progress(render.id).items()},
+        "jobs": {job_id(render.id, index): share for index, share in context.views.progress(render.id).items()},
     }

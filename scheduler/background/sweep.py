@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scheduler.intake.tickets import top_up
@@ -14,11 +15,10 @@ from storage.broker.tickets import Tickets
 from storage.errors import DatabaseBusy, DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.jobs.jobs import Jobs
+from storage.process.service_loop import run_until_stopped
 from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
-
-_LOG_EVERY_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
@@ -31,36 +31,45 @@ class Sweep:
     #: Workers renew their leases at least so often.
     renew_seconds: float
     lease_seconds: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._outage: ServiceProblem | None = None
+        self._well_at = self.clock()
+        self._spare_until = -math.inf
 
     def run_once(self, *, spare_leases: bool = False) -> None:
         """Raises DatabaseProblem or BrokerProblem; what was done before stays done."""
         if not spare_leases and (lapsed := self.jobs.recover_lapsed()):
-            log.warning("leases lapsed jobs=%d", lapsed)
+            log.warning("leases lapsed", extra={"jobs": lapsed})
         for alias in self.jobs.best_waiting(self.registry.models):
             if published := top_up(self.jobs, self.tickets, self.registry[alias]):
-                log.info("tickets published model=%s n=%d", alias, published)
+                log.info("tickets published", extra={"model": alias, "n": published})
 
     def run(self, stopping: threading.Event) -> None:
-        """Sweep until asked to stop; a service that is away is waited for, with a log line a minute."""
-        outage: ServiceProblem | None = None
-        well_at, logged_at, spare_until = time.monotonic(), -math.inf, -math.inf
-        while not stopping.is_set():
-            try:
-                self.run_once(spare_leases=time.monotonic() < spare_until)
-                if outage is not None:
-                    self._note(outage)
-                well_at, outage = time.monotonic(), None
-            except ServiceProblem as error:
-                now = time.monotonic()
-                if isinstance(error, DatabaseProblem) and now - well_at > self.lease_seconds / 2:
-                    # Nobody could renew a lease meanwhile. Whoever still works does as soon as the database is back;
-                    # to take the jobs away before would throw their pictures away.
-                    spare_until = now + self.every_seconds + 2 * self.renew_seconds
-                outage = outage or error
-                if now - logged_at >= _LOG_EVERY_SECONDS:
-                    log.warning("sweep failed, trying again until it works: %s", error)
-                    logged_at = now
-            stopping.wait(self.every_seconds)
+        """Sweep until asked to stop; a service that is away is waited for."""
+        run_until_stopped(
+            self._run_once_and_watch,
+            doing="sweep",
+            every_seconds=self.every_seconds,
+            stopping=stopping,
+            clock=self.clock,
+        )
+
+    def _run_once_and_watch(self) -> None:
+        try:
+            self.run_once(spare_leases=self.clock() < self._spare_until)
+            if self._outage is not None:
+                self._note(self._outage)
+            self._well_at, self._outage = self.clock(), None
+        except ServiceProblem as error:
+            now = self.clock()
+            if isinstance(error, DatabaseProblem) and now - self._well_at > self.lease_seconds / 2:
+                # Nobody could renew a lease meanwhile. Whoever still works does as soon as the database is back;
+                # to take the jobs away before would throw their pictures away.
+                self._spare_until = now + self.every_seconds + 2 * self.renew_seconds
+            self._outage = self._outage or error
+            raise
 
     def _note(self, outage: ServiceProblem) -> None:
         """Write an outage down, which takes a database that is there again."""

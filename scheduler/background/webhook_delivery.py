@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import logging
-import math
 import random
 import threading
 import time
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 import httpcore
 
 from scheduler.intake.addresses import Forbidden
-from storage.errors import ServiceProblem
 from storage.events.webhooks import RETRY_SECONDS, Delivery, Webhooks
+from storage.process.service_loop import run_until_stopped
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ _ANSWER_BYTES = 4096
 _JITTER = 0.1
 #: A receiver that asks for more patience than that is not heard.
 _LONGEST_SECONDS = 86400.0
-_LOG_EVERY_SECONDS = 60.0
 
 
 def signed(delivery: Delivery, secret: str, *, now: float) -> Mapping[str, str]:
@@ -55,17 +53,15 @@ class WebhookDelivery:
         return len(due)
 
     def run(self, stopping: threading.Event) -> None:
-        """Deliver until asked to stop; a database that is away is waited for, with a log line a minute."""
-        logged_at = -math.inf
-        while not stopping.is_set():
-            try:
-                while self.run_once() and not stopping.is_set():
-                    continue
-            except ServiceProblem as error:
-                if time.monotonic() - logged_at >= _LOG_EVERY_SECONDS:
-                    log.warning("cannot deliver webhooks, trying again until it works: %s", error)
-                    logged_at = time.monotonic()
-            stopping.wait(self.every_seconds)
+        """Deliver until asked to stop; a database that is away is waited for."""
+
+        def deliver_what_is_due() -> None:
+            while self.run_once() and not stopping.is_set():
+                continue
+
+        run_until_stopped(
+            deliver_what_is_due, doing="deliver webhooks", every_seconds=self.every_seconds, stopping=stopping
+        )
 
     def _deliver(self, delivery: Delivery) -> None:
         try:
@@ -107,7 +103,9 @@ class WebhookDelivery:
     def _failed(self, delivery: Delivery, answer: str, *, patience: float | None) -> None:
         """Tried again on the schedule, later if the receiver asks for that; given up after the last time."""
         if delivery.attempt > len(RETRY_SECONDS):
-            log.warning("webhook=%s of render=%s is given up: %s", delivery.id, delivery.render_id, answer)
+            log.warning(
+                "webhook given up", extra={"webhook": delivery.id, "render": delivery.render_id, "answer": answer}
+            )
             self.webhooks.failed(delivery, answer, after=None)
             return
         after = max(RETRY_SECONDS[delivery.attempt - 1], min(patience or 0.0, _LONGEST_SECONDS))

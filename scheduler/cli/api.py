@@ -41,7 +41,7 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     except ImportError:
         raise BadSettings('the HTTP API is not installed; run `pip install "diffusion-farm[api]"`') from None
     settings = read_settings()
-    configure_logging(settings.log_level, "api")
+    configure_logging(settings, "api")
     services = open_services(settings).open_all()
     local = host in _LOCAL
     if not (local or open_to_all or Keys(services.database).any_valid()):

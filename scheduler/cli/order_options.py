@@ -13,7 +13,7 @@ from scheduler.intake import grid
 from scheduler.intake.manifests import KINDS
 from scheduler.intake.order import Order
 from scheduler.intake.sources import opened
-from scheduler.intake.submit import draw_seed
+from scheduler.intake.specify import draw_seed
 from scheduler.intake.templates import Templates, read_wildcards
 from storage.errors import BadSpecification
 from storage.settings import Settings

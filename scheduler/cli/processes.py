@@ -40,7 +40,7 @@ def up(until_unused: bool, as_json: bool) -> None:
     FARM_DATABASE_URL, FARM_OBJECTS_URL) is used instead of a local one.
     """
     settings = read_settings()
-    configure_logging(settings.log_level, "farm-up")
+    configure_logging(settings, "farm-up")
 
     def ready(farm: RunningFarm) -> None:
         if as_json:
@@ -64,7 +64,7 @@ def scheduler(stop_with_parent: bool) -> None:
     one; more may run for redundancy.
     """
     settings = read_settings()
-    configure_logging(settings.log_level, "scheduler")
+    configure_logging(settings, "scheduler")
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
     stopping = threading.Event()
@@ -106,7 +106,7 @@ def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
 
     def stop(failure: threading.ExceptHookArgs) -> None:
         name = failure.thread.name if failure.thread else "unknown"
-        log.critical("a thread failed, stopping name=%s", name, exc_info=failure.exc_value)
+        log.critical("a thread failed, stopping", extra={"thread_name": name}, exc_info=failure.exc_value)
         failed.set()
         stopping.set()
 

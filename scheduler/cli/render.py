@@ -1,7 +1,7 @@
 """`farm render`: submit an order, wait for it, fetch its pictures."""
 
 import dataclasses
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -10,18 +10,17 @@ from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, duration, json_option, print_json, say, size
 from scheduler.cli.progress import counting
 from scheduler.cli.sheet import write_sheet
-from scheduler.cli.waiting import reachable_broker, report, report_accepted, wait_for_render
+from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
+from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
 from scheduler.intake.requests import BadRows
-from scheduler.intake.submit import Accepted, collecting_remarks, submit
+from scheduler.intake.submit import intake_of, specified, submit_order
 from scheduler.results.download import prepare_folder
 from scheduler.services import Services, open_services
-from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
-from storage.jobs.values import Idempotency, Submission
 from storage.rules.states import Priority
-from storage.settings import read_settings
+from storage.settings import Settings, read_settings
 
 #: Skipped rows that are reported one by one.
 _SHOWN_BAD = 20
@@ -79,42 +78,37 @@ def render(
             prepare_folder(sheet.absolute().parent, option="--sheet")
         services.objects.check()
         _say_what_is_left(services)
-        submission = Submission(
-            owner=settings.owner,
+        terms = Terms(
             priority=Priority[priority.upper()],
-            once=None if once is None else Idempotency(name=once, request_hash=order.fingerprint()),
+            idempotency_key=once,
+            request_hash=None if once is None else order.fingerprint(),
         )
-        accepted = _submitted(services, tickets, order, submission, bad)
+        with counting("pictures checked") as through:
+            accepted = submit_order(
+                *(intake_of(services, tickets), _submitter(settings), order, terms), bad=bad, through=through
+            )
+        _say_remarks(accepted.remarks, bad)
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return
-    outcome = wait_for_render(services, accepted, out=out)
+    outcome = see_through(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
 
 
-def _submitted(
-    services: Services, tickets: Tickets | None, order: Order, submission: Submission, bad: BadRows
-) -> Accepted:
-    """Submit an order, and print remarks about what is probably a mistake."""
-    noted: Counter[str] = Counter()
-    with counting("pictures checked") as through:
-        wanted = collecting_remarks(order.wanted(services.registry, services.objects, bad), services.registry, noted)
-        accepted = submit(services.jobs, services.registry, tickets, through(wanted), submission)
-    _say_remarks(noted, bad)
-    return accepted
+def _submitter(settings: Settings) -> Submitter:
+    return Submitter(owner=settings.owner, local_files=True)
 
 
 def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_json: bool) -> None:
-    noted: Counter[str] = Counter()
     with counting("pictures checked") as through:
-        wanted = collecting_remarks(order.wanted(services.registry, services.objects, bad), services.registry, noted)
-        found = estimate(through(wanted), services.registry, services.measures)
+        jobs = specified(intake_of(services, None), _submitter(services.settings), order, bad=bad)
+        found = estimate(through(jobs), services.registry, services.measures)
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt given")
-    _say_remarks(noted, bad)
+    _say_remarks(jobs.remarks, bad)
     devices = sum(not found.models or set(worker.models) >= set(found.models) for worker in services.workers.all())
     if as_json:
         print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})
@@ -138,7 +132,7 @@ def _say_what_is_left(services: Services) -> None:
         )
 
 
-def _say_remarks(noted: Counter[str], bad: BadRows) -> None:
+def _say_remarks(noted: Mapping[str, int], bad: BadRows) -> None:
     for remark, pictures in noted.items():
         say(f"{remark} ({counted(pictures, 'picture')})")
     if bad.left_out:

@@ -6,13 +6,14 @@ import click
 
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.cli.status import render_fields
-from scheduler.cli.waiting import reachable_broker, report, report_accepted, wait_for_render
-from scheduler.intake.submit import Accepted, publish_tickets, quanta, submit
+from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import Accepted, intake_of, publish_tickets, quanta, submit_order
 from scheduler.results.compare import changed, compare
 from scheduler.results.download import prepare_folder
 from scheduler.services import open_services
 from storage.errors import InvalidInput
-from storage.jobs.values import Submission
 from storage.rules.states import Priority, State
 from storage.settings import read_settings
 
@@ -44,7 +45,7 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
         return
-    outcome = wait_for_render(services, accepted, out=out)
+    outcome = see_through(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
     context.exit(outcome.exit_code)
 
@@ -68,14 +69,13 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     position = batch.job_row_ids.index(job.row_id)
     services.registry[job.spec.model]
     before = services.objects.get(job.object)
-    again = submit(
-        services.jobs,
-        services.registry,
-        reachable_broker(services),
-        services.views.specs(batch),
-        Submission(owner=settings.owner, priority=Priority.INTERACTIVE, together=True),
+    again = submit_order(
+        intake_of(services, reachable_broker(services)),
+        Submitter(owner=settings.owner, local_files=True),
+        Order(specs=tuple(services.views.specs(batch))),
+        Terms(priority=Priority.INTERACTIVE, together=True),
     )
-    wait_for_render(services, again)
+    see_through(services, again)
     twin = services.views.job(f"{again.render_id}-{position}")
     if twin.object is None:
         raise InvalidInput(f"reproducing job {job_id} did not succeed: job {twin.id} is {twin.state}: {twin.error}")

@@ -11,9 +11,12 @@ from scheduler.cli.progress import counting
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.firing import schedule_runner
 from scheduler.cron.plan import check_plan, in_zone, next_time
-from scheduler.cron.stored_orders import StoredOrder, SubmissionTerms, store_order
+from scheduler.cron.stored_orders import StoredOrder, store_order
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.submit import intake_of
 from scheduler.services import Services, open_services
 from storage.renders.schedules import Plan, Schedule, Schedules
+from storage.rules.states import Priority
 from storage.settings import read_settings
 
 _PRIORITIES = ["bulk", "normal", "interactive"]
@@ -92,11 +95,17 @@ def add(
     services.objects.check()
     with order_options.order(settings) as order, counting("pictures checked"):
         kept = store_order(
-            order, SubmissionTerms(priority=priority, same_seeds=seeds == "same"), services.registry, services.objects
+            intake_of(services, None),
+            Submitter(owner=settings.owner, local_files=True),
+            order,
+            Terms(priority=Priority[priority.upper()]),
+            same_seeds=seeds == "same",
         )
     plan = Plan(cron=cron, timezone=timezone, window=window, overlap=overlap, catch_up=catch_up, seeds=seeds)
     schedules = Schedules(services.database, services.jobs)
     made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
+    for remark in kept.remarks:
+        say(remark)
     if as_json:
         print_json(schedule_fields(made, schedules.now()))
         return

@@ -16,7 +16,7 @@ from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
 from scheduler.local.home import Home
 from scheduler.results.download import Downloads
-from scheduler.results.follow import follow
+from scheduler.results.follow import wait_for_render
 from scheduler.services import Services, open_tickets
 from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
@@ -68,7 +68,7 @@ class FinishedRender:
         return 0 if self.render.done == self.render.total else 1
 
 
-def wait_for_render(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
+def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
     """Wait until a render is finished, with progress, and its pictures in `out`."""
     with _farm(services, accepted.models):
         started = time.monotonic()
@@ -118,12 +118,16 @@ def _followed(services: Services, accepted: Accepted, out: Path | None) -> Rende
     total = services.views.render(render_id).total
     watch = _Watch(services, accepted.models)
     with progress_of(f"render {render_id}", total) as show:
+        seen: RenderView | None = None
 
-        def show_and_watch(render: RenderView) -> None:
+        def look(render: RenderView) -> bool:
+            nonlocal seen
             show(render)
             watch.look()
+            news, seen = render != seen or render.finished, render
+            return downloads is not None and news and downloads.advance() > 0
 
-        return follow(services.views, render_id, downloads=downloads, show=show_and_watch)
+        return wait_for_render(services.views, render_id, look=look)
 
 
 class _Watch:

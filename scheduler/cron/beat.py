@@ -1,9 +1,7 @@
 """Celery's beat with schedules from the database: a scheduler class whose tick runs ours."""
 
 import logging
-import math
 import threading
-import time
 from functools import partial
 from typing import Any
 
@@ -12,10 +10,9 @@ from celery import Celery
 
 from scheduler.cron.firing import ScheduleRunner
 from storage.errors import ServiceProblem
+from storage.process.logs import LogThrottle
 
 log = logging.getLogger(__name__)
-
-_LOG_EVERY_SECONDS = 60.0
 
 
 class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery has no types
@@ -23,7 +20,7 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
 
     def __init__(self, app: Celery, *, runner: ScheduleRunner, **options: Any) -> None:
         self._runner = runner
-        self._logged_at = -math.inf
+        self._throttle = LogThrottle()
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
@@ -34,9 +31,8 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
         try:
             return float(min(self._runner.run_once(), self.max_interval))
         except ServiceProblem as error:
-            if time.monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
-                log.warning("schedules cannot be looked at, trying again until it works: %s", error)
-                self._logged_at = time.monotonic()
+            if self._throttle.passes():
+                log.warning("cannot look at schedules, retrying until it works", extra={"error": error})
             return float(self.max_interval)
 
 

@@ -7,7 +7,6 @@ for itself. The system lets go of a lock when its process ends, however it ends,
 
 import contextlib
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from functools import partial
 
 from scheduler.local import redis_server
 from scheduler.local.home import Home, RunningFarm
@@ -23,19 +22,14 @@ from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BrokerProblem, InvalidInput, ServiceProblem
-from storage.process import lifeline
+from storage.process.keeper import Keeper
 from storage.settings import Settings
-
-log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
 _BROKER_SECONDS = 15.0
 #: Far longer than a glance at a lock takes, on a busy machine too.
 _LOCK_SECONDS = 1.0
 _START_SECONDS = 60.0
-_RESTART_PAUSE_SECONDS = 2.0
-#: The exit code of commands for wrong settings or input.
-_WRONG_INPUT = 2
 
 
 # -- using a farm ----------------------------------------------------------------------------------------------
@@ -160,19 +154,20 @@ class LocalFarm:
                 "FARM_BROKER_URL": broker_url,
                 "FARM_OBJECTS_URL": self._settings.objects,
             }
+            keep = partial(Keeper, environment=environment)
             parts = [
-                _Part("scheduler", [sys.executable, "-m", "scheduler.cli.main", "scheduler", "--stop-with-parent"]),
-                _Part("workers", [sys.executable, "-m", "worker.process.supervisor", "--stop-with-parent"]),
+                keep("scheduler", [sys.executable, "-m", "scheduler.cli.main", "scheduler", "--stop-with-parent"]),
+                keep("workers", [sys.executable, "-m", "worker.process.supervisor", "--stop-with-parent"]),
             ]
             stack.callback(self._stop, parts)
             farm = RunningFarm(pid=os.getpid(), broker_url=broker_url, until_unused=self._until_unused)
             for part in parts:
-                part.start(environment)
+                part.start()
             self._home.tell(farm)
             ready(farm)
             while not self._stopping.wait(_POLL_SECONDS):
                 for part in (*broker, *parts):
-                    part.tend(environment)
+                    part.tend()
                 if self._until_unused and self._take_unused(stack):
                     break
 
@@ -187,16 +182,16 @@ class LocalFarm:
         finally:
             database.close()
 
-    def _start_broker(self, stack: contextlib.ExitStack) -> "tuple[list[_Part], str]":
+    def _start_broker(self, stack: contextlib.ExitStack) -> tuple[list[Keeper], str]:
         """The broker's process, if it is ours, and its address."""
         if self._settings.broker_url is not None:
             return [], self._settings.broker_url
         redis_server.require()
         configuration, url = redis_server.configure(self._home.run)
         output = stack.enter_context((self._home.logs / "redis.log").open("ab"))
-        broker = _Part("broker", redis_server.command(configuration), output=output)
-        stack.callback(broker.end, seconds=5.0)
-        broker.start(dict(os.environ))
+        broker = Keeper("broker", redis_server.command(configuration), output=output)
+        stack.callback(broker.stop, seconds=5.0)
+        broker.start()
         tickets = Tickets(self._settings.model_copy(update={"broker_url": url}))
         deadline = time.monotonic() + _BROKER_SECONDS
         while True:
@@ -204,7 +199,7 @@ class LocalFarm:
                 tickets.check()
                 return [broker], url
             except BrokerProblem as error:
-                if broker.died() or time.monotonic() > deadline:
+                if not broker.alive or time.monotonic() > deadline:
                     raise ServiceProblem(f"the embedded broker does not start: {error}") from None
             time.sleep(_POLL_SECONDS / 5)
 
@@ -216,55 +211,15 @@ class LocalFarm:
             return False
         return True
 
-    def _stop(self, parts: "list[_Part]") -> None:
+    def _stop(self, parts: list[Keeper]) -> None:
         """Workers first, so that what they finish is still recorded. A second request is passed on."""
         self._home.hush()
         asked = 1
-        running = [part.process for part in reversed(parts) if part.process is not None]
-        for process in running:
-            process.terminate()
-        while any(process.poll() is None for process in running):
+        for part in reversed(parts):
+            part.ask_to_stop()
+        while any(part.alive for part in parts):
             if self._stop_requests > asked:
                 asked = self._stop_requests
-                for process in running:
-                    process.terminate()
+                for part in reversed(parts):
+                    part.ask_to_stop()
             time.sleep(_POLL_SECONDS / 5)
-
-
-class _Part:
-    """A process of the farm that is started again when it dies."""
-
-    def __init__(self, name: str, command: list[str], *, output: IO[bytes] | None = None) -> None:
-        self._name = name
-        self._command = command
-        self._output = output
-        self._start_at = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, environment: dict[str, str]) -> None:
-        self.process = lifeline.start_child(self._command, env=environment, output=self._output)
-
-    def died(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
-
-    def tend(self, environment: dict[str, str]) -> None:
-        if self.process is None:
-            if time.monotonic() >= self._start_at:
-                self.start(environment)
-        elif self.died():
-            if self.process.returncode == _WRONG_INPUT:
-                # It said why; starting it again would not change that.
-                raise InvalidInput(f"the {self._name} cannot start: the last line above says why")
-            log.error("%s died, exit code %d; starting again", self._name, self.process.returncode)
-            self.process, self._start_at = None, time.monotonic() + _RESTART_PAUSE_SECONDS
-
-    def end(self, *, seconds: float) -> None:
-        """Stop it, and kill it if it takes longer than that."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()

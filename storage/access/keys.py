@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import keys
 from storage.errors import BadSpecification, NotFound
+from storage.rules.ids import random_id
 
 #: `farm_<id>_<secret>`: the id finds the row, 32 random bytes of secret are too many to guess.
 _KEY = re.compile(r"farm_([0-9a-z]{12})_([\w-]{43})")
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 #: As FARM_OWNER.
 _OWNER = re.compile(r"[\w.@-]{1,64}")
 
@@ -83,7 +83,7 @@ class Keys:
             raise BadSpecification(f"owner: {owner!r}; expected up to 64 letters, digits, dots, dashes and @")
         if not name.strip() or len(name) > 100:
             raise BadSpecification("name: expected 1 to 100 characters that say what the key is for")
-        key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
+        key_id = random_id()
         secret = secrets.token_urlsafe(32)
         self._insert(key_id, name.strip(), owner, role, limits, _hash(secret), seconds)
         return self._one(key_id), f"farm_{key_id}_{secret}"

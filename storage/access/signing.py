@@ -4,10 +4,10 @@ import base64
 import secrets
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, transaction
 from storage.database.tables import signing_secrets
+from storage.database.upsert import insert_on_conflict
 
 _BYTES = 32
 
@@ -33,5 +33,6 @@ class SigningSecrets:
     @transaction
     def _make(self, connection: Connection, name: str) -> None:
         made = base64.b64encode(secrets.token_bytes(_BYTES)).decode()
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        connection.execute(dialect.insert(signing_secrets).values(name=name, secret=made).on_conflict_do_nothing())
+        connection.execute(
+            insert_on_conflict(connection, signing_secrets).values(name=name, secret=made).on_conflict_do_nothing()
+        )

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
+from storage.rules.ids import job_id
 
 
 class EventKind(StrEnum):
@@ -97,7 +98,7 @@ def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
 
 
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
-    job = {} if one.index is None else {"job": f"{one.render_id}-{one.index:06d}", "index": one.index}
+    job = {} if one.index is None else {"job": job_id(one.render_id, one.index), "index": one.index}
     return {
         "render_id": one.render_id,
         "owner": row.owner,

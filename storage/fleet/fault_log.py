@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import faults, jobs, quarantines
 from storage.rules.faults import Fault
+from storage.rules.ids import batch_id, job_id
 
 #: What is wrong with a job is said in a line or two, whatever a library had to say.
 MESSAGE_CHARACTERS = 1000
@@ -83,7 +84,7 @@ class FaultLog:
                 fault=Fault(row.fault),
                 worker=row.worker,
                 model=row.model,
-                job=None if row.render_id is None else f"{row.render_id}-{row._mapping['index']:06d}",
+                job=None if row.render_id is None else job_id(row.render_id, row._mapping["index"]),
                 attempt=row.attempt,
                 message=row.message,
             )
@@ -169,7 +170,7 @@ def note_faults(connection: Connection, met: Sequence[Row[Any]], fault: Fault, m
             "model": row.model,
             "job_id": row.id,
             "attempt": row.attempt,
-            "incident": first.setdefault((row.worker, row.model), f"{row.id}.{row.fence}"),
+            "incident": first.setdefault((row.worker, row.model), batch_id(row.id, row.fence)),
             "message": message,
         }
         for row in met

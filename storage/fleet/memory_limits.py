@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import memory_limits
+from storage.database.upsert import insert_on_conflict
 
 #: Then it is tried anew: another program may have held the memory.
 _FORGOTTEN_AFTER_SECONDS = 86400.0
@@ -54,9 +54,8 @@ class MemoryLimits:
     def learn(self, connection: Connection, load: Load, limit: MemoryLimit) -> None:
         """Remember it for all workers with this hardware."""
         values = {**load.__dict__, **limit.__dict__, "learned_at": database_now()}
-        insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
         connection.execute(
-            insert(memory_limits)
+            insert_on_conflict(connection, memory_limits)
             .values(**values)
             .on_conflict_do_update(
                 index_elements=list(memory_limits.primary_key),

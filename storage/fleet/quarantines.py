@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import database_now
 from storage.database.tables import batches, faults, quarantines, workers
+from storage.database.upsert import insert_on_conflict
 from storage.fleet.workers import SILENT_SECONDS
 from storage.rules.faults import REACTIONS, WITHIN_SECONDS, Fault, Incident, Scope, quarantine
 
@@ -64,7 +64,7 @@ def quarantine_if_due(connection: Connection, suspicion: Suspicion, *, seconds: 
 
 
 def _write_quarantine(connection: Connection, row: Mapping[str, Any]) -> None:
-    statement = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(quarantines).values(**row)
+    statement = insert_on_conflict(connection, quarantines).values(**row)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[quarantines.c.worker, quarantines.c.model],

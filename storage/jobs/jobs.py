@@ -9,7 +9,6 @@ cancel raises the fence. A render's counters move in the same transaction as its
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import (
@@ -20,18 +19,17 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import NotFound
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs.claim import head_of, take
 from storage.jobs.fair_share import RoundDealer, queued, round_served
 from storage.jobs.orphans import note_orphans
 from storage.jobs.recovery import recover
-from storage.jobs.staging import CHUNK, stage
-from storage.jobs.submission import accept, accept_staged, accepted_before
+from storage.jobs.submission import accept_stream
 from storage.jobs.transitions import count, fenced, lock_renders, of_watched, transition, unleased
 from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
 from storage.rules.faults import Fault, RetryPolicy
@@ -59,25 +57,8 @@ class Jobs:
             IdempotencyConflict: another request of this owner was accepted under the same name.
             Whatever `wanted` raises while it is read; then nothing is left behind.
         """
-        pictures = (one if isinstance(one, NewJob) else NewJob(spec=one) for one in wanted)
-        first = list(islice(pictures, CHUNK))
-        if len(first) < CHUNK:
-            with self.database.write() as connection:
-                return accept(connection, first, submission, quanta)
-        return self._submit_staged(chain(first, pictures), submission, quanta)
-
-    def _submit_staged(self, wanted: Iterable[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
-        with self.database.session() as connection:
-            if submission.once is not None:
-                with connection.begin():
-                    before = accepted_before(connection, submission.owner, submission.once)
-                if before is not None:
-                    return before
-            with stage(connection) as filled:
-                filled.fill(wanted)
-                connection.execution_options(farm_read=False)
-                with connection.begin():
-                    return accept_staged(connection, filled, submission, quanta)
+        new_jobs = (one if isinstance(one, NewJob) else NewJob(spec=one) for one in wanted)
+        return accept_stream(self.database, new_jobs, submission, quanta, within=lambda _, accept: accept())
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 
@@ -345,9 +326,8 @@ class Jobs:
 
 def _record(connection: Connection, batch: RenderedBatch) -> None:
     """Note what was rendered together, unless another part of the batch was completed first."""
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     connection.execute(
-        insert_unless_there(batches)
+        insert_on_conflict(connection, batches)
         .values(
             id=batch.id,
             worker=batch.worker,

@@ -4,10 +4,10 @@ A worker may have stored a picture and died before it could record it, or store 
 """
 
 from sqlalchemy import ColumnElement, Connection, delete, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import jobs, orphans
+from storage.database.upsert import insert_on_conflict
 from storage.objects.object_keys import picture_key
 from storage.objects.store import ObjectStore
 from storage.rules.states import State
@@ -17,9 +17,10 @@ _AT_ONCE = 200
 
 def note_orphans(connection: Connection, which: ColumnElement[bool], *, after_seconds: float) -> None:
     """Have the pictures of these jobs removed after some time, unless they are asked for again before."""
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     due = database_now() + literal(after_seconds)
-    statement = insert(orphans).from_select(["job_id", "due_at"], select(jobs.c.id, due).where(which))
+    statement = insert_on_conflict(connection, orphans).from_select(
+        ["job_id", "due_at"], select(jobs.c.id, due).where(which)
+    )
     connection.execute(
         statement.on_conflict_do_update(index_elements=[orphans.c.job_id], set_={"due_at": statement.excluded.due_at})
     )

@@ -1,58 +1,106 @@
 """Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
 
-import secrets
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, insert, literal, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.database.connection import database_now
+from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import BadSpecification, IdempotencyConflict
 from storage.jobs.fair_share import RoundDealer
-from storage.jobs.staging import Stage, chunks, insert_named, row_of, staged
+from storage.jobs.staging import CHUNK, Stage, insert_named, row_of, stage, staged
 from storage.jobs.values import Idempotency, NewJob, Submission
+from storage.rules.ids import random_id
 from storage.rules.states import State
 
-#: Crockford's base 32 in lower case: no letter that reads as a digit.
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+T = TypeVar("T")
+#: Accepts a render in a transaction that is under way; its id, or that of the one accepted under the same name before.
+Accept = Callable[[], str]
 
 
-def accept(connection: Connection, wanted: Iterable[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
-    """The id of the new render, or of the one that was accepted under the same name before."""
-    render_id = _new_render_id()
+def accept_stream(
+    database: Database,
+    new_jobs: Iterable[NewJob],
+    submission: Submission,
+    quanta: Mapping[str, int],
+    *,
+    within: Callable[[Connection, Accept], T],
+) -> T:
+    """Accept a render whole or not at all, however many jobs are streamed: memory stays flat, and so do locks.
+
+    Args:
+        quanta: model alias → how many jobs an owner is dealt per round (the model's batch limit).
+        within: run once in the transaction that accepts, and what it returns; calls what it is given to accept, or not.
+
+    Raises:
+        BadSpecification: there is nothing to render, or two jobs have one custom_id.
+        IdempotencyConflict: another request of this owner was accepted under the same name.
+        Whatever `new_jobs` raises while it is read; then nothing is left behind.
+    """
+    stream = iter(new_jobs)
+    few = list(islice(stream, CHUNK))
+    if len(few) < CHUNK:
+        with database.write() as connection:
+            return within(connection, partial(_accept_few, connection, few, submission, quanta))
+    with database.session() as connection:
+        before = _accepted_before(connection, submission)
+        if before is not None:
+            return _write_within(connection, within, lambda: before)
+        # A long manifest is read before the transaction that accepts it, which then is short.
+        with stage(connection) as staging:
+            staging.fill(chain(few, stream))
+            return _write_within(connection, within, partial(_accept_staged, connection, staging, submission, quanta))
+
+
+def _write_within(connection: Connection, within: Callable[[Connection, Accept], T], accept: Accept) -> T:
+    connection.execution_options(farm_read=False)
+    with connection.begin():
+        return within(connection, accept)
+
+
+def _accepted_before(connection: Connection, submission: Submission) -> str | None:
+    """Look before a long manifest is read for nothing."""
+    if submission.once is None:
+        return None
+    with connection.begin():
+        return accepted_before(connection, submission.owner, submission.once)
+
+
+def _accept_few(connection: Connection, few: list[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
+    render_id = random_id()
     accepted = _render(connection, render_id, submission)
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
     shared = _shared(render_id, submission)
-    total = 0
-    for chunk in chunks(wanted):
-        rows = [
-            {**shared, **row_of(one), "index": total + offset, "round": dealer.round(one.spec.model)}
-            for offset, one in enumerate(chunk)
-        ]
-        if submission.together:
-            rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
+    rows = [
+        {**shared, **row_of(one), "index": index, "round": dealer.round(one.spec.model)}
+        for index, one in enumerate(few)
+    ]
+    if submission.together:
+        rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
+    if rows:
         insert_named(connection, jobs, rows)
-        total += len(rows)
-    _set_total(connection, render_id, total)
+    _set_total(connection, render_id, len(rows))
     return render_id
 
 
-def accept_staged(connection: Connection, stage: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
-    """As `accept`, of what was gathered before: one statement, however many pictures there are."""
-    render_id = _new_render_id()
+def _accept_staged(connection: Connection, staging: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
+    """Accept what was gathered before by one statement, however many jobs there are."""
+    render_id = random_id()
     accepted = _render(connection, render_id, submission)
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
     # Counted in jobs, as the dealer does.
     dealt = case(
-        {model: staged.c.ordinal + dealer.first(model) for model in stage.models}, value=staged.c.model, else_=0
+        {model: staged.c.ordinal + dealer.first(model) for model in staging.models}, value=staged.c.model, else_=0
     )
-    quantum = case({model: quanta[model] for model in stage.models}, value=staged.c.model, else_=1)
+    quantum = case({model: quanta[model] for model in staging.models}, value=staged.c.model, else_=1)
     batch_key = staged.c.batch_key + f":{render_id}" if submission.together else staged.c.batch_key
     values: dict[str, Any] = {
         **{name: literal(value) for name, value in _shared(render_id, submission).items()},
@@ -62,7 +110,7 @@ def accept_staged(connection: Connection, stage: Stage, submission: Submission, 
     }
     rows = select(*values.values()).order_by(staged.c.index)
     connection.execute(insert(jobs).from_select([*values], rows, include_defaults=False))
-    _set_total(connection, render_id, stage.total)
+    _set_total(connection, render_id, staging.total)
     return render_id
 
 
@@ -87,11 +135,6 @@ def _set_total(connection: Connection, render_id: str, total: int) -> None:
     connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
 
 
-def _new_render_id() -> str:
-    """Twelve characters of base 32: 60 bits, not to be guessed."""
-    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
-
-
 def _render(connection: Connection, render_id: str, submission: Submission) -> str:
     """Make the row of a render; its id, or that of the render which was accepted under the same name before.
 
@@ -108,9 +151,8 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
 def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
     """False if there is one of its name."""
     once = submission.once
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     statement = (
-        insert_unless_there(renders)
+        insert_on_conflict(connection, renders)
         .values(
             id=render_id,
             owner=submission.owner,

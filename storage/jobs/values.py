@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from storage.rules.ids import batch_id, job_id
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
 
@@ -32,6 +33,11 @@ class ClaimedJob:
     #: Whether somebody follows what happens to it.
     watched: bool = False
 
+    @property
+    def name(self) -> str:
+        """The name that people use: `<render>-<index>`."""
+        return job_id(self.render_id, self.index)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -42,8 +48,8 @@ class Claim:
 
     @property
     def batch_id(self) -> str:
-        """Names this claim and no other: a job is claimed with one fence once."""
-        return f"{self.jobs[0].id}.{self.jobs[0].fence}"
+        """Names this claim and no other."""
+        return batch_id(self.jobs[0].id, self.jobs[0].fence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,44 @@
-"""How processes log: one line an event, on standard error, with the process's name."""
+"""How processes log: one line an event, on standard error, with the process's name and the event's data.
 
+Whoever logs hands data over as such, `log.info("lease lost", extra={"job": …, "worker": …})`: the text format writes
+it behind the message as key=value, the JSON format as fields of one object a line.
+"""
+
+import json
 import logging
+import threading
 import time
+from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
+from typing import Any
+
+from storage.settings import Settings
 
 #: Libraries that say the same again and again while a service is away.
 _CHATTER = ("celery", "kombu")
 _ONCE_IN_SECONDS = 60.0
+_OURS = ("storage", "scheduler", "worker", "__main__")
+#: What every record has; the rest was handed over as `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class LogThrottle:
+    """Lets a line pass once a minute, told apart by a key; safe to share between threads."""
+
+    def __init__(self, seconds: float = _ONCE_IN_SECONDS, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._passed_at: dict[Hashable, float] = {}
+
+    def passes(self, key: Hashable = None) -> bool:
+        """Return whether the line may be logged; then the next one of this key may not, for a minute."""
+        now = self._clock()
+        with self._lock:
+            if now - self._passed_at.get(key, float("-inf")) < self._seconds:
+                return False
+            self._passed_at[key] = now
+            return True
 
 
 class _OnceAMinute(logging.Filter):
@@ -13,27 +46,70 @@ class _OnceAMinute(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._passed_at: dict[tuple[str, int], float] = {}
+        self._throttle = LogThrottle()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith(_CHATTER):
-            return True
-        place, now = (record.pathname, record.lineno), time.monotonic()
-        if now - self._passed_at.get(place, float("-inf")) < _ONCE_IN_SECONDS:
-            return False
-        self._passed_at[place] = now
-        return True
+        return not record.name.startswith(_CHATTER) or self._throttle.passes((record.pathname, record.lineno))
 
 
-def configure_logging(level: str, process: str) -> None:
-    """Call once in each process's entry point."""
-    logging.basicConfig(
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)-7s {process}: %(message)s",
-        force=True,
-    )
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_OnceAMinute())
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, process, message, the event's data as key=value, and what went wrong."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s " + process.replace("%", "%%") + ": %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        fields = fields_of(record)
+        error = fields.pop("error", None)
+        said = "".join(f" {name}={_as_text(value)}" for name, value in fields.items())
+        return super().formatMessage(record) + said + (f": {_one_line(error)}" if error is not None else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object on one line: time, level, process, logger, message, the event's data, and an exception if any."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            **fields_of(record),
+            # Last: no field of an event can stand in for these.
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the data that was handed over with an event of ours; other libraries' extras are their own business."""
+    if record.name.partition(".")[0] not in _OURS:
+        return {}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def configure_logging(settings: Settings, process: str) -> None:
+    """Set up this process's logging as the settings say; called once, in its entry point."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(process) if settings.log_format == "json" else TextFormatter(process))
+    handler.addFilter(_OnceAMinute())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # Libraries that tell of every connection, and of every ticket.
     for name in ("alembic", "amqp", "botocore", "celery.worker.strategy", "celery.app.trace", "kombu", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _as_text(value: object) -> str:
+    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    # A value ends where the next key begins.
+    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())

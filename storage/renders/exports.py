@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import exports, renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.jobs.transitions import lock_renders
 
@@ -44,10 +44,9 @@ class Exports:
             kept = select(renders.c.id).where(renders.c.id == render_id, ~renders.c.purging)
             if connection.execute(kept).first() is None:
                 raise NotFound(f"render {render_id} is being deleted")
-            insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
             now = database_now()
             connection.execute(
-                insert_unless_there(exports)
+                insert_on_conflict(connection, exports)
                 .values(
                     id=secrets.token_hex(6),
                     render_id=render_id,

@@ -3,23 +3,21 @@
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
+from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
-from storage.jobs.staging import CHUNK, stage
-from storage.jobs.submission import accept, accept_staged
+from storage.jobs.submission import Accept, accept_stream
 from storage.jobs.values import NewJob, Submission
 from storage.rules.states import render_state
 
@@ -193,7 +191,7 @@ class Schedules:
         note: str | None = None,
     ) -> bool:
         """Note what became of a planned time without a render; False if it was decided before."""
-        return _first(connection, schedule, planned_at, outcome, note)
+        return _take(connection, _Due(schedule=schedule, planned_at=planned_at), outcome, note)
 
     def fire(
         self,
@@ -213,29 +211,12 @@ class Schedules:
         A process that is killed leaves the firing and its render, or neither. Raises InvalidInput for what cannot be
         rendered; then nothing is decided.
         """
-        pictures = iter(wanted)
-        few = list(islice(pictures, CHUNK))
-        if len(few) < CHUNK:
-            with self.database.write() as connection:
-                accepting = partial(accept, connection, few, submission, quanta)
-                return self._fire(connection, schedule, planned_at, accepting, submission, by_hand)
-        with self.database.session() as connection, stage(connection) as filled:
-            filled.fill(chain(few, pictures))
-            connection.execution_options(farm_read=False)
-            with connection.begin():
-                accepting = partial(accept_staged, connection, filled, submission, quanta)
-                return self._fire(connection, schedule, planned_at, accepting, submission, by_hand)
+        due = _Due(schedule=schedule, planned_at=planned_at, by_hand=by_hand)
+        return accept_stream(self.database, wanted, submission, quanta, within=partial(self._fire, due, submission))
 
-    def _fire(
-        self,
-        connection: Connection,
-        schedule: Schedule,
-        planned_at: float,
-        accepting: Callable[[], str],
-        submission: Submission,
-        by_hand: str | None,
-    ) -> str | None:
-        if not _first(connection, schedule, planned_at, FiringOutcome.FIRED, by_hand, by_hand=by_hand is not None):
+    def _fire(self, due: "_Due", submission: Submission, connection: Connection, accept: Accept) -> str | None:
+        schedule, planned_at = due.schedule, due.planned_at
+        if not _take(connection, due, FiringOutcome.FIRED, due.by_hand):
             return None
         minds = schedule.plan.overlap != "queue"
         before = [row.id for row in connection.execute(_unfinished(schedule))] if minds else []
@@ -246,30 +227,31 @@ class Schedules:
         if schedule.plan.overlap == "cancel":
             for render_id in before:
                 self._jobs.cancel_within(connection, render_id)
-        render_id = accepting()
+        render_id = accept()
         _set(connection, schedule, planned_at, render_id=render_id, window_open=not submission.held)
         return render_id
 
 
-def _first(
-    connection: Connection,
-    schedule: Schedule,
-    planned_at: float,
-    outcome: FiringOutcome,
-    note: str | None,
-    *,
-    by_hand: bool = False,
-) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class _Due:
+    """A time of a schedule; `by_hand`: why it fires beside its plan."""
+
+    schedule: Schedule
+    planned_at: float
+    by_hand: str | None = None
+
+
+def _take(connection: Connection, due: _Due, outcome: FiringOutcome, note: str | None) -> bool:
     """Take a time; False if somebody has, or the schedule was removed, or paused and this is planned."""
+    schedule, planned_at, by_hand = due.schedule, due.planned_at, due.by_hand is not None
     # Its row is locked: firings of one schedule follow one another.
     alive = connection.execute(
         select(schedules.c.paused).where(schedules.c.id == schedule.id).with_for_update()
     ).first()
     if alive is None or (alive.paused and not by_hand):
         return False
-    insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     taken = connection.execute(
-        insert_unless_there(firings)
+        insert_on_conflict(connection, firings)
         .values(schedule_id=schedule.id, planned_at=planned_at, at=database_now(), outcome=outcome, note=note)
         .on_conflict_do_nothing()
         .returning(firings.c.planned_at)

@@ -13,7 +13,8 @@ from storage.database.tables import batches, jobs, renders, workers
 from storage.errors import NotFound
 from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
-from storage.rules.states import Priority, State, render_state
+from storage.rules.ids import job_id, parse_job_id
+from storage.rules.states import FINAL, Priority, State, render_state
 from storage.spec.picture import Spec, read_spec
 
 _PAGE = 1000
@@ -73,7 +74,7 @@ class JobView:
     @property
     def id(self) -> str:
         """The name that people use: `<render>-<index>`."""
-        return f"{self.render_id}-{self.index:06d}"
+        return job_id(self.render_id, self.index)
 
     @property
     def file_name(self) -> str:
@@ -179,6 +180,13 @@ class Views:
             after = page[-1].index
             left = None if left is None else left - len(page)
 
+    def final_jobs(self, render_id: str) -> Iterator[tuple[int, State]]:
+        """Yield the index and state of each of a render's jobs that is done, failed or cancelled, in no order."""
+        statement = select(jobs.c.index, jobs.c.state).where(jobs.c.render_id == render_id, jobs.c.state.in_(FINAL))
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+                yield row._mapping["index"], State(row.state)
+
     def next_waiting(self, render_id: str) -> JobView | None:
         """The job of a render that is claimed next; None if none waits."""
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
@@ -280,11 +288,11 @@ def _jobs_page(render_id: str, state: State | None, after: int, limit: int) -> S
     return statement if state is None else statement.where(jobs.c.state == state)
 
 
-def _split(job_id: str) -> tuple[str, int]:
-    match = re.fullmatch(r"([0-9a-z]{1,32})-(\d{1,9})", job_id)
-    if match is None:
-        raise NotFound(f"{job_id!r} is not the id of a job, such as k7m2p9x4tq8z-000012")
-    return match[1], int(match[2])
+def _split(name: str) -> tuple[str, int]:
+    found = parse_job_id(name)
+    if found is None:
+        raise NotFound(f"{name!r} is not a job id; expected one such as k7m2p9x4tq8z-000012")
+    return found
 
 
 def _render(row: Row[Any]) -> RenderView:

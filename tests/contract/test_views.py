@@ -118,7 +118,7 @@ def test_what_no_database_can_hold_is_no_render(render_id: str, views: Views) ->
     ids=ascii,
 )
 def test_what_is_no_id_of_a_job_is_refused_with_an_example(job_id: str, views: Views) -> None:
-    with pytest.raises(NotFound, match="is not the id of a job, such as"):
+    with pytest.raises(NotFound, match="is not a job id; expected one such as"):
         views.job(job_id)
 
 

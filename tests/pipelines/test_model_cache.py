@@ -16,9 +16,9 @@ def cache(models: Models, capacity: int) -> ModelCache:
 def loads(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was loaded and unloaded, in order."""
     return [
-        " ".join(record.message.split()[:2]).rstrip(":")
+        f"{record.message} model={vars(record)['model']}"
         for record in caplog.records
-        if "loaded model=" in record.message
+        if record.message in ("loaded", "unloaded")
     ]
 
 

@@ -27,6 +27,7 @@ class Rounds(Sweep):
             every_seconds=0.001,
             renew_seconds=10,
             lease_seconds=30,
+            clock=lambda: clock[0],
         )
         self._problems, self._clock = problems, clock
         self.spared: list[bool] = []
@@ -48,10 +49,8 @@ class Rounds(Sweep):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [0.0]
-    monkeypatch.setattr("scheduler.background.sweep.time.monotonic", lambda: now[0])
-    return now
+def clock() -> list[float]:
+    return [0.0]
 
 
 def swept(problems: list[ServiceProblem | None], clock: list[float]) -> Rounds:

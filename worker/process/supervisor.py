@@ -1,17 +1,17 @@
-"""`farm-worker`: starts one Celery worker per device, restarts what dies, stops them cleanly.
+"""`farm-worker`: starts one Celery worker per device, restarts those that die, and stops them cleanly.
 
-Stopping: the first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end
-of the grace period, kills the workers and gives their jobs back to the queue without burning an attempt.
+The first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end of the grace
+period, kills the workers; their jobs are requeued, and this does not count as an attempt.
 """
 
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import click
 
@@ -21,6 +21,7 @@ from storage.database.connection import Database
 from storage.errors import BadSettings, DatabaseProblem, FarmError, InvalidInput
 from storage.fleet.workers import Workers
 from storage.process import lifeline
+from storage.process.keeper import Keeper
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings, read_settings
@@ -32,21 +33,6 @@ from worker.process.tasks import requeue_jobs_of
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-#: A worker that lived this long starts again at once; one that dies young waits longer each time.
-_YOUNG_SECONDS = 20.0
-_LONGEST_PAUSE_SECONDS = 60.0
-
-
-@dataclass
-class _Seat:
-    """The place of one worker: its device, its present process, and when to start the next."""
-
-    device: Device
-    name: str
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    start_at: float = 0.0
-    pause: float = 1.0
 
 
 @dataclass
@@ -59,96 +45,71 @@ class Supervisor:
     _woken: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Returns when every worker has ended after a request to stop."""
-        machine = machine_name(self.settings)
-        seats = [_Seat(device=device, name=device.worker_name(machine)) for device in self.devices]
+        """Return when every worker has ended after a request to stop.
+
+        Raises InvalidInput, once all have ended, if one of them cannot start with these settings.
+        """
+        workers = [self._keeper(device) for device in self.devices]
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
-        while not self._stop_requests:
-            for seat in seats:
-                self._tend(seat)
-            self._woken.wait(_POLL_SECONDS)
-        self._stop(seats)
+        try:
+            while not self._stop_requests:
+                for worker in workers:
+                    worker.tend()
+                self._woken.wait(_POLL_SECONDS)
+        finally:
+            self._stop([worker for worker in workers if worker.pid is not None])
+
+    def _keeper(self, device: Device) -> Keeper:
+        name = device.worker_name(machine_name(self.settings))
+        return Keeper(
+            name,
+            [sys.executable, "-m", "worker.process.parent"],
+            environment=os.environ | device.environment(),
+            on_death=partial(requeue_jobs_of, name, because=Fault.WORKER_DIED),
+        )
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop_requests += 1
         self._woken.set()
 
-    def _tend(self, seat: _Seat) -> None:
-        now = time.monotonic()
-        if seat.process is None:
-            if now >= seat.start_at:
-                self._start(seat)
-            return
-        code = seat.process.poll()
-        if code is None:
-            return
-        log.error("worker=%s pid=%d died, exit code %d", seat.name, seat.process.pid, code)
-        _kill_group(seat.process)
-        requeue_jobs_of(seat.name, because=Fault.WORKER_DIED)
-        young = now - seat.started_at < _YOUNG_SECONDS
-        seat.pause = min(seat.pause * 2, _LONGEST_PAUSE_SECONDS) if young else 1.0
-        seat.process, seat.start_at = None, now + (seat.pause if young else 0.0)
-
-    def _start(self, seat: _Seat) -> None:
-        environment = os.environ | seat.device.environment()
-        seat.process = lifeline.start_child([sys.executable, "-m", "worker.process.parent"], env=environment)
-        seat.started_at = time.monotonic()
-        log.info("worker=%s started pid=%d device=%s", seat.name, seat.process.pid, seat.device)
-
-    def _stop(self, seats: list[_Seat]) -> None:
-        running = [seat for seat in seats if seat.process is not None]
-        log.info("stopping workers=%d; running batches are finished (again to give them back)", len(running))
-        for seat in running:
-            _signal(seat, signal.SIGTERM)
+    def _stop(self, running: list[Keeper]) -> None:
+        log.info(
+            "stopping after running batches; stop again to requeue those",
+            extra={"workers": len(running)},
+        )
+        for worker in running:
+            worker.ask_to_stop()
         deadline = time.monotonic() + self.settings.grace_seconds
-        while _any_alive(running) and self._stop_requests < 2 and time.monotonic() < deadline:
+        while any(worker.alive for worker in running) and self._stop_requests < 2 and time.monotonic() < deadline:
             self._woken.clear()
             self._woken.wait(_POLL_SECONDS / 5)
-        for seat in running:
-            if seat.process is not None and seat.process.poll() is None:
-                log.warning("worker=%s is killed, its jobs go back to the queue", seat.name)
-                _kill_group(seat.process)
-                seat.process.wait()
-            # Also after a clean end: pictures that no store took are rendered again elsewhere.
-            requeue_jobs_of(seat.name)
+        for worker in running:
+            if worker.alive:
+                log.warning("worker did not stop in time: killed, its jobs are requeued", extra={"worker": worker.name})
+                worker.kill()
+            # After a clean end too: pictures that could not be stored are rendered again elsewhere.
+            requeue_jobs_of(worker.name)
         self._forget(running)
 
-    def _forget(self, seats: list[_Seat]) -> None:
+    def _forget(self, stopped: list[Keeper]) -> None:
         database = Database(self.settings.database)
         try:
-            for seat in seats:
-                Workers(database).forget(seat.name)
+            for worker in stopped:
+                Workers(database).forget(worker.name)
         except DatabaseProblem as error:
-            log.warning("workers not signed off: %s", error)
+            log.warning("workers could not be signed off", extra={"error": error})
         finally:
             database.close()
-
-
-def _signal(seat: _Seat, number: signal.Signals) -> None:
-    if seat.process is not None and seat.process.poll() is None:
-        seat.process.send_signal(number)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with its child: each worker leads a session of its own."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        log.debug("process group %d is gone already", process.pid)
-
-
-def _any_alive(seats: list[_Seat]) -> bool:
-    return any(seat.process is not None and seat.process.poll() is None for seat in seats)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--devices", metavar="LIST", help="auto, or a list such as cuda:0,cuda:1 (FARM_DEVICES).")
 @click.option("--simulated", type=click.IntRange(1, 64), metavar="N", help="N simulated devices instead of real ones.")
-@click.option("--serve", metavar="ALIASES", help="Models to serve, separated by commas (FARM_SERVE; default all).")
+@click.option("--serve", metavar="ALIASES", help="Comma-separated models to serve (FARM_SERVE; default: all).")
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def main(devices: str | None, simulated: int | None, serve: str | None, stop_with_parent: bool) -> None:
-    """Render jobs on this machine's devices: one worker per device, until SIGTERM or Ctrl-C."""
+    """Render jobs on this machine's devices, one worker per device, until SIGTERM or Ctrl-C."""
     if simulated:
         devices = ",".join(f"simulated:{index}" for index in range(simulated))
     for name, value in {"FARM_DEVICES": devices, "FARM_SERVE": serve}.items():
@@ -157,24 +118,23 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
             os.environ[name] = value
     try:
         settings = read_settings()
-        configure_logging(settings.log_level, "farm-worker")
+        configure_logging(settings, "farm-worker")
         if stop_with_parent:
             lifeline.stop_with_parent()
-        supervisor = Supervisor(settings=settings, devices=_ready_devices(settings))
+        Supervisor(settings=settings, devices=_ready_devices(settings)).run()
     except FarmError as error:
         click.echo(f"farm-worker: {error}", err=True)
         sys.exit(2 if isinstance(error, InvalidInput) else 3)
-    supervisor.run()
 
 
 def _ready_devices(settings: Settings) -> list[Device]:
-    """The devices to serve, once everything that a worker needs was found in order. Raises FarmError."""
+    """Return the devices to serve, after checking all that a worker needs. Raises FarmError."""
     registry = read_registry(settings)
     devices = find_devices(settings.devices)
     for device in devices:
         served_models(settings, registry, device)
     if settings.broker_url is None:
-        raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
+        raise BadSettings("FARM_BROKER_URL is not set: name a Redis server, or use `farm up`, which starts one")
     Tickets(settings).check()
     database = Database(settings.database)
     try:

@@ -57,11 +57,9 @@ class ModelCache:
                 if error.fault is not Fault.OUT_OF_MEMORY or not self._entries:
                     raise
             else:
+                seconds = time.monotonic() - started
                 log.info(
-                    "loaded model=%s seconds=%.1f%s",
-                    model.alias,
-                    time.monotonic() - started,
-                    " on weights that were loaded already" if shared else "",
+                    "loaded", extra={"model": model.alias, "seconds": seconds, "shares_weights": shared is not None}
                 )
                 return loaded
             # Outside the handler: what was caught there holds whatever was loaded before memory ran out.
@@ -76,4 +74,4 @@ class ModelCache:
         kind = evicted.model.kind
         del evicted  # the device's memory is free only once nothing refers to the model
         self._backends[kind].release_memory()
-        log.info("unloaded model=%s: %s", alias, why)
+        log.info("unloaded", extra={"model": alias, "why": why})

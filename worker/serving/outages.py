@@ -6,12 +6,11 @@
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from storage.errors import ServiceProblem
-from storage.rules.faults import Fault
+from storage.process.logs import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,6 @@ R = TypeVar("R")
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
-_LOG_EVERY_SECONDS = 60.0
 
 
 class OutageListener(Protocol):
@@ -40,8 +38,8 @@ class OutageRetry:
         """
         self._stopping = stopping
         self._listener = listener
-        #: When a problem of each class was last logged.
-        self._logged_at: dict[Fault | None, float] = {}
+        #: By class of problem.
+        self._throttle = LogThrottle()
 
     def __call__(self, action: Callable[[], R], /, *, what: str) -> R:
         """Repeat an idempotent action until the service it needs is back, with backoff and jitter.
@@ -70,7 +68,5 @@ class OutageRetry:
     def _report(self, what: str, error: ServiceProblem) -> None:
         if self._listener is not None:
             self._listener.waits_for(what, error)
-        now = time.monotonic()
-        if now - self._logged_at.get(error.fault, float("-inf")) >= _LOG_EVERY_SECONDS:
-            self._logged_at[error.fault] = now
-            log.warning("cannot %s, trying again until it works: %s", what, error)
+        if self._throttle.passes(error.fault):
+            log.warning("cannot %s, retrying until it works", what, extra={"error": error})

@@ -1,0 +1,34 @@
+"""The loop of a service that does the same every few seconds until its process is asked to stop."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from storage.errors import ServiceProblem
+from storage.process.logs import LogThrottle
+
+log = logging.getLogger(__name__)
+
+
+def run_until_stopped(
+    run_once: Callable[[], object],
+    *,
+    doing: str,
+    every_seconds: float,
+    stopping: threading.Event,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Call `run_once`, again and again; a service that is away is waited for, with a log line a minute.
+
+    Args:
+        doing: what is done, for that line: "remove orphans".
+    """
+    throttle = LogThrottle(clock=clock)
+    while not stopping.is_set():
+        try:
+            run_once()
+        except ServiceProblem as error:
+            if throttle.passes():
+                log.warning("cannot %s, retrying until it works", doing, extra={"error": error})
+        stopping.wait(every_seconds)
