@@ -47,7 +47,7 @@ class OutageRetry:
         Raises ServiceProblem at the next failure once the process is to stop.
 
         Args:
-            what: the action in the words of a log line: "cannot <what>, trying again until it works".
+            what: the action in the words of a log line: "cannot <what>, retrying until it works".
         """
         pause, waited = _FIRST_PAUSE_SECONDS, False
         try:
