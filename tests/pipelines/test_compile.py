@@ -1,6 +1,7 @@
 """`compile` in the registry: the same pictures, and what one worker compiled the next one finds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,9 +42,10 @@ print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] fo
 
 
 def _worker(folder: Path, home: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", _WORKER, str(folder), str(home)], capture_output=True, text=True, check=False
-    )
+    # Torch, once imported here, has set the place of its cache for all children; a worker's parent never imports it.
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    command = [sys.executable, "-c", _WORKER, str(folder), str(home)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
