@@ -70,7 +70,7 @@ def test_without_keys_this_machine_is_let_in_and_no_strange_page_is(address: str
         strange = client.get("/v1/models", headers={"Origin": "https://evil.example"})
         rebound = client.get("/v1/models", headers={"Host": "evil.example"})
     assert [strange.status_code, rebound.status_code] == [403, 403]
-    assert "without keys" in strange.json()["detail"]
+    assert "without API keys" in strange.json()["detail"]
 
 
 def test_on_other_addresses_it_does_not_start_without_keys(home: Home) -> None:
@@ -197,7 +197,7 @@ def test_a_key_to_read_may_not_submit(api: Api) -> None:
     for reader in _client(api, "ann", "--role", "read"):
         assert reader.get("/v1/renders").status_code == 200
         refused = reader.post("/v1/renders", json={"prompt": "a"})
-        assert (refused.status_code, refused.json()["title"]) == (403, "Not allowed")
+        assert (refused.status_code, refused.json()["title"]) == (403, "Forbidden")
 
 
 def test_limits_are_answered_with_what_to_do(api: Api) -> None:
@@ -651,4 +651,4 @@ def test_a_manifest_with_a_bad_row_is_refused_whole(ann: httpx.Client, name: str
 def test_what_is_no_prompt_file_is_no_manifest(ann: httpx.Client) -> None:
     refused = uploaded(ann, "rows.xlsx", "PK")
     assert refused.status_code == 422
-    assert "rows.xlsx: prompt files are .txt" in refused.json()["detail"]
+    assert "rows.xlsx: not a prompt file; expected .txt" in refused.json()["detail"]
