@@ -100,7 +100,7 @@ def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path
 
 def test_the_program_of_the_readme_does_what_it_says(address: str, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [program] = re.findall(r"```python\n(from scheduler.client.*?)```", readme, re.DOTALL)
+    [program] = re.findall(r"```python\n(from .*?)```", readme, re.DOTALL)
     command = [sys.executable, "-c", program.replace("http://127.0.0.1:8000", address)]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
@@ -222,7 +222,7 @@ def test_a_revoked_key_is_let_in_no_more(home: Home, address: str) -> None:
     assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 200
     home.farm("keys", "revoke", made["id"])
     assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 401
-    assert "no key has the id" in home.farm("keys", "revoke", "nobody", code=2).complaint
+    assert "no key with id" in home.farm("keys", "revoke", "nobody", code=2).complaint
 
 
 def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.Client) -> None:

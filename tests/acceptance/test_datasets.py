@@ -93,7 +93,7 @@ def test_a_render_is_accepted_once_under_its_name(served: Home) -> None:
     first, second = (served.farm(*command).out.strip() for _ in range(2))
     assert first == second
     served.file("once.jsonl", JSONL.replace("picture 3", "another"))
-    served.farm(*command, code=2).complains(f"'tonight' came with another request before: render {first}")
+    served.farm(*command, code=2).complains(f"'tonight' reused with a different request.*{first}")
     served.wait_until_done(first)
 
 
@@ -149,7 +149,7 @@ def test_an_export_that_cannot_be_is_refused(served: Home, tmp_path: Path) -> No
     (tmp_path / "thesis.txt").write_text("mine")
     where = ("--format", "parquet", "--to")
     served.farm("export", made, *where, str(tmp_path), code=2).complains("something else already")
-    served.farm("export", "nothing", *where, "set2", code=2).complains("no render has the id 'nothing'")
+    served.farm("export", "nothing", *where, "set2", code=2).complains("no render with id 'nothing'")
     served.farm("export", made, *where, "s3:///set", code=2).complains("expected s3://bucket/prefix")
     sizes = ("--shard-size", "5", "--shard-bytes", "1MB")
     served.farm("export", made, *where, "set2", *sizes, code=2).complains("give one of them")

@@ -88,10 +88,10 @@ def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: 
         (("--cron", "@daily", "--timezone", "Mars/Base", "a star"), "timezone: unknown time zone 'Mars/Base'"),
         (("--cron", "@daily", "--window", "1-6", "a star"), "window: '1-6'"),
         (("--cron", "@daily", "--prompts", "bad.jsonl"), "bad.jsonl line 2: prompt: missing"),
-        (("--cron", "@daily", "a star", "--model", "nope"), "model: .*'nope'"),
+        (("--cron", "@daily", "a star", "--model", "nope"), "no model named 'nope'"),
     ],
 )
 def test_a_schedule_that_cannot_be_meant_is_refused(served: Home, arguments: tuple[str, ...], says: str) -> None:
     served.file("bad.jsonl", '{"prompt": "a"}\n{}\n')
     served.farm("schedule", "add", "wrong", *arguments, code=2).complains(says)
-    served.farm("schedule", "history", "wrong", code=2).complains("no schedule is called 'wrong'")
+    served.farm("schedule", "history", "wrong", code=2).complains("no schedule named 'wrong'")

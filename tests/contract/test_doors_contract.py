@@ -24,11 +24,9 @@ from tests.contract.doors import (
     Predictions,
     Python,
     Rows,
-    Stage,
     WebUI,
-    png,
-    running_stage,
 )
+from tests.contract.stage import Stage, png, running_stage
 from tests.servers import eventually
 
 _SIZE = {"width": "size", "height": "size"}
