@@ -1,43 +1,93 @@
-"""What the commands stand on, opened from the settings: database, objects, registry and, where needed, the broker."""
+"""What the commands stand on, opened from the settings when it is first asked for.
+
+The imports are within: a command that prints a status must not wait for boto3, Celery or the model registry.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
-from storage.broker.tickets import Tickets
-from storage.database import schema
-from storage.database.connection import Database
 from storage.errors import BadSettings, NotFound
-from storage.fleet.workers import Workers
-from storage.jobs.jobs import Jobs
-from storage.objects.store import ObjectStore, open_objects
-from storage.renders.measures import Measures
-from storage.renders.views import Views
 from storage.settings import Settings
-from storage.spec.registry import Registry, read_registry
+
+if TYPE_CHECKING:
+    from storage.broker.tickets import Tickets
+    from storage.database.connection import Database
+    from storage.fleet.workers import Workers
+    from storage.jobs.jobs import Jobs
+    from storage.objects.store import ObjectStore
+    from storage.renders.measures import Measures
+    from storage.renders.views import Views
+    from storage.spec.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
+    """The farm's rows, objects and models."""
+
     settings: Settings
-    registry: Registry
-    database: Database
-    objects: ObjectStore
-    jobs: Jobs
-    views: Views
-    measures: Measures
-    workers: Workers
+    database: "Database"
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """Raises BadSettings if the registry is not valid, or FARM_SERVE names a model that is not in it."""
+        from storage.spec.registry import read_registry
+
+        registry = read_registry(self.settings)
+        try:
+            registry.aliases(self.settings.serve)
+        except NotFound as error:
+            raise BadSettings(f"FARM_SERVE={self.settings.serve}: {error}") from None
+        return registry
+
+    @cached_property
+    def objects(self) -> "ObjectStore":
+        """Raises BadSettings if the address cannot be understood."""
+        from storage.objects.store import open_objects
+
+        return open_objects(self.settings)
+
+    @cached_property
+    def jobs(self) -> "Jobs":
+        from storage.jobs.jobs import Jobs
+
+        return Jobs(self.database, self.settings.retry_policy)
+
+    @cached_property
+    def views(self) -> "Views":
+        from storage.renders.views import Views
+
+        return Views(self.database)
+
+    @cached_property
+    def measures(self) -> "Measures":
+        from storage.renders.measures import Measures
+
+        return Measures(self.database)
+
+    @cached_property
+    def workers(self) -> "Workers":
+        from storage.fleet.workers import Workers
+
+        return Workers(self.database)
+
+    def open_all(self) -> Self:
+        """Open everything now: for processes with several threads, and where a wrong setting must not show up late.
+
+        Raises BadSettings.
+        """
+        _ = self.registry, self.objects, self.jobs, self.views, self.measures, self.workers
+        return self
 
 
 def open_services(settings: Settings) -> Services:
-    """Open what needs no broker. The embedded database is made or upgraded on the way.
+    """Open the database; the embedded one is created or upgraded on the way. The rest is opened on first use.
 
     Raises BadSettings, DatabaseProblem, SchemaMismatch.
     """
-    registry = read_registry(settings)
-    try:
-        registry.aliases(settings.serve)
-    except NotFound as error:
-        raise BadSettings(f"FARM_SERVE={settings.serve}: {error}") from None
-    objects = open_objects(settings)
+    from storage.database import schema
+    from storage.database.connection import Database
+
     if settings.database_url is None:
         make_home(settings)
     database = Database(settings.database)
@@ -45,27 +95,24 @@ def open_services(settings: Settings) -> Services:
         schema.upgrade(database)
     else:
         schema.check(database)
-    return Services(
-        settings=settings,
-        registry=registry,
-        database=database,
-        objects=objects,
-        jobs=Jobs(database, settings.retry_policy),
-        views=Views(database),
-        measures=Measures(database),
-        workers=Workers(database),
-    )
+    services = Services(settings=settings, database=database)
+    if settings.serve:
+        # Only those who set it pay for the look; a typo in it is found by whatever command comes first.
+        _ = services.registry
+    return services
 
 
-def open_tickets(settings: Settings, broker_url: str) -> Tickets:
-    """Tickets over a broker that answers. Raises BrokerProblem."""
+def open_tickets(settings: Settings, broker_url: str) -> "Tickets":
+    """Open tickets over a broker that answers. Raises BrokerProblem."""
+    from storage.broker.tickets import Tickets
+
     tickets = Tickets(settings.model_copy(update={"broker_url": broker_url}))
     tickets.check()
     return tickets
 
 
 def make_home(settings: Settings) -> None:
-    """Raises BadSettings if FARM_HOME cannot be made or written to."""
+    """Create FARM_HOME. Raises BadSettings if it cannot be created or written to."""
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         (settings.home / ".gitignore").write_text("*\n")

@@ -6,7 +6,9 @@
     ├── InvalidInput             the caller's words cannot be carried out (exit code 2)
     │   ├── BadSpecification     a picture that cannot be rendered as asked
     │   ├── BadSettings          a FARM_* setting or models.toml is wrong
-    │   ├── IdempotencyConflict       the same idempotency key was used for another request
+    │   ├── IdempotencyConflict  the same idempotency key was used for another request
+    │   ├── QuotaExceeded        the key's limits leave room for less, for now
+    │   ├── NotPermitted         the key does not allow this, now or later
     │   └── NotFound             no such render, job or model
     ├── ServiceProblem           something the farm stands on is missing (exit code 3)
     │   ├── DatabaseProblem
@@ -46,6 +48,18 @@ class BadSettings(InvalidInput):
 
 class IdempotencyConflict(InvalidInput):
     """Raised when an idempotency key comes with another request than the first time."""
+
+
+class QuotaExceeded(InvalidInput):
+    """Raised when a key's limits leave no room for a request; `retry_seconds` says when to try again."""
+
+    def __init__(self, message: str, *, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class NotPermitted(InvalidInput):
+    """Raised when a key does not allow what is asked, whenever it is asked."""
 
 
 class NotFound(InvalidInput):

@@ -1,1 +1,1 @@
-"""Claims jobs, renders them on a device, publishes the pictures. No web, no scheduling."""
+"""Claim jobs, render them on a device, publish the pictures. No web framework, no scheduling."""

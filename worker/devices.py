@@ -1,4 +1,4 @@
-"""The devices of this machine, found and named without importing torch here."""
+"""The devices of this machine, found without importing torch into this process."""
 
 import os
 import subprocess
@@ -29,39 +29,41 @@ class Device:
         return f"{self.kind}:{self.index}"
 
     def worker_name(self, machine: str) -> str:
-        """The name of the worker pinned to this device; unique while machines' names are."""
+        """Name the worker that is pinned to this device; unique as long as machine names are."""
         return f"{self.kind}-{self.index}@{machine}"
 
     def environment(self) -> dict[str, str]:
-        """What pins a process to this device: it sees no other CUDA device."""
+        """Return the variables that pin a process to this device, so that it sees no other CUDA device."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         ids = [name.strip() for name in visible.split(",")] if visible else []
         pinned = (ids[self.index] if self.index < len(ids) else str(self.index)) if self.kind == "cuda" else ""
         return {
             "FARM_DEVICES": str(self),
             "CUDA_VISIBLE_DEVICES": pinned,
-            # OpenMP's threads spin while they wait for one another. Beside any other busy program that made a batch
-            # on two cores take 10 s instead of 0.3 s.
+            # OpenMP's threads spin while they wait for each other: beside another busy program, a batch on two cores
+            # took 10 s instead of 0.3 s.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
 
 
 def find_devices(wanted: str) -> list[Device]:
-    """The devices of `auto` or of a list such as `cuda:0,cuda:1`. Raises BadSettings."""
+    """Return the devices that `auto` or a list such as `cuda:0,cuda:1` names. Raises BadSettings."""
     names = _detect() if wanted.strip() == "auto" else [name.strip() for name in wanted.split(",")]
     matches = [DEVICE.fullmatch(name) for name in names]
     devices = [Device(kind=match[1], index=int(match[2] or 0)) for match in matches if match]
     if len(set(devices)) < len(names):
-        raise BadSettings(f"FARM_DEVICES={wanted}: expected auto, or each of cuda:N, mps, cpu and simulated:N once")
+        raise BadSettings(
+            f"FARM_DEVICES={wanted}: expected auto, or a list of cuda:N, mps, cpu and simulated:N without duplicates"
+        )
     return devices
 
 
 def _detect() -> list[str]:
     if sys.platform == "linux" and not any(Path(name).exists() for name in _GPU_FILES):
         return ["cpu:0"]
-    # In a process of its own, so that the supervisor stays small and never holds a CUDA context.
+    # Asked in another process: the supervisor stays small and never holds a CUDA context.
     probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
     if probe.returncode:
         reason = probe.stderr.strip().splitlines()[-1:] or ["torch gave no reason"]
-        raise BadSettings(f"cannot look for devices: {reason[0]}; install diffusion-farm[worker] or name FARM_DEVICES")
+        raise BadSettings(f"cannot detect devices: {reason[0]}; install diffusion-farm[worker] or set FARM_DEVICES")
     return probe.stdout.split()

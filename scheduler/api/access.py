@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
 from scheduler.api.problems import Refused
+from scheduler.intake.admission import Submitter
 from storage.access.keys import Keys, Limits, Role
 
 #: Whether there is any key is asked so often.
@@ -34,6 +35,10 @@ class Caller:
     def sees(self) -> str | None:
         """Whose renders they may see; None: everybody's."""
         return None if self.role is Role.ADMIN else self.owner
+
+    @property
+    def submitter(self) -> Submitter:
+        return Submitter(owner=self.owner, key_id=self.key_id, limits=self.limits)
 
 
 class Access:
@@ -98,5 +103,5 @@ def allowed(needed: Role) -> Callable[..., Caller]:
     return caller
 
 
-Reader = Annotated[Caller, Depends(allowed(Role.READ))]
-Submitter = Annotated[Caller, Depends(allowed(Role.SUBMIT))]
+CanRead = Annotated[Caller, Depends(allowed(Role.READ))]
+CanSubmit = Annotated[Caller, Depends(allowed(Role.SUBMIT))]

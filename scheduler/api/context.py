@@ -1,7 +1,6 @@
-"""What the routes stand on: services, whose renders a caller may see, how much they may ask for, and what to expect."""
+"""What the routes stand on: services, whose renders a caller may see, and what to expect."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -12,14 +11,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
-from scheduler.api.problems import Refused
 from scheduler.api.signed_urls import SignedUrls
 from scheduler.intake.manifests import Manifest
+from scheduler.intake.submit import Intake, intake_of
 from scheduler.services import Services
-from storage.access.quotas import Quotas, exceeded_limit
 from storage.access.signing import SigningSecrets
 from storage.broker.tickets import Tickets
-from storage.errors import BadSpecification
 from storage.events.log import EventLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
@@ -29,10 +26,8 @@ from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views
 from storage.rules.states import Priority
-from storage.spec.picture import Spec
 from storage.spec.registry import Registry
 
-_POLL_SECONDS = 0.2
 #: Inputs in memory at once to be checked, each of up to `MAX_BYTES` and what it decodes to.
 _CHECKED_AT_ONCE = 2
 
@@ -67,6 +62,10 @@ class ApiContext:
     @property
     def objects(self) -> ObjectStore:
         return self.services.objects
+
+    @property
+    def intake(self) -> Intake:
+        return intake_of(self.services, self.tickets)
 
     @property
     def files(self) -> OpenAIFiles:
@@ -105,43 +104,6 @@ class ApiContext:
             kind = PurePath(file.name).suffix.lower().removeprefix(".")
             yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
 
-    # -- how much ----------------------------------------------------------------------------------------------
-
-    def admit(self, caller: Caller, pictures: int, *, name: str | None = None) -> None:
-        """Raises Refused (429) if that is more than the key's limits leave.
-
-        What was accepted under this name (idempotency key) before is not asked for again, only its answer.
-        """
-        limits = caller.limits
-        if caller.key_id is None or (name is not None and self.views.accepted_as(caller.owner, name)):
-            return
-        used = Quotas(self.services.database).used(caller.key_id)
-        if over := exceeded_limit(limits, used, pictures):
-            raise Refused(429, over.words, {"Retry-After": str(over.retry_seconds)})
-
-    def check_work(self, caller: Caller, spec: Spec) -> None:
-        """Raises Refused (403) if a single picture is more work than the key may ask for."""
-        most = caller.limits.work
-        work = spec.width * spec.height * spec.num_inference_steps
-        if most is not None and work > most:
-            size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"
-            raise Refused(403, f"{size} is {work}; a picture of this key may be {most}")
-
-    def check_models(self, aliases: Iterable[str | None]) -> None:
-        """Raises BadSpecification for a model that is not registered: of a request a wrong field, no wrong address."""
-        for alias in set(aliases) - {None, *self.registry.models}:
-            raise BadSpecification(
-                f"model: none is registered as {alias!r}; known are {', '.join(self.registry.models)}"
-            )
-
-    # -- waiting -----------------------------------------------------------------------------------------------
-
-    def wait(self, render_id: str, *, seconds: float) -> None:
-        """Until the render is finished, but no longer than that."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.views.render(render_id).finished:
-            time.sleep(_POLL_SECONDS)
-
     # -- what to expect ----------------------------------------------------------------------------------------
 
     def outlook(self, render: RenderView) -> dict[str, float | None]:
@@ -154,12 +116,12 @@ class ApiContext:
         position = self.views.position(found) or 0
         return {"position": position, "seconds_left": self._seconds([found.spec.model], position + render.remaining)}
 
-    def outlook_of_new(self, models: Sequence[str], pictures: int, priority: str) -> dict[str, float | None]:
+    def outlook_of_new(self, models: Sequence[str], pictures: int, priority: Priority) -> dict[str, float | None]:
         ahead = sum(
             self.jobs.waiting(model, before, at_most=100_000)
             for model in models
             for before in Priority
-            if before <= Priority[priority.upper()]
+            if before <= priority
         )
         return {"position": ahead, "seconds_left": self._seconds(models, ahead + pictures)}
 

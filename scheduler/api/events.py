@@ -11,10 +11,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from scheduler.api.access import Reader, Submitter
+from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.api.renders import RenderId
 from storage.errors import NotFound, ServiceProblem
 from storage.events.log import Event
 from storage.events.webhooks import Webhooks
@@ -46,7 +46,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES)
 def follow_render(
     context: Context,
     render_id: RenderId,
-    caller: Reader,
+    caller: CanRead,
     last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
     after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
 ) -> Response:
@@ -67,7 +67,7 @@ def follow_render(
 
 
 @router.get("/webhooks/secret", tags=["webhooks"])
-def get_webhook_secret(context: Context, caller: Submitter) -> SecretAnswer:
+def get_webhook_secret(context: Context, caller: CanSubmit) -> SecretAnswer:
     """What your webhooks are signed with."""
     return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, UploadFile
 
-from scheduler.api.access import Reader, Submitter
+from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.response_models import (
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
 def upload_file(
     context: Context,
     file: UploadFile,
-    caller: Submitter,
+    caller: CanSubmit,
     purpose: Annotated[str, Form(max_length=32, description="input, manifest or batch")] = "input",
 ) -> FileAnswer:
     """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors).
@@ -67,7 +67,7 @@ def upload_file(
 
 
 @router.get("/models")
-def list_models(context: Context, _caller: Reader) -> ModelList:
+def list_models(context: Context, _caller: CanRead) -> ModelList:
     """What can be rendered, with which controls, and how many workers serve it."""
     serving = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
     models = [
@@ -89,19 +89,19 @@ def list_models(context: Context, _caller: Reader) -> ModelList:
 
 
 @router.get("/workers")
-def list_workers(context: Context, _caller: Reader) -> list[WorkerAnswer]:
+def list_workers(context: Context, _caller: CanRead) -> list[WorkerAnswer]:
     """Who renders, and how fast."""
     return [WorkerAnswer.of(worker) for worker in context.workers.all()]
 
 
 @router.get("/stats")
-def get_statistics(context: Context, _caller: Reader) -> StatsAnswer:
+def get_statistics(context: Context, _caller: CanRead) -> StatsAnswer:
     """What waits and how fast it goes, by model; what went wrong in the last day."""
     return statistics_of(context)
 
 
 @router.get("/usage")
-def get_usage(context: Context, caller: Reader) -> list[UsageAnswer]:
+def get_usage(context: Context, caller: CanRead) -> list[UsageAnswer]:
     """How much room your pictures take in the store; with a key of the role admin, each owner's."""
     return [UsageAnswer(**asdict(one)) for one in context.services.measures.usage(owner=caller.sees)]
 

@@ -11,7 +11,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from storage.errors import FarmError, IdempotencyConflict, InvalidInput, NotFound, ServiceProblem
+from storage.errors import (
+    FarmError,
+    IdempotencyConflict,
+    InvalidInput,
+    NotFound,
+    NotPermitted,
+    QuotaExceeded,
+    ServiceProblem,
+)
 from storage.spec.picture import explain_problem
 
 log = logging.getLogger(__name__)
@@ -44,6 +52,9 @@ class Refused(FarmError):
         self.status = status
         self.headers = dict(headers or {})
 
+
+#: `width: must be …`, also behind a place: `rows.jsonl line 3: width: must be …`.
+_NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?(\w+(?:, \w+)*): (.*)", re.DOTALL)
 
 _TITLES = {
     400: "Bad request",
@@ -131,8 +142,12 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
         return answer(request, 404, str(error))
     if isinstance(error, IdempotencyConflict):
         return answer(request, 409, str(error))
+    if isinstance(error, NotPermitted):
+        return answer(request, 403, str(error))
+    if isinstance(error, QuotaExceeded):
+        return answer(request, 429, str(error), headers={"Retry-After": str(error.retry_seconds)})
     if isinstance(error, InvalidInput):
-        named = re.fullmatch(r"(?:prompt \d+: )?(\w+): (.*)", str(error), re.DOTALL)
+        named = _NAMED_FIELD.fullmatch(str(error))
         errors = [FieldProblem(field=named[1], message=named[2])] if named else []
         return answer(request, 422, str(error), errors=errors)
     if isinstance(error, ServiceProblem):

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scheduler.intake import grid
+from scheduler.intake.requests import SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.events.log import EventKind
-from storage.spec.controls import REFERENCE
 from storage.spec.picture import Prompt, Request
 
 MAX_JOBS = 10_000
@@ -63,56 +63,47 @@ class RenderBody(Request):
     def _says_something(self) -> "RenderBody":
         if self.manifest is not None:
             if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
-                raise ValueError("manifest: not beside prompt, prompt_embeds, zip or product; its rows say all that")
+                raise ValueError("manifest: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
-        return self
-
-    @model_validator(mode="after")
-    def _names_what_is_stored(self) -> "RenderBody":
-        # Names of files are for those who sit at the machine.
-        given = [*(self.control_images or ()), *([self.prompt_embeds] if self.prompt_embeds is not None else [])]
-        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
-            raise ValueError(f"{unstored[0][:60]!r} is not a stored input; send it to POST /v1/files first")
         return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RenderBody":
         grid.check(self._lists(), self.product)
         if self.jobs > MAX_JOBS:
-            raise ValueError(f"{self.jobs} pictures in one call; the most is {MAX_JOBS}, a manifest takes any number")
+            raise ValueError(
+                f"n: {self.jobs} pictures in one call; the maximum is {MAX_JOBS}, a manifest takes any number"
+            )
         return self
 
     @property
     def jobs(self) -> int:
-        """How many pictures this asks for; with a manifest, of each row."""
+        """How many pictures are asked for; with a manifest, of each row."""
         return self.n * grid.size(self._lists(), self.product)
 
-    def requests(self) -> Iterator[Request]:
-        """A request for each combination, `n` not counted; zipped rows outermost, products varying fastest.
+    def requests(self) -> Iterator[SourcedRequest]:
+        """Yield a request for each combination, `n` not counted; zipped rows outermost, products varying fastest.
 
         Raises BadSpecification with the number of the first that is wrong.
         """
-        shared = self.shared()
+        shared, only = self.shared(), self.jobs == self.n
         for number, values in enumerate(grid.combinations(self._lists(), self.product), start=1):
-            yield _request({**shared, **values}, number)
+            where = "" if only else f"request {number}"
+            try:
+                yield SourcedRequest(where, Request.parse({**shared, **values}))
+            except BadSpecification as error:
+                raise at(where, error) from None
 
     def shared(self) -> dict[str, Any]:
-        """What is said once for all pictures."""
+        """Return the fields that are given once for all pictures."""
         # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
         once = (self.model_fields_set & _FIELDS) - {"seed"}
         return {name: value for name in once if not isinstance(value := getattr(self, name), list)}
 
     def _lists(self) -> Mapping[str, list[Any]]:
-        """What goes in step, a list of prompts among it."""
+        """Return the lists that go in step, a list of prompts among them."""
         return {**({"prompt": self.prompt} if isinstance(self.prompt, list) else {}), **self.zip}
 
     def _columns(self) -> set[str]:
         return {*self.zip, *self.product}
-
-
-def _request(fields: Mapping[str, Any], number: int) -> Request:
-    try:
-        return Request.parse(fields)
-    except BadSpecification as error:
-        raise BadSpecification(f"{error} (request {number})") from None

@@ -1,25 +1,20 @@
 """Schedules over HTTP: renders that are submitted again and again, by the clock."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.context import ApiContext, Context
+from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.context import Context
+from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
 from scheduler.cron.firing import schedule_runner
 from scheduler.cron.plan import check_plan, next_time
-from scheduler.cron.stored_orders import StoredOrder, SubmissionTerms, store_order
-from scheduler.intake.addresses import check_url
-from scheduler.intake.order import Order
-from scheduler.intake.submit import specify
+from scheduler.cron.stored_orders import StoredOrder, store_order
 from storage.errors import BadSpecification
-from storage.jobs.values import Webhook
 from storage.renders.schedules import NAME, Firing, Plan, Schedule
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
@@ -70,6 +65,7 @@ class ScheduleAnswer(BaseModel):
     pictures: int = Field(description="Of each firing.")
     priority: str
     next_at: float | None = Field(description="Seconds since 1970; none while it is paused.")
+    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
 
 
 class FiringAnswer(BaseModel):
@@ -90,27 +86,29 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONS
 
 
 @router.post("", status_code=201)
-def add_schedule(context: Context, body: ScheduleBody, caller: Submitter) -> ScheduleAnswer:
+def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleAnswer:
     """Submit the same order by the clock. It is checked now; a name may be used once."""
     check_plan(body.cron, body.timezone, body.window)
+    if body.render.dry_run:
+        raise BadSpecification("render.dry_run: not in a schedule; POST /v1/renders does dry runs")
     seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
-    terms = _terms(context, caller, body.render, same_seeds=seeds == "same")
-    with _order(context, caller, body.render) as order:
-        kept = store_order(order, terms, context.registry, context.objects)
+    terms = terms_of(context, caller, body.render)
+    with order_of(context, caller, body.render) as order:
+        kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=seeds == "same")
     plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
     made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
     return _answer(made, context.schedules.now())
 
 
 @router.get("")
-def list_schedules(context: Context, caller: Reader) -> list[ScheduleAnswer]:
+def list_schedules(context: Context, caller: CanRead) -> list[ScheduleAnswer]:
     """Your schedules; with a key of the role admin, everybody's."""
     now = context.schedules.now()
     return [_answer(one, now) for one in context.schedules.all(owner=caller.sees)]
 
 
 @router.get("/{name}")
-def get_schedule(context: Context, name: Name, caller: Reader) -> ScheduleAnswer:
+def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleAnswer:
     """When it fires next, and what it renders."""
     return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
@@ -119,7 +117,7 @@ def get_schedule(context: Context, name: Name, caller: Reader) -> ScheduleAnswer
 def get_history(
     context: Context,
     name: Name,
-    caller: Reader,
+    caller: CanRead,
     limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100,
 ) -> list[FiringAnswer]:
     """What became of its planned times, newest first."""
@@ -129,60 +127,30 @@ def get_history(
 
 
 @router.post("/{name}/pause")
-def pause_schedule(context: Context, name: Name, caller: Submitter) -> ScheduleAnswer:
+def pause_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleAnswer:
     """Fire no more until it is resumed. Harmless to repeat."""
     context.schedules.pause(context.schedules.get(name, owner=caller.owner))
     return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/resume")
-def resume_schedule(context: Context, name: Name, caller: Submitter) -> ScheduleAnswer:
+def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleAnswer:
     """Fire again, from now on. Harmless to repeat."""
     context.schedules.resume(context.schedules.get(name, owner=caller.owner))
     return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/run-now", status_code=202)
-def run_schedule_now(context: Context, name: Name, caller: Submitter) -> FiredAnswer:
+def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> FiredAnswer:
     """Fire once now, beside the plan."""
     found = context.schedules.get(name, owner=caller.owner)
     return FiredAnswer(name=name, render_id=schedule_runner(context.services, context.tickets).fire_by_hand(found))
 
 
 @router.delete("/{name}", status_code=204)
-def remove_schedule(context: Context, name: Name, caller: Submitter) -> None:
+def remove_schedule(context: Context, name: Name, caller: CanSubmit) -> None:
     """Forget it and its history. What it rendered stays, held what is held."""
     context.schedules.remove(context.schedules.get(name, owner=caller.owner))
-
-
-@contextmanager
-def _order(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[Order]:
-    """Raises BadSpecification, NotFound, Refused."""
-    if body.dry_run:
-        raise BadSpecification("render.dry_run: a schedule renders; ask POST /v1/renders for a dry run")
-    with ExitStack() as held:
-        if body.manifest is None:
-            context.check_models(request.model for request in body.requests())
-            order = Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
-        else:
-            rows = held.enter_context(context.manifest(caller, body.manifest))
-            order = Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
-        for one in specify(order.asked(), context.registry, seed=0):
-            context.check_work(caller, one.spec)
-        yield order
-
-
-def _terms(context: ApiContext, caller: Caller, body: RenderBody, *, same_seeds: bool) -> SubmissionTerms:
-    webhook = body.webhook
-    if webhook is not None:
-        check_url(webhook.url, allow_private=context.services.settings.webhook_private)
-    return SubmissionTerms(
-        priority=body.priority,
-        same_seeds=same_seeds,
-        key_id=caller.key_id,
-        watched=True,
-        webhook=Webhook(url=webhook.url, events=tuple(webhook.events)) if webhook else None,
-    )
 
 
 def _answer(schedule: Schedule, now: float) -> ScheduleAnswer:
@@ -196,6 +164,7 @@ def _answer(schedule: Schedule, now: float) -> ScheduleAnswer:
         pictures=kept.pictures,
         priority=kept.priority,
         next_at=coming,
+        remarks=list(kept.remarks),
     )
 
 

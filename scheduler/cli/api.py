@@ -1,4 +1,4 @@
-"""Commands for the HTTP API: `farm api`, `farm keys` for who may use it, `farm webhooks` for what it has told."""
+"""Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
 import socket
 
@@ -18,13 +18,19 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--open", "open_to_all", is_flag=True, help="Let everybody in without a key, on any address.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option("--open", "open_to_all", is_flag=True, help="Require no key, whatever the address.")
 def api(host: str, port: int, open_to_all: bool) -> None:
-    """Answer over HTTP: renders submitted, watched, fetched; its page at /docs tells how.
+    """Serve the HTTP API.
 
-    On this machine alone it asks for no key until one is made (`farm keys create`).
+    Its documentation is at /docs. On a local address no key is required until one is created (`farm keys create`).
     """
     try:
         # Of the extra `api`: only this command needs it.
@@ -33,14 +39,14 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         from scheduler.api.app import make_api
         from scheduler.api.context import ApiContext
     except ImportError:
-        raise BadSettings('the API is not installed; run `pip install "diffusion-farm[api]"`') from None
+        raise BadSettings('the HTTP API is not installed; run `pip install "diffusion-farm[api]"`') from None
     settings = read_settings()
     configure_logging(settings, "api")
-    services = open_services(settings)
+    services = open_services(settings).open_all()
     local = host in _LOCAL
     if not (local or open_to_all or Keys(services.database).any_valid()):
         raise BadSettings(
-            f"--host {host}: anybody could use it; make a key first (`farm keys create`), or say --open if that is so"
+            f"--host {host}: anybody could use the API; create a key (`farm keys create`), or allow it with --open"
         )
     context = ApiContext(services, reachable_broker(services))
     app = make_api(context, open_without_keys=local or open_to_all)
@@ -49,12 +55,12 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     )
     with listening(host, port) as listener:
         address = listener.getsockname()
-        say(f"the API answers on http://{host}:{address[1]}, its page is /docs; Ctrl-C stops it")
+        say(f"API listening on http://{host}:{address[1]}, documentation at /docs; Ctrl-C stops it")
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Raises BadSettings if nothing can listen there."""
+    """Return a listening socket. Raises BadSettings if the address cannot be listened on."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Said in full: only of TCP by name does asyncio send small pieces at once. Otherwise each answer, which is head
@@ -75,18 +81,30 @@ def listening(host: str, port: int) -> socket.socket:
 
 @click.group()
 def keys() -> None:
-    """Who may use the API, and how much."""
+    """Manage API keys."""
 
 
 @keys.command()
-@click.option("--name", required=True, help="What it is for.")
-@click.option("--owner", metavar="NAME", help="Whose renders it submits and sees (default FARM_OWNER).")
-@click.option("--role", type=click.Choice([role.value for role in Role]), default="submit", show_default=True)
-@click.option("--expires", "seconds", metavar="TIME", type=Duration(), help="Such as 90d (default: never).")
-@click.option("--queued", type=click.IntRange(min=1), help="The most pictures in the queue at once.")
-@click.option("--per-day", type=click.IntRange(min=1), help="The most pictures within 24 hours.")
-@click.option("--per-minute", type=click.IntRange(min=1), help="The most requests to submit within a minute.")
-@click.option("--work", type=click.IntRange(min=1), help="The most pixels × steps of a picture.")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--owner", metavar="NAME", help="Owner whose renders it submits and sees (default: FARM_OWNER).")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default="submit",
+    show_default=True,
+    help="What it may do.",
+)
+@click.option(
+    "--expires",
+    "seconds",
+    metavar="TIME",
+    type=Duration(),
+    help="Expire after this time, such as 90d (default: never).",
+)
+@click.option("--queued", type=click.IntRange(min=1), help="Maximum pictures in the queue at once.")
+@click.option("--per-day", type=click.IntRange(min=1), help="Maximum pictures per 24 hours.")
+@click.option("--per-minute", type=click.IntRange(min=1), help="Maximum submissions per minute.")
+@click.option("--work", type=click.IntRange(min=1), help="Maximum pixels × steps of a picture.")
 @json_option
 def create(
     name: str,
@@ -99,7 +117,7 @@ def create(
     work: int | None,
     as_json: bool,
 ) -> None:
-    """Make a key. It is shown now and never again."""
+    """Create a key. It is shown only once."""
     settings = read_settings()
     limits = Limits(queued=queued, per_day=per_day, per_minute=per_minute, work=work)
     key, secret = Keys(open_services(settings).database).create(
@@ -109,32 +127,32 @@ def create(
         print_json({"id": key.id, "key": secret, "owner": key.owner, "role": key.role})
     else:
         click.echo(secret)
-        say(f"key {key.id} of {key.owner}, role {key.role}: keep it, it cannot be shown again")
+        say(f"created key {key.id} for {key.owner}, role {key.role}; store it now, it cannot be shown again")
 
 
 @keys.command("list")
 @json_option
 def list_keys(as_json: bool) -> None:
-    """The keys, without their secrets."""
+    """List the keys, without their secrets."""
     found = Keys(open_services(read_settings()).database).all()
     if as_json:
         print_json([{**key.__dict__, "limits": key.limits.__dict__} for key in found])
     elif found:
         print_table(
-            ["KEY", "NAME", "OWNER", "ROLE", "MADE", "STATE"],
+            ["KEY", "NAME", "OWNER", "ROLE", "CREATED", "STATE"],
             ((key.id, key.name, key.owner, key.role, when(key.created_at), _state(key)) for key in found),
         )
     else:
-        click.echo("no keys; farm keys create --name … makes one")
+        click.echo("no keys; create one with `farm keys create --name NAME`")
 
 
 @keys.command()
 @click.argument("key_id", metavar="KEY")
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
-    """Let a key in no more. Harmless to repeat."""
+    """Revoke a key. Idempotent."""
     Keys(open_services(read_settings()).database).revoke(key_id)
-    print_json({"id": key_id, "revoked": True}) if as_json else click.echo(f"key {key_id} is revoked")
+    print_json({"id": key_id, "revoked": True}) if as_json else click.echo(f"revoked key {key_id}")
 
 
 def _state(key: Key) -> str:
@@ -145,16 +163,18 @@ def _state(key: Key) -> str:
 
 @click.group()
 def webhooks() -> None:
-    """What was told to whom, and what became of it."""
+    """Inspect and resend webhook messages."""
 
 
 @webhooks.command("list")
-@click.option("--owner", metavar="NAME", help="Only messages about this owner's renders.")
-@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only in this state.")
-@click.option("--latest", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--owner", metavar="NAME", help="Show only messages about this owner's renders.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in DeliveryState]), help="Show only messages in this state."
+)
+@click.option("--latest", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many to show.")
 @json_option
 def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bool) -> None:
-    """The latest messages."""
+    """List the latest messages."""
     found = Webhooks(open_services(read_settings()).database).all(
         owner=owner, state=DeliveryState(state) if state else None, limit=latest
     )
@@ -162,7 +182,7 @@ def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bo
         print_json([delivery.__dict__ for delivery in found])
     elif found:
         print_table(
-            ["MESSAGE", "EVENT", "RENDER", "OWNER", "STATE", "ATTEMPTS", "ANSWER", "NEXT", "RECEIVER"],
+            ["MESSAGE", "EVENT", "RENDER", "OWNER", "STATE", "ATTEMPTS", "RESPONSE", "NEXT", "RECEIVER"],
             (
                 (
                     *(one.id, one.kind, one.render_id, one.owner, one.state, one.attempt, one.answer),
@@ -182,4 +202,4 @@ def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bo
 def replay(message_id: str, as_json: bool) -> None:
     """Send a message again, under the same id."""
     Webhooks(open_services(read_settings()).database).replay(message_id)
-    print_json({"id": message_id, "state": "pending"}) if as_json else click.echo(f"{message_id} is sent again")
+    print_json({"id": message_id, "state": "pending"}) if as_json else click.echo(f"{message_id} will be sent again")

@@ -14,7 +14,10 @@ _MARKS = {Grade.GOOD: "✓", Grade.WARNING: "!", Grade.BROKEN: "✗"}
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Try every address and say what is wrong and what to do. Exit code 3 if something is broken."""
+    """Check every setting and service, and suggest fixes.
+
+    Exits with 3 if something is broken.
+    """
     findings = list(examination.examine(read_settings()))
     if as_json:
         print_json([finding.__dict__ for finding in findings])

@@ -1,12 +1,13 @@
-"""`farm export`: a render as a dataset."""
+"""`farm export`: write a render as a dataset."""
 
 import time
 from importlib import import_module
 
 import click
 
-from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, size
+from scheduler.cli.output import counted, duration, json_option, print_json, size
 from scheduler.cli.param_types import Size
+from scheduler.cli.progress import amount_of
 from scheduler.export.formats import Format
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
@@ -22,23 +23,27 @@ _SHARD_SIZE = 1000
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
-@click.option("--format", "layout", type=click.Choice(_FORMATS), required=True, help="How the dataset is laid out.")
-@click.option("--to", required=True, metavar="DIR", help="A folder, or s3://BUCKET/PREFIX.")
+@click.option("--format", "layout", type=click.Choice(_FORMATS), required=True, help="Layout of the dataset.")
+@click.option("--to", required=True, metavar="DIR", help="Destination: a folder or s3://BUCKET/PREFIX.")
 @click.option(
-    "--shard-size", type=click.IntRange(min=1, max=100_000), metavar="N", help=f"Pictures a shard ({_SHARD_SIZE})."
+    "--shard-size",
+    type=click.IntRange(min=1, max=100_000),
+    metavar="N",
+    help=f"Pictures per shard (default: {_SHARD_SIZE}).",
 )
-@click.option("--shard-bytes", type=Size(), metavar="SIZE", help="Or so many bytes of pictures a shard: 1GB.")
-@click.option("--follow", is_flag=True, help="Write shards while the render runs, until it ends.")
+@click.option("--shard-bytes", type=Size(), metavar="SIZE", help="Bytes of pictures per shard instead, such as 1GB.")
+@click.option("--follow", is_flag=True, help="Keep writing shards until the render finishes.")
 @json_option
 def export(
     render_id: str, layout: str, to: str, shard_size: int | None, shard_bytes: int | None, follow: bool, as_json: bool
 ) -> None:
-    """Write a render's pictures as a dataset, with all that was asked and used for each.
+    """Export the pictures of a render as a dataset.
 
-    Interrupted, the same command goes on where it was. The same render gives the same files.
+    Each picture comes with its specification and recipe. An interrupted export resumes when the same command is run
+    again. The same render always gives the same files.
     """
     if shard_size is not None and shard_bytes is not None:
-        raise InvalidInput("--shard-size and --shard-bytes: give one of them")
+        raise InvalidInput("--shard-size and --shard-bytes are mutually exclusive")
     format_ = _format(layout)
     settings = read_settings()
     services = open_services(settings)
@@ -74,7 +79,7 @@ def export(
             }
         )
         return
-    failed = f", {done.failed} without a picture" if done.failed else ""
+    failed = f", {done.failed} failed" if done.failed else ""
     click.echo(
         f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){failed} in {counted(done.shards, 'shard')} in {to}, "
         f"{done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
@@ -82,11 +87,13 @@ def export(
 
 
 def _format(layout: str) -> Format:
-    """Raises BadSettings without the libraries that it is written with."""
+    """Return the writer of a layout. Raises BadSettings if its libraries are not installed."""
     try:
         # Of the extra `datasets`. Only the one that is asked for: webdataset brings torch along where there is one.
         module = import_module(f"scheduler.export.{layout}")
     except ImportError:
-        raise BadSettings(f'{layout} cannot be written; run `pip install "diffusion-farm[datasets]"`') from None
+        raise BadSettings(
+            f'--format {layout} needs more packages; run `pip install "diffusion-farm[datasets]"`'
+        ) from None
     found: Format = module.FORMAT
     return found

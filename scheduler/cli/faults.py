@@ -1,4 +1,4 @@
-"""Commands about what goes wrong and who works: `farm faults`, `farm workers` and `farm workers release`."""
+"""`farm faults`, `farm workers` and `farm workers release`: what went wrong, and who works."""
 
 import re
 from collections import defaultdict
@@ -25,13 +25,24 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 
 @click.command()
-@click.option("--since", "seconds", default="24h", show_default=True, callback=_seconds, help="Such as 90m, 24h, 7d.")
-@click.option("--model", metavar="ALIAS", help="Only faults of this model.")
-@click.option("--worker", metavar="NAME", help="Only faults of this worker, or of this machine's workers.")
-@click.option("--latest", type=click.IntRange(0, 1000), default=10, show_default=True, help="How many to show singly.")
+@click.option(
+    "--since", "seconds", default="24h", show_default=True, callback=_seconds, help="Time span, such as 90m, 24h or 7d."
+)
+@click.option("--model", metavar="ALIAS", help="Show only faults of this model.")
+@click.option("--worker", metavar="NAME", help="Show only faults of this worker, or of all workers of this machine.")
+@click.option(
+    "--latest",
+    type=click.IntRange(0, 1000),
+    default=10,
+    show_default=True,
+    help="How many of the latest faults to list.",
+)
 @json_option
 def faults(seconds: float, model: str | None, worker: str | None, latest: int, as_json: bool) -> None:
-    """What went wrong lately: how often, by class, model and worker; then the latest faults one by one."""
+    """Show recent faults.
+
+    Counts them by class, model and worker, then lists the latest one by one.
+    """
     log = FaultLog(open_services(read_settings()).database)
     counts = log.counts(within_seconds=seconds, model=model, worker=worker)
     newest = log.latest(within_seconds=seconds, limit=latest, model=model, worker=worker)
@@ -39,7 +50,7 @@ def faults(seconds: float, model: str | None, worker: str | None, latest: int, a
         print_json({"counts": [c.__dict__ for c in counts], "latest": [fault.__dict__ for fault in newest]})
         return
     if not counts:
-        click.echo("nothing went wrong in that time")
+        click.echo("no faults in this time span")
         return
     print_table(
         ["FAULT", "MODEL", "WORKER", "TIMES", "JOBS", "LAST"],
@@ -57,7 +68,10 @@ def faults(seconds: float, model: str | None, worker: str | None, latest: int, a
 @json_option
 @click.pass_context
 def workers(context: click.Context, as_json: bool) -> None:
-    """The workers: device, state, model, pictures rendered, last fault, and whether it is in quarantine."""
+    """List the workers.
+
+    Shows device, state, model, pictures rendered, last fault, and quarantines.
+    """
     if context.invoked_subcommand is not None:
         return
     services = open_services(read_settings())
@@ -81,7 +95,7 @@ def workers(context: click.Context, as_json: bool) -> None:
         )
         return
     if not found:
-        click.echo("no workers; start some with `farm-worker`, or everything on this machine with `farm up`")
+        click.echo("no workers; start some with `farm-worker`, or a whole farm on this machine with `farm up`")
         return
     print_table(
         ["WORKER", "STATE", "DEVICE", "MODEL", "BATCH", "PICTURES", "RATE", "LAST SEEN", "LAST FAULT"],
@@ -102,12 +116,12 @@ def workers(context: click.Context, as_json: bool) -> None:
     )
     for worker in found:
         if worker.trouble:
-            click.echo(f"{worker.name} waits: {worker.trouble}")
+            click.echo(f"{worker.name} is waiting: {worker.trouble}")
         for quarantine in quarantines[worker.name]:
             click.echo(
-                f"{worker.name} is in quarantine{f' for {quarantine.model}' if quarantine.model else ''} for another "
+                f"{worker.name} is quarantined{f' for {quarantine.model}' if quarantine.model else ''} for another "
                 f"{duration(quarantine.seconds_left)} ({_shortened(quarantine.reason)}); "
-                f"`farm workers release {worker.name}` ends it"
+                f"end it with `farm workers release {worker.name}`"
             )
 
 
@@ -115,21 +129,22 @@ def workers(context: click.Context, as_json: bool) -> None:
 @click.argument("name", metavar="WORKER")
 @json_option
 def release(name: str, as_json: bool) -> None:
-    """Let a worker that is in quarantine work again. Harmless to repeat."""
+    """End the quarantines of a worker. Idempotent."""
     services = open_services(read_settings())
     known = {worker.name for worker in services.workers.all()}
     log = FaultLog(services.database)
     if name not in known | {quarantine.worker for quarantine in log.quarantines()}:
         raise NotFound(
-            f"no worker is named {name!r}; " + (f"known are {', '.join(sorted(known))}" if known else "there are none")
+            f"no worker named {name!r}; "
+            + (f"workers: {', '.join(sorted(known))}" if known else "there are no workers")
         )
     ended = log.end_quarantines(name)
     if as_json:
         print_json({"worker": name, "released": ended})
     elif ended:
-        click.echo(f"{name} is released from {counted(ended, 'quarantine')}")
+        click.echo(f"ended {counted(ended, 'quarantine')} of {name}")
     else:
-        click.echo(f"{name} is in no quarantine")
+        click.echo(f"{name} is not quarantined")
 
 
 def _state(worker: WorkerView, quarantines: Sequence[Quarantine]) -> str:

@@ -5,27 +5,107 @@ Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or input, 3 a service 
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 
 import click
 
-from scheduler.cli.api import api, keys, webhooks
-from scheduler.cli.doctor import doctor
-from scheduler.cli.export import export
-from scheduler.cli.faults import faults, workers
-from scheduler.cli.models import models
-from scheduler.cli.processes import db, scheduler, up
-from scheduler.cli.purge import purge, usage
-from scheduler.cli.render import cancel, hold, release, render, rerender, retry
-from scheduler.cli.schedule import schedule
-from scheduler.cli.sheet import sheet
-from scheduler.cli.status import jobs, recipe, status
-from scheduler.cli.upload import upload
 from storage.errors import FarmError, ServiceProblem
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=_HELP)
+@dataclass(frozen=True, kw_only=True)
+class LazyCommand:
+    """A command whose module is imported when it is called."""
+
+    #: Below `scheduler.cli`.
+    module: str
+    attribute: str
+    #: The first sentence of its help: `farm --help` shows it without importing the command.
+    help: str
+
+    def load(self) -> click.Command:
+        found = getattr(import_module(f"scheduler.cli.{self.module}"), self.attribute)
+        if not isinstance(found, click.Command):
+            raise TypeError(f"scheduler.cli.{self.module}.{self.attribute} is not a command")
+        return found
+
+
+def _lazy(module: str, attribute: str, help: str) -> LazyCommand:  # noqa: A002 - as click calls it
+    return LazyCommand(module=module, attribute=attribute, help=help)
+
+
+#: Title → name → command, in the order in which `farm --help` lists them.
+SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
+    "Renders": {
+        "render": _lazy("render", "render", "Render pictures from prompts, a prompt file or templates."),
+        "status": _lazy("status", "status", "Show the state of a render, or list the latest renders."),
+        "jobs": _lazy("status", "jobs", "List the jobs of a render, one per picture."),
+        "cancel": _lazy("cancel", "cancel", "Cancel the unfinished jobs of a render."),
+        "hold": _lazy("cancel", "hold", "Pause a render."),
+        "release": _lazy("cancel", "release", "Resume a held render."),
+        "retry": _lazy("retry", "retry", "Render the failed jobs of a render again, with the same seeds."),
+        "recipe": _lazy("status", "recipe", "Show everything needed to reproduce a picture."),
+        "rerender": _lazy("retry", "rerender", "Reproduce a picture and compare it with the original."),
+    },
+    "Results": {
+        "sheet": _lazy("sheet", "sheet", "Draw a contact sheet of a render."),
+        "export": _lazy("export", "export", "Export the pictures of a render as a dataset."),
+        "usage": _lazy("purge", "usage", "Show how much storage each owner uses."),
+        "purge": _lazy("purge", "purge", "Delete old renders and their pictures."),
+    },
+    "Inputs and schedules": {
+        "upload": _lazy("upload", "upload", "Upload conditioning images and embeddings."),
+        "schedule": _lazy("schedule", "schedule", "Submit renders on a schedule."),
+    },
+    "The farm": {
+        "up": _lazy("processes", "up", "Run a whole farm on this machine until Ctrl-C."),
+        "scheduler": _lazy("processes", "scheduler", "Run the scheduler process."),
+        "api": _lazy("api", "api", "Serve the HTTP API."),
+        "doctor": _lazy("doctor", "doctor", "Check every setting and service, and suggest fixes."),
+        "models": _lazy("models", "models", "List the registered models."),
+        "workers": _lazy("faults", "workers", "List the workers."),
+        "faults": _lazy("faults", "faults", "Show recent faults."),
+        "keys": _lazy("api", "keys", "Manage API keys."),
+        "webhooks": _lazy("api", "webhooks", "Inspect and resend webhook messages."),
+        "db": _lazy("processes", "db", "Manage the database schema."),
+    },
+}
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    name: command for section in SECTIONS.values() for name, command in section.items()
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is called: the libraries behind all of them take a second or two."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        found = COMMANDS.get(cmd_name)
+        return None if found is None else found.load()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            # Click suggests similar names among commands that were added to the group; ours are in the table.
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        widest = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), command.help) for name, command in commands.items()])
+
+
+@click.group(cls=LazyGroup, context_settings=_HELP)
 @click.version_option(package_name="diffusion-farm")
 def cli() -> None:
     """Render pictures from prompts on a farm of devices.
@@ -34,15 +114,8 @@ def cli() -> None:
     farm render "a large red star on a blue background"
     farm render --prompts prompts.jsonl --out pictures
 
-    With no address set (FARM_DATABASE_URL, FARM_BROKER_URL, FARM_OBJECTS_URL) everything runs on this machine.
+    With no address set (FARM_DATABASE_URL, FARM_BROKER_URL, FARM_OBJECTS_URL), everything runs on this machine.
     """
-
-
-for _command in (
-    *(render, status, jobs, cancel, hold, release, retry, recipe, rerender, sheet, export, upload),
-    *(schedule, purge, usage, models, workers, faults, doctor, api, keys, webhooks, up, scheduler, db),
-):
-    cli.add_command(_command)
 
 
 def main() -> None:
@@ -57,7 +130,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone, as `farm status | head` does; Python would complain when it flushes.
+        # The reader of our output is gone, as with `farm status | head`; Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

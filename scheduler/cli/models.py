@@ -1,4 +1,4 @@
-"""`farm models`: which there are, what each takes and how it is run, and their weights."""
+"""`farm models`: list the registry, show one model in detail, fetch weights."""
 
 import subprocess
 import sys
@@ -20,7 +20,10 @@ from storage.spec.registry import read_registry
 @json_option
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:
-    """The registered models: what they are, whether their weights are on this machine, how many workers serve each."""
+    """List the registered models.
+
+    Shows whether their weights are on this machine, and how many workers serve each.
+    """
     if context.invoked_subcommand is not None:
         return
     settings = read_settings()
@@ -45,11 +48,11 @@ def models(context: click.Context, as_json: bool) -> None:
                 row["alias"] + (" (default)" if row["default"] else ""),
                 row["kind"],
                 " + ".join([row.get("source", ""), *(net["source"] for net in row.get("controlnets", ()))]),
-                "to be fetched" if row["missing"] else "here",
+                "not downloaded" if row["missing"] else "downloaded",
                 f"{row['width']}×{row['height']}",
                 row["num_inference_steps"],
                 row["guidance_scale"],
-                row.get("sampler") or "model's own",
+                row.get("sampler") or "built-in",
                 row["batch_limit"],
                 row["workers"],
             )
@@ -62,7 +65,7 @@ def models(context: click.Context, as_json: bool) -> None:
 @click.argument("alias")
 @json_option
 def show(alias: str, as_json: bool) -> None:
-    """What a model takes, what its pictures get by default, and how it is run, and why."""
+    """Show a model: its controls, defaults and run settings."""
     registry = read_registry(read_settings())
     model = registry[alias]
     taken = taken_controls(model) if isinstance(model, DiffusersModel) else frozenset[str]()
@@ -77,24 +80,24 @@ def show(alias: str, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{alias}: {model.kind}, up to {model.batch_limit} pictures in one call")
+    click.echo(f"{alias}: {model.kind}, up to {model.batch_limit} pictures per call")
     if isinstance(model, DiffusersModel):
         for weights in (model, *model.controlnets):
             version = " ".join(filter(None, [weights.revision, weights.variant]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
         for source in missing(model):
-            click.echo(f"          {source} is not on this machine: a worker fetches it, or farm models pull {alias}")
-        click.echo(f"pipeline  {pipeline_of(model) or 'not known on this machine'}")
+            click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
+        click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
-    click.echo("\nwhat a request gets that leaves fields out")
+    click.echo("\ndefaults")
     print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults.items()))
     if isinstance(model, DiffusersModel):
-        click.echo("\nhow it is run")
+        click.echo("\nrun settings")
         print_table(
             ["SETTING", "VALUE", ""],
             (
-                (name, "left out" if getattr(model, name) is None else getattr(model, name), field.description)
+                (name, "not set" if getattr(model, name) is None else getattr(model, name), field.description)
                 for name, field in Running.model_fields.items()
             ),
         )
@@ -104,10 +107,10 @@ def show(alias: str, as_json: bool) -> None:
 @click.argument("alias")
 @click.pass_context
 def pull(context: click.Context, alias: str) -> None:
-    """Fetch the weights of a model or LoRA now.
+    """Download the weights of a model or LoRA.
 
-    Safetensors only. Files that are here are not fetched again, so an interrupted fetch is run again to go on. Where
-    the hub asks who wants them, it takes HF_TOKEN from the environment.
+    Only safetensors files are fetched. Files that are already here are not fetched again, so an interrupted download
+    resumes. For gated repositories set HF_TOKEN.
     """
     registry = read_registry(read_settings())
     if alias not in registry.loras:
@@ -125,4 +128,4 @@ def _loras(loras: Any, model: Model) -> list[str]:
 
 
 def _words(taken: frozenset[str] | None) -> str:
-    return "not known on this machine: its worker will say" if taken is None else ", ".join(sorted(taken))
+    return "unknown on this machine; its worker knows" if taken is None else ", ".join(sorted(taken))

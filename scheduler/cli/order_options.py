@@ -1,4 +1,4 @@
-"""The options that say what to render, for every command that takes them, and the order that they make."""
+"""The options that say what to render, shared by several commands, and the order that they make."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from scheduler.intake import grid
 from scheduler.intake.manifests import KINDS
 from scheduler.intake.order import Order
 from scheduler.intake.sources import opened
-from scheduler.intake.submit import draw_seed
+from scheduler.intake.specify import draw_seed
 from scheduler.intake.templates import Templates, read_wildcards
 from storage.errors import BadSpecification
 from storage.settings import Settings
@@ -22,65 +22,123 @@ from storage.spec.picture import Request
 _SOURCES = (
     click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
     click.option(
-        "--prompts", "file", metavar="FILE", help="A .txt, .jsonl, .csv or .parquet file; - or s3://BUCKET/KEY, too."
+        "--prompts",
+        "file",
+        metavar="FILE",
+        help="Prompt file (.txt, .jsonl, .csv, .parquet), s3://BUCKET/KEY, or - for standard input.",
     ),
-    click.option("--prompts-format", "kind", type=click.Choice(KINDS), help="What FILE is, if its name does not tell."),
-    click.option("--template", "templates", multiple=True, metavar="TEXT", help='Such as "a {red|blue} __animal__".'),
     click.option(
-        "--wildcards", type=click.Path(path_type=Path), metavar="DIR", help="Files of what __animal__ may be."
+        "--prompts-format", "kind", type=click.Choice(KINDS), help="Format of FILE, if its name does not tell."
+    ),
+    click.option(
+        "--template",
+        "templates",
+        multiple=True,
+        metavar="TEXT",
+        help='Prompt template, such as "a {red|blue} __animal__".',
+    ),
+    click.option(
+        "--wildcards",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of wildcard files, such as animal.txt for __animal__.",
     ),
     click.option(
         *("--random", "random"),
         type=click.IntRange(min=1),
         metavar="N",
-        help="Draw N prompts of each template. Default: every combination.",
+        help="Draw N random prompts per template (default: every combination).",
     ),
-    click.option("--zip", "in_step", multiple=True, metavar="FIELD=V,V", help="Values that go in step; repeatable."),
+    click.option("--zip", "in_step", multiple=True, metavar="FIELD=V,V", help="Vary fields in step; repeatable."),
     click.option(
-        "--product", "combined", multiple=True, metavar="FIELD=V,V", help="Values of which every combination is made."
+        "--product",
+        "combined",
+        multiple=True,
+        metavar="FIELD=V,V",
+        help="Render every combination of these values; repeatable.",
     ),
-    click.option(*("-n", "--repeat", "pictures_each"), type=click.IntRange(min=1), default=1, help="Pictures of each."),
     click.option(
-        "--seed", type=int, help="Seed of the first picture; the next ones count up. Default: drawn, recorded."
+        *("-n", "--repeat", "pictures_each"), type=click.IntRange(min=1), default=1, help="Pictures per prompt."
+    ),
+    click.option(
+        "--seed", type=int, help="Seed of the first picture; the next ones count up (default: random, recorded)."
     ),
 )
 _FIELDS = (
-    click.option("--model", metavar="ALIAS", help="A model of the registry (`farm models`)."),
-    click.option("--width", type=int),
-    click.option("--height", type=int),
+    click.option("--model", metavar="ALIAS", help="Model alias (see `farm models`)."),
+    click.option("--width", type=int, help="Width in pixels."),
+    click.option("--height", type=int, help="Height in pixels."),
     click.option("--steps", "num_inference_steps", type=int, help="Denoising steps."),
-    click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less switches guidance off."),
-    click.option("--negative", "negative_prompt", metavar="TEXT", help="What to steer away from."),
-    click.option("--sampler", metavar="NAME", help='Such as DDIM, "Euler a" or "DPM++ 2M Karras".'),
+    click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less turns guidance off."),
+    click.option("--negative", "negative_prompt", metavar="TEXT", help="Negative prompt."),
+    click.option("--sampler", metavar="NAME", help='Sampler, such as DDIM, "Euler a" or "DPM++ 2M Karras".'),
     click.option("--eta", type=float, help="DDIM's η, 0 to 1."),
-    click.option("--clip-skip", type=int, metavar="N", help="Leave out the text encoder's last N layers."),
-    click.option("--weighting", "prompt_weighting", type=click.Choice(["compel"]), help="Weigh words: (red)1.4."),
-    click.option("--control", "control_images", multiple=True, metavar="IMAGE", help="An image for each ControlNet."),
-    click.option("--control-scale", "controlnet_conditioning_scale", type=float, multiple=True, metavar="S"),
-    click.option("--control-start", "control_guidance_start", type=float, multiple=True, metavar="SHARE"),
-    click.option("--control-end", "control_guidance_end", type=float, multiple=True, metavar="SHARE"),
-    click.option("--guess-mode", is_flag=True, default=None, help="Let the ControlNet guess without the prompt."),
-    click.option("--embeds", "prompt_embeds", metavar="FILE", help="Embeddings (safetensors) in place of a prompt."),
+    click.option("--clip-skip", type=int, metavar="N", help="Skip the last N layers of the text encoder."),
     click.option(
-        "--lora", "loras", multiple=True, metavar="ALIAS=SCALE", help="A LoRA of the registry; several add up."
+        "--weighting",
+        "prompt_weighting",
+        type=click.Choice(["compel"]),
+        help="Enable prompt weighting, such as (red)1.4.",
     ),
-    click.option("--original-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's micro-conditioning."),
-    click.option("--crop", "crops_coords_top_left", type=(int, int), metavar="TOP LEFT", help="SDXL's likewise."),
-    click.option("--target-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL's likewise."),
-    click.option("--prior-steps", "prior_num_inference_steps", type=int, help="Steps of Kandinsky's prior."),
-    click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance of Kandinsky's prior."),
+    click.option(
+        "--control", "control_images", multiple=True, metavar="IMAGE", help="Conditioning image; one per ControlNet."
+    ),
+    click.option(
+        "--control-scale",
+        "controlnet_conditioning_scale",
+        type=float,
+        multiple=True,
+        metavar="S",
+        help="Strength of each ControlNet.",
+    ),
+    click.option(
+        *("--control-start", "control_guidance_start"),
+        type=float,
+        multiple=True,
+        metavar="SHARE",
+        help="Share of the steps at which each ControlNet starts, 0 to 1.",
+    ),
+    click.option(
+        *("--control-end", "control_guidance_end"),
+        type=float,
+        multiple=True,
+        metavar="SHARE",
+        help="Share of the steps at which each ControlNet stops, 0 to 1.",
+    ),
+    click.option(
+        "--guess-mode", is_flag=True, default=None, help="Guess mode: the ControlNet works without the prompt."
+    ),
+    click.option(
+        "--embeds", "prompt_embeds", metavar="FILE", help="Prompt embeddings (safetensors) instead of a prompt."
+    ),
+    click.option(
+        "--lora", "loras", multiple=True, metavar="ALIAS=SCALE", help="LoRA alias and scale; repeatable, LoRAs add up."
+    ),
+    click.option(
+        "--original-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL micro-conditioning: original size."
+    ),
+    click.option(
+        "--crop", "crops_coords_top_left", type=(int, int), metavar="TOP LEFT", help="SDXL micro-conditioning: crop."
+    ),
+    click.option(
+        "--target-size", type=(int, int), metavar="HEIGHT WIDTH", help="SDXL micro-conditioning: target size."
+    ),
+    click.option(
+        "--prior-steps", "prior_num_inference_steps", type=int, help="Denoising steps of the Kandinsky prior."
+    ),
+    click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance scale of the Kandinsky prior."),
 )
 _SOURCE_NAMES = (
     *("prompts", "file", "kind", "templates", "wildcards", "random"),
     *("in_step", "combined", "pictures_each", "seed"),
 )
-#: Each of these has an option; what is said of a single picture beside it has none.
+#: Fields with an option of their own; the excluded ones describe a single picture.
 _FIELD_NAMES = sorted(Request.model_fields.keys() - {"prompt", "seed", "custom_id", "labels"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderOptions:
-    """What the options say, not looked at yet."""
+    """The options as given, not checked yet."""
 
     prompts: tuple[str, ...]
     file: str | None
@@ -96,7 +154,7 @@ class OrderOptions:
 
     @contextmanager
     def order(self, settings: Settings) -> Iterator[Order]:
-        """Raises InvalidInput with the option that is wrong, and what reading the file raises."""
+        """Yield the order. Raises InvalidInput naming the wrong option, and what reading the file raises."""
         if not (self.prompts or self.file or self.templates or "prompt_embeds" in self.fields):
             raise click.UsageError(
                 'nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE'
@@ -124,7 +182,7 @@ class OrderOptions:
     def _templates(self) -> Templates | None:
         if not self.templates:
             if self.wildcards is not None or self.random is not None:
-                raise click.UsageError("--wildcards and --random are for templates: give one with --template")
+                raise click.UsageError("--wildcards and --random need a --template")
             return None
         return Templates(
             texts=self.templates,
@@ -138,7 +196,7 @@ class OrderOptions:
 
 
 def with_order_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it gets them as one argument, `order_options`."""
+    """Add these options to a command, which gets them as one argument, `order_options`."""
 
     @functools.wraps(command)
     def with_asking(*args: Any, **options: Any) -> Any:
@@ -153,7 +211,7 @@ def with_order_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _checked_fields(fields: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """The command line's options as fields for rows that lack them. Raises BadSpecification."""
+    """Return the options as defaults for rows that lack them. Raises BadSpecification."""
     if "loras" in fields:
         fields = {**fields, "loras": ",".join(fields["loras"])}
     checked = Request.parse({"prompt": "-", **fields, **({} if seed is None else {"seed": seed})})

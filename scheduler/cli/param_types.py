@@ -1,4 +1,4 @@
-"""Options that are amounts of something: 12h, 30d, 500MB."""
+"""Option types for amounts with a unit: 12h, 30d, 500MB."""
 
 import re
 
@@ -9,19 +9,19 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 class Duration(click.ParamType[float]):
-    """Read as seconds."""
+    """A time span, converted to seconds."""
 
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         match = re.fullmatch(r"(\d{1,6})([smhdw])", str(value).strip().lower())
         if match is None:
-            self.fail("expected a number and s, m, h, d or w, such as 12h or 30d", param, ctx)
+            self.fail("expected a number and a unit (s, m, h, d, w), such as 12h or 30d", param, ctx)
         return int(match[1]) * _SECONDS[match[2]]
 
 
 class Size(click.ParamType[int]):
-    """Read as bytes."""
+    """A size, converted to bytes."""
 
     name = "size"
 

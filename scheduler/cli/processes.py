@@ -1,4 +1,4 @@
-"""Commands that run the farm's parts: `farm up`, `farm scheduler`, `farm db upgrade`."""
+"""Run the farm's processes and prepare its database: `farm up`, `farm scheduler`, `farm db upgrade`."""
 
 import logging
 import signal
@@ -13,7 +13,8 @@ from scheduler.cli.output import json_option, print_json, say
 from scheduler.cron.beat import start_beat
 from scheduler.cron.firing import schedule_runner
 from scheduler.intake.addresses import pool
-from scheduler.local.local_farm import LocalFarm, RunningFarm
+from scheduler.local.home import RunningFarm
+from scheduler.local.local_farm import LocalFarm
 from scheduler.services import make_home, open_services, open_tickets
 from storage.broker.celery_app import make_celery
 from storage.database import schema
@@ -33,9 +34,10 @@ log = logging.getLogger(__name__)
 @click.option("--until-unused", is_flag=True, hidden=True)
 @json_option
 def up(until_unused: bool, as_json: bool) -> None:
-    """Run all parts on this machine until Ctrl-C: broker, scheduler process, one worker per device.
+    """Run a whole farm on this machine until Ctrl-C.
 
-    Whatever has an address set (FARM_BROKER_URL, …) is used from there instead.
+    Starts a broker, the scheduler process and one worker per device. A service with an address set (FARM_BROKER_URL,
+    FARM_DATABASE_URL, FARM_OBJECTS_URL) is used instead of a local one.
     """
     settings = read_settings()
     configure_logging(settings, "farm-up")
@@ -47,7 +49,7 @@ def up(until_unused: bool, as_json: bool) -> None:
             say(
                 f"the farm in {settings.home} is up: broker {without_secrets(farm.broker_url)}, "
                 f"database {without_secrets(settings.database)}, objects {settings.objects}\n"
-                "in another terminal: farm render …; here: Ctrl-C stops it"
+                "run `farm render …` in another terminal; here, Ctrl-C stops it"
             )
 
     LocalFarm(settings, until_unused=until_unused).run(ready=ready)
@@ -56,10 +58,10 @@ def up(until_unused: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def scheduler(stop_with_parent: bool) -> None:
-    """Run the scheduler process: lapsed leases back to the queue, missing tickets topped up, schedules fired,
-    webhooks delivered.
+    """Run the scheduler process.
 
-    One is needed, any number may run.
+    It requeues jobs with expired leases, tops up missing tickets, fires schedules and delivers webhooks. A farm needs
+    one; more may run for redundancy.
     """
     settings = read_settings()
     configure_logging(settings, "scheduler")
@@ -71,7 +73,7 @@ def scheduler(stop_with_parent: bool) -> None:
     if stop_with_parent:
         lifeline.stop_with_parent()
     failed = _stop_when_a_thread_fails(stopping)
-    services = open_services(settings)
+    services = open_services(settings).open_all()
     orphans = OrphanRemoval(orphans=Orphans(services.database, services.objects), every_seconds=settings.sweep_seconds)
     threading.Thread(target=orphans.run, args=(stopping,), name="orphans", daemon=True).start()
     deliverer = WebhookDelivery(
@@ -96,9 +98,9 @@ def scheduler(stop_with_parent: bool) -> None:
 
 
 def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
-    """A process that lives on without one of its threads would look well; one that ends is started again.
+    """Stop the process when one of its threads fails; the returned event is then set.
 
-    The event is set once one has failed.
+    A process that lives on without one of its threads would look healthy; one that exits is restarted.
     """
     failed = threading.Event()
 
@@ -114,13 +116,13 @@ def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:
 
 @click.group()
 def db() -> None:
-    """The database's tables."""
+    """Manage the database schema."""
 
 
 @db.command()
 @json_option
 def upgrade(as_json: bool) -> None:
-    """Make the tables, or bring them to this version of the farm. Harmless to repeat."""
+    """Create the tables, or migrate them to this version of the farm. Idempotent."""
     settings = read_settings()
     if settings.database_url is None:
         make_home(settings)
@@ -128,6 +130,6 @@ def upgrade(as_json: bool) -> None:
     if as_json:
         print_json({"before": before, "after": after})
     elif before == after:
-        click.echo(f"{without_secrets(settings.database)} is of version {after} already")
+        click.echo(f"{without_secrets(settings.database)} is already at version {after}")
     else:
         click.echo(f"{without_secrets(settings.database)} upgraded from {before or 'nothing'} to {after}")

@@ -1,4 +1,4 @@
-"""`farm purge`, which deletes old renders, and `farm usage`, which says whose pictures take how much room."""
+"""`farm purge` deletes old renders; `farm usage` shows how much storage each owner uses."""
 
 import dataclasses
 import sys
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import click
 
-from scheduler.cli.output import amount_of, counted, duration, json_option, print_json, print_table, say, size, when
+from scheduler.cli.output import counted, duration, json_option, print_json, print_table, say, size, when
 from scheduler.cli.param_types import Duration
+from scheduler.cli.progress import amount_of
 from scheduler.results.purge import Purge
 from scheduler.services import open_services
 from storage.errors import InvalidInput
@@ -18,12 +19,30 @@ from storage.settings import read_settings
 
 
 @click.command()
-@click.option("--older-than", "seconds", type=Duration(), metavar="TIME", help="Finished for longer: 30d, 12h, 8w.")
-@click.option("--state", "states", type=click.Choice(["done", "failed", "cancelled"]), multiple=True)
-@click.option("--owner", metavar="NAME", help="Of this owner only. Default: everybody's.")
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
-@click.option("--yes", is_flag=True, help="Delete them without asking.")
-@click.option("--give-up-export", "given_up", metavar="EXPORT", multiple=True, help="Let go of an unfinished export.")
+@click.option(
+    "--older-than",
+    "seconds",
+    type=Duration(),
+    metavar="TIME",
+    help="Delete renders finished longer ago than this: 12h, 30d, 8w.",
+)
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(["done", "failed", "cancelled"]),
+    multiple=True,
+    help="Only renders in this state; repeatable.",
+)
+@click.option("--owner", metavar="NAME", help="Only renders of this owner (default: all owners).")
+@click.option("--dry-run", is_flag=True, help="List what would be deleted; delete nothing.")
+@click.option("--yes", is_flag=True, help="Delete without asking for confirmation.")
+@click.option(
+    "--give-up-export",
+    "given_up",
+    metavar="EXPORT",
+    multiple=True,
+    help="Abandon an unfinished export, so that its render can be deleted.",
+)
 @json_option
 @click.pass_context
 def purge(
@@ -37,20 +56,21 @@ def purge(
     given_up: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Delete old renders with their pictures, for good.
+    """Delete old renders and their pictures.
 
-    Only finished ones, and none of which an export is not finished. What was interrupted is gone on with.
+    Only finished renders are deleted, and none with an unfinished export. An interrupted purge resumes on the next
+    run.
     """
     settings = read_settings()
     services = open_services(settings)
     purging, exports = PurgeRows(services.database), Exports(services.database)
     for export_id in given_up:
         if not exports.give_up(export_id):
-            raise InvalidInput(f"--give-up-export {export_id}: no unfinished export has this id")
+            raise InvalidInput(f"--give-up-export {export_id}: no unfinished export with this id")
     if seconds is None:
         if given_up:
             return
-        raise click.UsageError("how old? --older-than 30d")
+        raise click.UsageError("missing option --older-than, such as --older-than 30d")
     # A worker that has lost a job may still be storing its picture for as long as a lease lasts.
     seconds = max(seconds, settings.lease_seconds)
     found, interrupted = purging.old(seconds=seconds, states=states, owner=owner), purging.marked()
@@ -61,9 +81,9 @@ def purge(
     deleting = not dry_run and bool(old or interrupted)
     if deleting and not yes:
         if as_json or not sys.stdin.isatty():
-            say("nothing is deleted yet: --yes deletes them")
+            say("nothing deleted; add --yes to delete")
             deleting = False
-        elif not click.confirm("Delete them for good?"):
+        elif not click.confirm("Delete them permanently?"):
             context.exit(1)
     if deleting:
         services.objects.check()
@@ -87,7 +107,7 @@ def purge(
 @click.command()
 @json_option
 def usage(as_json: bool) -> None:
-    """How much room each owner's pictures take."""
+    """Show how much storage each owner uses."""
     found = open_services(read_settings()).measures.usage()
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])
@@ -111,11 +131,11 @@ def _show(
             f"({', '.join(one.render_id for one in theirs[:5])}{' …' if len(theirs) > 5 else ''})"
         )
     if not old:
-        click.echo(f"nothing to delete has been finished for {duration(seconds)}")
+        click.echo(f"no deletable render finished more than {duration(seconds)} ago")
     if interrupted:
-        click.echo(f"{counted(len(interrupted), 'render')} whose deletion was interrupted")
+        click.echo(f"resuming the interrupted deletion of {counted(len(interrupted), 'render')}")
     for export in kept:
         say(
-            f"kept: render {export.render_id}, whose export to {export.target} is not finished; "
-            f"finish it (`farm export`), or `farm purge --give-up-export {export.id}`"
+            f"kept: render {export.render_id}: its export to {export.target} is unfinished; "
+            f"finish it with `farm export`, or abandon it with `farm purge --give-up-export {export.id}`"
         )

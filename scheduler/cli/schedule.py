@@ -1,4 +1,4 @@
-"""`farm schedule`: renders that are submitted again and again, by the clock."""
+"""`farm schedule`: submit renders on a schedule."""
 
 import dataclasses
 from typing import Any
@@ -6,53 +6,69 @@ from typing import Any
 import click
 
 from scheduler.cli.order_options import OrderOptions, with_order_options
-from scheduler.cli.output import counted, counting, json_option, print_json, print_table, say
+from scheduler.cli.output import counted, json_option, print_json, print_table, say
+from scheduler.cli.progress import counting
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.firing import schedule_runner
 from scheduler.cron.plan import check_plan, in_zone, next_time
-from scheduler.cron.stored_orders import StoredOrder, SubmissionTerms, store_order
+from scheduler.cron.stored_orders import StoredOrder, store_order
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.submit import intake_of
 from scheduler.services import Services, open_services
 from storage.renders.schedules import Plan, Schedule, Schedules
+from storage.rules.states import Priority
 from storage.settings import read_settings
 
 _PRIORITIES = ["bulk", "normal", "interactive"]
-_owner = click.option("--owner", metavar="NAME", help="Whose schedule it is (FARM_OWNER; default the user's name).")
+_owner = click.option(
+    "--owner", metavar="NAME", help="Owner of the schedule (default: FARM_OWNER, else your user name)."
+)
 
 
 @click.group()
 def schedule() -> None:
-    """Renders that are submitted again and again: every night at two, every Monday.
+    """Submit renders on a schedule.
 
-    They are fired by the scheduler process (`farm up`, `farm scheduler`).
+    For example every night at two, or every Monday. The scheduler process fires them (`farm up`, `farm scheduler`).
     """
 
 
 @schedule.command()
 @click.argument("name")
 @with_order_options
-@click.option("--cron", required=True, metavar="EXPRESSION", help='Such as "0 2 * * *", or @daily.')
-@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Such as Europe/Paris.")
-@click.option("--window", metavar="FROM-TO", help="Render only then, such as 01:00-06:00; what is left waits.")
+@click.option("--cron", required=True, metavar="EXPRESSION", help='When to fire, such as "0 2 * * *" or @daily.')
+@click.option(
+    "--timezone",
+    default="UTC",
+    show_default=True,
+    metavar="ZONE",
+    help="Time zone of --cron and --window, such as Europe/Paris.",
+)
+@click.option(
+    "--window",
+    metavar="FROM-TO",
+    help="Render only within these hours, such as 01:00-06:00; unfinished jobs wait for the next window.",
+)
 @click.option(
     "--overlap",
     type=click.Choice(["skip", "queue", "cancel"]),
     default="skip",
     show_default=True,
-    help="If the last render is not finished: leave this one out, queue it behind, or cancel the last one.",
+    help="If the previous render is unfinished: skip this one, queue it behind, or cancel the previous one.",
 )
 @click.option(
     "--catch-up",
     type=click.Choice(["none", "last", "all"]),
     default="none",
     show_default=True,
-    help="Times missed while everything was down: make up for none, the last, or all.",
+    help="Which of the firings missed during downtime to make up for.",
 )
 @click.option(
     "--seeds",
     type=click.Choice(["fresh", "same"]),
-    help="Draw new seeds each time, or use the same. Default: fresh, the same with --seed.",
+    help="Draw new seeds each time, or reuse the same (default: fresh, or same with --seed).",
 )
-@click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True)
+@click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True, help="Priority.")
 @_owner
 @json_option
 def add(
@@ -68,7 +84,10 @@ def add(
     owner: str | None,
     as_json: bool,
 ) -> None:
-    """Submit the same order by the clock. It is checked now, and kept: its files are needed no more."""
+    """Add a schedule.
+
+    The order is checked now and stored, so its files are no longer needed afterwards.
+    """
     check_plan(cron, timezone, window)
     seeds = seeds or ("fresh" if order_options.seed is None else "same")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
@@ -76,11 +95,17 @@ def add(
     services.objects.check()
     with order_options.order(settings) as order, counting("pictures checked"):
         kept = store_order(
-            order, SubmissionTerms(priority=priority, same_seeds=seeds == "same"), services.registry, services.objects
+            intake_of(services, None),
+            Submitter(owner=settings.owner, local_files=True),
+            order,
+            Terms(priority=Priority[priority.upper()]),
+            same_seeds=seeds == "same",
         )
     plan = Plan(cron=cron, timezone=timezone, window=window, overlap=overlap, catch_up=catch_up, seeds=seeds)
     schedules = Schedules(services.database, services.jobs)
     made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
+    for remark in kept.remarks:
+        say(remark)
     if as_json:
         print_json(schedule_fields(made, schedules.now()))
         return
@@ -90,15 +115,15 @@ def add(
         f"next {in_zone(coming, timezone) if coming else 'never'}"
     )
     if settings.embedded:
-        say("it fires while a farm runs here: `farm up`")
+        say("schedules fire only while a farm runs here: `farm up`")
 
 
 @schedule.command("list")
-@click.option("--all", "everybodys", is_flag=True, help="Of all owners.")
+@click.option("--all", "everybodys", is_flag=True, help="Include all owners.")
 @_owner
 @json_option
 def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
-    """Your schedules, and when they fire next."""
+    """List your schedules and when they fire next."""
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)
     schedules = Schedules(services.database, services.jobs)
@@ -132,7 +157,7 @@ def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
 @_owner
 @json_option
 def pause(name: str, owner: str | None, as_json: bool) -> None:
-    """Fire no more until it is resumed. Harmless to repeat."""
+    """Pause a schedule until it is resumed. Idempotent."""
     schedules, found, _ = _named(name, owner)
     schedules.pause(found)
     _say_how_it_stands(schedules, found, as_json=as_json)
@@ -143,7 +168,7 @@ def pause(name: str, owner: str | None, as_json: bool) -> None:
 @_owner
 @json_option
 def resume(name: str, owner: str | None, as_json: bool) -> None:
-    """Fire again, from now on. Harmless to repeat."""
+    """Resume a paused schedule. Idempotent."""
     schedules, found, _ = _named(name, owner)
     schedules.resume(found)
     _say_how_it_stands(schedules, found, as_json=as_json)
@@ -154,16 +179,19 @@ def resume(name: str, owner: str | None, as_json: bool) -> None:
 @_owner
 @json_option
 def remove(name: str, owner: str | None, as_json: bool) -> None:
-    """Forget a schedule and its history. What it rendered stays."""
+    """Remove a schedule and its history.
+
+    Its renders are kept.
+    """
     schedules, found, _ = _named(name, owner)
     held = [render_id for render_id, is_held in schedules.unfinished_renders(found).items() if is_held]
     schedules.remove(found)
     if as_json:
         print_json({"name": name, "removed": True, "held": held})
         return
-    click.echo(f"schedule {name} is removed; its renders stay")
+    click.echo(f"removed schedule {name}; its renders are kept")
     for one in held:
-        say(f"render {one} is still held: `farm release {one}` lets it run, `farm cancel {one}` gives it up")
+        say(f"render {one} is still held: resume it with `farm release {one}`, or drop it with `farm cancel {one}`")
 
 
 @schedule.command("run-now")
@@ -171,7 +199,10 @@ def remove(name: str, owner: str | None, as_json: bool) -> None:
 @_owner
 @json_option
 def run_now(name: str, owner: str | None, as_json: bool) -> None:
-    """Fire once now, beside the plan."""
+    """Fire a schedule once, now.
+
+    Its regular times do not change.
+    """
     schedules, found, services = _named(name, owner)
     render_id = schedule_runner(services, reachable_broker(services)).fire_by_hand(found)
     last = schedules.history(found, limit=1)
@@ -187,11 +218,13 @@ def run_now(name: str, owner: str | None, as_json: bool) -> None:
 
 @schedule.command()
 @click.argument("name")
-@click.option("-n", "limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option(
+    "-n", "limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many firings to show."
+)
 @_owner
 @json_option
 def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
-    """What became of each planned time, newest first."""
+    """List past firings and their outcomes, newest first."""
     schedules, found, _ = _named(name, owner)
     firings = schedules.history(found, limit=limit)
     if as_json:
@@ -213,7 +246,7 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
 
 
 def schedule_fields(schedule: Schedule, now: float) -> dict[str, Any]:
-    """A schedule as JSON shows it."""
+    """Return the JSON form of a schedule."""
     kept = StoredOrder.model_validate(schedule.order)
     return {
         "name": schedule.name,

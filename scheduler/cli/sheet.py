@@ -1,11 +1,12 @@
-"""`farm sheet`, and the sheet that `farm render --sheet` leaves."""
+"""`farm sheet`, and the sheet that `farm render --sheet` writes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from scheduler.cli.output import amount_of, json_option, print_json, say
+from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.progress import amount_of
 from scheduler.results import contact_sheet as contact_sheet
 from scheduler.results import html_sheet
 from scheduler.results.contact_sheet import Tile
@@ -23,12 +24,15 @@ from storage.settings import read_settings
     default=Path("sheet.png"),
     show_default=True,
     metavar="FILE",
-    help="A .png, or an .html page with a filter.",
+    help="A .png image, or an .html page with a search box.",
 )
-@click.option("--columns", type=click.IntRange(1, 50), default=8, show_default=True, help="Of a .png.")
+@click.option("--columns", type=click.IntRange(1, 50), default=8, show_default=True, help="Columns of a .png.")
 @json_option
 def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
-    """A contact sheet of a render's pictures, each with its prompt and seed; duplicates and black ones are counted."""
+    """Draw a contact sheet of a render.
+
+    Each picture is shown with its prompt and seed. Duplicates and nearly black pictures are counted and marked.
+    """
     services = open_services(read_settings())
     found = write_sheet(services, render_id, out, columns=columns)
     if as_json:
@@ -44,10 +48,10 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
 
 
 def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> PictureChecks:
-    """Write the sheet and say so; what was found. Raises InvalidInput where there is none to show."""
+    """Write the sheet, say so, and return what was found. Raises InvalidInput if there are no pictures."""
     render = services.views.render(render_id)
     if not render.done:
-        raise InvalidInput(f"render {render_id} is {render.state} and has no pictures to show")
+        raise InvalidInput(f"render {render_id} is {render.state} and has no finished pictures yet")
     page = out.suffix.lower() in (".html", ".htm")
     findings = PictureChecks()
     most = html_sheet.MOST if page else contact_sheet.MOST
@@ -57,7 +61,7 @@ def write_sheet(services: Services, render_id: str, out: Path, *, columns: int =
             html_sheet.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}", findings=findings)
     else:
         contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
-    left_out = "" if findings.pictures == render.done else f", the first of {render.done}"
+    left_out = "" if findings.pictures == render.done else f" (the first of {render.done})"
     remarkable = f"; {findings.words()}" if findings.words() else ""
     say(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
     return findings

@@ -1,22 +1,24 @@
-"""Commands that look: `farm status`, `jobs`, `recipe`."""
+"""Commands that only look: `farm status`, `farm jobs`, `farm recipe`."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
 from scheduler.services import open_services
-from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 from storage.settings import read_settings
+
+if TYPE_CHECKING:
+    from storage.renders.views import JobView, RenderView
 
 
 @click.command()
 @click.argument("render_id", metavar="[RENDER]", required=False)
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
-    """How a render stands; without one, how the latest renders stand."""
+    """Show the state of a render, or list the latest renders."""
     views = open_services(read_settings()).views
     if render_id is None:
         renders = views.renders()
@@ -54,17 +56,17 @@ def status(render_id: str | None, as_json: bool) -> None:
         f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
         + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
     )
-    # Not looked for where there are none: a million jobs would be gone through.
+    # Not queried when there are none: that would scan a million jobs.
     for job in views.jobs(render_id, state=State.FAILED, limit=5) if render.failed else ():
         click.echo(f"failed: {job.id}: {job.error}")
 
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
-@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Show only jobs in this state.")
 @json_option
 def jobs(render_id: str, state: str | None, as_json: bool) -> None:
-    """The jobs of a render, one picture each."""
+    """List the jobs of a render, one per picture."""
     views = open_services(read_settings()).views
     views.render(render_id)
     found = views.jobs(render_id, state=None if state is None else State(state))
@@ -94,7 +96,10 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def recipe(job_id: str, as_json: bool) -> None:
-    """Everything needed to make a picture again: specification, seed, versions, device, batch."""
+    """Show everything needed to reproduce a picture.
+
+    That is its specification, seed, library versions, device and batch.
+    """
     views = open_services(read_settings()).views
     job = views.job(job_id)
     fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.fields()}
@@ -114,8 +119,8 @@ def recipe(job_id: str, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-def render_fields(render: RenderView) -> dict[str, Any]:
-    """A render as JSON shows it."""
+def render_fields(render: "RenderView") -> dict[str, Any]:
+    """Return the JSON form of a render."""
     return {
         "render": render.id,
         "state": render.state,
@@ -130,8 +135,8 @@ def render_fields(render: RenderView) -> dict[str, Any]:
     }
 
 
-def job_fields(job: JobView, *, file: str | None = None) -> dict[str, Any]:
-    """A job as JSON shows it; `file` is where its picture was downloaded to."""
+def job_fields(job: "JobView", *, file: str | None = None) -> dict[str, Any]:
+    """Return the JSON form of a job; `file` is where its picture was downloaded to."""
     return {
         "id": job.id,
         "index": job.index,

@@ -1,4 +1,4 @@
-"""`farm upload`: inputs that renders name by their hash."""
+"""`farm upload`: store inputs, which renders refer to by hash."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,10 @@ from storage.settings import read_settings
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @json_option
 def upload(files: Sequence[Path], as_json: bool) -> None:
-    """Store conditioning images and embeddings; prints the reference of each, to use in place of the file."""
+    """Upload conditioning images and embeddings.
+
+    Prints a reference for each file, which `farm render` takes in place of the file.
+    """
     objects = open_services(read_settings()).objects
     objects.check()
     found = {str(file): store(objects, file) for file in files}

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import counted, duration, print_json, progress_of, say
+from scheduler.cli.output import counted, duration, print_json, say
+from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, render_fields
 from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
+from scheduler.local.home import Home
 from scheduler.results.download import Downloads
-from scheduler.results.follow import follow
+from scheduler.results.follow import wait_for_render
 from scheduler.services import Services, open_tickets
 from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
@@ -37,7 +39,7 @@ def reachable_broker(services: Services) -> Tickets | None:
     settings = services.settings
     if settings.broker_url is not None:
         return open_tickets(settings, settings.broker_url)
-    if farm := local_farm.Home(settings).running():
+    if farm := Home(settings).running():
         return open_tickets(settings, farm.broker_url)
     if not settings.embedded:
         raise BadSettings(
@@ -66,7 +68,7 @@ class FinishedRender:
         return 0 if self.render.done == self.render.total else 1
 
 
-def wait_for_render(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
+def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
     """Wait until a render is finished, with progress, and its pictures in `out`."""
     with _farm(services, accepted.models):
         started = time.monotonic()
@@ -116,12 +118,16 @@ def _followed(services: Services, accepted: Accepted, out: Path | None) -> Rende
     total = services.views.render(render_id).total
     watch = _Watch(services, accepted.models)
     with progress_of(f"render {render_id}", total) as show:
+        seen: RenderView | None = None
 
-        def show_and_watch(render: RenderView) -> None:
+        def look(render: RenderView) -> bool:
+            nonlocal seen
             show(render)
             watch.look()
+            news, seen = render != seen or render.finished, render
+            return downloads is not None and news and downloads.advance() > 0
 
-        return follow(services.views, render_id, downloads=downloads, show=show_and_watch)
+        return wait_for_render(services.views, render_id, look=look)
 
 
 class _Watch:
@@ -148,7 +154,7 @@ class _Watch:
 
     def _look_for_the_farm(self) -> None:
         """Raises ServiceProblem if the farm that worked for us is no more."""
-        home = local_farm.Home(self._services.settings)
+        home = Home(self._services.settings)
         if home.running() is None:
             raise ServiceProblem(
                 "the farm on this machine has ended; the jobs are kept, `farm up` goes on with them. "
@@ -160,7 +166,7 @@ class _Watch:
         self._unserved -= {alias for worker in alive for alias in worker.models}
         if self._services.settings.embedded and not alive:
             if time.monotonic() - self._started > _WORKER_SECONDS:
-                say(f"no worker is up yet; {local_farm.Home(self._services.settings).logs / 'farm.log'} tells why")
+                say(f"no worker is up yet; {Home(self._services.settings).logs / 'farm.log'} tells why")
                 self._unserved.clear()
             return
         for alias in sorted(self._unserved):

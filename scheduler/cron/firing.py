@@ -12,16 +12,13 @@ from pydantic import ValidationError
 
 from scheduler.cron.plan import Planned, due, is_open, next_time
 from scheduler.cron.stored_orders import StoredOrder, restored_order
-from scheduler.intake.submit import publish_tickets, quanta
+from scheduler.intake.admission import Submitter
+from scheduler.intake.submit import Intake, admit, intake_of, publish_tickets, quanta
 from scheduler.services import Services
 from storage.access.keys import Keys
-from storage.access.quotas import Quotas, exceeded_limit
 from storage.broker.tickets import Tickets
 from storage.errors import InvalidInput, ObjectStoreProblem
-from storage.jobs.jobs import Jobs
-from storage.objects.store import ObjectStore
 from storage.renders.schedules import FiringOutcome, Schedule, Schedules
-from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +26,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRunner:
     schedules: Schedules
-    jobs: Jobs
     keys: Keys
-    quotas: Quotas
-    objects: ObjectStore
-    registry: Registry
-    tickets: Tickets | None
+    intake: Intake
     #: Seconds since 1970; None: by the database's clock.
     clock: Callable[[], float] | None = None
 
@@ -88,32 +81,33 @@ class ScheduleRunner:
             kept = StoredOrder.model_validate(schedule.order)
         except ValidationError:
             raise InvalidInput("it was made by another version of the farm; remove it, and add it again") from None
-        self._check_key(kept)
+        submitter = self._submitter(schedule, kept)
         opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
-        with restored_order(kept, self.objects, name=schedule.name) as order:
+        terms = kept.terms(held=not opened)
+        with restored_order(kept, self.intake.objects, name=schedule.name) as order:
+            jobs = admit(self.intake, submitter, order, terms)
             render_id = self.schedules.fire(
-                schedule,
-                at,
-                order.wanted(self.registry, self.objects),
-                kept.submission(schedule.owner, held=not opened),
-                quanta(self.registry),
-                by_hand=note,
+                *(schedule, at, jobs, terms.submission(submitter), quanta(self.intake.registry)), by_hand=note
             )
         if render_id is not None:
             log.info("schedule fired", extra={"schedule": schedule.name, "render": render_id})
-            # Whichever models it needs: their tickets are topped up where any lack.
-            publish_tickets(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+            self._call_workers()
         return render_id
 
-    def _check_key(self, kept: StoredOrder) -> None:
-        """Raises InvalidInput if whoever made the schedule may not submit that (any more)."""
+    def _submitter(self, schedule: Schedule, kept: StoredOrder) -> Submitter:
+        """Return whose order it is, with the limits of its key. Raises InvalidInput if that key is valid no more."""
         if kept.key_id is None:
-            return
+            return Submitter(owner=schedule.owner)
         key = self.keys.usable(kept.key_id)
         if key is None:
-            raise InvalidInput("the key that it was made with is revoked or expired")
-        if over := exceeded_limit(key.limits, self.quotas.used(key.id), kept.pictures):
-            raise InvalidInput(over.words)
+            raise InvalidInput("the API key that the schedule was added with is revoked or expired")
+        return Submitter(owner=schedule.owner, key_id=key.id, limits=key.limits)
+
+    def _call_workers(self) -> None:
+        """Top up the tickets of every model with waiting jobs."""
+        intake = self.intake
+        waiting = intake.jobs.best_waiting(intake.registry.models)
+        publish_tickets(intake.jobs, intake.registry, intake.tickets, waiting)
 
     def _keep_window(self, schedule: Schedule, now: float) -> None:
         """Release what the schedule has submitted when its window opens, hold what is left of it when it closes."""
@@ -123,20 +117,17 @@ class ScheduleRunner:
         opened = is_open(plan.window, plan.timezone, now)
         for render_id in self.schedules.out_of_step(schedule, window_open=opened):
             if opened:
-                self.jobs.release(render_id)
-                publish_tickets(self.jobs, self.registry, self.tickets, self.jobs.best_waiting(self.registry.models))
+                self.intake.jobs.release(render_id)
+                self._call_workers()
             else:
-                self.jobs.hold(render_id)
+                self.intake.jobs.hold(render_id)
             self.schedules.note_window(render_id, window_open=opened)
 
 
 def schedule_runner(services: Services, tickets: Tickets | None) -> ScheduleRunner:
+    """Return the runner over these services."""
     return ScheduleRunner(
         schedules=Schedules(services.database, services.jobs),
-        jobs=services.jobs,
         keys=Keys(services.database),
-        quotas=Quotas(services.database),
-        objects=services.objects,
-        registry=services.registry,
-        tickets=tickets,
+        intake=intake_of(services, tickets),
     )

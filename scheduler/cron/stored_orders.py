@@ -4,27 +4,32 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
-from scheduler.intake.submit import draw_seed
+from scheduler.intake.specify import draw_seed
+from scheduler.intake.submit import Intake, specified
 from scheduler.intake.templates import Templates
-from scheduler.intake.uploads import MAX_BYTES, upload_all, with_references
+from scheduler.intake.uploads import MAX_BYTES, stored_inputs, with_references
 from storage.errors import BadSpecification
-from storage.jobs.values import Submission, Webhook
+from storage.jobs.values import Webhook
 from storage.objects.inputs import copy_input, put_input_file
 from storage.objects.store import ObjectStore
 from storage.rules.states import Priority
 from storage.spec.picture import Request
-from storage.spec.registry import Registry
 
 _INPUTS = {"control_images", "prompt_embeds"}
+_PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
+    Priority.INTERACTIVE: "interactive",
+    Priority.NORMAL: "normal",
+    Priority.BULK: "bulk",
+}
 
 
 class StoredOrder(BaseModel):
@@ -51,59 +56,47 @@ class StoredOrder(BaseModel):
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
 
-    def submission(self, owner: str, *, held: bool) -> Submission:
+    #: What was remarked when it was checked.
+    remarks: tuple[str, ...] = ()
+
+    def terms(self, *, held: bool) -> Terms:
+        """Return how each firing is submitted."""
         webhook = Webhook(url=self.webhook_url, events=self.webhook_events) if self.webhook_url else None
-        return Submission(
-            owner=owner,
-            priority=Priority[self.priority.upper()],
-            key_id=self.key_id,
-            watched=self.watched,
-            webhook=webhook,
-            held=held,
-        )
+        return Terms(priority=Priority[self.priority.upper()], watched=self.watched, webhook=webhook, held=held)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmissionTerms:
-    """How it is submitted each time."""
-
-    priority: str = "normal"
-    same_seeds: bool = False
-    key_id: str | None = None
-    watched: bool = False
-    webhook: Webhook | None = None
-
-
-def store_order(order: Order, terms: SubmissionTerms, registry: Registry, objects: ObjectStore) -> StoredOrder:
+def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms, *, same_seeds: bool) -> StoredOrder:
     """Check an order whole, and store all that it needs. Raises InvalidInput with the place of what is wrong."""
     if named := _INPUTS & {*order.in_step, *order.combined}:
-        raise BadSpecification(f"{min(named)}: not as a list of values in a schedule; name it in rows of a prompt file")
-    pictures = sum(1 for _ in order.wanted(registry, objects))
-    if not pictures:
+        raise BadSpecification(f"{min(named)}: a schedule takes no list of it; name it in the rows of a prompt file")
+    checked = specified(intake, submitter, order)
+    checked.exhaust()
+    if not checked.total:
         raise BadSpecification("nothing to render: no prompt was given")
     seed = order.seed
-    if terms.same_seeds and seed is None:
+    if same_seeds and seed is None:
         seed = draw_seed()
     return StoredOrder(
-        rows=_kept_rows(order, objects),
+        rows=_kept_rows(order, intake.objects, submitter),
         templates=order.templates,
-        defaults=_kept_defaults(order, objects),
+        defaults=_kept_defaults(order, intake.objects, submitter),
         in_step={name: [*values] for name, values in order.in_step.items()},
         combined={name: [*values] for name, values in order.combined.items()},
         pictures_each=order.pictures_each,
-        seed=seed if terms.same_seeds else None,
-        pictures=pictures,
-        priority=terms.priority,
-        key_id=terms.key_id,
+        seed=seed if same_seeds else None,
+        pictures=checked.total,
+        priority=_PRIORITY_NAMES[terms.priority],
+        key_id=submitter.key_id,
         watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
         webhook_events=terms.webhook.events if terms.webhook else (),
+        remarks=tuple(checked.remarks),
     )
 
 
 @contextmanager
 def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Iterator[Order]:
-    """The order once more, its random prompts drawn anew unless its seed is kept. Raises NotFound if rows are lost."""
+    """Restore the order, with random prompts drawn anew unless its seed is kept. Raises NotFound if rows are lost."""
     seed = draw_seed() if kept.seed is None else kept.seed
     templates = kept.templates.model_copy(update={"seed": seed}) if kept.templates is not None else None
     with tempfile.NamedTemporaryFile(prefix="farm-schedule-") as file:
@@ -124,11 +117,11 @@ def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Ite
         )
 
 
-def _kept_rows(order: Order, objects: ObjectStore) -> str | None:
-    known = upload_all(objects, order.rows())
+def _kept_rows(order: Order, objects: ObjectStore, submitter: Submitter) -> str | None:
+    known = stored_inputs(objects, order.rows(), local_files=submitter.local_files)
     with tempfile.TemporaryFile() as file:
-        for _, request in with_references(order.rows(), known):
-            file.write(json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n")
+        for one in with_references(order.rows(), known):
+            file.write(json.dumps(_fields(one.request), ensure_ascii=False).encode() + b"\n")
             if file.tell() > MAX_BYTES:
                 raise BadSpecification(f"a schedule keeps at most {MAX_BYTES // 2**20} MB of prompts")
         return put_input_file(objects, file) if file.tell() else None
@@ -139,7 +132,7 @@ def _fields(request: Request) -> Mapping[str, Any]:
     return {**request.asked(), **{name: value for name, value in beside.items() if value is not None}}
 
 
-def _kept_defaults(order: Order, objects: ObjectStore) -> dict[str, Any]:
+def _kept_defaults(order: Order, objects: ObjectStore, submitter: Submitter) -> dict[str, Any]:
     asked = [SourcedRequest("options", Request.parse({"prompt": "-", **order.defaults}))]
-    [(_, request)] = with_references(asked, upload_all(objects, asked))
-    return {name: value for name, value in request.asked().items() if name != "prompt"}
+    [one] = with_references(asked, stored_inputs(objects, asked, local_files=submitter.local_files))
+    return {name: value for name, value in one.request.asked().items() if name != "prompt"}

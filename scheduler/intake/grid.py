@@ -48,10 +48,10 @@ def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Colu
         yield from asked
         return
     changes = [_read(values) for values in combinations(in_step, combined)]
-    for where, request in asked:
+    for one in asked:
         for number, change in enumerate(changes):
-            name = request.custom_id and f"{request.custom_id}-{number}"
-            yield SourcedRequest(where, request.model_copy(update={**change, "custom_id": name}))
+            name = one.request.custom_id and f"{one.request.custom_id}-{number}"
+            yield one._replace(request=one.request.model_copy(update={**change, "custom_id": name}))
 
 
 def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:

@@ -1,6 +1,6 @@
-"""What is asked for in one submission, from prompts and files to a specification for each picture.
+"""What is asked for in one submission, whichever way it came in: prompts, requests, files and templates.
 
-An order can be gone through as often as need be: to count, to upload what it names, to submit it.
+An order can be gone through as often as need be: to count it, to store the inputs that it names, to submit it.
 """
 
 import hashlib
@@ -13,16 +13,12 @@ from typing import Any
 from scheduler.intake import grid
 from scheduler.intake.manifests import Manifest, names_inputs, read_manifest
 from scheduler.intake.requests import BadRows, SourcedRequest, numbered, with_defaults
-from scheduler.intake.submit import specify
 from scheduler.intake.templates import Templates
-from scheduler.intake.uploads import upload_all, with_references
 from storage.errors import BadSpecification
-from storage.jobs.values import NewJob
-from storage.objects.store import ObjectStore
-from storage.spec.picture import Request
-from storage.spec.registry import Registry
+from storage.spec.picture import Request, Spec
 
 _PIECE = 2**20
+_INPUTS = ("control_images", "prompt_embeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,61 +26,60 @@ class Order:
     """Prompts and requests, the rows of a file, the prompts of templates; each for every combination of values."""
 
     prompts: tuple[str, ...] = ()
-    requests: tuple[Request, ...] = ()
+    requests: tuple[SourcedRequest, ...] = ()
     manifest: Manifest | None = None
     templates: Templates | None = None
-    #: Fields for whoever leaves them out.
+    #: Complete already, as of pictures that are to be made again; nothing below changes them.
+    specs: tuple[Spec, ...] = ()
+    #: Fields for requests that leave them out.
     defaults: Mapping[str, Any] = field(default_factory=dict)
     #: Fields of which each request gets every value (`scheduler.intake.grid`).
     in_step: grid.Columns = field(default_factory=dict)
     combined: grid.Columns = field(default_factory=dict)
     pictures_each: int = 1
     seed: int | None = None
+    #: What the way in has to say of it, such as fields that have no effect here.
+    remarks: tuple[str, ...] = ()
 
     def asked(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
-        """A request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
+        """Yield a request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
         drawn = self._of_templates() if self.templates is not None else ()
         found: Iterator[SourcedRequest] = chain(self.rows(bad), drawn)
-        if self.manifest is None and self.templates is None and not self.prompts and not self.requests:
+        named = (self.prompts, self.requests, self.manifest, self.templates, self.specs)
+        if not any(named) and "prompt_embeds" in self.defaults:
             # Embeddings stand for all words.
-            found = numbered([Request.parse({"prompt_embeds": self.defaults.get("prompt_embeds")})])
+            found = iter([SourcedRequest("", Request.parse({"prompt_embeds": self.defaults["prompt_embeds"]}))])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
 
     def rows(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
-        """What was typed or is in the file, before anything is filled in."""
-        typed = (Request.parse({"prompt": prompt}) for prompt in self.prompts)
+        """Yield what was typed or is in the file, before anything is filled in."""
         return chain(
-            numbered(chain(typed, self.requests)),
+            numbered(Request.parse({"prompt": prompt}) for prompt in self.prompts),
+            self.requests,
             read_manifest(self.manifest, bad=bad) if self.manifest is not None else (),
         )
 
-    def wanted(self, registry: Registry, objects: ObjectStore, bad: BadRows | None = None) -> Iterator[NewJob]:
-        """Complete specifications with seeds. Stores the files that are named, before anything else.
+    def pictures(self, bad: BadRows | None = None) -> int:
+        """Count its pictures, which takes reading all of it. Raises InvalidInput as `asked` does."""
+        return len(self.specs) + sum(one.copies or self.pictures_each for one in self.asked(bad))
 
-        Raises InvalidInput with the place of what is wrong, unless `bad` leaves it out.
-        """
-        known: Mapping[str, str | BadSpecification] = {}
-        if self._names_inputs():
-            # What is left out here is met again, and counted then.
-            skipping = BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()
-            known = upload_all(objects, self.asked(skipping))
-        asked = with_references(self.asked(bad), known, bad)
-        return specify(asked, registry, pictures_each=self.pictures_each, seed=self.seed, bad=bad)
+    def names_inputs(self) -> bool:
+        """Return whether it may name conditioning images or embeddings: a glance, much faster than reading it."""
+        if not {*self.defaults, *self.in_step, *self.combined}.isdisjoint(_INPUTS):
+            return True
+        if any(getattr(one.request, name) is not None for one in self.requests for name in _INPUTS):
+            return True
+        return self.manifest is not None and names_inputs(self.manifest)
 
     def fingerprint(self) -> str:
-        """Equal for orders that ask for the same; takes a look at the whole file."""
+        """Return what is equal for orders that ask for the same; it reads the whole file."""
         said = {
-            "prompts": [self.prompts, [request.model_dump(mode="json") for request in self.requests]],
+            "prompts": [self.prompts, [one.request.model_dump(mode="json") for one in self.requests]],
             "manifest": None if self.manifest is None else _hash_of(self.manifest),
             "templates": None if self.templates is None else self.templates.model_dump(mode="json", exclude={"seed"}),
             "fields": [dict(self.defaults), dict(self.in_step), dict(self.combined), self.pictures_each, self.seed],
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-    def _names_inputs(self) -> bool:
-        fields = {*self.defaults, *self.in_step, *self.combined}
-        named = not fields.isdisjoint({"control_images", "prompt_embeds"})
-        return named or (self.manifest is not None and names_inputs(self.manifest))
 
     def _of_templates(self) -> Iterator[SourcedRequest]:
         if self.templates is not None:

@@ -1,6 +1,6 @@
-"""What was asked for, picture by picture, with the place it came from; and what to do with what is wrong.
+"""Requests with the place that they were read from, and what to do with bad ones.
 
-The stations of a submission are generators over these: read, filled in, multiplied, completed. A manifest of a million
+The stages of a submission are generators over these: read, filled in, multiplied, specified. A manifest of a million
 rows flows through them one row at a time.
 """
 
@@ -13,40 +13,42 @@ from storage.spec.picture import Request
 
 
 class SourcedRequest(NamedTuple):
-    """A request, and where it was read: `prompts.jsonl line 3`."""
+    """A request, and where it was read: `prompts.jsonl line 3`; empty where there is only one."""
 
     where: str
     request: Request
+    #: How many pictures of it; None: as many as of every request of its order.
+    copies: int | None = None
 
 
 @dataclass
 class BadRows:
-    """What is wrong is refused, and with it everything; or left out, each counted and reported."""
+    """Refuse an order for its first bad row; or, with `report`, leave bad rows out, each counted and reported."""
 
-    #: Called for each that is left out.
+    #: Called for each row that is left out.
     report: Callable[[InvalidInput], None] | None = None
     left_out: int = 0
 
     def met(self, error: InvalidInput) -> None:
-        """Raises the error unless what is wrong is left out."""
+        """Leave a bad row out, or raise its error."""
         if self.report is None:
             raise error from None
         self.left_out += 1
         self.report(error)
 
 
-def numbered(requests: Iterable[Request]) -> Iterator[SourcedRequest]:
-    """Requests that came from no file."""
-    return (SourcedRequest(f"prompt {number}", request) for number, request in enumerate(requests, start=1))
+def numbered(requests: Iterable[Request], *, noun: str = "prompt") -> Iterator[SourcedRequest]:
+    """Number requests that came from no file."""
+    return (SourcedRequest(f"{noun} {number}", request) for number, request in enumerate(requests, start=1))
 
 
 def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) -> Iterator[SourcedRequest]:
     """Fill in what a request leaves out, such as the command line's options for every row of a file."""
-    for where, request in asked:
-        missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        yield SourcedRequest(where, request.model_copy(update=missing) if missing else request)
+    for one in asked:
+        missing = {name: value for name, value in defaults.items() if getattr(one.request, name) is None}
+        yield one._replace(request=one.request.model_copy(update=missing)) if missing else one
 
 
 def at(where: str, error: InvalidInput) -> InvalidInput:
-    """The same error, with its place."""
-    return type(error)(f"{where}: {error}")
+    """Return the same error with its place in front."""
+    return type(error)(f"{where}: {error}") if where else error

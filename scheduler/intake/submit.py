@@ -1,92 +1,96 @@
-"""Accepting a render: requests become specifications with seeds, then rows, then tickets."""
+"""Submitting an order: checked against the key's limits, specified, accepted by storage, announced to workers.
 
-import difflib
+Every way in goes through `admit`: the command line, the HTTP API and the protocols of others, and the clock.
+"""
+
 import logging
-import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
-from scheduler.intake.requests import BadRows, SourcedRequest, at
+from scheduler.intake.admission import NO_LIMITS, Submitter, Terms, check_quota, check_work, limits_count_pictures
+from scheduler.intake.order import Order
+from scheduler.intake.remarks import remarks_on
+from scheduler.intake.requests import BadRows
+from scheduler.intake.specify import specify
 from scheduler.intake.tickets import top_up
+from scheduler.intake.uploads import check_stored, stored_inputs, with_references
+from scheduler.services import Services
+from storage.access.quotas import Quotas
 from storage.broker.tickets import Tickets
-from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound
+from storage.errors import BrokerProblem, NotFound
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import NewJob, Submission
-from storage.spec.capabilities import remarks
-from storage.spec.picture import MAX_SEED, NAMES, Request, Spec
+from storage.jobs.values import NewJob
+from storage.objects.store import ObjectStore
+from storage.renders.views import Views
 from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: Drawn seeds stay below 2⁴⁸, so that a million counted up from one are exact in JSON readers' doubles (2⁵³).
-_DRAWN_SEEDS = 2**48
+#: A request that is repeated within this time is the same one, tried again by its client.
+_REPEATED_WITHIN_SECONDS = 3600.0
 
 
-def draw_seed() -> int:
-    return secrets.randbelow(_DRAWN_SEEDS)
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What a submission needs of the farm."""
+
+    jobs: Jobs
+    views: Views
+    quotas: Quotas
+    registry: Registry
+    objects: ObjectStore
+    #: None: without a broker. A render is accepted all the same, and the sweep publishes its tickets.
+    tickets: Tickets | None
 
 
-def specify(
-    asked: Iterable[SourcedRequest],
-    registry: Registry,
-    *,
-    pictures_each: int = 1,
-    seed: int | None = None,
-    bad: BadRows | None = None,
-) -> Iterator[NewJob]:
-    """Complete specifications, `pictures_each` for every request, with its name and labels.
-
-    Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
-    with each picture. A request's own seed is that of its first picture; the next ones count up from it.
-
-    Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it, unless
-    `bad` leaves such requests out.
-    """
-    bad = bad or BadRows()
-    next_seed = draw_seed() if seed is None else seed
-    for where, request in asked:
-        for copy in range(pictures_each):
-            if request.seed is None:
-                own, next_seed = next_seed, next_seed + 1
-            else:
-                own = request.seed + copy
-            try:
-                if own > MAX_SEED:
-                    raise BadSpecification(f"seed: {own} is above the largest seed, {MAX_SEED}; start lower")
-                one = request if copy == 0 else request.model_copy(update={"seed": own})
-                spec = registry.resolve(one, seed=own)
-            except InvalidInput as error:
-                bad.met(at(where, error))
-                break
-            yield NewJob(spec=spec, custom_id=_name(request, copy, pictures_each), labels=request.labels)
+def intake_of(services: Services, tickets: Tickets | None) -> Intake:
+    """Return the intake over these services."""
+    return Intake(
+        jobs=services.jobs,
+        views=services.views,
+        quotas=Quotas(services.database),
+        registry=services.registry,
+        objects=services.objects,
+        tickets=tickets,
+    )
 
 
-def _name(request: Request, copy: int, copies: int) -> str | None:
-    """What the caller calls this picture: of several, each gets its number."""
-    return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
+class SpecifiedJobs(Iterator[NewJob]):
+    """The pictures of an order, specified as they are read; what was read is counted and remarked on."""
 
+    def __init__(self, jobs: Iterator[NewJob], registry: Registry, remarks: Iterable[str] = ()) -> None:
+        self._jobs = jobs
+        self._registry = registry
+        self._of_the_way_in = tuple(remarks)
+        self._noted: Counter[str] = Counter()
+        self._by_model: Counter[str] = Counter()
 
-def collecting_remarks(wanted: Iterable[NewJob], registry: Registry, noted: Counter[str]) -> Iterator[NewJob]:
-    """The pictures unchanged; `noted` counts those of each remark on them."""
-    for one in wanted:
-        noted.update(remarks(one.spec, registry[one.spec.model]))
-        if one.labels:
-            noted.update(map(_remark_on_label, one.labels))
-        yield one
+    def __next__(self) -> NewJob:
+        one = next(self._jobs)
+        self._by_model[one.spec.model] += 1
+        self._noted.update(remarks_on(one, self._registry))
+        return one
 
+    @property
+    def total(self) -> int:
+        """How many were read."""
+        return self._by_model.total()
 
-@cache
-def _remark_on_label(name: str) -> str:
-    """A mistyped field is a label, too: somebody should see it."""
-    meant = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8)
-    return f"{name}: kept as a label" + (f"; did you mean {meant[0]}?" if meant else "")
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(sorted(self._by_model))
 
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """Each remark, and on how many pictures."""
+        return {**dict.fromkeys(self._of_the_way_in, self.total), **self._noted}
 
-def quanta(registry: Registry) -> dict[str, int]:
-    """How many jobs an owner is dealt per round: one batch."""
-    return {alias: model.batch_limit for alias, model in registry.models.items()}
+    def exhaust(self) -> None:
+        """Read what is left, for its count and its remarks."""
+        for _ in self:
+            pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,30 +99,90 @@ class Accepted:
 
     render_id: str
     models: tuple[str, ...]
+    #: What is hardly meant, and of how many pictures.
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
 
-def submit(
-    jobs: Jobs,
-    registry: Registry,
-    tickets: Tickets | None,
-    wanted: Iterable[NewJob | Spec],
-    submission: Submission,
-) -> Accepted:
-    """Accept a render whole or not at all, and call for workers.
+def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRows | None = None) -> SpecifiedJobs:
+    """Specify an order's pictures. Files of this machine that it may name are stored before anything else.
 
-    Without a broker, or with one that fails now, the render is accepted all the same: the sweep publishes tickets.
+    Raises, here or while the pictures are read: InvalidInput with the place of what is wrong, unless `bad` leaves such
+    rows out.
     """
-    models: set[str] = set()
+    for spec in order.specs:
+        check_work(spec, submitter.limits)
+    check_stored(intake.objects, order.specs)
+    asked = order.asked(bad)
+    if order.names_inputs():
+        # What is left out here is met again, and counted then.
+        skipping = BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()
+        known = stored_inputs(intake.objects, order.asked(skipping), local_files=submitter.local_files)
+        asked = with_references(asked, known, bad)
+    jobs = specify(
+        asked,
+        intake.registry,
+        pictures_each=order.pictures_each,
+        seed=order.seed,
+        limits=submitter.limits,
+        bad=bad,
+    )
+    return SpecifiedJobs(chain((NewJob(spec=spec) for spec in order.specs), jobs), intake.registry, order.remarks)
 
-    def noted() -> Iterator[NewJob | Spec]:
-        for one in wanted:
-            models.add(one.spec.model if isinstance(one, NewJob) else one.model)
-            yield one
 
-    render_id = jobs.submit(noted(), submission, quanta=quanta(registry))
-    accepted = Accepted(render_id=render_id, models=tuple(sorted(models)))
-    publish_tickets(jobs, registry, tickets, accepted.models)
-    return accepted
+def admit(
+    intake: Intake, submitter: Submitter, order: Order, terms: Terms, *, bad: BadRows | None = None
+) -> SpecifiedJobs:
+    """Check an order against what its submitter may ask for, and specify it.
+
+    What was accepted under the same idempotency key before is not counted again: its answer is all that is asked for.
+    Raises QuotaExceeded, and what `specified` raises.
+    """
+    key = terms.idempotency_key
+    if submitter.limits != NO_LIMITS and not (key and intake.views.accepted_as(submitter.owner, key)):
+        check_quota(intake.quotas, submitter, order.pictures() if limits_count_pictures(submitter.limits) else 1)
+    return specified(intake, submitter, order, bad=bad)
+
+
+def submit_order(
+    intake: Intake,
+    submitter: Submitter,
+    order: Order,
+    terms: Terms,
+    *,
+    bad: BadRows | None = None,
+    through: Callable[[Iterable[NewJob]], Iterable[NewJob]] = iter,
+) -> Accepted:
+    """Accept an order whole or not at all, and call for workers.
+
+    Without a broker, or with one that fails now, it is accepted all the same: the sweep publishes tickets.
+
+    Args:
+        through: shows the pictures passing by, such as a progress bar.
+
+    Raises QuotaExceeded, NotPermitted, IdempotencyConflict, BadSpecification.
+    """
+    if (before := _before(intake, submitter, terms)) is not None:
+        jobs = specified(intake, submitter, order, bad=bad)
+        jobs.exhaust()
+        return Accepted(render_id=before, models=jobs.models, remarks=jobs.remarks)
+    jobs = admit(intake, submitter, order, terms, bad=bad)
+    render_id = intake.jobs.submit(through(jobs), terms.submission(submitter), quanta=quanta(intake.registry))
+    # Of a long order that was accepted before only the beginning was read; its remarks are told all the same.
+    jobs.exhaust()
+    publish_tickets(intake.jobs, intake.registry, intake.tickets, jobs.models)
+    return Accepted(render_id=render_id, models=jobs.models, remarks=jobs.remarks)
+
+
+def _before(intake: Intake, submitter: Submitter, terms: Terms) -> str | None:
+    """Return the render of a request that its client repeats without a name for it."""
+    if not terms.repeated or terms.idempotency_key is not None or terms.request_hash is None:
+        return None
+    return intake.views.latest_of(submitter.owner, terms.request_hash, within_seconds=_REPEATED_WITHIN_SECONDS)
+
+
+def quanta(registry: Registry) -> dict[str, int]:
+    """Return how many jobs an owner is dealt per round: one batch."""
+    return {alias: model.batch_limit for alias, model in registry.models.items()}
 
 
 def publish_tickets(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Conditioning images and embeddings at the door: checked, stored once, and named in specifications by their hash."""
+"""Inputs (conditioning images, embeddings): checked, stored once, and named in specifications by their hash."""
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +11,8 @@ from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.objects.inputs import has_input, put_input
 from storage.objects.store import ObjectStore
-from storage.spec.controls import REFERENCE
-from storage.spec.picture import Request
+from storage.spec.controls import REFERENCE, Controls
+from storage.spec.picture import Spec
 
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
@@ -24,7 +24,7 @@ _DTYPES = {"F16", "BF16", "F32"}
 
 
 def upload(objects: ObjectStore, file: Path) -> str:
-    """Check a file and store it; its reference. Idempotent.
+    """Check a file, store it and return its reference. Idempotent.
 
     Raises BadSpecification if it is neither an image nor embeddings that a pipeline could use.
     """
@@ -37,7 +37,7 @@ def upload(objects: ObjectStore, file: Path) -> str:
 
 
 def check_image(data: bytes) -> None:
-    """Raises ValueError if this is no image that can condition a picture."""
+    """Check that this is an image that can condition a picture. Raises ValueError."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -56,7 +56,7 @@ def check_image(data: bytes) -> None:
 
 
 def check_embeddings(data: bytes) -> None:
-    """Raises ValueError if this is no safetensors file of `prompt_embeds` of one picture and what belongs to them."""
+    """Check that this is a safetensors file with one picture's `prompt_embeds`. Raises ValueError."""
     try:
         tensors = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
@@ -73,52 +73,75 @@ def check_embeddings(data: bytes) -> None:
             raise ValueError(f"{name} is of type {tensor['dtype']}; expected one of {', '.join(sorted(_DTYPES))}")
 
 
-def upload_all(objects: ObjectStore, asked: Iterable[SourcedRequest]) -> dict[str, str | BadSpecification]:
-    """Store every file that requests name, each once: name → reference, or what is wrong with the file."""
+def stored_inputs(
+    objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool
+) -> dict[str, str | BadSpecification]:
+    """Return, for every input that requests name, its reference, or what is wrong with it.
+
+    Args:
+        local_files: store files of this machine that are named; otherwise only what is stored may be named.
+    """
     known: dict[str, str | BadSpecification] = {}
-    for _, request in asked:
-        for name in _named(request):
+    for one in asked:
+        for _, name in _named(one.request):
             if name not in known:
                 try:
-                    known[name] = _stored(objects, name)
+                    known[name] = _reference_of(objects, name, local_files=local_files)
                 except BadSpecification as error:
                     known[name] = error
     return known
 
 
-def _stored(objects: ObjectStore, name: str) -> str:
-    if not REFERENCE.fullmatch(name):
-        return upload(objects, Path(name))
-    if not has_input(objects, name):
-        raise BadSpecification(f"{name} is not in the store; upload its file (`farm upload`)")
-    return name
+def check_stored(objects: ObjectStore, specs: Iterable[Spec]) -> None:
+    """Check that the inputs of complete specifications are in the store. Raises BadSpecification."""
+    for field, name in {named for spec in specs for named in _named(spec)}:
+        try:
+            _reference_of(objects, name, local_files=False)
+        except BadSpecification as error:
+            raise BadSpecification(f"{field}: {error}") from None
 
 
 def with_references(
     asked: Iterable[SourcedRequest], known: Mapping[str, str | BadSpecification], bad: BadRows | None = None
 ) -> Iterator[SourcedRequest]:
-    """The requests with stored inputs in place of the files that were uploaded.
+    """Put the references of stored inputs in place of the names of files.
 
-    Raises BadSpecification for a file that is missing or wrong, with the request's place, unless `bad` leaves such
-    requests out.
+    Raises BadSpecification for an input that is missing or wrong, with the request's place and the field, unless `bad`
+    leaves such requests out.
     """
     bad = bad or BadRows()
-    for where, request in asked:
-        names = _named(request)
-        wrong = next((known[name] for name in names if isinstance(known.get(name), BadSpecification)), None)
-        if isinstance(wrong, BadSpecification):
-            bad.met(at(where, wrong))
+    for one in asked:
+        request = one.request
+        named = _named(request)
+        wrong = next(((field, known[name]) for field, name in named if isinstance(known[name], BadSpecification)), None)
+        if wrong is not None:
+            field, error = wrong
+            bad.met(at(one.where, BadSpecification(f"{field}: {error}")))
             continue
         changed: dict[str, object] = {}
         if request.control_images is not None:
-            changed["control_images"] = tuple(known.get(name, name) for name in request.control_images)
+            changed["control_images"] = tuple(known[name] for name in request.control_images)
         if request.prompt_embeds is not None:
-            changed["prompt_embeds"] = known.get(request.prompt_embeds, request.prompt_embeds)
-        yield SourcedRequest(where, request.model_copy(update=changed) if changed else request)
+            changed["prompt_embeds"] = known[request.prompt_embeds]
+        yield one._replace(request=request.model_copy(update=changed)) if changed else one
 
 
-def _named(request: Request) -> list[str]:
-    return [*(request.control_images or ()), *([request.prompt_embeds] if request.prompt_embeds is not None else [])]
+def _named(controls: Controls) -> list[tuple[str, str]]:
+    """Return the inputs that are named, each with its field."""
+    named = [("control_images", name) for name in controls.control_images or ()]
+    return named if controls.prompt_embeds is None else [*named, ("prompt_embeds", controls.prompt_embeds)]
+
+
+def _reference_of(objects: ObjectStore, name: str, *, local_files: bool) -> str:
+    if not REFERENCE.fullmatch(name):
+        if not local_files:
+            raise BadSpecification(
+                f"{name[:60]!r} is not a stored input; upload its file first (POST /v1/files or `farm upload`)"
+            )
+        return upload(objects, Path(name))
+    if not has_input(objects, name):
+        raise BadSpecification(f"{name} is not in the store; upload its file first (POST /v1/files or `farm upload`)")
+    return name
 
 
 def _read(file: Path) -> bytes:

@@ -1,4 +1,7 @@
-"""Examining what the farm stands on: every address tried, each fault with what to do about it."""
+"""Examining what the farm stands on: every address tried, each fault with what to do about it.
+
+Each check imports what it looks at, so that nothing is loaded for a service that this farm does not use.
+"""
 
 import contextlib
 import os
@@ -8,16 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scheduler.local import local_farm
+from scheduler.local.home import Home
 from scheduler.services import make_home
-from storage.broker.tickets import Tickets
-from storage.database import schema
-from storage.database.connection import Database
 from storage.errors import BrokerProblem, DatabaseProblem, FarmError
-from storage.fleet.workers import Workers
-from storage.objects.store import open_objects
 from storage.settings import Settings
-from storage.spec.registry import read_registry
 
 #: Probed with an object of this name; the worker's rights are enough for it.
 _PROBE_KEY = "doctor/probe"
@@ -79,6 +76,8 @@ def _look_at_home(settings: Settings) -> Finding | str:
 
 
 def _look_at_models(settings: Settings) -> str:
+    from storage.spec.registry import read_registry
+
     registry = read_registry(settings)
     return f"{', '.join(registry.models)} (default {registry.default})"
 
@@ -86,6 +85,9 @@ def _look_at_models(settings: Settings) -> str:
 def _look_at_database(settings: Settings) -> Finding | str:
     if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
         return f"{settings.database}: will be made on first use"
+    from storage.database import schema
+    from storage.database.connection import Database
+
     database = Database(settings.database)
     with contextlib.closing(database):
         schema.check(database)
@@ -98,10 +100,12 @@ def _look_at_database(settings: Settings) -> Finding | str:
 def _look_at_broker(settings: Settings) -> Finding | str:
     url = settings.broker_url
     if url is None:
-        farm = local_farm.Home(settings).running()
+        farm = Home(settings).running()
         if farm is None:
             return "not set: `farm render` or `farm up` starts one here"
         url = farm.broker_url
+    from storage.broker.tickets import Tickets
+
     tickets = Tickets(settings.model_copy(update={"broker_url": url}))
     tickets.check()
     policy = tickets.eviction_policy()
@@ -112,6 +116,8 @@ def _look_at_broker(settings: Settings) -> Finding | str:
 
 
 def _look_at_objects(settings: Settings) -> Finding | str:
+    from storage.objects.store import open_objects
+
     objects = open_objects(settings)
     objects.check()
     objects.delete(_PROBE_KEY)
@@ -129,9 +135,14 @@ def _look_at_objects(settings: Settings) -> Finding | str:
 
 
 def _look_at_workers(settings: Settings) -> Finding | str:
-    registry = read_registry(settings)
     if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
         return "none runs"
+    from storage.database import schema
+    from storage.database.connection import Database
+    from storage.fleet.workers import Workers
+    from storage.spec.registry import read_registry
+
+    registry = read_registry(settings)
     database = Database(settings.database)
     with contextlib.closing(database):
         try:

@@ -1,25 +1,29 @@
-"""Waiting for a render: its counters as they change, its pictures as they come."""
+"""Waiting for a render: the one loop for everybody who reads rows."""
 
 import time
 from collections.abc import Callable
 
-from scheduler.results.download import Downloads
 from storage.renders.views import RenderView, Views
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.1
 
 
-def follow(
-    views: Views, render_id: str, *, downloads: Downloads | None, show: Callable[[RenderView], None]
+def wait_for_render(
+    views: Views, render_id: str, *, seconds: float | None = None, look: Callable[[RenderView], bool] | None = None
 ) -> RenderView:
-    """Return when every job of the render is final and, with `downloads`, every picture is here."""
-    seen: RenderView | None = None
+    """Wait until every job of a render is final, or for so many seconds, and return how it stands then.
+
+    Args:
+        look: called with the render as often as it is read, such as to show its progress and to fetch its pictures.
+            Returns True if there was something to do: then it is called again at once, and the wait does not end.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         render = views.render(render_id)
-        show(render)
-        fetched = downloads.advance() if downloads and (render != seen or render.finished) else 0
-        if render.finished and not fetched:
+        busy = look is not None and look(render)
+        if not busy and render.finished:
             return render
-        seen = render
-        if not fetched:
+        if deadline is not None and time.monotonic() >= deadline:
+            return render
+        if not busy:
             time.sleep(_POLL_SECONDS)

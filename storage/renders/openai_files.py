@@ -1,5 +1,6 @@
 """Files and batches of OpenAI's Batch API: a batch is a render, a line of its file some of that render's pictures."""
 
+import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import api_batches, api_files
@@ -84,10 +86,13 @@ class OpenAIFiles:
         render_id: str,
         metadata: Mapping[str, str],
         lines: Sequence[Line],
-    ) -> str:
-        batch_id = f"batch_{secrets.token_hex(12)}"
+    ) -> OpenAIBatch:
+        """Make a render a batch. Idempotent: a render is one batch, whose id follows from the render's."""
+        batch_id = f"batch_{hashlib.sha256(render_id.encode()).hexdigest()[:24]}"
+        insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
         connection.execute(
-            insert(api_batches).values(
+            insert_unless_there(api_batches)
+            .values(
                 id=batch_id,
                 owner=owner,
                 file_id=file_id,
@@ -96,8 +101,9 @@ class OpenAIFiles:
                 lines=json.dumps([[line.custom_id, line.first, line.n, line.body] for line in lines]),
                 created_at=database_now(),
             )
+            .on_conflict_do_nothing()
         )
-        return batch_id
+        return _batch(connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).one())
 
     def batch(self, owner: str | None, batch_id: str) -> OpenAIBatch:
         """Return a batch. Raises NotFound, also for another owner's."""

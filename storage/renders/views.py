@@ -14,7 +14,7 @@ from storage.errors import NotFound
 from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
-from storage.rules.states import Priority, State, render_state
+from storage.rules.states import FINAL, Priority, State, render_state
 from storage.spec.picture import Spec, read_spec
 
 _PAGE = 1000
@@ -179,6 +179,13 @@ class Views:
                 return
             after = page[-1].index
             left = None if left is None else left - len(page)
+
+    def final_jobs(self, render_id: str) -> Iterator[tuple[int, State]]:
+        """Yield the index and state of each of a render's jobs that is done, failed or cancelled, in no order."""
+        statement = select(jobs.c.index, jobs.c.state).where(jobs.c.render_id == render_id, jobs.c.state.in_(FINAL))
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=_PAGE).execute(statement):
+                yield row._mapping["index"], State(row.state)
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""

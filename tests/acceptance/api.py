@@ -52,7 +52,7 @@ def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api
     with home.started("up") as up:
         up.says("Ctrl-C stops it")
         with home.started("api", "--port", "0") as api:
-            api.says("its page is /docs")
+            api.says("documentation at /docs")
             match = re.search(r"http://[\d.]+:\d+", api.err)
             assert match is not None
             eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves", timeout=30)

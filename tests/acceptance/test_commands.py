@@ -82,7 +82,10 @@ def test_a_contact_sheet_of_a_render_is_written(served: Home, render: Any) -> No
 def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
     accepted = home.farm("render", "--model", "simulated", "a red star", "--no-wait").out.strip()
 
-    assert f"render {accepted} is running and has no pictures to show" in home.farm("sheet", accepted, code=2).complaint
+    assert (
+        f"render {accepted} is running and has no finished pictures yet"
+        in home.farm("sheet", accepted, code=2).complaint
+    )
 
 
 def test_a_control_without_effect_is_remarked_on(home: Home) -> None:
@@ -130,7 +133,7 @@ def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
     assert re.search(rf" bad picture +{bad['id']} +1 ", singly)
     told = served.farm("faults", "--model", "simulated", "--json").json
     assert (told["latest"][0]["job"], told["counts"][0]["jobs"]) == (bad["id"], 1)
-    assert served.farm("faults", "--worker", "nobody-here").out == "nothing went wrong in that time\n"
+    assert served.farm("faults", "--worker", "nobody-here").out == "no faults in this time span\n"
     assert "such as 90m, 24h or 7d" in served.farm("faults", "--since", "yesterday", code=2).err
     last = [worker["last_fault"] for worker in served.farm("workers", "--json").json]
     assert "bad picture" in {fault["fault"] for fault in last if fault is not None}
@@ -138,9 +141,9 @@ def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
 
 def test_a_worker_is_released_by_name(served: Home) -> None:
     name = served.farm("workers", "--json").json[0]["name"]
-    assert served.farm("workers", "release", name).out == f"{name} is in no quarantine\n"
+    assert served.farm("workers", "release", name).out == f"{name} is not quarantined\n"
     assert served.farm("workers", "release", name, "--json").json == {"worker": name, "released": 0}
-    assert f"known are {name}, " in served.farm("workers", "release", "nobody", code=2).complaint
+    assert f"workers: {name}, " in served.farm("workers", "release", "nobody", code=2).complaint
 
 
 def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:
@@ -155,7 +158,7 @@ def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served:
     assert after["done"] > 0
     assert after["cancelled"] > 0
     assert after["done"] + after["cancelled"] == after["total"] == 60
-    assert again.out == f"render {render_id} is cancelled already, nothing to cancel\n"
+    assert again.out == f"render {render_id} is already cancelled; nothing to cancel\n"
     assert served.farm("cancel", render_id, "--json").json["cancelled"] == 0
     states = [job["state"] for job in served.farm("jobs", render_id, "--json").json]
     assert (states.count("done"), states.count("cancelled")) == (after["done"], after["cancelled"])
@@ -165,7 +168,7 @@ def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served:
 def test_cancelling_tells_how_many_jobs_it_dropped(served: Home) -> None:
     render_id = served.farm(*SLOW, "-n", "40").json["render"]
     said = served.farm("cancel", render_id).out
-    assert re.fullmatch(rf"cancelled \d+ jobs of render {render_id}; \d+ pictures? done before\n", said)
+    assert re.fullmatch(rf"cancelled \d+ jobs of render {render_id}; \d+ pictures? done\n", said)
 
 
 def test_jobs_that_failed_are_told_and_rendered_again_with_their_seeds(served: Home) -> None:

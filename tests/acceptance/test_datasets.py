@@ -83,8 +83,8 @@ def test_bad_rows_are_left_out_on_request_with_a_report(served: Home) -> None:
     made = served.farm("render", "--prompts", manifest, "--skip-bad", "--json")
 
     assert made.json["done"] == 12
-    assert [f"left out: some.jsonl line {n}: " in made.err for n in (13, 14, 15)] == [True] * 3
-    assert "3 rows left out" in made.err
+    assert [f"skipped: some.jsonl line {n}: " in made.err for n in (13, 14, 15)] == [True] * 3
+    assert "3 invalid rows skipped" in made.err
 
 
 def test_a_render_is_accepted_once_under_its_name(served: Home) -> None:

@@ -8,9 +8,14 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
+from scheduler.cli.main import COMMANDS
 from scheduler.cli.main import main as farm
+
+#: What commands import only where they need it.
+_HEAVY = ("alembic.command", "boto3", "celery", "fastapi", "kombu", "rich.progress", "sqlalchemy.dialects.postgresql")
 
 
 def become(order: dict[str, Any]) -> None:
@@ -28,6 +33,10 @@ def become(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    for command in COMMANDS.values():
+        command.load()
+    for name in (*_HEAVY, "scheduler.api.app", "scheduler.api.context", "scheduler.local.doctor"):
+        import_module(name)
     # Else each fork copies the memory page by page as its collector looks through it.
     gc.freeze()
     for line in sys.stdin:

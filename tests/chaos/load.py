@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from scheduler.intake.submit import quanta, submit
+from scheduler.intake import order as intake_order
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.submit import intake_of, quanta, submit_order
 from storage.errors import ServiceProblem
-from storage.jobs.values import Submission
 from tests.chaos.ledger import Order
 from tests.chaos.stage import Stage
 
@@ -62,14 +63,13 @@ class Load:
         stage = self.stage
         order = stage.ledger.order(self.rng, most=stage.plan.most_jobs_a_render)
         registry = stage.services.registry
-        specs = (registry.resolve(request, seed=order.first_seed) for request in order.requests())
+        specs = tuple(registry.resolve(request, seed=order.first_seed) for request in order.requests())
         try:
-            accepted = submit(
-                stage.services.jobs,
-                registry,
-                stage.tickets,
-                specs,
-                Submission(owner=order.owner, priority=order.priority),
+            accepted = submit_order(
+                intake_of(stage.services, stage.tickets),
+                Submitter(owner=order.owner),
+                intake_order.Order(specs=specs),
+                Terms(priority=order.priority),
             )
         except ServiceProblem as error:
             # Perhaps it was accepted and the answer lost: then it must be there as a whole.

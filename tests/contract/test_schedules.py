@@ -16,9 +16,11 @@ from sqlalchemy import func, select
 
 from scheduler.cron.firing import ScheduleRunner
 from scheduler.cron.plan import in_zone
-from scheduler.cron.stored_orders import SubmissionTerms, store_order
+from scheduler.cron.stored_orders import store_order
+from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.manifests import manifest
 from scheduler.intake.order import Order
+from scheduler.intake.submit import Intake
 from scheduler.intake.templates import Templates
 from storage.access.keys import Keys, Limits, Role
 from storage.access.quotas import Quotas
@@ -68,12 +70,15 @@ def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -
 def clockwork_over(farm: Jobs, database: Database, objects: ObjectStore, clock: Callable[[], float]) -> ScheduleRunner:
     return ScheduleRunner(
         schedules=Schedules(database, farm),
-        jobs=farm,
         keys=Keys(database),
-        quotas=Quotas(database),
-        objects=objects,
-        registry=REGISTRY,
-        tickets=None,
+        intake=Intake(
+            jobs=farm,
+            views=Views(database),
+            quotas=Quotas(database),
+            registry=REGISTRY,
+            objects=objects,
+            tickets=None,
+        ),
         clock=clock,
     )
 
@@ -84,13 +89,13 @@ def add(
     name: str = "nightly",
     plan: Plan = NIGHTLY,
     order: Order | None = None,
-    terms: SubmissionTerms | None = None,
+    key_id: str | None = None,
     since: float = TWO_AT_NIGHT - 7200,
 ) -> Schedule:
     """A schedule that was made at a moment of the faked clock."""
     order = order or Order(prompts=("a kitten",), pictures_each=2)
-    terms = terms or SubmissionTerms(same_seeds=plan.seeds == "same")
-    kept = store_order(order, terms, REGISTRY, runner.objects)
+    submitter = Submitter(owner="ann", key_id=key_id, local_files=True)
+    kept = store_order(runner.intake, submitter, order, Terms(), same_seeds=plan.seeds == "same")
     made = runner.schedules.add(owner="ann", name=name, plan=plan, order=kept.model_dump(mode="json"))
     with runner.schedules.database.write() as connection:
         connection.execute(schedules.update().where(schedules.c.id == made.id).values(decided_to=since))
@@ -194,7 +199,8 @@ def test_files_and_templates_are_kept_with_the_schedule(
 
 def test_what_cannot_be_rendered_any_more_is_noted_and_not_tried_again(runner: ScheduleRunner, clock: Clock) -> None:
     schedule = add(runner, order=Order(prompts=("a kitten",), defaults={"model": "tiny"}))
-    elsewhere = replace(runner, registry=parse_registry('[models.other]\nkind = "simulated"', where="here"))
+    others = parse_registry('[models.other]\nkind = "simulated"', where="here")
+    elsewhere = replace(runner, intake=replace(runner.intake, registry=others))
     clock.moment = TWO_AT_NIGHT
 
     elsewhere.run_once()
@@ -209,7 +215,7 @@ def test_a_schedule_of_a_key_that_is_revoked_or_used_up_fires_no_more(
     runner: ScheduleRunner, clock: Clock, farm: Jobs
 ) -> None:
     key, _ = runner.keys.create(name="app", owner="ann", role=Role.SUBMIT, limits=Limits(queued=3))
-    schedule = add(runner, terms=SubmissionTerms(key_id=key.id))
+    schedule = add(runner, key_id=key.id)
     for night in range(4):
         clock.moment = TWO_AT_NIGHT + night * 86_400
         if night == 2:
@@ -333,7 +339,7 @@ def test_a_schedule_whose_prompts_cannot_be_read_now_holds_up_no_other(
     def away(*_: object) -> None:
         raise ObjectStoreProblem("objects are away")
 
-    monkeypatch.setattr(runner.objects, "copy", away)
+    monkeypatch.setattr(runner.intake.objects, "copy", away)
     with pytest.raises(ObjectStoreProblem):
         runner.run_once()
     assert [outcomes(runner, one) for one in (a, b)] == [[], [FiringOutcome.FIRED]]
@@ -510,7 +516,7 @@ def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
 # -- a month ---------------------------------------------------------------------------------------------------
 
 PLANS = {
-    "hourly": "0 * * * *",
+    "every hour at night": "0 0-5 * * *",
     "half past two": "30 2 * * *",
     "every twenty minutes at night": "*/20 1-3 * * *",
     "weekdays": "15 9 * * mon-fri",
@@ -531,8 +537,8 @@ def expected_times(name: str, month: int) -> list[str]:
         if day == summer_ends:
             hours.insert(hours.index(2), 2)
         match name:
-            case "hourly":
-                found += [f"{date} {hour:02d}:00" for hour in hours]
+            case "every hour at night":
+                found += [f"{date} {hour:02d}:00" for hour in hours if hour <= 5]
             case "half past two":
                 found.append(f"{date} 03:00" if day == summer_begins else f"{date} 02:30")
             case "every twenty minutes at night":

@@ -159,10 +159,10 @@ def test_embeddings_brought_along_draw_what_their_prompt_draws(models: Models, l
     ("tensors", "reason"),
     [
         ({"prompt_embeds": torch.zeros(77, 33), "negative_prompt_embeds": torch.zeros(77, 32)}, r"77×33, .* 1×n×32"),
-        ({"prompt_embeds": torch.zeros(77, 32)}, "guidance above 1 .* negative_prompt_embeds"),
+        ({"prompt_embeds": torch.zeros(77, 32)}, "guidance_scale above 1, .* negative_prompt_embeds"),
         (
             {"prompt_embeds": torch.zeros(77, 32), "negative_prompt_embeds": torch.zeros(154, 32)},
-            "different lengths",
+            "lengths differ",
         ),
     ],
 )

@@ -1,12 +1,11 @@
 """Controls of a picture: how they are written, what fits which model, what may share a batch."""
 
 import re
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from scheduler.intake.submit import collecting_remarks
+from scheduler.intake.submit import SpecifiedJobs
 from storage.errors import BadSettings, BadSpecification
 from storage.jobs.values import NewJob
 from storage.spec.capabilities import remarks
@@ -185,11 +184,11 @@ def test_what_is_hardly_meant_is_remarked_on(model: str, fields: dict[str, Any],
 
 
 def test_remarks_are_counted_over_a_render() -> None:
-    noted: Counter[str] = Counter()
     sizes = (1024, 512, 512, 512)
     wanted = [NewJob(spec=spec("xl", width=size, height=size)) for size in sizes]
-    assert list(collecting_remarks(wanted, REGISTRY, noted)) == wanted
-    assert list(noted.values()) == [3]
+    jobs = SpecifiedJobs(iter(wanted), REGISTRY)
+    assert list(jobs) == wanted
+    assert list(jobs.remarks.values()) == [3]
 
 
 def test_what_a_model_takes_is_left_to_its_worker_where_it_is_not_known() -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from scheduler.intake.manifests import manifest, read_manifest
-from scheduler.intake.requests import BadRows
+from scheduler.intake.requests import BadRows, SourcedRequest
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.picture import Request
 
@@ -93,7 +93,7 @@ def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\nnot JSON\n')
     requests = read_manifest(manifest(path))
-    assert next(requests) == (f"{path} line 1", Request(prompt="a"))
+    assert next(requests) == SourcedRequest(f"{path} line 1", Request(prompt="a"))
     with pytest.raises(BadSpecification, match="line 2"):
         next(requests)
 

@@ -1,6 +1,7 @@
 import pytest
 
-from scheduler.cli.output import RenderPace, counted, duration, print_table
+from scheduler.cli.output import counted, duration, print_table
+from scheduler.cli.progress import RenderPace
 from storage.renders.views import RenderView
 from storage.rules.states import Priority
 
@@ -82,7 +83,7 @@ def test_things_are_counted_in_words(n: int, shown: str) -> None:
 def test_a_table_into_a_pipe_keeps_every_word_and_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["NAME", "PROMPT"], [("a", "[bold]a red star[/bold]"), ("b", None)])
     assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
-        ["NAME", "PROMPT                 "],
+        ["NAME", "PROMPT"],
         ["a", "[bold]a red star[/bold]"],
         ["b"],
     ]

@@ -3,7 +3,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from scheduler.intake.requests import numbered, with_defaults
-from scheduler.intake.submit import quanta, specify
+from scheduler.intake.specify import specify
+from scheduler.intake.submit import quanta
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.models import SimulatedModel
 from storage.spec.picture import MAX_SEED, Request

@@ -1,1 +1,1 @@
-"""The processes of a worker machine: supervisor, one parent per device, one child that owns it."""
+"""The processes of a GPU machine: a supervisor, and for each device a parent and the child that owns the device."""

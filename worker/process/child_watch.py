@@ -1,7 +1,7 @@
-"""The parent's eye on its child: a device process that has stopped speaking is killed, for a fresh one to start.
+"""The parent watches its child: a device process that is silent for too long is killed, and Celery starts another.
 
-The child watches its device itself (`worker.serving.watchdog`). This is for what stops the child as a whole, such as a
-library that hangs with the interpreter's lock: then none of its threads runs.
+The child watches the device itself (`worker.serving.watchdog`). This catches what stops the child as a whole, such as
+a library that hangs while it holds the interpreter's lock: then none of its threads runs.
 """
 
 import logging
@@ -17,19 +17,19 @@ from storage.fleet.workers import Workers
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
-#: So many looks in a row: after an outage of the database the child gets time to speak again.
+#: So many silent looks in a row: after an outage of the database, the child gets time to report.
 _LOOKS = 3
 
 
 class ChildWatch:
-    """Looks at the child's own row."""
+    """Looks at the row that the child keeps up to date (`worker.serving.heartbeat`)."""
 
     def __init__(
         self, workers: Workers, *, name: str, silent_seconds: float, children: Callable[[], Collection[int]]
     ) -> None:
         """
         Args:
-            children: the process ids of the children that run now.
+            children: the process ids of the children that are running.
         """
         self._workers = workers
         self._name = name
@@ -38,7 +38,7 @@ class ChildWatch:
         self._silent_looks = 0
 
     def start(self) -> None:
-        threading.Thread(target=self._watch, name="overseer", daemon=True).start()
+        threading.Thread(target=self._watch, name="child-watch", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
@@ -46,11 +46,11 @@ class ChildWatch:
             try:
                 self.look()
             except DatabaseProblem:
-                # Nobody can speak now; whoever depends on the database says so.
+                # Nobody can report now; whoever depends on the database says so.
                 self._silent_looks = 0
 
     def look(self) -> None:
-        """Kill the child that announced itself and has been silent at every look of late."""
+        """Kill the child if it announced itself and was silent at each of the last looks."""
         silent = [
             worker.pid
             for worker in self._workers.all()

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from celery import Celery
@@ -40,56 +40,47 @@ log = logging.getLogger(__name__)
 
 #: BSD's EX_TEMPFAIL: try again, with a fresh process.
 _EXIT_CODE = 75
-#: How long pictures that were made before a device hung may take to be stored.
+#: How long to go on storing finished pictures after the device hung.
 _LAST_SECONDS = 10.0
 
 
 class DeviceProcess:
-    """Wires a turn together; `start` runs the threads beside it."""
+    """Everything that a device process holds, made once; `turn` serves tickets, `start` runs the threads beside it."""
 
     def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
-        self.me = me = Identity.of(settings)
-        configure_logging(settings, me.name)
+        self.me = Identity.of(settings)
+        configure_logging(settings, self.me.name)
 
-        # The services, and what waits for one that is away.
         database, objects = Database(settings.database), open_objects(settings)
-        self._jobs, faults = Jobs(database, settings.retry_policy), FaultLog(database)
+        self._jobs = Jobs(database, settings.retry_policy)
         self._workers = Workers(database)
+        faults = FaultLog(database)
         self._heartbeat = Heartbeat(
-            self._workers, faults, name=me.name, seconds=settings.renew_seconds, announce=self._announce
+            self._workers, faults, name=self.me.name, seconds=settings.renew_seconds, announce=self._announce
         )
-        retry = OutageRetry(stopping, self._heartbeat)
-        jobs = PatientJobs(self._jobs, retry)
-
-        # The device, and who watches it. Leases are not patient: they must run out while a database is away.
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
         self._leases = Leases(
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
-        backends = open_backends(
-            me.kinds,
-            me.device,
-            BackendResources(
-                inputs=InputCache(PatientInputs(objects, retry, self._watchdog)),
-                loras=me.registry.loras,
-                home=settings.home.absolute(),
-            ),
-        )
-        self._hardware = _hardware_name(backends)
 
+        # Beats and leases have rounds of their own and skip one while the database is away. All else waits.
+        retry = OutageRetry(stopping, self._heartbeat)
+        jobs = PatientJobs(self._jobs, retry)
+        memory_limits = PatientMemoryLimits(MemoryLimits(database), retry)
+
+        backends = self._open_backends(settings, InputCache(PatientInputs(objects, retry, self._watchdog)))
+        self._hardware = _hardware_name(backends)
         self.turn = Turn(
             context=WorkerContext(
-                worker=me.name,
+                worker=self.me.name,
                 jobs=jobs,
                 leases=self._leases,
                 watchdog=self._watchdog,
-                batch_limits=BatchLimits(
-                    PatientMemoryLimits(MemoryLimits(database), retry), device_name=self._hardware
-                ),
+                batch_limits=BatchLimits(memory_limits, device_name=self._hardware),
                 publisher=Publisher(jobs=jobs, objects=PatientObjects(objects, retry), leases=self._leases),
                 heartbeat=self._heartbeat,
             ),
-            served=me.served,
+            served=self.me.served,
             turn_seconds=settings.turn_seconds,
             load_seconds=settings.load_seconds,
             tickets=Tickets(settings, app),
@@ -98,14 +89,18 @@ class DeviceProcess:
             stopping=stopping,
         )
 
+    def _open_backends(self, settings: Settings, inputs: InputCache) -> Mapping[str, Backend]:
+        resources = BackendResources(inputs=inputs, loras=self.me.registry.loras, home=settings.home.absolute())
+        return open_backends(self.me.kinds, self.me.device, resources)
+
     def start(self) -> None:
-        """Renew leases from now on, and announce this worker."""
+        """Start to renew leases and to beat, which announces this worker."""
         self._leases.start()
         self._heartbeat.start()
         log.info("ready", extra={"device": self.me.device, "pid": os.getpid(), "models": ",".join(self.me.served)})
 
     def leave(self) -> NoReturn:
-        """End this process, whose device hangs or is broken, so that a fresh one takes its place."""
+        """End this process, whose device hangs or is broken, for a fresh one to take its place."""
         logging.shutdown()
         # No clean-up: it would call the device.
         os._exit(_EXIT_CODE)
@@ -113,11 +108,11 @@ class DeviceProcess:
     def _give_up(self, hanging: Sequence[ClaimedJob]) -> None:
         """Give back the jobs that the device hangs with, and end: only the end of its process stops a kernel."""
         seconds = self._watchdog.silent_for()
-        log.error("device hangs and is given up", extra={"device": self.me.device, "silent_seconds": seconds})
+        log.error("device hangs, its process ends", extra={"device": self.me.device, "silent_seconds": seconds})
         try:
             self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
         except DatabaseProblem as error:
-            log.warning("jobs are left to their leases", extra={"error": error})
+            log.warning("the jobs in hand return when their leases expire", extra={"error": error})
         self._leases.until_published(_LAST_SECONDS)
         self.leave()
 
@@ -133,6 +128,6 @@ class DeviceProcess:
         self._workers.announce(worker)
 
 
-def _hardware_name(backends: dict[str, Backend]) -> str:
+def _hardware_name(backends: Mapping[str, Backend]) -> str:
     """Ask the first backend: it is the one that knows the hardware best."""
     return next(iter(backends.values())).hardware_name()

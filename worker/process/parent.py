@@ -1,4 +1,4 @@
-"""The Celery worker of one device, started by the supervisor: `python -m worker.process.parent`."""
+"""The Celery worker of one device, which the supervisor starts: `python -m worker.process.parent`."""
 
 import os
 import warnings
@@ -25,7 +25,7 @@ def main() -> None:
     me = Identity.of(settings)
     configure_logging(settings, me.name)
     lifeline.stop_with_parent()
-    # It warns of root because pickled messages could carry code; ours are JSON.
+    # Celery warns of running as root because pickled messages can carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = make_celery(
         settings, transport_options={"queue_order_strategy": "worker.process.queue_order:LoadedModelFirst"}
@@ -37,13 +37,13 @@ def main() -> None:
     queues = ",".join(map(queue_name, me.served))
     app.worker_main(
         [
-            # Our own log lines tell what Celery's banner and its pool's chatter would.
+            # Our own log lines say what Celery's banner and its pool's messages would.
             "--quiet",
             "worker",
             f"--hostname={me.name}",
             f"--queues={queues}",
             "--loglevel=warning",
-            # Workers of the farm know each other through the database.
+            # Workers find each other through the database.
             "--without-gossip",
             "--without-mingle",
             "--without-heartbeat",
@@ -58,7 +58,7 @@ def _watch_child(settings: Settings, name: str) -> None:
         ChildWatch(
             Workers(Database(settings.database)),
             name=name,
-            # Far longer than the child ever keeps its interpreter busy, and than its jobs' leases last.
+            # Far longer than the child ever blocks its interpreter, and than its jobs' leases last.
             silent_seconds=max(60.0, 2 * settings.lease_seconds),
             children=lambda: sender.pool.info["processes"],
         ).start()
@@ -67,7 +67,7 @@ def _watch_child(settings: Settings, name: str) -> None:
 
 
 def _tell_child_when_stopping(instance: Any, **_: Any) -> None:
-    """Celery waits for the running turn; without a word to the child that would last until the queue is empty."""
+    """Tell the child when Celery stops: it waits for the running turn, which can last until the queue is empty."""
 
     def tell(**_: Any) -> None:
         for pid in instance.pool.info["processes"]:

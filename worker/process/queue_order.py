@@ -1,19 +1,19 @@
-"""Which model's queue a worker asks first: a strategy class for Kombu's Redis transport.
+"""Which model's queue a worker polls first: a strategy class for Kombu's Redis transport.
 
-Redis is asked for *every queue of the best priority, then of the next*; this class orders the queues within a
-priority: first the model that is loaded (the one served last), then the others, those unserved longest first. After
-a bounded time the others go first once, so that affinity starves nobody.
+Kombu polls *every queue at the highest priority, then at the next*; this class orders the queues within a priority:
+the loaded model (the one served last) first, then the others, the one that has waited longest first. After a bounded
+time the others go first once, so that affinity starves nobody.
 """
 
 import time
 from collections.abc import Callable, Iterable
 
-#: Seconds that the loaded model may stay first while the others wait. The class is made by Kombu without arguments.
+#: Seconds for which the loaded model stays first while others wait. A constant, for Kombu passes no arguments.
 STAY_SECONDS = 30.0
 
 
 class LoadedModelFirst:
-    """Kombu calls `update` with the queues, `consume` before each BRPOP and `rotate` with the queue that gave."""
+    """Orders queues: Kombu calls `update` with all of them, `consume` before a BRPOP, `rotate` after a message."""
 
     def __init__(self, it: Iterable[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         #: Least recently served first; the last one is the loaded model's.
@@ -28,7 +28,7 @@ class LoadedModelFirst:
         self._queues = [queue for queue in queues if queue not in kept] + kept
 
     def consume(self, n: int) -> list[str]:
-        """The queues in the order in which to ask for a ticket."""
+        """Return the queues in the order in which to poll them."""
         if not self._served:
             return self._queues[:n]
         *others, loaded = self._queues
@@ -37,7 +37,7 @@ class LoadedModelFirst:
         return [*others, loaded][:n]
 
     def rotate(self, last_used: str) -> str:
-        """Note which queue gave a ticket: its model is the loaded one now."""
+        """Note which queue a ticket came from: its model is the loaded one now."""
         if last_used in self._queues:
             if not self._served or self._queues[-1] != last_used or self._clock() - self._loaded_since >= STAY_SECONDS:
                 self._loaded_since = self._clock()

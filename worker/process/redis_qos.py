@@ -1,15 +1,15 @@
 """Acknowledgements that do not reach Redis.
 
-In kombu 5.7 an acknowledgement that Redis does not answer in time (`socket_timeout`) leaves its ticket counted as in
-hand. With a prefetch of one the worker would then never take another, though its connection is well again. Here the
-ticket is let go all the same: Redis delivers it again after the visibility timeout, which does no harm.
+In kombu 5.7, an acknowledgement that Redis does not answer in time (`socket_timeout`) leaves its ticket counted as
+unacknowledged. With a prefetch of one, the worker would never take another ticket, although its connection works
+again. Here the ticket is let go all the same: Redis redelivers it after the visibility timeout, which does no harm.
 """
 
 from kombu.transport import redis, virtual
 
 
 class ForgivingQoS(redis.QoS):
-    """Lets go of a ticket even where Redis could not be told."""
+    """Lets go of a ticket even if Redis could not be told."""
 
     def ack(self, delivery_tag: str) -> None:
         try:
@@ -27,5 +27,5 @@ class ForgivingQoS(redis.QoS):
 
 
 def install() -> None:
-    """For all Redis connections of this process."""
+    """Use it for all Redis connections of this process."""
     redis.Channel.QoS = ForgivingQoS

@@ -1,7 +1,7 @@
-"""`farm-worker`: starts one Celery worker per device, restarts what dies, stops them cleanly.
+"""`farm-worker`: starts one Celery worker per device, restarts those that die, and stops them cleanly.
 
-Stopping: the first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end
-of the grace period, kills the workers and gives their jobs back to the queue without burning an attempt.
+The first SIGTERM or Ctrl-C lets every worker finish and store its running batch. A second one, or the end of the grace
+period, kills the workers; their jobs are requeued, and this does not count as an attempt.
 """
 
 import logging
@@ -75,7 +75,7 @@ class Supervisor:
 
     def _stop(self, running: list[Keeper]) -> None:
         log.info(
-            "stopping, running batches are finished (a second request gives them back)",
+            "stopping after running batches; stop again to requeue those",
             extra={"workers": len(running)},
         )
         for worker in running:
@@ -86,9 +86,9 @@ class Supervisor:
             self._woken.wait(_POLL_SECONDS / 5)
         for worker in running:
             if worker.alive:
-                log.warning("worker killed, its jobs go back to the queue", extra={"worker": worker.name})
+                log.warning("worker did not stop in time: killed, its jobs are requeued", extra={"worker": worker.name})
                 worker.kill()
-            # Also after a clean end: pictures that no store took are rendered again elsewhere.
+            # After a clean end too: pictures that could not be stored are rendered again elsewhere.
             requeue_jobs_of(worker.name)
         self._forget(running)
 
@@ -98,7 +98,7 @@ class Supervisor:
             for worker in stopped:
                 Workers(database).forget(worker.name)
         except DatabaseProblem as error:
-            log.warning("workers not signed off", extra={"error": error})
+            log.warning("workers could not be signed off", extra={"error": error})
         finally:
             database.close()
 
@@ -106,10 +106,10 @@ class Supervisor:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--devices", metavar="LIST", help="auto, or a list such as cuda:0,cuda:1 (FARM_DEVICES).")
 @click.option("--simulated", type=click.IntRange(1, 64), metavar="N", help="N simulated devices instead of real ones.")
-@click.option("--serve", metavar="ALIASES", help="Models to serve, separated by commas (FARM_SERVE; default all).")
+@click.option("--serve", metavar="ALIASES", help="Comma-separated models to serve (FARM_SERVE; default: all).")
 @click.option("--stop-with-parent", is_flag=True, hidden=True)
 def main(devices: str | None, simulated: int | None, serve: str | None, stop_with_parent: bool) -> None:
-    """Render jobs on this machine's devices: one worker per device, until SIGTERM or Ctrl-C."""
+    """Render jobs on this machine's devices, one worker per device, until SIGTERM or Ctrl-C."""
     if simulated:
         devices = ",".join(f"simulated:{index}" for index in range(simulated))
     for name, value in {"FARM_DEVICES": devices, "FARM_SERVE": serve}.items():
@@ -128,13 +128,13 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
 
 
 def _ready_devices(settings: Settings) -> list[Device]:
-    """The devices to serve, once everything that a worker needs was found in order. Raises FarmError."""
+    """Return the devices to serve, after checking all that a worker needs. Raises FarmError."""
     registry = read_registry(settings)
     devices = find_devices(settings.devices)
     for device in devices:
         served_models(settings, registry, device)
     if settings.broker_url is None:
-        raise BadSettings("FARM_BROKER_URL is not set; name a Redis server, or use `farm up`, which runs one")
+        raise BadSettings("FARM_BROKER_URL is not set: name a Redis server, or use `farm up`, which starts one")
     Tickets(settings).check()
     database = Database(settings.database)
     try:

@@ -1,6 +1,6 @@
-"""Celery's entry: a ticket becomes a turn, and the jobs of a child that died go back at once.
+"""Celery's entry point: a ticket becomes a turn, and the jobs of a child that died are requeued at once.
 
-Imported by both processes of a worker: the light parent, which consumes tickets and never imports torch, and its one
+Both processes of a worker import this: the light parent, which consumes tickets and never imports torch, and its one
 spawned child, which owns the device.
 """
 
@@ -26,15 +26,15 @@ from worker.process.device_process import DeviceProcess
 
 log = logging.getLogger(__name__)
 
-#: The parent sends it to the child: finish the batch in hand, claim no other. (Celery's pool uses SIGUSR1 itself.)
+#: Sent by the parent to the child: finish the batch in hand and claim no more. (Celery's pool uses SIGUSR1 itself.)
 STOP_SIGNAL = signal.SIGUSR2
 
 
 class TurnRequest(Request):  # type: ignore[misc]
-    """In the parent: a ticket on its way through the child."""
+    """A ticket that the child is working on, as the parent sees it."""
 
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Give the jobs of a child that died back before the next child can take a ticket."""
+        """Requeue the jobs of a child that died before the next child can take a ticket."""
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):  # billiard wraps it with its traceback
             requeue_jobs_of(str(self.hostname), because=Fault.WORKER_DIED)
@@ -47,7 +47,7 @@ class TurnTask(Task):  # type: ignore[misc]
 
 @shared_task(name=TURN_TASK, base=TurnTask)
 def turn(alias: str) -> None:
-    """One ticket: serve a model for a while. Late, doubled or forged tickets do no harm."""
+    """Serve a model for a while. Late, duplicate and forged tickets do no harm."""
     process = device_process()
     try:
         model = process.me.registry[alias]
@@ -57,19 +57,19 @@ def turn(alias: str) -> None:
     try:
         process.turn.run(model)
     except DeviceBroken as error:
-        log.error("device broken, its process exits", extra={"device": process.me.device, "error": error})
+        log.error("device broken, its process ends", extra={"device": process.me.device, "error": error})
         process.leave()
 
 
 @functools.cache
 def device_process() -> DeviceProcess:
-    """What the child holds, made once: connections, loaded models, threads."""
+    """Return what the child holds, made once: connections, loaded models, threads."""
     return DeviceProcess(read_settings(), app=current_app, stopping=stop_request())
 
 
 @functools.cache
 def stop_request() -> threading.Event:
-    """What the child finds set once it is to stop."""
+    """Return the event that is set once the child is to stop."""
     return threading.Event()
 
 
@@ -83,13 +83,13 @@ def start_device_process(**_: Any) -> None:
 
 @setup_logging.connect
 def leave_logging_alone(**_: Any) -> None:
-    """Celery sets up logging unless somebody listens here; ours is set up in the entry points."""
+    """Keep Celery from configuring logging, which it does unless this signal is connected; the entry points do it."""
 
 
 def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
-    """Return what a worker holds to the queue: because of a fault, or as it was told to stop.
+    """Requeue the jobs that a worker holds, either because of a fault or because the worker was told to stop.
 
-    Without a database its leases run out instead.
+    While the database is away, they return when their leases expire instead.
     """
     settings = read_settings()
     database = Database(settings.database)
@@ -102,8 +102,8 @@ def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
                 worker=worker, fault=because, message="the process died while rendering"
             )
         if returned:
-            log.warning("jobs returned to the queue", extra={"worker": worker, "jobs": returned})
+            log.warning("jobs requeued", extra={"worker": worker, "jobs": returned})
     except DatabaseProblem as error:
-        log.warning("jobs are left to their leases", extra={"worker": worker, "error": error})
+        log.warning("the worker's jobs return when their leases expire", extra={"worker": worker, "error": error})
     finally:
         database.close()

@@ -1,1 +1,1 @@
-"""Everything that touches torch, behind one interface; what the other rooms import of it does without."""
+"""Everything that touches torch, behind one protocol (`backend`); what other rooms import works without torch."""

@@ -1,4 +1,4 @@
-"""Kandinsky's first half: its prior makes image embeddings from prompts, which its decoder then draws."""
+"""Kandinsky's first half: its prior turns prompts into image embeddings, from which its decoder draws."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from storage.spec.picture import Spec
 def image_embeddings(
     prior: Any, specs: Sequence[Spec], generators: Sequence[torch.Generator], after_step: Callable[..., dict[str, Any]]
 ) -> dict[str, torch.Tensor]:
-    """`image_embeds` and `negative_image_embeds` (batch, width), as the combined pipeline makes them for one picture.
+    """Return `image_embeds` and `negative_image_embeds` (batch, width), as the combined pipeline does for one picture.
 
-    For a negative prompt the prior draws its noise for both prompts at once, from one generator: such a picture goes
-    through it alone. Its generator then goes on to the decoder, as everywhere.
+    With a negative prompt, the prior draws the noise for both prompts at once from one generator: such a picture goes
+    through it alone. The generators are then used on by the decoder.
     """
     found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     together = [index for index, spec in enumerate(specs) if not spec.negative_prompt]

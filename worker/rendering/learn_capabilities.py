@@ -1,8 +1,8 @@
-"""What each pipeline class of Diffusers takes, learned from the classes: writes `storage/spec/pipelines.json`.
+"""Learns from the classes of Diffusers what each pipeline takes, and writes `storage/spec/pipelines.json`.
 
 python -m worker.rendering.learn_capabilities > storage/spec/pipelines.json
 
-Run it again after an update of Diffusers; a test says when.
+Run it after an update of Diffusers; a test fails until then.
 """
 
 import inspect
@@ -22,7 +22,7 @@ _OF_CONTROLNETS = {"control_images", "guess_mode", *PER_CONTROLNET}
 
 
 def table() -> dict[str, dict[str, list[str]]]:
-    """Controls of the text-to-image pipeline, alone and with a ControlNet, by what a `model_index.json` may name."""
+    """Return the controls of text-to-image pipelines, with and without ControlNet, by class in `model_index.json`."""
     found = {}
     tasks: Any = auto_pipeline.SUPPORTED_TASKS_MAPPINGS
     for name in sorted({pipeline.__name__ for task in tasks for pipeline in task.values()}):
@@ -38,14 +38,14 @@ def table() -> dict[str, dict[str, list[str]]]:
 
 
 def controls(pipeline: Any) -> list[str]:
-    """The controls, `negative_prompt` and `sampler` that a pipeline class takes as the worker gives them."""
+    """Return the controls (and `negative_prompt`, `sampler`) that a pipeline class takes in the worker's form."""
     arguments = inspect.signature(pipeline.__call__).parameters
     own = {"negative_prompt", *Controls.model_fields} - {"prompt_weighting", "loras"}
     taken = {name for name in own if _ARGUMENTS.get(name, name) in arguments}
     if "controlnet" not in inspect.signature(pipeline.__init__).parameters:
         taken -= _OF_CONTROLNETS
     if not weighs_prompts(pipeline):
-        # Others take embeddings and images too, each in its own form; the worker knows these.
+        # Others take embeddings and images too, but each in a form of its own, which the worker does not know.
         taken -= {"prompt_embeds", *_OF_CONTROLNETS}
     if "KarrasDiffusionSchedulers" in str(inspect.signature(pipeline.__init__).parameters.get("scheduler")):
         taken.add("sampler")

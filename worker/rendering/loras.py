@@ -1,4 +1,4 @@
-"""LoRAs of one pipeline: each loaded on its first use, then switched on and off per batch."""
+"""The LoRAs of one pipeline: each is loaded on its first use, then switched on and off per batch."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from worker.rendering.weights import hash_named
 
 
 class LoraAdapters:
-    """The LoRAs that a pipeline has loaded."""
+    """The LoRAs that one pipeline can use."""
 
     def __init__(self, pipeline: Any, known: Mapping[str, Lora]) -> None:
         self._pipeline = pipeline
@@ -19,7 +19,7 @@ class LoraAdapters:
         self._loaded: dict[str, str] = {}
 
     def switch(self, scales: Mapping[str, float]) -> None:
-        """Use exactly these LoRAs, by alias, at these scales. Raises RenderFailed if one cannot be loaded."""
+        """Use exactly these LoRAs (alias → scale). Raises RenderFailed if one cannot be loaded."""
         for alias in scales.keys() - self._loaded.keys():
             self._load(alias)
         if scales:
@@ -29,28 +29,28 @@ class LoraAdapters:
             self._pipeline.disable_lora()
 
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
-        """What pictures are made with while these LoRAs are switched on, by alias."""
+        """Return what the recipe says of pictures that are rendered with these LoRAs, by alias."""
         return {alias: {"scale": scale, "weights": self._loaded[alias]} for alias, scale in sorted(scales.items())}
 
     def _load(self, alias: str) -> None:
         if alias not in self._known:
-            raise RenderFailed(f"loras: no LoRA is registered as {alias!r} on this worker")
+            raise RenderFailed(f"loras: no LoRA named {alias!r} is registered on this worker")
         lora = self._known[alias]
         found = {"revision": lora.revision, "weight_name": lora.weight_name, "use_safetensors": True}
         try:
             with warnings.catch_warnings():
-                # PEFT asks whether a second adapter is meant.
+                # PEFT warns of a second adapter, which is meant.
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-                # Pipelines that read more than tensors from the file give them first.
+                # Pipelines that read more than tensors from the file return those first.
                 read = self._pipeline.lora_state_dict(lora.source, **found)
                 weights = hash_named(read[0] if isinstance(read, tuple) else read)
                 self._pipeline.load_lora_weights(lora.source, adapter_name=_adapter(alias), **found)
         except Exception as error:
-            # Whatever a loader raises, this LoRA cannot be used with this model; the message says why.
+            # A loader can raise anything; this LoRA cannot be used with this model, and the message says why.
             raise RenderFailed(f"loras: {alias} ({lora.source}) cannot be loaded: {error}") from error
         self._loaded[alias] = weights
 
 
 def _adapter(alias: str) -> str:
-    """PyTorch takes dots in the names of modules for paths."""
+    """Name the adapter without dots: PyTorch takes those in module names for paths."""
     return alias.replace(".", "_")

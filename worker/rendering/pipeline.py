@@ -24,14 +24,14 @@ from worker.rendering.samplers import make_scheduler
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import attention, release_memory
 
-#: Controls that a pipeline's call takes by the same name, one value for the whole batch.
+#: Controls that a pipeline's call takes under the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
 
 _BAD = Fault.BAD_PICTURE
 
 
 class LoadedPipeline:
-    """One pipeline on one device."""
+    """A pipeline as `worker.rendering.backend.LoadedModel`: one pipeline call per batch."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class LoadedPipeline:
         self._prompts = Prompts(pipeline, inputs)
         self._fill_to = model.batch_limit
         self._recipe = recipe
-        #: Kandinsky's combined pipeline is two: a prior, and this one.
+        #: The pipeline itself; of Kandinsky's combined one, which is a prior and a decoder, the decoder.
         self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
-        # Tensors stay on the device; but not every pipeline's are in 0…1, as its arrays are.
+        # Tensors stay on the device; but only these pipelines' are in 0…1, as the arrays of all are.
         self._output = "pt" if weighs_prompts(type(pipeline)) else "np"
         self.own_scheduler = self._denoiser.scheduler
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
@@ -65,9 +65,9 @@ class LoadedPipeline:
             return self._render(specs, on_step)
         except Abandoned:
             raise
-        except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised again below
+        except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised as a fault below
             fault = as_fault(error)
-        # Out of the handler: what was caught there holds the batch's tensors.
+        # Outside the handler: what was caught there holds the batch's tensors.
         release_memory()
         raise fault
 
@@ -81,7 +81,7 @@ class LoadedPipeline:
 
     @property
     def _saves_memory(self) -> bool:
-        """Asked of the VAE itself, which loaded models of the same weights share."""
+        """Whether the VAE does, which loaded models of the same weights share."""
         decoder = getattr(self._denoiser, "vae", None)
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
@@ -105,7 +105,7 @@ class LoadedPipeline:
         return RenderResult(pictures=pictures, recipe=recipe)
 
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
-        """The pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
+        """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
         shared = specs[0]
         self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler)
         self.adapters.switch(shared.loras or {})
@@ -118,13 +118,13 @@ class LoadedPipeline:
         return torch.stack([made[index] for index in range(len(specs))])
 
     def _filled(self, specs: Sequence[Spec]) -> Sequence[Spec]:
-        """With compiled parts every batch is a full one: else each size of batch would be compiled anew."""
+        """Fill the batch up if parts are compiled: they would be compiled anew for each batch size."""
         missing = max(0, self._fill_to - len(specs)) if self._model.compile != "none" else 0
         return [*specs, *[specs[-1]] * missing]
 
     def _call(self, specs: Sequence[Spec], words: Mapping[str, Any], on_step: Callable[[], None]) -> Any:
         shared = specs[0]
-        # Made on the CPU, so that a seed means the same noise on every device.
+        # On the CPU, so that a seed means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(spec.seed) for spec in specs]
         listeners = _listeners(on_step)
         if self._denoiser is not self.pipeline:
@@ -150,22 +150,22 @@ class LoadedPipeline:
         return made if isinstance(made, torch.Tensor) else torch.from_numpy(made).permute(0, 3, 1, 2)
 
     def _conditions(self, specs: Sequence[Spec]) -> Any:
-        """The images of each ControlNet as one tensor (batch, 3, height, width), 0…1; alone if there is one."""
+        """Return a tensor (batch, 3, height, width), 0…1, for each ControlNet; for a single one, not in a list."""
         resize = partial(self.pipeline.control_image_processor.preprocess, height=specs[0].height, width=specs[0].width)
         columns = zip(*(spec.control_images or () for spec in specs), strict=True)
         return one_or_all([resize([self._inputs.get(name, _image) for name in column]) for column in columns])
 
     def _spoiled(self, tensors: torch.Tensor) -> bool:
-        """Whether there is a picture that half precision may have spoiled. Raises RenderFailed if it was not that."""
+        """Tell whether half precision may have spoiled a picture. Raises RenderFailed if something else did."""
         finite = bool(tensors.isfinite().all())
         if self._recipe["dtype"] == "float32":
             if not finite:
-                raise RenderFailed("the picture is not finite (NaN): the model cannot make it", _BAD)
+                raise RenderFailed("the picture is not finite (NaN): the model cannot render it", _BAD)
             return False
         return not finite or bool((tensors.amax(dim=(1, 2, 3)) <= 0).any())
 
     def _in_single_precision(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
-        """Raises RenderFailed if that does not help: what is black then is meant to be."""
+        """Render again in single precision; what is still black is meant to be. Raises RenderFailed for NaN."""
         half = getattr(torch, self._recipe["dtype"])
         self.pipeline.to(torch.float32)
         self._prompts.forget()
@@ -176,13 +176,13 @@ class LoadedPipeline:
             self._prompts.forget()
         if not tensors.isfinite().all():
             raise RenderFailed(
-                "the picture is not finite (NaN), in single precision too: the model cannot make it", _BAD
+                "the picture is not finite (NaN), even in single precision: the model cannot render it", _BAD
             )
         return tensors
 
 
 def _listeners(on_step: Callable[[], None]) -> dict[str, Any]:
-    """Diffusers' callbacks after a step, by the names that a pipeline may know: the new one and the old one."""
+    """Return the callbacks after a step under the two names, new and old, of which a pipeline knows one."""
 
     def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         on_step()
@@ -192,7 +192,7 @@ def _listeners(on_step: Callable[[], None]) -> dict[str, Any]:
 
 
 def one_or_all(values: Any) -> Any:
-    """Pipelines take the values of several ControlNets as a list, that of one alone."""
+    """Return a single value by itself and several as a list, as pipelines take those of their ControlNets."""
     if values is None:
         return None
     return values[0] if len(values) == 1 else list(values)
@@ -204,11 +204,11 @@ def _sampler(scheduler: Any) -> dict[str, Any]:
 
 
 def _image(data: bytes) -> Image.Image:
-    """A conditioning image: upright, RGB."""
+    """Decode a conditioning image: upright, RGB."""
     return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
 
 
 def _to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """Pictures of a (batch, channel, height, width) tensor in 0…1, made bytes on the device: a quarter to copy."""
+    """Convert a (batch, channel, height, width) tensor in 0…1, to bytes while on the device: a quarter to copy."""
     rounded = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(picture) for picture in rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()]

@@ -1,7 +1,7 @@
-"""From prompts to embeddings: plain, weighted by Compel, or brought along; those of repeated prompts are kept.
+"""From prompts to embeddings: plain, weighted by Compel, or given by the caller; those of repeated prompts are cached.
 
-Each prompt is encoded alone, never in a batch: its embeddings, and so its picture, must not depend to the last bit on
-which neighbours it has or on what is in the cache.
+Each prompt is encoded alone, never in a batch: its embeddings, and so its picture, must not depend, not even in the
+last bit, on its neighbours or on what is in the cache.
 """
 
 from collections import OrderedDict
@@ -27,7 +27,7 @@ from storage.errors import RenderFailed
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
 
-#: A picture's embeddings by the pipeline's names for them, each with a batch of one.
+#: A picture's embeddings by the names of the pipeline's arguments, each with a batch of one.
 Embeddings = Mapping[str, torch.Tensor]
 
 _SD = (
@@ -43,16 +43,16 @@ _SDXL = (
     StableDiffusionXLControlNetPAGPipeline,
 )
 #: SDXL's embeddings of a prompt are 0.3 MB in half precision.
-_KEPT = 256
+_CAPACITY = 256
 
 
 def weighs_prompts(pipeline_class: type) -> bool:
-    """Whether Compel knows the pipeline's text encoders; the same pipelines are given embeddings, not prompts."""
+    """Tell whether Compel knows the pipeline's text encoders; these pipelines are given embeddings, not prompts."""
     return issubclass(pipeline_class, _SD + _SDXL)
 
 
 def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
-    """The tensors of a safetensors file."""
+    """Read a safetensors file. Raises ValueError."""
     try:
         found: Mapping[str, torch.Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -61,30 +61,30 @@ def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
 
 
 def _name_text_model(pipeline: Any) -> None:
-    """Diffusers 0.42 skips layers by way of `text_encoder.text_model`, which Transformers 5 does not have any more."""
+    """Add `text_encoder.text_model`, by which Diffusers 0.42 skips layers and which Transformers 5 no longer has."""
     encoder = getattr(pipeline, "text_encoder", None)
     if encoder is not None and hasattr(encoder, "final_layer_norm") and not hasattr(encoder, "text_model"):
-        # Not as a submodule: it would be its own child.
+        # Not as a submodule: the encoder would be its own child.
         encoder.__dict__["text_model"] = encoder
 
 
 class Prompts:
-    """The text encoders of one pipeline, and what they last said."""
+    """The text encoders of one pipeline, and a cache of what they returned."""
 
     def __init__(self, pipeline: Any, inputs: InputCache) -> None:
         self._pipeline = pipeline
         self._inputs = inputs
         _name_text_model(pipeline)
         self._two_encoders = isinstance(pipeline, _SDXL)
-        self._kept: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
+        self._cached: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
 
     def arguments(self, specs: Sequence[Spec]) -> list[dict[str, Any]]:
-        """The pipeline's arguments for its calls, and which specifications each is of (`at`, indices into `specs`).
+        """Return the arguments of one pipeline call or several, each with the indices of its specifications (`at`).
 
-        Pictures of one call have embeddings of one length: a longer neighbour must not lengthen, and so change, them.
+        Pictures of one call have embeddings of one length: a longer neighbour would lengthen, and so change, them.
 
         Raises:
-            RenderFailed: embeddings that were brought along do not fit the model.
+            RenderFailed: given embeddings do not fit the model.
         """
         if not weighs_prompts(type(self._pipeline)):
             return [
@@ -104,14 +104,14 @@ class Prompts:
         ]
 
     def forget(self) -> None:
-        """Encode anew from now on: the text encoders have another precision."""
-        self._kept.clear()
+        """Empty the cache: the text encoders have another precision now."""
+        self._cached.clear()
 
     def _encoded(self, spec: Spec) -> Embeddings:
         if spec.prompt_embeds is not None:
-            return self._brought(spec)
+            return self._given(spec)
         if spec.prompt_weighting == "compel":
-            return self._keep(
+            return self._cached_or(
                 ("weighted", spec.prompt, spec.negative_prompt, *self._adapters(spec)), lambda: self._weighted(spec)
             )
         embeddings = self._plain(spec.prompt, spec)
@@ -119,13 +119,13 @@ class Prompts:
             embeddings |= {f"negative_{name}": value for name, value in self._negative(spec).items()}
         return embeddings
 
-    def _keep(self, key: tuple[object, ...], encode: Any) -> dict[str, torch.Tensor]:
-        if key not in self._kept:
-            self._kept[key] = encode()
-        self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return dict(self._kept[key])
+    def _cached_or(self, key: tuple[object, ...], encode: Any) -> dict[str, torch.Tensor]:
+        if key not in self._cached:
+            self._cached[key] = encode()
+        self._cached.move_to_end(key)
+        while len(self._cached) > _CAPACITY:
+            self._cached.popitem(last=False)
+        return dict(self._cached[key])
 
     def _adapters(self, spec: Spec) -> tuple[object, ...]:
         # LoRAs may change the text encoder too.
@@ -145,44 +145,44 @@ class Prompts:
             names = ("prompt_embeds", None, "pooled_prompt_embeds", None) if self._two_encoders else ("prompt_embeds",)
             return {name: value for name, value in zip(names, found, strict=False) if name}
 
-        return self._keep((text, spec.clip_skip, *self._adapters(spec)), encode)
+        return self._cached_or((text, spec.clip_skip, *self._adapters(spec)), encode)
 
     def _negative(self, spec: Spec) -> dict[str, torch.Tensor]:
-        if not spec.negative_prompt and self._silence_is_zero():
+        if not spec.negative_prompt and self._empty_is_zeros():
             return {name: torch.zeros_like(value) for name, value in self._plain("", spec).items()}
         return self._plain(spec.negative_prompt, spec)
 
-    def _silence_is_zero(self) -> bool:
-        """SDXL was trained with zeros where there is no prompt."""
+    def _empty_is_zeros(self) -> bool:
+        """Tell whether no prompt means zeros, with which SDXL was trained."""
         return self._two_encoders and bool(self._pipeline.config.force_zeros_for_empty_prompt)
 
     # -- weighted ----------------------------------------------------------------------------------------------
 
     def _weighted(self, spec: Spec) -> dict[str, torch.Tensor]:
-        """Prompt and negative prompt together: Compel makes them equally long, in chunks of 77 tokens."""
+        """Encode prompt and negative prompt together: Compel makes them equally long, in chunks of 77 tokens."""
         compel = (CompelForSDXL if self._two_encoders else CompelForSD)(
             self._pipeline, device=self._pipeline._execution_device
         )
         try:
             found = compel(spec.prompt, negative_prompt=spec.negative_prompt)
         except Exception as error:
-            # Compel's parser raises many things, all of them about the prompt.
-            raise RenderFailed(f"prompt: Compel cannot weigh it: {error}") from error
+            # Compel's parser raises many kinds of errors, all of them about the prompt.
+            raise RenderFailed(f"prompt: Compel cannot parse its weights: {error}") from error
         embeddings = {"prompt_embeds": found.embeds, "negative_prompt_embeds": found.negative_embeds}
         if self._two_encoders:
             embeddings |= {
                 "pooled_prompt_embeds": found.pooled_embeds,
                 "negative_pooled_prompt_embeds": found.negative_pooled_embeds,
             }
-        if not spec.negative_prompt and self._silence_is_zero():
+        if not spec.negative_prompt and self._empty_is_zeros():
             embeddings |= {
                 name: torch.zeros_like(value) for name, value in embeddings.items() if name.startswith("negative_")
             }
         return {name: value.to(self._pipeline.unet.dtype) for name, value in embeddings.items()}
 
-    # -- brought along -----------------------------------------------------------------------------------------
+    # -- given by the caller -----------------------------------------------------------------------------------------
 
-    def _brought(self, spec: Spec) -> Embeddings:
+    def _given(self, spec: Spec) -> Embeddings:
         needed = ["prompt_embeds"] + ["pooled_prompt_embeds"] * self._two_encoders
         if spec.guidance_scale > 1:
             needed += [f"negative_{name}" for name in needed]
@@ -191,16 +191,16 @@ class Prompts:
         for name in needed:
             if name not in tensors:
                 if name.startswith("negative_") and "negative_prompt_embeds" not in tensors:
-                    raise RenderFailed(f"prompt_embeds: with guidance above 1 the file needs {name} too")
-                raise RenderFailed(f"prompt_embeds: the file has no {name}, which this model needs")
+                    raise RenderFailed(f"prompt_embeds: with guidance_scale above 1, the file must contain {name} too")
+                raise RenderFailed(f"prompt_embeds: the file does not contain {name}, which this model needs")
             embeddings[name] = self._fitting(name, tensors[name])
         lengths = {name: value.shape[1] for name, value in embeddings.items() if value.dim() == 3}
         if len(set(lengths.values())) > 1:
-            raise RenderFailed(f"prompt_embeds: of different lengths: {lengths}")
+            raise RenderFailed(f"prompt_embeds: lengths differ: {lengths}")
         return embeddings
 
     def _fitting(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """With a batch of one, in the model's precision."""
+        """Return the tensor with a batch of one, in the model's precision, on its device."""
         pooled = "pooled" in name
         width = (
             self._pipeline.text_encoder_2.config.projection_dim

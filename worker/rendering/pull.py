@@ -1,4 +1,4 @@
-"""Fetches a registered model's weights ahead of its first picture: `farm models pull ALIAS` runs this.
+"""Downloads a registered model's weights ahead of its first picture: `farm models pull ALIAS` runs this.
 
 python -m worker.rendering.pull ALIAS
 """
@@ -25,7 +25,7 @@ from storage.spec.models import DiffusersModel, Lora, Model, Weights
 from storage.spec.registry import read_registry
 from worker.rendering.weights import folder_of
 
-# What goes wrong is said once, by `main`.
+# Errors are reported once, by `main`.
 diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 
@@ -33,7 +33,7 @@ transformers.utils.logging.set_verbosity_error()
 @click.command()
 @click.argument("alias")
 def main(alias: str) -> None:
-    """Fetch the weights of a model or LoRA, safetensors only; files that are here are not fetched again."""
+    """Download the weights of a model or LoRA, safetensors only; files that are here are not downloaded again."""
     try:
         registry = read_registry(read_settings())
         for weights in _needed(registry.loras[alias] if alias in registry.loras else registry[alias]):
@@ -53,7 +53,7 @@ def _needed(entry: Model | Lora) -> list[Any]:
 
 
 def _fetched(weights: Any) -> str:
-    """The folder of what was fetched. Raises ModelUnavailable."""
+    """Download weights and return their folder. Raises ModelUnavailable."""
     try:
         if isinstance(weights, DiffusersModel):
             folder = _pipeline(weights)
@@ -65,33 +65,33 @@ def _fetched(weights: Any) -> str:
 
 
 def _pipeline(model: DiffusersModel) -> str:
-    """Fetch what `DiffusersBackend` will load: the parts of the pipeline, and of the prior that its card names."""
+    """Download what `DiffusersBackend` will load: the parts of the pipeline, and of the prior that its card names."""
     options = {"variant": model.variant, "use_safetensors": True}
     if not model.safety_checker:
         options["safety_checker"] = None
     folder = DiffusionPipeline.download(model.source, revision=model.revision, load_connected_pipeline=True, **options)
     card = Path(folder) / "README.md"
-    # Fetched only where the pipeline is one of two.
+    # Downloaded only where the pipeline is one of two.
     for prior in ModelCard.load(card).data.get("prior") or [] if card.exists() else []:
         click.echo(f"{prior}: {DiffusionPipeline.download(prior, **options)}")
     return str(folder)
 
 
 def _reason(error: BaseException, weights: Any) -> str:
-    """What went wrong at first, in a line or two: the libraries wrap what the hub answered several times."""
+    """Return the first cause in a line or two: the libraries wrap the hub's answer several times."""
     cause = error
     while not isinstance(cause, HfHubHTTPError) and (inner := cause.__cause__ or cause.__context__):
         cause = inner
     if isinstance(cause, RevisionNotFoundError):
         return f"has no revision {weights.revision!r}"
     if isinstance(cause, GatedRepoError):
-        return "is gated: ask for access on its page, and set HF_TOKEN"
+        return "is gated: request access on its page, then set HF_TOKEN"
     if isinstance(cause, RepositoryNotFoundError):
-        return "the hub has no such repository, or it is private: set HF_TOKEN"
+        return "the hub has no such repository, or it is private (then set HF_TOKEN)"
     if isinstance(weights, DiffusersModel) and "safetensors" in str(cause):
         return f"has no safetensors for each of its parts{f' as {weights.variant}' if weights.variant else ''}"
     message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return f"cannot be fetched: {message[:200]}"
+    return f"cannot be downloaded: {message[:200]}"
 
 
 def _files(weights: Weights | Lora) -> list[str]:

@@ -1,4 +1,4 @@
-"""The safety checker of Stable Diffusion 1.x, asked for its verdict only: it would hand back black squares itself."""
+"""The safety checker of Stable Diffusion 1.x, asked only for its verdict: by itself it would return black squares."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from PIL import Image
 
 
 class SafetyChecker:
-    """A pipeline's own checker, taken out of it."""
+    """A pipeline's own safety checker, taken out of it."""
 
     def __init__(self, pipeline: Any) -> None:
-        """Raises ValueError if the pipeline came without one."""
+        """Take it out of the pipeline. Raises ValueError if the pipeline comes without one."""
         self._checker, self._extractor = pipeline.safety_checker, pipeline.feature_extractor
         if self._checker is None or self._extractor is None:
-            raise ValueError("safety_checker = true, but the model comes without one")
+            raise ValueError("safety_checker = true, but the model has no safety checker")
         pipeline.register_modules(safety_checker=None)
 
     def flags(self, pictures: Sequence[Image.Image]) -> list[bool]:
-        """Which pictures it takes for not safe for work."""
+        """Return for each picture whether it counts as not safe for work."""
         parameter = next(self._checker.parameters())
         features = self._extractor(list(pictures), return_tensors="pt").pixel_values
-        # It blackens what it flags: not the pictures but these arrays.
+        # The checker blackens what it flags: these arrays, not the pictures.
         copies = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
         with torch.inference_mode():
             _, flagged = self._checker(images=copies, clip_input=features.to(parameter.device, parameter.dtype))

@@ -1,4 +1,7 @@
-"""Samplers by the names that people use (`storage.spec.picture.SAMPLERS`), as Diffusers' scheduler classes."""
+"""Samplers by the names that people use (`storage.spec.picture.SAMPLERS`), as Diffusers' scheduler classes.
+
+worker/README.md says how to add one.
+"""
 
 from typing import Any
 
@@ -35,9 +38,9 @@ _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def make_scheduler(sampler: str | None, own: Any) -> Any:
-    """A fresh scheduler for one batch (multistep ones carry state), configured as the model's own one is.
+    """Make a fresh scheduler for one batch (multistep ones carry state), configured like the model's own one.
 
-    None keeps the model's own kind.
+    A sampler of None keeps the model's own class.
     """
     kind, changes = (type(own), {}) if sampler is None else _SAMPLERS[sampler]
     return kind.from_config(own.config, **changes)

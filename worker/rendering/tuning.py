@@ -1,4 +1,4 @@
-"""How a pipeline is run on its device: where its parts are, in which layout, compiled or not, with which kernels."""
+"""How a pipeline runs on its device: where its parts are, in which layout, compiled or not, with which kernels."""
 
 import contextlib
 import gc
@@ -17,7 +17,7 @@ _KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-#: The components that take the time: those that denoise, and those that decode latents.
+#: The components that take time: those that denoise, and those that decode latents.
 ALL_PARTS = ("unet", "transformer", "controlnet", "vae", "movq")
 
 
@@ -25,7 +25,7 @@ def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collect
     """Put a loaded pipeline onto its device and prepare it as the registry says.
 
     Args:
-        parts: the components to prepare; others belong to a pipeline that was prepared before.
+        parts: the components to prepare; the others belong to a pipeline that was prepared before.
     """
     pipeline.set_progress_bar_config(disable=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
@@ -56,19 +56,19 @@ def _place(pipeline: Any, model: DiffusersModel, device: Device) -> None:
 
 
 def _compile(part: Any, mode: str) -> None:
-    """Compile a component, in place and when it is first called: for each size and batch anew."""
+    """Have a component compiled in place when it is first called, anew for each picture size and batch size."""
     options: dict[str, Any] = {"dynamic": False} if mode == "default" else {"dynamic": False, "mode": mode}
     if hasattr(part, "decode"):
-        # Of an autoencoder only this is used.
+        # Only this method of an autoencoder is used.
         part.decode = torch.compile(part.decode, **options)
     else:
         part.compile(**options)
 
 
 def attention(kernel: str) -> contextlib.AbstractContextManager[Any]:
-    """Within it, scaled-dot-product attention uses this kernel only; "auto" leaves the choice to PyTorch.
+    """Restrict scaled-dot-product attention to one kernel inside the context; "auto" leaves the choice to PyTorch.
 
-    Diffusers' own `set_attention_backend` is without effect on the UNets of Stable Diffusion and SDXL.
+    Diffusers' own `set_attention_backend` has no effect on the UNets of Stable Diffusion and SDXL.
     """
     if kernel == "auto":
         return contextlib.nullcontext()
@@ -81,7 +81,7 @@ def _channels_last(model: DiffusersModel, device: Device) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what evicted models and failed batches held on a GPU."""
+    """Return to the GPU what evicted models and failed batches held."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

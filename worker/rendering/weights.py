@@ -1,4 +1,4 @@
-"""Which weights made a picture: a hash of the tensors themselves, worked out once and kept."""
+"""Which weights made a picture: a hash of the tensors themselves, computed once and kept."""
 
 import hashlib
 import json
@@ -20,19 +20,19 @@ SHIPPED = Path(__file__).parents[1] / "models"
 
 
 def folder_of(weights: Weights) -> str:
-    """Where weights are, as Diffusers understands it: a folder or a hub id."""
+    """Return where weights are, as Diffusers understands it: a folder or a hub id."""
     origin, _, name = weights.source.partition(":")
     return str(SHIPPED / name) if origin == "shipped" else weights.source
 
 
 class WeightHashes:
-    """Hashes of weights by where they came from, in a file."""
+    """Hashes of weights by their origin, in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any) -> str:
-        """The hash of a model's weights as it is loaded, in its precision, its ControlNets included."""
+        """Return the hash of a model's weights as loaded, in its precision, including its ControlNets."""
         key = json.dumps([str(dtype), *map(_origin, [model, *model.controlnets])])
         known = self._read()
         if key not in known:
@@ -46,12 +46,12 @@ class WeightHashes:
         except FileNotFoundError:
             return {}
         except ValueError:
-            log.warning("file of weights' hashes is damaged and is made again", extra={"file": self._file})
+            log.warning("damaged file: hashes of weights are computed again", extra={"file": self._file})
             return {}
         return found
 
     def _write(self, known: dict[str, str]) -> None:
-        # Several workers may share the folder; what one of them overwrites is worked out again.
+        # Several workers may share the folder; what one of them overwrites is computed again.
         self._file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         unfinished.write_text(json.dumps(known, indent=1))
@@ -59,9 +59,9 @@ class WeightHashes:
 
 
 def hash_tensors(pipeline: Any) -> str:
-    """SHA-256 of every component's parameters and buffers: names, types, shapes and bytes, in the order of names.
+    """Return the SHA-256 of every component's parameters and buffers: names, types, shapes and bytes, sorted by name.
 
-    A LoRA in shared parts is not of the model: it is switched on per picture, and the recipe names it.
+    A LoRA inside shared parts does not count: it is switched on per picture, and the recipe names it.
     """
     return hash_named(
         {
@@ -75,17 +75,17 @@ def hash_tensors(pipeline: Any) -> str:
 
 
 def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors: names, types, shapes and bytes, in the order of names."""
+    """Return the SHA-256 of tensors: names, types, shapes and bytes, sorted by name."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # As bytes: NumPy does not know every type.
+        # As bytes: NumPy does not know every dtype.
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
 def _origin(weights: Weights) -> list[Any]:
-    """What tells whether a source still holds the same weights: a commit of the hub, or files' sizes and times."""
+    """Return what changes when a source's weights do: a commit of the hub, or the files' sizes and times."""
     folder = Path(folder_of(weights))
     if folder.is_dir():
         stamps = sorted(

@@ -1,4 +1,4 @@
-"""One batch, from claim to report."""
+"""One batch on its way through the device, from claim to publishing or fault."""
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ _VERSION = version("diffusion-farm")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """What every batch of a worker needs."""
+    """What every batch of a worker needs; made once per device process."""
 
     worker: str
     jobs: WorkerJobs
@@ -42,19 +42,19 @@ class WorkerContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The jobs of one claim, on their way through the device."""
+    """The jobs of one claim."""
 
     claim: Claim
     model: Model
     context: WorkerContext
 
     def run(self, loaded: LoadedModel) -> int:
-        """Render and hand over to the publisher; how many pictures were made.
+        """Render, hand over to the publisher, and return how many pictures were rendered.
 
-        What does not fit the device's memory is rendered in parts. A part that fails is rendered again one by one, so
-        that a bad picture fails alone.
+        What does not fit in the device's memory is rendered in parts. The jobs of a part that fails are rendered again
+        one by one, so that a bad picture fails alone.
 
-        Raises DeviceBroken, with the jobs that are left still in hand.
+        Raises DeviceBroken; the jobs that are left are still in hand.
         """
         made = 0
         parts = deque([self.claim.jobs])
@@ -83,10 +83,10 @@ class Batch:
         return made
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
-        """Record a fault; what becomes of the jobs follows from its class."""
+        """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""
         after = self.context.jobs.recover(jobs, fault, message)
         for job in jobs:
-            state = after.get(job.id, "not ours any more")
+            state = after.get(job.id, "no longer ours")
             log.warning(
                 "job met a fault",
                 extra={
@@ -100,7 +100,7 @@ class Batch:
         self.context.leases.drop(jobs)
 
     def _can_save_memory(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
-        """Make do with less memory: fewer pictures at once, at last a pipeline that works piece by piece."""
+        """Try to use less memory: first fewer pictures at once, then a pipeline that works piece by piece."""
         if len(jobs) > 1:
             self.context.batch_limits.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
             return True
@@ -112,7 +112,7 @@ class Batch:
     def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
         context, started = self.context, time.monotonic()
         if limit.frugal:
-            # Another worker, or this one before it loaded the model again, found that it takes this.
+            # Another worker found this necessary, or this one before it loaded the model again.
             loaded.save_memory()
         steps = itertools.count(1)
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
@@ -126,7 +126,7 @@ class Batch:
             context.leases.drop(jobs)
             return 0
         finally:
-            # What comes now, a fault to record or room to wait for, is not the device's.
+            # What comes now (recording a fault, waiting to publish) is not the device's doing.
             context.watchdog.rest()
         context.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
@@ -139,7 +139,7 @@ class Batch:
 
     def _report(self, jobs: Sequence[ClaimedJob], rendered: RenderResult, seconds: float) -> RenderedBatch:
         return RenderedBatch(
-            # A job is claimed with one fence once, and rendered to the end at most once in a claim.
+            # Unique: a job is claimed with a fence once, and rendered to the end at most once per claim.
             id=batch_id(jobs[0].id, jobs[0].fence),
             worker=self.context.worker,
             model=self.model.alias,

@@ -1,4 +1,4 @@
-"""How many pictures go to the device at once, by what this worker and others learned from running out of memory."""
+"""How many pictures go to the device at once: learned by this worker and others from running out of memory."""
 
 import logging
 import time
@@ -10,12 +10,12 @@ from worker.serving.services import SharedMemoryLimits
 
 log = logging.getLogger(__name__)
 
-#: What other workers learn is seen within this time.
+#: How soon a worker sees what the others have learned.
 _FRESH_SECONDS = 30.0
 
 
 class BatchLimits:
-    """Learned limits, looked up now and then and told to all workers with the same hardware."""
+    """Learned limits, looked up now and then and shared with all workers on the same hardware."""
 
     def __init__(self, limits: SharedMemoryLimits, *, device_name: str) -> None:
         self._limits = limits
@@ -23,7 +23,7 @@ class BatchLimits:
         self._known: dict[Load, tuple[float, MemoryLimit | None]] = {}
 
     def limit(self, model: Model, job: ClaimedJob) -> MemoryLimit:
-        """How many pictures like this job's may be rendered at once."""
+        """Return how many pictures like this job's may be rendered at once."""
         load = self._load(model, job)
         seen_at, known = self._known.get(load, (float("-inf"), None))
         if time.monotonic() - seen_at > _FRESH_SECONDS:
@@ -34,7 +34,7 @@ class BatchLimits:
         return MemoryLimit(pictures=min(known.pictures, model.batch_limit), frugal=known.frugal)
 
     def exceeded(self, model: Model, job: ClaimedJob, pictures: int, *, frugal: bool) -> None:
-        """So many pictures at once were too many: halve."""
+        """Halve the limit: so many pictures at once were too many."""
         load, limit = self._load(model, job), MemoryLimit(pictures=max(1, pictures // 2), frugal=frugal)
         size = f"{load.width}x{load.height}"
         log.warning(

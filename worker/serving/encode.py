@@ -1,4 +1,4 @@
-"""Pictures as PNG files that carry their own recipe."""
+"""PNG files that carry the recipe of their picture."""
 
 import io
 import json
@@ -11,14 +11,14 @@ from PIL.PngImagePlugin import PngInfo
 from storage.spec.infotext import infotext
 from storage.spec.picture import Spec
 
-#: zlib's Z_RLE: for noisy pictures several times faster than the default strategy and no larger.
+#: zlib's Z_RLE: for noisy pictures several times as fast as the default strategy, and no larger.
 _RLE = 3
 
 
 def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
-    """A lossless PNG with two text chunks: `diffusion-farm` (JSON) and `parameters` (what galleries read).
+    """Encode a lossless PNG with two text chunks: `diffusion-farm` (JSON) and `parameters` (what galleries read).
 
-    A pure function of its arguments: nothing of when or for which job it was rendered goes in.
+    A pure function of its arguments: neither the time nor the job goes in.
     """
     texts = PngInfo()
     texts.add_itxt("diffusion-farm", json.dumps(recipe_of(spec, recipe), sort_keys=True, ensure_ascii=False))
@@ -29,5 +29,5 @@ def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
 
 
 def recipe_of(spec: Spec, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a picture depends on: what was asked for, and with what it was made."""
+    """Return all that a picture depends on: what was asked for, and what it was made with."""
     return {"spec": spec.fields(), "made_with": dict(recipe)}

@@ -1,4 +1,4 @@
-"""The worker's own row: who it is, what it does, and that it is alive."""
+"""The worker's own row: who it is, what it is doing, and that it is alive."""
 
 import logging
 import threading
@@ -14,12 +14,12 @@ from storage.process.logs import LogThrottle
 
 log = logging.getLogger(__name__)
 
-_PACE_SECONDS = 60.0
-_LEAST_SECONDS = 0.4
+_RATE_SECONDS = 60.0
+_MIN_SECONDS_BETWEEN_WRITES = 0.4
 
 
 class Heartbeat:
-    """Writes the row every few seconds, and at once when something changes; listens to what the worker waits for."""
+    """Writes the row every few seconds, and at once when something changes; hears what the worker is waiting for."""
 
     def __init__(
         self,
@@ -41,38 +41,39 @@ class Heartbeat:
         self._model: str | None = None
         self._batch = 0
         self._pictures = 0
-        self._pace = PictureRate()
-        #: Watched jobs at the device, steps done, and of how many; None: nobody watches.
+        self._rate = PictureRate()
+        #: Jobs at the device that somebody follows, steps done, and of how many; None: nobody follows any.
         self._progress: tuple[tuple[int, ...], int, int] | None = None
-        self._told_progress: tuple[tuple[int, ...], int, int] | None = None
-        #: What it waits for → what is wrong there.
+        self._written_progress: tuple[tuple[int, ...], int, int] | None = None
+        #: What it is waiting to do → the problem with that.
         self._trouble: dict[str, ServiceProblem] = {}
-        #: Outages that are still to be written down.
+        #: Outages that are not in the fault log yet.
         self._outages: list[ServiceProblem] = []
 
     def start(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def now(self, *, state: str, model: str | None = None, batch: int = 0) -> None:
-        """The state changed; the row follows shortly, without keeping the caller waiting."""
+        """Note a change of state; the row follows shortly, without making the caller wait."""
         after = (state, model or self._model, batch)
         if after != (self._state, self._model, self._batch):
             self._state, self._model, self._batch = after
             self._changed.set()
 
     def rendered(self, pictures: int) -> None:
-        """So many more pictures were made."""
+        """Count pictures that were rendered."""
         self._pictures += pictures
-        self._pace.add(pictures, at=time.monotonic())
+        self._rate.add(pictures, at=time.monotonic())
 
     def step(self, jobs: Sequence[ClaimedJob], step: int) -> None:
-        """So many steps of a batch are done; told to those who watch, at most twice a second."""
+        """Note how many steps of a batch are done; followers hear of it at most twice a second."""
         watched = tuple(job.id for job in jobs if job.watched)
         if watched:
             self._progress = (watched, step, jobs[0].spec.num_inference_steps)
             self._changed.set()
 
     def waits_for(self, what: str, problem: ServiceProblem) -> None:
+        """Show in the row what the worker is waiting for; note the first wait of an outage in the fault log."""
         with self._lock:
             if not any(known.fault is problem.fault for known in self._trouble.values()):
                 self._outages.append(problem)
@@ -80,6 +81,7 @@ class Heartbeat:
         self._changed.set()
 
     def waits_no_more(self, what: str) -> None:
+        """Take it out of the row."""
         with self._lock:
             self._trouble.pop(what, None)
         self._changed.set()
@@ -97,7 +99,7 @@ class Heartbeat:
                     log.warning("heartbeat not sent", extra={"error": error})
             self._changed.wait(self._seconds)
             self._changed.clear()
-            time.sleep(_LEAST_SECONDS)  # several changes in a row are one write
+            time.sleep(_MIN_SECONDS_BETWEEN_WRITES)  # several changes in a row become one write
 
     def _write(self) -> None:
         with self._lock:
@@ -108,12 +110,12 @@ class Heartbeat:
             model=self._model,
             batch=self._batch,
             pictures=self._pictures,
-            rate=self._pace.per_second(at=time.monotonic()),
+            rate=self._rate.per_second(at=time.monotonic()),
             trouble=trouble or None,
         )
         self._workers.beat(self._name, activity)
-        if self._progress is not None and self._progress != self._told_progress:
-            jobs, step, steps = self._told_progress = self._progress
+        if self._progress is not None and self._progress != self._written_progress:
+            jobs, step, steps = self._written_progress = self._progress
             self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)
         for outage in outages:
             if outage.fault is not None:
@@ -132,4 +134,4 @@ class PictureRate:
         self._made.append((at, pictures))
 
     def per_second(self, *, at: float) -> float:
-        return sum(pictures for moment, pictures in list(self._made) if moment > at - _PACE_SECONDS) / _PACE_SECONDS
+        return sum(pictures for moment, pictures in list(self._made) if moment > at - _RATE_SECONDS) / _RATE_SECONDS

@@ -1,4 +1,4 @@
-"""Keeping the leases of the jobs in hand, beside the thread that drives the device."""
+"""Renewing the leases of the jobs in hand, on a thread beside the one that drives the device."""
 
 import logging
 import threading
@@ -13,16 +13,16 @@ from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-#: How often to ask whether jobs in hand were cancelled; and those that somebody follows over the API.
+#: How often to ask whether jobs in hand were cancelled; more often for jobs that somebody follows over the API.
 _WATCH_SECONDS = 1.0
 _WATCH_CLOSELY_SECONDS = 0.1
 
 
 class Leases:
-    """Renews leases, as long as the device shows progress, and knows which jobs are no longer ours.
+    """Renews leases as long as the device makes progress, and knows which jobs are no longer ours.
 
-    A device that its watchdog gives up has its leases left to run out: a hung kernel must not keep its jobs. Pictures
-    that are waiting to be stored are renewed in any case.
+    Once the watchdog calls the device hung, the leases of what it renders are left to expire: a hung kernel must not
+    keep its jobs. Leases of pictures that are waiting to be stored are renewed in any case.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Leases:
     ) -> None:
         """
         Args:
-            on_stall: told once, from the thread that renews, which jobs the device hangs with.
+            on_stall: called once, on the renewing thread, with the jobs that the device hangs with.
         """
         self._jobs = jobs
         self._renew_seconds = renew_seconds
@@ -46,25 +46,25 @@ class Leases:
         self._publishing: dict[int, ClaimedJob] = {}
         self._lost: set[tuple[int, int]] = set()
         self._renewed_at = time.monotonic()
-        self._told_of_stall = False
+        self._stall_reported = False
 
     def start(self) -> None:
         threading.Thread(target=self._keep, name="leases", daemon=True).start()
 
     def add(self, jobs: Iterable[ClaimedJob]) -> None:
-        """These jobs were just claimed and go to the device."""
+        """Renew these jobs: they were just claimed and go to the device."""
         with self._lock:
             self._rendering.update({job.id: job for job in jobs})
 
     def rendered(self, jobs: Iterable[ClaimedJob]) -> None:
-        """These jobs left the device and are being published."""
+        """Note that these jobs left the device and are being published."""
         with self._lock:
             for job in jobs:
                 if self._rendering.pop(job.id, None) is not None:
                     self._publishing[job.id] = job
 
     def drop(self, jobs: Iterable[ClaimedJob]) -> None:
-        """These jobs came to their end, here or elsewhere."""
+        """Stop renewing these jobs: they have ended, here or elsewhere."""
         with self._lock:
             for job in jobs:
                 self._rendering.pop(job.id, None)
@@ -72,18 +72,18 @@ class Leases:
                 self._lost.discard((job.id, job.fence))
 
     def at_the_device(self, jobs: Iterable[ClaimedJob]) -> list[ClaimedJob]:
-        """Those of these jobs that were neither rendered nor released."""
+        """Return those of these jobs that are neither rendered nor dropped."""
         with self._lock:
             return [job for job in jobs if job.id in self._rendering]
 
     def until_published(self, seconds: float) -> None:
-        """Wait until all pictures that left the device are stored, but no longer than that."""
+        """Wait until all pictures that left the device are stored, at most so many seconds."""
         deadline = time.monotonic() + seconds
         while self._publishing and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def all_lost(self, jobs: Iterable[ClaimedJob]) -> bool:
-        """True if none of these jobs is ours any more: rendering on would be for nobody."""
+        """Tell whether none of these jobs is ours any more: nobody would take the pictures."""
         with self._lock:
             return all((job.id, job.fence) in self._lost for job in jobs)
 
@@ -96,7 +96,7 @@ class Leases:
             try:
                 self._keep_once()
             except DatabaseProblem as error:
-                # The next round tries again; until then the leases run, and a lapsed one that nobody took is ours.
+                # The next round tries again. Until then leases run, and an expired one is ours unless it was taken.
                 if throttle.passes():
                     log.warning("leases not renewed", extra={"error": error})
 
@@ -106,8 +106,8 @@ class Leases:
         with self._lock:
             rendering = tuple(self._rendering.values())
             held = [*self._publishing.values(), *(() if stalled else rendering)]
-        if stalled and rendering and not self._told_of_stall:
-            self._told_of_stall = True
+        if stalled and rendering and not self._stall_reported:
+            self._stall_reported = True
             self._on_stall(rendering)
         if not held:
             return

@@ -1,4 +1,4 @@
-"""From rendered pictures to done rows, while the device renders the next batch: encode → upload → complete."""
+"""From rendered pictures to jobs done, while the device renders the next batch: encode → upload → complete."""
 
 import logging
 import threading
@@ -16,14 +16,14 @@ from worker.serving.services import PictureStore, WorkerJobs
 
 log = logging.getLogger(__name__)
 
-#: Batches that may be in hand at once; then the device waits, so that memory stays bounded while a store is away.
+#: Batches that may be in flight at once; then the device waits, so that memory stays bounded while a store is away.
 _BATCHES_IN_FLIGHT = 2
-#: Encoding releases the interpreter's lock in zlib, uploading waits for the network.
+#: Encoding releases the interpreter's lock inside zlib; uploading waits for the network.
 _PICTURE_THREADS = 4
 
 
 class Publisher:
-    """Publishes batches in the background, in bounded number."""
+    """Publishes batches in the background, a bounded number at a time."""
 
     def __init__(self, *, jobs: WorkerJobs, objects: PictureStore, leases: Leases) -> None:
         self._jobs = jobs
@@ -35,14 +35,14 @@ class Publisher:
         self._pending: list[Future[None]] = []
 
     def publish(self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image]) -> None:
-        """Take over a batch's pictures; blocks while too many are in flight. Raises what ended an earlier one."""
+        """Take over a batch's pictures; block while too many are in flight. Raise what an earlier batch failed with."""
         self._leases.rendered(jobs)
         self._in_flight.acquire()
         self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures))
         self._reap(wait=False)
 
     def drain(self) -> None:
-        """Wait until nothing is in hand. Raises what a batch ended with."""
+        """Wait until nothing is in flight. Raise what a batch failed with."""
         self._reap(wait=True)
 
     def _reap(self, *, wait: bool) -> None:
@@ -71,12 +71,12 @@ class Publisher:
             self._in_flight.release()
 
     def _remove(self, picture: Published) -> None:
-        """Its render was deleted while it was stored: nobody else will ever look for it."""
+        """Remove a picture whose render was deleted while it was stored: nobody else will ever look for it."""
         self._objects.delete(picture.object)
 
     def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
-        company = {"batch": {"size": len(batch.jobs), "position": position}}
-        data = to_png(picture, job.spec, {**batch.recipe, **company})
+        together = {"batch": {"size": len(batch.jobs), "position": position}}
+        data = to_png(picture, job.spec, {**batch.recipe, **together})
         key = picture_key(job.render_id, job.index)
         stored = self._objects.put(key, data)
         return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)

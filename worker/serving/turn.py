@@ -1,4 +1,4 @@
-"""One turn: what a ticket sets off. Claim → render → claim the next, until this model should make way."""
+"""A turn is what a ticket starts: claim → render → claim the next batch, until the model should make way for others."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from worker.serving.services import Quarantines
 
 log = logging.getLogger(__name__)
 
-#: How long a model's tickets wait for others where this worker must not serve it.
+#: How long a worker that must not serve a model leaves its tickets to others.
 _ASIDE_SECONDS = 1.0
 _QUARANTINE_POLL_SECONDS = 5.0
 
@@ -25,10 +25,10 @@ _QUARANTINE_POLL_SECONDS = 5.0
 def stays(
     *, elapsed: float, turn_seconds: float, waiting_here: Priority | None, waiting_elsewhere: Mapping[str, Priority]
 ) -> bool:
-    """Whether a worker claims its next batch from the same model.
+    """Decide whether a worker claims its next batch from the same model.
 
-    It does unless something of higher priority waits for another model, or its turn's time is over while anything
-    does. With nothing left here it does, too: the claim then comes back empty and ends the turn.
+    It does, unless something of higher priority waits for another model, or anything does and the turn's time is up.
+    With nothing left here it does too: the claim then comes back empty and ends the turn.
     """
     if waiting_here is None or not waiting_elsewhere:
         return True
@@ -37,7 +37,7 @@ def stays(
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """Everything that a turn needs; made once per device process."""
+    """Runs turns; made once per device process."""
 
     context: WorkerContext
     served: Sequence[str]
@@ -49,7 +49,7 @@ class Turn:
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
-        """Serve one model until the turn ends; how many pictures. Afterwards nothing is left in hand.
+        """Serve one model until the turn ends; return how many pictures were rendered. Nothing is left in hand.
 
         Raises DeviceBroken.
         """
@@ -61,7 +61,7 @@ class Turn:
                     self._stand_aside(model)
                     break
                 if claim.next_priority is not None and not ticket_returned:
-                    # Our ticket said "there is work"; there still is, for whoever is free.
+                    # Our ticket said that there is work; there still is, for whoever is free.
                     self._return_ticket(model, claim.next_priority)
                     ticket_returned = True
                 pictures += self._render(model, claim)
@@ -74,7 +74,7 @@ class Turn:
                 ):
                     break
         finally:
-            # Pictures that were made are stored, whatever became of the next batch.
+            # Rendered pictures are stored, whatever became of the next batch.
             self.context.publisher.drain()
             self.context.heartbeat.now(state="idle")
         return pictures
@@ -85,7 +85,7 @@ class Turn:
     def _render(self, model: Model, claim: Claim) -> int:
         log.info("claimed", extra={"batch": claim.batch_id, "model": model.alias, "jobs": len(claim.jobs)})
         context, batch = self.context, Batch(claim=claim, model=model, context=self.context)
-        # Before jobs are in hand: the device has been silent for as long as nothing was asked of it.
+        # Before jobs are in hand: an idle device has been silent for long.
         context.watchdog.expect_silence(self.load_seconds)
         context.leases.add(claim.jobs)
         try:
@@ -94,20 +94,20 @@ class Turn:
             self.context.heartbeat.now(state="rendering", batch=len(claim.jobs))
             made = batch.run(loaded)
         except (ModelUnavailable, DeviceBroken) as error:
-            # Those that were made before are on their way to the store, and no longer at the device.
+            # Pictures that were rendered before are on their way to the store, no longer at the device.
             batch.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
             if isinstance(error, DeviceBroken):
                 raise
             return 0
         except BaseException:
-            # Whatever this is, nobody works on these jobs now: their leases must run out.
+            # Whatever this is, nobody works on these jobs now: their leases must expire.
             context.leases.drop(claim.jobs)
             raise
         self.context.heartbeat.rendered(made)
         return made
 
     def _stand_aside(self, model: Model) -> None:
-        """Where this worker is in quarantine, leave the ticket to others, and wait: at length if it is the device."""
+        """Leave tickets to others while this worker is quarantined; return soon if it is from this model only."""
         while not self.stopping.is_set():
             quarantine = self.quarantines.quarantine_of(self.context.worker, model.alias)
             if quarantine is None:
@@ -124,5 +124,5 @@ class Turn:
         try:
             self.tickets.publish(model.alias, priority)
         except BrokerProblem as error:
-            # The sweep publishes what is missing.
+            # The sweep publishes the tickets that are missing.
             log.warning("ticket not returned", extra={"error": error})

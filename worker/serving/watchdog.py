@@ -1,4 +1,4 @@
-"""How long a device may be silent before it counts as hung."""
+"""How long a device may go without a step before it counts as hung."""
 
 import math
 import threading
@@ -6,18 +6,18 @@ import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-#: A kernel takes this long only when something is wrong, however short its steps were before: another program may
-#: have the device for a while.
+#: Nothing shorter counts as hung, however short the steps were before: another program may occupy the device for a
+#: while.
 _LEAST_SECONDS = 15.0
-#: Longer than the longest silence that was seen: a step of the same batch varies by far less.
+#: So many times the longest silence seen in healthy batches of a kind: their steps vary by far less.
 _TIMES_LONGEST = 10.0
 
 
 class Watchdog:
-    """Knows when the device last did something, and learns how long it is silent between steps.
+    """Knows when the device last made progress, and learns how long it is silent between steps.
 
-    Silences differ by what is rendered: each kind of batch (model, size, number of pictures) is learned by itself, once
-    a whole batch of it went well. Until then `stall_seconds` holds, which has room for compiling.
+    Silences depend on what is rendered, so each kind of batch (model, size, number of pictures) is learned separately,
+    from batches that ended well. Until the first one has, `stall_seconds` applies, which leaves time to compile.
     """
 
     def __init__(self, *, stall_seconds: float) -> None:
@@ -26,25 +26,25 @@ class Watchdog:
         self._learned: dict[Hashable, float] = {}
         self._kind: Hashable = None
         self._longest = 0.0
-        self._patience = stall_seconds
+        self._allowed = stall_seconds
         self._seen_at = time.monotonic()
 
     def begin(self, kind: Hashable) -> None:
-        """A batch of this kind goes to the device."""
+        """Expect steps from now on: a batch of this kind goes to the device."""
         with self._lock:
             self._kind, self._longest = kind, 0.0
-            self._patience = self._patience_for(kind)
+            self._allowed = self._allowed_for(kind)
             self._seen_at = time.monotonic()
 
     def step(self) -> None:
-        """The device did something."""
+        """Note that the device made progress."""
         with self._lock:
             now = time.monotonic()
             self._longest = max(self._longest, now - self._seen_at)
             self._seen_at = now
 
     def end(self) -> None:
-        """The batch is rendered: its silences were healthy ones."""
+        """Learn from the batch: it is rendered, so its silences were healthy."""
         self.step()
         with self._lock:
             if self._kind is not None:
@@ -52,40 +52,40 @@ class Watchdog:
         self.rest()
 
     def rest(self) -> None:
-        """Nothing is at the device, whatever became of the last batch."""
+        """Expect nothing: there is no batch at the device, whatever became of the last one."""
         with self._lock:
-            self._kind, self._patience = None, math.inf
+            self._kind, self._allowed = None, math.inf
 
     def expect_silence(self, seconds: float) -> None:
-        """What begins now (loading a model) reports no steps and may take this long."""
+        """Allow for so many seconds without steps from now on: loading a model reports none."""
         with self._lock:
             self._kind = None
-            self._patience = seconds
+            self._allowed = seconds
             self._seen_at = time.monotonic()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the device waits for something else, such as an input from the store, it is not at fault."""
+        """Do not count what happens inside as silence: the device waits for something else, such as an input."""
         with self._lock:
-            before, self._patience = self._patience, math.inf
+            before, self._allowed = self._allowed, math.inf
         try:
             yield
         finally:
             with self._lock:
-                self._patience = before
+                self._allowed = before
                 self._seen_at = time.monotonic()
 
     def silent_for(self) -> float:
-        """Seconds since the device last did something."""
+        """Return the seconds since the device last made progress."""
         with self._lock:
             return time.monotonic() - self._seen_at
 
     def stalled(self) -> bool:
-        """Whether the device has been silent for longer than it ever is in health."""
+        """Tell whether the device has been silent for longer than a healthy one ever is."""
         with self._lock:
-            return time.monotonic() - self._seen_at > self._patience
+            return time.monotonic() - self._seen_at > self._allowed
 
-    def _patience_for(self, kind: Hashable) -> float:
+    def _allowed_for(self, kind: Hashable) -> float:
         longest = self._learned.get(kind)
         if longest is None:
             return self._stall_seconds

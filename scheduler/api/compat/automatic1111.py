@@ -9,14 +9,21 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
+from scheduler.api.access import Caller, CanRead, CanSubmit
+from scheduler.api.compat.pictures import as_base64, encoded, rendered
+from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.orders import hash_of
+from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
+from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
 from storage.objects.inputs import put_input
 from storage.renders.views import JobView
+from storage.rules.states import Priority
 from storage.spec.infotext import infotext
 from storage.spec.models import Model
 from storage.spec.picture import SAMPLERS, Request
@@ -24,15 +31,44 @@ from storage.spec.picture import SAMPLERS, Request
 #: Longer than any client waits.
 _SECONDS = 3600.0
 _MOST_PICTURES = 100
+#: A specification's fields → what the web UI calls them.
+_FIELDS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "model": "sd_model_checkpoint",
+    "sampler": "sampler_name",
+    "control_images": "alwayson_scripts",
+    "controlnet_conditioning_scale": "alwayson_scripts",
+    "control_guidance_start": "alwayson_scripts",
+    "control_guidance_end": "alwayson_scripts",
+}
+#: Fields that ask for nothing without `enable_hr`, which is refused, or for what happens anyway: pictures are saved.
+_NOTHING = frozenset({"denoising_strength", "firstphase_width", "firstphase_height", "save_images", "script_args"})
+#: What clients send by default.
+_NEUTRAL = {
+    "subseed": -1,
+    "seed_resize_from_h": -1,
+    "seed_resize_from_w": -1,
+    "s_noise": 1,
+    "override_settings_restore_afterwards": True,
+}
+#: The web UI's own for ancestral samplers, which is theirs here too.
+_ANCESTRAL_ETA = 1.0
+#: Fields of a ControlNet unit that mean nothing here → their values that ask for nothing.
+_OF_UNITS = {
+    "module": (None, "none", "None", ""),
+    "mask": (None, ""),
+    "control_mode": (None, 0, "Balanced", ""),
+}
 #: What others call the same sampler.
 _ALIASES = {"plms": "pndm", "dpm++ 2m sde": "dpm++ sde"}
 
 
 class TextToImage(BaseModel):
-    """A request of the web UI's API. Fields that mean nothing here are passed over, as the web UI does."""
+    """A request of the web UI's API. A field that asks for what is not here is ignored, with a remark in `info`."""
 
     model_config = ConfigDict(
-        extra="ignore",
+        extra="allow",
         json_schema_extra={"examples": [{"prompt": "a red star", "steps": 20, "cfg_scale": 5, "batch_size": 2}]},
     )
 
@@ -48,7 +84,8 @@ class TextToImage(BaseModel):
     cfg_scale: float = 7.0
     width: int | None = None
     height: int | None = None
-    eta: float | None = None
+    eta: Annotated[float | None, Field(description="Of DDIM; other samplers ignore it, with a remark.")] = None
+    script_name: str | None = Field(None, description="Not here: scripts do not run.")
     enable_hr: Literal[False] = Field(False, description="Not here: ask for the size itself.")
     send_images: bool = True
     override_settings: dict[str, Any] = Field(default_factory=dict, description="`sd_model_checkpoint` is heeded.")
@@ -58,7 +95,7 @@ class TextToImage(BaseModel):
 class TextToImageAnswer(BaseModel):
     images: list[str] = Field(description="PNG, base64.")
     parameters: dict[str, Any]
-    info: str = Field(description="JSON: seeds, infotexts, and what else galleries read.")
+    info: str = Field(description="JSON: seeds, infotexts, what else galleries read, and `remarks`.")
 
 
 class WebUIError(BaseModel):
@@ -72,38 +109,39 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=respons
 
 
 @router.post("/txt2img")
-def text_to_image(context: Context, body: TextToImage, caller: Submitter) -> TextToImageAnswer:
+def text_to_image(
+    context: Context, body: TextToImage, caller: CanSubmit, idempotency_key: IdempotencyKey = None
+) -> TextToImageAnswer:
     """Render, wait for the pictures, and answer with them: for clients of the web UI."""
-    n = body.batch_size * body.n_iter
-    if n > _MOST_PICTURES:
-        raise BadSpecification(f"batch_size: {n} pictures in one call; the most is {_MOST_PICTURES}")
-    order = Order(
-        requests=[_request(context, body, context.chosen_models.get(caller.owner))],
-        n=n,
-        seed=None if body.seed < 0 else body.seed,
-        body=body.model_dump(mode="json"),
+    terms = Terms(
+        priority=Priority.INTERACTIVE,
+        idempotency_key=idempotency_key,
+        request_hash=hash_of(body.model_dump(mode="json")) if idempotency_key else None,
+        watched=True,
     )
-    jobs = pictures(context, finish(context, place(context, caller, order), seconds=_SECONDS))
+    with spelled(_FIELDS):
+        order = _order(context, body, context.chosen_models.get(caller.owner))
+        accepted, jobs = rendered(context, caller, order, terms, seconds=_SECONDS)
     return TextToImageAnswer(
         images=[as_base64(encoded(context, job)) for job in jobs] if body.send_images else [],
         parameters=body.model_dump(mode="json"),
-        info=json.dumps(_info(body, jobs)),
+        info=json.dumps({**_info(body, jobs), "remarks": sorted(accepted.remarks)}),
     )
 
 
 @router.get("/progress")
 def get_progress(
     context: Context,
-    caller: Reader,
-    skip_current_image: Annotated[bool, Query(description="Without effect here.")] = True,
+    caller: CanRead,
+    skip_current_image: Annotated[bool, Query(description="None is shown: pictures are decoded at the end.")] = True,
 ) -> dict[str, Any]:
     """How far the caller's newest render is."""
-    del skip_current_image  # there is none to show: pictures are decoded at the end
-    return _progress(context, caller)
+    told = _progress(context, caller)
+    return told if skip_current_image else {**told, "textinfo": "no current image: pictures are decoded at the end"}
 
 
 @router.post("/interrupt")
-def interrupt(context: Context, caller: Submitter) -> dict[str, Any]:
+def interrupt(context: Context, caller: CanSubmit) -> dict[str, Any]:
     """Cancel the caller's newest render, if it is not finished."""
     for render in context.views.renders(limit=1, owner=caller.owner):
         context.jobs.cancel(render.id)
@@ -111,25 +149,25 @@ def interrupt(context: Context, caller: Submitter) -> dict[str, Any]:
 
 
 @router.get("/sd-models")
-def list_checkpoints(context: Context, _caller: Reader) -> list[dict[str, Any]]:
+def list_checkpoints(context: Context, _caller: CanRead) -> list[dict[str, Any]]:
     """The registered models."""
     return [_model(model) for model in context.registry.models.values()]
 
 
 @router.get("/samplers")
-def list_samplers(_caller: Reader) -> list[dict[str, Any]]:
+def list_samplers(_caller: CanRead) -> list[dict[str, Any]]:
     """The samplers that there are."""
     return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
 
 
 @router.get("/scripts")
-def list_scripts(_caller: Reader) -> dict[str, list[str]]:
+def list_scripts(_caller: CanRead) -> dict[str, list[str]]:
     """Extensions whose part of a request is understood."""
     return {"txt2img": ["controlnet m2m"], "img2img": []}
 
 
 @router.get("/options")
-def get_options(context: Context, caller: Reader) -> dict[str, Any]:
+def get_options(context: Context, caller: CanRead) -> dict[str, Any]:
     """The caller's model for requests that name none."""
     return {
         "sd_model_checkpoint": context.chosen_models.get(caller.owner, context.registry.default),
@@ -138,27 +176,52 @@ def get_options(context: Context, caller: Reader) -> dict[str, Any]:
 
 
 @router.post("/options")
-def set_options(context: Context, wanted: dict[str, Any], caller: Submitter) -> dict[str, Any]:
-    """Choose the caller's model for requests that name none; other options mean nothing here."""
+def set_options(context: Context, wanted: dict[str, Any], caller: CanSubmit) -> dict[str, Any]:
+    """Choose the caller's model for requests that name none; other options are ignored, with remarks."""
     if "sd_model_checkpoint" in wanted:
         context.chosen_models[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
-    return {}
+    ignored = sorted(wanted.keys() - {"sd_model_checkpoint"})
+    return {"remarks": [f"{name}: ignored; the farm has no such option" for name in ignored]} if ignored else {}
 
 
-def _request(context: ApiContext, body: TextToImage, chosen: str | None) -> Request:
+def _order(context: ApiContext, body: TextToImage, chosen: str | None) -> Order:
+    """Return what a body asks for. Raises BadSpecification."""
+    n = body.batch_size * body.n_iter
+    if n > _MOST_PICTURES:
+        raise BadSpecification(f"batch_size: {n} pictures in one call; the maximum is {_MOST_PICTURES}")
+    if body.script_name:
+        raise BadSpecification(f"script_name: scripts such as {body.script_name[:40]!r} do not run here")
     named = body.override_settings.get("sd_model_checkpoint")
+    model = _alias(context, named) if named is not None else chosen
+    sampler, remarks = _sampler(body.sampler_name or body.sampler_index, body.scheduler)
+    remarks += _remarks_on_ignored(body)
+    eta = body.eta if sampler == "ddim" else None
+    if body.eta not in (None, eta, _ANCESTRAL_ETA):
+        remarks.append("eta: ignored; only the sampler DDIM takes it")
+    conditioning, more = _conditioning(context, body.alwayson_scripts)
     fields: dict[str, Any] = {
         "prompt": body.prompt,
         "negative_prompt": body.negative_prompt,
+        "seed": None if body.seed < 0 else body.seed,
         "num_inference_steps": body.steps,
         "guidance_scale": body.cfg_scale,
         "width": body.width,
         "height": body.height,
-        "model": _alias(context, named) if named is not None else chosen,
-        "sampler": _sampler(body.sampler_name or body.sampler_index, body.scheduler),
-        **_conditioning(context, body.alwayson_scripts),
+        "model": model,
+        "sampler": sampler,
+        "eta": eta,
+        **conditioning,
     }
-    return Request.parse({name: value for name, value in fields.items() if value is not None})
+    request = Request.parse({name: value for name, value in fields.items() if value is not None})
+    return Order(requests=(SourcedRequest("", request),), pictures_each=n, remarks=(*remarks, *more))
+
+
+def _remarks_on_ignored(body: TextToImage) -> list[str]:
+    """Return a remark on each field that asks for something that is not here."""
+    given = {name: value for name, value in (body.model_extra or {}).items() if not name.startswith("hr_")}
+    asking = [name for name, value in given.items() if value and name not in _NOTHING and value != _NEUTRAL.get(name)]
+    options = [f"override_settings.{name}" for name in body.override_settings if name != "sd_model_checkpoint"]
+    return [f"{name}: ignored; the farm has no such setting" for name in (*asking, *options)]
 
 
 def _alias(context: ApiContext, name: Any) -> str:
@@ -166,22 +229,28 @@ def _alias(context: ApiContext, name: Any) -> str:
     alias = str(name).partition(" [")[0].removesuffix(".safetensors")
     if alias not in context.registry.models:
         known = ", ".join(context.registry.models)
-        raise BadSpecification(f"sd_model_checkpoint: none is registered as {alias[:60]!r}; known are {known}")
+        raise BadSpecification(f"model: no model named {alias[:60]!r}; registered models: {known}")
     return alias
 
 
-def _sampler(name: str | None, schedule: str | None) -> str | None:
-    """The web UI has the schedule of noise levels beside the sampler, and had it in the sampler's name."""
-    if not name or name.lower() == "automatic":
-        return None
-    sampler = _ALIASES.get(name.lower(), name.lower())
-    if schedule and schedule.lower() == "karras" and f"{sampler} karras" in SAMPLERS:
-        return f"{sampler} karras"
-    return sampler
+def _sampler(name: str | None, schedule: str | None) -> tuple[str | None, list[str]]:
+    """Return our sampler's name, and remarks.
+
+    The web UI has the schedule of noise levels beside the sampler, and had it in the sampler's name.
+    """
+    schedule = (schedule or "automatic").lower()
+    sampler = None if not name or name.lower() == "automatic" else _ALIASES.get(name.lower(), name.lower())
+    if sampler is not None and schedule == "karras" and f"{sampler} karras" in SAMPLERS:
+        return f"{sampler} karras", []
+    ignored = schedule != "automatic" and not (sampler or "").endswith(f" {schedule}")
+    return sampler, ["scheduler: ignored; the sampler has no such schedule here"] if ignored else []
 
 
-def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> dict[str, Any]:
-    """ControlNet's units, as its extension has them. Raises BadSpecification for other extensions that are used."""
+def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of ControlNet's units, as its extension has them, and remarks.
+
+    Raises BadSpecification for other extensions that are used.
+    """
     units: list[Mapping[str, Any]] = []
     for name, script in scripts.items():
         args = script.get("args", []) if isinstance(script, Mapping) else []
@@ -190,13 +259,17 @@ def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> dict[str, 
         elif any(arg not in (False, None, [], {}) for arg in args):
             raise BadSpecification(f"alwayson_scripts: {name} is not known here")
     if not units:
-        return {}
-    return {
+        return {}, []
+    fields = {
         "control_images": [_image(context, unit) for unit in units],
         "controlnet_conditioning_scale": [float(unit.get("weight", 1.0)) for unit in units],
         "control_guidance_start": [float(unit.get("guidance_start", 0.0)) for unit in units],
         "control_guidance_end": [float(unit.get("guidance_end", 1.0)) for unit in units],
     }
+    ignored = {
+        name for unit in units for name, as_it_is in _OF_UNITS.items() if unit.get(name, as_it_is[0]) not in as_it_is
+    }
+    return fields, [f"alwayson_scripts: ControlNet's {name} is ignored" for name in sorted(ignored)]
 
 
 def _image(context: ApiContext, unit: Mapping[str, Any]) -> str:

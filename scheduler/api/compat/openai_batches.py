@@ -5,8 +5,10 @@ are fetched.
 """
 
 import json
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal
 
@@ -15,23 +17,27 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 
-from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.compat.openai_images import ImagesBody, OpenAIError, answer_of, request_of
+from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.compat.openai_images import FIELDS, ImagesBody, OpenAIError, answer_of, remarks_on, source_of
+from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.orders import hash_of
+from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
-from scheduler.intake.requests import numbered
-from scheduler.intake.submit import specify, submit
-from storage.errors import BadSpecification, InvalidInput
-from storage.jobs.values import NewJob, Submission
+from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import submit_order
+from storage.errors import BadSpecification
 from storage.objects.inputs import copy_input, get_input
 from storage.renders.openai_files import Line, OpenAIBatch
-from storage.renders.views import JobView
+from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
-from storage.spec.picture import explain
+from storage.spec.picture import CustomId, explain
 
 _ENDPOINT = "/v1/images/generations"
 _MOST_LINES = 50_000
 _PIECE_BYTES = 2**16
+_WINDOW = "24h"
 
 FileId = Annotated[
     str,
@@ -45,13 +51,13 @@ BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As P
 
 class BatchBody(BaseModel):
     model_config = ConfigDict(
-        extra="ignore",
+        extra="allow",
         json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
     )
 
     input_file_id: str = Field(description="Of a file that was sent to POST /v1/files with the purpose `batch`.")
     endpoint: Literal["/v1/images/generations"]
-    completion_window: str = Field("24h", description="Without effect here.")
+    completion_window: str = Field("24h", description="A batch runs until it is finished, or cancelled.")
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
@@ -77,6 +83,9 @@ class BatchAnswer(BaseModel):
     cancelled_at: int | None
     request_counts: Counts
     metadata: dict[str, str]
+    remarks: list[str] = Field(
+        default_factory=list, description="When it is created: what is hardly meant, such as an ignored field."
+    )
 
 
 class BatchList(BaseModel):
@@ -90,7 +99,7 @@ class BatchList(BaseModel):
 class _BatchLine(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    custom_id: Annotated[str, Field(min_length=1, max_length=256)]
+    custom_id: CustomId
     method: Literal["POST"]
     url: Literal["/v1/images/generations"]
     body: ImagesBody
@@ -100,32 +109,38 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIE
 
 
 @router.post("/batches")
-def create_batch(context: Context, body: BatchBody, caller: Submitter) -> BatchAnswer:
+def create_batch(
+    context: Context, body: BatchBody, caller: CanSubmit, idempotency_key: IdempotencyKey = None
+) -> BatchAnswer:
     """Submit a file of requests (JSONL, uploaded with the purpose `batch`): accepted whole, or not at all."""
     file = context.files.file(caller.owner, body.input_file_id)
-    bodies, lines = _read(get_input(context.objects, file.object))
-    context.admit(caller, sum(line.n for line in lines))
-    render = submit(
-        context.jobs,
-        context.registry,
-        context.tickets,
-        _wanted(context, caller, bodies),
-        Submission(owner=caller.owner, priority=Priority.BULK, key_id=caller.key_id),
+    # What is in the file: uploaded twice, it has two ids.
+    said = {**body.model_dump(mode="json"), "input_file_id": file.object}
+    terms = Terms(
+        priority=Priority.BULK,
+        idempotency_key=idempotency_key,
+        request_hash=hash_of(said) if idempotency_key else None,
+        watched=True,
     )
-    batch_id = context.files.add_batch(
+    with _of_the_file():
+        lines = _read(get_input(context.objects, file.object))
+        order = _order(context, body, lines)
+        with spelled(FIELDS):
+            accepted = submit_order(context.intake, caller.submitter, order, terms)
+    batch = context.files.add_batch(
         owner=caller.owner,
         file_id=file.id,
-        render_id=render.render_id,
+        render_id=accepted.render_id,
         metadata=body.metadata or {},
-        lines=lines,
+        lines=_placed(lines),
     )
-    return _answer(context, context.files.batch(caller.owner, batch_id))
+    return _answer(context, batch).model_copy(update={"remarks": sorted(accepted.remarks)})
 
 
 @router.get("/batches")
 def list_batches(
     context: Context,
-    caller: Reader,
+    caller: CanRead,
     after: Annotated[
         str | None, Query(pattern=r"^batch_[0-9a-f]{24}$", description="The page after this batch.")
     ] = None,
@@ -143,13 +158,13 @@ def list_batches(
 
 
 @router.get("/batches/{batch_id}")
-def get_batch(context: Context, batch_id: BatchId, caller: Reader) -> BatchAnswer:
+def get_batch(context: Context, batch_id: BatchId, caller: CanRead) -> BatchAnswer:
     """How a batch stands."""
     return _answer(context, context.files.batch(caller.sees, batch_id))
 
 
 @router.post("/batches/{batch_id}/cancel")
-def cancel_batch(context: Context, batch_id: BatchId, caller: Submitter) -> BatchAnswer:
+def cancel_batch(context: Context, batch_id: BatchId, caller: CanSubmit) -> BatchAnswer:
     """Cancel what is not finished of it. Harmless to repeat."""
     batch = context.files.batch(caller.sees, batch_id)
     context.jobs.cancel(batch.render_id)
@@ -157,7 +172,7 @@ def cancel_batch(context: Context, batch_id: BatchId, caller: Submitter) -> Batc
 
 
 @router.get("/files/{file_id}/content", response_class=StreamingResponse)
-def get_file_content(context: Context, file_id: FileId, caller: Reader, http: HttpRequest) -> StreamingResponse:
+def get_file_content(context: Context, file_id: FileId, caller: CanRead, http: HttpRequest) -> StreamingResponse:
     """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
     if file_id.startswith("file-"):
         copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
@@ -177,49 +192,66 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
             yield piece
 
 
-def _read(data: bytes) -> tuple[list[ImagesBody], list[Line]]:
-    """The requests of a file. Raises BadSpecification with the line."""
-    bodies: list[ImagesBody] = []
-    lines: list[Line] = []
+@contextmanager
+def _of_the_file() -> Iterator[None]:
+    """Raise what is wrong with a line as what it is to the caller: something in the file that they name."""
+    try:
+        yield
+    except BadSpecification as error:
+        raise BadSpecification(f"input_file_id: {error}") from None
+
+
+def _read(data: bytes) -> dict[int, _BatchLine]:
+    """Return the requests of a file by the numbers of their lines. Raises BadSpecification with the line."""
+    lines: dict[int, _BatchLine] = {}
     seen: set[str] = set()
     try:
         rows = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise BadSpecification(f"input_file_id: not UTF-8 text at byte {error.start}") from None
+        raise BadSpecification(f"not UTF-8 text at byte {error.start}") from None
     for number, row in enumerate(rows, start=1):
         if not row.strip():
             continue
         try:
             line = _BatchLine.model_validate_json(row)
         except ValidationError as error:
-            raise BadSpecification(f"input_file_id: line {number}: {explain(error)}") from None
+            raise BadSpecification(f"line {number}: {explain(error)}") from None
         if line.custom_id in seen:
-            raise BadSpecification(f"input_file_id: line {number}: the custom_id {line.custom_id!r} is there already")
+            raise BadSpecification(f"line {number}: duplicate custom_id {line.custom_id!r}")
         seen.add(line.custom_id)
-        first = lines[-1].first + lines[-1].n if lines else 0
-        body = line.body.model_dump(mode="json", exclude_unset=True)
-        lines.append(Line(custom_id=line.custom_id, first=first, n=line.body.n, body=body))
-        bodies.append(line.body)
+        lines[number] = line
     if not lines or len(lines) > _MOST_LINES:
-        raise BadSpecification(f"input_file_id: {len(lines)} requests in this file; from 1 to {_MOST_LINES} are taken")
-    return bodies, lines
+        raise BadSpecification(f"{len(lines)} requests in this file; a batch has 1 to {_MOST_LINES}")
+    return lines
 
 
-def _wanted(context: ApiContext, caller: Caller, bodies: list[ImagesBody]) -> Iterator[NewJob]:
-    for number, body in enumerate(bodies, start=1):
-        try:
-            requests = [request_of(context, body)]
-            for one in specify(numbered(requests), context.registry, pictures_each=body.n, seed=body.seed):
-                context.check_work(caller, one.spec)
-                yield one
-        except InvalidInput as error:
-            raise BadSpecification(f"input_file_id: request {number}: {error}") from None
+def _order(context: ApiContext, body: BatchBody, lines: Mapping[int, _BatchLine]) -> Order:
+    sources = [
+        source_of(context, line.body, where=f"line {number}", custom_id=line.custom_id)
+        for number, line in lines.items()
+    ]
+    ignored = [f"{name}: ignored; batches have no such field here" for name in body.model_extra or {}]
+    if body.completion_window != _WINDOW:
+        ignored.append("completion_window: ignored; a batch runs until it is finished or cancelled")
+    of_lines = {remark for line in lines.values() for remark in remarks_on(context, line.body)}
+    return Order(requests=tuple(sources), remarks=(*ignored, *sorted(of_lines)))
+
+
+def _placed(lines: Mapping[int, _BatchLine]) -> list[Line]:
+    """Return which of the render's pictures each line is."""
+    placed: list[Line] = []
+    first = 0
+    for line in lines.values():
+        body = line.body.model_dump(mode="json", exclude_unset=True)
+        placed.append(Line(custom_id=line.custom_id, first=first, n=line.body.n, body=body))
+        first += line.body.n
+    return placed
 
 
 def _answer(context: ApiContext, batch: OpenAIBatch) -> BatchAnswer:
     render = context.views.render(batch.render_id)
     over = render.finished
-    counts = _counted(context, batch) if over else Counts(total=len(batch.lines), completed=0, failed=0)
+    counts = _counted(context, batch, render)
     status = "in_progress" if not over else "cancelled" if render.cancelled else "completed"
     finished = None if render.finished_at is None else int(render.finished_at)
     return BatchAnswer(
@@ -237,12 +269,22 @@ def _answer(context: ApiContext, batch: OpenAIBatch) -> BatchAnswer:
     )
 
 
-def _counted(context: ApiContext, batch: OpenAIBatch) -> Counts:
-    """Lines whose pictures are all done, and the others."""
-    bad = {job.index for job in context.views.jobs(batch.render_id, state=State.FAILED)}
-    bad |= {job.index for job in context.views.jobs(batch.render_id, state=State.CANCELLED)}
-    failed = sum(any(index in bad for index in range(line.first, line.first + line.n)) for line in batch.lines)
-    return Counts(total=len(batch.lines), completed=len(batch.lines) - failed, failed=failed)
+def _counted(context: ApiContext, batch: OpenAIBatch, render: RenderView) -> Counts:
+    """Count lines whose pictures are all done, and lines of which one has failed or was cancelled."""
+    n = len(batch.lines)
+    if render.total == n:  # every line is one picture, which the render has counted
+        return Counts(total=n, completed=render.done, failed=render.failed + render.cancelled)
+    firsts = [line.first for line in batch.lines]
+    done: Counter[int] = Counter()
+    bad: set[int] = set()
+    for index, state in context.views.final_jobs(batch.render_id):
+        number = bisect_right(firsts, index) - 1
+        if state is State.DONE:
+            done[number] += 1
+        else:
+            bad.add(number)
+    completed = sum(done[number] == line.n for number, line in enumerate(batch.lines))
+    return Counts(total=n, completed=completed, failed=len(bad))
 
 
 def _written(context: ApiContext, batch: OpenAIBatch, *, errors: bool, base_url: str) -> Iterator[str]:
@@ -263,6 +305,7 @@ def _line(
     if undone := next((job for job in jobs if job.state is not State.DONE), None):
         reason = undone.error or f"it was {undone.state}"
         return {**told, "response": None, "error": {"code": "render_failed", "message": reason}}
-    answer = answer_of(context, ImagesBody.model_validate(line.body), jobs, base_url=base_url)
-    body = answer.model_dump(exclude_none=True)
+    asked = ImagesBody.model_validate(line.body)
+    answer = answer_of(context, asked, jobs, base_url=base_url)
+    body = answer.model_copy(update={"remarks": [*remarks_on(context, asked)]}).model_dump(exclude_none=True)
     return {**told, "response": {"status_code": 200, "request_id": batch.render_id, "body": body}, "error": None}

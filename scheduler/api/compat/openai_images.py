@@ -2,24 +2,44 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
-from scheduler.api.access import Submitter
-from scheduler.api.compat.orders import Order, as_base64, encoded, finish, pictures, place
+from scheduler.api.access import CanSubmit
+from scheduler.api.compat.pictures import as_base64, encoded, rendered
+from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.orders import hash_of
+from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
+from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from scheduler.intake.requests import SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.renders.views import JobView
+from storage.rules.states import Priority
 from storage.spec.picture import Request
 
 #: Longer than any client waits: OpenAI's own give up after ten minutes.
 _SECONDS = 600.0
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+#: Names of OpenAI's own models mean the default one.
+_MODELS_OF_OPENAI = ("dall-e", "gpt-image")
+#: A specification's fields → what a body calls them.
+FIELDS = {"width": "size", "height": "size"}
+_IGNORED = {
+    "quality": "num_inference_steps sets the effort",
+    "style": "say it in the prompt",
+    "moderation": "the farm has no moderation levels",
+    "background": "pictures are opaque",
+    "user": "a render belongs to the owner of the key",
+}
+#: What happens anyway.
+_AS_IT_IS = {"quality": ("auto",), "moderation": ("auto",), "background": ("auto", "opaque")}
 
 
 class ImagesBody(BaseModel):
@@ -39,12 +59,12 @@ class ImagesBody(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
     stream: Literal[False] = Field(False, description="Not here: follow /v1/renders/ID/events.")
     partial_images: Literal[0] = 0
-    # As others accept them.
-    quality: str | None = Field(None, description="Without effect here.")
-    style: str | None = Field(None, description="Without effect here.")
-    moderation: str | None = Field(None, description="Without effect here.")
-    background: str | None = Field(None, description="Without effect here.")
-    user: str | None = Field(None, description="Without effect here.")
+    # OpenAI's clients send these; each that asks for something is remarked on.
+    quality: str | None = Field(None, description="Ignored, with a remark: `num_inference_steps` sets the effort.")
+    style: str | None = Field(None, description="Ignored, with a remark.")
+    moderation: str | None = Field(None, description="Ignored, with a remark.")
+    background: str | None = Field(None, description="Pictures are opaque; anything else is ignored, with a remark.")
+    user: str | None = Field(None, description="Ignored, with a remark: a render belongs to the key's owner.")
     negative_prompt: str | None = Field(None, description="What to steer away from.")
     num_inference_steps: int | None = Field(None, description="Denoising steps.")
     guidance_scale: float | None = Field(None, description="How closely to follow the prompt.")
@@ -74,6 +94,7 @@ class ImagesAnswer(BaseModel):
     output_format: str
     size: str
     id: str = Field(description="The render.")
+    remarks: list[str] = Field(default_factory=list, description="What is hardly meant, such as an ignored field.")
 
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
@@ -83,32 +104,27 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIE
 def generate_images(
     context: Context,
     body: ImagesBody,
-    caller: Submitter,
+    caller: CanSubmit,
     http: HttpRequest,
-    idempotency_key: Annotated[
-        str | None,
-        Header(max_length=255, description="Your name for this request: sent again, it is accepted once."),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[int, Header(ge=0, description="As OpenAI's clients count.")] = 0,
 ) -> ImagesAnswer:
     """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
 
     A client that has lost patience and asks again gets the pictures of its first request.
     """
-    render_id = place(
-        context,
-        caller,
-        Order(
-            requests=[request_of(context, body)],
-            n=body.n,
-            seed=body.seed,
-            body=body.model_dump(mode="json"),
-            idempotency_key=idempotency_key,
-            again=x_stainless_retry_count > 0,
-        ),
+    order = Order(requests=(source_of(context, body),), remarks=tuple(remarks_on(context, body)))
+    terms = Terms(
+        priority=Priority.INTERACTIVE,
+        idempotency_key=idempotency_key,
+        request_hash=hash_of(body.model_dump(mode="json")),
+        repeated=x_stainless_retry_count > 0,
+        watched=True,
     )
-    jobs = pictures(context, finish(context, render_id, seconds=_SECONDS))
-    return answer_of(context, body, jobs, base_url=str(http.base_url))
+    with spelled(FIELDS):
+        accepted, jobs = rendered(context, caller, order, terms, seconds=_SECONDS)
+    answer = answer_of(context, body, jobs, base_url=str(http.base_url))
+    return answer.model_copy(update={"remarks": sorted(accepted.remarks)})
 
 
 def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
@@ -122,25 +138,47 @@ def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *,
     )
 
 
-def request_of(context: ApiContext, body: ImagesBody) -> Request:
-    """Raises BadSpecification."""
+def source_of(
+    context: ApiContext, body: ImagesBody, *, where: str = "", custom_id: str | None = None
+) -> SourcedRequest:
+    """Return what a body asks for; `where` it was read. Raises BadSpecification."""
     fields: dict[str, Any] = {
         "prompt": body.prompt,
         "negative_prompt": body.negative_prompt,
         "num_inference_steps": body.num_inference_steps,
         "guidance_scale": body.guidance_scale,
+        "seed": body.seed,
+        "custom_id": custom_id,
+        "model": None if _is_of_openai(context, body.model) else body.model,
     }
-    if body.model in context.registry.models:
-        fields["model"] = body.model
-    elif body.model is not None and not body.model.startswith(("dall-e", "gpt-image")):
-        known = ", ".join(context.registry.models)
-        raise BadSpecification(f"model: none is registered as {body.model!r}; known are {known}")
-    if body.size != "auto":
-        match = _SIZE.fullmatch(body.size)
-        if match is None:
-            raise BadSpecification(f"size: expected WIDTHxHEIGHT, such as 512x512, or auto (given: {body.size[:40]!r})")
-        fields |= {"width": int(match[1]), "height": int(match[2])}
-    return Request.parse({name: value for name, value in fields.items() if value is not None})
+    try:
+        if body.size != "auto":
+            if (match := _SIZE.fullmatch(body.size)) is None:
+                raise BadSpecification(
+                    f"size: must be WIDTHxHEIGHT, such as 512x512, or auto (given: {body.size[:40]!r})"
+                )
+            fields |= {"width": int(match[1]), "height": int(match[2])}
+        with spelled(FIELDS):
+            request = Request.parse({name: value for name, value in fields.items() if value is not None})
+    except BadSpecification as error:
+        raise at(where, error) from None
+    return SourcedRequest(where, request, copies=body.n)
+
+
+def remarks_on(context: ApiContext, body: ImagesBody) -> Iterator[str]:
+    """Yield what a body asks for and does not get."""
+    for name, why in _IGNORED.items():
+        value = getattr(body, name)
+        if value is not None and value not in _AS_IT_IS.get(name, ()):
+            yield f"{name}: ignored; {why}"
+    if _is_of_openai(context, body.model):
+        yield f"model: {body.model!r} is not here; rendered with {context.registry.default}"
+    if body.output_format == "png" and "output_compression" in body.model_fields_set:
+        yield "output_compression: ignored; a PNG is lossless"
+
+
+def _is_of_openai(context: ApiContext, model: str | None) -> bool:
+    return model is not None and model not in context.registry.models and model.startswith(_MODELS_OF_OPENAI)
 
 
 def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) -> ImageData:

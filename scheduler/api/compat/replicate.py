@@ -1,6 +1,7 @@
 """The door of Replicate's clients: predictions, created, waited for, looked at and cancelled."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -8,14 +9,21 @@ from fastapi import APIRouter, Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
-from scheduler.api.access import Caller, Reader, Submitter
-from scheduler.api.compat.orders import Order, as_base64, place
+from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.compat.pictures import as_base64
+from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.orders import hash_of
+from scheduler.api.parameters import IdempotencyKey, RenderId, wait_of
 from scheduler.api.problems import RESPONSES
-from scheduler.api.renders import RenderId, wait_of
+from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from scheduler.intake.requests import SourcedRequest
+from scheduler.intake.submit import submit_order
+from scheduler.results.follow import wait_for_render
 from storage.errors import BadSpecification
 from storage.renders.views import RenderView
-from storage.rules.states import State
+from storage.rules.states import Priority, State
 from storage.spec.picture import Request
 
 #: What Replicate's models call our fields.
@@ -31,7 +39,7 @@ CancelAfter = Annotated[str | None, Header(description="Not here, and refused: c
 
 class PredictionBody(BaseModel):
     model_config = ConfigDict(
-        extra="ignore",
+        extra="allow",
         json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
     )
 
@@ -49,6 +57,9 @@ class Prediction(BaseModel):
     output: list[str] | None = Field(description="Addresses of the pictures, or the pictures themselves (data:).")
     error: str | None
     logs: str = Field(description="How far it is, in a line as tqdm writes it.")
+    remarks: list[str] = Field(
+        default_factory=list, description="When it is created: what is hardly meant, such as an ignored field."
+    )
     metrics: dict[str, float] = Field(description="`predict_time`: seconds from its first picture's start.")
     created_at: str | None
     started_at: str | None
@@ -65,85 +76,97 @@ class PredictionPage(BaseModel):
 router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
 
 
-def _without_deadline(cancel_after: CancelAfter = None) -> None:
-    """Raises BadSpecification: what would not happen is not accepted."""
-    if cancel_after is not None:
-        raise BadSpecification("Cancel-After: nothing is cancelled by the clock here; POST …/cancel does it at once")
+@dataclass(frozen=True)
+class _Call:
+    """What comes with a prediction's body."""
+
+    context: Context
+    caller: CanSubmit
+    request: HttpRequest
+    idempotency_key: IdempotencyKey = None
+    prefer: Prefer = None
+    cancel_after: CancelAfter = None
 
 
-@router.post("/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
-def create_prediction(
-    context: Context, body: PredictionBody, caller: Submitter, request: HttpRequest, prefer: Prefer = None
-) -> Prediction:
+Call = Annotated[_Call, Depends()]
+
+
+@router.post("/predictions", status_code=201)
+def create_prediction(body: PredictionBody, call: Call) -> Prediction:
     """Submit a prediction; `version` names the model."""
-    return _created(context, body, body.version, caller, request, prefer)
+    return _created(call, body, body.version)
 
 
-@router.post("/models/{owner}/{name}/predictions", status_code=201, dependencies=[Depends(_without_deadline)])
+@router.post("/models/{owner}/{name}/predictions", status_code=201)
 def create_prediction_of_model(
-    context: Context,
     owner: Annotated[str, Path(max_length=63, description="Anything.")],
     name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
     body: PredictionBody,
-    caller: Submitter,
-    request: HttpRequest,
-    prefer: Prefer = None,
+    call: Call,
 ) -> Prediction:
     """Submit a prediction of a model; whose it is does not matter here."""
     del owner
-    return _created(context, body, name, caller, request, prefer)
+    return _created(call, body, name)
 
 
 @router.get("/predictions")
-def list_predictions(context: Context, caller: Reader, request: HttpRequest) -> PredictionPage:
+def list_predictions(context: Context, caller: CanRead, request: HttpRequest) -> PredictionPage:
     """The newest hundred."""
     found = context.views.renders(limit=_SHOWN, owner=caller.owner)
     return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
 
 
 @router.get("/predictions/{render_id}")
-def get_prediction(context: Context, render_id: RenderId, caller: Reader, request: HttpRequest) -> Prediction:
+def get_prediction(context: Context, render_id: RenderId, caller: CanRead, request: HttpRequest) -> Prediction:
     """How a prediction stands."""
     return _prediction(context, context.render(caller, render_id), request)
 
 
 @router.post("/predictions/{render_id}/cancel")
-def cancel_prediction(context: Context, render_id: RenderId, caller: Submitter, request: HttpRequest) -> Prediction:
+def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, request: HttpRequest) -> Prediction:
     """Cancel what is not finished of it. Harmless to repeat."""
     context.render(caller, render_id)
     context.jobs.cancel(render_id)
     return _prediction(context, context.render(caller, render_id), request)
 
 
-def _created(
-    context: ApiContext,
-    body: PredictionBody,
-    model: str | None,
-    caller: Caller,
-    request: HttpRequest,
-    prefer: str | None,
-) -> Prediction:
+def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
+    if call.cancel_after is not None:
+        raise BadSpecification("Cancel-After: not here; POST /v1/predictions/ID/cancel cancels at once")
+    context = call.context
+    terms = Terms(
+        priority=Priority.INTERACTIVE,
+        idempotency_key=call.idempotency_key,
+        request_hash=hash_of({**body.model_dump(mode="json"), "version": model}) if call.idempotency_key else None,
+        watched=True,
+    )
+    spellings = {"model": "version", **{ours: theirs for theirs, ours in _INPUTS.items() if theirs in body.input}}
+    with spelled(spellings):
+        accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
+    if (seconds := wait_of(call.prefer)) is not None:
+        wait_for_render(context.views, accepted.render_id, seconds=seconds)
+    made = _prediction(context, context.render(call.caller, accepted.render_id), call.request)
+    return made.model_copy(update={"remarks": sorted(accepted.remarks)})
+
+
+def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Order:
     if body.webhook is not None:
         raise BadSpecification(
-            "webhook: predictions tell nobody here; POST /v1/renders takes one, or ask GET /v1/predictions/ID"
+            "webhook: predictions have none here; POST /v1/renders takes one, or poll GET /v1/predictions/ID"
         )
-    render_id = _placed(context, caller, body, model)
-    if (seconds := wait_of(prefer)) is not None:
-        context.wait(render_id, seconds=seconds)
-    return _prediction(context, context.render(caller, render_id), request)
-
-
-def _placed(context: ApiContext, caller: Caller, body: PredictionBody, model: str | None) -> str:
-    alias = (model or context.registry.default).rpartition("/")[2].partition(":")[0]
-    if alias not in context.registry.models:
-        known = ", ".join(context.registry.models)
-        raise BadSpecification(f"version: no model is registered as {alias[:60]!r}; known are {known}")
     fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
-    n, seed = fields.pop("n", 1), fields.pop("seed", None)
+    if "model" in fields:
+        raise BadSpecification("input.model: the version names the model")
+    fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:60]
+    n = fields.pop("n", 1)
     if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
         raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {str(n)[:40]})")
-    requests = [Request.parse({**fields, "model": alias, **({} if seed is None else {"seed": seed})})]
-    return place(context, caller, Order(requests=requests, n=n, body=body.model_dump(mode="json")))
+    ignored = [name for name, value in (body.model_extra or {}).items() if value]
+    return Order(
+        requests=(SourcedRequest("", Request.parse(fields)),),
+        pictures_each=n,
+        remarks=tuple(f"{name}: ignored; predictions have no such field here" for name in ignored),
+    )
 
 
 def _prediction(

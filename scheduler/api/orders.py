@@ -1,0 +1,56 @@
+"""From a request's body to an order and the terms on which it is submitted."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from scheduler.api.access import Caller
+from scheduler.api.context import ApiContext
+from scheduler.api.request_bodies import RenderBody
+from scheduler.intake.addresses import check_url
+from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from storage.jobs.values import Webhook
+from storage.rules.states import Priority
+
+
+@contextmanager
+def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[Order]:
+    """Make an order of a body; its manifest lies on this machine meanwhile.
+
+    Raises BadSpecification with the place of what is wrong, NotFound for a manifest that is not the caller's.
+    """
+    if body.manifest is None:
+        yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
+        return
+    with context.manifest(caller, body.manifest) as rows:
+        yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
+
+
+def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempotency_key: str | None = None) -> Terms:
+    """Return how a body is to be submitted. Raises BadSpecification for a webhook that may not be called."""
+    webhook = body.webhook
+    if webhook is not None:
+        check_url(webhook.url, allow_private=context.services.settings.webhook_private)
+    return Terms(
+        priority=Priority[body.priority.upper()],
+        idempotency_key=idempotency_key,
+        request_hash=None if idempotency_key is None else _hash(context, caller, body),
+        webhook=Webhook(url=webhook.url, events=tuple(webhook.events)) if webhook else None,
+        watched=True,
+    )
+
+
+def hash_of(said: Mapping[str, Any]) -> str:
+    """Return what is equal for equal requests, such as for one that its client sends again."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(context: ApiContext, caller: Caller, body: RenderBody) -> str:
+    said = body.model_dump(mode="json", exclude_unset=True)
+    if body.manifest is not None:
+        # What is in it: uploaded twice, it has two ids.
+        said["manifest"] = context.files.file(caller.sees, body.manifest).object
+    return hash_of(said)

@@ -1,0 +1,27 @@
+"""Parameters that several routes take, and what they mean."""
+
+import re
+from typing import Annotated
+
+from fastapi import Header, Path
+
+_LONGEST_WAIT_SECONDS = 60
+
+RenderId = Annotated[str, Path(pattern="^[0-9a-z]{1,32}$", description="Such as `k7m2p9x4tq8z`.")]
+JobId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}-\d{1,9}$", description="Such as `k7m2p9x4tq8z-000012`.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="Your name for this request: sent again, it is accepted once.",
+    ),
+]
+
+
+def wait_of(prefer: str | None) -> int | None:
+    """Return how many seconds a caller would like to wait (RFC 7240, `wait=N`), within bounds."""
+    match = re.search(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])", prefer or "")
+    return min(int(match[1] or _LONGEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS) if match else None

@@ -1,0 +1,72 @@
+"""Stop a render, for good or for a while: `farm cancel`, `farm hold`, `farm release`."""
+
+import click
+
+from scheduler.cli.output import counted, json_option, print_json
+from scheduler.cli.status import render_fields
+from scheduler.services import open_services
+from storage.settings import read_settings
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@json_option
+def cancel(render_id: str, as_json: bool) -> None:
+    """Cancel the unfinished jobs of a render.
+
+    Finished pictures are kept. Idempotent.
+    """
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    cancelled = services.jobs.cancel(render_id)
+    after = services.views.render(render_id)
+    if as_json:
+        print_json({"render": render_id, "state": after.state, "cancelled": cancelled})
+    elif cancelled:
+        click.echo(
+            f"cancelled {counted(cancelled, 'job')} of render {render_id}; {counted(after.done, 'picture')} done"
+        )
+    else:
+        click.echo(f"render {render_id} is already {after.state}; nothing to cancel")
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@json_option
+def hold(render_id: str, as_json: bool) -> None:
+    """Pause a render.
+
+    Its queued jobs are held back; jobs that are already running finish. Idempotent.
+    """
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    held = services.jobs.hold(render_id)
+    if as_json:
+        print_json({**render_fields(services.views.render(render_id)), "held": held})
+    else:
+        click.echo(f"held {counted(held, 'job')} of render {render_id}; resume with `farm release {render_id}`")
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@json_option
+def release(render_id: str, as_json: bool) -> None:
+    """Resume a held render.
+
+    Its held jobs go back into the queue. Idempotent.
+    """
+    # Imported here: only this command publishes tickets, and the other two do without Celery.
+    from scheduler.cli.waiting import reachable_broker
+    from scheduler.intake.submit import publish_tickets
+
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    released = services.jobs.release(render_id)
+    publish_tickets(
+        *(services.jobs, services.registry, reachable_broker(services)),
+        services.jobs.best_waiting(services.registry.models),
+    )
+    if as_json:
+        print_json({**render_fields(services.views.render(render_id)), "released": released})
+    else:
+        click.echo(f"released {counted(released, 'job')} of render {render_id}")

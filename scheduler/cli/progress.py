@@ -1,0 +1,151 @@
+"""Progress on standard error: bars on a terminal, otherwise a line every few seconds."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from scheduler.cli.output import duration, say
+from storage.renders.views import RenderView
+
+_PLAIN_LINE_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields['rate']:.1f}/s" if task.fields["rate"] else "")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        return Text("" if left is None else f"{duration(left)} left")
+
+
+class RenderPace:
+    """The speed of a render, measured from the first picture that we saw finished."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def see(self, render: RenderView) -> tuple[float | None, float | None]:
+        """Return pictures per second and seconds left; None while unknown."""
+        finished = render.total - render.remaining
+        if not finished:
+            return None, None
+        if self._first is None:
+            self._first = (self._clock(), finished)
+        since, before = self._first
+        elapsed = self._clock() - since
+        if finished == before or elapsed <= 0:
+            return None, None
+        rate = (finished - before) / elapsed
+        return rate, render.remaining / rate
+
+
+@contextmanager
+def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]]:
+    """Show a progress bar with rate and time left; without a terminal, a line every few seconds."""
+    pace = RenderPace()
+    if not sys.stderr.isatty():
+        yield _plain_progress(label, pace)
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _Left(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=total, rate=None, left=None)
+
+        def show(render: RenderView) -> None:
+            rate, left = pace.see(render)
+            bar.update(task, completed=render.total - render.remaining, rate=rate, left=left)
+
+        yield show
+
+
+@contextmanager
+def amount_of(label: str, total: int, noun: str) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar for a known amount, with rate and time left; without a terminal, a line now and then."""
+    started = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _Left(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(label, total=total, rate=None, left=None)
+        next_at = started + _PLAIN_LINE_SECONDS
+
+        def show(done: int) -> None:
+            nonlocal next_at
+            rate = done / max(time.monotonic() - started, 0.001)
+            left = (total - done) / rate if rate else None
+            bar.update(task, completed=done, rate=rate, left=left)
+            if bar.disable and time.monotonic() > next_at:
+                say(f"{label}: {done:,} of {total:,} {noun}, {rate:,.0f}/s")
+                next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+
+        yield show
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
+    """Count what flows through, with its rate, while the total is still unknown."""
+    started = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def through(stream: Iterable[T]) -> Iterator[T]:
+            next_at = started + _PLAIN_LINE_SECONDS
+            for n, one in enumerate(stream, start=1):
+                if n % 1000 == 0:
+                    so_far = f"{label}: {n:,} ({n / (time.monotonic() - started):,.0f}/s)"
+                    bar.update(task, description=so_far)
+                    if bar.disable and time.monotonic() > next_at:
+                        say(so_far)
+                        next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+                yield one
+
+        yield through
+
+
+def _plain_progress(label: str, pace: RenderPace) -> Callable[[RenderView], None]:
+    next_at = 0.0
+    said: RenderView | None = None
+
+    def show(render: RenderView) -> None:
+        nonlocal next_at, said
+        rate, left = pace.see(render)
+        if render == said or (time.monotonic() < next_at and not render.finished):
+            return
+        said = render
+        next_at = time.monotonic() + _PLAIN_LINE_SECONDS
+        speed = f", {rate:.1f}/s" if rate else ""
+        rest = f", {duration(left)} left" if left else ""
+        say(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}")
+
+    return show

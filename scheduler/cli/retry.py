@@ -1,0 +1,91 @@
+"""Render again: `farm retry` for failed jobs, `farm rerender` to reproduce a picture."""
+
+from pathlib import Path
+
+import click
+
+from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.status import render_fields
+from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import Accepted, intake_of, publish_tickets, quanta, submit_order
+from scheduler.results.compare import changed, compare
+from scheduler.results.download import prepare_folder
+from scheduler.services import open_services
+from storage.errors import InvalidInput
+from storage.rules.states import Priority, State
+from storage.settings import read_settings
+
+
+@click.command()
+@click.argument("render_id", metavar="RENDER")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
+@click.option("--no-wait", is_flag=True, help="Queue the jobs and return.")
+@json_option
+@click.pass_context
+def retry(context: click.Context, render_id: str, out: Path | None, no_wait: bool, as_json: bool) -> None:
+    """Render the failed jobs of a render again, with the same seeds."""
+    services = open_services(read_settings())
+    services.views.render(render_id)
+    models = sorted({job.spec.model for job in services.views.jobs(render_id, state=State.FAILED)})
+    for alias in models:
+        services.registry[alias]
+    if not models:
+        say(f"render {render_id} has no failed jobs")
+        if as_json:
+            print_json(render_fields(services.views.render(render_id)))
+        return
+    tickets = reachable_broker(services)
+    if out is not None:
+        prepare_folder(out)
+    services.jobs.retry(render_id, quanta=quanta(services.registry))
+    publish_tickets(services.jobs, services.registry, tickets, models)
+    accepted = Accepted(render_id=render_id, models=tuple(models))
+    if no_wait:
+        report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
+        return
+    outcome = see_through(services, accepted, out=out)
+    report(services, outcome, as_json=as_json)
+    context.exit(outcome.exit_code)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+@click.pass_context
+def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
+    """Reproduce a picture and compare it with the original.
+
+    The whole batch is rendered again, because the last bit of a picture can depend on its batch. Exits with 1 if the
+    pictures differ.
+    """
+    settings = read_settings()
+    services = open_services(settings)
+    job = services.views.job(job_id)
+    if job.state is not State.DONE or job.batch_id is None or job.object is None:
+        raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
+    batch = services.views.batch(job.batch_id)
+    position = batch.job_row_ids.index(job.row_id)
+    services.registry[job.spec.model]
+    before = services.objects.get(job.object)
+    again = submit_order(
+        intake_of(services, reachable_broker(services)),
+        Submitter(owner=settings.owner, local_files=True),
+        Order(specs=tuple(services.views.specs(batch))),
+        Terms(priority=Priority.INTERACTIVE, together=True),
+    )
+    see_through(services, again)
+    twin = services.views.job(f"{again.render_id}-{position}")
+    if twin.object is None:
+        raise InvalidInput(f"reproducing job {job_id} did not succeed: job {twin.id} is {twin.state}: {twin.error}")
+    verdict = compare(before, services.objects.get(twin.object))
+    why = changed(batch.recipe, services.views.batch(twin.batch_id).recipe) if twin.batch_id else []
+    if as_json:
+        sums = [job.sha256, twin.sha256]
+        print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})
+    else:
+        click.echo(f"{twin.id} is {verdict.words()} {job.id} (rendered in a batch of {len(batch.job_row_ids)})")
+        for change in why:
+            click.echo(f"rendered with a different {change}")
+    context.exit(0 if verdict.identical else 1)

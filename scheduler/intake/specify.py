@@ -1,0 +1,70 @@
+"""From requests to complete specifications: the model's defaults filled in, a seed for every picture."""
+
+import secrets
+from collections.abc import Iterable, Iterator
+
+from scheduler.intake.admission import NO_LIMITS, check_work
+from scheduler.intake.requests import BadRows, SourcedRequest, at
+from storage.access.keys import Limits
+from storage.errors import BadSpecification, InvalidInput, NotFound
+from storage.jobs.values import NewJob
+from storage.spec.picture import MAX_SEED, Request, Spec
+from storage.spec.registry import Registry
+
+#: Drawn seeds stay below 2⁴⁸, so that a million counted up from one are exact in JSON readers' doubles (2⁵³).
+_DRAWN_SEEDS = 2**48
+
+
+def draw_seed() -> int:
+    """Draw a seed."""
+    return secrets.randbelow(_DRAWN_SEEDS)
+
+
+def specify(
+    asked: Iterable[SourcedRequest],
+    registry: Registry,
+    *,
+    pictures_each: int = 1,
+    seed: int | None = None,
+    limits: Limits = NO_LIMITS,
+    bad: BadRows | None = None,
+) -> Iterator[NewJob]:
+    """Yield complete specifications, `pictures_each` for every request, with its name and labels.
+
+    Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
+    with each picture. A request's own seed is that of its first picture; the next ones count up from it.
+
+    Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it,
+    NotPermitted if a picture is more work than `limits` allow, unless `bad` leaves such requests out.
+    """
+    bad = bad or BadRows()
+    next_seed = draw_seed() if seed is None else seed
+    for where, request, copies in asked:
+        n = copies or pictures_each
+        for copy in range(n):
+            if request.seed is None:
+                own, next_seed = next_seed, next_seed + 1
+            else:
+                own = request.seed + copy
+            try:
+                spec = _resolved(request if copy == 0 else request.model_copy(update={"seed": own}), registry, own)
+                check_work(spec, limits)
+            except InvalidInput as error:
+                bad.met(at(where, error))
+                break
+            yield NewJob(spec=spec, custom_id=_name(request, copy, n), labels=request.labels)
+
+
+def _resolved(request: Request, registry: Registry, seed: int) -> Spec:
+    if seed > MAX_SEED:
+        raise BadSpecification(f"seed: {seed} is above the largest seed, {MAX_SEED}; start lower")
+    try:
+        return registry.resolve(request, seed=seed)
+    except NotFound as error:
+        # Of a request an unknown model is a wrong field, not a wrong address.
+        raise BadSpecification(f"model: {error}") from None
+
+
+def _name(request: Request, copy: int, copies: int) -> str | None:
+    """Return what the caller calls this picture: of several, each gets its number."""
+    return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"

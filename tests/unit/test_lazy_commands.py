@@ -1,0 +1,43 @@
+"""Commands start at once: the table that `farm --help` prints from, and what is not imported on the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scheduler.cli.main import COMMANDS
+
+#: Whatever none of them needs: each takes a tenth of a second or more, or a good part of the memory.
+HEAVY = {
+    *("alembic", "boto3", "botocore", "celery", "cronsim", "dynamicprompts", "fastapi", "httpx", "kombu", "PIL"),
+    *("numpy", "pyarrow", "redis", "rich", "safetensors", "torch", "uvicorn", "urllib3", "webdataset"),
+}
+REPORT = "import sys; from scheduler.cli.main import cli; cli.main(sys.argv[1:], standalone_mode=False); "
+REPORT += "sys.stderr.write(' '.join(sys.modules))"
+
+
+def imported(tmp_path: Path, *arguments: str) -> set[str]:
+    """The packages that are imported in a fresh process after a `farm` command."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments],
+        env=environment | {"FARM_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout
+    return {module.partition(".")[0] for module in ended.stderr.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_each_command_says_of_itself(name: str) -> None:
+    command = COMMANDS[name].load()
+    assert command.name == name
+    assert command.get_short_help_str(limit=200) == COMMANDS[name].help
+
+
+def test_help_imports_no_database_and_no_settings(tmp_path: Path) -> None:
+    assert not imported(tmp_path, "--help") & (HEAVY | {"sqlalchemy", "pydantic"})
