@@ -1,4 +1,4 @@
-"""Files and batches of OpenAI's Batch API: a batch is a render, a line of its file some of that render's pictures."""
+"""Files and batches of OpenAI's Batch API: a batch is a render, each line of its file some of its pictures."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class OpenAIFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a batch's file: whose pictures they are, and which."""
+    """A line of a batch's file, and which pictures belong to it."""
 
     custom_id: str
     first: int
