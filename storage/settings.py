@@ -36,11 +36,12 @@ def _user_name() -> str:
 
 
 class Settings(BaseSettings):
-    """Frozen; the docstring under each field is the text of `deploy/env.example`."""
+    """Frozen; the docstring under each field is the text of `deploy/env.example`.
 
-    model_config = SettingsConfigDict(
-        env_prefix="FARM_", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
-    )
+    A test compares them. Pydantic does not read them: it would parse this file at the start of every command.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, env_ignore_empty=True)
 
     home: Path = Path(".farm")
     """Folder for all local data: embedded database and objects, logs, built models."""

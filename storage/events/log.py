@@ -97,14 +97,23 @@ def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
             )
 
 
+def event_fields(render_id: str, index: int | None, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an event tells, by the names that the JSON forms of a render and a job have for it.
+
+    Of a picture: its `id`, `index` and `render`; of a render as a whole: its `id`.
+    """
+    if index is None:
+        return {"id": render_id, **data}
+    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data}
+
+
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
-    job = {} if one.index is None else {"job": job_id(one.render_id, one.index), "index": one.index}
     return {
         "render_id": one.render_id,
         "owner": row.owner,
         "url": row.webhook_url,
         "kind": one.kind,
-        "data": {"render": one.render_id, "seq": seq, **job, **one.data},
+        "data": {"seq": seq, **event_fields(one.render_id, one.index, one.data)},
     }
 
 

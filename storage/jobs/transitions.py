@@ -9,7 +9,7 @@ from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs.values import ClaimedJob
-from storage.rules.states import TRANSITIONS, State, Transition
+from storage.rules.states import TRANSITIONS, State, Transition, render_state
 
 
 def transition(event: Transition) -> Update:
@@ -62,12 +62,14 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
                     }
                 )
                 .returning(
-                    *(renders.c.watched, renders.c.finished_at, renders.c.done, renders.c.failed, renders.c.cancelled)
+                    *(renders.c.watched, renders.c.finished_at, renders.c.total),
+                    *(renders.c.done, renders.c.failed, renders.c.cancelled),
                 )
             ).one()
             if row.watched and row.finished_at is not None:
-                counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
-                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=counters))
+                counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
+                told = {"state": render_state(**counters), **counters, "finished_at": row.finished_at}
+                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=told))
     record_events(connection, over)
 
 

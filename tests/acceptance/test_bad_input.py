@@ -375,5 +375,5 @@ def test_prompts_are_kept_to_the_letter_however_their_file_is_written(
 ) -> None:
     name = accepting.file(f"prompts.{kind}", written(WRITTEN[kind]))
     accepted = accepting.farm("render", "--prompts", name, "--no-wait", "--json").json
-    jobs = accepting.farm("jobs", accepted["render"], "--json").json
+    jobs = accepting.farm("jobs", accepted["id"], "--json").json
     assert [job["prompt"] for job in jobs] == PROMPTS
