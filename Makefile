@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: affected chaos clean coverage durations format lint load quick render shapes test
+.PHONY: affected chaos clean coverage durations format lint load quick render shapes test tests
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
@@ -21,6 +21,10 @@ quick: .venv/test lint
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
 affected: .venv/test lint
 	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Some folders or files of tests: make tests TESTS=tests/acceptance
+tests: .venv/test
+	$(PYTEST) --numprocesses 3 $(TESTS)
 
 # More at once than two cores: they wait for servers, leases and one another half of the time.
 test: .venv/test lint

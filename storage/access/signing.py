@@ -1,4 +1,4 @@
-"""Secrets of the farm's own, made when they are first needed: all of its processes sign with the same."""
+"""The farm's own secrets, made on first use: all processes sign with the same ones."""
 
 import base64
 import secrets
@@ -19,7 +19,7 @@ class SigningSecrets:
         self.database = database
 
     def get(self, name: str) -> str:
-        """32 random bytes as base64, always the same for a name."""
+        """Return 32 random bytes as base64, always the same for a name."""
         statement = select(signing_secrets.c.secret).where(signing_secrets.c.name == name)
         with self.database.read() as connection:
             found: str | None = connection.execute(statement).scalar()

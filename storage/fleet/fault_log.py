@@ -1,4 +1,4 @@
-"""What went wrong lately, and which workers are left out because of it: read, noted and released."""
+"""The log of faults, and the quarantines that follow from them: read, noted and ended."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from storage.database.tables import faults, jobs, quarantines
 from storage.rules.faults import Fault
 from storage.rules.ids import batch_id, job_id
 
-#: What is wrong with a job is said in a line or two, whatever a library had to say.
+#: A line or two say what is wrong, however much a library says.
 MESSAGE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultView:
-    """One fault and the first of the jobs that it met, if any."""
+    """One fault, and the job that it met, if any."""
 
     #: Seconds since 1970 by the database's clock.
     at: float
     fault: Fault
     worker: str | None
     model: str | None
-    #: As people write it: `<render>-<index>`.
+    #: Its id, `<render>-<index>`.
     job: str | None
     attempt: int | None
     message: str
@@ -48,27 +48,27 @@ class Quarantine:
     #: None: the whole device.
     model: str | None
     since: float
-    #: Seconds that are left of it.
+    #: Seconds until it ends.
     seconds_left: float
     reason: str
 
 
 class FaultLog:
-    """Faults and quarantines."""
+    """Reads and writes faults; reads and ends quarantines."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     @transaction
     def note_outage(self, connection: Connection, *, fault: Fault, worker: str | None, message: str) -> None:
-        """Write down that a service was away, which is no job's fault."""
+        """Record that a service was unavailable, which is no job's fault."""
         row = {"fault": fault, "worker": worker, "incident": "", "message": message[:MESSAGE_CHARACTERS]}
         connection.execute(insert(faults).values(at=database_now(), **row))
 
     def latest(
         self, *, limit: int, within_seconds: float = math.inf, model: str | None = None, worker: str | None = None
     ) -> list[FaultView]:
-        """A row for each job, newest first."""
+        """List faults, newest first, a row for each job."""
         statement = (
             select(faults, jobs.c.render_id, jobs.c.index)
             .outerjoin(jobs, faults.c.job_id == jobs.c.id)
@@ -92,7 +92,7 @@ class FaultLog:
         ]
 
     def counts(self, *, within_seconds: float, model: str | None = None, worker: str | None = None) -> list[FaultCount]:
-        """How often each class was met by each worker with each model, those of late first."""
+        """Count how often each worker met each class of fault with each model, the most recent first."""
         statement = (
             select(
                 faults.c.fault,
@@ -122,7 +122,7 @@ class FaultLog:
         ]
 
     def quarantines(self, *, worker: str | None = None) -> list[Quarantine]:
-        """Those that hold now."""
+        """List the quarantines that are in force."""
         left = (quarantines.c.until - database_now()).label("seconds_left")
         statement = select(quarantines, left).where(quarantines.c.until > database_now())
         if worker is not None:
@@ -141,13 +141,13 @@ class FaultLog:
         ]
 
     def quarantine_of(self, worker: str, model: str) -> Quarantine | None:
-        """What keeps a worker from a model: the whole device's quarantine, or the model's on it."""
+        """Find what keeps a worker from a model: a quarantine of its device, or of the model on it."""
         found: Sequence[Quarantine] = self.quarantines(worker=worker)
         return next((quarantine for quarantine in found if quarantine.model in (None, model)), None)
 
     @transaction
     def end_quarantines(self, connection: Connection, worker: str) -> int:
-        """End a worker's quarantines; what went wrong before counts no more. How many there were."""
+        """End a worker's quarantines, and forgive the faults that led to them; how many there were."""
         ended = connection.execute(
             update(quarantines)
             .where(quarantines.c.worker == worker, quarantines.c.until > database_now())

@@ -13,6 +13,7 @@ from storage.spec.picture import SAMPLERS
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from worker.rendering.backend import Abandoned, LoadedModel
+from worker.rendering.samplers import _SAMPLERS
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,10 @@ def test_a_sampler_draws_the_same_again_and_alone(models: Models, model: LoadedM
     assert (together == pixels(model, wanted)).all()
     assert largest_difference(together[1], pixels(model, wanted[1:2])) <= 1
     assert together.std() > 1
+
+
+def test_every_sampler_that_can_be_asked_for_is_made_and_no_other() -> None:
+    assert _SAMPLERS.keys() == SAMPLERS.keys()
 
 
 def test_samplers_differ(models: Models, model: LoadedModel) -> None:

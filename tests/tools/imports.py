@@ -13,6 +13,10 @@ PACKAGES = ("storage", "scheduler", "worker", "diffusion_farm", "benchmarks", "e
 _NAMED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 
 
+#: Modules that import others by names which they put together, and how those names begin.
+_DYNAMIC = {"scheduler.cli.main": "scheduler.cli.", "scheduler.cli.export": "scheduler.export."}
+
+
 def python_files(top: Path) -> dict[str, Path]:
     """Return the file of every module, by the module's name."""
     return {
@@ -63,7 +67,10 @@ def _with_packages(dotted: str, known: Set[str]) -> set[str]:
 def import_graph(files: Mapping[str, Path], also_known: Iterable[str] = ()) -> dict[str, set[str]]:
     """Return what each module imports; `also_known` names modules that are gone but may still be imported."""
     known = {*files, *also_known}
-    return {name: imports(name, file.read_text(), known) for name, file in files.items()}
+    graph = {name: imports(name, file.read_text(), known) for name, file in files.items()}
+    for name in _DYNAMIC.keys() & graph.keys():
+        graph[name] |= {module for module in known if module.startswith(_DYNAMIC[name])}
+    return graph
 
 
 def ways(start: str, graph: Mapping[str, Set[str]]) -> dict[str, tuple[str, ...]]:

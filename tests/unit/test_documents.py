@@ -3,11 +3,12 @@
 import ast
 import inspect
 import re
-import subprocess
+import shlex
 import textwrap
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from pydantic_core import PydanticUndefined
@@ -17,7 +18,12 @@ from storage.settings import Settings
 from storage.spec.registry import parse_registry
 
 TOP = Path(__file__).parents[2]
-PAGES = sorted(path for path in TOP.rglob("*.md") if not any(part.startswith(".") for part in path.parts))
+PAGES = sorted(
+    path
+    for path in TOP.rglob("*.md")
+    if not any(part.startswith(".") and part != ".github" for part in path.relative_to(TOP).parts)
+)
+FOLDERS = ("storage", "scheduler", "worker", "tests", "deploy", "examples", "benchmarks", "findings")
 
 
 def test_env_example_names_every_setting_with_its_default() -> None:
@@ -56,20 +62,86 @@ def docstrings_of_fields(model: type) -> dict[str, str]:
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     linked = set(re.findall(r"\]\(([^)#:]+)\)", text))
-    named = set(re.findall(r"`((?:storage|scheduler|worker|tests|deploy|examples)/[\w./-]+)`", text))
+    named = set(re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)`", text))
     missing = [path for path in linked | named if not ((page.parent / path).exists() or (TOP / path).exists())]
     assert missing == []
 
 
-def test_every_command_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"`farm ([a-z]+)", (TOP / "README.md").read_text()))
-    assert named <= COMMANDS.keys()
-    assert COMMANDS.keys() <= named
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_every_command_that_a_page_names_is_understood(page: Path) -> None:
+    for line in commands_in_blocks(page.read_text()):
+        understand(farm(), shlex.split(line, comments=True)[1:])
+    for span in re.findall(r"`farm ([^`]+)`", without_blocks(page.read_text())):
+        words = span.replace("\\|", "|").replace("[", " ").replace("]", " ").replace("| ", " ").split()
+        for command in named_commands(words):
+            known = {option for parameter in command.params for option in (*parameter.opts, "--help")}
+            assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, span
 
 
-def test_the_make_targets_that_the_readme_names_exist() -> None:
-    for target in re.findall(r"^\$ make ([a-z]+)", (TOP / "README.md").read_text(), re.MULTILINE):
-        subprocess.run(["make", "--dry-run", target], cwd=TOP, check=True, capture_output=True)
+def test_every_command_is_in_the_command_reference() -> None:
+    named = set(re.findall(r"`farm ([a-z]+)", (TOP / "scheduler/README.md").read_text()))
+    assert named == COMMANDS.keys()
+
+
+def test_every_subcommand_is_in_the_command_reference() -> None:
+    text = (TOP / "scheduler/README.md").read_text()
+    for name, command in COMMANDS.items():
+        found = command.load()
+        if isinstance(found, click.Group):
+            missing = [sub for sub in found.commands if not re.search(rf"`farm {name} [^\n]*\b{sub}\b", text)]
+            assert missing == [], name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_the_make_targets_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"(?:`|^\$ |^)make ([a-z]+)", page.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len((TOP / "README.md").read_text().splitlines()) <= 130
+
+
+def test_each_job_of_continuous_integration_runs_tests_that_exist_and_together_all() -> None:
+    jobs = yaml.safe_load((TOP / ".github/workflows/ci.yml").read_text())["jobs"]
+    folders = {folder for group in jobs["test"]["strategy"]["matrix"]["tests"] for folder in group.split()}
+    assert folders == {str(file.parent.relative_to(TOP)) for file in (TOP / "tests").glob("*/test_*.py")}
+
+
+def farm() -> click.Group:
+    """`farm` itself, with every command loaded."""
+    return click.Group(commands={name: command.load() for name, command in COMMANDS.items()})
+
+
+def commands_in_blocks(text: str) -> list[str]:
+    """The `farm` commands in a page's console and shell blocks."""
+    blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("farm ")]
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def named_commands(words: list[str]) -> list[click.Command]:
+    """The commands of a span such as `farm keys create|list`, each of which must exist."""
+    command = COMMANDS[words[0]].load()
+    if isinstance(command, click.Group) and len(words) > 1:
+        names = [name for name in words[1].split("|") if name.islower() and not name.startswith("-")]
+        return [command.commands[name] for name in names]
+    return [command]
+
+
+def understand(command: click.Command, arguments: list[str]) -> None:
+    """Parse, without looking whether the files that are named exist; raises click.UsageError."""
+    context = click.Context(command)
+    _, rest, _ = command.make_parser(context).parse_args(arguments)
+    if isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(context, rest)
+        assert found is not None, name
+        understand(found, rest)
 
 
 def test_the_example_registry_is_one() -> None:

@@ -67,7 +67,7 @@ class Batch:
             try:
                 made += self._attempt(loaded, jobs, limit)
             except OutOfMemory as error:
-                if self._can_save_memory(loaded, jobs, limit):
+                if self._save_memory(loaded, jobs, limit):
                     parts.appendleft(jobs)
                 else:
                     self.report_fault(jobs, error.fault, str(error))
@@ -99,7 +99,7 @@ class Batch:
             )
         self.context.leases.drop(jobs)
 
-    def _can_save_memory(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
+    def _save_memory(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
         """Try to use less memory: first fewer pictures at once, then a pipeline that works piece by piece."""
         if len(jobs) > 1:
             self.context.batch_limits.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
