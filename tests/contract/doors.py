@@ -21,11 +21,11 @@ from click import ClickException
 from click.testing import CliRunner
 from PIL import Image
 
+from diffusion_farm import ApiProblem, Farm
 from scheduler.api.app import make_api
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
 from scheduler.cli.main import cli
-from scheduler.client import ApiProblem, Farm
 from scheduler.services import Services, open_services
 from storage.access.keys import Keys, Limits, Role
 from storage.errors import FarmError
