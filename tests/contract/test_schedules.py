@@ -516,7 +516,7 @@ def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
 # -- a month ---------------------------------------------------------------------------------------------------
 
 PLANS = {
-    "every hour at night": "0 0-5 * * *",
+    "hourly": "0 * * * *",
     "half past two": "30 2 * * *",
     "every twenty minutes at night": "*/20 1-3 * * *",
     "weekdays": "15 9 * * mon-fri",
@@ -537,8 +537,8 @@ def expected_times(name: str, month: int) -> list[str]:
         if day == summer_ends:
             hours.insert(hours.index(2), 2)
         match name:
-            case "every hour at night":
-                found += [f"{date} {hour:02d}:00" for hour in hours if hour <= 5]
+            case "hourly":
+                found += [f"{date} {hour:02d}:00" for hour in hours]
             case "half past two":
                 found.append(f"{date} 03:00" if day == summer_begins else f"{date} 02:30")
             case "every twenty minutes at night":
