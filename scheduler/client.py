@@ -44,10 +44,16 @@ class Render:
     id: str
     #: running, held, done, failed or cancelled
     state: str
+    owner: str
+    #: interactive, normal or bulk
+    priority: str
     total: int
     done: int
     failed: int
     cancelled: int
+    #: Seconds since 1970.
+    created_at: float
+    finished_at: float | None
     #: How many pictures are rendered before its next one; None where it is not known.
     position: int | None = None
     seconds_left: float | None = None
@@ -106,7 +112,7 @@ class Farm:
 
         With an idempotency key it may be repeated, also after an answer that was lost. Raises ApiProblem.
         """
-        body = {**({"prompt": prompt if isinstance(prompt, str) else list(prompt)} if prompt else {}), **fields}
+        body = {**({} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}), **fields}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         answer = self._ask("POST", "/v1/renders", again=idempotency_key is not None, json=body, headers=headers)
         return _render(answer.json())
@@ -146,7 +152,7 @@ class Farm:
         seen: set[int] = set()
         while True:
             finished = self.get(render).finished
-            fresh = [job for job in self._jobs(render, state="done") if job["index"] not in seen]
+            fresh = [job for job in self.jobs(render, state="done") if job["index"] not in seen]
             for job in fresh:
                 seen.add(job["index"])
                 yield Picture(
@@ -195,10 +201,11 @@ class Farm:
         answer = self._ask("POST", "/v1/files", again=True, files={"file": (path.name, path.read_bytes())})
         return str(answer.json()["reference"])
 
-    def _jobs(self, render: Render | str, *, state: str) -> Iterator[dict[str, Any]]:
+    def jobs(self, render: Render | str, *, state: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield a render's jobs as the API's JSON has them, in their order; only those in a state if one is named."""
         after: int | None = -1
         while after is not None:
-            parameters = {"state": state, "after": after, "limit": _PAGE}
+            parameters = {"after": after, "limit": _PAGE, **({} if state is None else {"state": state})}
             page = self._ask("GET", f"/v1/renders/{_id(render)}/jobs", params=parameters).json()
             yield from page["jobs"]
             after = page["next"]

@@ -36,11 +36,12 @@ def _user_name() -> str:
 
 
 class Settings(BaseSettings):
-    """Frozen; the docstring under each field is the text of `deploy/env.example`."""
+    """Frozen; the docstring under each field is the text of `deploy/env.example`.
 
-    model_config = SettingsConfigDict(
-        env_prefix="FARM_", frozen=True, env_ignore_empty=True, use_attribute_docstrings=True
-    )
+    A test compares them. Pydantic does not read them: it would parse this file at the start of every command.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, env_ignore_empty=True)
 
     home: Path = Path(".farm")
     """Folder for everything local: embedded database and objects, logs, built models."""
@@ -120,7 +121,7 @@ class Settings(BaseSettings):
         if devices.strip() != "auto":
             for name in devices.split(","):
                 if not DEVICE.fullmatch(name.strip()):
-                    raise ValueError(f"{name.strip()!r} is no device; expected auto, cuda:N, mps, cpu or simulated:N")
+                    raise ValueError(f"{name.strip()!r} is not a device; use auto, cuda:N, mps, cpu or simulated:N")
         return devices
 
     @field_validator("log_level", "log_format", mode="before")
@@ -167,7 +168,7 @@ class Settings(BaseSettings):
 
 
 def read_settings(**overrides: str) -> Settings:
-    """Settings from the environment, or from the command line where it names them. Raises BadSettings."""
+    """Read the settings from the environment; `overrides` come from the command line. Raises BadSettings."""
     try:
         return Settings.model_validate(overrides)
     except ValidationError as error:
@@ -186,7 +187,7 @@ def broker_address(settings: Settings) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """An address fit for a message or a log: its password, if any, as ***."""
+    """Return an address fit for a message or a log: its password, if any, as ***."""
     # By pattern, not by urlsplit: a password may hold a slash that nobody escaped.
     shown = re.sub(r"^([\w+.-]+://[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)

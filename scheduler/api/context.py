@@ -1,6 +1,6 @@
-"""What the routes stand on: services, whose renders a caller may see, and what to expect."""
+"""What the routes stand on: services, and whose renders a caller may see."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -25,7 +25,6 @@ from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views
-from storage.rules.states import Priority
 from storage.spec.registry import Registry
 
 #: Inputs in memory at once to be checked, each of up to `MAX_BYTES` and what it decodes to.
@@ -103,34 +102,6 @@ class ApiContext:
             copy_input(self.objects, file.object, copy)
             kind = PurePath(file.name).suffix.lower().removeprefix(".")
             yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
-
-    # -- what to expect ----------------------------------------------------------------------------------------
-
-    def outlook(self, render: RenderView) -> dict[str, float | None]:
-        """Its next picture's position, and seconds until its last one, as far as known."""
-        if render.finished:
-            return {"position": None, "seconds_left": 0.0}
-        found = self.views.next_waiting(render.id)
-        if found is None:
-            return {"position": 0, "seconds_left": self._seconds(self._models_of(render), render.remaining)}
-        position = self.views.position(found) or 0
-        return {"position": position, "seconds_left": self._seconds([found.spec.model], position + render.remaining)}
-
-    def outlook_of_new(self, models: Sequence[str], pictures: int, priority: Priority) -> dict[str, float | None]:
-        ahead = sum(
-            self.jobs.waiting(model, before, at_most=100_000)
-            for model in models
-            for before in Priority
-            if before <= priority
-        )
-        return {"position": ahead, "seconds_left": self._seconds(models, ahead + pictures)}
-
-    def _models_of(self, render: RenderView) -> list[str]:
-        return sorted({job.spec.model for job in self.views.jobs(render.id, limit=1)})
-
-    def _seconds(self, models: Sequence[str], pictures: int) -> float | None:
-        rate = sum(worker.rate for worker in self.workers.all() if set(worker.models) & set(models))
-        return round(pictures / rate, 1) if rate else None
 
 
 async def _context(request: Request) -> ApiContext:

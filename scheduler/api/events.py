@@ -15,8 +15,9 @@ from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
+from scheduler.results.json_forms import RenderForm
 from storage.errors import NotFound, ServiceProblem
-from storage.events.log import Event
+from storage.events.log import Event, event_fields
 from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
 from storage.rules.ids import job_id
@@ -101,18 +102,13 @@ async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterat
 
 
 def _event(render_id: str, event: Event) -> str:
-    job = {} if event.index is None else {"job": job_id(render_id, event.index), "index": event.index}
-    data = {"seq": event.seq, "at": event.at, "render": render_id, **job, **event.data}
+    data = {"seq": event.seq, "at": event.at, **event_fields(render_id, event.index, event.data)}
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
-    """Counters, and the pictures at a device with the share of their steps that is done."""
+    """Return a render's form, and the pictures at a device with the share of their steps that is done."""
     return {
-        "render": render.id,
-        "done": render.done,
-        "failed": render.failed,
-        "cancelled": render.cancelled,
-        "total": render.total,
+        **RenderForm.of(render).model_dump(mode="json"),
         "jobs": {job_id(render.id, index): share for index, share in context.views.progress(render.id).items()},
     }

@@ -15,9 +15,7 @@ from scheduler.api.response_models import (
     AcceptedAnswer,
     CancelAnswer,
     DryAnswer,
-    JobAnswer,
     JobPage,
-    RenderAnswer,
     RenderPage,
     RetryAnswer,
 )
@@ -25,6 +23,8 @@ from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import admit, publish_tickets, quanta, submit_order
 from scheduler.results.follow import wait_for_render
+from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.outlook import outlook, outlook_of_new
 from storage.rules.states import Priority, State
 
 _PAGE = 1000
@@ -56,7 +56,7 @@ def submit_render(
     # As it was accepted: of a request made twice, the seeds of the first time.
     seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
     return AcceptedAnswer(
-        **RenderAnswer.of(render, **context.outlook(render)).model_dump(),
+        **RenderForm.of(render, **outlook(context.views, context.workers, render)).model_dump(),
         seeds=seeds,
         remarks=sorted(accepted.remarks),
     )
@@ -65,8 +65,8 @@ def submit_render(
 def _dry_run(context: ApiContext, caller: Caller, order: Order, terms: Terms) -> DryAnswer:
     jobs = admit(context.intake, caller.submitter, order, terms)
     jobs.exhaust()
-    outlook = context.outlook_of_new(jobs.models, jobs.total, terms.priority)
-    return DryAnswer(total=jobs.total, models=list(jobs.models), remarks=sorted(jobs.remarks), **outlook)
+    expected = outlook_of_new(context.jobs, context.workers, jobs.models, pictures=jobs.total, priority=terms.priority)
+    return DryAnswer(total=jobs.total, models=list(jobs.models), remarks=sorted(jobs.remarks), **expected)
 
 
 @router.get("/renders", tags=["renders"])
@@ -80,15 +80,15 @@ def list_renders(
     found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
     page = found[:limit]
     return RenderPage(
-        renders=[RenderAnswer.of(render) for render in page], next=page[-1].id if len(found) > limit else None
+        renders=[RenderForm.of(render) for render in page], next=page[-1].id if len(found) > limit else None
     )
 
 
 @router.get("/renders/{render_id}", tags=["renders"])
-def get_render(context: Context, render_id: RenderId, caller: CanRead) -> RenderAnswer:
+def get_render(context: Context, render_id: RenderId, caller: CanRead) -> RenderForm:
     """How a render stands."""
     render = context.render(caller, render_id)
-    return RenderAnswer.of(render, **context.outlook(render))
+    return RenderForm.of(render, **outlook(context.views, context.workers, render))
 
 
 @router.get("/renders/{render_id}/jobs", tags=["renders"])
@@ -104,7 +104,7 @@ def list_jobs(
     context.render(caller, render_id)
     found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
     page = found[:limit]
-    return JobPage(jobs=[JobAnswer.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
+    return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 
 
 @router.delete("/renders/{render_id}", tags=["renders"])
@@ -126,21 +126,21 @@ def retry_render(context: Context, render_id: RenderId, caller: CanSubmit) -> Re
 
 
 @router.post("/renders/{render_id}/hold", tags=["renders"])
-def hold_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderAnswer:
+def hold_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderForm:
     """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
     context.render(caller, render_id)
     context.jobs.hold(render_id)
-    return RenderAnswer.of(context.render(caller, render_id))
+    return RenderForm.of(context.render(caller, render_id))
 
 
 @router.post("/renders/{render_id}/release", tags=["renders"])
-def release_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderAnswer:
+def release_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderForm:
     """Let what is held into the queue again. Harmless to repeat."""
     context.render(caller, render_id)
     context.jobs.release(render_id)
     publish_tickets(context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models))
     render = context.render(caller, render_id)
-    return RenderAnswer.of(render, **context.outlook(render))
+    return RenderForm.of(render, **outlook(context.views, context.workers, render))
 
 
 @router.patch("/renders/{render_id}", tags=["renders"])
@@ -149,24 +149,24 @@ def change_render(
     render_id: RenderId,
     caller: CanSubmit,
     priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
-) -> RenderAnswer:
+) -> RenderForm:
     """Change the priority of what still waits."""
     context.render(caller, render_id)
     context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
     publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
     render = context.render(caller, render_id)
-    return RenderAnswer.of(render, **context.outlook(render))
+    return RenderForm.of(render, **outlook(context.views, context.workers, render))
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"])
-def get_job(context: Context, job_id: JobId, caller: CanRead) -> JobAnswer:
+def get_job(context: Context, job_id: JobId, caller: CanRead) -> JobForm:
     """One picture: how it stands, and once it is done with what it was made."""
     job = context.job(caller, job_id)
     made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
     shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
     more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
-    return JobAnswer.of(job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more)
+    return JobForm.of(job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more)
 
 
 @router.get(

@@ -1,7 +1,6 @@
 """Schedules over HTTP: renders that are submitted again and again, by the clock."""
 
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,10 +11,11 @@ from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
 from scheduler.cron.firing import schedule_runner
-from scheduler.cron.plan import check_plan, next_time
-from scheduler.cron.stored_orders import StoredOrder, store_order
+from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
+from scheduler.cron.plan import check_plan
+from scheduler.cron.stored_orders import store_order
 from storage.errors import BadSpecification
-from storage.renders.schedules import NAME, Firing, Plan, Schedule
+from storage.renders.schedules import NAME, Plan
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 
@@ -52,41 +52,11 @@ class ScheduleBody(BaseModel):
     render: RenderBody
 
 
-class ScheduleAnswer(BaseModel):
-    name: str
-    owner: str
-    cron: str
-    timezone: str
-    window: str | None
-    overlap: str
-    catch_up: str
-    seeds: str
-    paused: bool
-    pictures: int = Field(description="Of each firing.")
-    priority: str
-    next_at: float | None = Field(description="Seconds since 1970; none while it is paused.")
-    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
-
-
-class FiringAnswer(BaseModel):
-    planned_at: float = Field(description="Seconds since 1970.")
-    at: float
-    outcome: str = Field(description="fired, skipped, missed or failed")
-    render_id: str | None
-    render_state: str | None
-    note: str | None
-
-
-class FiredAnswer(BaseModel):
-    name: str
-    render_id: str | None = Field(description="None where its overlap rule forbids it now.")
-
-
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
 
 
 @router.post("", status_code=201)
-def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleAnswer:
+def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleForm:
     """Submit the same order by the clock. It is checked now; a name may be used once."""
     check_plan(body.cron, body.timezone, body.window)
     if body.render.dry_run:
@@ -97,20 +67,20 @@ def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> Sch
         kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=seeds == "same")
     plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
     made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
-    return _answer(made, context.schedules.now())
+    return ScheduleForm.of(made, context.schedules.now())
 
 
 @router.get("")
-def list_schedules(context: Context, caller: CanRead) -> list[ScheduleAnswer]:
+def list_schedules(context: Context, caller: CanRead) -> list[ScheduleForm]:
     """Your schedules; with a key of the role admin, everybody's."""
     now = context.schedules.now()
-    return [_answer(one, now) for one in context.schedules.all(owner=caller.sees)]
+    return [ScheduleForm.of(one, now) for one in context.schedules.all(owner=caller.sees)]
 
 
 @router.get("/{name}")
-def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleAnswer:
+def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleForm:
     """When it fires next, and what it renders."""
-    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+    return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.get("/{name}/history")
@@ -119,55 +89,38 @@ def get_history(
     name: Name,
     caller: CanRead,
     limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100,
-) -> list[FiringAnswer]:
+) -> list[FiringForm]:
     """What became of its planned times, newest first."""
     return [
-        _firing(one) for one in context.schedules.history(context.schedules.get(name, owner=caller.owner), limit=limit)
+        FiringForm.of(one)
+        for one in context.schedules.history(context.schedules.get(name, owner=caller.owner), limit=limit)
     ]
 
 
 @router.post("/{name}/pause")
-def pause_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleAnswer:
+def pause_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
     """Fire no more until it is resumed. Harmless to repeat."""
     context.schedules.pause(context.schedules.get(name, owner=caller.owner))
-    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+    return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/resume")
-def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleAnswer:
+def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
     """Fire again, from now on. Harmless to repeat."""
     context.schedules.resume(context.schedules.get(name, owner=caller.owner))
-    return _answer(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+    return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/run-now", status_code=202)
-def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> FiredAnswer:
+def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowForm:
     """Fire once now, beside the plan."""
     found = context.schedules.get(name, owner=caller.owner)
-    return FiredAnswer(name=name, render_id=schedule_runner(context.services, context.tickets).fire_by_hand(found))
+    render_id = schedule_runner(context.services, context.tickets).fire_by_hand(found)
+    last = context.schedules.history(found, limit=1)
+    return RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None)
 
 
 @router.delete("/{name}", status_code=204)
 def remove_schedule(context: Context, name: Name, caller: CanSubmit) -> None:
     """Forget it and its history. What it rendered stays, held what is held."""
     context.schedules.remove(context.schedules.get(name, owner=caller.owner))
-
-
-def _answer(schedule: Schedule, now: float) -> ScheduleAnswer:
-    kept = StoredOrder.model_validate(schedule.order)
-    coming = None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now)
-    return ScheduleAnswer(
-        name=schedule.name,
-        owner=schedule.owner,
-        **asdict(schedule.plan),
-        paused=schedule.paused,
-        pictures=kept.pictures,
-        priority=kept.priority,
-        next_at=coming,
-        remarks=list(kept.remarks),
-    )
-
-
-def _firing(firing: Firing) -> FiringAnswer:
-    fields: dict[str, Any] = asdict(firing)
-    return FiringAnswer(**fields)

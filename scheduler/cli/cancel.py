@@ -21,7 +21,7 @@ def cancel(render_id: str, as_json: bool) -> None:
     cancelled = services.jobs.cancel(render_id)
     after = services.views.render(render_id)
     if as_json:
-        print_json({"render": render_id, "state": after.state, "cancelled": cancelled})
+        print_json({"id": render_id, "state": after.state, "cancelled": cancelled})
     elif cancelled:
         click.echo(
             f"cancelled {counted(cancelled, 'job')} of render {render_id}; {counted(after.done, 'picture')} done"

@@ -1,8 +1,5 @@
 """`farm schedule`: submit renders on a schedule."""
 
-import dataclasses
-from typing import Any
-
 import click
 
 from scheduler.cli.order_options import OrderOptions, with_order_options
@@ -10,8 +7,9 @@ from scheduler.cli.output import counted, json_option, print_json, print_table, 
 from scheduler.cli.progress import counting
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.firing import schedule_runner
+from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.cron.plan import check_plan, in_zone, next_time
-from scheduler.cron.stored_orders import StoredOrder, store_order
+from scheduler.cron.stored_orders import store_order
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.submit import intake_of
 from scheduler.services import Services, open_services
@@ -107,7 +105,7 @@ def add(
     for remark in kept.remarks:
         say(remark)
     if as_json:
-        print_json(schedule_fields(made, schedules.now()))
+        print_json(ScheduleForm.of(made, schedules.now()).model_dump())
         return
     coming = next_time(cron, timezone, schedules.now())
     click.echo(
@@ -129,7 +127,7 @@ def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
     schedules = Schedules(services.database, services.jobs)
     found, now = schedules.all(owner=None if everybodys else settings.owner), schedules.now()
     if as_json:
-        print_json([schedule_fields(one, now) for one in found])
+        print_json([ScheduleForm.of(one, now).model_dump() for one in found])
         return
     if not found:
         click.echo('no schedules yet; try: farm schedule add nightly --cron "0 2 * * *" "a red star"')
@@ -207,7 +205,7 @@ def run_now(name: str, owner: str | None, as_json: bool) -> None:
     render_id = schedule_runner(services, reachable_broker(services)).fire_by_hand(found)
     last = schedules.history(found, limit=1)
     if as_json:
-        print_json({"name": name, "render": render_id, "outcome": last[0].outcome if last else None})
+        print_json(RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None).model_dump())
     elif render_id is None:
         click.echo(f"schedule {name} did not fire: {last[0].note if last else 'it was removed'}")
     else:
@@ -228,7 +226,7 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
     schedules, found, _ = _named(name, owner)
     firings = schedules.history(found, limit=limit)
     if as_json:
-        print_json([dataclasses.asdict(firing) for firing in firings])
+        print_json([FiringForm.of(firing).model_dump() for firing in firings])
         return
     print_table(
         ["PLANNED", "OUTCOME", "RENDER", "STATE", "NOTE"],
@@ -245,20 +243,6 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
     )
 
 
-def schedule_fields(schedule: Schedule, now: float) -> dict[str, Any]:
-    """Return the JSON form of a schedule."""
-    kept = StoredOrder.model_validate(schedule.order)
-    return {
-        "name": schedule.name,
-        "owner": schedule.owner,
-        **dataclasses.asdict(schedule.plan),
-        "paused": schedule.paused,
-        "pictures": kept.pictures,
-        "priority": kept.priority,
-        "next_at": None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now),
-    }
-
-
 def _named(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]:
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)
@@ -269,7 +253,7 @@ def _named(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]
 def _say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) -> None:
     found = schedules.get(before.name, owner=before.owner)
     if as_json:
-        print_json(schedule_fields(found, schedules.now()))
+        print_json(ScheduleForm.of(found, schedules.now()).model_dump())
     else:
         click.echo(f"schedule {found.name}: next {_next(found, schedules.now())}")
 

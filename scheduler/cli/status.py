@@ -1,17 +1,17 @@
 """Commands that only look: `farm status`, `farm jobs`, `farm recipe`."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
-from scheduler.services import open_services
+from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.outlook import outlook
+from scheduler.services import Services, open_services
+from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 from storage.settings import read_settings
-
-if TYPE_CHECKING:
-    from storage.renders.views import JobView, RenderView
 
 
 @click.command()
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
     """Show the state of a render, or list the latest renders."""
-    views = open_services(read_settings()).views
+    services = open_services(read_settings())
+    views = services.views
     if render_id is None:
         renders = views.renders()
         if as_json:
@@ -47,7 +48,7 @@ def status(render_id: str | None, as_json: bool) -> None:
         return
     render = views.render(render_id)
     if as_json:
-        print_json(render_fields(render))
+        print_json(shown_render(services, render))
         return
     click.echo(
         f"render {render.id} of {render.owner}: {render.state}\n"
@@ -102,7 +103,7 @@ def recipe(job_id: str, as_json: bool) -> None:
     """
     views = open_services(read_settings()).views
     job = views.job(job_id)
-    fields: dict[str, Any] = {"job": job.id, "state": job.state, "spec": job.spec.fields()}
+    fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
         fields |= {
@@ -119,34 +120,16 @@ def recipe(job_id: str, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-def render_fields(render: "RenderView") -> dict[str, Any]:
+def render_fields(render: RenderView, **more: Any) -> dict[str, Any]:
     """Return the JSON form of a render."""
-    return {
-        "render": render.id,
-        "state": render.state,
-        "owner": render.owner,
-        "priority": render.priority.name.lower(),
-        "total": render.total,
-        "done": render.done,
-        "failed": render.failed,
-        "cancelled": render.cancelled,
-        "created_at": render.created_at,
-        "finished_at": render.finished_at,
-    }
+    return RenderForm.of(render, **more).model_dump(mode="json")
 
 
-def job_fields(job: "JobView", *, file: str | None = None) -> dict[str, Any]:
-    """Return the JSON form of a job; `file` is where its picture was downloaded to."""
-    return {
-        "id": job.id,
-        "index": job.index,
-        "state": job.state,
-        "seed": job.spec.seed,
-        "prompt": job.spec.prompt,
-        "file": file,
-        "object": job.object,
-        "sha256": job.sha256,
-        "attempt": job.attempt,
-        "fault": job.fault,
-        "error": job.error,
-    }
+def shown_render(services: Services, render: RenderView) -> dict[str, Any]:
+    """Return the JSON form of a single render, with what to expect of it."""
+    return render_fields(render, **outlook(services.views, services.workers, render))
+
+
+def job_fields(job: JobView) -> dict[str, Any]:
+    """Return the JSON form of a job."""
+    return JobForm.of(job).model_dump(mode="json")

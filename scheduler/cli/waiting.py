@@ -11,7 +11,7 @@ import click
 
 from scheduler.cli.output import counted, duration, print_json, say
 from scheduler.cli.progress import progress_of
-from scheduler.cli.status import job_fields, render_fields
+from scheduler.cli.status import job_fields, shown_render
 from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
 from scheduler.local.home import Home
@@ -22,7 +22,7 @@ from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS
-from storage.renders.views import RenderView
+from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 
 #: An embedded worker that is not up by then has a reason that is worth reading.
@@ -92,7 +92,7 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
     """Print that a render waits in the queue."""
     render = services.views.render(accepted.render_id)
     if as_json:
-        print_json(render_fields(render))
+        print_json(shown_render(services, render))
         return
     click.echo(render.id)
     say(f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells")
@@ -197,14 +197,13 @@ def _say_what_becomes_of(services: Services, render_id: str) -> None:
 
 
 def _result(services: Services, outcome: FinishedRender) -> dict[str, object]:
-    jobs = [
-        job_fields(
-            job,
-            file=str(outcome.out / job.file_name) if outcome.out is not None and job.state is State.DONE else None,
-        )
-        for job in services.views.jobs(outcome.render.id)
-    ]
-    return {**render_fields(outcome.render), "jobs": jobs}
+    jobs = [{**job_fields(job), "file": _file(outcome, job)} for job in services.views.jobs(outcome.render.id)]
+    return {**shown_render(services, outcome.render), "jobs": jobs}
+
+
+def _file(outcome: FinishedRender, job: JobView) -> str | None:
+    """Return where a picture was downloaded to."""
+    return str(outcome.out / job.file_name) if outcome.out is not None and job.state is State.DONE else None
 
 
 def _summarise(services: Services, outcome: FinishedRender) -> None:

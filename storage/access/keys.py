@@ -5,7 +5,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much the holder of a key may ask for; None: without limit."""
+    """How much the holder of a key may submit; None: unlimited."""
 
     #: Pictures that wait or run at once.
     queued: int | None = None
@@ -45,7 +45,7 @@ class Limits:
     per_day: int | None = None
     #: Pixels × steps of one picture.
     work: int | None = None
-    #: Requests to submit within a minute.
+    #: Submissions a minute.
     per_minute: int | None = None
 
 
@@ -72,49 +72,39 @@ class Keys:
     def create(
         self, *, name: str, owner: str, role: Role, limits: Limits, seconds: float | None = None
     ) -> tuple[Key, str]:
-        """A new key and its secret form, which nobody can tell again.
+        """Create a key; the key, and its secret form, which is shown this once and never again.
 
         Args:
             seconds: how long it is valid; None: until it is revoked.
 
-        Raises BadSpecification for a name or owner that is none.
+        Raises BadSpecification for a name or owner that is not allowed.
         """
         if not _OWNER.fullmatch(owner):
             raise BadSpecification(f"owner: {owner!r}; expected up to 64 letters, digits, dots, dashes and @")
         if not name.strip() or len(name) > 100:
-            raise BadSpecification("name: expected 1 to 100 characters that say what the key is for")
+            raise BadSpecification("name: expected 1 to 100 characters describing what the key is for")
         key_id = random_id()
         secret = secrets.token_urlsafe(32)
-        self._insert(key_id, name.strip(), owner, role, limits, _hash(secret), seconds)
+        self._insert(
+            {
+                "id": key_id,
+                "name": name.strip(),
+                "owner": owner,
+                "role": role,
+                "limits": json.dumps(asdict(limits)),
+                "hash": _hash(secret),
+                "created_at": database_now(),
+                "expires_at": None if seconds is None else database_now() + seconds,
+            }
+        )
         return self._one(key_id), f"farm_{key_id}_{secret}"
 
     @transaction
-    def _insert(
-        self,
-        connection: Connection,
-        key_id: str,
-        name: str,
-        owner: str,
-        role: Role,
-        limits: Limits,
-        hashed: str,
-        seconds: float | None,
-    ) -> None:
-        connection.execute(
-            insert(keys).values(
-                id=key_id,
-                name=name,
-                owner=owner,
-                role=role,
-                limits=json.dumps(asdict(limits)),
-                hash=hashed,
-                created_at=database_now(),
-                expires_at=None if seconds is None else database_now() + seconds,
-            )
-        )
+    def _insert(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        connection.execute(insert(keys).values(**row))
 
     def find(self, text: str) -> Key | None:
-        """The key that somebody presents; None if it is unknown, wrong, expired or revoked."""
+        """Return the key that a caller presents; None if it is unknown, wrong, expired or revoked."""
         match = _KEY.fullmatch(text)
         if match is None:
             return None
@@ -127,7 +117,7 @@ class Keys:
         return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
 
     def usable(self, key_id: str) -> Key | None:
-        """A key by its id, unless it is expired or revoked."""
+        """Return a key by its id; None if it is expired or revoked."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(keys).where(
@@ -139,22 +129,22 @@ class Keys:
         return None if row is None else _key(row)
 
     def all(self) -> Sequence[Key]:
-        """In the order in which they were made."""
+        """List all keys, oldest first."""
         with self.database.read() as connection:
             return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))]
 
     def any_valid(self) -> bool:
-        """Whether there is a key that would be let in."""
+        """Return whether any key is valid now."""
         usable = keys.c.revoked_at.is_(None) & (keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()))
         with self.database.read() as connection:
             return connection.execute(select(keys.c.id).where(usable).limit(1)).first() is not None
 
     @transaction
     def revoke(self, connection: Connection, key_id: str) -> None:
-        """From now on it is not let in. Idempotent. Raises NotFound."""
+        """Revoke a key. Idempotent. Raises NotFound."""
         known = connection.execute(select(keys.c.id).where(keys.c.id == key_id)).first()
         if known is None:
-            raise NotFound(f"no key has the id {key_id[:40]!r}; `farm keys list` lists them")
+            raise NotFound(f"no key with id {key_id[:40]!r}; `farm keys list` lists them")
         connection.execute(
             update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=database_now())
         )

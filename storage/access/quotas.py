@@ -18,33 +18,33 @@ class QuotaUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitExceeded:
-    """A limit that would be passed, in words, and when it may be worth trying again."""
+    """A limit that would be exceeded, in words, and when a retry makes sense."""
 
     words: str
     retry_seconds: int
 
 
 def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExceeded | None:
-    """Whether so many more pictures are more than a key's limits leave."""
+    """Return the limit of a key that so many more pictures would exceed, if any."""
     if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
-        return LimitExceeded(words=f"this key may submit {limits.per_minute} times a minute", retry_seconds=60)
+        return LimitExceeded(words=f"this key may submit {limits.per_minute} renders a minute", retry_seconds=60)
     if limits.queued is not None and used.unfinished + pictures > limits.queued:
         return LimitExceeded(
-            words=f"this key may have {limits.queued} pictures in the queue, {used.unfinished} are there; "
-            "wait until some are done, or ask for less",
+            words=f"this key may have {limits.queued} unfinished pictures and has {used.unfinished}; "
+            "wait until some are done, or submit fewer",
             retry_seconds=30,
         )
     if limits.per_day is not None and used.accepted_last_day + pictures > limits.per_day:
         return LimitExceeded(
-            words=f"this key may ask for {limits.per_day} pictures a day, {used.accepted_last_day} were accepted "
-            "within the last 24 hours",
+            words=f"this key may submit {limits.per_day} pictures a day; {used.accepted_last_day} were accepted "
+            "in the last 24 hours",
             retry_seconds=3600,
         )
     return None
 
 
 class Quotas:
-    """Counted from renders: nothing to reset, nothing to drift."""
+    """Usage is counted from renders: there is nothing to reset and nothing to drift."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

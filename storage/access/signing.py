@@ -19,7 +19,7 @@ class SigningSecrets:
         self.database = database
 
     def get(self, name: str) -> str:
-        """32 random bytes as base64, always the same for a name."""
+        """Return 32 random bytes as base64, always the same for a name."""
         statement = select(signing_secrets.c.secret).where(signing_secrets.c.name == name)
         with self.database.read() as connection:
             found: str | None = connection.execute(statement).scalar()

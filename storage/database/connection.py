@@ -46,7 +46,7 @@ class Database:
     """One engine; safe to share between threads, never across a fork."""
 
     def __init__(self, url: str) -> None:
-        """Raises DatabaseProblem if the URL cannot be understood. Connects on first use."""
+        """Prepare an engine; it connects on first use. Raises DatabaseProblem if the URL cannot be understood."""
         self.url = url
         self.shown = without_secrets(url)
         try:
@@ -59,19 +59,19 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that changes nothing."""
+        """Open a transaction that changes nothing."""
         with self._translated(), self.engine.connect() as connection:
             yield connection.execution_options(farm_read=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or leaves nothing behind."""
+        """Open a transaction that is committed at the end, or leaves nothing behind."""
         with self._writer, self._translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """One connection for several transactions (`connection.begin()`), which see one another's temporary tables.
+        """Open one connection for several transactions (`connection.begin()`) that share temporary tables.
 
         They lock nothing of the farm's own until `farm_read` is switched off.
         """

@@ -15,9 +15,9 @@ _MIGRATION_FILE = re.compile(r"r(\d{4})_\w+\.py")
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Bring the tables to this version; the revisions before and after. Idempotent, one migrator at a time.
+    """Upgrade the tables to this version; the revisions before and after. Idempotent, one migrator at a time.
 
-    Raises SchemaMismatch if the database is of a newer version of the farm.
+    Raises SchemaMismatch if the database belongs to a newer version of the farm.
     """
     head = revisions()[-1]
     with database.write() as connection:
@@ -38,7 +38,7 @@ def check(database: Database) -> None:
     _refuse_unknown(database, found)
     head = revisions()[-1]
     if found != head:
-        state = "has no tables yet" if found is None else f"is of version {found}, this farm needs {head}"
+        state = "has no tables yet" if found is None else f"has schema version {found}, this farm needs {head}"
         raise SchemaMismatch(f"database {database.shown} {state}; run `farm db upgrade`")
 
 
@@ -66,8 +66,8 @@ def migrate(connection: Connection, to: str) -> None:
 def _refuse_unknown(database: Database, found: str | None) -> None:
     if found is not None and found not in revisions():
         raise SchemaMismatch(
-            f"database {database.shown} is of version {found}, which this farm does not know; "
-            "install the newer farm that made it"
+            f"database {database.shown} has schema version {found}, which this farm does not know; "
+            "install the newer farm that upgraded it"
         )
 
 

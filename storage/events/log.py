@@ -1,7 +1,7 @@
-"""What happens to watched renders, in a row of numbers without gaps: for those who follow them over the API.
+"""The events of watched renders, numbered without gaps, for clients that follow them.
 
-A render's numbers are given while its row is locked. So whoever has seen number n has seen all before it, and reading
-on from there tells everything once and in order, also after a cut connection.
+A render's numbers are assigned while its row is locked. So a client that has seen number n has seen all before it, and
+reading on from there delivers every event once and in order, even after a dropped connection.
 """
 
 import json
@@ -36,7 +36,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class NewEvent:
-    """Something that is to be told."""
+    """An event to record."""
 
     render_id: str
     kind: EventKind
@@ -47,7 +47,7 @@ class NewEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event as it was written down."""
+    """An event as it was recorded."""
 
     seq: int
     at: float
@@ -57,7 +57,7 @@ class Event:
 
 
 def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
-    """Write down what happened to watched renders, in the transaction in which it happens; jobs are locked already."""
+    """Record events of watched renders, in the transaction in which they happen; jobs are locked already."""
     by_render: defaultdict[str, list[NewEvent]] = defaultdict(list)
     for one in happened:
         by_render[one.render_id].append(one)
@@ -97,25 +97,34 @@ def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
             )
 
 
+def event_fields(render_id: str, index: int | None, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an event tells, by the names that the JSON forms of a render and a job have for it.
+
+    Of a picture: its `id`, `index` and `render`; of a render as a whole: its `id`.
+    """
+    if index is None:
+        return {"id": render_id, **data}
+    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data}
+
+
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
-    job = {} if one.index is None else {"job": job_id(one.render_id, one.index), "index": one.index}
     return {
         "render_id": one.render_id,
         "owner": row.owner,
         "url": row.webhook_url,
         "kind": one.kind,
-        "data": {"render": one.render_id, "seq": seq, **job, **one.data},
+        "data": {"seq": seq, **event_fields(one.render_id, one.index, one.data)},
     }
 
 
 class EventLog:
-    """Reading them."""
+    """Reads events."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def after(self, render_id: str, seq: int, *, limit: int = 500) -> list[Event]:
-        """The next events of a render after number `seq`, in order."""
+        """List a render's next events after number `seq`, in order."""
         statement = (
             select(events)
             .where(events.c.render_id == render_id, events.c.seq > seq)

@@ -1,4 +1,4 @@
-"""Webhooks: what is to be told to whom, written down with the move that it tells of, and what became of telling it."""
+"""Webhooks: messages to receivers, recorded in the transaction that they report, and the state of their delivery."""
 
 import json
 import secrets
@@ -26,7 +26,7 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     #: Given up after the last attempt.
     FAILED = "failed"
-    #: Its receiver has said that it is gone (410).
+    #: The receiver answered 410 Gone.
     GONE = "gone"
 
 
@@ -77,12 +77,12 @@ class Webhooks:
         self.database = database
 
     def secret(self, owner: str) -> str:
-        """What an owner's messages are signed with, `whsec_…`."""
+        """Return what an owner's messages are signed with, `whsec_…`."""
         return "whsec_" + SigningSecrets(self.database).get(f"webhook:{owner}")
 
     @transaction
     def take_due(self, connection: Connection, *, limit: int) -> Sequence[Delivery]:
-        """Messages whose time has come, for this process to try: nobody else does for two minutes."""
+        """Take messages that are due, for this process to try: no other process does so for two minutes."""
         due = connection.execute(
             select(deliveries.c.id)
             .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.next_at <= database_now())
@@ -106,7 +106,7 @@ class Webhooks:
 
     @transaction
     def failed(self, connection: Connection, delivery: Delivery, answer: str, *, after: float | None) -> None:
-        """It is tried again after so many seconds (and some, by chance); None: given up."""
+        """Record a failed attempt; the next one follows after so many seconds, None: there is none."""
         if after is None:
             connection.execute(_this(delivery).values(state=DeliveryState.FAILED, answer=answer))
         else:
@@ -114,7 +114,7 @@ class Webhooks:
 
     @transaction
     def gone(self, connection: Connection, delivery: Delivery) -> None:
-        """The receiver is no more: nothing that waits for it is tried again."""
+        """Record that a receiver no longer exists: nothing that waits for it is tried again."""
         connection.execute(
             update(deliveries)
             .where(
@@ -128,7 +128,7 @@ class Webhooks:
     def all(
         self, *, owner: str | None = None, state: DeliveryState | None = None, limit: int = 100
     ) -> Sequence[Delivery]:
-        """The newest, newest first."""
+        """List the newest messages, newest first."""
         statement = select(deliveries).order_by(deliveries.c.created_at.desc(), deliveries.c.id).limit(limit)
         if owner is not None:
             statement = statement.where(deliveries.c.owner == owner)
@@ -138,7 +138,7 @@ class Webhooks:
             return [_delivery(row) for row in connection.execute(statement)]
 
     def counts(self, *, within_seconds: float) -> dict[str, int]:
-        """State → how many messages of this time are in it."""
+        """Count the messages of this time, by state."""
         statement = (
             select(deliveries.c.state, func.count().label("n"))
             .where(deliveries.c.created_at > database_now() - within_seconds)
@@ -156,7 +156,7 @@ class Webhooks:
             .values(state=DeliveryState.PENDING, attempt=0, next_at=database_now())
         ).rowcount
         if not moved:
-            raise NotFound(f"no webhook message has the id {delivery_id[:40]!r}; `farm webhooks list` lists them")
+            raise NotFound(f"no webhook message with id {delivery_id[:40]!r}; `farm webhooks list` lists them")
 
 
 def _this(delivery: Delivery) -> Any:

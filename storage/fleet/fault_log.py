@@ -68,7 +68,7 @@ class FaultLog:
     def latest(
         self, *, limit: int, within_seconds: float = math.inf, model: str | None = None, worker: str | None = None
     ) -> list[FaultView]:
-        """A row for each job, newest first."""
+        """List faults, newest first, a row for each job."""
         statement = (
             select(faults, jobs.c.render_id, jobs.c.index)
             .outerjoin(jobs, faults.c.job_id == jobs.c.id)
@@ -92,7 +92,7 @@ class FaultLog:
         ]
 
     def counts(self, *, within_seconds: float, model: str | None = None, worker: str | None = None) -> list[FaultCount]:
-        """How often each class was met by each worker with each model, those of late first."""
+        """Count how often each worker met each class of fault with each model, the most recent first."""
         statement = (
             select(
                 faults.c.fault,
@@ -122,7 +122,7 @@ class FaultLog:
         ]
 
     def quarantines(self, *, worker: str | None = None) -> list[Quarantine]:
-        """Those that hold now."""
+        """List the quarantines that are in force."""
         left = (quarantines.c.until - database_now()).label("seconds_left")
         statement = select(quarantines, left).where(quarantines.c.until > database_now())
         if worker is not None:
@@ -141,13 +141,13 @@ class FaultLog:
         ]
 
     def quarantine_of(self, worker: str, model: str) -> Quarantine | None:
-        """What keeps a worker from a model: the whole device's quarantine, or the model's on it."""
+        """Find what keeps a worker from a model: a quarantine of its device, or of the model on it."""
         found: Sequence[Quarantine] = self.quarantines(worker=worker)
         return next((quarantine for quarantine in found if quarantine.model in (None, model)), None)
 
     @transaction
     def end_quarantines(self, connection: Connection, worker: str) -> int:
-        """End a worker's quarantines; what went wrong before counts no more. How many there were."""
+        """End a worker's quarantines, and forgive the faults that led to them; how many there were."""
         ended = connection.execute(
             update(quarantines)
             .where(quarantines.c.worker == worker, quarantines.c.until > database_now())

@@ -37,7 +37,7 @@ class MemoryLimits:
         self.database = database
 
     def of(self, load: Load) -> MemoryLimit | None:
-        """The limit that was learned of late; None if there is none."""
+        """Return the limit that was learned recently; None if there is none."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(memory_limits.c.pictures, memory_limits.c.frugal).where(
@@ -52,7 +52,7 @@ class MemoryLimits:
 
     @transaction
     def learn(self, connection: Connection, load: Load, limit: MemoryLimit) -> None:
-        """Remember it for all workers with this hardware."""
+        """Remember a limit for all workers with this hardware."""
         values = {**load.__dict__, **limit.__dict__, "learned_at": database_now()}
         connection.execute(
             insert_on_conflict(connection, memory_limits)

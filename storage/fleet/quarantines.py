@@ -15,7 +15,7 @@ from storage.rules.faults import REACTIONS, WITHIN_SECONDS, Fault, Incident, Sco
 
 
 def quarantined(worker: Any, model: Any) -> ColumnElement[bool]:
-    """Whether a worker is now in quarantine, for this model or altogether."""
+    """Tell (in SQL) whether a worker is in quarantine now, for this model or altogether."""
     return exists().where(
         quarantines.c.worker == worker,
         or_(quarantines.c.model == "", quarantines.c.model == model),
@@ -24,7 +24,7 @@ def quarantined(worker: Any, model: Any) -> ColumnElement[bool]:
 
 
 def others_serve(connection: Connection, worker: str | None, model: str) -> bool:
-    """Whether another worker serves this model, was heard of lately and is not in quarantine."""
+    """Tell whether another live worker, not in quarantine, serves this model."""
     found = connection.execute(
         select(workers.c.models).where(
             workers.c.name != (worker or ""),
@@ -47,7 +47,7 @@ class Suspicion:
 
 
 def quarantine_if_due(connection: Connection, suspicion: Suspicion, *, seconds: float) -> None:
-    """Leave a worker out, or a model on it, for so long, if its faults of late ask for that."""
+    """Quarantine a worker, or a model on it, for so long, if its recent faults call for it."""
     incidents = _incidents(connection, suspicion.worker)
     scope = quarantine(incidents, model=suspicion.model, others=suspicion.others)
     if scope is not Scope.NOTHING:
@@ -74,7 +74,7 @@ def _write_quarantine(connection: Connection, row: Mapping[str, Any]) -> None:
 
 
 def _incidents(connection: Connection, worker: str) -> list[Incident]:
-    """A worker's faults of late, newest first; those before its last release are forgiven."""
+    """Read a worker's recent faults, newest first; those before its last release are forgiven."""
     forgiven = select(func.max(quarantines.c.until)).where(
         quarantines.c.worker == worker, quarantines.c.until <= database_now()
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -11,6 +11,30 @@ from storage.database.tables import workers
 
 #: A worker that was not heard of for so long is shown as silent and not counted on.
 SILENT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorker:
+    """A worker whose device process has just started."""
+
+    name: str
+    host: str
+    device: str
+    device_name: str
+    pid: int
+    models: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerActivity:
+    """What a worker is doing, in the terms of `WorkerView`."""
+
+    state: str
+    model: str | None
+    pictures: int
+    batch: int = 0
+    rate: float = 0.0
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,27 +69,12 @@ class Workers:
         self.database = database
 
     @transaction
-    def announce(
-        self,
-        connection: Connection,
-        *,
-        name: str,
-        host: str,
-        device: str,
-        device_name: str,
-        pid: int,
-        models: Sequence[str],
-    ) -> None:
-        """A worker's device process is up; its row replaces that of its predecessor."""
-        connection.execute(delete(workers).where(workers.c.name == name))
+    def announce(self, connection: Connection, worker: NewWorker) -> None:
+        """Add a worker whose device process is up; its row replaces that of its predecessor."""
+        connection.execute(delete(workers).where(workers.c.name == worker.name))
         connection.execute(
             insert(workers).values(
-                name=name,
-                host=host,
-                device=device,
-                device_name=device_name,
-                pid=pid,
-                models=json.dumps(list(models)),
+                **(asdict(worker) | {"models": json.dumps(list(worker.models))}),
                 state="idle",
                 pictures=0,
                 started_at=database_now(),
@@ -74,36 +83,15 @@ class Workers:
         )
 
     @transaction
-    def beat(
-        self,
-        connection: Connection,
-        *,
-        name: str,
-        state: str,
-        model: str | None,
-        pictures: int,
-        batch: int = 0,
-        rate: float = 0.0,
-        trouble: str | None = None,
-    ) -> None:
-        """A sign of life, with what `WorkerView` tells."""
+    def beat(self, connection: Connection, name: str, activity: WorkerActivity) -> None:
+        """Write a sign of life, with what the worker is doing."""
         connection.execute(
-            update(workers)
-            .where(workers.c.name == name)
-            .values(
-                state=state,
-                model=model,
-                batch=batch,
-                pictures=pictures,
-                rate=rate,
-                trouble=trouble,
-                seen_at=database_now(),
-            )
+            update(workers).where(workers.c.name == name).values(**asdict(activity), seen_at=database_now())
         )
 
     @transaction
     def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
-        """How far the jobs at the device are, for those who watch them."""
+        """Record how far the jobs on the device are, for those who watch them."""
         connection.execute(
             update(workers)
             .where(workers.c.name == name)
@@ -112,7 +100,7 @@ class Workers:
 
     @transaction
     def forget(self, connection: Connection, name: str) -> None:
-        """A worker has stopped."""
+        """Delete the row of a worker that has stopped. Idempotent."""
         connection.execute(delete(workers).where(workers.c.name == name))
 
     def all(self) -> list[WorkerView]:
@@ -141,5 +129,5 @@ class Workers:
         ]
 
     def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:
-        """Workers that serve this model and were heard of lately."""
+        """List workers that serve this model and were heard of recently."""
         return [w for w in self.all() if model in w.models and w.silent_for <= within_seconds]

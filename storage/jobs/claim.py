@@ -79,7 +79,7 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
 
 
 def head_of(model: str, worker: str | None = None) -> Select[Any]:
-    """The next job of a model, for this worker or for any."""
+    """Select the next job of a model, for this worker or for any."""
     head = select(jobs.c.id, jobs.c.batch_key, jobs.c.suspect, jobs.c.priority).where(queued(), jobs.c.model == model)
     if worker is not None:
         head = head.where(_open_to(worker), ~quarantined(worker, model))
@@ -87,12 +87,12 @@ def head_of(model: str, worker: str | None = None) -> Select[Any]:
 
 
 def _open_to(worker: str) -> ColumnElement[bool]:
-    """Jobs that this worker need not leave to others."""
+    """Match jobs that this worker need not leave to others."""
     return or_(jobs.c.elsewhere_until.is_(None), jobs.c.worker != worker, jobs.c.elsewhere_until < database_now())
 
 
 def _one_claim_at_a_time(connection: Connection, model: str) -> None:
-    """Claims of one model follow one another (SQLite's transactions do anyway).
+    """Serialise the claims of one model (SQLite's transactions are serial anyway).
 
     Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction.
     """

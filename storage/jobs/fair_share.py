@@ -10,7 +10,7 @@ from storage.rules.states import Priority, State
 
 
 def queued() -> ColumnElement[bool]:
-    """Jobs that wait. Written out, not bound: only then do the partial indexes on state = 'queued' serve."""
+    """Match jobs that wait. Written out, not bound: only then do the partial indexes on state = 'queued' serve."""
     return jobs.c.state == literal_column(f"'{State.QUEUED}'")
 
 
@@ -29,7 +29,7 @@ class RoundDealer:
         self._dealt: dict[str, int] = {}
 
     def round(self, model: str) -> int:
-        """The round of this owner's next job of this model."""
+        """Deal the round of this owner's next job of this model."""
         quantum = self._quanta[model]
         if model not in self._dealt:
             self._dealt[model] = self.first(model)
@@ -38,7 +38,7 @@ class RoundDealer:
         return dealt // quantum
 
     def first(self, model: str) -> int:
-        """Where dealing starts, counted in jobs: round × quantum + jobs that the owner has in that round."""
+        """Find where dealing starts, counted in jobs: round × quantum + the owner's jobs in that round."""
         quantum = self._quanta[model]
         waiting = (queued(), jobs.c.model == model, jobs.c.priority == self._priority)
         theirs = (*waiting, jobs.c.owner == self._owner)
@@ -55,7 +55,7 @@ class RoundDealer:
 
 
 def round_served(connection: Connection, model: str, priority: Priority) -> int:
-    """The round now being served: that of the next job to be claimed, or of the last ones claimed.
+    """Return the round now being served: that of the next job to be claimed, or of the last ones claimed.
 
     Jobs that were claimed before and came back carry rounds long past: they do not set the pace.
     """

@@ -83,7 +83,7 @@ class Jobs:
         return set(renewed.scalars())
 
     def still_held(self, claimed: Iterable[ClaimedJob]) -> set[int]:
-        """Which of these jobs are still ours: `renew` without writing, cheap enough for every second."""
+        """Return the ids that are still ours: `renew` without writing, cheap enough for every second."""
         with self.database.read() as connection:
             statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(claimed))
             return set(connection.execute(statement).scalars())
@@ -191,7 +191,7 @@ class Jobs:
         return self.cancel_within(connection, render_id)
 
     def cancel_within(self, connection: Connection, render_id: str) -> int:
-        """The same within another transaction."""
+        """Cancel, as `cancel` does, within another transaction."""
         told = NewEvent(render_id=render_id, kind=EventKind.RENDER_CANCELLED)
         return self._cancel(connection, jobs.c.render_id == render_id, told)
 
@@ -307,7 +307,7 @@ class Jobs:
     # -- what waits --------------------------------------------------------------------------------------------
 
     def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
-        """How many jobs wait, counted up to `at_most`: the cost does not grow with the backlog."""
+        """Count the jobs that wait, up to `at_most`: the cost does not grow with the backlog."""
         some = (
             select(jobs.c.id)
             .where(queued(), jobs.c.model == model, jobs.c.priority == priority)
@@ -318,7 +318,7 @@ class Jobs:
             return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
     def best_waiting(self, models: Iterable[str]) -> dict[str, Priority]:
-        """The best priority that waits for each of these models; models without waiting jobs are left out."""
+        """Return the best priority that waits for each of these models, without those that have no waiting jobs."""
         with self.database.read() as connection:
             heads = {model: connection.execute(head_of(model)).first() for model in models}
         return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
@@ -342,7 +342,7 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
 
 
 def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
-    """Whether that changes anything."""
+    """Mark a render as held or not; whether that changes anything."""
     marked = update(renders).where(renders.c.id == render_id, renders.c.held != held).values(held=held)
     return connection.execute(marked).rowcount > 0
 

@@ -16,7 +16,7 @@ _AT_ONCE = 200
 
 
 def note_orphans(connection: Connection, which: ColumnElement[bool], *, after_seconds: float) -> None:
-    """Have the pictures of these jobs removed after some time, unless they are asked for again before."""
+    """Have the pictures of these jobs removed after some time, unless the jobs are retried before."""
     due = database_now() + literal(after_seconds)
     statement = insert_on_conflict(connection, orphans).from_select(
         ["job_id", "due_at"], select(jobs.c.id, due).where(which)

@@ -65,7 +65,7 @@ class Stage:
         return self.models.total()
 
     def fill(self, wanted: Iterable[NewJob]) -> None:
-        """Raises BadSpecification if a picture is called like another one, and whatever `wanted` raises."""
+        """Stage jobs. Raises BadSpecification for a duplicate custom_id, and whatever `wanted` raises."""
         for chunk in chunks(wanted):
             with self._connection.begin():
                 insert_named(self._connection, staged, [self._row(one) for one in chunk])
@@ -78,7 +78,7 @@ class Stage:
 
 @contextmanager
 def stage(connection: Connection) -> Iterator[Stage]:
-    """An empty stage over a connection that is in no transaction; gone afterwards."""
+    """Open an empty stage over a connection that is in no transaction; it is dropped at the end."""
     with connection.begin():
         staged.create(connection)
     try:
@@ -90,7 +90,7 @@ def stage(connection: Connection) -> Iterator[Stage]:
 
 
 def row_of(one: NewJob) -> dict[str, Any]:
-    """What a row says of a picture."""
+    """Return a job's columns."""
     return {
         "model": one.spec.model,
         "batch_key": one.spec.batch_key(),
@@ -108,7 +108,7 @@ def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
 
 
 def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows of one render. Raises BadSpecification if a picture is called like another one of it."""
+    """Insert rows of one render. Raises BadSpecification for a duplicate custom_id."""
     named = {row["custom_id"] for row in rows if row["custom_id"] is not None}
     if not named:
         _insert(connection, table, rows)
@@ -125,7 +125,7 @@ def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]
             index = before.setdefault(row["custom_id"], row["index"])
             if row["custom_id"] is not None and index != row["index"]:
                 raise BadSpecification(
-                    f"custom_id: {row['custom_id']!r} is there twice, for pictures {index + 1} and {row['index'] + 1}"
+                    f"duplicate custom_id {row['custom_id']!r}, for pictures {index + 1} and {row['index'] + 1}"
                 ) from None
         raise
 
@@ -138,7 +138,7 @@ def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 
 
 def _copy(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """As INSERT, six times as fast. SQLAlchemy has no words for it, and none for its errors."""
+    """Insert by COPY, six times as fast as INSERT. SQLAlchemy supports neither it nor its errors."""
     from psycopg import Error  # of the extra `postgresql`
 
     quoted = connection.dialect.identifier_preparer

@@ -38,7 +38,7 @@ def accept_stream(
 
     Raises:
         BadSpecification: there is nothing to render, or two jobs have one custom_id.
-        IdempotencyConflict: another request of this owner was accepted under the same name.
+        IdempotencyConflict: a different request of this owner was accepted under the same idempotency key.
         Whatever `new_jobs` raises while it is read; then nothing is left behind.
     """
     stream = iter(new_jobs)
@@ -119,7 +119,7 @@ def _dealer(connection: Connection, submission: Submission, quanta: Mapping[str,
 
 
 def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
-    """What the rows of all its pictures have in common."""
+    """Return the columns that all jobs of a render have in common."""
     return {
         "render_id": render_id,
         "owner": submission.owner,
@@ -136,9 +136,9 @@ def _set_total(connection: Connection, render_id: str, total: int) -> None:
 
 
 def _render(connection: Connection, render_id: str, submission: Submission) -> str:
-    """Make the row of a render; its id, or that of the render which was accepted under the same name before.
+    """Insert the row of a render; its id, or that of the render accepted before under the same idempotency key.
 
-    Who asks for the same at the same time waits here until the first one is accepted, or not.
+    A concurrent request with this key waits here until the first one is accepted or refused.
     """
     while True:
         if _insert_render(connection, render_id, submission) or submission.once is None:
@@ -149,7 +149,7 @@ def _render(connection: Connection, render_id: str, submission: Submission) -> s
 
 
 def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
-    """False if there is one of its name."""
+    """Insert the row of a render; False if its idempotency key is taken."""
     once = submission.once
     statement = (
         insert_on_conflict(connection, renders)
@@ -176,7 +176,7 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
 def accepted_before(connection: Connection, owner: str, once: Idempotency) -> str | None:
     """Find the render that was accepted under this key; None if there is none.
 
-    Raises IdempotencyConflict if that one asked for something else.
+    Raises IdempotencyConflict if that was a different request.
     """
     before = connection.execute(
         select(renders.c.id, renders.c.request_hash).where(
@@ -187,6 +187,6 @@ def accepted_before(connection: Connection, owner: str, once: Idempotency) -> st
         return None
     if before.request_hash != once.request_hash:
         raise IdempotencyConflict(
-            f"the idempotency key {once.name!r} came with another request before: render {before.id}"
+            f"idempotency key {once.name!r} reused with a different request; it belongs to render {before.id}"
         )
     return str(before.id)

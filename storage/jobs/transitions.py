@@ -9,11 +9,11 @@ from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs.values import ClaimedJob
-from storage.rules.states import TRANSITIONS, State, Transition
+from storage.rules.states import TRANSITIONS, State, Transition, render_state
 
 
 def transition(event: Transition) -> Update:
-    """The guarded UPDATE of a move; the caller says which jobs. What comes back of a held render is held with it."""
+    """Build the guarded UPDATE of a move, for the caller to say which jobs. What returns to a held render is held."""
     before, after = TRANSITIONS[event]
     state: ColumnElement[str] | str = after
     if after is State.QUEUED and event is not Transition.RELEASE:
@@ -23,12 +23,12 @@ def transition(event: Transition) -> Update:
 
 
 def fenced(claimed: Iterable[ClaimedJob]) -> ColumnElement[bool]:
-    """These jobs, as far as nobody claimed or cancelled them since."""
+    """Match these jobs, as far as nobody claimed or cancelled them since."""
     return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in claimed])
 
 
 def unleased(*, finished: bool = False) -> dict[str, Any]:
-    """What a job that leaves its worker is set to."""
+    """Return the columns of a job that leaves its worker."""
     return {"lease_until": None, "finished_at": database_now() if finished else None}
 
 
@@ -62,19 +62,21 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
                     }
                 )
                 .returning(
-                    *(renders.c.watched, renders.c.finished_at, renders.c.done, renders.c.failed, renders.c.cancelled)
+                    *(renders.c.watched, renders.c.finished_at, renders.c.total),
+                    *(renders.c.done, renders.c.failed, renders.c.cancelled),
                 )
             ).one()
             if row.watched and row.finished_at is not None:
-                counters = {"done": row.done, "failed": row.failed, "cancelled": row.cancelled}
-                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=counters))
+                counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
+                told = {"state": render_state(**counters), **counters, "finished_at": row.finished_at}
+                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=told))
     record_events(connection, over)
 
 
 def of_watched(
     kind: EventKind, claimed: Iterable[ClaimedJob], data: Callable[[ClaimedJob], Mapping[str, Any]]
 ) -> list[NewEvent]:
-    """The same for each of these jobs that somebody watches."""
+    """Make an event for each of these jobs that is watched."""
     return [
         NewEvent(render_id=job.render_id, kind=kind, index=job.index, data=data(job)) for job in claimed if job.watched
     ]

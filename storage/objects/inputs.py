@@ -17,7 +17,7 @@ class ObjectReader(Protocol):
 
 
 def reference_of(data: bytes) -> str:
-    """How specifications name these bytes."""
+    """Return the reference by which specifications name these bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -29,7 +29,7 @@ def put_input(objects: ObjectStore, data: bytes) -> str:
 
 
 def put_input_file(objects: ObjectStore, file: IO[bytes]) -> str:
-    """The same, of a file that is read piece by piece."""
+    """Store an input from a file, read piece by piece; its reference. Idempotent."""
     file.seek(0)
     reference = _digested(file)
     objects.put(_key(reference), file)
@@ -46,7 +46,7 @@ def copy_input(objects: ObjectStore, reference: str, file: IO[bytes]) -> None:
 
 
 def get_input(objects: ObjectReader, reference: str) -> bytes:
-    """The bytes of an input. Raises NotFound, also where what is stored is not what was named."""
+    """Return the bytes of an input. Raises NotFound, also if the stored bytes do not match the reference."""
     with _found(reference):
         data = objects.get(_key(reference))
     _check(reference_of(data), reference)
@@ -71,7 +71,7 @@ def _digested(file: IO[bytes]) -> str:
 
 def _check(stored: str, reference: str) -> None:
     if stored != reference:
-        raise NotFound(f"input {reference} is damaged in the store; delete it there and upload its file again")
+        raise NotFound(f"input {reference} is corrupt in the store; delete it there and upload its file again")
 
 
 def _key(reference: str) -> str:

@@ -19,17 +19,17 @@ class Stored:
 
 
 def picture_key(render_id: str, index: int) -> str:
-    """Where a picture lives: a pure function of its render and index, so that making it twice stores it once."""
+    """Return a picture's key: a pure function of render and index, so that making it twice stores it once."""
     return f"{folder_of(render_id)}/{index:06d}.png"
 
 
 def folder_of(render_id: str) -> str:
-    """Where the pictures of a render live, and nothing else does."""
+    """Return the folder that holds a render's pictures and nothing else."""
     return f"renders/{render_id}"
 
 
 def described(key: str, data: bytes | IO[bytes]) -> tuple[IO[bytes], Stored]:
-    """What is to be stored, as a file at its beginning."""
+    """Return the data as a file at its beginning, and what will be stored."""
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # `IO` says too little
@@ -39,7 +39,7 @@ def described(key: str, data: bytes | IO[bytes]) -> tuple[IO[bytes], Stored]:
 
 
 def checked(key: str) -> str:
-    """Raises ValueError if it is no key of ours."""
+    """Return the key. Raises ValueError if it is not one of the farm's."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"not an object key: {key!r}")
     return key

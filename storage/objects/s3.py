@@ -31,7 +31,7 @@ class S3Objects:
     """A bucket of any S3-compatible store that honours `If-None-Match: *`."""
 
     def __init__(self, *, bucket: str, prefix: str, endpoint_url: str | None, named: str = "FARM_OBJECTS_URL") -> None:
-        """`named` is what a person corrects where the bucket does not exist."""
+        """Prepare a client, without contacting anything; `named`: what to correct if the bucket does not exist."""
         self._bucket = bucket
         self._named = named
         self._prefix = f"{prefix}/" if prefix else ""
@@ -78,7 +78,7 @@ class S3Objects:
         return stored
 
     def _adopt(self, key: str) -> Stored:
-        """The object that is there, perhaps from our own first try whose answer was lost."""
+        """Describe the object that exists already, perhaps from our own first try whose answer was lost."""
         try:
             head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except ClientError as error:
@@ -125,7 +125,7 @@ class S3Objects:
         return self.size(key) is not None
 
     def size(self, key: str) -> int | None:
-        """The bytes of an object; None if there is none."""
+        """Return an object's size in bytes; None if it does not exist."""
         with self._translated():
             try:
                 return int(self._client.head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"])

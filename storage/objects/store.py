@@ -27,11 +27,11 @@ class ObjectStore(Protocol):
     shown: str
 
     def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
-        """Create the object, or adopt the one that is there; a file is read piece by piece. Idempotent."""
+        """Store an object, or adopt the one that exists under this key. Idempotent; files are streamed."""
         ...
 
     def get(self, key: str) -> bytes:
-        """Raises NotFound."""
+        """Return an object's bytes. Raises NotFound."""
         ...
 
     def copy(self, key: str, file: IO[bytes]) -> None:
@@ -41,11 +41,11 @@ class ObjectStore(Protocol):
     def exists(self, key: str) -> bool: ...
 
     def presign(self, key: str, *, seconds: int = 900) -> str:
-        """An address from which the object can be downloaded without credentials until then."""
+        """Return a URL that downloads the object without credentials, for so many seconds."""
         ...
 
     def delete(self, key: str) -> None:
-        """Idempotent: no error where there is no such object."""
+        """Delete an object. Idempotent: no error where there is none."""
         ...
 
     def delete_below(self, folder: str) -> None:
@@ -53,11 +53,11 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """The keys that begin with `prefix`, in order."""
+        """List the keys that begin with `prefix`, in order."""
         ...
 
     def check(self) -> None:
-        """Raises ObjectStoreProblem if the store cannot be used; writes nothing."""
+        """Raise ObjectStoreProblem if the store cannot be used; write nothing."""
         ...
 
 
@@ -69,12 +69,12 @@ class Bucket(ObjectStore, Protocol):
         ...
 
     def size(self, key: str) -> int | None:
-        """The bytes of an object; None if there is none."""
+        """Return an object's size in bytes; None if it does not exist."""
         ...
 
 
 def open_objects(settings: Settings) -> ObjectStore:
-    """The store that the settings name. Raises BadSettings. Nothing is contacted yet."""
+    """Open the store that the settings name. Raises BadSettings. Nothing is contacted yet."""
     url = settings.objects
     parts = urlsplit(url)
     if parts.scheme == "s3":
@@ -90,7 +90,7 @@ def open_objects(settings: Settings) -> ObjectStore:
 
 
 def open_place(url: str, settings: Settings) -> Bucket:
-    """Any place in any bucket, `s3://bucket/prefix`, with the farm's endpoint and keys. Raises BadSettings."""
+    """Open `s3://bucket/prefix`, in any bucket, with the farm's endpoint and keys. Raises BadSettings."""
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     if not bucket:
         raise BadSettings(f"{url}: expected s3://bucket/prefix")

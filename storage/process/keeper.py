@@ -37,7 +37,8 @@ class Keeper:
         on_death: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Prepare to keep a process; nothing is started yet.
+
         Args:
             output: where the process's output goes; None: to our standard error.
             on_death: called when the process has died by itself and its session is gone, before the next start.

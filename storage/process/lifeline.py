@@ -28,7 +28,7 @@ def start_child(
 
 
 def stop_with_parent() -> None:
-    """In the child: receive SIGTERM when the process that started this one is gone."""
+    """Receive SIGTERM when the process that started this one ends; called in the child."""
     threading.Thread(target=_wait_for_the_end, name="lifeline", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Exports that were begun: who deletes pictures asks here which of them are still needed."""
+"""Exports that were started: whoever deletes pictures asks here which are still needed."""
 
 import json
 import secrets
@@ -27,16 +27,15 @@ class ExportView:
 
 
 class Exports:
-    """Beginning, going on with and finishing exports. Every method may be repeated."""
+    """Starts, resumes and finishes exports. Every method is idempotent."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin(self, *, render_id: str, format: str, target: str, options: Mapping[str, Any]) -> str:  # noqa: A002
-        """The id of this export, new or gone on with.
+        """Start an export, or resume an unfinished one; its id.
 
-        Raises InvalidInput if it was begun with other options and not finished, NotFound if the render is being
-        deleted.
+        Raises InvalidInput if an unfinished one has other options, NotFound if the render is being deleted.
         """
         said = json.dumps(options, sort_keys=True)
         with self._database.write() as connection:
@@ -62,14 +61,14 @@ class Exports:
             row = connection.execute(select(exports).where(this)).one()
             if row.options != said and row.finished_at is None:
                 raise InvalidInput(
-                    f"{target} has an export of render {render_id} that was begun with {row.options}; "
-                    "go on with the same, or choose another place"
+                    f"{target} holds an unfinished export of render {render_id} with the options {row.options}; "
+                    "resume it with the same options, or choose another target"
                 )
             connection.execute(update(exports).where(this).values(options=said, seen_at=now, finished_at=None))
         return str(row.id)
 
     def seen(self, export_id: str) -> None:
-        """It is still being written."""
+        """Note that an export is still being written."""
         with self._database.write() as connection:
             connection.execute(update(exports).where(exports.c.id == export_id).values(seen_at=database_now()))
 
@@ -84,7 +83,7 @@ class Exports:
             return connection.execute(delete(exports).where(unfinished)).rowcount > 0
 
     def unfinished(self) -> list[ExportView]:
-        """Those that still need their pictures, oldest first."""
+        """List the exports that still need their pictures, oldest first."""
         statement = select(exports).where(exports.c.finished_at.is_(None)).order_by(exports.c.created_at)
         with self._database.read() as connection:
             return [

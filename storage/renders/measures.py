@@ -65,7 +65,7 @@ class Measures:
         self._database = database
 
     def oldest_waiting(self, models: Iterable[str]) -> dict[str, float]:
-        """Model → seconds since the render of its next job was submitted; models without waiting jobs are left out."""
+        """Return, by model, seconds since the render of its next job was submitted; only models with waiting jobs."""
         found: dict[str, float] = {}
         with self._database.read() as connection:
             for model in models:
@@ -82,7 +82,7 @@ class Measures:
         return found
 
     def made_lately(self, *, within_seconds: float) -> dict[str, RenderedTotals]:
-        """Model → what was rendered of it within this time."""
+        """Return, by model, what was rendered within this time."""
         statement = (
             select(batches.c.model, func.count().label("n"), func.sum(batches.c.render_seconds).label("seconds"))
             .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
@@ -94,7 +94,7 @@ class Measures:
             }
 
     def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, StageSeconds]:
-        """Model → how long its last pictures took, a picture of each of the last batches within this time."""
+        """Average, by model, how long recent pictures took: one picture of each of the last batches in this time."""
         last = (
             select(batches.c.model, batches.c.jobs, batches.c.render_seconds)
             .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
@@ -121,7 +121,7 @@ class Measures:
         }
 
     def samples(self, model: str, *, most: int = 200) -> list[BatchSample]:
-        """The last batches of a model, for judging what others will take."""
+        """List the last batches of a model, for estimating others."""
         last = (
             select(batches.c.jobs, batches.c.render_seconds)
             .where(batches.c.model == model)
@@ -141,7 +141,7 @@ class Measures:
         ]
 
     def usage(self, *, owner: str | None = None) -> list[Usage]:
-        """What each owner's pictures take, by owner, or what one's do; looks at every picture."""
+        """Return what each owner's pictures take up, by owner, or one owner's; reads every picture's row."""
         statement = (
             select(
                 jobs.c.owner,

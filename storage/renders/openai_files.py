@@ -69,11 +69,11 @@ class OpenAIFiles:
         return _file(connection.execute(select(api_files).where(api_files.c.id == row["id"])).one())
 
     def file(self, owner: str | None, file_id: str) -> OpenAIFile:
-        """Raises NotFound, also for somebody else's."""
+        """Return a file. Raises NotFound, also for another owner's."""
         with self.database.read() as connection:
             row = connection.execute(select(api_files).where(api_files.c.id == file_id)).first()
         if row is None or owner not in (None, row.owner):
-            raise NotFound(f"no file has the id {file_id[:60]!r}")
+            raise NotFound(f"no file with id {file_id[:60]!r}")
         return _file(row)
 
     @transaction
@@ -106,15 +106,15 @@ class OpenAIFiles:
         return _batch(connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).one())
 
     def batch(self, owner: str | None, batch_id: str) -> OpenAIBatch:
-        """Raises NotFound, also for somebody else's."""
+        """Return a batch. Raises NotFound, also for another owner's."""
         with self.database.read() as connection:
             row = connection.execute(select(api_batches).where(api_batches.c.id == batch_id)).first()
         if row is None or owner not in (None, row.owner):
-            raise NotFound(f"no batch has the id {batch_id[:60]!r}")
+            raise NotFound(f"no batch with id {batch_id[:60]!r}")
         return _batch(row)
 
     def batches(self, owner: str | None, *, limit: int, after: str | None = None) -> list[OpenAIBatch]:
-        """The newest, newest first; those after one. Raises NotFound for that one."""
+        """List the newest batches, newest first, or those after one. Raises NotFound for that one."""
         statement = select(api_batches).order_by(api_batches.c.created_at.desc(), api_batches.c.id).limit(limit)
         if owner is not None:
             statement = statement.where(api_batches.c.owner == owner)

@@ -43,7 +43,7 @@ class PurgeRows:
         self.database = database
 
     def old(self, *, seconds: float, states: Collection[str] = (), owner: str | None = None) -> list[PurgeCandidate]:
-        """Renders that have been finished for so long, oldest first; in one of these states, where any is named."""
+        """List renders that finished at least so long ago, oldest first; only those in `states`, if any are given."""
         last = database_now() - seconds
         # The few numbers of a render first, the sizes of its pictures only of those that are old.
         statement = (
@@ -93,12 +93,12 @@ class PurgeRows:
         return marked > 0
 
     def marked(self) -> list[str]:
-        """Those that are hidden and not gone yet."""
+        """List renders that are hidden but not deleted yet."""
         with self.database.read() as connection:
             return [*connection.execute(select(renders.c.id).where(renders.c.purging).order_by(renders.c.id)).scalars()]
 
     def next_pictures(self, render_id: str) -> list[tuple[int, str]]:
-        """Row and object key of its next jobs, also of those that may have left an object without being done."""
+        """Return row id and object key of the next jobs, also of unfinished ones, which may have left an object."""
         statement = select(jobs.c.id, jobs.c.index).where(jobs.c.render_id == render_id).order_by(jobs.c.id)
         with self.database.read() as connection:
             rows = connection.execute(statement.limit(_AT_ONCE))
@@ -106,7 +106,7 @@ class PurgeRows:
 
     @transaction
     def delete_jobs(self, connection: Connection, job_ids: Collection[int]) -> None:
-        """The rows of jobs whose pictures are deleted, and what is only theirs."""
+        """Delete the rows of jobs whose pictures are deleted, and whatever belongs to these alone."""
         batch_ids = set(connection.execute(select(jobs.c.batch_id).where(jobs.c.id.in_(job_ids))).scalars()) - {None}
         connection.execute(delete(faults).where(faults.c.job_id.in_(job_ids)))
         connection.execute(delete(orphans).where(orphans.c.job_id.in_(job_ids)))
@@ -115,7 +115,7 @@ class PurgeRows:
 
     @transaction
     def delete_logs(self, connection: Connection, render_id: str) -> int:
-        """The next of what was told about a render, and to whom; how many rows."""
+        """Delete some of a render's events and deliveries; how many rows."""
         deleted = 0
         for table, key in _LOGS.items():
             theirs = table.c.render_id == render_id
@@ -125,7 +125,7 @@ class PurgeRows:
 
     @transaction
     def delete_render(self, connection: Connection, render_id: str) -> None:
-        """The rest of a render without jobs."""
+        """Delete what is left of a render without jobs."""
         # Whoever tells of a render has its lock: nothing is told between these statements.
         lock_renders(connection, [render_id])
         for table in (*_LOGS, exports):
@@ -145,7 +145,7 @@ def _exported() -> ColumnElement[bool]:
 
 
 def _delete_batches(connection: Connection, batch_ids: Iterable[str]) -> None:
-    """Those of which no picture is left: others still need to know their company (`farm rerender`)."""
+    """Delete batches of which no picture is left; others are needed to render a mate again (`farm rerender`)."""
     of_batch = {
         row.id: json.loads(row.jobs)
         for row in connection.execute(select(batches.c.id, batches.c.jobs).where(batches.c.id.in_(sorted(batch_ids))))

@@ -27,11 +27,11 @@ NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 class FiringOutcome(StrEnum):
     FIRED = "fired"
-    #: The last render was not finished.
+    #: The previous render was still unfinished.
     SKIPPED = "skipped"
-    #: Everything was down.
+    #: No scheduler process was running.
     MISSED = "missed"
-    #: What is to be rendered cannot be rendered any more.
+    #: Its order can no longer be rendered.
     FAILED = "failed"
 
 
@@ -62,7 +62,7 @@ class Schedule:
     order: Mapping[str, Any]
     paused: bool
     created_at: float
-    #: Every time planned up to then is decided.
+    #: Every planned time up to this one has been decided.
     decided_to: float
 
 
@@ -85,14 +85,14 @@ class Schedules:
         self._jobs = jobs
 
     def now(self) -> float:
-        """Seconds since 1970 by the database's clock, which all processes share."""
+        """Return the seconds since 1970 by the database's clock, which all processes share."""
         with self.database.read() as connection:
             return connection.execute(select(database_now())).scalar_one()
 
     # -- what a person does ------------------------------------------------------------------------------------
 
     def add(self, *, owner: str, name: str, plan: Plan, order: Mapping[str, Any]) -> Schedule:
-        """From now on it is due. Raises InvalidInput if the owner has one of this name, or it is none."""
+        """Add a schedule, due from now on. Raises InvalidInput for a name that is taken or not allowed."""
         if not re.fullmatch(NAME, name):
             raise InvalidInput("name: expected up to 100 letters, digits, spaces, dots, dashes and @")
         schedule_id = secrets.token_hex(6)
@@ -111,22 +111,22 @@ class Schedules:
                 )
             except IntegrityError:
                 raise InvalidInput(
-                    f"name: a schedule is called {name!r} already; remove it, or choose another"
+                    f"name: a schedule named {name!r} already exists; remove it, or choose another name"
                 ) from None
         return self.get(name, owner=owner)
 
     def get(self, name: str, *, owner: str) -> Schedule:
-        """Raises NotFound."""
+        """Return a schedule. Raises NotFound."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(schedules).where(schedules.c.owner == owner, schedules.c.name == name)
             ).first()
         if row is None:
-            raise NotFound(f"no schedule is called {name[:40]!r}; `farm schedule list` lists them")
+            raise NotFound(f"no schedule named {name[:40]!r}; `farm schedule list` lists them")
         return _schedule(row)
 
     def all(self, *, owner: str | None = None) -> list[Schedule]:
-        """By owner and name; of one owner where one is named."""
+        """List schedules by owner and name; one owner's, if given."""
         statement = select(schedules).order_by(schedules.c.owner, schedules.c.name)
         if owner is not None:
             statement = statement.where(schedules.c.owner == owner)
@@ -135,23 +135,23 @@ class Schedules:
 
     @transaction
     def pause(self, connection: Connection, schedule: Schedule) -> None:
-        """What is planned meanwhile is neither fired nor made up for."""
+        """Pause a schedule: times planned meanwhile are neither fired nor caught up on."""
         connection.execute(update(schedules).where(schedules.c.id == schedule.id).values(paused=True))
 
     @transaction
     def resume(self, connection: Connection, schedule: Schedule) -> None:
-        """From now on. Harmless where it was not paused."""
+        """Resume a schedule from now on. Idempotent."""
         paused = (schedules.c.id == schedule.id) & schedules.c.paused
         connection.execute(update(schedules).where(paused).values(paused=False, decided_to=database_now()))
 
     @transaction
     def remove(self, connection: Connection, schedule: Schedule) -> None:
-        """With its history; its renders stay."""
+        """Delete a schedule with its history; its renders stay."""
         connection.execute(delete(firings).where(firings.c.schedule_id == schedule.id))
         connection.execute(delete(schedules).where(schedules.c.id == schedule.id))
 
     def history(self, schedule: Schedule, *, limit: int = 20) -> list[Firing]:
-        """The last firings, newest first."""
+        """List the last firings, newest first."""
         statement = (
             select(
                 *(firings, renders.c.total, renders.c.done, renders.c.failed, renders.c.cancelled, renders.c.held),
@@ -167,12 +167,12 @@ class Schedules:
     # -- what the clock does -----------------------------------------------------------------------------------
 
     def unfinished_renders(self, schedule: Schedule) -> dict[str, bool]:
-        """Render → whether it is held, of those that this schedule fired."""
+        """Return this schedule's unfinished renders, each with whether it is held."""
         with self.database.read() as connection:
             return {row.id: row.held for row in connection.execute(_unfinished(schedule))}
 
     def out_of_step(self, schedule: Schedule, *, window_open: bool) -> list[str]:
-        """The unfinished renders that have not yet been told (`note_window`) that the window is open, or is not."""
+        """List the unfinished renders that were not told (`note_window`) that the window opened, or closed."""
         statement = _unfinished(schedule).where(firings.c.window_open.is_distinct_from(window_open))
         with self.database.read() as connection:
             return [row.id for row in connection.execute(statement)]
@@ -203,10 +203,10 @@ class Schedules:
         *,
         by_hand: str | None = None,
     ) -> str | None:
-        """Accept a render for a planned time, once, however many processes try; its id, None if it was decided before.
+        """Accept a render for a planned time, once, however many processes try; its id, None if the time was decided.
 
         Args:
-            by_hand: a note on why it fires beside the plan; then also a paused schedule does.
+            by_hand: a note on why it fires outside its plan; then a paused schedule fires too.
 
         A process that is killed leaves the firing and its render, or neither. Raises InvalidInput for what cannot be
         rendered; then nothing is decided.

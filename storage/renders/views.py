@@ -1,10 +1,10 @@
-"""Reading what is: renders, jobs and batches as frozen values. Nothing here changes a row."""
+"""Read-only views of renders, jobs and batches, as frozen values."""
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, select, tuple_
 
@@ -15,7 +15,10 @@ from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.states import FINAL, Priority, State, render_state
-from storage.spec.picture import Spec, read_spec
+
+if TYPE_CHECKING:
+    # Its models take as long to import as half of what a list of renders needs.
+    from storage.spec.picture import Spec
 
 _PAGE = 1000
 _RENDER_ID = re.compile(r"[0-9a-z]{1,32}")
@@ -32,7 +35,7 @@ class RenderView:
     cancelled: int
     created_at: float
     finished_at: float | None
-    #: Out of the queue.
+    #: Taken out of the queue until it is released.
     held: bool = False
 
     @property
@@ -55,7 +58,7 @@ class JobView:
     row_id: int
     render_id: str
     index: int
-    spec: Spec
+    spec: "Spec"
     state: State
     attempt: int
     worker: str | None
@@ -101,17 +104,17 @@ class Views:
         self._database = database
 
     def render(self, render_id: str, *, owner: str | None = None) -> RenderView:
-        """Raises NotFound, also where it is not this owner's."""
+        """Return a render. Raises NotFound, also for another owner's."""
         row = None
         if _RENDER_ID.fullmatch(render_id):
             with self._database.read() as connection:
                 row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
-            raise NotFound(f"no render has the id {render_id[:40]!r}; `farm status` lists them")
+            raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
     def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
-        """The newest renders, or an owner's, newest first; those after a render. Raises NotFound for that one."""
+        """List the newest renders, or an owner's, newest first, or those after one. Raises NotFound for that one."""
         statement = (
             select(renders).where(~renders.c.purging).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
         )
@@ -125,7 +128,7 @@ class Views:
             return [_render(row) for row in connection.execute(statement)]
 
     def accepted_as(self, owner: str, name: str) -> bool:
-        """Whether an owner's request of this name (idempotency key) was accepted."""
+        """Return whether a request of this owner was accepted under this idempotency key."""
         with self._database.read() as connection:
             found = connection.execute(
                 select(renders.c.id).where(renders.c.owner == owner, renders.c.idempotency_key == name)
@@ -133,7 +136,7 @@ class Views:
         return found is not None
 
     def latest_of(self, owner: str, request_hash: str, *, within_seconds: float) -> str | None:
-        """The id of an owner's last render that asked for the same within this time."""
+        """Return the id of an owner's last render with this request hash, within this time."""
         statement = (
             select(renders.c.id)
             .where(
@@ -149,26 +152,26 @@ class Views:
         return found
 
     def unfinished_jobs(self) -> int:
-        """How many jobs of all renders are waiting or running; what is held is neither."""
+        """Count the jobs of all renders that wait or run, without held ones."""
         left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
         with self._database.read() as connection:
             statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None), ~renders.c.held)
             return int(connection.execute(statement).scalar_one())
 
     def job(self, job_id: str) -> JobView:
-        """Raises NotFound."""
+        """Return a job. Raises NotFound."""
         render_id, index = _split(job_id)
         with self._database.read() as connection:
             this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
             row = connection.execute(select(jobs).join(renders).where(this)).first()
         if row is None:
-            raise NotFound(f"no job has the id {job_id!r}; `farm jobs RENDER` lists them")
+            raise NotFound(f"no job with id {job_id!r}; `farm jobs RENDER` lists them")
         return _job(row)
 
     def jobs(
         self, render_id: str, *, state: State | None = None, after: int = -1, limit: int | None = None
     ) -> Iterator[JobView]:
-        """A render's jobs in the order of their indexes, read a page at a time."""
+        """Iterate over a render's jobs in the order of their indexes, read a page at a time."""
         left = limit
         while left is None or left > 0:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
@@ -188,7 +191,7 @@ class Views:
                 yield row._mapping["index"], State(row.state)
 
     def next_waiting(self, render_id: str) -> JobView | None:
-        """The job of a render that is claimed next; None if none waits."""
+        """Return the job of a render that is claimed next; None if none waits."""
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
         with self._database.read() as connection:
             row = connection.execute(
@@ -197,7 +200,7 @@ class Views:
         return None if row is None else _job(row)
 
     def position(self, job: JobView, *, at_most: int = 10_000) -> int | None:
-        """How many jobs of its model are claimed before a waiting one, counted so far; None if it does not wait."""
+        """Count the jobs of its model that are ahead of a waiting job, up to `at_most`; None if it does not wait."""
         this = jobs.alias("this")
         place = tuple_(jobs.c.priority, jobs.c.round, jobs.c.id) < tuple_(this.c.priority, this.c.round, this.c.id)
         before = (
@@ -214,12 +217,12 @@ class Views:
             return connection.execute(select(func.count()).select_from(before)).scalar_one()
 
     def is_watched(self, render_id: str) -> bool:
-        """Whether the events of a render are written down."""
+        """Return whether the events of a render are recorded."""
         with self._database.read() as connection:
             return bool(connection.execute(select(renders.c.watched).where(renders.c.id == render_id)).scalar())
 
     def progress(self, render_id: str) -> dict[int, float]:
-        """Index → share of the steps done, 0…1, of a watched render's pictures that are at a device."""
+        """Return, by index, the share of steps done, 0…1, of a watched render's pictures that are on a device."""
         with self._database.read() as connection:
             running = connection.execute(
                 select(jobs.c.id, jobs.c.index, jobs.c.worker).where(
@@ -240,15 +243,15 @@ class Views:
         }
 
     def batch(self, batch_id: str) -> BatchView:
-        """Raises NotFound."""
+        """Return a batch. Raises NotFound."""
         with self._database.read() as connection:
             row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
         if row is None:
-            raise NotFound(f"no batch has the id {batch_id!r}")
+            raise NotFound(f"no batch with id {batch_id!r}")
         return _batch(row)
 
     def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
-        """Those of these ids that there are."""
+        """Return those of these batches that exist, by id."""
         found: dict[str, BatchView] = {}
         # A thousand at once: databases take only so many values in a statement.
         left = sorted(set(ids))
@@ -260,23 +263,23 @@ class Views:
         return found
 
     def labels(self, render_id: str) -> Iterator[Mapping[str, Any] | None]:
-        """The labels of a render's pictures, None for those without; each distinct set once, in no order."""
+        """Iterate over the distinct labels of a render's pictures, in no order; None for those without."""
         statement = select(jobs.c.labels).where(jobs.c.render_id == render_id).distinct()
         with self._database.read() as connection:
             for row in connection.execution_options(yield_per=_PAGE).execute(statement):
                 yield None if row.labels is None else json.loads(row.labels)
 
-    def specs(self, batch: BatchView) -> list[Spec]:
-        """The specifications of a batch's pictures, in the order in which they were rendered.
+    def specs(self, batch: BatchView) -> "list[Spec]":
+        """Return the specifications of a batch's pictures, in the order in which they were rendered.
 
         Raises NotFound if some of them were deleted since.
         """
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.id, jobs.c.spec).where(jobs.c.id.in_(batch.job_row_ids)))
-            by_id = {row.id: read_spec(row.spec) for row in rows}
+            by_id = {row.id: _spec(row.spec) for row in rows}
         if missing := len(batch.job_row_ids) - len(by_id):
             raise NotFound(
-                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together are deleted"
+                f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together have been deleted"
             )
         return [by_id[row_id] for row_id in batch.job_row_ids]
 
@@ -321,12 +324,18 @@ def _batch(row: Row[Any]) -> BatchView:
     )
 
 
+def _spec(text: str) -> "Spec":
+    from storage.spec.picture import read_spec
+
+    return read_spec(text)
+
+
 def _job(row: Row[Any]) -> JobView:
     return JobView(
         row_id=row.id,
         render_id=row.render_id,
         index=row._mapping["index"],
-        spec=read_spec(row.spec),
+        spec=_spec(row.spec),
         state=State(row.state),
         attempt=row.attempt,
         worker=row.worker,

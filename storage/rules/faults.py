@@ -116,7 +116,7 @@ class Decision:
 
 
 def decide(fault: Fault, now: Situation) -> Decision:
-    """What a fault means for a job: failed for good, or queued again, and how."""
+    """Decide what a fault means for a job: failed for good, or queued again, and how."""
     reaction = REACTIONS[fault]
     burns = _holds(reaction.burns, now)
     hopeless = _holds(reaction.final, now)
@@ -156,7 +156,7 @@ class Incident:
 
 
 def quarantine(incidents: Sequence[Incident], *, model: str | None, others: bool) -> Scope:
-    """What of a worker to leave out, after its faults of the last `WITHIN_SECONDS`, the newest of them of `model`.
+    """Decide what of a worker to quarantine, after its faults of the last `WITHIN_SECONDS`, the newest one of `model`.
 
     A device that breaks is left out even where it is the only one: it would spoil whatever it is given. Other faults
     may be the jobs' own. They count as long as nothing succeeds there, once per job, and only where another worker
@@ -180,7 +180,7 @@ def quarantine(incidents: Sequence[Incident], *, model: str | None, others: bool
 
 
 def _independent(incidents: Iterable[Incident]) -> int:
-    """How many incidents there were, those that met the same job counted once."""
+    """Count incidents, those that met the same job once."""
     met: set[int] = set()
     n = 0
     for incident in incidents:

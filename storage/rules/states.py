@@ -52,7 +52,7 @@ class Priority(IntEnum):
 
 
 def render_state(*, total: int, done: int, failed: int, cancelled: int, held: bool = False) -> str:
-    """The state of a whole render, read from its counters: running, or held, until every job is final."""
+    """Return the state of a whole render, from its counters: running, or held, until every job is final."""
     if done + failed + cancelled < total:
         return "held" if held else "running"
     if failed:

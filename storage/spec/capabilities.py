@@ -1,4 +1,4 @@
-"""Which controls a model's pipeline takes, known without torch from `pipelines.json`.
+"""Which controls a model's pipeline supports, known without torch from `pipelines.json`.
 
 `worker.rendering.learn_capabilities` writes that file.
 """
@@ -15,7 +15,7 @@ from storage.spec.controls import PER_CONTROLNET
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Spec
 
-#: Pipelines whose pictures must be a multiple of more than 8 pixels: others they would round, silently.
+#: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
 #: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
 #: appendix I).
@@ -23,7 +23,7 @@ _SMALLEST_TRAINED = 0.93
 
 
 def pipeline_of(model: DiffusersModel) -> str | None:
-    """The class that the model's `model_index.json` names; None where neither the registry nor this machine knows."""
+    """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
         return model.pipeline
     # Where the source is a folder on this machine.
@@ -35,13 +35,13 @@ def pipeline_of(model: DiffusersModel) -> str | None:
 
 @cache
 def _class_named_in(folder: Path) -> str | None:
-    """Raises whatever is wrong with the file, which is not remembered: a model may be fetched meanwhile."""
+    """Read the class's name. Raises whatever is wrong, which is not cached: a model may be fetched meanwhile."""
     name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     return name if isinstance(name, str) else None
 
 
 def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
-    """The controls that the model takes, `negative_prompt` and `sampler` among them; None where it is not known."""
+    """Return the controls that a model supports, `negative_prompt` and `sampler` among them; None if unknown."""
     known = _table().get(pipeline_of(model) or "")
     if known is None:
         return None
@@ -49,13 +49,13 @@ def taken_controls(model: DiffusersModel) -> frozenset[str] | None:
 
 
 def check_controls(spec: Spec, model: Model) -> None:
-    """Whether this model can be asked for this picture, as far as it is known here.
+    """Check that a model can render this picture, as far as that is known here.
 
-    Raises BadSpecification with the field, what is wrong and what the model takes.
+    Raises BadSpecification with the field, what is wrong and what the model supports.
     """
     if isinstance(model, SimulatedModel):
         if controls := spec.controls():
-            raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not know it")
+            raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not support it")
         return
     asked = set(spec.controls())
     if asked or model.controlnets:
@@ -64,14 +64,14 @@ def check_controls(spec: Spec, model: Model) -> None:
     taken = taken_controls(model)
     if taken is not None and asked - taken:
         raise BadSpecification(
-            f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not take it; "
-            f"it takes {', '.join(sorted(taken))}"
+            f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not support it; "
+            f"supported: {', '.join(sorted(taken))}"
         )
     _check_size(spec, model)
 
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
-    """What is allowed, but hardly what was meant; the same words for all pictures of a model."""
+    """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
     if isinstance(model, SimulatedModel):
         return
     scales = [spec.guidance_scale]
@@ -88,11 +88,11 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
-    """Raises BadSpecification for a LoRA that is not registered or not made for the model."""
+    """Raise BadSpecification for a LoRA that is not registered or not made for the model."""
     for name in spec.loras or {}:
         if name not in loras:
-            known = f"known are {', '.join(loras)}" if loras else "the registry has none"
-            raise BadSpecification(f"loras: no LoRA is registered as {name!r}; {known}")
+            known = f"registered LoRAs: {', '.join(loras)}" if loras else "none are registered"
+            raise BadSpecification(f"loras: no LoRA named {name!r}; {known}")
         if loras[name].models and spec.model not in loras[name].models:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
 
@@ -118,7 +118,7 @@ def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
     nets, images = len(model.controlnets), len(spec.control_images or ())
     if images != nets:
         missing = f"the model {model.alias} has {nets} ControlNet{'s' if nets != 1 else ''}"
-        raise BadSpecification(f"control_images: {missing}, each needs an image; {images or 'none'} given")
+        raise BadSpecification(f"control_images: {missing}, each needs an image ({images or 'none'} given)")
     for field in (*PER_CONTROLNET, "guess_mode"):
         value = getattr(spec, field)
         if value is not None and not nets:

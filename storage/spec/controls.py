@@ -1,7 +1,6 @@
-"""The controls of a picture beside its prompt, size, steps, guidance, sampler and seed.
+"""The controls of a picture besides its prompt, size, steps, guidance, sampler and seed.
 
-Fields carry Diffusers' names. None means that nothing is asked for. Which pipeline takes which is in
-`storage.spec.capabilities`.
+Fields have Diffusers' names. None means unset. Which pipeline supports which is in `storage.spec.capabilities`.
 """
 
 import math
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, WrapValidator
 
-#: How a stored input is named: by what is in it.
+#: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
 #: Controls with a number for each ControlNet.
 PER_CONTROLNET = ("controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end")
@@ -20,7 +19,7 @@ MAX_CONTROLNETS = 8
 
 
 def _items(value: Any) -> list[Any]:
-    """A list, written as one, as a single value or (in a CSV cell) with commas."""
+    """Return a list, given as one, as a single value or (in a CSV cell) with commas."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -72,7 +71,7 @@ def _images(value: Any) -> tuple[str, ...]:
 
 
 def _scales_by_name(value: Any) -> dict[str, float]:
-    """`{"ink": 0.8}`; in text `ink=0.8, other`, where a name alone means 1."""
+    """Read `{"ink": 0.8}`, or text such as `ink=0.8, other`, where a name alone means 1."""
     if isinstance(value, str):
         pairs = [item.partition("=") for item in _items(value)]
         value = {name.strip(): scale or 1.0 for name, _, scale in pairs}
@@ -88,7 +87,7 @@ def _input(value: str) -> str:
 
 
 def _read_by(read: Callable[[Any], Any]) -> WrapValidator:
-    """A field that is read by this function alone, in text as well as in typed values."""
+    """Read a field by this function alone, from text as well as from typed values."""
     return WrapValidator(lambda value, _handler: read(value))
 
 
@@ -104,15 +103,15 @@ class ModelControls(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """DDIM's η: 0 deterministic, 1 as DDPM. Other samplers do not know it."""
+    """DDIM's η: 0 is deterministic, 1 is like DDPM. Other samplers do not support it."""
 
     clip_skip: Annotated[int, Field(ge=1, le=23)] | None = None
-    """How many of the text encoder's last layers are left out."""
+    """How many of the text encoder's last layers to skip."""
 
     prompt_weighting: Literal["compel"] | None = Field(
         None, validation_alias=AliasChoices("prompt_weighting", "weighting")
     )
-    """`compel`: words have weights, as in `(red)1.4`, and prompts may be longer than 77 tokens."""
+    """`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens."""
 
     controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
         None, validation_alias=AliasChoices("controlnet_conditioning_scale", "control_scale")
@@ -122,15 +121,15 @@ class ModelControls(BaseModel):
     control_guidance_start: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
         None, validation_alias=AliasChoices("control_guidance_start", "control_start")
     )
-    """From which share of the steps on each ControlNet steers."""
+    """The share of the steps at which each ControlNet begins to steer."""
 
     control_guidance_end: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
         None, validation_alias=AliasChoices("control_guidance_end", "control_end")
     )
-    """Up to which share of the steps each ControlNet steers."""
+    """The share of the steps at which each ControlNet stops steering."""
 
     guess_mode: bool | None = None
-    """The ControlNet guesses from its image alone; made for guidance of 3 to 5 and no prompt."""
+    """Let the ControlNet guess from its image alone; meant for a guidance of 3 to 5 and no prompt."""
 
     prior_num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, validation_alias=AliasChoices("prior_num_inference_steps", "prior_steps")
@@ -150,7 +149,7 @@ class Controls(ModelControls):
     """An image for each ControlNet of the model, in its order: files, or stored inputs (`sha256:…`)."""
 
     prompt_embeds: Input | None = None
-    """Instead of a prompt: a safetensors file, or stored input, of `prompt_embeds` and what belongs to them."""
+    """Instead of a prompt: a safetensors file, or stored input, with `prompt_embeds` and what belongs to them."""
 
     original_size: Size2 | None = None
     """SDXL's micro-conditioning, (height, width) in pixels."""
@@ -166,7 +165,7 @@ class Controls(ModelControls):
 
 
 def check_weights(name: str, prompt: str) -> None:
-    """Raises ValueError where the parentheses of a weighted prompt do not match; `\\(` and `\\)` are letters."""
+    """Raise ValueError for unbalanced parentheses in a weighted prompt; `\\(` and `\\)` are letters."""
     opened: list[int] = []
     for found in re.finditer(r"\\.|[()]", prompt):
         if found[0] == "(":

@@ -4,7 +4,7 @@ from storage.spec.picture import SAMPLERS, Spec
 
 
 def infotext(spec: Spec, *, version: str) -> str:
-    """As its `create_infotext` writes it, which picture galleries parse."""
+    """Write a picture's settings as the web UI's `create_infotext` does, for picture galleries to parse."""
     fields = {
         "Steps": spec.num_inference_steps,
         "Sampler": SAMPLERS[spec.sampler] if spec.sampler else None,

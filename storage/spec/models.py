@@ -20,7 +20,7 @@ ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
 def _from_source(value: Any) -> Any:
-    """A source alone, or a table of it with its revision and variant."""
+    """Accept a source alone, or a table of it with its revision and variant."""
     return {"source": value} if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""What to render: the specification of one picture, checked at the door.
+"""What to render: the specification of one picture, checked when it is submitted.
 
 A caller gives a `Request`: any subset of the fields. Resolved against its model's defaults (`storage.spec.registry`)
 and a seed, it becomes a `Spec`: complete, frozen, and written in one canonical form, so that equal pictures have
@@ -21,7 +21,7 @@ VERSION = 1
 
 #: Seeds are signed 64-bit integers that are not negative (`torch.Generator.manual_seed`, BIGINT).
 MAX_SEED = 2**63 - 1
-#: Longer prompts are pasted files, not prompts.
+#: Anything longer is a pasted file, not a prompt.
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_PIXELS = 4096 * 4096
 #: Labels of one picture, as JSON.
@@ -65,7 +65,7 @@ def _size(value: int) -> int:
 def _sampler(value: str) -> str:
     name = value.strip().lower()
     if name not in SAMPLERS:
-        raise ValueError(f"is not a sampler; known are {', '.join(SAMPLERS.values())}")
+        raise ValueError(f"is not a sampler; expected one of {', '.join(SAMPLERS.values())}")
     return name
 
 
@@ -99,16 +99,15 @@ _BESIDE = frozenset({"custom_id", "labels"})
 
 
 class Request(Controls):
-    """What a caller asks for: a prompt and any other field; a field left out takes the model's default.
+    """What a caller asks for: a prompt and any other field; omitted fields take the model's defaults.
 
-    Fields carry Diffusers' names; the short names of the command line (`steps`, `guidance`, `negative`) are
-    understood too.
+    Fields have Diffusers' names; the command line's short names (`steps`, `guidance`, `negative`) are accepted too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
     prompt: Prompt | None = None
-    """What to draw; left out only beside `prompt_embeds`."""
+    """What to draw; omitted only with `prompt_embeds`."""
 
     negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
     """What to steer away from."""
@@ -126,19 +125,19 @@ class Request(Controls):
     """Denoising steps."""
 
     guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
-    """How closely to follow the prompt; 1 or less switches guidance off."""
+    """How closely to follow the prompt; 1 or less disables guidance."""
 
     sampler: Sampler | None = None
     """Such as `ddim`, `euler a` or `dpm++ 2m karras`."""
 
     seed: Seed | None = None
-    """Of the first picture; the next ones count up from it. Left out, it is drawn and recorded."""
+    """Seed of the first picture; the next ones count up from it. If omitted, one is drawn and recorded."""
 
     custom_id: CustomId | None = None
-    """What the caller calls this picture, unique within a render."""
+    """The caller's own name for this picture, unique within a render."""
 
     labels: Labels | None = None
-    """Anything else that is to travel with the picture, into exports too."""
+    """Anything else to keep with the picture, also in exports."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "Request":
@@ -147,7 +146,7 @@ class Request(Controls):
         return self
 
     def asked(self) -> dict[str, Any]:
-        """What was asked of the picture itself."""
+        """Return the fields that were given and describe the picture itself."""
         return {name: value for name, value in self.__dict__.items() if value is not None and name not in _BESIDE}
 
     @classmethod
@@ -168,7 +167,7 @@ class Request(Controls):
             raise BadSpecification(explain(error)) from None
 
 
-#: What a row may call a field, short names such as `steps` among them.
+#: The names that a field may have in a row, including short ones such as `steps`.
 NAMES = frozenset(Request.model_fields) | {
     str(name)
     for field in Request.model_fields.values()
@@ -204,28 +203,28 @@ class Spec(Controls):
             given.append(self.prompt_embeds)
             words = ("prompt", "negative_prompt", "prompt_weighting", "clip_skip")
             if said := [name for name in words if getattr(self, name)]:
-                raise ValueError(f"{said[0]}: not beside prompt_embeds, which stand for all words")
+                raise ValueError(f"{said[0]}: cannot be combined with prompt_embeds, which replace all text")
         elif not self.prompt.strip():
             raise ValueError("prompt: must not be empty")
         if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
-            raise ValueError(f"{unstored[0]!r} is not a stored input; upload it first (`farm upload`)")
+            raise ValueError(f"{unstored[0]!r} is not a stored input; upload the file first (`farm upload`)")
         if self.prompt_weighting:
             if self.clip_skip:
-                raise ValueError("clip_skip: not with prompt_weighting, which reads the text encoder in its own way")
+                raise ValueError("clip_skip: cannot be combined with prompt_weighting")
             for name in ("prompt", "negative_prompt"):
                 check_weights(name, getattr(self, name))
         if self.eta and self.sampler not in (None, "ddim"):
-            raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not know it, only DDIM does")
+            raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not support it, only DDIM does")
         return self
 
     def fields(self) -> dict[str, Any]:
-        """Every field but the controls that nothing was asked of, as JSON can write it."""
+        """Return every field, without unset controls, as JSON can write it."""
         # By hand, here and below: a dump of pydantic's takes five times as long, and a manifest has a million rows.
         said = self.__dict__
         return {name: said[name] for name in _NEVER_LEFT_OUT} | self.controls()
 
     def controls(self) -> dict[str, Any]:
-        """The controls that something was asked of, as JSON can write them."""
+        """Return the controls that are set, as JSON can write them."""
         said = self.__dict__
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -234,11 +233,11 @@ class Spec(Controls):
         }
 
     def canonical(self) -> str:
-        """The specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
+        """Write the specification as JSON: sorted keys, no spaces, no escapes but JSON's own."""
         return _CANONICAL.encode(self.fields())
 
     def batch_key(self) -> str:
-        """Equal for pictures that one pipeline call can make together; prompts, seeds and inputs may differ."""
+        """Return a hash equal for pictures that one pipeline call can make; prompts, seeds and inputs may differ."""
         shared: tuple[object, ...] = (
             *(self.model, self.width, self.height),
             *(self.num_inference_steps, self.guidance_scale, self.sampler),
@@ -259,7 +258,7 @@ def read_spec(text: str) -> Spec:
         fields = json.loads(text)
         version = fields["version"]
     except (ValueError, TypeError, KeyError):
-        raise BadSpecification("specification: not one that a farm wrote") from None
+        raise BadSpecification("specification: not written by a farm") from None
     if version != VERSION:
         raise BadSpecification(f"version: this farm reads version {VERSION}, the job has {version!r}")
     try:
@@ -269,27 +268,28 @@ def read_spec(text: str) -> Spec:
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raises BadSpecification for a picture that no device should be asked for."""
+    """Raise BadSpecification for a picture that is too large for any device."""
     if width * height > MAX_PIXELS:
         raise BadSpecification(
             f"width, height: {width}×{height} is {width * height / 1e6:.1f} megapixels; "
-            f"the most is {MAX_PIXELS / 1e6:.1f}"
+            f"the maximum is {MAX_PIXELS / 1e6:.1f}"
         )
 
 
 def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error as one line: field, what is wrong, what was given."""
+    """Put the first problem of a pydantic error into one line: field, what is wrong, what was given."""
     return explain_problem(error.errors(include_url=False)[0])
 
 
 def explain_problem(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's `errors()` as one line."""
+    """Put one of pydantic's `errors()` into one line."""
     if problem["type"] == "value_error" and not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in problem["loc"]) or "specification"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, Request.model_fields, n=3)
-        return f"{field}: unknown field; " + (f"did you mean {' or '.join(near)}?" if near else f"known are {_KNOWN}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known fields: {_KNOWN}"
+        return f"{field}: unknown field; {hint}"
     if problem["type"] == "missing":
         return f"{field}: missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -301,5 +301,5 @@ def _shown(value: object) -> str:
     try:
         given = repr(value)
     except ValueError:  # Python writes no integer of more than some thousand digits
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return given if len(given) <= 60 else given[:57] + "…"

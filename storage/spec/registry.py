@@ -24,23 +24,23 @@ _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="k
 
 @dataclass(frozen=True)
 class Registry:
-    """The models by alias, in the file's order, and which of them is used when none is named."""
+    """The models by alias, in the file's order, and the default one."""
 
     models: Mapping[str, Model]
     default: str
     loras: Mapping[str, Lora] = field(default_factory=dict)
 
     def __getitem__(self, alias: str) -> Model:
-        """Raises NotFound with the known aliases."""
+        """Return a model. Raises NotFound, which lists the registered ones."""
         if alias not in self.models:
-            raise NotFound(f"no model is registered as {alias!r}; known are {', '.join(self.models)}")
+            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(self.models)}")
         return self.models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
-        """The complete specification of a request; `seed` is used where the request has none.
+        """Complete a request; `seed` is used where the request has none.
 
-        Raises NotFound for an unknown model, BadSpecification for a size that is too large and for a control that the
-        model does not take.
+        Raises NotFound for an unknown model, BadSpecification for a size that is too large or a control that the model
+        does not support.
         """
         model = self[request.model or self.default]
         fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
@@ -56,26 +56,26 @@ class Registry:
         return spec
 
     def aliases(self, wanted: str) -> list[str]:
-        """The aliases of a comma-separated list; all of them for an empty one. Raises NotFound."""
+        """Return the aliases of a comma-separated list; all of them for an empty one. Raises NotFound."""
         names = [name.strip() for name in wanted.split(",") if name.strip()]
         return list(dict.fromkeys(self[name].alias for name in names)) or list(self.models)
 
 
 def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any]:
-    """Embeddings stand for the prompt and the negative one: the model's defaults of words do not hold."""
+    """Drop the model's default words: embeddings replace the prompt and the negative prompt."""
     words = {"negative_prompt", "prompt_weighting", "clip_skip"} - request.model_fields_set
     kept = {name: value for name, value in fields.items() if name not in words}
     return {"prompt": "", "negative_prompt": "", **kept}
 
 
 def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """Numbers that are given once mean every ControlNet of the model."""
+    """Repeat a number that is given once for every ControlNet of the model."""
     nets = len(model.controlnets) if isinstance(model, DiffusersModel) else 0
     return {name: fields[name] * nets for name in PER_CONTROLNET if nets > 1 and len(fields.get(name, ())) == 1}
 
 
 def read_registry(settings: Settings) -> Registry:
-    """The registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
+    """Read the registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
     path = settings.local_models_file
     if path.exists() or settings.models_file:
         try:
@@ -87,7 +87,7 @@ def read_registry(settings: Settings) -> Registry:
 
 
 def parse_registry(text: str, *, where: str) -> Registry:
-    """Raises BadSettings with `where` and the entry that is wrong."""
+    """Parse a registry. Raises BadSettings with `where` and the entry that is wrong."""
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -81,7 +81,11 @@ def test_a_wrong_prompt_is_refused(untouched: Home, prompt: str, says: str) -> N
         ("broken.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', "broken.jsonl line 3: not JSON"),
         ("list.jsonl", '{"prompt": "a"}\n["b"]\n', "list.jsonl line 2: .*object"),
         ("text.jsonl", "a red star\n", "text.jsonl line 1: not JSON"),
-        ("twice.jsonl", '{"prompt": "a", "custom_id": "x"}\n{"prompt": "b", "custom_id": "x"}\n', "'x' is there twice"),
+        (
+            "twice.jsonl",
+            '{"prompt": "a", "custom_id": "x"}\n{"prompt": "b", "custom_id": "x"}\n',
+            "duplicate custom_id",
+        ),
         ("id.jsonl", '{"prompt": "a", "custom_id": 3}\n', "line 1: custom_id: .*string"),
         ("half-id.jsonl", '{"prompt": "a", "custom_id": "\\ud800"}\n', "line 1: custom_id"),
         ("labels.jsonl", '{"prompt": "a", "labels": 3}\n', "line 1: labels"),
@@ -371,5 +375,5 @@ def test_prompts_are_kept_to_the_letter_however_their_file_is_written(
 ) -> None:
     name = accepting.file(f"prompts.{kind}", written(WRITTEN[kind]))
     accepted = accepting.farm("render", "--prompts", name, "--no-wait", "--json").json
-    jobs = accepting.farm("jobs", accepted["render"], "--json").json
+    jobs = accepting.farm("jobs", accepted["id"], "--json").json
     assert [job["prompt"] for job in jobs] == PROMPTS

@@ -26,12 +26,12 @@ def render(served: Home) -> Any:
 
 
 def test_the_status_of_a_render_is_told(served: Home, render: Any) -> None:
-    first, second, third = served.farm("status", render["render"]).out.splitlines()
+    first, second, third = served.farm("status", render["id"]).out.splitlines()
 
-    assert first == f"render {render['render']} of ann: done"
+    assert first == f"render {render['id']} of ann: done"
     assert second == "3 done, 0 failed, 0 cancelled, 0 to go, of 3"
     assert re.fullmatch(r"submitted \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, priority normal, took [\d.]+ s", third)
-    told = served.farm("status", render["render"], "--json").json
+    told = served.farm("status", render["id"], "--json").json
     assert told == {name: value for name, value in render.items() if name != "jobs"}
     assert told["created_at"] < told["finished_at"]
 
@@ -41,34 +41,34 @@ def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -
 
     heading, *lines = served.farm("status").out.splitlines()
     assert heading.split()[:3] == ["RENDER", "STATE", "DONE"]
-    assert lines[0].split()[:7] == [later["render"], "done", "1", "0", "0", "1", later["owner"]]
+    assert lines[0].split()[:7] == [later["id"], "done", "1", "0", "0", "1", later["owner"]]
     assert " bulk " in lines[0]
     told = served.farm("status", "--json").json
-    assert [one["render"] for one in told][:2] == [later["render"], render["render"]]
+    assert [one["id"] for one in told][:2] == [later["id"], render["id"]]
 
 
 def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
-    heading, *lines = served.farm("jobs", render["render"]).out.splitlines()
+    heading, *lines = served.farm("jobs", render["id"]).out.splitlines()
 
     assert heading.split() == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR"]
     assert [line.split()[:5] for line in lines] == [
-        [f"{render['render']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
+        [f"{render['id']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
     ]
-    told = served.farm("jobs", render["render"], "--json").json
-    assert told == [{**job, "file": None} for job in render["jobs"]]
-    assert served.farm("jobs", render["render"], "--state", "failed", "--json").json == []
+    told = served.farm("jobs", render["id"], "--json").json
+    assert told == [{name: value for name, value in job.items() if name != "file"} for job in render["jobs"]]
+    assert served.farm("jobs", render["id"], "--state", "failed", "--json").json == []
 
 
 def test_a_long_prompt_does_not_break_the_table(served: Home) -> None:
     accepted = served.farm("render", "red star " * 500, "--model", "simulated", "--json").json
-    assert len(served.farm("jobs", accepted["render"]).out.splitlines()) == 2
+    assert len(served.farm("jobs", accepted["id"]).out.splitlines()) == 2
 
 
 def test_a_contact_sheet_of_a_render_is_written(served: Home, render: Any) -> None:
-    told = served.farm("sheet", render["render"], "--out", "sheet.png", "--json")
+    told = served.farm("sheet", render["id"], "--out", "sheet.png", "--json")
 
     assert told.json == {
-        "render": render["render"],
+        "render": render["id"],
         "file": "sheet.png",
         "pictures": 3,
         "duplicates": 0,
@@ -125,7 +125,7 @@ def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
         "simulated: the picture is not finite",
     )
     assert (good["state"], good["fault"]) == ("done", None)
-    assert "bad picture" in served.farm("jobs", failed["render"]).out
+    assert "bad picture" in served.farm("jobs", failed["id"]).out
 
     by_class, singly = served.farm("faults").out.split("\n\n")
     assert by_class.splitlines()[0].split() == ["FAULT", "MODEL", "WORKER", "TIMES", "JOBS", "LAST"]
@@ -147,14 +147,14 @@ def test_a_worker_is_released_by_name(served: Home) -> None:
 
 
 def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:
-    render_id = served.farm(*SLOW, "-n", "60").json["render"]
+    render_id = served.farm(*SLOW, "-n", "60").json["id"]
     eventually(lambda: served.farm("status", render_id, "--json").json["done"] > 0, "some are done", timeout=60)
 
     cancelled = served.farm("cancel", render_id, "--json").json
     again = served.farm("cancel", render_id)
 
     after = served.farm("status", render_id, "--json").json
-    assert cancelled == {"render": render_id, "state": "cancelled", "cancelled": after["cancelled"]}
+    assert cancelled == {"id": render_id, "state": "cancelled", "cancelled": after["cancelled"]}
     assert after["done"] > 0
     assert after["cancelled"] > 0
     assert after["done"] + after["cancelled"] == after["total"] == 60
@@ -166,7 +166,7 @@ def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served:
 
 
 def test_cancelling_tells_how_many_jobs_it_dropped(served: Home) -> None:
-    render_id = served.farm(*SLOW, "-n", "40").json["render"]
+    render_id = served.farm(*SLOW, "-n", "40").json["id"]
     said = served.farm("cancel", render_id).out
     assert re.fullmatch(rf"cancelled \d+ jobs of render {render_id}; \d+ pictures? done\n", said)
 
@@ -176,22 +176,24 @@ def test_jobs_that_failed_are_told_and_rendered_again_with_their_seeds(served: H
     [job] = failed["jobs"]
     assert (failed["state"], failed["failed"], job["state"]) == ("failed", 1, "failed")
     assert "late" in job["error"]
-    assert f"failed: {job['id']}: " in served.farm("status", failed["render"]).out
+    assert f"failed: {job['id']}: " in served.farm("status", failed["id"]).out
 
     shutil.copytree(Path(worker.__file__).parent / "models" / "shapes", served.folder / "late")
-    retried = served.farm("retry", failed["render"], "--out", "retried", "--json").json
+    retried = served.farm("retry", failed["id"], "--out", "retried", "--json").json
 
-    assert (retried["render"], retried["state"], retried["done"], retried["failed"]) == (failed["render"], "done", 1, 0)
+    assert (retried["id"], retried["state"], retried["done"], retried["failed"]) == (failed["id"], "done", 1, 0)
     assert retried["jobs"][0]["seed"] == job["seed"]
     assert retried["jobs"][0]["error"] is None
     assert (served.folder / retried["jobs"][0]["file"]).exists()
 
 
 def test_a_retry_without_failed_jobs_says_so_and_changes_nothing(served: Home, render: Any) -> None:
-    ended = served.farm("retry", render["render"])
+    ended = served.farm("retry", render["id"])
 
-    assert ended.err == f"render {render['render']} has no failed jobs\n"
-    assert served.farm("jobs", render["render"], "--json").json == [{**job, "file": None} for job in render["jobs"]]
+    assert ended.err == f"render {render['id']} has no failed jobs\n"
+    assert served.farm("jobs", render["id"], "--json").json == [
+        {name: value for name, value in job.items() if name != "file"} for job in render["jobs"]
+    ]
 
 
 def test_the_database_is_upgraded_once(home: Home) -> None:
@@ -224,7 +226,7 @@ def test_the_installed_command_knows_its_version_and_every_command_has_help() ->
 
 
 def test_a_reader_that_goes_away_is_no_error(served: Home, render: Any) -> None:
-    command = f"{sys.executable} -m scheduler.cli.main jobs {render['render']} --json | true"
+    command = f"{sys.executable} -m scheduler.cli.main jobs {render['id']} --json | true"
     shell = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         env=served.environment(),

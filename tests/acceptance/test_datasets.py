@@ -25,7 +25,7 @@ def test_a_manifest_becomes_a_dataset_with_its_labels(served: Home) -> None:
     made = served.farm("render", "--prompts", manifest, "--json")
     assert "topic: kept as a label (12 pictures)" in made.err
 
-    done = served.farm("export", made.json["render"], "--format", "webdataset", "--to", "set", "--shard-size", "5")
+    done = served.farm("export", made.json["id"], "--format", "webdataset", "--to", "set", "--shard-size", "5")
 
     assert "12 pictures" in done.out
     assert "in 3 shards in set" in done.out
@@ -34,7 +34,7 @@ def test_a_manifest_becomes_a_dataset_with_its_labels(served: Home) -> None:
         (row["custom_id"], row["topic"], row["prompt"]) for row in ROWS[:5]
     ]
     again = served.farm(
-        *("export", made.json["render"], "--format", "webdataset", "--to", "set", "--shard-size", "5", "--json")
+        *("export", made.json["id"], "--format", "webdataset", "--to", "set", "--shard-size", "5", "--json")
     ).json
     assert (again["pictures"], again["shards"]) == (12, 3)
 
@@ -93,7 +93,7 @@ def test_a_render_is_accepted_once_under_its_name(served: Home) -> None:
     first, second = (served.farm(*command).out.strip() for _ in range(2))
     assert first == second
     served.file("once.jsonl", JSONL.replace("picture 3", "another"))
-    served.farm(*command, code=2).complains(f"'tonight' came with another request before: render {first}")
+    served.farm(*command, code=2).complains(f"'tonight' reused with a different request.*{first}")
     served.wait_until_done(first)
 
 
@@ -133,7 +133,7 @@ def test_a_render_is_held_released_and_purged(served: Home) -> None:
     assert served.farm("status", held, "--json").json["state"] == "held"
     served.farm("release", held)
     served.farm("cancel", held)
-    made = served.farm("render", "a star", "--model", "simulated", "--owner", "eve", "--json").json["render"]
+    made = served.farm("render", "a star", "--model", "simulated", "--owner", "eve", "--json").json["id"]
     assert next(one["pictures"] for one in served.farm("usage", "--json").json if one["owner"] == "eve") >= 1
 
     shown = served.farm("purge", "--older-than", "0d", "--owner", "eve", "--json").json
@@ -145,11 +145,11 @@ def test_a_render_is_held_released_and_purged(served: Home) -> None:
 
 
 def test_an_export_that_cannot_be_is_refused(served: Home, tmp_path: Path) -> None:
-    made = served.farm("render", "a star", "--model", "simulated", "--json").json["render"]
+    made = served.farm("render", "a star", "--model", "simulated", "--json").json["id"]
     (tmp_path / "thesis.txt").write_text("mine")
     where = ("--format", "parquet", "--to")
     served.farm("export", made, *where, str(tmp_path), code=2).complains("something else already")
-    served.farm("export", "nothing", *where, "set2", code=2).complains("no render has the id 'nothing'")
+    served.farm("export", "nothing", *where, "set2", code=2).complains("no render with id 'nothing'")
     served.farm("export", made, *where, "s3:///set", code=2).complains("expected s3://bucket/prefix")
     sizes = ("--shard-size", "5", "--shard-bytes", "1MB")
     served.farm("export", made, *where, "set2", *sizes, code=2).complains("give one of them")

@@ -140,7 +140,7 @@ def test_errors_are_those_that_its_users_know(client: openai.OpenAI, api: Api) -
     assert wrong.value.param == "width"
     with pytest.raises(openai.UnprocessableEntityError, match="none is registered as 'nothing'"):
         client.images.generate(model="nothing", prompt="a")
-    with pytest.raises(openai.NotFoundError, match="no file has the id") as missing:
+    with pytest.raises(openai.NotFoundError, match="no file with id") as missing:
         client.files.content(f"file-{'0' * 24}")
     assert missing.value.type == "invalid_request_error"
     with (

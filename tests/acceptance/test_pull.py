@@ -150,7 +150,7 @@ def test_a_gated_lora_is_fetched_with_the_token_of_the_environment(home: Home, s
         ("pickled", 3, "someone/pickled: .*safetensors"),
         ("lost", 3, "someone/lost: the hub has no such repository"),
         ("old", 3, "someone/sd: has no revision 'v0'"),
-        ("nothing", 2, "no model is registered as 'nothing'"),
+        ("nothing", 2, "no model named 'nothing'"),
     ],
 )
 def test_what_cannot_be_fetched_is_named(home: Home, served: Hub, alias: str, code: int, says: str) -> None:

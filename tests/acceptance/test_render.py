@@ -48,7 +48,7 @@ def test_the_same_prompts_and_seed_give_identical_pictures_on_another_farm(examp
 
     assert again.err.startswith("starting a farm on this machine")
     elsewhere.is_left_in_peace()
-    assert examples.json["render"] != again.json["render"]
+    assert examples.json["id"] != again.json["id"]
     assert [(job["seed"], job["sha256"]) for job in again.json["jobs"]] == [
         (job["seed"], job["sha256"]) for job in examples.json["jobs"]
     ]
@@ -61,19 +61,24 @@ def test_json_is_one_object_with_a_job_for_every_prompt_and_progress_goes_elsewh
     assert [job["prompt"] for job in result["jobs"]] == [row["prompt"] for row in MANIFEST]
     for index, job in enumerate(result["jobs"]):
         assert job == {
-            "id": f"{result['render']}-{index:06d}",
+            **dict.fromkeys(("position", "custom_id", "labels", "spec", "made_with")),
+            **{name: job[name] for name in ("model", "worker", "started_at", "finished_at", "bytes")},
+            "id": f"{result['id']}-{index:06d}",
+            "render": result["id"],
+            "image": f"/v1/jobs/{result['id']}-{index:06d}/image",
+            "progress": 1.0,
             "index": index,
             "state": "done",
             "seed": job["seed"],
             "prompt": MANIFEST[index]["prompt"],
             "file": f"examples/{index:06d}-{job['seed']}.png",
-            "object": f"renders/{result['render']}/{index:06d}.png",
+            "object": f"renders/{result['id']}/{index:06d}.png",
             "sha256": job["sha256"],
             "attempt": 1,
             "fault": None,
             "error": None,
         }
-    assert f"render {result['render']}: {len(MANIFEST)} of {len(MANIFEST)}" in examples.err
+    assert f"render {result['id']}: {len(MANIFEST)} of {len(MANIFEST)}" in examples.err
 
 
 def test_rows_keep_their_own_seeds_and_the_others_count_up_from_the_given_one(examples: Ended) -> None:
@@ -164,7 +169,7 @@ def test_a_file_without_seeds_gets_distinct_ones_that_are_recorded(served: Home)
     assert served.farm("recipe", last["id"], "--json").json["spec"]["seed"] == last["seed"]
     assert served.farm("rerender", last["id"], "--json").json["identical"]
     again = served.farm("render", "--prompts", str(EXAMPLES / "prompts.txt"), "--no-wait", "--json").json
-    assert not set(seeds) & {job["seed"] for job in served.farm("jobs", again["render"], "--json").json}
+    assert not set(seeds) & {job["seed"] for job in served.farm("jobs", again["id"], "--json").json}
 
 
 def test_the_three_kinds_of_file_ask_for_the_same_pictures(served: Home) -> None:

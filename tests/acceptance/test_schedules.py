@@ -55,7 +55,9 @@ def test_a_schedule_is_listed_paused_resumed_fired_and_removed(served: Home) -> 
     assert "nightly" in served.farm("schedule", "list", "--owner", "bob").out
 
     assert "paused" in served.farm("schedule", "pause", "nightly", "--owner", "bob").out
-    fired = [served.farm("schedule", "run-now", "nightly", "--owner", "bob", "--json").json["render"] for _ in range(2)]
+    fired = [
+        served.farm("schedule", "run-now", "nightly", "--owner", "bob", "--json").json["render_id"] for _ in range(2)
+    ]
     for render_id in fired:
         served.wait_until_done(render_id)
     assert "next 2" in served.farm("schedule", "resume", "nightly", "--owner", "bob").out
@@ -71,7 +73,7 @@ def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: 
         *("schedule", "add", "later", "--cron", "@yearly", "--window", f"{hour:02}:00-{hour:02}:30", "--owner", "bob"),
         *("a star", "--model", "simulated"),
     )
-    render_id = served.farm("schedule", "run-now", "later", "--owner", "bob", "--json").json["render"]
+    render_id = served.farm("schedule", "run-now", "later", "--owner", "bob", "--json").json["render_id"]
     removed = served.farm("schedule", "remove", "later", "--owner", "bob")
     assert f"`farm release {render_id}` lets it run" in removed.err
     served.farm("release", render_id)
@@ -86,10 +88,10 @@ def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: 
         (("--cron", "@daily", "--timezone", "Mars/Base", "a star"), "timezone: 'Mars/Base' is not known"),
         (("--cron", "@daily", "--window", "1-6", "a star"), "window: '1-6'"),
         (("--cron", "@daily", "--prompts", "bad.jsonl"), "bad.jsonl line 2: prompt: missing"),
-        (("--cron", "@daily", "a star", "--model", "nope"), "no model is registered as 'nope'"),
+        (("--cron", "@daily", "a star", "--model", "nope"), "no model named 'nope'"),
     ],
 )
 def test_a_schedule_that_cannot_be_meant_is_refused(served: Home, arguments: tuple[str, ...], says: str) -> None:
     served.file("bad.jsonl", '{"prompt": "a"}\n{}\n')
     served.farm("schedule", "add", "wrong", *arguments, code=2).complains(says)
-    served.farm("schedule", "history", "wrong", code=2).complains("no schedule is called 'wrong'")
+    served.farm("schedule", "history", "wrong", code=2).complains("no schedule named 'wrong'")

@@ -92,7 +92,7 @@ class Load:
         if code is None:
             return
         if code == 0:
-            render_id = json.loads(command.answer.read_text())["render"]
+            render_id = json.loads(command.answer.read_text())["id"]
             self.stage.ledger.accepted[render_id] = command.order
         self._command, self._next_command_at = None, now + self.stage.plan.between_commands.draw(self.rng)
 

@@ -198,7 +198,7 @@ class TestWhatIsRefused:
         exported(database, store, finished, str(tmp_path / "set"))
         before = contents(tmp_path / "set")
         for other in ({"layout": "parquet"}, {"sharding": Sharding(pictures=3)}):
-            with pytest.raises(InvalidInput, match="go on with the same, or choose another place"):
+            with pytest.raises(InvalidInput, match="resume it with the same options, or choose another target"):
                 exported(database, store, finished, str(tmp_path / "set"), **other)
         assert contents(tmp_path / "set") == before
 

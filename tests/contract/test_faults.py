@@ -7,7 +7,7 @@ from storage.database.connection import Database, database_now
 from storage.database.tables import faults, jobs, memory_limits, quarantines, workers
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
-from storage.fleet.workers import Workers
+from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
 from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import State
@@ -34,7 +34,9 @@ def log(database: Database) -> FaultLog:
 def present(database: Database, *names: str, models: tuple[str, ...] = ("tiny",)) -> None:
     """Workers that serve these models and were heard of just now."""
     for name in names:
-        Workers(database).announce(name=name, host="h", device="cpu:0", device_name="cpu", pid=1, models=models)
+        Workers(database).announce(
+            NewWorker(name=name, host="h", device="cpu:0", device_name="cpu", pid=1, models=models)
+        )
 
 
 def later(database: Database, seconds: float) -> None:

@@ -343,7 +343,7 @@ def test_a_name_that_is_there_twice_is_refused_with_both_places(farm: Jobs, data
     wanted = [NewJob(spec=spec, custom_id=f"id {number}") for number, spec in enumerate(pictures(apart))]
     wanted.append(NewJob(spec=wanted[0].spec, custom_id="id 0"))
 
-    with pytest.raises(BadSpecification, match=f"'id 0' is there twice, for pictures 1 and {apart + 1}"):
+    with pytest.raises(BadSpecification, match=f"duplicate custom_id 'id 0', for pictures 1 and {apart + 1}"):
         submit(farm, wanted)
 
     with database.read() as connection:

@@ -56,7 +56,7 @@ def test_a_revoked_or_expired_key_is_not_found(ring: Keys, database: Database) -
     assert ring.find(brief) is None
     assert not ring.any_valid()
     assert [key.id for key in ring.all()] == [revoked.id, expiring.id]
-    with pytest.raises(NotFound, match="no key has the id 'nobody'"):
+    with pytest.raises(NotFound, match="no key with id 'nobody'"):
         ring.revoke("nobody")
 
 

@@ -244,7 +244,7 @@ def test_batches_are_kept_as_long_as_a_picture_of_theirs(farm: Jobs, database: D
     assert counted(database, batches) == 1
     left = list(Views(database).jobs(two))
     batch = Views(database).batch(str(left[0].batch_id))
-    with pytest.raises(NotFound, match="2 of the 4 pictures that were rendered together are deleted"):
+    with pytest.raises(NotFound, match="2 of the 4 pictures that were rendered together have been deleted"):
         Views(database).specs(batch)
 
 

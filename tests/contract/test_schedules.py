@@ -377,7 +377,7 @@ def test_a_schedule_that_is_removed_leaves_its_renders(
     clock.moment += 86_400
     runner.run_once()
 
-    with pytest.raises(NotFound, match="no schedule is called 'nightly'"):
+    with pytest.raises(NotFound, match="no schedule named 'nightly'"):
         runner.schedules.get("nightly", owner="ann")
     assert Views(database).render(str(firing.render_id)).total == 2
     with database.read() as connection:

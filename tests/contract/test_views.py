@@ -100,7 +100,7 @@ def test_a_batch_gives_its_specifications_in_the_order_of_rendering(farm: Jobs, 
 
 @pytest.mark.parametrize("render_id", ["000000000000", "", "'; DROP TABLE renders; --", "../x", "é", "a" * 1000])
 def test_an_unknown_render_is_named(render_id: str, views: Views) -> None:
-    with pytest.raises(NotFound, match="no render has the id") as refusal:
+    with pytest.raises(NotFound, match="no render with id") as refusal:
         views.render(render_id)
     assert "farm status" in str(refusal.value)
 

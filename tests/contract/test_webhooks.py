@@ -65,7 +65,7 @@ def test_a_message_is_what_the_public_library_verifies(
     assert deliverer.run_once() == 1
     [(headers, body)] = receiver.got
     told = StandardWebhook(Webhooks(database).secret("ann")).verify(body, headers)
-    assert (told["type"], told["data"]["render"], told["data"]["done"]) == ("render.finished", render_id, 2)
+    assert (told["type"], told["data"]["id"], told["data"]["done"]) == ("render.finished", render_id, 2)
     assert only(database).state is DeliveryState.DELIVERED
     assert deliverer.run_once() == 0
 

@@ -5,7 +5,7 @@ from sqlalchemy import update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
-from storage.fleet.workers import Workers
+from storage.fleet.workers import NewWorker, WorkerActivity, Workers
 
 
 @pytest.fixture
@@ -15,7 +15,9 @@ def crew(database: Database) -> Workers:
 
 def announce(crew: Workers, name: str, *, models: list[str] | None = None, pid: int = 1) -> None:
     crew.announce(
-        name=name, host="gpu-1", device="cuda:0", device_name="A100 😀", pid=pid, models=models or ["tiny", "other"]
+        NewWorker(
+            name=name, host="gpu-1", device="cuda:0", device_name="A100 😀", pid=pid, models=models or ["tiny", "other"]
+        )
     )
 
 
@@ -31,7 +33,7 @@ def test_a_worker_that_announced_itself_is_listed_as_it_is(crew: Workers) -> Non
 
 def test_a_restarted_worker_replaces_its_row(crew: Workers) -> None:
     announce(crew, "a", pid=1)
-    crew.beat(name="a", state="rendering", model="tiny", pictures=7)
+    crew.beat("a", WorkerActivity(state="rendering", model="tiny", pictures=7))
     announce(crew, "a", pid=2)
     [worker] = crew.all()
     assert (worker.pid, worker.state, worker.pictures) == (2, "idle", 0)
@@ -41,7 +43,7 @@ def test_a_beat_tells_what_a_worker_does_and_ends_its_silence(crew: Workers) -> 
     announce(crew, "a")
     fall_silent(crew, "a", seconds=100)
     assert crew.all()[0].silent_for == pytest.approx(100, abs=5)
-    crew.beat(name="a", state="rendering", model="tiny", pictures=3)
+    crew.beat("a", WorkerActivity(state="rendering", model="tiny", pictures=3))
     [worker] = crew.all()
     assert (worker.state, worker.model, worker.pictures) == ("rendering", "tiny", 3)
     assert worker.silent_for < 5
@@ -56,7 +58,7 @@ def test_a_worker_that_stopped_is_forgotten_and_only_that_one(crew: Workers) -> 
 
 
 def test_a_beat_of_an_unknown_worker_makes_no_row(crew: Workers) -> None:
-    crew.beat(name="nobody", state="idle", model=None, pictures=0)
+    crew.beat("nobody", WorkerActivity(state="idle", model=None, pictures=0))
     assert crew.all() == []
 
 

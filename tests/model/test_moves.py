@@ -20,7 +20,7 @@ from storage.database.tables import events, renders
 from storage.database.tables import jobs as rows
 from storage.events.log import Event, EventKind, EventLog
 from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import Workers
+from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob
 from storage.rules.faults import Fault, RetryPolicy
@@ -58,7 +58,7 @@ class Moves(RuleBasedStateMachine):
         self.plain = PlainFarm()
         for name in WORKERS:
             Workers(self.database).announce(
-                name=name, host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"]
+                NewWorker(name=name, host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"])
             )
 
     def teardown(self) -> None:

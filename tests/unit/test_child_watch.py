@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
-from storage.fleet.workers import Workers
+from storage.fleet.workers import NewWorker, Workers
 from worker.process.child_watch import ChildWatch
 
 
@@ -29,7 +29,7 @@ def crew(sqlite: str) -> Iterator[Workers]:
 
 
 def announce(crew: Workers, pid: int, *, silent_for: float) -> None:
-    crew.announce(name="w", host="h", device="cpu:0", device_name="cpu", pid=pid, models=["tiny"])
+    crew.announce(NewWorker(name="w", host="h", device="cpu:0", device_name="cpu", pid=pid, models=["tiny"]))
     with crew.database.write() as connection:
         connection.execute(update(workers).values(seen_at=database_now() - silent_for))
 

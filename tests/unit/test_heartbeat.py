@@ -8,7 +8,7 @@ import pytest
 from storage.database.connection import Database
 from storage.errors import ObjectStoreProblem
 from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import Workers, WorkerView
+from storage.fleet.workers import NewWorker, Workers, WorkerView
 from storage.rules.faults import Fault
 from tests.servers import eventually
 from worker.serving.heartbeat import Heartbeat, PictureRate
@@ -26,7 +26,7 @@ def beating(database: Database) -> Heartbeat:
     workers = Workers(database)
 
     def announce() -> None:
-        workers.announce(name="w", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"])
+        workers.announce(NewWorker(name="w", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"]))
 
     heartbeat = Heartbeat(workers, FaultLog(database), name="w", seconds=0.1, announce=announce)
     heartbeat.start()

@@ -4,7 +4,7 @@ import-linter keeps the layers between rooms; this looks inside them too.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.unit.source import PACKAGES, ROOT
@@ -35,7 +35,7 @@ def test_a_module_that_imports_from_its_own_package_and_is_imported_there_is_a_c
     assert circles(import_graph(tmp_path, ["shop"])) == [("shop", "shop.till")]
 
 
-def import_graph(root: Path, packages: list[str]) -> Graph:
+def import_graph(root: Path, packages: Sequence[str]) -> Graph:
     """Return which modules each module names in its imports, wherever these stand."""
     files = {name: path for package in packages for name, path in _modules(root, package)}
     return {name: frozenset(_imported(name, path, files)) for name, path in files.items()}

@@ -81,7 +81,7 @@ def test_a_size_off_the_grid_is_answered_with_the_two_nearest() -> None:
     [
         ("promt", "did you mean prompt"),
         ("controlnet_scale", "did you mean controlnet_conditioning_scale"),
-        ("colour", r"known are .*\bprompt\b.*\bseed\b"),
+        ("colour", r"known fields: .*\bprompt\b.*\bseed\b"),
     ],
 )
 def test_an_unknown_field_is_answered_with_the_known_ones(field: str, answer: str) -> None:

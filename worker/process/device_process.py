@@ -14,7 +14,7 @@ from storage.database.connection import Database
 from storage.errors import DatabaseProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import MemoryLimits
-from storage.fleet.workers import Workers
+from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob
 from storage.objects.store import open_objects
@@ -117,7 +117,7 @@ class DeviceProcess:
         self.leave()
 
     def _announce(self) -> None:
-        self._workers.announce(
+        worker = NewWorker(
             name=self.me.name,
             host=socket.gethostname(),
             device=str(self.me.device),
@@ -125,6 +125,7 @@ class DeviceProcess:
             pid=os.getpid(),
             models=self.me.served,
         )
+        self._workers.announce(worker)
 
 
 def _hardware_name(backends: Mapping[str, Backend]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from storage.errors import DatabaseProblem, ServiceProblem
 from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import Workers
+from storage.fleet.workers import WorkerActivity, Workers
 from storage.jobs.values import ClaimedJob
 from storage.process.logs import LogThrottle
 
@@ -105,8 +105,7 @@ class Heartbeat:
         with self._lock:
             trouble = "; ".join(f"cannot {what}: {problem}" for what, problem in self._trouble.items())
             outages = list(self._outages)
-        self._workers.beat(
-            name=self._name,
+        activity = WorkerActivity(
             state=self._state,
             model=self._model,
             batch=self._batch,
@@ -114,6 +113,7 @@ class Heartbeat:
             rate=self._rate.per_second(at=time.monotonic()),
             trouble=trouble or None,
         )
+        self._workers.beat(self._name, activity)
         if self._progress is not None and self._progress != self._written_progress:
             jobs, step, steps = self._written_progress = self._progress
             self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)

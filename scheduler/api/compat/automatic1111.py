@@ -20,6 +20,7 @@ from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.uploads import check_image
+from scheduler.results.outlook import outlook
 from storage.errors import BadSpecification
 from storage.objects.inputs import put_input
 from storage.renders.views import JobView
@@ -317,7 +318,11 @@ def _progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
     if newest is not None and not newest.finished:
         running = context.views.progress(newest.id)
         share = (newest.total - newest.remaining + sum(running.values())) / newest.total
-        left, job, total = context.outlook(newest)["seconds_left"] or 0.0, newest.id, newest.total
+        left, job, total = (
+            outlook(context.views, context.workers, newest)["seconds_left"] or 0.0,
+            newest.id,
+            newest.total,
+        )
     return {
         "progress": round(share, 4),
         "eta_relative": left,

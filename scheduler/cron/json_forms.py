@@ -1,0 +1,67 @@
+"""A schedule and its firings as JSON: the one form of `--json` and the HTTP API."""
+
+from dataclasses import asdict
+
+from pydantic import BaseModel, Field
+
+from scheduler.cron.plan import next_time
+from scheduler.cron.stored_orders import StoredOrder
+from storage.renders.schedules import Firing, Schedule
+
+
+class ScheduleForm(BaseModel):
+    """What is rendered, and when."""
+
+    name: str
+    owner: str
+    cron: str
+    timezone: str
+    window: str | None
+    overlap: str
+    catch_up: str
+    seeds: str
+    paused: bool
+    pictures: int = Field(description="Of each firing.")
+    priority: str
+    next_at: float | None = Field(description="Seconds since 1970; none while it is paused.")
+    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
+
+    @classmethod
+    def of(cls, schedule: Schedule, now: float) -> "ScheduleForm":
+        """Return the form of a schedule at a time, in seconds since 1970."""
+        kept = StoredOrder.model_validate(schedule.order)
+        coming = None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now)
+        return cls(
+            name=schedule.name,
+            owner=schedule.owner,
+            **asdict(schedule.plan),
+            paused=schedule.paused,
+            pictures=kept.pictures,
+            priority=kept.priority,
+            next_at=coming,
+            remarks=list(kept.remarks),
+        )
+
+
+class FiringForm(BaseModel):
+    """What became of a planned time."""
+
+    planned_at: float = Field(description="Seconds since 1970.")
+    at: float
+    outcome: str = Field(description="fired, skipped, missed or failed")
+    render_id: str | None
+    render_state: str | None
+    note: str | None
+
+    @classmethod
+    def of(cls, firing: Firing) -> "FiringForm":
+        """Return the form of a firing."""
+        return cls(**asdict(firing))
+
+
+class RunNowForm(BaseModel):
+    """What became of a firing by hand."""
+
+    name: str
+    render_id: str | None = Field(description="None where its overlap rule forbids it now.")
+    outcome: str | None = Field(description="fired or skipped")

@@ -1,0 +1,106 @@
+"""A render and a job as JSON: the same form, whoever tells of them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from scheduler.cli.main import cli
+from scheduler.results.json_forms import JobForm, RenderForm
+from storage.events.log import EventKind
+from storage.events.webhooks import Webhooks
+from storage.rules.states import State
+from tests.contract.doors import Stage, running_stage
+from tests.servers import eventually
+
+#: What an event has beside fields of the forms.
+_OF_EVENTS = {"seq", "at", "kind"}
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("forms") / "home") as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def render_id(stage: Stage) -> str:
+    """A render of two pictures, finished, with a webhook for everything."""
+    webhook = {"url": "http://127.0.0.1:9/told", "events": [kind.value for kind in EventKind]}
+    body = {"prompt": "a star", "n": 2, "custom_id": "mine", "labels": {"topic": "stars"}, "webhook": webhook}
+    made: str = stage.client().post("/v1/renders", json=body).json()["id"]
+    eventually(lambda: stage.services.views.render(made).finished, "the render is finished")
+    return made
+
+
+def command(stage: Stage, *words: str) -> Any:
+    environment = {"FARM_HOME": str(stage.services.settings.home), "FARM_OWNER": "ann"}
+    result = CliRunner().invoke(cli, [*words, "--json"], env=environment, standalone_mode=False)
+    assert result.exception is None, result.exception
+    return json.loads(result.stdout)
+
+
+def test_a_render_is_the_same_in_every_answer(stage: Stage, render_id: str) -> None:
+    from_api = stage.client().get(f"/v1/renders/{render_id}").json()
+    from_command = command(stage, "status", render_id)
+    from_client = asdict(stage.farm().get(render_id))
+
+    assert from_api.keys() == RenderForm.model_fields.keys()
+    assert from_command == from_api
+    assert {name: from_client[name] for name in from_api} == from_api
+    listed = stage.client().get("/v1/renders").json()["renders"][0]
+    assert command(stage, "status")[0] == listed
+    assert {**from_api, "seconds_left": None} == listed
+
+
+def test_a_job_is_the_same_in_every_answer(stage: Stage, render_id: str) -> None:
+    alone = stage.client().get(f"/v1/jobs/{render_id}-000000").json()
+    from_api = stage.client().get(f"/v1/renders/{render_id}/jobs").json()["jobs"]
+    from_command = command(stage, "jobs", render_id)
+    from_client = list(stage.farm().jobs(render_id))
+
+    assert from_api[0].keys() == JobForm.model_fields.keys()
+    assert from_api == from_command == from_client
+    assert {**alone, "spec": None, "made_with": None} == from_api[0]
+
+
+def test_events_and_webhooks_tell_by_the_names_and_values_of_the_forms(stage: Stage, render_id: str) -> None:
+    render = stage.client().get(f"/v1/renders/{render_id}").json()
+    jobs = {job["id"]: job for job in stage.farm().jobs(render_id)}
+    told = [event for event in stage.farm().events(render_id) if event["kind"] != "progress"]
+    messages = [json.loads(one.body) for one in Webhooks(stage.services.database).all(owner="ann")]
+
+    assert {event["kind"] for event in told} == {"job.started", "job.done", "render.finished"}
+    for event in told:
+        form = render if event["kind"].startswith("render.") else jobs[event["id"]]
+        fields = {name: value for name, value in event.items() if name not in _OF_EVENTS}
+        assert fields == {name: form[name] for name in fields}
+    plain = [{name: value for name, value in event.items() if name not in ("at", "kind")} for event in told]
+    assert sorted((one["data"] for one in messages), key=lambda data: data["seq"]) == plain
+
+
+def test_progress_is_a_render_with_the_share_of_each_picture(stage: Stage) -> None:
+    stage.working.clear()
+    try:
+        made = stage.farm().submit("a star")
+        progress = next(event for event in stage.farm().events(made) if event["kind"] == "progress")
+        assert progress.keys() - {"kind", "jobs"} == RenderForm.model_fields.keys()
+        assert (progress["id"], progress["state"], progress["jobs"]) == (made.id, "running", {})
+    finally:
+        stage.working.set()
+
+
+def test_a_schedule_and_its_firings_are_the_same_in_every_answer(stage: Stage) -> None:
+    body = {"name": "nightly", "cron": "@yearly", "render": {"prompt": "a star", "negative": "blue", "guidance": 1.0}}
+    added = stage.client().post("/v1/schedules", json=body).json()
+    assert command(stage, "schedule", "list") == stage.client().get("/v1/schedules").json() == [added]
+    assert added["remarks"]
+
+    stage.client().post("/v1/schedules/nightly/run-now")
+    eventually(lambda: not stage.services.views.unfinished_jobs(), "its pictures are made")
+    history = stage.client().get("/v1/schedules/nightly/history").json()
+    assert command(stage, "schedule", "history", "nightly") == history
+    assert [(one["outcome"], one["render_state"]) for one in history] == [("fired", State.DONE)]
