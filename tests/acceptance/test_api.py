@@ -27,7 +27,7 @@ def test_without_keys_this_machine_is_let_in_and_no_strange_page_is(address: str
         strange = client.get("/v1/models", headers={"Origin": "https://evil.example"})
         rebound = client.get("/v1/models", headers={"Host": "evil.example"})
     assert [strange.status_code, rebound.status_code] == [403, 403]
-    assert "without keys" in strange.json()["detail"]
+    assert "without API keys" in strange.json()["detail"]
 
 
 def test_on_other_addresses_it_does_not_start_without_keys(home: Home) -> None:
@@ -112,7 +112,7 @@ def test_a_key_to_read_may_not_submit(api: Api) -> None:
     for reader in clients(api, "ann", "--role", "read"):
         assert reader.get("/v1/renders").status_code == 200
         refused = reader.post("/v1/renders", json={"prompt": "a"})
-        assert (refused.status_code, refused.json()["title"]) == (403, "Not allowed")
+        assert (refused.status_code, refused.json()["title"]) == (403, "Forbidden")
 
 
 def test_limits_are_answered_with_what_to_do(api: Api) -> None:
