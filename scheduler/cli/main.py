@@ -3,6 +3,7 @@
 Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or input, 3 a service cannot be reached.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import click
 
 from storage.errors import FarmError, ServiceProblem
 
+_COLLECT_AFTER_OBJECTS = 50_000
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -119,6 +121,9 @@ def cli() -> None:
 
 
 def main() -> None:
+    # What imports create lives as long as the process. At the default threshold of 700 objects the collector looks
+    # through all of it again and again: a sixth of the time until a command answers.
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -32,7 +32,9 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
             return float(min(self._runner.run_once(), self.max_interval))
         except ServiceProblem as error:
             if self._throttle.passes():
-                log.warning("cannot look at schedules, retrying until it works", extra={"error": error})
+                log.warning(
+                    "service unavailable, retrying until it is back", extra={"action": "fire schedules", "error": error}
+                )
             return float(self.max_interval)
 
 

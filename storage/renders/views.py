@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, select, tuple_
 
@@ -15,7 +15,10 @@ from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.states import FINAL, Priority, State, render_state
-from storage.spec.picture import Spec, read_spec
+
+if TYPE_CHECKING:
+    # Its models take as long to import as half of what a list of renders needs.
+    from storage.spec.picture import Spec
 
 _PAGE = 1000
 _RENDER_ID = re.compile(r"[0-9a-z]{1,32}")
@@ -55,7 +58,7 @@ class JobView:
     row_id: int
     render_id: str
     index: int
-    spec: Spec
+    spec: "Spec"
     state: State
     attempt: int
     worker: str | None
@@ -266,14 +269,14 @@ class Views:
             for row in connection.execution_options(yield_per=_PAGE).execute(statement):
                 yield None if row.labels is None else json.loads(row.labels)
 
-    def specs(self, batch: BatchView) -> list[Spec]:
+    def specs(self, batch: BatchView) -> "list[Spec]":
         """Return the specifications of a batch's pictures, in the order in which they were rendered.
 
         Raises NotFound if some of them were deleted since.
         """
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.id, jobs.c.spec).where(jobs.c.id.in_(batch.job_row_ids)))
-            by_id = {row.id: read_spec(row.spec) for row in rows}
+            by_id = {row.id: _spec(row.spec) for row in rows}
         if missing := len(batch.job_row_ids) - len(by_id):
             raise NotFound(
                 f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together have been deleted"
@@ -321,12 +324,18 @@ def _batch(row: Row[Any]) -> BatchView:
     )
 
 
+def _spec(text: str) -> "Spec":
+    from storage.spec.picture import read_spec
+
+    return read_spec(text)
+
+
 def _job(row: Row[Any]) -> JobView:
     return JobView(
         row_id=row.id,
         render_id=row.render_id,
         index=row._mapping["index"],
-        spec=read_spec(row.spec),
+        spec=_spec(row.spec),
         state=State(row.state),
         attempt=row.attempt,
         worker=row.worker,

@@ -15,8 +15,8 @@ import httpx
 from click import ClickException
 from click.testing import CliRunner
 
+from diffusion_farm import ApiProblem
 from scheduler.cli.main import cli
-from scheduler.client import ApiProblem
 from storage.errors import FarmError
 from storage.objects.inputs import get_input
 from tests.contract.stage import Stage

@@ -10,10 +10,10 @@ import httpx
 import uvicorn
 from PIL import Image
 
+from diffusion_farm import Farm
 from scheduler.api.app import make_api
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
-from scheduler.client import Farm
 from scheduler.services import Services, open_services
 from storage.access.keys import Keys, Limits, Role
 from storage.jobs.values import Published, RenderedBatch

@@ -1,7 +1,11 @@
 """What is written about the farm agrees with the farm."""
 
+import ast
+import inspect
 import re
 import shlex
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -33,8 +37,25 @@ def test_env_example_names_every_setting_with_its_default() -> None:
 
 def test_env_example_explains_each_setting_in_the_words_of_the_code() -> None:
     text = (TOP / "deploy/env.example").read_text()
-    for name, field in Settings.model_fields.items():
-        assert f"# {field.description}\n# FARM_{name.upper()}=" in text
+    written = docstrings_of_fields(Settings)
+    assert written.keys() == Settings.model_fields.keys()
+    for name, words in written.items():
+        assert f"# {words}\n# FARM_{name.upper()}=" in text
+
+
+def docstrings_of_fields(model: type) -> dict[str, str]:
+    """The string under each field of a class."""
+    [written] = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(written, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(written.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

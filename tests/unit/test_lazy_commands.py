@@ -41,3 +41,9 @@ def test_the_table_says_what_each_command_says_of_itself(name: str) -> None:
 
 def test_help_imports_no_database_and_no_settings(tmp_path: Path) -> None:
     assert not imported(tmp_path, "--help") & (HEAVY | {"sqlalchemy", "pydantic"})
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_a_look_at_an_embedded_farm_imports_no_service_that_it_does_not_use(tmp_path: Path, command: str) -> None:
+    imported(tmp_path, "db", "upgrade")
+    assert not imported(tmp_path, command) & HEAVY

@@ -2,8 +2,10 @@
 
 from alembic import context
 
-from storage.database.tables import metadata
+from storage.database.tables import complete_metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=complete_metadata(), render_as_batch=True
+)
 with context.begin_transaction():
     context.run_migrations()
