@@ -89,7 +89,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "moving.webp": (moving.getvalue(), "animation of 2"),
         "bomb.png": (bomb.getvalue(), "megapixels|decompression bomb"),
         "text.safetensors": (b"this is no tensor", "not a safetensors file"),
-        "other.safetensors": (safetensors.torch.save({"a": torch.zeros(1)}), "no tensor prompt_embeds; it has a"),
+        "other.safetensors": (safetensors.torch.save({"a": torch.zeros(1)}), "no tensor prompt_embeds; found a"),
         "flat.safetensors": (safetensors.torch.save({"prompt_embeds": torch.zeros(7)}), r"shape \(7,\)"),
         "whole.safetensors": (
             safetensors.torch.save({"prompt_embeds": torch.zeros(77, 96, dtype=torch.int32)}),
