@@ -99,7 +99,7 @@ Input = Annotated[str, AfterValidator(_input)]
 class ModelControls(BaseModel):
     """Controls for which a model of the registry may have defaults."""
 
-    # The docstring under each field is what the API's page says of it.
+    # The docstring under each field is its description in the API's documentation.
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
