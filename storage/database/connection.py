@@ -160,7 +160,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # A manifest of a million rows makes a log of half a gigabyte; it is truncated to this afterwards.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
-    # Unlike everything else, the change to WAL does not wait for the lock of a process that is opening the same new file.
+    # Unlike everything else, the change to WAL does not wait for the lock of a process opening the same file.
     deadline = time.monotonic() + _SQLITE_WAIT_SECONDS
     while True:
         try:
