@@ -37,7 +37,7 @@ durations:
 # Which lines the tests run, those that farm processes run included; figures on the screen, pages in htmlcov/.
 coverage: .venv/test
 	rm -f .coverage .coverage.*
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --numprocesses 3
+	$(BIN)/coverage run -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered --sort cover

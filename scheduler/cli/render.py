@@ -75,11 +75,7 @@ def render(
         _prepare_folders(out, sheet)
         services.objects.check()
         _say_what_is_left(services)
-        terms = Terms(
-            priority=Priority[priority.upper()],
-            idempotency_key=once,
-            request_hash=None if once is None else order.fingerprint(),
-        )
+        terms = _terms(order, priority, once)
         with counting("pictures checked") as through:
             intake, submitter = intake_of(services, tickets), _submitter(settings)
             accepted = submit_order(intake, submitter, order, terms, bad=bad, through=through)
@@ -99,6 +95,14 @@ def _prepare_folders(out: Path | None, sheet: Path | None) -> None:
         prepare_folder(out)
     if sheet is not None:
         prepare_folder(sheet.absolute().parent, option="--sheet")
+
+
+def _terms(order: Order, priority: str, once: str | None) -> Terms:
+    return Terms(
+        priority=Priority[priority.upper()],
+        idempotency_key=once,
+        request_hash=None if once is None else order.fingerprint(),
+    )
 
 
 def _submitter(settings: Settings) -> Submitter:

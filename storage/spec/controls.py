@@ -158,7 +158,7 @@ class Controls(ModelControls):
 
     prompt_embeds: Input | None = Field(
         None,
-        description="Instead of a prompt: a safetensors file or stored input with `prompt_embeds` and the like.",
+        description="Instead of a prompt: a safetensors file or stored input with `prompt_embeds` and its companions.",
     )
 
     original_size: Size2 | None = Field(None, description="SDXL's micro-conditioning, (height, width) in pixels.")
