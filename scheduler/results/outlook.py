@@ -1,4 +1,4 @@
-"""What to expect of a render that waits: its place in the queue, and when it may be done."""
+"""Estimate a waiting render's position in the queue, and when it will be done."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Secrets of the farm's own, made when they are first needed: all of its processes sign with the same."""
+"""The farm's own secrets, made on first use: all processes sign with the same ones."""
 
 import base64
 import secrets

@@ -1,4 +1,4 @@
-"""The parts that every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
+"""What every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

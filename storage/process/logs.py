@@ -74,8 +74,6 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            **fields_of(record),
-            # Last: no field of an event can stand in for these.
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
@@ -84,7 +82,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # In this order: no field of an event can stand in for those above.
+        return json.dumps({**line, **fields_of(record), **line}, ensure_ascii=False, default=str)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -99,6 +98,8 @@ def configure_logging(settings: Settings, process: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(process) if settings.log_format == "json" else TextFormatter(process))
     handler.addFilter(_OnceAMinute())
+    # A warning of Python's own would be a line that is no JSON.
+    logging.captureWarnings(settings.log_format == "json")
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # Libraries that tell of every connection, and of every ticket.
     for name in ("alembic", "amqp", "botocore", "celery.worker.strategy", "celery.app.trace", "kombu", "urllib3"):

@@ -30,5 +30,5 @@ def run_until_stopped(
             run_once()
         except ServiceProblem as error:
             if throttle.passes():
-                log.warning("cannot %s, retrying until it works", doing, extra={"error": error})
+                log.warning("service unavailable, retrying until it is back", extra={"action": doing, "error": error})
         stopping.wait(every_seconds)

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from scheduler.client import ApiProblem, Farm
+from diffusion_farm import ApiProblem, Farm
 from tests.acceptance.api import Api, clients, finished
 from tests.acceptance.command import Home
+from tests.client_only import EXTRAS, PARTS_OF_A_FARM, without
 from tests.servers import eventually
 
 
@@ -26,7 +27,7 @@ def test_without_keys_this_machine_is_let_in_and_no_strange_page_is(address: str
         strange = client.get("/v1/models", headers={"Origin": "https://evil.example"})
         rebound = client.get("/v1/models", headers={"Host": "evil.example"})
     assert [strange.status_code, rebound.status_code] == [403, 403]
-    assert "without keys" in strange.json()["detail"]
+    assert "without API keys" in strange.json()["detail"]
 
 
 def test_on_other_addresses_it_does_not_start_without_keys(home: Home) -> None:
@@ -56,10 +57,30 @@ def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path
 
 def test_the_program_of_the_readme_does_what_it_says(address: str, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [program] = re.findall(r"```python\n(from .*?)```", readme, re.DOTALL)
+    [program] = re.findall(r"```python\n(from diffusion_farm .*?)```", readme, re.DOTALL)
     command = [sys.executable, "-c", program.replace("http://127.0.0.1:8000", address)]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
+
+
+ALONE = """
+import sys
+from diffusion_farm import Farm
+with Farm(sys.argv[1]) as farm:
+    render = farm.submit("a red star", seed=7)
+    [picture] = farm.images(render)
+    assert farm.wait(render, progress=True).state == "done"
+    print(picture.seed, picture.prompt, picture.data[1:4].decode())
+"""
+
+
+def test_the_client_renders_where_only_httpx_is_installed(address: str) -> None:
+    command = [sys.executable, "-c", without((*EXTRAS, *PARTS_OF_A_FARM), ALONE), address]
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parents[2], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert ended.stdout == "7 a red star PNG\n"
+    assert ended.stderr.endswith(": 1 of 1\n")
 
 
 def test_health_and_metrics_need_no_key(address: str) -> None:
@@ -91,7 +112,7 @@ def test_a_key_to_read_may_not_submit(api: Api) -> None:
     for reader in clients(api, "ann", "--role", "read"):
         assert reader.get("/v1/renders").status_code == 200
         refused = reader.post("/v1/renders", json={"prompt": "a"})
-        assert (refused.status_code, refused.json()["title"]) == (403, "Not allowed")
+        assert (refused.status_code, refused.json()["title"]) == (403, "Forbidden")
 
 
 def test_limits_are_answered_with_what_to_do(api: Api) -> None:

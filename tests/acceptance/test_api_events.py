@@ -7,7 +7,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook as StandardWebhook
 
-from scheduler.client import Farm
+from diffusion_farm import Farm
 from tests.acceptance.api import Api
 from tests.acceptance.command import Home
 from tests.receiver import webhook_receiver

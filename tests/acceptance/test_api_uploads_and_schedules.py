@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from scheduler.client import Farm
+from diffusion_farm import Farm
 from tests.acceptance.api import Api, finished
 from tests.acceptance.command import Home
 
@@ -227,4 +227,4 @@ def test_a_manifest_with_a_bad_row_is_refused_whole(ann: httpx.Client, name: str
 def test_what_is_no_prompt_file_is_no_manifest(ann: httpx.Client) -> None:
     refused = uploaded(ann, "rows.xlsx", "PK")
     assert refused.status_code == 422
-    assert "rows.xlsx: prompt files are .txt" in refused.json()["detail"]
+    assert "rows.xlsx: not a prompt file; expected .txt" in refused.json()["detail"]

@@ -82,9 +82,9 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
     return {
-        "text.png": (b"this is no picture", "not a whole PNG, JPEG or WEBP image"),
-        "cut.png": (silhouette()[:120], "not a whole PNG, JPEG or WEBP image"),
-        "old.gif": (silhouette(format="GIF"), "not a whole PNG, JPEG or WEBP image"),
+        "text.png": (b"this is no picture", "not a complete PNG, JPEG or WEBP image"),
+        "cut.png": (silhouette()[:120], "not a complete PNG, JPEG or WEBP image"),
+        "old.gif": (silhouette(format="GIF"), "not a complete PNG, JPEG or WEBP image"),
         "deep.png": (deep.getvalue(), "8 bits a channel"),
         "moving.webp": (moving.getvalue(), "animation of 2"),
         "bomb.png": (bomb.getvalue(), "megapixels|decompression bomb"),

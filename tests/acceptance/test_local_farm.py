@@ -142,7 +142,7 @@ def test_a_scheduler_process_whose_thread_has_failed_ends_and_comes_back(home: H
         before = home.process("scheduler --stop-with-parent")
         with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
             connection.execute("UPDATE schedules SET \"order\" = '{'")
-        up.says("a thread failed, stopping name=beat")
+        up.says("a thread failed, stopping thread_name=beat")
         with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
             connection.execute("DELETE FROM schedules")
         eventually(lambda: home.process("scheduler --stop-with-parent") not in (None, before), "it is back", timeout=60)

@@ -280,7 +280,7 @@ def test_a_schedule_of_another_version_fails_and_holds_up_no_other(runner: Sched
     [firing] = runner.schedules.history(newer)
     assert (firing.outcome, firing.note) == (
         FiringOutcome.FAILED,
-        "it was made by another version of the farm; remove it, and add it again",
+        "the schedule was added by another version of the farm; remove it and add it again",
     )
     assert outcomes(runner, today) == [FiringOutcome.FIRED]
 
