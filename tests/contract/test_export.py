@@ -179,7 +179,7 @@ def store(local: Settings) -> ObjectStore:
 class TestWhatIsRefused:
     def test_a_render_that_runs(self, farm: Jobs, database: Database, store: ObjectStore, tmp_path: Path) -> None:
         render_id = submit(farm, wanted(3))
-        with pytest.raises(InvalidInput, match="is running, 3 pictures to go; --follow"):
+        with pytest.raises(InvalidInput, match="is running with 3 unfinished pictures; --follow"):
             exported(database, store, render_id, str(tmp_path / "set"))
         assert not (tmp_path / "set").exists()
 
@@ -188,7 +188,7 @@ class TestWhatIsRefused:
     ) -> None:
         (tmp_path / "set").mkdir()
         (tmp_path / "set" / "thesis.txt").write_text("mine")
-        with pytest.raises(InvalidInput, match="something else already"):
+        with pytest.raises(InvalidInput, match="holds no export"):
             exported(database, store, finished, str(tmp_path / "set"))
         assert contents(tmp_path / "set") == {"thesis.txt": b"mine"}
 
@@ -206,7 +206,7 @@ class TestWhatIsRefused:
         objects = open_objects(s3)
         render_id = render_of(farm, objects, 3)
         settings = s3.model_copy(update={"home": tmp_path / "home"})
-        with pytest.raises(InvalidInput, match="something else already"):
+        with pytest.raises(InvalidInput, match="holds no export"):
             exported(database, objects, render_id, str(s3.objects_url), settings=settings)
 
     def test_a_bucket_that_does_not_exist(
