@@ -277,7 +277,7 @@ def test_exports_that_were_begun_are_known_until_they_are_finished_or_given_up(
     second = exports.begin(render_id=render_id, format="parquet", target="/b", options={"n": 1})
 
     assert exports.begin(render_id=render_id, format="parquet", target="/a", options={"n": 1}) == first
-    with pytest.raises(InvalidInput, match="begun with"):
+    with pytest.raises(InvalidInput, match="unfinished export .* with the options"):
         exports.begin(render_id=render_id, format="parquet", target="/a", options={"n": 2})
     exports.finish(first)
     assert [export.id for export in exports.unfinished()] == [second]
