@@ -31,7 +31,7 @@ from storage.rules.faults import Fault
 
 
 class FarmError(Exception):
-    """Raised when the farm cannot do what it was asked; every error below is one."""
+    """Raised when the farm cannot carry out a request; the base of all errors below."""
 
 
 class InvalidInput(FarmError):
@@ -59,7 +59,7 @@ class QuotaExceeded(InvalidInput):
 
 
 class NotPermitted(InvalidInput):
-    """Raised when a key does not allow what is asked, whenever it is asked."""
+    """Raised when a key does not permit a request, now or later."""
 
 
 class NotFound(InvalidInput):

@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _with_driver(cls, url: str | None) -> str | None:
-        # What hosting services hand out says postgres:// or postgresql://; SQLAlchemy wants the driver named.
+        # Hosting services give out postgres:// or postgresql:// URLs; SQLAlchemy wants the driver named.
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url) if url else url
 
     @property
@@ -188,6 +188,6 @@ def broker_address(settings: Settings) -> str:
 
 def without_secrets(url: str) -> str:
     """Return an address fit for a message or a log: its password, if any, as ***."""
-    # By pattern, not by urlsplit: a password may hold a slash that nobody escaped.
+    # By pattern, not by urlsplit: a password may contain an unescaped slash.
     shown = re.sub(r"^([\w+.-]+://[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)

@@ -30,6 +30,8 @@ from storage.spec.models import DiffusersModel
 
 _COUNTED_TO = 100_000
 DAY_SECONDS = 86400.0
+#: Ours, and those that OpenAI's clients have for images.
+_INPUT_PURPOSES = ("input", "vision", "user_data")
 
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
@@ -51,9 +53,11 @@ def upload_file(
         raise Refused(413, f"file larger than {MAX_BYTES // 2**20} MiB")
     if purpose == "manifest":
         _check_manifest(name)
-    elif purpose != "batch":
+    elif purpose in _INPUT_PURPOSES:
         with context.checking:
             _check_input(name, file.file.read())
+    elif purpose != "batch":
+        raise BadSpecification(f"purpose: must be input, manifest or batch (given: {purpose!r})")
     reference = put_input_file(context.objects, file.file)
     stored = context.files.add_file(owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference)
     return FileAnswer(

@@ -48,7 +48,7 @@ def check_plan(cron: str, timezone: str, window: str | None) -> None:
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise BadSpecification(
-            f"timezone: unknown time zone {timezone!r}; expected a name such as Europe/Paris"
+            f"timezone: {timezone!r} is not a time zone; expected a name such as Europe/Paris"
         ) from None
     try:
         if len(cron.split()) > 5:
@@ -56,13 +56,13 @@ def check_plan(cron: str, timezone: str, window: str | None) -> None:
         next(_times(cron, zone, 0.0), None)
     except CronSimError as error:
         raise BadSpecification(
-            f"cron: invalid expression {cron!r} ({str(error).lower()}); expected minute, hour, day of month, month and "
-            'day of week, such as "0 2 * * *"'
+            f"cron: {cron!r} is not a cron expression ({str(error).lower()}); expected minute, hour, day of month, "
+            'month, day of week, such as "0 2 * * *"'
         ) from None
     if next_time(cron, timezone, 0.0) is None:
         raise BadSpecification(f"cron: {cron!r} never fires: no month has such a day")
     if window is not None and ((match := _WINDOW.fullmatch(window)) is None or match.group(1, 2) == match.group(3, 4)):
-        raise BadSpecification(f"window: invalid window {window!r}; expected two times of day, such as 01:00-06:00")
+        raise BadSpecification(f"window: {window!r} is not a window; expected two times of day, such as 01:00-06:00")
 
 
 def next_time(cron: str, timezone: str, after: float) -> float | None:

@@ -27,7 +27,7 @@ class SigningSecrets:
             return found
         self._make(name)
         with self.database.read() as connection:
-            # Whoever was first has made it.
+            # Made by this process or by one that was faster.
             return str(connection.execute(statement).scalar_one())
 
     @transaction

@@ -133,7 +133,7 @@ batches = Table(
     Column("finished_at", Double, nullable=False),
     # A worker's last success.
     Index("ix_batches_worker", "worker", "finished_at"),
-    # What was made lately.
+    # What was rendered recently.
     Index("ix_batches_finished_at", "finished_at"),
 )
 
@@ -163,7 +163,7 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
-#: What went wrong: a row for each job that it met, or one without a job where a service was away.
+#: Faults: a row for each job met, or one without a job if a service was unavailable.
 faults = Table(
     "faults",
     metadata,
@@ -183,7 +183,7 @@ faults = Table(
     Index("ix_faults_job_id", "job_id"),
 )
 
-#: Workers that are left out: whole devices (model '') or models on a device.
+#: Quarantined workers: whole devices (model '') or models on a device.
 quarantines = Table(
     "quarantines",
     metadata,
@@ -219,7 +219,7 @@ memory_limits = Table(
     Column("learned_at", Double, nullable=False),
 )
 
-#: Who may use the API. Of a key itself only a hash is kept.
+#: Who may use the API. Only a hash of each key is stored.
 keys = Table(
     "keys",
     metadata,
@@ -336,12 +336,12 @@ firings = Table(
     Column("outcome", String(8), nullable=False),
     Column("render_id", String(32)),
     Column("note", Text),
-    # As its render was last told to follow it: between two changes of it, people hold and release as they like.
+    # The window's state that its render last followed: between two changes, people hold and release as they like.
     Column("window_open", Boolean),
     Index("ix_firings_render_id", "render_id"),
 )
 
-#: Exports that were begun: as long as one is not finished, nobody deletes the pictures it needs.
+#: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.
 exports = Table(
     "exports",
     metadata,

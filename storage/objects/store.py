@@ -65,7 +65,7 @@ class Bucket(ObjectStore, Protocol):
     """A place in any bucket, where objects may be replaced and have a size."""
 
     def upload(self, key: str, file: Path) -> None:
-        """Store a file, replacing what is there; nobody sees a part of it."""
+        """Store a file, replacing what is there; no reader sees a part of it."""
         ...
 
     def size(self, key: str) -> int | None:

@@ -25,7 +25,7 @@ class RenderedTotals:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSample:
-    """A batch that was rendered lately: how many pictures such as this one, in how many seconds."""
+    """A recent batch: how many pictures like this one, in how many seconds."""
 
     spec: Spec
     pictures: int

@@ -77,7 +77,7 @@ class PurgeRows:
 
     @transaction
     def mark(self, connection: Connection, old: PurgeCandidate) -> bool:
-        """Hide a render for good; False if it was asked for again since somebody looked, or an export needs it.
+        """Hide a render for good; False if it was retried since it was listed, or an export needs it.
 
         Its idempotency key is free again: a request of that name is a new one.
         """
@@ -126,7 +126,7 @@ class PurgeRows:
     @transaction
     def delete_render(self, connection: Connection, render_id: str) -> None:
         """Delete what is left of a render without jobs."""
-        # Whoever tells of a render has its lock: nothing is told between these statements.
+        # Events are recorded under the render's lock: none is between these statements.
         lock_renders(connection, [render_id])
         for table in (*_LOGS, exports):
             connection.execute(delete(table).where(table.c.render_id == render_id))

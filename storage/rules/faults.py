@@ -61,7 +61,7 @@ class Reaction:
 REACTIONS: dict[Fault, Reaction] = {
     # After the worker has halved its batch down to one and saved what memory it can: only a larger device helps.
     Fault.OUT_OF_MEMORY: Reaction(final=When.NOBODY_ELSE, elsewhere=True),
-    # Every later call in that process fails, whatever is asked.
+    # Every later call in that process fails.
     Fault.BROKEN_DEVICE: Reaction(burns=When.NEVER, elsewhere=True, against=Scope.DEVICE),
     # It fails the same way everywhere and always.
     Fault.BAD_SPECIFICATION: Reaction(final=When.ALWAYS),
@@ -74,7 +74,7 @@ REACTIONS: dict[Fault, Reaction] = {
     Fault.WORKER_DIED: Reaction(alone=True, elsewhere=True, against=Scope.DEVICE),
     # Mostly a machine that was switched off, cut off or suspended.
     Fault.LOST_LEASE: Reaction(burns=When.ALONE, alone=True),
-    # Waited for, with everything held; jobs come back only where the worker is told to stop meanwhile.
+    # The worker waits and keeps its jobs; they return to the queue only if it is stopped meanwhile.
     Fault.STORE_AWAY: Reaction(burns=When.NEVER),
     Fault.DATABASE_AWAY: Reaction(burns=When.NEVER),
     Fault.BROKER_AWAY: Reaction(burns=When.NEVER),

@@ -121,7 +121,7 @@ class SimulatedFault(BaseModel):
     kind: Literal["error", "out of memory", "broken device", "bad picture", "death", "hang"]
     #: Batches with a prompt that contains this; empty: all.
     prompt: str = ""
-    #: Batches of so few pictures are spared.
+    #: Batches of at most so many pictures are spared.
     spares_batches_of: int = Field(0, ge=0)
     #: Spared once the worker saves memory.
     spares_frugal: bool = False

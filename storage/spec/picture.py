@@ -161,7 +161,7 @@ class Request(Controls):
 
     @classmethod
     def parse_strings(cls, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> "Request":
-        """Check fields that are all text (CSV), an empty one counting as left out; and the labels beside them."""
+        """Check fields that are all text (CSV), where an empty one counts as omitted, and their labels."""
         try:
             read = cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
             return read.model_copy(update={"labels": dict(labels)}) if labels else read
@@ -188,7 +188,7 @@ class Spec(Controls):
 
     version: int = VERSION
     model: str
-    #: Empty only beside `prompt_embeds`.
+    #: Empty only with `prompt_embeds`.
     prompt: NegativePrompt
     negative_prompt: NegativePrompt
     width: Size

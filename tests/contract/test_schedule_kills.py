@@ -66,6 +66,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
     runner: ScheduleRunner, database: Database, local: Settings
 ) -> None:
@@ -132,6 +133,7 @@ def expected_times(name: str, month: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("database_kind", "month"), [("sqlite", 3), ("sqlite", 10), ("postgresql", 10)], indirect=["database_kind"]
 )

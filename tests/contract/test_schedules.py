@@ -153,7 +153,7 @@ def test_a_schedule_of_a_key_that_is_revoked_or_used_up_fires_no_more(
         str(firing.note) for firing in runner.schedules.history(schedule) if firing.outcome is FiringOutcome.FAILED
     ]
     assert "revoked" in notes[0]
-    assert "3 pictures in the queue" in notes[1]
+    assert "may have 3 unfinished pictures" in notes[1]
 
 
 # -- overlap, missed times, pauses -----------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_a_schedule_that_is_removed_leaves_its_renders(
 
 def test_names_are_unique_to_their_owner(runner: ScheduleRunner) -> None:
     schedule = add(runner)
-    with pytest.raises(InvalidInput, match="called 'nightly' already"):
+    with pytest.raises(InvalidInput, match="named 'nightly' already exists"):
         add(runner)
     bobs = runner.schedules.add(owner="bob", name="nightly", plan=NIGHTLY, order=schedule.order)
     assert [one.id for one in runner.schedules.all(owner="bob")] == [bobs.id]

@@ -1,6 +1,7 @@
 """`compile` in the registry: the same pictures, and what one worker compiled the next one finds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,12 @@ print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] fo
 
 def _worker(folder: Path, home: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", _WORKER, str(folder), str(home)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _WORKER, str(folder), str(home)],
+        # One after another: helper processes would each import torch, which takes longer than such small kernels.
+        env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
