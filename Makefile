@@ -14,9 +14,10 @@ render: .venv/render
 # Files of tests go whole to one process, the longest first (tests/durations.json).
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-# Everything that needs no PostgreSQL, no S3 and no process of a farm: for before each commit.
+# For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow.
 quick: .venv/test lint
-	$(PYTEST) --quiet --numprocesses 2 --databases sqlite --stores folder tests/unit tests/contract
+	$(PYTEST) --quiet --numprocesses 2 --databases sqlite --stores folder --backends simulated -m "not slow" \
+		tests/unit tests/contract
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
 affected: .venv/test lint
@@ -37,7 +38,7 @@ durations:
 # Which lines the tests run, those that farm processes run included; figures on the screen, pages in htmlcov/.
 coverage: .venv/test
 	rm -f .coverage .coverage.*
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(PYTEST) --numprocesses 3
+	$(BIN)/coverage run -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered --sort cover

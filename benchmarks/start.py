@@ -135,7 +135,8 @@ def _prepared(name: str, executable: Path, folder: Path, *, python_path: str | N
         command=command,
         python=path if is_interpreter else path.with_name("python"),
         environment=environment,
-        render_id=render["render"],
+        # Older builds print it under another name.
+        render_id=render.get("id") or render["render"],
     )
 
 

@@ -3,26 +3,26 @@
 ::
 
     FarmError
-    ├── InvalidInput             the caller's words cannot be carried out (exit code 2)
+    ├── InvalidInput             the request is wrong and the caller must change it (exit code 2)
     │   ├── BadSpecification     a picture that cannot be rendered as asked
     │   ├── BadSettings          a FARM_* setting or models.toml is wrong
-    │   ├── IdempotencyConflict  the same idempotency key was used for another request
+    │   ├── IdempotencyConflict  the idempotency key was reused with a different request
     │   ├── QuotaExceeded        the key's limits leave room for less, for now
     │   ├── NotPermitted         the key does not allow this, now or later
     │   └── NotFound             no such render, job or model
-    ├── ServiceProblem           something the farm stands on is missing (exit code 3)
+    ├── ServiceProblem           a service that the farm depends on is unavailable (exit code 3)
     │   ├── DatabaseProblem
-    │   │   ├── DatabaseBusy     the transaction did nothing and may be run again
+    │   │   ├── DatabaseBusy     the transaction was rolled back and can be retried
     │   │   └── SchemaMismatch   the database belongs to another version of the farm
     │   ├── BrokerProblem
     │   ├── ObjectStoreProblem
-    │   │   └── ObjectStoreRefused   the store answered and said no: waiting will not help
-    │   └── ExportProblem        the place that an export is written to is full or gone
-    └── RenderFault              a batch came to nothing, and why (`storage.rules.faults` says what follows)
+    │   │   └── ObjectStoreRefused   the store refuses: waiting will not help
+    │   └── ExportProblem        the export's target is full or gone
+    └── RenderFault              a batch failed, and why (`storage.rules.faults` decides what follows)
         ├── RenderFailed         this picture cannot be made
-        ├── OutOfMemory          not so many pictures at once, on this device
+        ├── OutOfMemory          too many pictures at once for this device
         ├── ModelUnavailable     a worker cannot load the model
-        └── DeviceBroken         nothing works any more in the process that owns the device
+        └── DeviceBroken         the process that owns the device is unusable
 
 A message is one line: what happened, to which thing, what to do next.
 """
@@ -31,11 +31,11 @@ from storage.rules.faults import Fault
 
 
 class FarmError(Exception):
-    """Raised when the farm cannot do what it was asked; every error below is one."""
+    """Raised when the farm cannot carry out a request; the base of all errors below."""
 
 
 class InvalidInput(FarmError):
-    """Raised when what the caller gave is wrong and must be changed by the caller."""
+    """Raised when a request is wrong and the caller must change it."""
 
 
 class BadSpecification(InvalidInput):
@@ -47,7 +47,7 @@ class BadSettings(InvalidInput):
 
 
 class IdempotencyConflict(InvalidInput):
-    """Raised when an idempotency key comes with another request than the first time."""
+    """Raised when an idempotency key is reused with a different request."""
 
 
 class QuotaExceeded(InvalidInput):
@@ -59,7 +59,7 @@ class QuotaExceeded(InvalidInput):
 
 
 class NotPermitted(InvalidInput):
-    """Raised when a key does not allow what is asked, whenever it is asked."""
+    """Raised when a key does not permit a request, now or later."""
 
 
 class NotFound(InvalidInput):
@@ -67,7 +67,7 @@ class NotFound(InvalidInput):
 
 
 class ServiceProblem(FarmError):
-    """Raised when a service that the farm needs is away or refuses; `fault` is its class, where jobs wait for it."""
+    """Raised when a service that the farm needs is unavailable or refuses; `fault`: its class, if jobs wait for it."""
 
     fault: Fault | None = None
 
@@ -79,11 +79,11 @@ class DatabaseProblem(ServiceProblem):
 
 
 class DatabaseBusy(DatabaseProblem):
-    """Raised when a transaction was undone by a deadlock or a lock timeout: run it again."""
+    """Raised when a transaction was rolled back by a deadlock or a lock timeout: retry it."""
 
 
 class SchemaMismatch(DatabaseProblem):
-    """Raised when the database's tables are of another version than this farm's."""
+    """Raised when the database has another schema version than this farm."""
 
 
 class BrokerProblem(ServiceProblem):
@@ -103,17 +103,17 @@ class ObjectStoreRefused(ObjectStoreProblem):
 
 
 class ExportProblem(ServiceProblem):
-    """Raised when an export cannot be written on; run again, it goes on where it was."""
+    """Raised when an export cannot be written; running it again resumes it."""
 
 
 class RenderFault(FarmError):
-    """Raised when a batch came to nothing; `fault` is its class."""
+    """Raised when a batch failed; `fault` is its class."""
 
     fault = Fault.PIPELINE_ERROR
 
 
 class RenderFailed(RenderFault):
-    """Raised when a picture cannot be made; what the pipeline itself raised may go well elsewhere."""
+    """Raised when a picture cannot be made; an error of the pipeline itself may not recur on another worker."""
 
     def __init__(self, message: str, fault: Fault = Fault.BAD_SPECIFICATION) -> None:
         super().__init__(message)
@@ -127,7 +127,7 @@ class OutOfMemory(RenderFault):
 
 
 class ModelUnavailable(RenderFault):
-    """Raised when a worker cannot load a model; with `out_of_memory`, beside what it has loaded."""
+    """Raised when a worker cannot load a model; with `out_of_memory`, next to those it has loaded."""
 
     def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
         super().__init__(message)
@@ -135,6 +135,6 @@ class ModelUnavailable(RenderFault):
 
 
 class DeviceBroken(RenderFault):
-    """Raised when every later call would fail too (a CUDA assert, a lost device): only a new process helps."""
+    """Raised when all later calls would fail too (a CUDA assert, a lost device): only a new process helps."""
 
     fault = Fault.BROKEN_DEVICE

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, env_ignore_empty=True)
 
     home: Path = Path(".farm")
-    """Folder for everything local: embedded database and objects, logs, built models."""
+    """Folder for all local data: embedded database and objects, logs, built models."""
 
     database_url: str | None = None
     """SQLAlchemy URL, e.g. postgresql+psycopg://farm:secret@db/farm (default: SQLite below FARM_HOME)."""
@@ -56,13 +56,13 @@ class Settings(BaseSettings):
     """s3://bucket or s3://bucket/prefix, or a folder (default: a folder below FARM_HOME)."""
 
     s3_endpoint_url: str | None = None
-    """Address of an S3-compatible store other than AWS; keys come from AWS's usual variables or files."""
+    """Endpoint of an S3-compatible store other than AWS; credentials come from AWS's usual variables or files."""
 
     models_file: Path | None = None
     """The model registry (default: FARM_HOME/models.toml where it exists, else the built-in one)."""
 
     owner: str = Field(default_factory=_user_name, max_length=64, pattern=r"^[\w.@-]+$")
-    """Whose renders these are; owners share the farm fairly (default: the user's name)."""
+    """Owner of the renders submitted here; owners share the farm fairly (default: the user's name)."""
 
     devices: str = "auto"
     """Devices of this machine that farm-worker serves: auto, or a list of cuda:N, mps, cpu and simulated:N."""
@@ -74,43 +74,43 @@ class Settings(BaseSettings):
     """Name of this machine in workers' names; must be unique in the farm (default: the host's name)."""
 
     lease_seconds: PositiveFloat = Field(30, allow_inf_nan=False)
-    """How long a claimed job belongs to its worker without a sign of life."""
+    """How long a claimed job stays with its worker without a renewal."""
 
     renew_seconds: PositiveFloat = 10
-    """How often a worker renews its leases: at most half of the lease, better a third."""
+    """How often a worker renews its leases: at most half of the lease, preferably a third."""
 
     stall_seconds: PositiveFloat = 300
-    """A device that reports no step for this long is given up; less once it is known how long its steps take."""
+    """A device that reports no step for this long counts as hung; sooner once its step time is known."""
 
     load_seconds: PositiveFloat = 1800
-    """A model may take this long to load, a first download included, before its worker counts as stalled."""
+    """How long a model may take to load, including a first download, before its worker counts as hung."""
 
     max_attempts: PositiveInt = 3
     """A job fails for good after this many attempts."""
 
     quarantine_seconds: PositiveFloat = 3600
-    """How long a device, or a model on it, is left out after three faults, unless it is released before."""
+    """How long a device, or a model on it, stays in quarantine after three faults, unless released earlier."""
 
     sweep_seconds: PositiveFloat = 2
-    """How often the scheduler process looks for lapsed leases and missing tickets."""
+    """How often the scheduler process checks for expired leases and missing tickets."""
 
     ticket_window: PositiveInt = Field(256, ge=6)
-    """The most tickets of one model in Redis, whatever the backlog."""
+    """Maximum number of tickets per model in Redis, whatever the backlog."""
 
     turn_seconds: PositiveFloat = 30
-    """How long a worker stays with one model while jobs of other models wait."""
+    """How long a worker keeps serving one model while jobs of other models wait."""
 
     loaded_models: NonNegativeInt = 0
-    """The most models that a worker holds loaded at once (default 0: as many as its memory holds)."""
+    """Maximum number of models that a worker keeps loaded (default 0: as many as fit in memory)."""
 
     grace_seconds: PositiveFloat = 60
-    """How long a stopping worker may finish its running batch before its jobs go back to the queue."""
+    """How long a stopping worker may take to finish its running batch before its jobs are requeued."""
 
     webhook_private: bool = False
-    """Let webhooks go to private addresses, and over http: for receivers within one's own network."""
+    """Allow webhooks to private addresses, and over http, for receivers in your own network."""
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
-    """debug, info, warning or error."""
+    """Log level: debug, info, warning or error."""
 
     log_format: Literal["text", "json"] = "text"
     """How processes log to standard error: text (lines for people) or json (one object a line, for log collectors)."""
@@ -132,13 +132,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:
         if self.renew_seconds > self.lease_seconds / 2:
-            raise ValueError("FARM_RENEW_SECONDS must be at most half of FARM_LEASE_SECONDS, or leases run out")
+            raise ValueError("FARM_RENEW_SECONDS must be at most half of FARM_LEASE_SECONDS, or leases expire")
         return self
 
     @field_validator("database_url")
     @classmethod
     def _with_driver(cls, url: str | None) -> str | None:
-        # What hosting services hand out says postgres:// or postgresql://; SQLAlchemy wants the driver named.
+        # Hosting services give out postgres:// or postgresql:// URLs; SQLAlchemy wants the driver named.
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url) if url else url
 
     @property
@@ -188,6 +188,6 @@ def broker_address(settings: Settings) -> str:
 
 def without_secrets(url: str) -> str:
     """Return an address fit for a message or a log: its password, if any, as ***."""
-    # By pattern, not by urlsplit: a password may hold a slash that nobody escaped.
+    # By pattern, not by urlsplit: a password may contain an unescaped slash.
     shown = re.sub(r"^([\w+.-]+://[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)

@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stores", default="folder,s3", help="Deselects the tests that need an object store not named here."
     )
+    parser.addoption(
+        "--backends", default="simulated,diffusers", help="Deselects the tests of backends not named here."
+    )
     parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
 
 
@@ -44,14 +47,17 @@ _NEEDS = {
     "postgresql": {"postgresql", "postgres", "postgres_server", "postgresql+s3"},
     "folder": {"local"},
     "s3": {"s3", "s3_with_signatures", "moto_server", "rclone_server", "postgresql+s3"},
+    "simulated": {"simulated"},
+    "diffusers": {"diffusers"},
 }
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = {*config.getoption("--databases").split(","), *config.getoption("--stores").split(",")}
+    options = ("--databases", "--stores", "--backends")
+    chosen = {name for option in options for name in config.getoption(option).split(",")}
     if unknown := chosen - _NEEDS.keys():
-        raise pytest.UsageError(f"--databases, --stores: unknown: {', '.join(sorted(unknown))}")
+        raise pytest.UsageError(f"{', '.join(options)}: unknown: {', '.join(sorted(unknown))}")
     unwanted = set().union(*(words for name, words in _NEEDS.items() if name not in chosen))
     dropped = [item for item in items if _words(item) & unwanted]
     if dropped:

@@ -14,7 +14,7 @@ import pytest
 KEPT = Path(__file__).with_suffix(".json")
 
 #: For a file without a figure: early enough not to be what everybody waits for in the end.
-_NEW_FILE_SECONDS = 30.0
+_NEW_FILE_SECONDS = 60.0
 
 _SLOWEST = 60
 

@@ -1,4 +1,4 @@
-"""Who asks, and what they may: keys, roles, limits."""
+"""Authenticate callers: API keys, their roles and limits."""
 
 import time
 from collections.abc import Callable
@@ -12,28 +12,30 @@ from scheduler.api.problems import Refused
 from scheduler.intake.admission import Submitter
 from storage.access.keys import Keys, Limits, Role
 
-#: Whether there is any key is asked so often.
+#: How long the answer to "is there any key?" is cached.
 _OPEN_SECONDS = 2.0
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
-_bearer = HTTPBearer(auto_error=False, description="A key made by `farm keys create`.")
-_basic = HTTPBasic(auto_error=False, description="The key as password, whatever the name: for the web UI's clients.")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same, for those who prefer it.")
+_bearer = HTTPBearer(auto_error=False, description="An API key from `farm keys create`.")
+_basic = HTTPBasic(
+    auto_error=False, description="The API key as the password, with any user name: for clients of the web UI."
+)
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The API key in a header of its own.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who asks."""
+    """Represent whoever sends a request."""
 
     owner: str
     role: Role
     limits: Limits
-    #: None: nobody was asked for a key.
+    #: None: no key was needed.
     key_id: str | None
 
     @property
     def sees(self) -> str | None:
-        """Whose renders they may see; None: everybody's."""
+        """The owner whose renders they may see; None: every owner's."""
         return None if self.role is Role.ADMIN else self.owner
 
     @property
@@ -42,7 +44,7 @@ class Caller:
 
 
 class Access:
-    """Lets callers in. Without any key made it lets everybody in who comes from this machine, as `nobody`."""
+    """Authenticate callers. As long as no key exists, requests from this machine are let in as the owner `nobody`."""
 
     def __init__(self, keys: Keys, *, nobody: str, open_without_keys: bool) -> None:
         self._keys = keys
@@ -52,18 +54,18 @@ class Access:
         self._open = False
 
     def caller(self, secret: str | None, request: Request) -> Caller:
-        """Raises Refused: 401 without a valid key."""
+        """Return who presents this key. Raises Refused: 401 without a valid key."""
         if secret:
             key = self._keys.find(secret)
             if key is None:
-                raise Refused(401, "this key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
+                raise Refused(401, "the API key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
             return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
         if self._is_open():
             _refuse_strange_pages(request)
             return self._nobody
         raise Refused(
             401,
-            "a key is needed: Authorization: Bearer farm_…; `farm keys create` makes one",
+            "an API key is required: Authorization: Bearer farm_…; `farm keys create` creates one",
             {"WWW-Authenticate": "Bearer"},
         )
 
@@ -75,17 +77,19 @@ class Access:
 
 
 def _refuse_strange_pages(request: Request) -> None:
-    """A web page from elsewhere, open in a browser on this machine, is not somebody on this machine."""
+    """Refuse requests of foreign web pages that are open in a browser on this machine."""
     host = request.url.hostname or ""
     if host not in _LOCAL_HOSTS:
-        raise Refused(403, f"without keys only this machine is let in, not {host[:100]!r}")
+        raise Refused(
+            403, f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}"
+        )
     origin = request.headers.get("origin")
     if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
-        raise Refused(403, "without keys no other page is let in; `farm keys create` makes a key")
+        raise Refused(403, "without API keys no other web page may send requests; `farm keys create` creates a key")
 
 
 def allowed(needed: Role) -> Callable[..., Caller]:
-    """A dependency: the caller, if their role covers the needed one. Raises Refused (401, 403)."""
+    """Return a dependency that yields the caller if their role covers the needed one. Raises Refused (401, 403)."""
 
     def caller(
         request: Request,
@@ -97,7 +101,7 @@ def allowed(needed: Role) -> Callable[..., Caller]:
         secret = bearer.credentials if bearer else basic.password if basic else header
         found = access.caller(secret, request)
         if not found.role.covers(needed):
-            raise Refused(403, f"this key may {found.role}, and this takes the role {needed}")
+            raise Refused(403, f"this API key has the role {found.role}; the role {needed} is required")
         return found
 
     return caller

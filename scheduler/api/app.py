@@ -1,4 +1,4 @@
-"""The application: routes, errors, who is let in, and how large a request may be."""
+"""Build the application: routes, error handling, authentication and request size limits."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,43 +21,44 @@ from storage.access.keys import Keys
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
-#: What a multipart form adds to its file.
+#: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 
 _DESCRIPTION = """
 Renders pictures from prompts on a farm of devices. A **render** is what one call asks for: it is accepted at once and
-kept until it is done. Each of its pictures is a **job**, rendered in a batch with others of its kind.
+kept until it is done. Each of its pictures is a **job**, rendered in a batch with similar jobs.
 
 ```
 curl -H "Authorization: Bearer farm_…" -H "Content-Type: application/json" \\
-     -d '{"prompt": "a large red star", "n": 2}' ADDRESS/v1/renders          # answers with the render's id
-curl -H "Authorization: Bearer farm_…" ADDRESS/v1/renders/ID                 # how it stands
+     -d '{"prompt": "a large red star", "n": 2}' ADDRESS/v1/renders          # returns the render's id
+curl -H "Authorization: Bearer farm_…" ADDRESS/v1/renders/ID                 # its state
 curl -H "Authorization: Bearer farm_…" ADDRESS/v1/jobs/ID-000000/image -L -o picture.png
 ```
 
-Keys are made by `farm keys create`; until there is one, callers on this machine need none. Errors are problem documents
-(RFC 9457) that name the field.
+`farm keys create` creates API keys; as long as there are none, callers on this machine need none. Errors are problem
+documents (RFC 9457) that name the wrong field.
 """
-#: In the order of the page.
+#: In the order of the documentation page.
 _TAGS = {
-    "renders": "Submitting, watching, changing.",
-    "jobs": "Single pictures.",
-    "webhooks": "Being told instead of asking.",
-    "schedules": "Renders by the clock.",
-    "farm": "Files, and what the farm is made of.",
-    "OpenAI": "For clients of OpenAI's images and batches: `base_url` is this address and /v1. Errors are OpenAI's.",
-    "AUTOMATIC1111": "For clients of the web UI (`--api`). Errors are the web UI's.",
+    "renders": "Submit, follow and change renders.",
+    "jobs": "Single pictures and their images.",
+    "webhooks": "Signed notifications instead of polling.",
+    "schedules": "Recurring renders.",
+    "farm": "Files, models, workers and statistics.",
+    "OpenAI": "For clients of OpenAI's image and batch APIs: `base_url` is this address plus /v1. Errors are OpenAI's.",
+    "AUTOMATIC1111": "For clients of the web UI (`--api`). Errors have the web UI's form.",
     "Replicate": "For clients of Replicate: predictions are renders.",
-    "health": "For load balancers and Prometheus; without a key.",
+    "health": "For load balancers and Prometheus; no key required.",
 }
 
 
 def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
-    """
+    """Build the application over a context.
+
     Args:
-        open_without_keys: let everybody on this machine in as long as no key was made.
+        open_without_keys: let every caller on this machine in as long as no API key exists.
     """
-    # Its page comes from here, not from a network that a farm need not have.
+    # The documentation page is served from here: a farm need not have internet access.
     app = FastAPIOffline(
         title="Diffusion Farm",
         version=version("diffusion-farm"),
@@ -81,13 +82,13 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
 
 @asynccontextmanager
 async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
-    # Routes are plain functions, and those who wait for a render hold a thread; by default there are forty.
+    # Routes are plain functions, and requests that wait for a render hold a thread; the default is forty threads.
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     yield
 
 
 class _Bounded:
-    """Refuses bodies that are too large before they are in memory, whether their length was told or not."""
+    """Refuse bodies that are too large before they are in memory, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -115,4 +116,4 @@ class _Bounded:
 
 
 def _words(most: int) -> str:
-    return f"a request may have {most // 2**20} MiB here; split it, or use a manifest"
+    return f"request body larger than {most // 2**20} MiB; split it, or use a manifest"

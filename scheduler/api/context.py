@@ -1,4 +1,4 @@
-"""What the routes stand on: services, and whose renders a caller may see."""
+"""Give routes what they work with: the services, and only the renders that a caller may see."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,19 +27,19 @@ from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views
 from storage.spec.registry import Registry
 
-#: Inputs in memory at once to be checked, each of up to `MAX_BYTES` and what it decodes to.
+#: Inputs that are checked in memory at the same time, each up to `MAX_BYTES` plus what it decodes to.
 _CHECKED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class ApiContext:
-    """One per application, in `app.state.context`; routes take it as a parameter of the type `Context`."""
+    """Hold what routes work with: one per application; routes take it as a parameter of the type `Context`."""
 
     services: Services
     tickets: Tickets | None
-    #: An uploaded input waits on the disk until it may be in memory, whole, to be checked.
+    #: Limits how many uploaded inputs are checked, whole, in memory; the others wait on the disk.
     checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
-    #: Owner → the model that they have chosen by AUTOMATIC1111's `POST /options`, as long as this process lives.
+    #: Owner → the model chosen by AUTOMATIC1111's `POST /options`, as long as this process lives.
     chosen_models: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -82,21 +82,21 @@ class ApiContext:
     def links(self) -> SignedUrls:
         return SignedUrls(SigningSecrets(self.services.database), self.objects)
 
-    # -- whose -------------------------------------------------------------------------------------------------
+    # -- ownership -------------------------------------------------------------------------------------------------
 
     def render(self, caller: Caller, render_id: str) -> RenderView:
-        """Raises NotFound also for somebody else's: that it is there is nobody's business."""
+        """Return a render. Raises NotFound also for another owner's, so that its existence is not revealed."""
         return self.views.render(render_id, owner=caller.sees)
 
     def job(self, caller: Caller, job_id: str) -> JobView:
-        """Raises NotFound, also for somebody else's."""
+        """Return a job. Raises NotFound, also for another owner's."""
         job = self.views.job(job_id)
         self.render(caller, job.render_id)
         return job
 
     @contextmanager
     def manifest(self, caller: Caller, file_id: str) -> Iterator[Manifest]:
-        """A prompt file that was sent before, as a file of this machine. Raises NotFound, also for somebody else's."""
+        """Copy an uploaded prompt file to this machine. Raises NotFound, also for another owner's."""
         file = self.files.file(caller.sees, file_id)
         with NamedTemporaryFile(prefix="farm-manifest-") as copy:
             copy_input(self.objects, file.object, copy)
@@ -105,7 +105,7 @@ class ApiContext:
 
 
 async def _context(request: Request) -> ApiContext:
-    # A coroutine, though it waits for nothing: a plain function would cost every request a thread more.
+    # A coroutine, though it awaits nothing: a plain function would take one more thread per request.
     context: ApiContext = request.app.state.context
     return context
 

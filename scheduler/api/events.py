@@ -1,4 +1,4 @@
-"""Following a render as server-sent events: what happened, once and in order, and how far its pictures are."""
+"""Follow a render by server-sent events: each event once and in order, and the progress of its pictures."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ from storage.events.webhooks import Webhooks
 from storage.renders.views import RenderView
 from storage.rules.ids import job_id
 
-#: Steps are told at most this often, and the rows asked for news.
+#: How often rows are polled, and so how often progress is sent at most.
 _LOOK_SECONDS = 0.5
-#: A proxy closes what is silent for longer, mostly after a minute.
+#: Proxies close idle connections, mostly after a minute.
 _KEEP_ALIVE_SECONDS = 15.0
 
 
 class SecretAnswer(BaseModel):
-    key: str = Field(description="whsec_ and base64, as Standard Webhooks' libraries take it.")
+    key: str = Field(description="whsec_ and base64, as the Standard Webhooks libraries expect it.")
 
 
 router = APIRouter(prefix="/v1", responses=RESPONSES)
@@ -41,27 +41,27 @@ router = APIRouter(prefix="/v1", responses=RESPONSES)
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "Events until the render is finished."},
-        204: {"description": "It is finished, and every event was seen."},
+        204: {"description": "The render is finished, and every event was seen."},
     },
 )
 def follow_render(
     context: Context,
     render_id: RenderId,
     caller: CanRead,
-    last_event_id: Annotated[int | None, Header(ge=0, description="The last one seen: go on after it.")] = None,
-    after: Annotated[int, Query(ge=0, description="The same, for those who cannot set headers.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, description="The last event seen: continue after it.")] = None,
+    after: Annotated[int, Query(ge=0, description="The same, for clients that cannot set headers.")] = 0,
 ) -> Response:
-    """What happens to a render (server-sent events): each event once and in order, whenever it was cut off.
+    """Follow a render by server-sent events: each event once and in order, across reconnects.
 
     `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
     `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
     """
     render = context.render(caller, render_id)
     if not context.views.is_watched(render_id):
-        raise Refused(409, f"render {render_id} was not submitted over the API: its events are not written down")
+        raise Refused(409, f"render {render_id} was not submitted over the API, so its events are not recorded")
     seen = after if last_event_id is None else last_event_id
     if render.finished and not context.events.after(render_id, seen, limit=1):
-        # An EventSource would connect again and again; this is how it is told to stop.
+        # An EventSource reconnects forever; 204 tells it to stop.
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(context, render_id, seen), media_type="text/event-stream", headers=headers)
@@ -69,7 +69,7 @@ def follow_render(
 
 @router.get("/webhooks/secret", tags=["webhooks"])
 def get_webhook_secret(context: Context, caller: CanSubmit) -> SecretAnswer:
-    """What your webhooks are signed with."""
+    """Return the secret that your webhooks are signed with."""
     return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 
 
@@ -78,11 +78,11 @@ async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterat
     said_at = time.monotonic()
     while True:
         try:
-            # Before the events: once it is finished, all of them are there.
+            # Read before the events: once the render is finished, all of them are there.
             render = await run_in_threadpool(context.views.render, render_id)
             told = await run_in_threadpool(context.events.after, render_id, seen)
         except (ServiceProblem, NotFound):
-            # Whoever follows connects again, and goes on after the last event seen, or hears that it is deleted.
+            # The client reconnects and continues after the last event seen, or learns that the render was deleted.
             return
         for event in told:
             seen = event.seq
@@ -97,7 +97,7 @@ async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterat
                 yield f"event: progress\ndata: {json.dumps(now)}\n\n"
             elif time.monotonic() - said_at > _KEEP_ALIVE_SECONDS:
                 said_at = time.monotonic()
-                yield ": still there\n\n"
+                yield ": keep-alive\n\n"
             await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -107,7 +107,7 @@ def _event(render_id: str, event: Event) -> str:
 
 
 def _progress(context: ApiContext, render: RenderView) -> dict[str, Any]:
-    """Return a render's form, and the pictures at a device with the share of their steps that is done."""
+    """Return a render's form, and the share of steps done of each running picture."""
     return {
         **RenderForm.of(render).model_dump(mode="json"),
         "jobs": {job_id(render.id, index): share for index, share in context.views.progress(render.id).items()},

@@ -1,4 +1,4 @@
-"""The farm itself over HTTP: files, models, workers, statistics, health and metrics."""
+"""Routes about the farm itself: files, models, workers and statistics."""
 
 from dataclasses import asdict
 from pathlib import PurePath
@@ -30,6 +30,8 @@ from storage.spec.models import DiffusersModel
 
 _COUNTED_TO = 100_000
 DAY_SECONDS = 86400.0
+#: Ours, and those that OpenAI's clients have for images.
+_INPUT_PURPOSES = ("input", "vision", "user_data")
 
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
@@ -48,12 +50,14 @@ def upload_file(
     """
     name, size = file.filename or "", file.size or 0
     if size > MAX_BYTES:
-        raise Refused(413, f"a file may have {MAX_BYTES // 2**20} MiB")
+        raise Refused(413, f"file larger than {MAX_BYTES // 2**20} MiB")
     if purpose == "manifest":
         _check_manifest(name)
-    elif purpose != "batch":
+    elif purpose in _INPUT_PURPOSES:
         with context.checking:
             _check_input(name, file.file.read())
+    elif purpose != "batch":
+        raise BadSpecification(f"purpose: must be input, manifest or batch (given: {purpose!r})")
     reference = put_input_file(context.objects, file.file)
     stored = context.files.add_file(owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference)
     return FileAnswer(
@@ -68,7 +72,7 @@ def upload_file(
 
 @router.get("/models")
 def list_models(context: Context, _caller: CanRead) -> ModelList:
-    """What can be rendered, with which controls, and how many workers serve it."""
+    """List the models, with the controls they take and how many workers serve them."""
     serving = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
     models = [
         ModelAnswer(
@@ -90,30 +94,32 @@ def list_models(context: Context, _caller: CanRead) -> ModelList:
 
 @router.get("/workers")
 def list_workers(context: Context, _caller: CanRead) -> list[WorkerAnswer]:
-    """Who renders, and how fast."""
+    """List the workers, and how fast they are."""
     return [WorkerAnswer.of(worker) for worker in context.workers.all()]
 
 
 @router.get("/stats")
 def get_statistics(context: Context, _caller: CanRead) -> StatsAnswer:
-    """What waits and how fast it goes, by model; what went wrong in the last day."""
+    """Return queue depth and throughput by model, and the faults of the last day."""
     return statistics_of(context)
 
 
 @router.get("/usage")
 def get_usage(context: Context, caller: CanRead) -> list[UsageAnswer]:
-    """How much room your pictures take in the store; with a key of the role admin, each owner's."""
+    """Return how much storage your pictures take; with an admin key, every owner's."""
     return [UsageAnswer(**asdict(one)) for one in context.services.measures.usage(owner=caller.sees)]
 
 
 def _check_manifest(name: str) -> None:
-    """Raises BadSpecification for what cannot be a prompt file; its rows are checked when they are to be rendered."""
+    """Check the name of a prompt file; its rows are checked when they are submitted. Raises BadSpecification."""
     if PurePath(name).suffix.lower().removeprefix(".") not in KINDS:
-        raise BadSpecification(f"file: {name[:60]}: prompt files are {', '.join(f'.{kind}' for kind in KINDS)}")
+        raise BadSpecification(
+            f"file: {name[:60]}: not a prompt file; expected {', '.join(f'.{kind}' for kind in KINDS)}"
+        )
 
 
 def _check_input(name: str, data: bytes) -> None:
-    """Raises BadSpecification for what could not condition a picture."""
+    """Check a conditioning image or embeddings. Raises BadSpecification."""
     try:
         check_embeddings(data) if name.endswith(".safetensors") else check_image(data)
     except ValueError as error:

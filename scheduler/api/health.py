@@ -1,4 +1,4 @@
-"""Health and metrics, for load balancers and Prometheus: they carry no key."""
+"""Health and metrics, for load balancers and Prometheus; no key required."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,13 +19,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", response_class=Response)
 def is_alive() -> Response:
-    """This process answers."""
+    """Return 200: this process answers."""
     return Response("ok\n", media_type="text/plain")
 
 
 @router.get("/readyz", responses={503: {"model": ReadyAnswer}})
 def is_ready(context: Context, response: Response) -> ReadyAnswer:
-    """Whether each thing that the farm stands on is there, and whether a worker serves."""
+    """Return 200 if every service that the farm needs is available and a worker is up, else 503."""
     checks = {name: _checked(check) for name, check in _checks(context).items()}
     is_ready = all(words == "ok" for words in checks.values())
     response.status_code = 200 if is_ready else 503
@@ -36,19 +36,19 @@ def is_ready(context: Context, response: Response) -> ReadyAnswer:
 def get_metrics(
     context: Context,
 ) -> Response:
-    """For Prometheus."""
+    """Return metrics for Prometheus."""
     return Response(generate_latest(_metrics(context)), media_type=CONTENT_TYPE_LATEST)
 
 
 def _checks(context: ApiContext) -> dict[str, Callable[[], object]]:
     def broker() -> None:
         if context.tickets is None:
-            raise FarmError("none runs")
+            raise FarmError("not running")
         context.tickets.check()
 
     def a_worker_serves() -> None:
         if not any(worker.silent_for <= SILENT_SECONDS for worker in context.workers.all()):
-            raise FarmError("no worker was heard of lately")
+            raise FarmError("no worker is up")
 
     return {
         "database": lambda: schema.check(context.services.database),
@@ -62,13 +62,13 @@ def _checked(check: Callable[[], object]) -> str:
     try:
         check()
     except FarmError as error:
-        # The kind of trouble; the words would name addresses.
+        # Only the class of the error: its message would reveal addresses.
         return type(error).__name__ if type(error) is not FarmError else str(error)
     return "ok"
 
 
 def _metrics(context: ApiContext) -> CollectorRegistry:
-    """Read from the rows when it is asked for: every process of a farm tells the same."""
+    """Collect metrics from the rows on demand, so that every API process reports the same."""
     registry = CollectorRegistry()
     stats = statistics_of(context)
 

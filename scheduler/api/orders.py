@@ -1,4 +1,4 @@
-"""From a request's body to an order and the terms on which it is submitted."""
+"""Turn a request's body into an order and the terms on which it is submitted."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from storage.rules.states import Priority
 
 @contextmanager
 def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[Order]:
-    """Make an order of a body; its manifest lies on this machine meanwhile.
+    """Make an order of a body; its manifest is copied to this machine meanwhile.
 
     Raises BadSpecification with the place of what is wrong, NotFound for a manifest that is not the caller's.
     """
@@ -44,13 +44,13 @@ def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempoten
 
 
 def hash_of(said: Mapping[str, Any]) -> str:
-    """Return what is equal for equal requests, such as for one that its client sends again."""
+    """Return a hash that is equal for equal requests, such as a retry by the client."""
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(context: ApiContext, caller: Caller, body: RenderBody) -> str:
     said = body.model_dump(mode="json", exclude_unset=True)
     if body.manifest is not None:
-        # What is in it: uploaded twice, it has two ids.
+        # The content: a file that was uploaded twice has two ids.
         said["manifest"] = context.files.file(caller.sees, body.manifest).object
     return hash_of(said)

@@ -1,4 +1,4 @@
-"""Parameters that several routes take, and what they mean."""
+"""Parameters that several routes share."""
 
 import re
 from typing import Annotated
@@ -16,7 +16,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]+$",
-        description="Your name for this request: sent again, it is accepted once.",
+        description="Your name for this request: however often it is sent, it is accepted once.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
+"""Answer errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ from storage.spec.picture import explain_problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-#: When to ask again where a service is away.
+#: Retry-After while a service is unavailable.
 _RETRY_SECONDS = 5
 
 
@@ -35,17 +35,17 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """A problem document."""
+    """Hold a problem document."""
 
-    type: str = Field("about:blank", description="A URI of the kind of problem; about:blank: the status says it.")
+    type: str = Field("about:blank", description="A URI of the problem type; about:blank: the status says it.")
     title: str
     status: int
     detail: str
-    errors: list[FieldProblem] = Field(default_factory=list, description="The fields that are wrong, where some are.")
+    errors: list[FieldProblem] = Field(default_factory=list, description="The fields that are wrong, if any.")
 
 
 class Refused(FarmError):
-    """Raised by a route to refuse a request with this status."""
+    """Raised when a route refuses a request, with this status."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -57,22 +57,22 @@ class Refused(FarmError):
 _NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?(\w+(?:, \w+)*): (.*)", re.DOTALL)
 
 _TITLES = {
-    400: "Bad request",
-    401: "Who are you?",
-    403: "Not allowed",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Asked otherwise before",
-    413: "Too large",
-    415: "Not JSON",
-    422: "Cannot be rendered as asked",
-    429: "Too much at once",
-    500: "The farm has a fault",
-    503: "A service is away",
-    504: "Not finished yet",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
-#: For routes' `responses`: what each may answer beside its own answers.
+#: For routes' `responses`: the errors that each may answer.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
     for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 503)
@@ -80,11 +80,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def responses_in(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """The same behind the doors of other clients, with errors as they know them."""
+    """Return the same for another protocol, with errors in its own form."""
     return {status: {"model": model, "description": _TITLES.get(int(status), "")} for status in (*RESPONSES, 504)}
 
 
-#: Paths whose callers expect errors in another form → what makes that form of a status, words and field names.
+#: Makes a protocol's own form of an error of its status, detail and field names.
 Form = Callable[[int, str, Sequence[str]], dict[str, Any]]
 
 
@@ -96,7 +96,7 @@ def answer(
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """A problem document; behind the doors of other clients, an error as they know it."""
+    """Return a problem document or, below the path of another protocol, an error in its own form."""
     forms: Mapping[str, Form] = request.app.state.error_forms
     for prefix, form in forms.items():
         if request.url.path.startswith(prefix):
@@ -106,7 +106,7 @@ def answer(
 
 
 def answer_with_problems(app: FastAPI, forms: Mapping[str, Form]) -> None:
-    """Every error of the application's becomes a problem document, or has its form by the beginning of the path."""
+    """Answer every error of the application with a problem document, or in the form of its path's protocol."""
     app.state.error_forms = dict(forms)
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
 
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:
-    """Without where it came (body, query) and which of a field's types was tried, such as `list[str]`."""
+    """Return a location without its source (body, query) and without the type that was tried, such as `list[str]`."""
     return tuple(
         part for part in location[1:] if isinstance(part, int) or (part.isidentifier() and part not in ("str", "list"))
     )
@@ -152,11 +152,11 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
         return answer(request, 422, str(error), errors=errors)
     if isinstance(error, ServiceProblem):
         log.warning("answered 503", extra={"error": error})
-        # Its words name addresses, which are nobody's business outside.
+        # The message names addresses, which must not leak.
         return answer(
             request,
             503,
-            "a service that the farm needs is away; try again",
+            "a service that the farm needs is unavailable; try again later",
             headers={"Retry-After": str(_RETRY_SECONDS)},
         )
     return _fault(request, error)
@@ -164,4 +164,4 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
 
 def _fault(request: Request, error: Exception) -> JSONResponse:
     log.error("request failed", extra={"method": request.method, "path": request.url.path}, exc_info=error)
-    return answer(request, 500, "this is a fault of the farm; its log says more")
+    return answer(request, 500, "internal error; see the log of the API")

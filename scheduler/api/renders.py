@@ -1,4 +1,4 @@
-"""Renders and their jobs: submitting, looking, cancelling, trying again."""
+"""Routes of renders and their jobs: submit, read, cancel, retry, hold."""
 
 from typing import Annotated, Literal
 
@@ -39,9 +39,11 @@ def submit_render(
     caller: CanSubmit,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it is done, after N s at most.")] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer when the render is done, after N seconds at most.")
+    ] = None,
 ) -> AcceptedAnswer | DryAnswer:
-    """Accept a render, whole or not at all, and answer at once. With `dry_run`, check it and accept nothing."""
+    """Accept a render, whole or not at all, and return at once. With `dry_run`, check it and accept nothing."""
     terms = terms_of(context, caller, body, idempotency_key=idempotency_key)
     with order_of(context, caller, body) as order:
         if body.dry_run:
@@ -53,7 +55,7 @@ def submit_render(
         wait_for_render(context.views, accepted.render_id, seconds=seconds)
     render = context.render(caller, accepted.render_id)
     response.headers["Location"] = f"/v1/renders/{render.id}"
-    # As it was accepted: of a request made twice, the seeds of the first time.
+    # From the rows: a repeated request gets the seeds of the first one.
     seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
     return AcceptedAnswer(
         **RenderForm.of(render, **outlook(context.views, context.workers, render)).model_dump(),
@@ -74,9 +76,9 @@ def list_renders(
     context: Context,
     caller: CanRead,
     after: Annotated[str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")] = None,
-    limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> RenderPage:
-    """Your renders, newest first; with a key of the role admin, everybody's."""
+    """List your renders, newest first; with an admin key, every owner's."""
     found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
     page = found[:limit]
     return RenderPage(
@@ -86,7 +88,7 @@ def list_renders(
 
 @router.get("/renders/{render_id}", tags=["renders"])
 def get_render(context: Context, render_id: RenderId, caller: CanRead) -> RenderForm:
-    """How a render stands."""
+    """Return the state of a render."""
     render = context.render(caller, render_id)
     return RenderForm.of(render, **outlook(context.views, context.workers, render))
 
@@ -98,9 +100,9 @@ def list_jobs(
     caller: CanRead,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
     after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
-    limit: Annotated[int, Query(ge=1, le=_PAGE, description="The most in a page.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
-    """A render's pictures in their order."""
+    """List a render's jobs in their order."""
     context.render(caller, render_id)
     found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
     page = found[:limit]
@@ -109,7 +111,7 @@ def list_jobs(
 
 @router.delete("/renders/{render_id}", tags=["renders"])
 def cancel_render(context: Context, render_id: RenderId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel what is not finished. Pictures that are done stay. Harmless to repeat."""
+    """Cancel the unfinished jobs of a render; finished pictures are kept. Idempotent."""
     context.render(caller, render_id)
     cancelled = context.jobs.cancel(render_id)
     return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
@@ -117,7 +119,7 @@ def cancel_render(context: Context, render_id: RenderId, caller: CanSubmit) -> C
 
 @router.post("/renders/{render_id}/retry", tags=["renders"])
 def retry_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RetryAnswer:
-    """Render the failed pictures again, with the same seeds."""
+    """Retry the failed jobs of a render, with the same seeds."""
     context.render(caller, render_id)
     retried = context.jobs.retry(render_id, quanta=quanta(context.registry))
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
@@ -127,7 +129,7 @@ def retry_render(context: Context, render_id: RenderId, caller: CanSubmit) -> Re
 
 @router.post("/renders/{render_id}/hold", tags=["renders"])
 def hold_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderForm:
-    """Keep what waits out of the queue until it is released; what is being rendered goes on. Harmless to repeat."""
+    """Hold the queued jobs of a render until it is released; running jobs continue. Idempotent."""
     context.render(caller, render_id)
     context.jobs.hold(render_id)
     return RenderForm.of(context.render(caller, render_id))
@@ -135,7 +137,7 @@ def hold_render(context: Context, render_id: RenderId, caller: CanSubmit) -> Ren
 
 @router.post("/renders/{render_id}/release", tags=["renders"])
 def release_render(context: Context, render_id: RenderId, caller: CanSubmit) -> RenderForm:
-    """Let what is held into the queue again. Harmless to repeat."""
+    """Put the held jobs of a render back into the queue. Idempotent."""
     context.render(caller, render_id)
     context.jobs.release(render_id)
     publish_tickets(context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models))
@@ -148,9 +150,9 @@ def change_render(
     context: Context,
     render_id: RenderId,
     caller: CanSubmit,
-    priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new one.")],
+    priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new priority.")],
 ) -> RenderForm:
-    """Change the priority of what still waits."""
+    """Change the priority of a render's queued jobs."""
     context.render(caller, render_id)
     context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
@@ -161,7 +163,7 @@ def change_render(
 
 @router.get("/jobs/{job_id}", tags=["jobs"])
 def get_job(context: Context, job_id: JobId, caller: CanRead) -> JobForm:
-    """One picture: how it stands, and once it is done with what it was made."""
+    """Return a job: its state, its specification and, once it is done, what it was made with."""
     job = context.job(caller, job_id)
     made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
     shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
@@ -173,10 +175,13 @@ def get_job(context: Context, job_id: JobId, caller: CanRead) -> JobForm:
     "/jobs/{job_id}/image",
     tags=["jobs"],
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, 307: {"description": "It is there, for a quarter of an hour."}},
+    responses={
+        200: {"content": {"image/png": {}}},
+        307: {"description": "The picture's address in the store, valid for 15 minutes."},
+    },
 )
 def get_image(context: Context, job_id: JobId, caller: CanRead) -> Response:
-    """The picture (PNG, its recipe within)."""
+    """Return the picture (PNG, with its recipe as metadata)."""
     job = context.job(caller, job_id)
     if job.object is None:
         raise Refused(404, f"job {job.id} is {job.state} and has no picture")
@@ -193,18 +198,18 @@ def get_image(context: Context, job_id: JobId, caller: CanRead) -> Response:
 def get_picture(
     context: Context,
     job_id: JobId,
-    until: Annotated[int, Query(ge=0, le=2**40, description="As in the address.")],
-    signature: Annotated[str, Query(max_length=64, description="As in the address.")],
+    until: Annotated[int, Query(ge=0, le=2**40, description="As in the signed URL.")],
+    signature: Annotated[str, Query(max_length=64, description="As in the signed URL.")],
 ) -> Response:
-    """A picture by an address that this API has given: it opens without a key, for an hour."""
+    """Return a picture by a signed URL, which needs no key and is valid for an hour."""
     if not context.links.opens(job_id, until, signature):
-        raise Refused(404, "this address is none of ours, or its hour is over")
+        raise Refused(404, "the signed URL is invalid or expired")
     return Response(context.objects.get(str(context.views.job(job_id).object)), media_type="image/png")
 
 
 @router.delete("/jobs/{job_id}", tags=["jobs"])
 def cancel_job(context: Context, job_id: JobId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel one picture; the others of its batch go on. Harmless to repeat."""
+    """Cancel one job; the others of its batch continue. Idempotent."""
     job = context.job(caller, job_id)
     cancelled = context.jobs.cancel_job(job.render_id, job.index)
     return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))

@@ -1,4 +1,4 @@
-"""What may be asked for in one call: a specification, lists that go in step, lists that are combined."""
+"""The body of a submission: one specification, and lists that are zipped or combined."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -18,18 +18,18 @@ Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_lengt
 
 
 class WebhookBody(BaseModel):
-    """Where to tell what happens (Standard Webhooks 1.0.0; `GET /v1/webhooks/secret` tells what it is signed with)."""
+    """Say where to send events (Standard Webhooks 1.0.0; `GET /v1/webhooks/secret` returns the signing secret)."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(max_length=2000, description="https, and no private address.")]
+    url: Annotated[str, Field(max_length=2000, description="An https URL with a public address.")]
     events: Annotated[
-        list[EventKind], Field(min_length=1, max_length=len(EventKind), description="Which of them are told.")
+        list[EventKind], Field(min_length=1, max_length=len(EventKind), description="Which events are sent.")
     ] = [EventKind.RENDER_FINISHED]
 
 
 class RenderBody(Request):
-    """What to render: any field of a specification once for all pictures, or as lists in `zip` and `product`."""
+    """Say what to render: any field of a specification, once for all pictures or as a list in `zip` or `product`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -50,14 +50,22 @@ class RenderBody(Request):
     )
     manifest: Annotated[str, Field(pattern="^file-[0-9a-f]{24}$")] | None = Field(
         None,
-        description="A prompt file that was sent to POST /v1/files with the purpose `manifest`: any number of rows.",
+        description="The id of a prompt file of any length, uploaded to POST /v1/files with the purpose `manifest`.",
     )
-    zip: Columns = Field(default_factory=dict, description="Fields with a value for each picture, all lists as long.")
-    product: Columns = Field(default_factory=dict, description="Fields of which every combination is rendered.")
-    n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(1, description="Pictures of each; their seeds count up.")
-    priority: Literal["interactive", "normal", "bulk"] = Field("normal", description="Before others of your own.")
+    zip: Columns = Field(
+        default_factory=dict, description="Fields with one value per picture; all lists have the same length."
+    )
+    product: Columns = Field(
+        default_factory=dict, description="Fields of which every combination of values is rendered."
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(
+        1, description="Pictures per combination; their seeds count up."
+    )
+    priority: Literal["interactive", "normal", "bulk"] = Field(
+        "normal", description="Higher priorities are rendered first."
+    )
     webhook: WebhookBody | None = None
-    dry_run: bool = Field(False, description="Check and count, and accept nothing.")
+    dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 
     @model_validator(mode="after")
     def _says_something(self) -> "RenderBody":
@@ -97,7 +105,7 @@ class RenderBody(Request):
 
     def shared(self) -> dict[str, Any]:
         """Return the fields that are given once for all pictures."""
-        # A seed that is given once is that of the first picture: whoever draws seeds counts up from it.
+        # A single seed is that of the first picture; the next ones count up from it.
         once = (self.model_fields_set & _FIELDS) - {"seed"}
         return {name: value for name in once if not isinstance(value := getattr(self, name), list)}
 

@@ -1,4 +1,4 @@
-"""What the API answers with, beside the forms of renders, jobs and schedules."""
+"""Answers of the API, beside the forms of renders, jobs and schedules."""
 
 from typing import Literal
 
@@ -9,34 +9,34 @@ from storage.fleet.workers import SILENT_SECONDS, WorkerView
 
 
 class AcceptedAnswer(RenderForm):
-    seeds: list[int] = Field(description="Of its pictures, in their order; of a manifest the first 10,000.")
-    remarks: list[str] = Field(default_factory=list, description="What is hardly meant, such as an ignored field.")
+    seeds: list[int] = Field(description="Of its pictures, in their order; at most the first 10,000.")
+    remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
 
 class DryAnswer(BaseModel):
-    """What a dry run says."""
+    """Report a dry run."""
 
-    total: int = Field(description="How many pictures it would have.")
+    total: int = Field(description="How many pictures the render would have.")
     models: list[str]
-    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
-    position: int | None = Field(description="How many pictures wait before the first of these.")
-    seconds_left: float | None = Field(description="An estimate of when all would be done.")
+    remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
+    position: int | None = Field(description="How many pictures are ahead in the queue.")
+    seconds_left: float | None = Field(description="Estimated time until all pictures would be done.")
 
 
 class RenderPage(BaseModel):
     renders: list[RenderForm]
-    next: str | None = Field(description="`after` of the next page; none if this is the last.")
+    next: str | None = Field(description="`after` of the next page; null on the last page.")
 
 
 class JobPage(BaseModel):
     jobs: list[JobForm]
-    next: int | None = Field(description="`after` of the next page; none if this is the last.")
+    next: int | None = Field(description="`after` of the next page; null on the last page.")
 
 
 class CancelAnswer(BaseModel):
     id: str
     state: str
-    cancelled: int = Field(description="How many pictures this call has cancelled; 0: it was too late, or done before.")
+    cancelled: int = Field(description="How many pictures this call has cancelled; 0: none was left to cancel.")
 
 
 class RetryAnswer(BaseModel):
@@ -62,14 +62,16 @@ class ModelAnswer(BaseModel):
     created: int = 0
     owned_by: str = "farm"
     kind: str
-    default: bool = Field(description="Whether it is taken where a request names none.")
+    default: bool = Field(description="Whether it is used for requests that name no model.")
     pipeline: str | None
-    takes: list[str] | None = Field(description="Controls beside size, steps and guidance; none: its worker knows.")
+    takes: list[str] | None = Field(
+        description="Controls beside size, steps and guidance; null: known only to its workers."
+    )
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
-    workers: int = Field(description="How many serve it now.")
+    workers: int = Field(description="How many workers serve it now.")
 
 
 class ModelList(BaseModel):
@@ -81,13 +83,13 @@ class WorkerAnswer(BaseModel):
     name: str
     state: str
     device: str
-    model: str | None = Field(description="The one that it renders with now.")
-    models: list[str] = Field(description="Those that it serves.")
+    model: str | None = Field(description="The model that it renders with now.")
+    models: list[str] = Field(description="The models that it serves.")
     batch: int = Field(description="How many pictures it renders now.")
-    pictures: int = Field(description="How many it has made since it was started.")
+    pictures: int = Field(description="How many it has made since it started.")
     rate: float = Field(description="Pictures a second over the last minute.")
-    trouble: str | None = Field(description="What it waits for, such as a store that is away.")
-    silent_for: float = Field(description="Seconds since it was heard of.")
+    trouble: str | None = Field(description="What it waits for, such as an unavailable object store.")
+    silent_for: float = Field(description="Seconds since its last heartbeat.")
 
     @classmethod
     def of(cls, worker: WorkerView) -> "WorkerAnswer":
@@ -118,7 +120,7 @@ class StatsAnswer(BaseModel):
 
 
 class UsageAnswer(BaseModel):
-    """An owner's pictures in the store."""
+    """Report the storage that an owner's pictures take."""
 
     owner: str
     renders: int = Field(description="How many renders have pictures there.")
@@ -130,4 +132,4 @@ class UsageAnswer(BaseModel):
 
 class ReadyAnswer(BaseModel):
     ready: bool
-    checks: dict[str, str] = Field(description="What the farm stands on: `ok`, or what is wrong.")
+    checks: dict[str, str] = Field(description="Each service that the farm needs: `ok`, or what is wrong.")

@@ -1,4 +1,4 @@
-"""Schedules over HTTP: renders that are submitted again and again, by the clock."""
+"""Routes of schedules: recurring renders."""
 
 from typing import Annotated, Literal
 
@@ -21,7 +21,7 @@ Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 
 
 class ScheduleBody(BaseModel):
-    """What to render, and when."""
+    """Say what to render, and when."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -40,14 +40,20 @@ class ScheduleBody(BaseModel):
 
     name: Annotated[str, Field(pattern=NAME)]
     cron: Annotated[str, Field(max_length=200)] = Field(
-        description="Minute, hour, day of the month, month, day of the week; or @daily and its like."
+        description="Minute, hour, day of the month, month, day of the week; or @daily, @hourly, …"
     )
     timezone: Annotated[str, Field(max_length=64)] = Field("UTC", description="A name such as Europe/Paris.")
-    window: str | None = Field(None, description="Render only then, such as 01:00-06:00; what is left waits.")
-    overlap: Literal["skip", "queue", "cancel"] = Field("skip", description="If the last render is not finished.")
-    catch_up: Literal["none", "last", "all"] = Field("none", description="Of times missed while everything was down.")
+    window: str | None = Field(
+        None, description="Render only at these times, such as 01:00-06:00; the rest waits for the next day."
+    )
+    overlap: Literal["skip", "queue", "cancel"] = Field(
+        "skip", description="What to do if the previous render is not finished."
+    )
+    catch_up: Literal["none", "last", "all"] = Field(
+        "none", description="Which runs to make up for that were missed while the farm was down."
+    )
     seeds: Literal["fresh", "same"] | None = Field(
-        None, description="Drawn for each firing, or the same for all. Default: fresh, the same where a seed is given."
+        None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
     )
     render: RenderBody
 
@@ -57,10 +63,10 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONS
 
 @router.post("", status_code=201)
 def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleForm:
-    """Submit the same order by the clock. It is checked now; a name may be used once."""
+    """Add a schedule. Its order is checked now; its name must be unused."""
     check_plan(body.cron, body.timezone, body.window)
     if body.render.dry_run:
-        raise BadSpecification("render.dry_run: not in a schedule; POST /v1/renders does dry runs")
+        raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
     seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
     terms = terms_of(context, caller, body.render)
     with order_of(context, caller, body.render) as order:
@@ -72,14 +78,14 @@ def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> Sch
 
 @router.get("")
 def list_schedules(context: Context, caller: CanRead) -> list[ScheduleForm]:
-    """Your schedules; with a key of the role admin, everybody's."""
+    """List your schedules; with an admin key, every owner's."""
     now = context.schedules.now()
     return [ScheduleForm.of(one, now) for one in context.schedules.all(owner=caller.sees)]
 
 
 @router.get("/{name}")
 def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleForm:
-    """When it fires next, and what it renders."""
+    """Return a schedule and its next run."""
     return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
@@ -88,9 +94,9 @@ def get_history(
     context: Context,
     name: Name,
     caller: CanRead,
-    limit: Annotated[int, Query(ge=1, le=1000, description="The most to tell.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of runs.")] = 100,
 ) -> list[FiringForm]:
-    """What became of its planned times, newest first."""
+    """List the past runs of a schedule, newest first."""
     return [
         FiringForm.of(one)
         for one in context.schedules.history(context.schedules.get(name, owner=caller.owner), limit=limit)
@@ -99,21 +105,21 @@ def get_history(
 
 @router.post("/{name}/pause")
 def pause_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
-    """Fire no more until it is resumed. Harmless to repeat."""
+    """Pause a schedule until it is resumed. Idempotent."""
     context.schedules.pause(context.schedules.get(name, owner=caller.owner))
     return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/resume")
 def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
-    """Fire again, from now on. Harmless to repeat."""
+    """Resume a paused schedule; missed runs are not made up for. Idempotent."""
     context.schedules.resume(context.schedules.get(name, owner=caller.owner))
     return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 
 @router.post("/{name}/run-now", status_code=202)
 def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowForm:
-    """Fire once now, beside the plan."""
+    """Run a schedule once now, whatever its plan says."""
     found = context.schedules.get(name, owner=caller.owner)
     render_id = schedule_runner(context.services, context.tickets).fire_by_hand(found)
     last = context.schedules.history(found, limit=1)
@@ -122,5 +128,5 @@ def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowF
 
 @router.delete("/{name}", status_code=204)
 def remove_schedule(context: Context, name: Name, caller: CanSubmit) -> None:
-    """Forget it and its history. What it rendered stays, held what is held."""
+    """Remove a schedule and its history; its renders stay, and held ones stay held."""
     context.schedules.remove(context.schedules.get(name, owner=caller.owner))

@@ -1,4 +1,4 @@
-"""Addresses of single pictures that open without a key, for an hour: for clients that are answered with addresses."""
+"""Signed URLs of single pictures, valid for an hour without a key: for protocols that answer with URLs."""
 
 import base64
 import hashlib
@@ -13,14 +13,15 @@ _SECONDS = 3600
 
 
 class SignedUrls:
-    """Makes them and checks them; a store with addresses of its own gives its own."""
+    """Make and check signed URLs; a store that presigns its own URLs gives those."""
 
     def __init__(self, secrets: SigningSecrets, objects: ObjectStore) -> None:
         self._secrets = secrets
         self._objects = objects
 
     def make(self, job: JobView, base_url: str) -> str:
-        """
+        """Return a signed URL of a picture.
+
         Args:
             base_url: how the caller reaches this API.
         """
@@ -31,8 +32,8 @@ class SignedUrls:
         return f"{base_url.rstrip('/')}/v1/pictures/{job.id}?until={until}&signature={self._signature(job.id, until)}"
 
     def opens(self, job_id: str, until: int, signature: str) -> bool:
-        """Whether this is one of ours, still good."""
-        # As bytes: of text, only ASCII is compared.
+        """Return whether a signed URL is valid."""
+        # As bytes: compare_digest takes only ASCII text.
         right = hmac.compare_digest(self._signature(job_id, until).encode(), signature.encode())
         return right and time.time() <= until
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -114,6 +114,10 @@ def workers(context: click.Context, as_json: bool) -> None:
             for worker in found
         ),
     )
+    _say_what_hinders(found, quarantines)
+
+
+def _say_what_hinders(found: Sequence[WorkerView], quarantines: Mapping[str, Sequence[Quarantine]]) -> None:
     for worker in found:
         if worker.trouble:
             click.echo(f"{worker.name} is waiting: {worker.trouble}")

@@ -64,9 +64,7 @@ def purge(
     settings = read_settings()
     services = open_services(settings)
     purging, exports = PurgeRows(services.database), Exports(services.database)
-    for export_id in given_up:
-        if not exports.give_up(export_id):
-            raise InvalidInput(f"--give-up-export {export_id}: no unfinished export with this id")
+    _give_up(exports, given_up)
     if seconds is None:
         if given_up:
             return
@@ -78,13 +76,7 @@ def purge(
     kept = [export for export in exports.unfinished() if export.render_id in {one.render_id for one in found}]
     if not as_json:
         _show(old, kept, interrupted, seconds=seconds)
-    deleting = not dry_run and bool(old or interrupted)
-    if deleting and not yes:
-        if as_json or not sys.stdin.isatty():
-            say("nothing deleted; add --yes to delete")
-            deleting = False
-        elif not click.confirm("Delete them permanently?"):
-            context.exit(1)
+    deleting = not dry_run and bool(old or interrupted) and (yes or _confirmed(context, as_json=as_json))
     if deleting:
         services.objects.check()
         jobs = sum(one.jobs for one in old)
@@ -116,6 +108,22 @@ def usage(as_json: bool) -> None:
         ["OWNER", "RENDERS", "PICTURES", "SIZE", "OLDEST", "NEWEST"],
         ((one.owner, one.renders, one.pictures, size(one.bytes), when(one.oldest), when(one.newest)) for one in found),
     )
+
+
+def _give_up(exports: Exports, ids: Sequence[str]) -> None:
+    for export_id in ids:
+        if not exports.give_up(export_id):
+            raise InvalidInput(f"--give-up-export {export_id}: no unfinished export with this id")
+
+
+def _confirmed(context: click.Context, *, as_json: bool) -> bool:
+    """Ask a person; where there is none to ask, say so and return False. Exits with 1 on a no."""
+    if as_json or not sys.stdin.isatty():
+        say("nothing deleted; add --yes to delete")
+        return False
+    if not click.confirm("Delete them permanently?"):
+        context.exit(1)
+    return True
 
 
 def _show(

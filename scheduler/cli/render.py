@@ -72,21 +72,13 @@ def render(
             _say_what_it_takes(services, order, bad, as_json=as_json)
             return
         tickets = reachable_broker(services)
-        if out is not None:
-            prepare_folder(out)
-        if sheet is not None:
-            prepare_folder(sheet.absolute().parent, option="--sheet")
+        _prepare_folders(out, sheet)
         services.objects.check()
         _say_what_is_left(services)
-        terms = Terms(
-            priority=Priority[priority.upper()],
-            idempotency_key=once,
-            request_hash=None if once is None else order.fingerprint(),
-        )
+        terms = _terms(order, priority, once)
         with counting("pictures checked") as through:
-            accepted = submit_order(
-                *(intake_of(services, tickets), _submitter(settings), order, terms), bad=bad, through=through
-            )
+            intake, submitter = intake_of(services, tickets), _submitter(settings)
+            accepted = submit_order(intake, submitter, order, terms, bad=bad, through=through)
         _say_remarks(accepted.remarks, bad)
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
@@ -96,6 +88,21 @@ def render(
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
+
+
+def _prepare_folders(out: Path | None, sheet: Path | None) -> None:
+    if out is not None:
+        prepare_folder(out)
+    if sheet is not None:
+        prepare_folder(sheet.absolute().parent, option="--sheet")
+
+
+def _terms(order: Order, priority: str, once: str | None) -> Terms:
+    return Terms(
+        priority=Priority[priority.upper()],
+        idempotency_key=once,
+        request_hash=None if once is None else order.fingerprint(),
+    )
 
 
 def _submitter(settings: Settings) -> Submitter:

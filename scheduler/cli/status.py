@@ -1,17 +1,18 @@
 """Commands that only look: `farm status`, `farm jobs`, `farm recipe`."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
-from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook
 from scheduler.services import Services, open_services
-from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 from storage.settings import read_settings
+
+if TYPE_CHECKING:
+    from storage.renders.views import JobView, RenderView
 
 
 @click.command()
@@ -120,16 +121,21 @@ def recipe(job_id: str, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-def render_fields(render: RenderView, **more: Any) -> dict[str, Any]:
+def render_fields(render: "RenderView", **more: Any) -> dict[str, Any]:
     """Return the JSON form of a render."""
+    # Imported here, as below: tables do without the forms' models.
+    from scheduler.results.json_forms import RenderForm
+
     return RenderForm.of(render, **more).model_dump(mode="json")
 
 
-def shown_render(services: Services, render: RenderView) -> dict[str, Any]:
+def shown_render(services: Services, render: "RenderView") -> dict[str, Any]:
     """Return the JSON form of a single render, with what to expect of it."""
     return render_fields(render, **outlook(services.views, services.workers, render))
 
 
-def job_fields(job: JobView) -> dict[str, Any]:
+def job_fields(job: "JobView") -> dict[str, Any]:
     """Return the JSON form of a job."""
+    from scheduler.results.json_forms import JobForm
+
     return JobForm.of(job).model_dump(mode="json")

@@ -32,7 +32,7 @@ _SHOWN_FAILURES = 5
 
 
 def reachable_broker(services: Services) -> Tickets | None:
-    """Tickets over the broker that runs now; None if it is an embedded one that does not run yet.
+    """Return tickets over the running broker, or None if it is an embedded one that is not running yet.
 
     Raises BrokerProblem if a configured one cannot be reached, BadSettings if there is none to start either.
     """
@@ -43,12 +43,12 @@ def reachable_broker(services: Services) -> Tickets | None:
         return open_tickets(settings, farm.broker_url)
     if not settings.embedded:
         raise BadSettings(
-            "FARM_BROKER_URL is not set though other addresses are; set it, or run `farm up` in another terminal"
+            "other addresses are set but FARM_BROKER_URL is not; set it, or run `farm up` in another terminal"
         )
     redis_server.require()
     if find_spec("diffusers") is None:
         raise BadSettings(
-            "nothing that renders is installed on this machine; set FARM_DATABASE_URL, FARM_BROKER_URL and "
+            "no renderer is installed on this machine; set FARM_DATABASE_URL, FARM_BROKER_URL and "
             'FARM_OBJECTS_URL to use a farm elsewhere, or run `pip install "diffusion-farm[worker,embedded]"`'
         )
     return None
@@ -56,7 +56,7 @@ def reachable_broker(services: Services) -> Tickets | None:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRender:
-    """A render that came to its end while we waited."""
+    """A render that finished while we waited."""
 
     render: RenderView
     seconds: float
@@ -64,12 +64,12 @@ class FinishedRender:
 
     @property
     def exit_code(self) -> int:
-        """0 if every picture was made, 1 if not."""
+        """0 if every picture is done, else 1."""
         return 0 if self.render.done == self.render.total else 1
 
 
 def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
-    """Wait until a render is finished, with progress, and its pictures in `out`."""
+    """Wait until a render is finished and its pictures are in `out`, showing progress."""
     with _farm(services, accepted.models):
         started = time.monotonic()
         try:
@@ -89,20 +89,22 @@ def report(services: Services, outcome: FinishedRender, *, as_json: bool) -> Non
 
 
 def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, called: bool) -> None:
-    """Print that a render waits in the queue."""
+    """Print that a render was accepted and is queued."""
     render = services.views.render(accepted.render_id)
     if as_json:
         print_json(shown_render(services, render))
         return
     click.echo(render.id)
-    say(f"render {render.id} is accepted, {counted(render.remaining, 'job')} to go; `farm status {render.id}` tells")
+    say(
+        f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm status {render.id}`"
+    )
     if not called:
-        say("no farm runs on this machine: `farm up` starts one, which renders what waits")
+        say("no farm is running on this machine; `farm up` starts one, which renders the queue")
 
 
 @contextlib.contextmanager
 def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
-    """A farm that works while we wait: the embedded one, or the one elsewhere."""
+    """Keep a farm running while we wait: the embedded one, started if need be, or the one elsewhere."""
     settings = services.settings
     if not settings.embedded:
         yield
@@ -157,8 +159,8 @@ class _Watch:
         home = Home(self._services.settings)
         if home.running() is None:
             raise ServiceProblem(
-                "the farm on this machine has ended; the jobs are kept, `farm up` goes on with them. "
-                f"Its last words: {home.last_words()}"
+                "the farm on this machine has stopped; its jobs are kept, and `farm up` resumes them. "
+                f"Last output: {home.last_words()}"
             )
 
     def _look_for_workers(self) -> None:
@@ -166,13 +168,13 @@ class _Watch:
         self._unserved -= {alias for worker in alive for alias in worker.models}
         if self._services.settings.embedded and not alive:
             if time.monotonic() - self._started > _WORKER_SECONDS:
-                say(f"no worker is up yet; {Home(self._services.settings).logs / 'farm.log'} tells why")
+                say(f"no worker is up yet; see {Home(self._services.settings).logs / 'farm.log'}")
                 self._unserved.clear()
             return
         for alias in sorted(self._unserved):
             say(
-                f"nobody is serving the model {alias}, its jobs wait in the queue; `farm workers` lists who serves "
-                "what, `farm-worker` on a machine with a device serves it. Ctrl-C leaves the render waiting"
+                f"no worker serves model {alias}, so its jobs stay queued; `farm workers` lists the workers, "
+                "`farm-worker` starts one on a machine with a device. Ctrl-C leaves the render queued"
             )
         self._unserved.clear()
 
@@ -184,8 +186,8 @@ class _Watch:
             out = [q for q in quarantines if q.worker in serving and q.model in (None, alias)]
             if serving and serving == {quarantine.worker for quarantine in out}:
                 say(
-                    f"every worker that serves the model {alias} is in quarantine, its jobs wait: {out[0].worker} for "
-                    f"{out[0].reason}; `farm workers` tells more, `farm workers release WORKER` ends it"
+                    f"every worker that serves model {alias} is quarantined, its jobs stay queued: {out[0].worker} for "
+                    f"{out[0].reason}; see `farm workers`, end it with `farm workers release WORKER`"
                 )
                 self._allowed.discard(alias)
 
@@ -215,4 +217,4 @@ def _summarise(services: Services, outcome: FinishedRender) -> None:
     for job in services.views.jobs(render.id, state=State.FAILED, limit=_SHOWN_FAILURES):
         say(f"failed: {job.id} ({job.spec.prompt[:40]}): {job.error}")
     if render.failed:
-        say(f"`farm jobs {render.id} --state failed` lists all of them, `farm retry {render.id}` tries them again")
+        say(f"list failures with `farm jobs {render.id} --state failed`, retry them with `farm retry {render.id}`")

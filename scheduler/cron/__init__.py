@@ -1,1 +1,1 @@
-"""Renders that are submitted again and again: what is due, and firing it once."""
+"""Recurring renders: which runs are due, and firing each of them once."""

@@ -1,4 +1,4 @@
-"""Celery's beat with schedules from the database: a scheduler class whose tick runs ours."""
+"""Run schedules from Celery's beat: a scheduler class whose tick runs ours."""
 
 import logging
 import threading
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery has no types
-    """Beat asks it what is due; it fires by itself, since a firing is a row before it is a message."""
+    """Fire what is due at each tick of beat. It fires by itself, since a firing is a row before it is a message."""
 
     def __init__(self, app: Celery, *, runner: ScheduleRunner, **options: Any) -> None:
         self._runner = runner
@@ -24,23 +24,25 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
-        """Nothing of Celery's own: all schedules are rows."""
+        """Set up nothing of Celery's own: all schedules are rows."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Fire what is due; seconds until the next look. A database that is away is waited for."""
+        """Fire what is due and return the seconds until the next tick. An unavailable database is retried."""
         try:
             return float(min(self._runner.run_once(), self.max_interval))
         except ServiceProblem as error:
             if self._throttle.passes():
-                log.warning("cannot look at schedules, retrying until it works", extra={"error": error})
+                log.warning(
+                    "service unavailable, retrying until it is back", extra={"action": "fire schedules", "error": error}
+                )
             return float(self.max_interval)
 
 
 def start_beat(app: Celery, runner: ScheduleRunner, *, every_seconds: float) -> celery.beat.Service:
-    """Run beat in a thread that ends with the process; `stop()` ends it before."""
+    """Start beat in a daemon thread; `stop()` ends it."""
     service = celery.beat.Service(
         app,
-        # So soon it sees a schedule that was added.
+        # How soon it notices a new schedule.
         max_interval=every_seconds,
         scheduler_cls=partial(DatabaseScheduler, runner=runner),
         remote_control=False,

@@ -1,4 +1,4 @@
-"""One turn of the clock: what is due fires, what was missed is noted, windows open and close.
+"""Fire what is due, note what was missed, open and close windows.
 
 Any number of processes may do this at once, and be killed in it: a firing is decided in one transaction, by whoever
 writes its row first (`storage.renders.schedules`).
@@ -28,14 +28,14 @@ class ScheduleRunner:
     schedules: Schedules
     keys: Keys
     intake: Intake
-    #: Seconds since 1970; None: by the database's clock.
+    #: Seconds since 1970; None: the database's clock.
     clock: Callable[[], float] | None = None
 
     def now(self) -> float:
         return self.schedules.now() if self.clock is None else self.clock()
 
     def run_once(self) -> float:
-        """Seconds until something is due again, at most an hour.
+        """Fire everything that is due; return the seconds until something is due again, at most an hour.
 
         Raises ServiceProblem; what was done stays done, and the rest is tried again with the next turn.
         """
@@ -48,14 +48,14 @@ class ScheduleRunner:
                     wait = min(wait, self._fire_due(schedule, now))
                 self._keep_window(schedule, now)
             except ObjectStoreProblem as error:
-                # Of this schedule's prompts; others may have none there.
+                # Only this schedule's prompts are out of reach; the others go on.
                 problem = error
         if problem is not None:
             raise problem
         return wait
 
     def fire_by_hand(self, schedule: Schedule) -> str | None:
-        """Fire now, whatever the plan says; the render, None where overlap forbids it. Raises InvalidInput."""
+        """Fire now, whatever the plan says, and return the render; None if overlap forbids it. Raises InvalidInput."""
         return self._fire(schedule, self.now(), note="by hand")
 
     def _fire_due(self, schedule: Schedule, now: float) -> float:
@@ -72,7 +72,7 @@ class ScheduleRunner:
         try:
             self._fire(schedule, planned.at)
         except InvalidInput as error:
-            # A model that is registered no more, rows that are lost: it would not go better a second later.
+            # Such as a model that is no longer registered, or lost rows: retrying would not help.
             if self.schedules.note(schedule, planned.at, FiringOutcome.FAILED, str(error)):
                 log.error("schedule cannot fire", extra={"schedule": schedule.name, "error": error})
 
@@ -80,7 +80,9 @@ class ScheduleRunner:
         try:
             kept = StoredOrder.model_validate(schedule.order)
         except ValidationError:
-            raise InvalidInput("it was made by another version of the farm; remove it, and add it again") from None
+            raise InvalidInput(
+                "the schedule was added by another version of the farm; remove it and add it again"
+            ) from None
         submitter = self._submitter(schedule, kept)
         opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
         terms = kept.terms(held=not opened)
@@ -95,7 +97,7 @@ class ScheduleRunner:
         return render_id
 
     def _submitter(self, schedule: Schedule, kept: StoredOrder) -> Submitter:
-        """Return whose order it is, with the limits of its key. Raises InvalidInput if that key is valid no more."""
+        """Return whose order it is, with the limits of its key. Raises InvalidInput if the key is no longer valid."""
         if kept.key_id is None:
             return Submitter(owner=schedule.owner)
         key = self.keys.usable(kept.key_id)
@@ -110,7 +112,7 @@ class ScheduleRunner:
         publish_tickets(intake.jobs, intake.registry, intake.tickets, waiting)
 
     def _keep_window(self, schedule: Schedule, now: float) -> None:
-        """Release what the schedule has submitted when its window opens, hold what is left of it when it closes."""
+        """Release the schedule's renders when its window opens, and hold the rest of them when it closes."""
         plan = schedule.plan
         if plan.window is None:
             return

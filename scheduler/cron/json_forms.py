@@ -10,7 +10,7 @@ from storage.renders.schedules import Firing, Schedule
 
 
 class ScheduleForm(BaseModel):
-    """What is rendered, and when."""
+    """Describe what is rendered, and when."""
 
     name: str
     owner: str
@@ -21,10 +21,10 @@ class ScheduleForm(BaseModel):
     catch_up: str
     seeds: str
     paused: bool
-    pictures: int = Field(description="Of each firing.")
+    pictures: int = Field(description="Per run.")
     priority: str
-    next_at: float | None = Field(description="Seconds since 1970; none while it is paused.")
-    remarks: list[str] = Field(description="What is hardly meant, such as an ignored field.")
+    next_at: float | None = Field(description="Seconds since 1970; null while paused.")
+    remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
 
     @classmethod
     def of(cls, schedule: Schedule, now: float) -> "ScheduleForm":
@@ -44,7 +44,7 @@ class ScheduleForm(BaseModel):
 
 
 class FiringForm(BaseModel):
-    """What became of a planned time."""
+    """Describe what became of a planned run."""
 
     planned_at: float = Field(description="Seconds since 1970.")
     at: float
@@ -60,8 +60,8 @@ class FiringForm(BaseModel):
 
 
 class RunNowForm(BaseModel):
-    """What became of a firing by hand."""
+    """Describe what became of a run that was started by hand."""
 
     name: str
-    render_id: str | None = Field(description="None where its overlap rule forbids it now.")
+    render_id: str | None = Field(description="Null if its overlap rule forbids it now.")
     outcome: str | None = Field(description="fired or skipped")

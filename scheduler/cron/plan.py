@@ -1,4 +1,4 @@
-"""When a schedule is due: pure functions of its expression, its zone and the time.
+"""Decide when a schedule is due: pure functions of its cron expression, its time zone and the time.
 
 Expressions are those of Debian's cron (library `cronsim`), daylight saving included: a job at a time that the clock
 skips runs right after it, one at a time that comes twice runs once; hourly ones and the like follow real time.
@@ -18,9 +18,9 @@ from storage.errors import BadSpecification
 
 CatchUp = Literal["none", "last", "all"]
 
-#: What is later than that was missed: everything was down.
+#: A run that is later than that counts as missed: the farm was down.
 LATE_SECONDS = 60.0
-#: Of more missed times only the last ones are noted, or made up for.
+#: Of more missed runs only the latest are noted, or made up for.
 MOST_MISSED = 1000
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
@@ -36,40 +36,42 @@ _WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A time that is due, in seconds since 1970, and whether the schedule fires for it or notes it as missed."""
+    """Hold a time that is due, in seconds since 1970, and whether the schedule fires or notes it as missed."""
 
     at: float
     fires: bool
 
 
 def check_plan(cron: str, timezone: str, window: str | None) -> None:
-    """Raises BadSpecification naming what cannot be meant."""
+    """Check a plan. Raises BadSpecification naming the wrong field."""
     try:
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadSpecification(f"timezone: {timezone!r} is not known; expected a name such as Europe/Paris") from None
+        raise BadSpecification(
+            f"timezone: {timezone!r} is not a time zone; expected a name such as Europe/Paris"
+        ) from None
     try:
         if len(cron.split()) > 5:
-            raise CronSimError("Wrong number of fields")  # the library knows seconds, a farm does not
+            raise CronSimError("Wrong number of fields")  # the library knows seconds, the farm does not
         next(_times(cron, zone, 0.0), None)
     except CronSimError as error:
         raise BadSpecification(
-            f"cron: {cron!r} cannot be read ({str(error).lower()}); expected minute, hour, day of the month, month and "
-            'day of the week, such as "0 2 * * *"'
+            f"cron: {cron!r} is not a cron expression ({str(error).lower()}); expected minute, hour, day of month, "
+            'month, day of week, such as "0 2 * * *"'
         ) from None
     if next_time(cron, timezone, 0.0) is None:
-        raise BadSpecification(f"cron: {cron!r} never comes: no month has such a day")
+        raise BadSpecification(f"cron: {cron!r} never fires: no month has such a day")
     if window is not None and ((match := _WINDOW.fullmatch(window)) is None or match.group(1, 2) == match.group(3, 4)):
-        raise BadSpecification(f"window: {window!r} cannot be meant; expected two times of day, such as 01:00-06:00")
+        raise BadSpecification(f"window: {window!r} is not a window; expected two times of day, such as 01:00-06:00")
 
 
 def next_time(cron: str, timezone: str, after: float) -> float | None:
-    """The first time after that; None if it never comes."""
+    """Return the first time after that; None if there is none."""
     return next(_times(cron, ZoneInfo(timezone), after), None)
 
 
 def due(cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float) -> list[Planned]:
-    """The times after `after` and up to `now`, in their order, and what becomes of each."""
+    """Return the times after `after` and up to `now`, in order, and what becomes of each."""
     found: deque[float] = deque(maxlen=MOST_MISSED)
     for at in _times(cron, ZoneInfo(timezone), after):
         if at > now:
@@ -81,7 +83,7 @@ def due(cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float
 
 
 def is_open(window: str | None, timezone: str, now: float) -> bool:
-    """Whether a window, such as 22:00-06:00, is open; without one it always is."""
+    """Return whether a window, such as 22:00-06:00, is open; without one it always is."""
     if window is None:
         return True
     first, last = (time.fromisoformat(part) for part in window.split("-"))
@@ -90,13 +92,13 @@ def is_open(window: str | None, timezone: str, now: float) -> bool:
 
 
 def in_zone(at: float, timezone: str) -> str:
-    """As the clocks there show it: `2026-03-29 03:00 CEST`."""
+    """Return a time as local time: `2026-03-29 03:00 CEST`."""
     return datetime.fromtimestamp(at, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _times(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:
-    """Seconds since 1970. Raises CronSimError for an expression that cannot be read."""
+    """Yield times in seconds since 1970. Raises CronSimError for an invalid expression."""
     expression = _NICKNAMES.get(cron.strip().lower(), cron)
-    # In UTC first: `fromtimestamp` tells an hour that comes twice apart by its fold.
+    # From UTC: the conversion sets the fold of an hour that occurs twice.
     start = datetime.fromtimestamp(after, UTC).astimezone(zone)
     return (moment.timestamp() for moment in CronSim(expression, start))

@@ -1,4 +1,4 @@
-"""Orders as schedules keep them: independent of the machine and the files that they came from."""
+"""Store orders for schedules, independent of the machine and the files that they came from."""
 
 import json
 import tempfile
@@ -33,7 +33,7 @@ _PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
 
 
 class StoredOrder(BaseModel):
-    """What a schedule renders, as JSON."""
+    """Hold what a schedule renders, as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,14 +44,14 @@ class StoredOrder(BaseModel):
     in_step: dict[str, list[Any]] = {}
     combined: dict[str, list[Any]] = {}
     pictures_each: int = 1
-    #: Of every firing; None: drawn for each.
+    #: Of every run; None: drawn for each run.
     seed: int | None = None
-    #: How many pictures it was when it was made.
+    #: How many pictures it had when it was added.
     pictures: int
     priority: Literal["interactive", "normal", "bulk"] = "normal"
-    #: The API key that it came with, and whom to tell.
+    #: The API key that it was added with.
     key_id: str | None = None
-    #: Whether its events are written down.
+    #: Whether its events are recorded.
     watched: bool = False
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class StoredOrder(BaseModel):
 def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms, *, same_seeds: bool) -> StoredOrder:
     """Check an order whole, and store all that it needs. Raises InvalidInput with the place of what is wrong."""
     if named := _INPUTS & {*order.in_step, *order.combined}:
-        raise BadSpecification(f"{min(named)}: a schedule takes no list of it; name it in the rows of a prompt file")
+        raise BadSpecification(f"{min(named)}: not allowed as a list in a schedule; use the rows of a prompt file")
     checked = specified(intake, submitter, order)
     checked.exhaust()
     if not checked.total:
@@ -123,7 +123,7 @@ def _kept_rows(order: Order, objects: ObjectStore, submitter: Submitter) -> str 
         for one in with_references(order.rows(), known):
             file.write(json.dumps(_fields(one.request), ensure_ascii=False).encode() + b"\n")
             if file.tell() > MAX_BYTES:
-                raise BadSpecification(f"a schedule keeps at most {MAX_BYTES // 2**20} MB of prompts")
+                raise BadSpecification(f"prompts of a schedule larger than {MAX_BYTES // 2**20} MB")
         return put_input_file(objects, file) if file.tell() else None
 
 

@@ -1,4 +1,4 @@
-"""Which pictures go into which shard: decided by the rows alone, so that every export of a render is cut the same."""
+"""Which pictures go into which shard: decided by the rows alone, so that every export of a render is cut alike."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _MOST_PICTURES = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """So many pictures a shard, or so many bytes of picture files."""
+    """A number of pictures per shard, or of bytes of picture files."""
 
     pictures: int | None = None
     bytes: int | None = None
@@ -27,7 +27,7 @@ class Sharding:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Jobs that follow one another, failed ones among them."""
+    """Consecutive jobs, including failed ones."""
 
     number: int
     jobs: tuple[JobView, ...]

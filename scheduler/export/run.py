@@ -58,7 +58,7 @@ class Export:
         render = self.views.render(self.render_id)
         if not render.finished and not self.follow:
             raise InvalidInput(
-                f"render {self.render_id} is {render.state}, {render.remaining} pictures to go; "
+                f"render {self.render_id} is {render.state} with {render.remaining} unfinished pictures; "
                 "--follow writes shards while it runs"
             )
         options = {"render": self.render_id, "format": self.format.name, **self.sharding.fields()}
@@ -89,7 +89,7 @@ class Export:
                 return
             if not self.follow:
                 raise InvalidInput(
-                    f"render {self.render_id}: job {job.id} was put back in the queue meanwhile; run again"
+                    f"render {self.render_id}: job {job.id} was requeued meanwhile; run the export again"
                 )
             self.exports.seen(export_id)
             time.sleep(_LOOK_EVERY_SECONDS)

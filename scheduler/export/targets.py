@@ -1,4 +1,4 @@
-"""Where an export goes: a folder, or a place in a bucket. Nothing half-written ever has its final name.
+"""Destinations of an export: a folder, or a prefix of a bucket. Nothing half-written ever has its final name.
 
 Both build a shard in a working folder on this machine; what is in it is gone on with after an interruption.
 """
@@ -32,7 +32,7 @@ class Target(Protocol):
     shown: str
 
     def claim(self, note: Mapping[str, Any]) -> contextlib.AbstractContextManager[Path]:
-        """Take the place for an export, or go on with it; the working folder.
+        """Claim the place for an export, or resume one; return the working folder.
 
         Raises InvalidInput if something else is there, or another process is writing.
         """
@@ -74,7 +74,7 @@ class FolderTarget:
             # Also before anything is made here.
             _check_note(self.read(NOTE), note, self.shown)
             if self._folder.exists() and self._something_else():
-                raise InvalidInput(f"--to {self.shown}: there is something else already; choose another folder")
+                raise InvalidInput(f"--to {self.shown}: is not empty and holds no export; choose another folder")
             working.mkdir(parents=True, exist_ok=True)
         with _alone(working, self.shown):
             _check_note(self.read(NOTE), note, self.shown)
@@ -134,7 +134,7 @@ class BucketTarget:
         with _alone(self._working, self.shown):
             before = self.read(NOTE)
             if before is None and next(iter(self._place.list()), None) is not None:
-                raise InvalidInput(f"--to {self.shown}: there is something else already; choose another prefix")
+                raise InvalidInput(f"--to {self.shown}: is not empty and holds no export; choose another prefix")
             _check_note(before, note, self.shown)
             with writing(str(self._working)):
                 write_down(self._working / "note", _lines(note))
@@ -176,7 +176,7 @@ def _alone(working: Path, shown: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidInput(f"--to {shown}: another process is writing there; wait for it") from None
+            raise InvalidInput(f"--to {shown}: another process is writing there; wait until it is done") from None
         yield
 
 
@@ -189,7 +189,9 @@ def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> No
         found = None
     if found != dict(note):
         what = f"an export of {found}" if isinstance(found, dict) else "something else"
-        raise InvalidInput(f"--to {shown}: there is {what} already; go on with the same, or choose another place")
+        raise InvalidInput(
+            f"--to {shown}: already holds {what}; resume it with the same options, or choose another target"
+        )
 
 
 def write_down(path: Path, data: bytes) -> None:
@@ -215,6 +217,5 @@ def writing(shown: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ExportProblem(
-            f"{shown}: cannot be written to ({error.strerror or error}); "
-            "once that is mended, the same command goes on where it was"
+            f"{shown}: cannot be written to ({error.strerror or error}); once that is fixed, the same command resumes"
         ) from None

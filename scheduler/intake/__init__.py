@@ -1,1 +1,1 @@
-"""From whatever asks to accepted jobs: requests, orders, manifests, templates, uploads, submission."""
+"""Accept orders from every way in: requests, manifests, templates, uploads, admission, submission."""

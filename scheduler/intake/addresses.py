@@ -1,4 +1,4 @@
-"""Connections to addresses that callers name: only to public ones, and to exactly those that were checked.
+"""Connect to URLs that callers name: only to public addresses, and to exactly those that were checked.
 
 A name is resolved once, and the connection goes to what was resolved and checked: a name server that answers
 differently the second time changes nothing (DNS rebinding). No redirects, no proxies.
@@ -21,35 +21,35 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Forbidden(Exception):
-    """Raised when an address leads inside."""
+    """Raised when an address is not public."""
 
 
 def check_url(url: str, *, allow_private: bool) -> None:
-    """Raises BadSpecification if this is no address that messages may go to, as far as it shows without resolving."""
+    """Check the URL of a webhook, without resolving its name. Raises BadSpecification."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise BadSpecification("webhook: not an address") from None
+        raise BadSpecification("webhook: invalid URL") from None
     schemes = ("https", "http") if allow_private else ("https",)
     if parts.scheme not in schemes or not parts.hostname:
         raise BadSpecification(f"webhook: expected {schemes[0]}://host/path")
     if parts.username is not None or parts.password is not None:
-        raise BadSpecification("webhook: no user name or password in the address; messages are signed")
+        raise BadSpecification("webhook: user name and password are not allowed in the URL; messages are signed")
     if allow_private:
         return
     if port not in (None, 443, 8443):
-        raise BadSpecification("webhook: expected the port 443 or 8443")
+        raise BadSpecification("webhook: the port must be 443 or 8443")
     try:
         resolved = _literal(parts.hostname)
         if resolved is not None and not is_public(resolved):
             raise Forbidden
     except Forbidden:
-        raise BadSpecification("webhook: this address is not a public one") from None
+        raise BadSpecification("webhook: not a public address") from None
 
 
 def is_public(address: _IPv4Or6) -> bool:
-    """Whether an address is of the public internet, whatever it is wrapped in."""
+    """Return whether an address is public, also one that is embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if inner is None and address in _NAT64:
@@ -60,7 +60,7 @@ def is_public(address: _IPv4Or6) -> bool:
 
 
 def _literal(host: str) -> _IPv4Or6 | None:
-    """An address that is written out, in any of the ways that resolvers take (0x7f.1, 2130706433); None for a name."""
+    """Return a literal address, in any notation that resolvers take (0x7f.1, 2130706433); None for a name."""
     try:
         return ipaddress.ip_address(host.split("%", 1)[0])
     except ValueError:
@@ -72,7 +72,7 @@ def _literal(host: str) -> _IPv4Or6 | None:
 
 
 class CheckedBackend(httpcore.SyncBackend):
-    """Opens connections to what a name resolves to, if all of it is public."""
+    """Open connections to what a name resolves to, if all of its addresses are public."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -85,7 +85,7 @@ class CheckedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Raises Forbidden, httpcore.ConnectError."""
+        """Connect to a checked address. Raises Forbidden, httpcore.ConnectError."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -94,15 +94,15 @@ class CheckedBackend(httpcore.SyncBackend):
         if not self._allow_private:
             for address in addresses:
                 if not is_public(ipaddress.ip_address(address.split("%", 1)[0])):
-                    raise Forbidden(f"{host} leads to {address}, which is not a public address")
+                    raise Forbidden(f"{host} resolves to {address}, which is not a public address")
         return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
 def pool(*, allow_private: bool) -> httpcore.ConnectionPool:
-    """Connections for messages to callers' addresses."""
+    """Return a pool of connections to callers' URLs."""
     return httpcore.ConnectionPool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
         network_backend=CheckedBackend(allow_private=allow_private),
-        # Each message has a connection of its own, to an address that was checked for it.
+        # One connection per message, to an address that was checked for it.
         max_keepalive_connections=0,
     )

@@ -1,4 +1,4 @@
-"""Who submits, and what their key lets them: one place for every way in."""
+"""Admission: who submits, and what their key allows. The same for every way in."""
 
 import secrets
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True)
 class Submitter:
-    """Whoever asks for pictures: whose they will be, and what may be asked."""
+    """Hold who submits: the owner of the pictures, and the limits of their key."""
 
     owner: str
-    #: The API key that was shown; None: whoever asks sits at the farm's machine, or needs no key.
+    #: The API key; None: at the command line, and where no key is needed.
     key_id: str | None = None
     limits: Limits = NO_LIMITS
-    #: Whether inputs may be named as files of this machine.
+    #: Whether inputs may be files of this machine.
     local_files: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """How an order is to be submitted."""
+    """Hold how an order is to be submitted."""
 
     priority: Priority = Priority.NORMAL
-    #: The caller's own name for the request, only beside `request_hash`: sent again, it is accepted once.
+    #: The caller's own name for the request, together with `request_hash`: sent again, it is accepted once.
     idempotency_key: str | None = None
-    #: Equal for requests that ask for the same.
+    #: Equal for equal requests.
     request_hash: str | None = None
-    #: The client has sent this request before and got no answer: it gets the render of the first one.
+    #: The client retries a request that was not answered: it gets the render of the first one.
     repeated: bool = False
     webhook: Webhook | None = None
-    #: Write down what happens to the render, for those who follow it.
+    #: Record events, so that the render can be followed.
     watched: bool = False
     #: Batch these pictures with one another only.
     together: bool = False
@@ -45,10 +45,10 @@ class Terms:
     held: bool = False
 
     def submission(self, submitter: Submitter) -> Submission:
-        """Return what storage is told of the render."""
+        """Return the submission that storage accepts."""
         once = None
         if self.request_hash is not None:
-            # Without a name of the caller's the hash is stored all the same: `repeated` requests are found by it.
+            # The hash is stored even without an idempotency key: `repeated` requests are found by it.
             name = self.idempotency_key or f"door:{self.request_hash[:16]}:{secrets.token_hex(8)}"
             once = Idempotency(name=name, request_hash=self.request_hash)
         return Submission(
@@ -64,12 +64,12 @@ class Terms:
 
 
 def limits_count_pictures(limits: Limits) -> bool:
-    """Return whether it matters to these limits how many pictures are asked for."""
+    """Return whether these limits depend on the number of pictures."""
     return limits.queued is not None or limits.per_day is not None
 
 
 def check_quota(quotas: Quotas, submitter: Submitter, pictures: int) -> None:
-    """Check that a key's limits leave room for so many more pictures. Raises QuotaExceeded."""
+    """Check a key's quotas for so many more pictures. Raises QuotaExceeded."""
     limits = submitter.limits
     if submitter.key_id is None or not (limits_count_pictures(limits) or limits.per_minute is not None):
         return
@@ -78,7 +78,7 @@ def check_quota(quotas: Quotas, submitter: Submitter, pictures: int) -> None:
 
 
 def check_work(spec: Spec, limits: Limits) -> None:
-    """Check that a single picture is no more work than a key may ask for. Raises NotPermitted."""
+    """Check the work of a single picture against a key's limit. Raises NotPermitted."""
     work = spec.width * spec.height * spec.num_inference_steps
     if limits.work is not None and work > limits.work:
         size = f"{spec.width} × {spec.height} pixels × {spec.num_inference_steps} steps"

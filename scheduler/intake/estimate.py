@@ -1,4 +1,4 @@
-"""What a render would take, judged by what was rendered lately: pictures, batches, seconds of a device, bytes."""
+"""Estimate what a render would take from what was rendered lately: batches, device seconds, bytes."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from storage.spec.registry import Registry
 class Estimate:
     pictures: int
     batches: int
-    #: Of one device; None where nothing of a model was rendered lately.
+    #: On one device; None if a model has rendered nothing lately.
     device_seconds: float | None
     #: In the store; None likewise.
     bytes: int | None
@@ -22,7 +22,7 @@ class Estimate:
 
 
 def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -> Estimate:
-    """Goes through all that is wanted, and keeps none of it."""
+    """Estimate jobs, read as a stream."""
     of_key: Counter[tuple[str, str]] = Counter()
     pixels: Counter[str] = Counter()
     steps: Counter[str] = Counter()
@@ -43,7 +43,7 @@ def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -
 
 
 def _work(spec: Spec) -> int:
-    """Pixels denoised: with guidance, every step is made for the prompt and against the negative one."""
+    """Return the pixels denoised: with guidance, each step runs for the prompt and for the negative prompt."""
     return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
 
 

@@ -1,4 +1,4 @@
-"""Lists of values for fields of a picture: some go in step (`zip`), of others every combination is made (`product`)."""
+"""Lists of values for fields: zipped (`zip`), or every combination of them (`product`)."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,33 +14,33 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 def check(in_step: Columns, combined: Columns) -> None:
-    """Raises ValueError naming the list that is wrong."""
+    """Check the lists. Raises ValueError naming the wrong one."""
     first = next(iter(in_step), None)
     for name, column in in_step.items():
         if first is not None and len(column) != len(in_step[first]):
-            raise ValueError(f"zip: {name} has {len(column)} values, {first} has another number")
+            raise ValueError(f"zip: {name} has {len(column)} values, {first} has {len(in_step[first])}")
     for name in (*in_step, *combined):
         if name not in NAMES:
-            raise ValueError(f"{name}: is no field of a specification")
+            raise ValueError(f"{name}: not a field of a specification")
     if twice := in_step.keys() & combined.keys():
-        raise ValueError(f"{min(twice)}: in zip and in product")
+        raise ValueError(f"{min(twice)}: given in both zip and product")
 
 
 def size(in_step: Columns, combined: Columns) -> int:
-    """How many combinations there are."""
+    """Return the number of combinations."""
     rows = len(next(iter(in_step.values()), [None]))
     return rows * prod(len(column) for column in combined.values())
 
 
 def combinations(in_step: Columns, combined: Columns) -> Iterator[dict[str, Any]]:
-    """Every combination, zipped rows outermost, the last product varying fastest."""
+    """Yield every combination, zipped rows outermost, the last product varying fastest."""
     rows = [dict(zip(in_step, row, strict=True)) for row in zip(*in_step.values(), strict=True)] if in_step else [{}]
     for row, values in product(rows, product(*combined.values())):
         yield {**row, **dict(zip(combined, values, strict=True))}
 
 
 def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Columns) -> Iterator[SourcedRequest]:
-    """Each request once for every combination, whose values win over its own; its name gets the number of it.
+    """Yield each request once per combination, whose values replace its own; its name gets the combination's number.
 
     Raises BadSpecification naming the first value that is wrong.
     """
@@ -55,7 +55,7 @@ def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Colu
 
 
 def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:
-    """Lists as the command line writes them: `steps=10,20` or, where a value has commas, `prompt=["a, b", "c"]`.
+    """Parse lists of the command line: `steps=10,20` or, if a value has commas, `prompt=["a, b", "c"]`.
 
     Raises InvalidInput.
     """
@@ -65,7 +65,7 @@ def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:
         if not equals or not values.strip():
             raise InvalidInput(f"{option} {text}: expected FIELD=VALUE,VALUE…, such as steps=10,20")
         if name.strip() in found:
-            raise InvalidInput(f"{option} {text}: {name.strip()} is there twice")
+            raise InvalidInput(f"{option} {text}: duplicate field {name.strip()}")
         found[name.strip()] = _json_list(values, option) or [value.strip() for value in values.split(",")]
     return found
 
@@ -76,14 +76,14 @@ def _json_list(values: str, option: str) -> list[Any] | None:
     try:
         read = json.loads(values)
     except ValueError as error:
-        raise InvalidInput(f"{option}: {values} is not a list in JSON ({error})") from None
+        raise InvalidInput(f"{option}: {values} is not a JSON list ({error})") from None
     return read if isinstance(read, list) else None
 
 
 def _read(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of one combination, checked; text is read as the field's type."""
+    """Return the checked fields of one combination; text is parsed as the field's type."""
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     typed = {name: value for name, value in values.items() if not isinstance(value, str)}
-    # A prompt is what every request has, and what these may leave out.
+    # Every request needs a prompt, but a combination may lack one.
     read = Request.parse_strings({"prompt": "-", **texts}).asked() | Request.parse({"prompt": "-", **typed}).asked()
     return read if "prompt" in values else {name: value for name, value in read.items() if name != "prompt"}

@@ -1,4 +1,4 @@
-"""Prompt files, read as a stream: `.txt` (a prompt a line), `.jsonl`, `.csv` and `.parquet` (any fields of a picture).
+"""Prompt files, read as a stream: `.txt` (one prompt per line), `.jsonl`, `.csv` and `.parquet` (any fields).
 
 A column that is no field of the specification is kept as a label, and travels with its picture to the exports.
 """
@@ -17,7 +17,7 @@ from storage.errors import BadSpecification, InvalidInput
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import NAMES, Request
 
-#: A line that is longer is no prompt but a file of another kind; it is not read into memory.
+#: A longer line is no prompt but another kind of file; it is not read into memory.
 MAX_LINE = 4_000_000
 
 Parse = Callable[[Mapping[str, Any]], Request]
@@ -25,36 +25,36 @@ Parse = Callable[[Mapping[str, Any]], Request]
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _ENDS = ("\n", "\r")
 
-#: A row's place, its cells, and what reads them; or what is wrong with it.
+#: A row's place, its cells, and their parser.
 Row = tuple[str, Mapping[str, Any], Parse]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A prompt file on this machine, which can be read as often as need be."""
+    """Hold a prompt file on this machine, which can be read repeatedly."""
 
     path: Path
     #: One of `KINDS`.
     kind: str
-    #: How messages call it.
+    #: Its name in messages.
     shown: str
-    #: From where the files that it names are seen.
+    #: The folder that relative file names in it start from.
     folder: Path
 
 
 def manifest(path: Path, *, kind: str | None = None) -> Manifest:
-    """A prompt file of a kind, or of that which its name ends in."""
+    """Return a prompt file of this kind, or of the kind of its suffix."""
     return Manifest(path=path, kind=kind or path.suffix.lower().removeprefix("."), shown=str(path), folder=path.parent)
 
 
 def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
-    """The requests of a prompt file, in its order.
+    """Yield the requests of a prompt file, in order.
 
     Raises InvalidInput if the file cannot be read or is of no known kind, BadSpecification naming the first wrong
     line, unless `bad` leaves such lines out, and where there is no prompt at all.
     """
     if manifest.kind not in KINDS:
-        raise InvalidInput(f"{manifest.shown}: prompt files are {', '.join(f'.{name}' for name in KINDS)}")
+        raise InvalidInput(f"{manifest.shown}: not a prompt file; expected {', '.join(f'.{name}' for name in KINDS)}")
     bad = bad or BadRows()
     before, count = bad.left_out, 0
     for where, cells, parse in _rows(manifest, bad):
@@ -66,11 +66,11 @@ def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator
         else:
             yield SourcedRequest(where, _anchored(request, manifest.folder))
     if not count and bad.left_out == before:
-        raise BadSpecification(f"{manifest.shown}: no prompt in this file")
+        raise BadSpecification(f"{manifest.shown}: no prompts in this file")
 
 
 def names_inputs(manifest: Manifest) -> bool:
-    """Whether the file may name conditioning images or embeddings: a glance, much faster than reading its rows."""
+    """Return whether the file may name conditioning images or embeddings: much faster than parsing its rows."""
     try:
         with manifest.path.open("rb") as file:
             window = b""
@@ -80,7 +80,7 @@ def names_inputs(manifest: Manifest) -> bool:
                     return True
             return False
     except OSError:
-        # Reading it will say why.
+        # The reader reports it.
         return False
 
 
@@ -89,7 +89,7 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
         if manifest.kind == "parquet":
             yield from _read_parquet(manifest.path, manifest.shown)
             return
-        # utf-8-sig: spreadsheets like to begin with a byte order mark.
+        # utf-8-sig: spreadsheets often write a byte order mark.
         with manifest.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield from _READERS[manifest.kind](file, manifest.shown, bad)
     except OSError as error:
@@ -97,7 +97,7 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
 
 
 def _anchored(request: Request, folder: Path) -> Request:
-    """Files that a prompt file names are meant as seen from its folder."""
+    """Resolve the files that a row names relative to the folder of its prompt file."""
     if request.control_images is None and request.prompt_embeds is None:
         return request
 
@@ -146,7 +146,7 @@ def _read_csv(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
         if not all(names):
             raise BadSpecification(f"{shown} line 1: a column has no name")
         if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise BadSpecification(f"{shown} line 1: the column {twice[0]} is there twice")
+            raise BadSpecification(f"{shown} line 1: duplicate column {twice[0]}")
         for row in reader:
             where = f"{shown} line {reader.line_num}"
             if None in row or None in row.values():
@@ -154,12 +154,12 @@ def _read_csv(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
             else:
                 yield where, row, _parse_text
     except csv.Error as error:
-        # Where a quote is never closed, no later row can be told from it.
+        # After an unclosed quote no later row can be recognised.
         raise BadSpecification(f"{shown} line {reader.line_num}: not CSV: {error}") from None
 
 
 def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
-    # Of the extra `datasets`: only those who have such files need it.
+    # Of the extra `datasets`: needed only for such files.
     from scheduler.intake.parquet import rows
 
     for number, row in enumerate(rows(path, shown), start=1):
@@ -167,7 +167,7 @@ def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
 
 
 def _lines(file: IO[str], shown: str, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """Every line, with its place for messages. Of one that is too long only the beginning is ever in memory."""
+    """Yield every line with its place. Of a line that is too long only the beginning is ever in memory."""
     number = 0
     while line := file.readline(MAX_LINE):
         number += 1
@@ -187,26 +187,26 @@ def _lines(file: IO[str], shown: str, bad: BadRows) -> Iterator[tuple[str, str]]
 
 
 def _parse_typed(row: Mapping[str, Any]) -> Request:
-    """Cells with types of their own (JSON, Parquet)."""
+    """Parse typed cells (JSON, Parquet)."""
     if row.keys() <= NAMES:
         return Request.parse(row)
     fields, labels = _split(row)
     said = fields.get("labels") or {}
     if not isinstance(said, dict) or (twice := said.keys() & labels.keys()):
         raise BadSpecification(
-            f"labels: {min(twice)} is a column, too" if isinstance(said, dict) else "labels: must be an object"
+            f"labels: {min(twice)} is also a column" if isinstance(said, dict) else "labels: must be an object"
         )
     return Request.parse({**fields, "labels": {**labels, **said}})
 
 
 def _parse_text(row: Mapping[str, str]) -> Request:
-    """Cells that are all text (CSV); an empty one counts as left out."""
+    """Parse cells that are all text (CSV); an empty one counts as missing."""
     fields, labels = _split({name: cell for name, cell in row.items() if cell != ""})
     return Request.parse_strings(fields, labels or None)
 
 
 def _split(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the specification knows, and the rest."""
+    """Split a row into the fields of a specification and the rest."""
     fields = {name: cell for name, cell in row.items() if name in NAMES}
     return fields, {name: cell for name, cell in row.items() if name not in NAMES}
 

@@ -1,6 +1,6 @@
-"""What is asked for in one submission, whichever way it came in: prompts, requests, files and templates.
+"""Orders: what is asked for in one submission, whichever way it came in.
 
-An order can be gone through as often as need be: to count it, to store the inputs that it names, to submit it.
+An order can be read repeatedly: to count it, to store the inputs that it names, to submit it.
 """
 
 import hashlib
@@ -23,36 +23,36 @@ _INPUTS = ("control_images", "prompt_embeds")
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Prompts and requests, the rows of a file, the prompts of templates; each for every combination of values."""
+    """Hold prompts, requests, a prompt file and templates; each is rendered for every combination of values."""
 
     prompts: tuple[str, ...] = ()
     requests: tuple[SourcedRequest, ...] = ()
     manifest: Manifest | None = None
     templates: Templates | None = None
-    #: Complete already, as of pictures that are to be made again; nothing below changes them.
+    #: Complete specifications, as of pictures that are rendered again; nothing below changes them.
     specs: tuple[Spec, ...] = ()
     #: Fields for requests that leave them out.
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    #: Fields of which each request gets every value (`scheduler.intake.grid`).
+    #: Lists of values for each request (`scheduler.intake.grid`).
     in_step: grid.Columns = field(default_factory=dict)
     combined: grid.Columns = field(default_factory=dict)
     pictures_each: int = 1
     seed: int | None = None
-    #: What the way in has to say of it, such as fields that have no effect here.
+    #: Remarks of the way in, such as on fields that it ignores.
     remarks: tuple[str, ...] = ()
 
     def asked(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
-        """Yield a request for each picture, copies not counted. Raises InvalidInput with the place of what is wrong."""
+        """Yield a request for each picture, copies not counted. Raises InvalidInput with the place of the error."""
         drawn = self._of_templates() if self.templates is not None else ()
         found: Iterator[SourcedRequest] = chain(self.rows(bad), drawn)
         named = (self.prompts, self.requests, self.manifest, self.templates, self.specs)
         if not any(named) and "prompt_embeds" in self.defaults:
-            # Embeddings stand for all words.
+            # Embeddings replace all text.
             found = iter([SourcedRequest("", Request.parse({"prompt_embeds": self.defaults["prompt_embeds"]}))])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
 
     def rows(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
-        """Yield what was typed or is in the file, before anything is filled in."""
+        """Yield what was typed and the rows of the file, before defaults are filled in."""
         return chain(
             numbered(Request.parse({"prompt": prompt}) for prompt in self.prompts),
             self.requests,
@@ -60,11 +60,11 @@ class Order:
         )
 
     def pictures(self, bad: BadRows | None = None) -> int:
-        """Count its pictures, which takes reading all of it. Raises InvalidInput as `asked` does."""
+        """Count its pictures by reading all of it. Raises InvalidInput as `asked` does."""
         return len(self.specs) + sum(one.copies or self.pictures_each for one in self.asked(bad))
 
     def names_inputs(self) -> bool:
-        """Return whether it may name conditioning images or embeddings: a glance, much faster than reading it."""
+        """Return whether it may name conditioning images or embeddings: much faster than reading it."""
         if not {*self.defaults, *self.in_step, *self.combined}.isdisjoint(_INPUTS):
             return True
         if any(getattr(one.request, name) is not None for one in self.requests for name in _INPUTS):
@@ -72,7 +72,7 @@ class Order:
         return self.manifest is not None and names_inputs(self.manifest)
 
     def fingerprint(self) -> str:
-        """Return what is equal for orders that ask for the same; it reads the whole file."""
+        """Return a hash that is equal for equal orders; reads the whole file."""
         said = {
             "prompts": [self.prompts, [one.request.model_dump(mode="json") for one in self.requests]],
             "manifest": None if self.manifest is None else _hash_of(self.manifest),

@@ -1,4 +1,4 @@
-"""Prompt files in Parquet, a column a field; read a piece at a time. Takes the extra `datasets`."""
+"""Prompt files in Parquet, one column per field, read in batches. Needs the extra `datasets`."""
 
 import datetime
 import decimal
@@ -21,7 +21,7 @@ _WHOLE = {
 
 
 def rows(path: Path, shown: str) -> Iterator[dict[str, Any]]:
-    """Each row's cells; empty ones (null, NaN) are left out.
+    """Yield each row's cells; empty ones (null, NaN) are left out.
 
     Raises BadSpecification if this is no Parquet, or has no column that could be a prompt or a label.
     """
@@ -29,10 +29,10 @@ def rows(path: Path, shown: str) -> Iterator[dict[str, Any]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "prompt" not in names and "prompt_embeds" not in names:
-                raise BadSpecification(f"{shown}: expected a column named prompt; there are {', '.join(names)}")
+                raise BadSpecification(f"{shown}: expected a column named prompt; found {', '.join(names)}")
             for field in file.schema_arrow:
                 if pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
-                    raise BadSpecification(f"{shown}: the column {field.name} holds bytes, which are no label")
+                    raise BadSpecification(f"{shown}: the column {field.name} holds bytes, which cannot be a label")
             for batch in file.iter_batches(_ROWS):
                 for row in batch.to_pylist():
                     yield {name: _plain(name, cell) for name, cell in row.items() if not _missing(cell)}
@@ -45,9 +45,9 @@ def _missing(cell: object) -> bool:
 
 
 def _plain(name: str, cell: Any) -> Any:
-    """A value as JSON can write it."""
+    """Return a value that JSON can write."""
     if isinstance(cell, float) and cell.is_integer() and name in _WHOLE:
-        # A column of whole numbers with gaps is written as fractions by pandas.
+        # Pandas writes integer columns with gaps as floats.
         return int(cell)
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()

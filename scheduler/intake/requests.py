@@ -1,4 +1,4 @@
-"""Requests with the place that they were read from, and what to do with bad ones.
+"""Requests with the place that they were read from, and the handling of bad ones.
 
 The stages of a submission are generators over these: read, filled in, multiplied, specified. A manifest of a million
 rows flows through them one row at a time.
@@ -13,7 +13,7 @@ from storage.spec.picture import Request
 
 
 class SourcedRequest(NamedTuple):
-    """A request, and where it was read: `prompts.jsonl line 3`; empty where there is only one."""
+    """Hold a request and where it was read: `prompts.jsonl line 3`; empty if there is only one."""
 
     where: str
     request: Request
@@ -23,14 +23,14 @@ class SourcedRequest(NamedTuple):
 
 @dataclass
 class BadRows:
-    """Refuse an order for its first bad row; or, with `report`, leave bad rows out, each counted and reported."""
+    """Refuse an order at its first bad row or, with `report`, skip bad rows, each counted and reported."""
 
-    #: Called for each row that is left out.
+    #: Called for each row that is skipped.
     report: Callable[[InvalidInput], None] | None = None
     left_out: int = 0
 
     def met(self, error: InvalidInput) -> None:
-        """Leave a bad row out, or raise its error."""
+        """Skip a bad row, or raise its error."""
         if self.report is None:
             raise error from None
         self.left_out += 1
@@ -38,17 +38,17 @@ class BadRows:
 
 
 def numbered(requests: Iterable[Request], *, noun: str = "prompt") -> Iterator[SourcedRequest]:
-    """Number requests that came from no file."""
+    """Number requests that did not come from a file."""
     return (SourcedRequest(f"{noun} {number}", request) for number, request in enumerate(requests, start=1))
 
 
 def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) -> Iterator[SourcedRequest]:
-    """Fill in what a request leaves out, such as the command line's options for every row of a file."""
+    """Fill in missing fields, such as the command line's options for every row of a file."""
     for one in asked:
         missing = {name: value for name, value in defaults.items() if getattr(one.request, name) is None}
         yield one._replace(request=one.request.model_copy(update=missing)) if missing else one
 
 
 def at(where: str, error: InvalidInput) -> InvalidInput:
-    """Return the same error with its place in front."""
+    """Return the error with its place in front."""
     return type(error)(f"{where}: {error}") if where else error

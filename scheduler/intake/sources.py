@@ -1,4 +1,4 @@
-"""Where a prompt file is: a path, `-` (standard input) or an object, `s3://bucket/key`."""
+"""Open prompt files: a path, `-` (standard input) or an object, `s3://bucket/key`."""
 
 import shutil
 import sys
@@ -16,7 +16,7 @@ from storage.settings import Settings
 
 @contextmanager
 def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
-    """A prompt file on this machine; what comes from elsewhere is copied into a temporary file first.
+    """Open a prompt file; what is not a local file is copied into a temporary one first.
 
     Raises InvalidInput, ObjectStoreProblem.
     """
@@ -42,7 +42,7 @@ def _copy(given: str, settings: Settings, file: IO[bytes]) -> None:
     elif given.startswith("s3://"):
         copy_object(given, file, settings)
     else:
-        # A pipe, such as a shell's <(…): read once.
+        # A pipe, such as a shell's <(…), can be read only once.
         try:
             with Path(given).open("rb") as pipe:
                 shutil.copyfileobj(pipe, file)
@@ -51,7 +51,7 @@ def _copy(given: str, settings: Settings, file: IO[bytes]) -> None:
 
 
 def _kind(given: str, file: IO[bytes]) -> str:
-    """What came without a name, by its beginning."""
+    """Return the kind of a file without a name, by its first bytes."""
     if given.startswith("s3://"):
         return Path(given).suffix.lower().removeprefix(".")
     file.seek(0)

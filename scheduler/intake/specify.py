@@ -1,4 +1,4 @@
-"""From requests to complete specifications: the model's defaults filled in, a seed for every picture."""
+"""Turn requests into complete specifications: the model's defaults filled in, a seed for every picture."""
 
 import secrets
 from collections.abc import Iterable, Iterator
@@ -61,10 +61,10 @@ def _resolved(request: Request, registry: Registry, seed: int) -> Spec:
     try:
         return registry.resolve(request, seed=seed)
     except NotFound as error:
-        # Of a request an unknown model is a wrong field, not a wrong address.
+        # In a request an unknown model is a wrong field, not a missing resource.
         raise BadSpecification(f"model: {error}") from None
 
 
 def _name(request: Request, copy: int, copies: int) -> str | None:
-    """Return what the caller calls this picture: of several, each gets its number."""
+    """Return the caller's name for a picture: of several copies, each gets its number."""
     return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"

@@ -1,4 +1,4 @@
-"""Submitting an order: checked against the key's limits, specified, accepted by storage, announced to workers.
+"""Submit orders: check them against the key's limits, specify their pictures, accept them, call workers.
 
 Every way in goes through `admit`: the command line, the HTTP API and the protocols of others, and the clock.
 """
@@ -15,7 +15,7 @@ from scheduler.intake.remarks import remarks_on
 from scheduler.intake.requests import BadRows
 from scheduler.intake.specify import specify
 from scheduler.intake.tickets import top_up
-from scheduler.intake.uploads import check_stored, stored_inputs, with_references
+from scheduler.intake.uploads import StoredInputs, check_stored, with_references
 from scheduler.services import Services
 from storage.access.quotas import Quotas
 from storage.broker.tickets import Tickets
@@ -28,20 +28,20 @@ from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: A request that is repeated within this time is the same one, tried again by its client.
+#: An equal request within this time is a retry by its client.
 _REPEATED_WITHIN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """What a submission needs of the farm."""
+    """Hold what a submission needs of the farm."""
 
     jobs: Jobs
     views: Views
     quotas: Quotas
     registry: Registry
     objects: ObjectStore
-    #: None: without a broker. A render is accepted all the same, and the sweep publishes its tickets.
+    #: None: no broker. A render is accepted all the same, and the sweep publishes its tickets.
     tickets: Tickets | None
 
 
@@ -58,7 +58,7 @@ def intake_of(services: Services, tickets: Tickets | None) -> Intake:
 
 
 class SpecifiedJobs(Iterator[NewJob]):
-    """The pictures of an order, specified as they are read; what was read is counted and remarked on."""
+    """Iterate over the specified pictures of an order, counting them and collecting remarks."""
 
     def __init__(self, jobs: Iterator[NewJob], registry: Registry, remarks: Iterable[str] = ()) -> None:
         self._jobs = jobs
@@ -75,7 +75,7 @@ class SpecifiedJobs(Iterator[NewJob]):
 
     @property
     def total(self) -> int:
-        """How many were read."""
+        """How many were read so far."""
         return self._by_model.total()
 
     @property
@@ -84,27 +84,27 @@ class SpecifiedJobs(Iterator[NewJob]):
 
     @property
     def remarks(self) -> Mapping[str, int]:
-        """Each remark, and on how many pictures."""
+        """Remark → how many pictures it applies to."""
         return {**dict.fromkeys(self._of_the_way_in, self.total), **self._noted}
 
     def exhaust(self) -> None:
-        """Read what is left, for its count and its remarks."""
+        """Read the rest, for its count and its remarks."""
         for _ in self:
             pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """A render that is in the queue, and the models that it needs."""
+    """Hold an accepted render, the models that it needs and the remarks on it."""
 
     render_id: str
     models: tuple[str, ...]
-    #: What is hardly meant, and of how many pictures.
+    #: Remark → how many pictures it applies to.
     remarks: Mapping[str, int] = field(default_factory=dict)
 
 
 def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRows | None = None) -> SpecifiedJobs:
-    """Specify an order's pictures. Files of this machine that it may name are stored before anything else.
+    """Specify an order's pictures. Local files that it names are stored first, if its submitter may name any.
 
     Raises, here or while the pictures are read: InvalidInput with the place of what is wrong, unless `bad` leaves such
     rows out.
@@ -112,12 +112,11 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     for spec in order.specs:
         check_work(spec, submitter.limits)
     check_stored(intake.objects, order.specs)
-    asked = order.asked(bad)
+    known = StoredInputs(intake.objects, local_files=submitter.local_files)
     if order.names_inputs():
-        # What is left out here is met again, and counted then.
-        skipping = BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()
-        known = stored_inputs(intake.objects, order.asked(skipping), local_files=submitter.local_files)
-        asked = with_references(asked, known, bad)
+        # Rows that are skipped here are met again, and counted then.
+        known.fill(order.asked(BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()))
+    asked = with_references(order.asked(bad), known, bad)
     jobs = specify(
         asked,
         intake.registry,
@@ -132,9 +131,9 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
 def admit(
     intake: Intake, submitter: Submitter, order: Order, terms: Terms, *, bad: BadRows | None = None
 ) -> SpecifiedJobs:
-    """Check an order against what its submitter may ask for, and specify it.
+    """Check an order against its submitter's limits, and specify it.
 
-    What was accepted under the same idempotency key before is not counted again: its answer is all that is asked for.
+    A repeated idempotency key is not counted against the quota again.
     Raises QuotaExceeded, and what `specified` raises.
     """
     key = terms.idempotency_key
@@ -157,7 +156,7 @@ def submit_order(
     Without a broker, or with one that fails now, it is accepted all the same: the sweep publishes tickets.
 
     Args:
-        through: shows the pictures passing by, such as a progress bar.
+        through: wraps the pictures as they pass, such as in a progress bar.
 
     Raises QuotaExceeded, NotPermitted, IdempotencyConflict, BadSpecification.
     """
@@ -167,14 +166,14 @@ def submit_order(
         return Accepted(render_id=before, models=jobs.models, remarks=jobs.remarks)
     jobs = admit(intake, submitter, order, terms, bad=bad)
     render_id = intake.jobs.submit(through(jobs), terms.submission(submitter), quanta=quanta(intake.registry))
-    # Of a long order that was accepted before only the beginning was read; its remarks are told all the same.
+    # Of a long order that was accepted before only the beginning was read; the remarks cover all of it.
     jobs.exhaust()
     publish_tickets(intake.jobs, intake.registry, intake.tickets, jobs.models)
     return Accepted(render_id=render_id, models=jobs.models, remarks=jobs.remarks)
 
 
 def _before(intake: Intake, submitter: Submitter, terms: Terms) -> str | None:
-    """Return the render of a request that its client repeats without a name for it."""
+    """Return the render of a request that its client retries without an idempotency key."""
     if not terms.repeated or terms.idempotency_key is not None or terms.request_hash is None:
         return None
     return intake.views.latest_of(submitter.owner, terms.request_hash, within_seconds=_REPEATED_WITHIN_SECONDS)
@@ -186,7 +185,7 @@ def quanta(registry: Registry) -> dict[str, int]:
 
 
 def publish_tickets(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:
-    """Publish the tickets that waiting jobs lack; a broker that is away is only logged."""
+    """Publish the tickets that waiting jobs lack; an unavailable broker is only logged."""
     if tickets is None:
         return
     try:

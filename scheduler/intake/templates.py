@@ -1,4 +1,4 @@
-"""Prompt templates: `{red|blue} __animal__`, in the language of the library `dynamicprompts`, expanded as a stream.
+"""Prompt templates: `{red|blue} __animal__`, in the syntax of the library `dynamicprompts`, expanded as a stream.
 
 Every combination, or so many drawn at random from a seed. Wildcards (`__animal__`) are lines of files, read once: what
 is left is a value that can be stored and expanded elsewhere.
@@ -35,14 +35,14 @@ from storage.errors import BadSpecification, InvalidInput
 
 #: More prompts than a farm renders in a year are a mistake in a template.
 MOST = 10_000_000
-#: A wildcard within a wildcard within …: that deep it goes round in circles.
+#: Wildcards nested deeper than that are circular.
 _DEEPEST = 30
 #: As within braces: `{3::red|blue}`.
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*::\s*")
 
 
 class WildcardValue(BaseModel):
-    """One line of a wildcard's file; twice the weight is drawn twice as often."""
+    """Hold one line of a wildcard's file; twice the weight is drawn twice as often."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,18 +51,18 @@ class WildcardValue(BaseModel):
 
 
 class Templates(BaseModel):
-    """Templates and all that their prompts depend on; as JSON it can be kept and expanded later."""
+    """Hold templates and all that their prompts depend on; as JSON they can be stored and expanded later."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     texts: tuple[str, ...]
     wildcards: Mapping[str, tuple[WildcardValue, ...]] = {}
-    #: So many prompts of each template, drawn at random; None: every combination.
+    #: How many random prompts of each template; None: every combination.
     random: PositiveInt | None = None
     seed: int = 0
 
     def prompts(self) -> Iterator[str]:
-        """The prompts of each template in turn; the same ones every time.
+        """Yield the prompts of each template in turn; the same ones every time.
 
         Raises BadSpecification if there would be more than `MOST`, and for a template that cannot be read.
         """
@@ -77,17 +77,17 @@ class Templates(BaseModel):
                 yield str(prompt)
 
     def counts(self) -> list[int]:
-        """How many prompts each template makes; an upper bound where two combinations read the same.
+        """Return how many prompts each template makes; an upper bound if two combinations read the same.
 
         Raises BadSpecification as `prompts` does.
         """
         found = [self.random if self.random is not None else self._count(text) for text in self.texts]
         for text in self.texts:
-            self._count(text)  # whatever cannot be read is found before anything is drawn
+            self._count(text)  # syntax errors are found before anything is drawn
         if sum(found) > MOST:
             raise BadSpecification(
-                f"the templates expand to {sum(found):,} prompts; the most is {MOST:,}: "
-                "leave some choices out, or draw so many at random (--random N)"
+                f"the templates expand to {sum(found):,} prompts; the maximum is {MOST:,}: "
+                "use fewer choices, or draw at random (--random N)"
             )
         return found
 
@@ -96,15 +96,15 @@ class Templates(BaseModel):
             return self._combinations(parse(text), {}, 0)
         except ParseException as error:
             raise BadSpecification(
-                f"template {_shown(text)}: cannot be read at character {error.loc + 1} "
-                f"({error.line[error.loc :][:10]!r}); braces, $, % and # have a meaning in templates"
+                f"template {_shown(text)}: syntax error at character {error.loc + 1} "
+                f"({error.line[error.loc :][:10]!r}); braces, $, % and # are special in templates"
             ) from None
         except BadSpecification as error:
             raise BadSpecification(f"template {_shown(text)}: {error}") from None
 
     def _combinations(self, command: Command, variables: Mapping[str, Command], depth: int) -> int:
         if depth > _DEEPEST:
-            raise BadSpecification("its wildcards contain one another without end")
+            raise BadSpecification("its wildcards are circular")
         if command.sampling_method not in (None, SamplingMethod.COMBINATORIAL):
             return 1
         match command:
@@ -133,7 +133,7 @@ class Templates(BaseModel):
                 return 1
 
     def _choices(self, command: VariantCommand, variables: Mapping[str, Command], depth: int) -> int:
-        """Ordered selections of `min_bound` to `max_bound` of the variants: k! · e_k(their counts)."""
+        """Count ordered selections of `min_bound` to `max_bound` of the variants: k! · e_k(their counts)."""
         values = command.values
         if len(values) == 1 and isinstance(values[0], WildcardCommand):
             counts = self._of_wildcard(values[0], variables, depth)
@@ -147,15 +147,17 @@ class Templates(BaseModel):
         return sum(math.factorial(k) * chosen[k] for k in range(least, most + 1))
 
     def _of_wildcard(self, command: WildcardCommand, variables: Mapping[str, Command], depth: int) -> list[int]:
-        """For each value of a wildcard, how many prompts it makes."""
+        """Return how many prompts each value of a wildcard makes."""
         if not isinstance(command.wildcard, str):
             return [self._combinations(command.wildcard, variables, depth + 1)]
         values = self._manager.get_values(command.wildcard)
         if not values:
             known = (
-                f"there are {', '.join(sorted(self.wildcards))}" if self.wildcards else "none was given (--wildcards)"
+                f"known wildcards: {', '.join(sorted(self.wildcards))}"
+                if self.wildcards
+                else "none were given (--wildcards)"
             )
-            raise BadSpecification(f"no wildcard is called {command.wildcard!r}; {known}")
+            raise BadSpecification(f"no wildcard named {command.wildcard!r}; {known}")
         return [self._combinations(parse(value), variables, depth + 1) for value in values.string_values]
 
     @cached_property
@@ -170,7 +172,7 @@ class Templates(BaseModel):
 
 
 def read_wildcards(folder: Path) -> dict[str, tuple[WildcardValue, ...]]:
-    """The wildcards of a folder: a `.txt` file a wildcard, a line a value; `.yaml` and `.json` with weights too.
+    """Read the wildcards of a folder: one per `.txt` file, one value per line; `.yaml` and `.json` with weights too.
 
     Raises InvalidInput if there is no such folder, or none in it.
     """
@@ -179,7 +181,7 @@ def read_wildcards(folder: Path) -> dict[str, tuple[WildcardValue, ...]]:
     manager = WildcardManager(folder)
     found = {name: _values(manager.get_file(name).get_values()) for name in sorted(manager.get_collection_names())}
     if not found:
-        raise InvalidInput(f"--wildcards {folder}: no .txt, .yaml or .json file in it")
+        raise InvalidInput(f"--wildcards {folder}: no .txt, .yaml or .json files in it")
     return found
 
 
@@ -191,7 +193,7 @@ def _values(values: Iterable[str | WildcardItem]) -> tuple[WildcardValue, ...]:
 
 
 def _weighted(line: str) -> WildcardValue:
-    """A line of a text file. The library knows weights in the other kinds only, and would draw the number as a word."""
+    """Parse a line of a text file. The library knows weights in the other kinds only, and would draw them as text."""
     match = _WEIGHT.match(line)
     return WildcardValue(text=line[match.end() :], weight=float(match[1])) if match else WildcardValue(text=line)
 

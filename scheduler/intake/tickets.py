@@ -1,4 +1,4 @@
-"""How many tickets there should be: enough to wake every worker that could help, never more than a window."""
+"""Decide how many tickets to publish: enough to wake every worker that could help, never more than a window."""
 
 from storage.broker.tickets import Tickets
 from storage.jobs.jobs import Jobs
@@ -7,13 +7,13 @@ from storage.spec.models import Model
 
 
 def missing(*, waiting: int, batch_limit: int, queued: int, most: int) -> int:
-    """How many tickets to publish so that there is one per waiting batch, and at most `most`."""
+    """Return how many tickets to publish so that there is one per waiting batch, and at most `most`."""
     wanted = min(-(-waiting // batch_limit), most)
     return max(0, wanted - queued)
 
 
 def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
-    """Publish the tickets that a model's waiting jobs lack; how many. Raises BrokerProblem.
+    """Publish the tickets that a model's waiting jobs lack, and return how many. Raises BrokerProblem.
 
     Each priority has its share of the window, less what workers hold and may put back. So there are never more than
     the window holds, whatever the backlog, and an urgent job's ticket is never crowded out.

@@ -1,7 +1,7 @@
 """Inputs (conditioning images, embeddings): checked, stored once, and named in specifications by their hash."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -16,9 +16,9 @@ from storage.spec.picture import Spec
 
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 64_000_000
-#: Kinds of image file with small, well-tested decoders.
+#: Image formats with small, well-tested decoders.
 _FORMATS = ("PNG", "JPEG", "WEBP")
-#: What Pillow turns into RGB without loss of meaning: not 16 or 32 bits a channel.
+#: Modes that Pillow converts to RGB faithfully: not 16 or 32 bits per channel.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _DTYPES = {"F16", "BF16", "F32"}
 
@@ -43,16 +43,18 @@ def check_image(data: bytes) -> None:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"{image.width}×{image.height} is {image.width * image.height / 1e6:.0f} megapixels; "
-                    f"the most is {MAX_PIXELS / 1e6:.0f}"
+                    f"the maximum is {MAX_PIXELS / 1e6:.0f}"
                 )
             if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"an animation of {getattr(image, 'n_frames', 1)} pictures; give one")
+                raise ValueError(
+                    f"an animation of {getattr(image, 'n_frames', 1)} frames; a single picture is required"
+                )
             if image.mode not in _MODES:
-                raise ValueError(f"pixels of the kind {image.mode}; save it with 8 bits a channel")
+                raise ValueError(f"unsupported pixel format {image.mode}; save it with 8 bits per channel")
             image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow has no other way to say that a file is not what it should be.
-        raise ValueError(f"not a whole {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image ({error})") from None
+        # These are how Pillow reports an invalid file.
+        raise ValueError(f"not a complete {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image ({error})") from None
 
 
 def check_embeddings(data: bytes) -> None:
@@ -62,7 +64,7 @@ def check_embeddings(data: bytes) -> None:
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file ({error})") from None
     if "prompt_embeds" not in tensors:
-        raise ValueError(f"has no tensor prompt_embeds; it has {', '.join(sorted(tensors)) or 'none'}")
+        raise ValueError(f"no tensor named prompt_embeds; found {', '.join(sorted(tensors)) or 'none'}")
     for name, tensor in tensors.items():
         ranks = (1, 2) if "pooled" in name else (2, 3)
         shape = tensor["shape"]
@@ -73,22 +75,38 @@ def check_embeddings(data: bytes) -> None:
             raise ValueError(f"{name} is of type {tensor['dtype']}; expected one of {', '.join(sorted(_DTYPES))}")
 
 
-def stored_inputs(
-    objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool
-) -> dict[str, str | BadSpecification]:
-    """Return, for every input that requests name, its reference, or what is wrong with it.
+class StoredInputs(dict[str, str | BadSpecification]):
+    """Map the names of inputs to their references, or to what is wrong with them; each is looked up once."""
 
-    Args:
-        local_files: store files of this machine that are named; otherwise only what is stored may be named.
-    """
-    known: dict[str, str | BadSpecification] = {}
-    for one in asked:
-        for _, name in _named(one.request):
-            if name not in known:
-                try:
-                    known[name] = _reference_of(objects, name, local_files=local_files)
-                except BadSpecification as error:
-                    known[name] = error
+    def __init__(self, objects: ObjectStore, *, local_files: bool) -> None:
+        """Look inputs up in a store.
+
+        Args:
+            local_files: store the local files that are named; otherwise only stored inputs may be named.
+        """
+        super().__init__()
+        self._objects = objects
+        self._local_files = local_files
+
+    def __missing__(self, name: str) -> str | BadSpecification:
+        try:
+            found: str | BadSpecification = _reference_of(self._objects, name, local_files=self._local_files)
+        except BadSpecification as error:
+            found = error
+        self[name] = found
+        return found
+
+    def fill(self, asked: Iterable[SourcedRequest]) -> None:
+        """Look up every input that requests name."""
+        for one in asked:
+            for _, name in _named(one.request):
+                self[name]
+
+
+def stored_inputs(objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool) -> StoredInputs:
+    """Return the inputs that requests name."""
+    known = StoredInputs(objects, local_files=local_files)
+    known.fill(asked)
     return known
 
 
@@ -102,9 +120,9 @@ def check_stored(objects: ObjectStore, specs: Iterable[Spec]) -> None:
 
 
 def with_references(
-    asked: Iterable[SourcedRequest], known: Mapping[str, str | BadSpecification], bad: BadRows | None = None
+    asked: Iterable[SourcedRequest], known: StoredInputs, bad: BadRows | None = None
 ) -> Iterator[SourcedRequest]:
-    """Put the references of stored inputs in place of the names of files.
+    """Replace file names with the references of stored inputs.
 
     Raises BadSpecification for an input that is missing or wrong, with the request's place and the field, unless `bad`
     leaves such requests out.
@@ -127,7 +145,7 @@ def with_references(
 
 
 def _named(controls: Controls) -> list[tuple[str, str]]:
-    """Return the inputs that are named, each with its field."""
+    """Return the named inputs, each with its field."""
     named = [("control_images", name) for name in controls.control_images or ()]
     return named if controls.prompt_embeds is None else [*named, ("prompt_embeds", controls.prompt_embeds)]
 

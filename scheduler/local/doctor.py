@@ -1,4 +1,4 @@
-"""Examining what the farm stands on: every address tried, each fault with what to do about it.
+"""Checks of everything the farm depends on, each with a fix for what is wrong.
 
 Each check imports what it looks at, so that nothing is loaded for a service that this farm does not use.
 """
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """PictureChecks in the order in which to mend them. Nothing raises; the object store is left as it was."""
+    """Yield findings in the order in which to fix them. Never raises; leaves the object store as it was."""
     for what, look in (
         ("settings", _look_at_settings),
         ("home", _look_at_home),
@@ -62,7 +62,7 @@ def _look_at_settings(_settings: Settings) -> Finding | str:
     known = {f"FARM_{name.upper()}" for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith("FARM_") and name not in known)
     if unknown:
-        words = f"unknown {', '.join(unknown)}: misspelt? deploy/env.example names every setting"
+        words = f"unknown {', '.join(unknown)}: misspelt? deploy/env.example lists every setting"
         return Finding("settings", Grade.WARNING, words)
     return "embedded: no address is set" if _settings.embedded else "addresses from the environment"
 
@@ -84,7 +84,7 @@ def _look_at_models(settings: Settings) -> str:
 
 def _look_at_database(settings: Settings) -> Finding | str:
     if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
-        return f"{settings.database}: will be made on first use"
+        return f"{settings.database}: will be created on first use"
     from storage.database import schema
     from storage.database.connection import Database
 
@@ -94,7 +94,7 @@ def _look_at_database(settings: Settings) -> Finding | str:
     if settings.database.startswith("sqlite") and sqlite3.sqlite_version_info < _SAFE_SQLITE:
         words = f"{database.shown}: fine on one machine (SQLite {sqlite3.sqlite_version}); for a farm use PostgreSQL"
         return Finding("database", Grade.GOOD, words)
-    return f"{database.shown}: reachable, of this version"
+    return f"{database.shown}: reachable, schema up to date"
 
 
 def _look_at_broker(settings: Settings) -> Finding | str:
@@ -102,7 +102,7 @@ def _look_at_broker(settings: Settings) -> Finding | str:
     if url is None:
         farm = Home(settings).running()
         if farm is None:
-            return "not set: `farm render` or `farm up` starts one here"
+            return "not set: `farm render` and `farm up` start one here"
         url = farm.broker_url
     from storage.broker.tickets import Tickets
 
@@ -110,7 +110,7 @@ def _look_at_broker(settings: Settings) -> Finding | str:
     tickets.check()
     policy = tickets.eviction_policy()
     if policy not in (None, "noeviction"):
-        words = f"{tickets.shown}: maxmemory-policy is {policy}; set noeviction, or Redis throws tickets away when full"
+        words = f"{tickets.shown}: maxmemory-policy is {policy}; set it to noeviction, or a full Redis drops tickets"
         return Finding("broker", Grade.WARNING, words)
     return f"{tickets.shown}: reachable"
 
@@ -127,16 +127,14 @@ def _look_at_objects(settings: Settings) -> Finding | str:
     finally:
         objects.delete(_PROBE_KEY)
     if second.sha256 != first.sha256:
-        words = (
-            f"{objects.shown}: ignores `If-None-Match: *`; a picture made twice could replace itself. Update the store"
-        )
+        words = f"{objects.shown}: ignores `If-None-Match: *`, a picture could be overwritten; update the store"
         return Finding("objects", Grade.WARNING, words)
     return f"{objects.shown}: written, read and deleted; first write wins"
 
 
 def _look_at_workers(settings: Settings) -> Finding | str:
     if settings.database_url is None and not settings.home.joinpath("farm.db").exists():
-        return "none runs"
+        return "none running"
     from storage.database import schema
     from storage.database.connection import Database
     from storage.fleet.workers import Workers
@@ -149,10 +147,10 @@ def _look_at_workers(settings: Settings) -> Finding | str:
             schema.check(database)
             unserved = [alias for alias in registry.models if not Workers(database).serving(alias)]
         except (DatabaseProblem, BrokerProblem) as error:
-            return Finding("workers", Grade.WARNING, f"not known: {error}")
+            return Finding("workers", Grade.WARNING, f"unknown: {error}")
     if len(unserved) == len(registry.models):
-        words = "none runs" + ("" if settings.embedded else "; start `farm-worker` on a machine with a device")
+        words = "none running" + ("" if settings.embedded else "; start `farm-worker` on a machine with a device")
         return Finding("workers", Grade.GOOD if settings.embedded else Grade.WARNING, words)
     if unserved:
-        return Finding("workers", Grade.WARNING, f"nobody serves {', '.join(unserved)}")
+        return Finding("workers", Grade.WARNING, f"no worker serves {', '.join(unserved)}")
     return "every model is served"

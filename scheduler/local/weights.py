@@ -1,4 +1,4 @@
-"""Whether a model's weights are on this machine, told without the libraries that load them."""
+"""Whether a model's weights are on this machine, found out without the libraries that load them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from storage.spec.models import DiffusersModel, Model, Weights
 
 
 def missing(model: Model) -> list[str]:
-    """The sources of a model, its prior and its ControlNets that would have to be fetched first, whole or in part."""
+    """Return the sources (model, prior, ControlNets) whose weights are missing here, wholly or in part."""
     if not isinstance(model, DiffusersModel):
         return []
     return [weights.source for weights in _needed(model) if not _is_here(weights)]
@@ -38,7 +38,7 @@ def _is_here(weights: Weights) -> bool:
 
 
 def _has_weights(part: Path) -> bool:
-    """Whether a part of a pipeline has the weights that it needs: tokenizers and samplers have no `config.json`."""
+    """Return whether a pipeline component has its weights; tokenizers and samplers need none (no `config.json`)."""
     if not (part / "config.json").exists():
         return True
     shards = {
@@ -50,7 +50,7 @@ def _has_weights(part: Path) -> bool:
 
 
 def _snapshot(weights: Weights) -> Path:
-    """The folder that holds a repository's files at the wanted revision, if they were fetched."""
+    """Return the folder of a repository's files at the wanted revision, if they were fetched."""
     kept = _hub_cache() / f"models--{weights.source.replace('/', '--')}"
     revision = weights.revision or "main"
     branch = kept / "refs" / revision
@@ -58,7 +58,7 @@ def _snapshot(weights: Weights) -> Path:
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps what it fetched, as its documentation says."""
+    """Return the cache folder of huggingface_hub, as documented there."""
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
     )

@@ -1,1 +1,1 @@
-"""What becomes of finished pictures: download, contact sheets, comparison, purge."""
+"""What happens to finished pictures: download, contact sheets, comparison, purge."""

@@ -1,4 +1,4 @@
-"""Whether a picture that was made again is the same picture."""
+"""Comparing a reproduced picture with the original."""
 
 import io
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`identical`: the same bytes; else the largest difference of a channel (0…255), None if the sizes differ."""
+    """`identical`: the same bytes; otherwise the largest channel difference (0…255), None if the sizes differ."""
 
     identical: bool
     largest_difference: int | None
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two pictures were not made with alike, such as `torch 2.12.0 → 2.13.0`."""
+    """Return how two recipes differ, such as `torch 2.12.0 → 2.13.0`."""
     return [
         f"{name} {before.get(name)} → {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

@@ -41,7 +41,7 @@ class Tile:
 def tiles(
     views: Views, objects: ObjectStore, render_id: str, *, findings: PictureChecks, most: int = MOST
 ) -> Iterator[Tile]:
-    """The finished pictures of a render, the first ones where there are more than `most`; each is looked at."""
+    """Yield the finished pictures of a render, at most the first `most`; `findings` checks each."""
     for job in islice(views.jobs(render_id, state=State.DONE), most):
         if job.object is not None:
             data = objects.get(job.object)
@@ -51,7 +51,7 @@ def tiles(
 
 
 def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
-    """The tiles in rows; small pictures are magnified by whole factors, so that every pixel stays sharp.
+    """Draw the tiles in rows; small pictures are magnified by whole factors, so that every pixel stays sharp.
 
     Raises ValueError without any tile.
     """
@@ -69,7 +69,7 @@ def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
 
 
 def write(sheet: Image.Image, path: Path) -> None:
-    """Raises InvalidInput if the file cannot be written."""
+    """Write the sheet as a PNG. Raises InvalidInput if the file cannot be written."""
     try:
         sheet.save(path, "PNG")
     except OSError as error:
@@ -106,6 +106,6 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Sequence[str]:
-    """The prompt in as many lines as there is room for."""
+    """Return the prompt wrapped into the lines that fit."""
     letters = int(_CELL / font.getlength("n"))
     return textwrap.wrap(" ".join(prompt.split()), width=letters, max_lines=_CAPTION_LINES, placeholder=" …")

@@ -1,4 +1,4 @@
-"""Bringing a render's pictures into a folder while they are made."""
+"""Downloading the pictures of a render while it runs."""
 
 import hashlib
 import tempfile
@@ -17,7 +17,7 @@ _THREADS = 4
 
 
 def prepare_folder(folder: Path, *, option: str = "--out") -> None:
-    """Raises InvalidInput, naming the option, if pictures could not be written there."""
+    """Create a folder for pictures. Raises InvalidInput, naming the option, if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -43,7 +43,7 @@ class Downloads:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
 
     def advance(self) -> int:
-        """Fetch what is finished among the next pictures; how many were fetched. Call again while it fetches."""
+        """Fetch the finished ones among the next pictures and return how many; call again until it returns 0."""
         window = list(self._views.jobs(self._render_id, after=self._complete_to, limit=_WINDOW))
         finished = [job for job in window if job.state is State.DONE and job.index not in self._ahead]
         fetched = list(self._pool.map(self.fetch, finished))
@@ -52,7 +52,7 @@ class Downloads:
         return len(fetched)
 
     def fetch(self, job: JobView) -> Path:
-        """Raises ObjectStoreProblem if what the store has is not what was stored."""
+        """Fetch one picture and return its file. Raises ObjectStoreProblem if the stored object is damaged."""
         if job.object is None:
             raise ValueError(f"job {job.id} has no picture")
         data = self._objects.get(job.object)

@@ -1,4 +1,4 @@
-"""Waiting for a render: the one loop for everybody who reads rows."""
+"""Wait for a render: one loop for everything that reads rows."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _POLL_SECONDS = 0.1
 def wait_for_render(
     views: Views, render_id: str, *, seconds: float | None = None, look: Callable[[RenderView], bool] | None = None
 ) -> RenderView:
-    """Wait until every job of a render is final, or for so many seconds, and return how it stands then.
+    """Wait until every job of a render is final, or for so many seconds, and return the render.
 
     Args:
         look: called with the render as often as it is read, such as to show its progress and to fetch its pictures.

@@ -1,4 +1,4 @@
-"""Contact sheets to click through: one self-contained page, with each picture's prompt and seed, and a filter."""
+"""Contact sheets as a self-contained HTML page with each picture's prompt and seed, and a search box."""
 
 import html
 import io
@@ -77,7 +77,7 @@ show([])
 
 
 def write(tiles: Iterable[Tile], path: Path, *, title: str, findings: PictureChecks) -> int:
-    """Write the page as its pictures come, then what was found in all of them; how many there are.
+    """Write the page as its pictures come, then the findings; return how many pictures it has.
 
     Raises InvalidInput if the file cannot be written.
     """

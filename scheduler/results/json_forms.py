@@ -12,22 +12,22 @@ from storage.rules.states import Priority, State
 
 
 class RenderForm(BaseModel):
-    """A render, however far it is."""
+    """Describe a render."""
 
     id: str = Field(examples=["k7m2p9x4tq8z"])
     state: str = Field(description="running, held, done, failed or cancelled")
     owner: str
     priority: str = Field(description="interactive, normal or bulk")
-    total: int = Field(description="How many pictures it has; those that are in none of the next three are to go.")
+    total: int = Field(description="How many pictures it has; those not done, failed or cancelled are still to come.")
     done: int
     failed: int
     cancelled: int
     created_at: float = Field(description="Seconds since 1970.")
-    finished_at: float | None = Field(description="Since when no picture is to go.")
+    finished_at: float | None = Field(description="When the last picture was finished.")
     position: int | None = Field(
-        None, description="How many pictures of the model are rendered before this render's next one, as far as known."
+        None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
-    seconds_left: float | None = Field(None, description="An estimate, from what the workers made in the last minute.")
+    seconds_left: float | None = Field(None, description="Estimated from the throughput of the last minute, if known.")
 
     @classmethod
     def of(cls, render: RenderView, **more: Any) -> "RenderForm":
@@ -48,31 +48,31 @@ class RenderForm(BaseModel):
 
 
 class JobForm(BaseModel):
-    """One picture, whether it is made or not."""
+    """Describe a job: one picture."""
 
     id: str = Field(examples=["k7m2p9x4tq8z-000012"])
     render: str = Field(description="The id of its render.")
-    index: int = Field(description="Which of its render's pictures it is, from 0.")
+    index: int = Field(description="Its position in the render, from 0.")
     state: State
     seed: int
     prompt: str
     model: str
     progress: float = Field(description="0 to 1.")
-    position: int | None = Field(None, description="How many pictures are rendered before this one.")
-    attempt: int = Field(description="How often it was begun; some faults do not count.")
-    worker: str | None = Field(description="Who had it last.")
+    position: int | None = Field(None, description="How many pictures are ahead of this one, if known.")
+    attempt: int = Field(description="How often it was started; some faults do not count.")
+    worker: str | None = Field(description="The last worker that had it.")
     started_at: float | None = Field(description="Seconds since 1970.")
     finished_at: float | None = Field(description="Seconds since 1970.")
-    image: str | None = Field(description="Where the API has the picture, if it is done.")
-    object: str | None = Field(description="Where the store has the picture, if it is done.")
+    image: str | None = Field(description="Path of the picture in the API, once it is done.")
+    object: str | None = Field(description="Key of the picture in the object store, once it is done.")
     sha256: str | None = Field(description="Of the picture's file.")
     bytes: int | None = Field(description="Of the picture's file.")
     fault: str | None = Field(description="The class of what went wrong last.")
     error: str | None = Field(description="What went wrong last.")
-    custom_id: str | None = Field(None, description="What the caller calls it.")
-    labels: dict[str, Any] | None = Field(None, description="What else the caller said of it.")
+    custom_id: str | None = Field(None, description="The caller's own name for it.")
+    labels: dict[str, Any] | None = Field(None, description="The caller's own data about it.")
     spec: dict[str, Any] | None = Field(
-        None, description="Everything that was asked of it, defaults filled in; null in lists."
+        None, description="The complete specification, defaults filled in; null in lists."
     )
     made_with: dict[str, Any] | None = Field(
         None, description="Weights, versions and device that made it; null in lists."

@@ -1,4 +1,4 @@
-"""What a look at pictures finds: the same one twice, and those that are nearly black."""
+"""Checks of finished pictures: duplicates, and nearly black ones."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DARK = 8.0
 
 @dataclass
 class PictureChecks:
-    """Goes through pictures one by one; keeps a hash of each."""
+    """Checks pictures one by one and keeps a hash of each."""
 
     pictures: int = 0
     duplicates: int = 0
@@ -21,7 +21,7 @@ class PictureChecks:
     _seen: dict[bytes, str] = field(default_factory=dict)
 
     def look(self, name: str, spec: Spec, picture: Image.Image) -> list[str]:
-        """What is remarkable about a picture, in words."""
+        """Check a picture and return what is remarkable about it."""
         found = []
         self.pictures += 1
         # Of the pixels: the files differ in what they say about how the picture was made. And of what was asked: made
@@ -39,6 +39,6 @@ class PictureChecks:
         return found
 
     def words(self) -> str:
-        """`3 duplicates, 1 nearly black`; empty where nothing was found."""
+        """Return `3 duplicates, 1 nearly black`, or an empty string if nothing was found."""
         counts = ((self.duplicates, "duplicate" if self.duplicates == 1 else "duplicates"), (self.dark, "nearly black"))
         return ", ".join(f"{n} {what}" for n, what in counts if n)

@@ -1,4 +1,4 @@
-"""Deleting old renders, pictures first: what is interrupted is gone on with the next time."""
+"""Deleting old renders, pictures first. An interrupted purge resumes on the next run."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ class Purge:
     objects: ObjectStore
 
     def run(self, old: Iterable[PurgeCandidate], show: Callable[[int], None]) -> list[str]:
-        """Delete these renders, and any whose deletion was interrupted; the ids of those that are gone.
+        """Delete these renders, and any whose deletion was interrupted; return the deleted ids.
 
         One that was asked for again, or is being exported since somebody looked, stays.
 

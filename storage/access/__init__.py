@@ -1,1 +1,1 @@
-"""Who may use the API, and how much: keys, quotas, and what the farm signs with."""
+"""Access to the API: keys, quotas, and the farm's signing secrets."""

@@ -110,7 +110,7 @@ class Keys:
             return None
         with self.database.read() as connection:
             row = connection.execute(select(keys, database_now().label("now")).where(keys.c.id == match[1])).first()
-        # Compared in a time that tells nothing about how much of it is right.
+        # In constant time: its duration reveals nothing about the secret.
         right = hmac.compare_digest(_hash(match[2]), "" if row is None else row.hash)
         if row is None or not right or row.revoked_at is not None:
             return None

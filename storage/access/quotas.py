@@ -1,4 +1,4 @@
-"""How much of a key's limits is used."""
+"""How much of a key's limits is used up."""
 
 from dataclasses import dataclass
 

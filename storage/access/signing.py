@@ -1,4 +1,4 @@
-"""Secrets of the farm's own, made when they are first needed: all of its processes sign with the same."""
+"""The farm's own secrets, made on first use: all processes sign with the same ones."""
 
 import base64
 import secrets
@@ -27,7 +27,7 @@ class SigningSecrets:
             return found
         self._make(name)
         with self.database.read() as connection:
-            # Whoever was first has made it.
+            # Made by this process or by one that was faster.
             return str(connection.execute(statement).scalar_one())
 
     @transaction

@@ -28,16 +28,16 @@ _SETTINGS: dict[str, Any] = {
     "task_acks_on_failure_or_timeout": True,
     # One ticket in hand: what runs next is decided when the device is free.
     "worker_prefetch_multiplier": 1,
-    # One process a device; a pool of threads (solo) would lose the ticket in hand when it is told to quit.
+    # One process per device; the solo pool would lose the ticket in hand when it is asked to stop.
     "worker_concurrency": 1,
     "worker_pool": "prefork",
     # CUDA cannot be used in a forked child.
     "worker_pool_start_method": "spawn",
     # The child imports torch before it is up.
     "worker_proc_alive_timeout": 120,
-    # What a worker owns is said by its leases, not by its connection to Redis.
+    # Leases say what a worker owns, not its connection to Redis.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
-    # Nobody listens: what workers do is in their rows.
+    # Nothing listens: workers' rows say what they do.
     "worker_send_task_events": False,
     # `storage.process.logs` sets up logging.
     "worker_hijack_root_logger": False,

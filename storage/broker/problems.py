@@ -15,7 +15,7 @@ def translated(shown: str, *others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        # Kombu wraps what Redis said.
+        # Kombu wraps Redis's error.
         if isinstance(error, redis.AuthenticationError) or isinstance(error.__cause__, redis.AuthenticationError):
             raise BrokerProblem(
                 f"broker {shown}: the password is refused ({error}); correct FARM_BROKER_URL"

@@ -133,7 +133,7 @@ def _first_line(error: BaseException) -> str:
 
 def _make_engine(url: str) -> Engine:
     if url.startswith("sqlite"):
-        # The driver waits so long for a writer in another process; WAL lets readers pass meanwhile.
+        # How long the driver waits for a writer in another process; with WAL, readers need not wait.
         engine = create_engine(url, connect_args={"timeout": _SQLITE_WAIT_SECONDS, "check_same_thread": False})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -157,10 +157,10 @@ def _make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, below
-    # A manifest of a million rows makes a log of half a gigabyte; it need not stay so long.
+    # A manifest of a million rows makes a log of half a gigabyte; it is truncated to this afterwards.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
-    # Unlike all else, the change to WAL does not wait for the lock of another who opens the new file just now.
+    # Unlike everything else, the change to WAL does not wait for the lock of a process opening the same file.
     deadline = time.monotonic() + _SQLITE_WAIT_SECONDS
     while True:
         try:

@@ -32,7 +32,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def check(database: Database) -> None:
-    """Raise SchemaMismatch unless the tables are exactly of this version; DatabaseProblem if away."""
+    """Raise SchemaMismatch unless the tables have exactly this version, DatabaseProblem without a connection."""
     with database.read() as connection:
         found = _revision(connection)
     _refuse_unknown(database, found)

@@ -44,20 +44,20 @@ renders = Table(
     Column("cancelled", Integer, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
-    # Whether its events are written down, and how many there were.
+    # Whether its events are recorded, and how many there are.
     Column("watched", Boolean, nullable=False, server_default=false()),
     Column("events", Integer, nullable=False, server_default="0"),
     # Out of the queue: what of it waits is held, not queued.
     Column("held", Boolean, nullable=False, server_default=false()),
-    # Being deleted: nobody sees it any more (`storage.renders.purge`).
+    # Being deleted, and hidden (`storage.renders.purge`).
     Column("purging", Boolean, nullable=False, server_default=false()),
-    # Where to tell what happens, and which kinds of events (separated by spaces).
+    # Where to send its events, and which kinds (separated by spaces).
     Column("webhook_url", Text),
     Column("webhook_events", Text),
-    # So that a request made twice is accepted once: what the caller calls it, and a hash of what it asks for.
+    # So that a repeated request is accepted once: the caller's key, and a hash of the content.
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
-    # The API key that it came with, whose limits it counts against.
+    # The API key that it was submitted with, against whose limits it counts.
     Column("key_id", String(12)),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
@@ -92,15 +92,15 @@ jobs = Table(
     Column("sha256", String(64)),
     Column("bytes", Integer),
     Column("error", Text),
-    # Class of the last thing that went wrong (`storage.rules.faults`).
+    # Class of its last fault (`storage.rules.faults`).
     Column("fault", String(20)),
     # Rendered alone: its process died with it, and the others of its batch are not to die with it again.
     Column("suspect", Boolean, nullable=False, server_default=false()),
-    # Until then its last worker leaves it to others.
+    # Until then, its last worker leaves it to others.
     Column("elsewhere_until", Double),
     # As its render.
     Column("watched", Boolean, nullable=False, server_default=false()),
-    # What the caller calls it, and what else was said of it (JSON): carried through to exports.
+    # The caller's name and labels (JSON) for it, carried through to exports.
     Column("custom_id", String(200)),
     Column("labels", Text),
     UniqueConstraint("render_id", "index"),
@@ -133,7 +133,7 @@ batches = Table(
     Column("finished_at", Double, nullable=False),
     # A worker's last success.
     Index("ix_batches_worker", "worker", "finished_at"),
-    # What was made lately.
+    # What was rendered recently.
     Index("ix_batches_finished_at", "finished_at"),
 )
 
@@ -163,7 +163,7 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
-#: What went wrong: a row for each job that it met, or one without a job where a service was away.
+#: Faults: a row for each job met, or one without a job if a service was unavailable.
 faults = Table(
     "faults",
     metadata,
@@ -183,7 +183,7 @@ faults = Table(
     Index("ix_faults_job_id", "job_id"),
 )
 
-#: Workers that are left out: whole devices (model '') or models on a device.
+#: Quarantined workers: whole devices (model '') or models on a device.
 quarantines = Table(
     "quarantines",
     metadata,
@@ -219,7 +219,7 @@ memory_limits = Table(
     Column("learned_at", Double, nullable=False),
 )
 
-#: Who may use the API. Of a key itself only a hash is kept.
+#: Who may use the API. Only a hash of each key is stored.
 keys = Table(
     "keys",
     metadata,
@@ -336,12 +336,12 @@ firings = Table(
     Column("outcome", String(8), nullable=False),
     Column("render_id", String(32)),
     Column("note", Text),
-    # As its render was last told to follow it: between two changes of it, people hold and release as they like.
+    # The window's state that its render last followed: between two changes, people hold and release as they like.
     Column("window_open", Boolean),
     Index("ix_firings_render_id", "render_id"),
 )
 
-#: Exports that were begun: as long as one is not finished, nobody deletes the pictures it needs.
+#: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.
 exports = Table(
     "exports",
     metadata,

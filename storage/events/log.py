@@ -27,7 +27,7 @@ class EventKind(StrEnum):
     JOB_QUEUED = "job.queued"
     JOB_CANCELLED = "job.cancelled"
     RENDER_CANCELLED = "render.cancelled"
-    #: Taken out of the queue, and let in again.
+    #: Taken out of the queue, and let into it again.
     RENDER_HELD = "render.held"
     RENDER_RELEASED = "render.released"
     RENDER_RETRIED = "render.retried"

@@ -1,4 +1,4 @@
-"""What went wrong lately, and which workers are left out because of it: read, noted and released."""
+"""The log of faults, and the quarantines that follow from them: read, noted and ended."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from storage.database.tables import faults, jobs, quarantines
 from storage.rules.faults import Fault
 from storage.rules.ids import batch_id, job_id
 
-#: What is wrong with a job is said in a line or two, whatever a library had to say.
+#: A line or two say what is wrong, however much a library says.
 MESSAGE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultView:
-    """One fault and the first of the jobs that it met, if any."""
+    """One fault, and the job that it met, if any."""
 
     #: Seconds since 1970 by the database's clock.
     at: float
     fault: Fault
     worker: str | None
     model: str | None
-    #: As people write it: `<render>-<index>`.
+    #: Its id, `<render>-<index>`.
     job: str | None
     attempt: int | None
     message: str
@@ -48,20 +48,20 @@ class Quarantine:
     #: None: the whole device.
     model: str | None
     since: float
-    #: Seconds that are left of it.
+    #: Seconds until it ends.
     seconds_left: float
     reason: str
 
 
 class FaultLog:
-    """Faults and quarantines."""
+    """Reads and writes faults; reads and ends quarantines."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     @transaction
     def note_outage(self, connection: Connection, *, fault: Fault, worker: str | None, message: str) -> None:
-        """Write down that a service was away, which is no job's fault."""
+        """Record that a service was unavailable, which is no job's fault."""
         row = {"fault": fault, "worker": worker, "incident": "", "message": message[:MESSAGE_CHARACTERS]}
         connection.execute(insert(faults).values(at=database_now(), **row))
 

@@ -8,13 +8,13 @@ from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import memory_limits
 from storage.database.upsert import insert_on_conflict
 
-#: Then it is tried anew: another program may have held the memory.
+#: Then larger batches are tried again: another program may have held the memory.
 _FORGOTTEN_AFTER_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is asked of a device's memory: pictures of one model and size, on one kind of hardware."""
+    """What a device's memory has to hold: pictures of one model and size, on one kind of hardware."""
 
     model: str
     width: int
@@ -24,14 +24,14 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLimit:
-    #: The most pictures in one pipeline call.
+    #: Maximum number of pictures in one pipeline call.
     pictures: int
-    #: Only with the memory-saving ways of the pipeline (VAE slicing and tiling).
+    #: Only with VAE slicing and tiling, which save memory.
     frugal: bool = False
 
 
 class MemoryLimits:
-    """Learned limits."""
+    """Learns limits and looks them up."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

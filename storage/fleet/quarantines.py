@@ -1,4 +1,4 @@
-"""Quarantines: which workers get no jobs, of one model or at all, because of what went wrong there lately."""
+"""Quarantines: which workers get no jobs, of one model or at all, because of their recent faults."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def others_serve(connection: Connection, worker: str | None, model: str) -> bool
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """A worker that just had a fault with a model, and why."""
+    """A worker that has just had a fault with a model, and why."""
 
     worker: str
     model: str

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import workers
 
-#: A worker that was not heard of for so long is shown as silent and not counted on.
+#: A worker that was not heard of for so long is shown as silent and no longer counted on.
 SILENT_SECONDS = 30.0
 
 
@@ -55,15 +55,15 @@ class WorkerView:
     pictures: int
     #: Pictures a second over the last minute.
     rate: float
-    #: What it waits for and cannot have, such as a store that refuses its pictures.
+    #: What it is waiting for, such as a store that refuses its pictures.
     trouble: str | None
     started_at: float
-    #: Seconds since its last sign of life, by the database's clock.
+    #: Seconds since its last heartbeat, by the database's clock.
     silent_for: float
 
 
 class Workers:
-    """Announcing workers and listing them."""
+    """Adds, updates and lists workers."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -84,7 +84,7 @@ class Workers:
 
     @transaction
     def beat(self, connection: Connection, name: str, activity: WorkerActivity) -> None:
-        """Write a sign of life, with what the worker is doing."""
+        """Write a heartbeat, with what the worker is doing."""
         connection.execute(
             update(workers).where(workers.c.name == name).values(**asdict(activity), seen_at=database_now())
         )

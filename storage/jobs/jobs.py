@@ -2,7 +2,7 @@
 
 The protocol, in one paragraph. A claim makes queued rows running, raises their `fence` and gives them a lease by the
 database's clock. Every later write of the worker names the fence it was given, so a worker that lost its lease (it
-was stopped, swapped out, cut off) changes nothing when it wakes. Leases that run out are swept back to the queue; a
+was stopped, swapped out, cut off) changes nothing when it wakes. Jobs of expired leases are swept back to the queue; a
 cancel raises the fence. A render's counters move in the same transaction as its jobs.
 """
 
@@ -38,7 +38,7 @@ from storage.spec.picture import Spec
 
 
 class Jobs:
-    """The moves of jobs. Every method is one transaction; all but `submit` may be repeated without harm."""
+    """The moves of jobs. Every method is one transaction; all but `submit` are idempotent."""
 
     def __init__(self, database: Database, rules: RetryPolicy | None = None) -> None:
         self.database = database
@@ -47,14 +47,14 @@ class Jobs:
     # -- accepting ---------------------------------------------------------------------------------------------
 
     def submit(self, wanted: Iterable[NewJob | Spec], submission: Submission, *, quanta: Mapping[str, int]) -> str:
-        """Accept a render whole or not at all; its id. What is wanted is streamed: memory stays flat.
+        """Accept a render whole or not at all; its id. `wanted` is streamed: memory stays flat.
 
         Args:
             quanta: model alias → how many jobs an owner is dealt per round (the model's batch limit).
 
         Raises:
             BadSpecification: there is nothing to render.
-            IdempotencyConflict: another request of this owner was accepted under the same name.
+            IdempotencyConflict: a different request of this owner was accepted under the same idempotency key.
             Whatever `wanted` raises while it is read; then nothing is left behind.
         """
         new_jobs = (one if isinstance(one, NewJob) else NewJob(spec=one) for one in wanted)
@@ -64,7 +64,7 @@ class Jobs:
 
     @transaction
     def claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
-        """Take up to `limit` jobs that one pipeline call can make: the queue's head, then its next of kind.
+        """Claim up to `limit` jobs that one pipeline call can render: the queue's head, then the next ones like it.
 
         A suspect is taken alone. None if nothing of this model waits that this worker may take: it may be in
         quarantine, or have failed at what waits.
@@ -92,11 +92,11 @@ class Jobs:
     def complete(
         self, connection: Connection, batch: RenderedBatch, published: Sequence[Published]
     ) -> dict[int, State | None]:
-        """Record pictures as done. Repeating it is harmless, also after a commit whose reply was lost.
+        """Record pictures as done. Idempotent, also after a commit whose reply was lost.
 
         Returns:
-            The jobs that are *not* ours any more, with the state that they are in (None: deleted with their render);
-            empty if all went well.
+            The jobs that are *no longer* ours, with their present state (None: deleted with their render); empty if all
+            went well.
         """
         counted: Counter[str] = Counter()
         refused: dict[int, State | None] = {}
@@ -141,9 +141,9 @@ class Jobs:
     def recover(
         self, connection: Connection, claimed: Sequence[ClaimedJob], fault: Fault, message: str
     ) -> dict[int, State]:
-        """Record that something went wrong with jobs in hand: again later, or failed for good (`storage.rules.faults`).
+        """Record a fault of jobs in hand: they are retried, or fail for good (`storage.rules.faults`).
 
-        Returns the states that they are in now; those that were no longer ours are left out.
+        Returns their present states, without those that were no longer ours.
         """
         return recover(connection, self._rules, fenced(claimed), fault, message)
 
@@ -151,10 +151,7 @@ class Jobs:
 
     @transaction
     def requeue_from_worker(self, connection: Connection, *, worker: str) -> int:
-        """Return everything that a worker holds to the queue, since it was told to stop; how many jobs.
-
-        No attempt is burned, nobody is at fault.
-        """
+        """Requeue everything that a stopping worker holds; how many jobs. No attempt is counted."""
         returned = connection.execute(
             transition(Transition.REQUEUE)
             .where(jobs.c.worker == worker)
@@ -173,21 +170,21 @@ class Jobs:
 
     @transaction
     def recover_from_worker(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
-        """Take everything from a worker that can no longer speak for itself; how many jobs."""
+        """Recover all jobs of a worker that can no longer do so itself; how many."""
         return len(recover(connection, self._rules, jobs.c.worker == worker, fault, message))
 
     @transaction
     def recover_lapsed(self, connection: Connection) -> int:
-        """Take jobs whose lease ran out from their workers; how many."""
+        """Recover jobs whose lease has expired; how many."""
         lapsed = jobs.c.lease_until < database_now()
         message = "the worker stopped renewing its lease"
         return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
 
-    # -- a person's moves --------------------------------------------------------------------------------------
+    # -- an operator's moves --------------------------------------------------------------------------------------
 
     @transaction
     def cancel(self, connection: Connection, render_id: str) -> int:
-        """Cancel what is not finished; how many jobs. Raising the fence makes running workers strangers."""
+        """Cancel what is unfinished; how many jobs. Raising the fence locks out the workers that run them."""
         return self.cancel_within(connection, render_id)
 
     def cancel_within(self, connection: Connection, render_id: str) -> int:
@@ -197,7 +194,7 @@ class Jobs:
 
     @transaction
     def cancel_job(self, connection: Connection, render_id: str, index: int) -> bool:
-        """Cancel one job; whether it was not finished. Others of its batch go on."""
+        """Cancel one job; whether it was unfinished. Others of its batch go on."""
         one = (jobs.c.render_id == render_id) & (jobs.c.index == index)
         return (
             self._cancel(connection, one, NewEvent(render_id=render_id, kind=EventKind.JOB_CANCELLED, index=index)) > 0
@@ -257,7 +254,7 @@ class Jobs:
     def reprioritise(
         self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
     ) -> int:
-        """Give what waits of a render another priority, at the end of its owner's jobs there; how many jobs."""
+        """Move a render's waiting jobs to another priority, behind its owner's jobs there; how many."""
         waiting = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner)
             .where(queued(), jobs.c.render_id == render_id, jobs.c.priority != priority)
@@ -274,7 +271,7 @@ class Jobs:
 
     @transaction
     def hold(self, connection: Connection, render_id: str) -> int:
-        """Take what waits of a render out of the queue; how many jobs. What is running goes on. Idempotent."""
+        """Hold a render's waiting jobs, taking them out of the queue; how many. Running ones go on. Idempotent."""
         held = connection.execute(transition(Transition.HOLD).where(jobs.c.render_id == render_id)).rowcount
         if _mark_held(connection, render_id, held=True) or held:
             record_events(connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_HELD, data={"jobs": held})])
@@ -282,7 +279,7 @@ class Jobs:
 
     @transaction
     def release(self, connection: Connection, render_id: str) -> int:
-        """Let a held render into the queue again, from the round now being served; how many jobs. Idempotent."""
+        """Release a held render into the queue, from the round now being served; how many jobs. Idempotent."""
         held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
         parts = connection.execute(
             select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.round).label("round"))
@@ -295,7 +292,7 @@ class Jobs:
             released += connection.execute(
                 transition(Transition.RELEASE)
                 .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
-                # The distances stay as they were dealt; rounds long past would overtake everybody.
+                # The distances stay as they were dealt; rounds long past would overtake everyone.
                 .values(round=jobs.c.round + max(0, serving - part.round))
             ).rowcount
         if _mark_held(connection, render_id, held=False) or released:
@@ -325,7 +322,7 @@ class Jobs:
 
 
 def _record(connection: Connection, batch: RenderedBatch) -> None:
-    """Note what was rendered together, unless another part of the batch was completed first."""
+    """Record what was rendered together, unless another part of the batch was completed first."""
     connection.execute(
         insert_on_conflict(connection, batches)
         .values(

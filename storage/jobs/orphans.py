@@ -1,4 +1,4 @@
-"""Pictures of jobs that ended without one: noted with the move that ended the job, removed by the scheduler process.
+"""Orphans: pictures of jobs that ended without one. Noted with the move that ended the job, removed by the scheduler.
 
 A worker may have stored a picture and died before it could record it, or store it while its job is being cancelled.
 """
@@ -27,16 +27,16 @@ def note_orphans(connection: Connection, which: ColumnElement[bool], *, after_se
 
 
 class Orphans:
-    """Removing them."""
+    """Removes orphans."""
 
     def __init__(self, database: Database, objects: ObjectStore) -> None:
         self.database = database
         self._objects = objects
 
     def remove_due(self) -> int:
-        """Remove those whose time has come, some hundred at once; how many there were.
+        """Remove orphans that are due, some hundred at once; how many there were.
 
-        Raises DatabaseProblem, ObjectStoreProblem; what is left is tried again the next time.
+        Raises DatabaseProblem, ObjectStoreProblem; the next call resumes.
         """
         with self.database.read() as connection:
             due = connection.execute(

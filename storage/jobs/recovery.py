@@ -1,4 +1,4 @@
-"""What a fault does to jobs and workers, in one transaction: `storage.rules.faults` decides, this carries it out."""
+"""Recovery: the effect of a fault on jobs and workers, in one transaction, as `storage.rules.faults` decides it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from storage.jobs.transitions import count, lock_renders, transition, unleased
 from storage.rules.faults import REACTIONS, Decision, Fault, RetryPolicy, Scope, Situation, decide
 from storage.rules.states import State, Transition
 
-#: A job that is better off elsewhere is left to the other workers for so long.
+#: How long a job that is better off elsewhere is left to the other workers.
 _ELSEWHERE_SECONDS = 60.0
-#: Jobs in one transaction; of a whole farm that lost its leases, the sweep takes the rest in its next rounds.
+#: Jobs per transaction; if a whole farm lost its leases, the next sweeps take the rest.
 _AT_ONCE = 2000
 
 _MET: tuple[Column[Any], ...] = (
@@ -37,7 +37,7 @@ _MET: tuple[Column[Any], ...] = (
 def recover(
     connection: Connection, rules: RetryPolicy, which: ColumnElement[bool], fault: Fault, message: str
 ) -> dict[int, State]:
-    """Take running jobs from their workers because of a fault; the states that these jobs are in now, by row id.
+    """Take running jobs from their workers because of a fault; the present states of these jobs, by row id.
 
     Jobs that were cancelled, taken over or finished before are left alone.
     """

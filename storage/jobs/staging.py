@@ -1,7 +1,7 @@
-"""Pictures on their way in: a temporary table, so that a long manifest holds no lock while it is read.
+"""Staging: new jobs in a temporary table, so that a long manifest holds no lock while it is read.
 
 SQLite has one writer at a time, and a worker that cannot write for long loses its leases. So the rows of a large render
-are gathered where only their submitter sees them, and accepted by one statement.
+are gathered where only their submitter sees them, and are accepted by one statement.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from storage.errors import BadSpecification
 from storage.jobs.values import NewJob
 from storage.spec.picture import write_labels
 
-#: Rows in one statement, and the most that are accepted without staging.
+#: Rows per statement; a render of fewer is accepted without staging.
 CHUNK = 1000
 
 _named = text("custom_id IS NOT NULL")

@@ -1,4 +1,4 @@
-"""The parts that every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
+"""What every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def transition(event: Transition) -> Update:
 
 
 def fenced(claimed: Iterable[ClaimedJob]) -> ColumnElement[bool]:
-    """Match these jobs, as far as nobody claimed or cancelled them since."""
+    """Match these jobs, except those that were claimed or cancelled since."""
     return tuple_(jobs.c.id, jobs.c.fence).in_([(job.id, job.fence) for job in claimed])
 
 

@@ -1,4 +1,4 @@
-"""What submitters and workers hand to the moves of jobs, and what they get."""
+"""The values that submitters and workers pass to the moves of jobs, and those that they get."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from storage.spec.picture import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """One picture as it is submitted: what to render, and what the caller calls it and says of it."""
+    """One picture as it is submitted: what to render, and the caller's name and labels for it."""
 
     spec: Spec
     #: Unique within its render.
@@ -22,7 +22,7 @@ class NewJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedJob:
-    """One job as its worker holds it: `fence` is the proof that every later write must name."""
+    """One job as its worker holds it; every later write must present its `fence`."""
 
     id: int
     render_id: str
@@ -30,7 +30,7 @@ class ClaimedJob:
     spec: Spec
     fence: int
     attempt: int
-    #: Whether somebody follows what happens to it.
+    #: Whether a client follows its events.
     watched: bool = False
 
     @property
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Idempotency:
-    """What makes two requests of an owner the same: the name that the caller gives them, and what they ask for."""
+    """What makes two requests of an owner the same: the idempotency key, and a hash of the content."""
 
     name: str
     request_hash: str
@@ -62,7 +62,7 @@ class Idempotency:
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """Where to tell what happens to a render, and which kinds of events (`storage.events.log.Kind`)."""
+    """Where to send a render's events, and which kinds of them (`storage.events.log.EventKind`)."""
 
     url: str
     events: tuple[str, ...]
@@ -74,23 +74,23 @@ class Submission:
 
     owner: str
     priority: Priority
-    #: Batch these jobs with one another only, never with strangers.
+    #: Batch these jobs only with one another.
     together: bool = False
-    #: Accept it only once under this name; again, the answer is the first render.
+    #: Accept it only once under this key; a repeated request gets the first render.
     once: Idempotency | None = None
-    #: The API key that it came with.
+    #: The API key that it was submitted with.
     key_id: str | None = None
-    #: Write down what happens to it, for those who follow (`storage.events.log`).
+    #: Record its events, for clients that follow them (`storage.events.log`).
     watched: bool = False
     #: Keep it out of the queue until it is released.
     held: bool = False
-    #: Only of watched ones.
+    #: Only for watched renders.
     webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A picture that is safely in the object store."""
+    """A picture that is in the object store."""
 
     job: ClaimedJob
     object: str

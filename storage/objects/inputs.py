@@ -1,4 +1,4 @@
-"""Inputs: what callers bring beside words (conditioning images, embeddings), stored once and named by its hash."""
+"""Inputs: conditioning images and embeddings that callers upload, stored once and named by their hash."""
 
 import hashlib
 from collections.abc import Iterator

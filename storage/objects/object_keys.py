@@ -11,7 +11,7 @@ _KEY = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*(/[0-9A-Za-z_][0-9A-Za-z_.-]*)*")
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What is in the store under a key: not what was sent, if somebody else was first."""
+    """What the store holds under a key: not what was sent, if another writer was first."""
 
     key: str
     sha256: str

@@ -71,7 +71,7 @@ class S3Objects:
                     IfNoneMatch="*",
                 )
             except ClientError as error:
-                # 412: the key exists. 409: somebody is creating it right now (CoreWeave answers so for both).
+                # 412: the key exists. 409: another writer is creating it right now (CoreWeave answers 409 for both).
                 if _status(error) not in (409, 412):
                     raise
                 return self._adopt(key)
@@ -102,12 +102,12 @@ class S3Objects:
         return body
 
     def upload(self, key: str, file: Path) -> None:
-        """Store a file whatever is there, piece by piece; nobody sees a part of it."""
+        """Store a file, streamed, replacing what is there; no reader sees a part of it."""
         with self._translated():
             try:
                 self._client.upload_file(str(file), self._bucket, self._name(key))
             except S3UploadFailedError as error:
-                # boto3 wraps what the store said.
+                # boto3 wraps the store's error.
                 raise (error.__cause__ or error.__context__ or error) from error
 
     def copy(self, key: str, file: IO[bytes]) -> None:

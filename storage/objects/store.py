@@ -19,8 +19,8 @@ from storage.settings import Settings
 class ObjectStore(Protocol):
     """A flat store of immutable objects. Keys are our own: letters, digits, `_`, `-`, `.` and `/`.
 
-    Every method raises ObjectStoreProblem if the store does not answer (trying again later can help) and
-    ObjectStoreRefused if it answers no (bucket missing, forbidden).
+    Every method raises ObjectStoreProblem if the store does not answer (a retry can help), and ObjectStoreRefused if it
+    refuses (bucket missing, forbidden).
     """
 
     #: The store's address, without secrets.
@@ -62,10 +62,10 @@ class ObjectStore(Protocol):
 
 
 class Bucket(ObjectStore, Protocol):
-    """A place in a bucket that is not the farm's own: what is there may be replaced and has a size."""
+    """A place in any bucket, where objects may be replaced and have a size."""
 
     def upload(self, key: str, file: Path) -> None:
-        """Store a file, replacing what is there; nobody sees a part of it."""
+        """Store a file, replacing what is there; no reader sees a part of it."""
         ...
 
     def size(self, key: str) -> int | None:

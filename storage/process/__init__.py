@@ -1,1 +1,1 @@
-"""What every process of the farm needs: logs, and ending with the process that started it."""
+"""What the farm's processes share: logging, the service loop, keeping child processes, ending with one's parent."""

@@ -18,8 +18,8 @@ def start_child(
 ) -> subprocess.Popen[bytes]:
     """Start a process that calls `stop_with_parent`, in a session of its own: a Ctrl-C reaches it only through us.
 
-    What it says goes to `output`, or to our standard error: standard output is for our own answers (Celery says
-    good-bye there).
+    Its output goes to `output`, or to our standard error: standard output is for our own answers (Celery writes
+    there at its end).
     """
     said = sys.stderr if output is None else output
     return subprocess.Popen(  # noqa: S603 - our own commands

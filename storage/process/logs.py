@@ -1,6 +1,6 @@
-"""How processes log: one line an event, on standard error, with the process's name and the event's data.
+"""Logging: one line per event, on standard error, with the process's name and the event's data.
 
-Whoever logs hands data over as such, `log.info("lease lost", extra={"job": …, "worker": …})`: the text format writes
+Callers pass data as data, `log.info("lease lost", extra={"job": …, "worker": …})`: the text format writes
 it behind the message as key=value, the JSON format as fields of one object a line.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.settings import Settings
 
-#: Libraries that say the same again and again while a service is away.
+#: Libraries that repeat themselves while a service is unavailable.
 _CHATTER = ("celery", "kombu")
 _ONCE_IN_SECONDS = 60.0
 _OURS = ("storage", "scheduler", "worker", "__main__")
@@ -23,7 +23,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LogThrottle:
-    """Lets a line pass once a minute, told apart by a key; safe to share between threads."""
+    """Lets a line pass once a minute for each key; safe to share between threads."""
 
     def __init__(self, seconds: float = _ONCE_IN_SECONDS, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -42,7 +42,7 @@ class LogThrottle:
 
 
 class _OnceAMinute(logging.Filter):
-    """Lets each of a library's messages pass once a minute, told apart by where in its code it comes from."""
+    """Lets each of a library's messages, by its place in the code, pass once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +74,6 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            **fields_of(record),
-            # Last: no field of an event can stand in for these.
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
@@ -84,7 +82,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # In this order: no field of an event can stand in for those above.
+        return json.dumps({**line, **fields_of(record), **line}, ensure_ascii=False, default=str)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -99,8 +98,10 @@ def configure_logging(settings: Settings, process: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(process) if settings.log_format == "json" else TextFormatter(process))
     handler.addFilter(_OnceAMinute())
+    # A warning of Python's own would be a line that is no JSON.
+    logging.captureWarnings(settings.log_format == "json")
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # Libraries that tell of every connection, and of every ticket.
+    # Libraries that log every connection, or every ticket.
     for name in ("alembic", "amqp", "botocore", "celery.worker.strategy", "celery.app.trace", "kombu", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

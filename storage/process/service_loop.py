@@ -1,4 +1,4 @@
-"""The loop of a service that does the same every few seconds until its process is asked to stop."""
+"""The loop of a service that runs every few seconds until its process is asked to stop."""
 
 import logging
 import threading
@@ -19,10 +19,10 @@ def run_until_stopped(
     stopping: threading.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Call `run_once`, again and again; a service that is away is waited for, with a log line a minute.
+    """Call `run_once` repeatedly; wait for services that are unavailable, with one log line a minute.
 
     Args:
-        doing: what is done, for that line: "remove orphans".
+        doing: the action, for that line: "remove orphans".
     """
     throttle = LogThrottle(clock=clock)
     while not stopping.is_set():
@@ -30,5 +30,5 @@ def run_until_stopped(
             run_once()
         except ServiceProblem as error:
             if throttle.passes():
-                log.warning("cannot %s, retrying until it works", doing, extra={"error": error})
+                log.warning("service unavailable, retrying until it is back", extra={"action": doing, "error": error})
         stopping.wait(every_seconds)

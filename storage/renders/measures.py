@@ -1,4 +1,4 @@
-"""What rows tell of how the farm does: what waits, what was made lately and how long it took, who uses how much."""
+"""Measures of the farm, from its rows: what waits, what was rendered recently and how fast, who uses how much."""
 
 import json
 from collections import defaultdict
@@ -25,7 +25,7 @@ class RenderedTotals:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSample:
-    """A batch that was rendered lately: how many pictures such as this one, in how many seconds."""
+    """A recent batch: how many pictures like this one, in how many seconds."""
 
     spec: Spec
     pictures: int
@@ -36,7 +36,7 @@ class BatchSample:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSeconds:
-    """Seconds that pictures of a model spent on their way, on average."""
+    """Seconds that a model's pictures spent in each stage, on average."""
 
     #: From submission to the device.
     queue: float
@@ -59,7 +59,7 @@ class Usage:
 
 
 class Measures:
-    """Answers whose cost does not grow with the table, but for `usage`."""
+    """Queries whose cost does not grow with the table, except for `usage`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Files and batches of OpenAI's Batch API: a batch is a render, a line of its file some of that render's pictures."""
+"""Files and batches of OpenAI's Batch API: a batch is a render, each line of its file some of its pictures."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import api_batches, api_files
+from storage.database.upsert import insert_on_conflict
 from storage.errors import NotFound
 
 
@@ -28,7 +28,7 @@ class OpenAIFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a batch's file: whose pictures they are, and which."""
+    """A line of a batch's file, and which pictures belong to it."""
 
     custom_id: str
     first: int
@@ -89,9 +89,8 @@ class OpenAIFiles:
     ) -> OpenAIBatch:
         """Make a render a batch. Idempotent: a render is one batch, whose id follows from the render's."""
         batch_id = f"batch_{hashlib.sha256(render_id.encode()).hexdigest()[:24]}"
-        insert_unless_there = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
         connection.execute(
-            insert_unless_there(api_batches)
+            insert_on_conflict(connection, api_batches)
             .values(
                 id=batch_id,
                 owner=owner,

@@ -1,6 +1,6 @@
-"""Deleting whole renders: marked first, so that nobody sees them any more; then their pictures; then their rows.
+"""Deleting whole renders: first they are hidden, then their pictures go, then their rows, the render's own row last.
 
-Every step may be interrupted and is gone on with by the next purge, here or elsewhere. A render's own row goes last.
+An interrupted purge resumes on the next run, on this machine or another.
 """
 
 import json
@@ -16,9 +16,9 @@ from storage.jobs.transitions import lock_renders
 from storage.objects.object_keys import picture_key
 from storage.rules.states import State, render_state
 
-#: Rows deleted in one transaction: other writers wait no longer than that.
+#: Rows per transaction: other writers wait no longer than that.
 _AT_ONCE = 500
-#: Of what there may be several for a picture → what tells its rows apart.
+#: Tables with several rows per picture → the column that tells them apart.
 _LOGS: dict[Table, Column[Any]] = {events: events.c.seq, deliveries: deliveries.c.id}
 
 
@@ -30,11 +30,11 @@ class PurgeCandidate:
     owner: str
     state: str
     finished_at: float
-    #: Those that are done, and those that ended without a picture too.
+    #: Jobs that are done; all jobs.
     pictures: int
     jobs: int
     bytes: int
-    #: It has an export that is not finished, and is kept.
+    #: Kept, since an export of it is unfinished.
     needed: bool
 
 
@@ -77,7 +77,7 @@ class PurgeRows:
 
     @transaction
     def mark(self, connection: Connection, old: PurgeCandidate) -> bool:
-        """Hide a render for good; False if it was asked for again since somebody looked, or an export needs it.
+        """Hide a render for good; False if it was retried since it was listed, or an export needs it.
 
         Its idempotency key is free again: a request of that name is a new one.
         """
@@ -126,7 +126,7 @@ class PurgeRows:
     @transaction
     def delete_render(self, connection: Connection, render_id: str) -> None:
         """Delete what is left of a render without jobs."""
-        # Whoever tells of a render has its lock: nothing is told between these statements.
+        # Events are recorded under the render's lock: none is between these statements.
         lock_renders(connection, [render_id])
         for table in (*_LOGS, exports):
             connection.execute(delete(table).where(table.c.render_id == render_id))

@@ -1,4 +1,4 @@
-"""Schedules and their firings. A firing is a row whose key is the planned time: whoever writes it first has fired."""
+"""Schedules and their firings. A firing is a row whose key is the planned time: the first to write it has fired."""
 
 import json
 import re
@@ -172,7 +172,7 @@ class Schedules:
             return {row.id: row.held for row in connection.execute(_unfinished(schedule))}
 
     def out_of_step(self, schedule: Schedule, *, window_open: bool) -> list[str]:
-        """List the unfinished renders that were not told (`note_window`) that the window opened, or closed."""
+        """List the unfinished renders that do not follow the window's present state yet (`note_window`)."""
         statement = _unfinished(schedule).where(firings.c.window_open.is_distinct_from(window_open))
         with self.database.read() as connection:
             return [row.id for row in connection.execute(statement)]
@@ -234,7 +234,7 @@ class Schedules:
 
 @dataclass(frozen=True, kw_only=True)
 class _Due:
-    """A time of a schedule; `by_hand`: why it fires beside its plan."""
+    """A time at which a schedule is to fire; `by_hand`: why it fires outside its plan."""
 
     schedule: Schedule
     planned_at: float
@@ -242,7 +242,7 @@ class _Due:
 
 
 def _take(connection: Connection, due: _Due, outcome: FiringOutcome, note: str | None) -> bool:
-    """Take a time; False if somebody has, or the schedule was removed, or paused and this is planned."""
+    """Take a time; False if it was taken before, or the schedule was removed, or paused and this time is planned."""
     schedule, planned_at, by_hand = due.schedule, due.planned_at, due.by_hand is not None
     # Its row is locked: firings of one schedule follow one another.
     alive = connection.execute(

@@ -1,7 +1,7 @@
-"""What goes wrong, by class, and what each class leads to. Decisions only: `storage.jobs.recovery` carries them out.
+"""The classes of faults, and what each leads to. Decisions only: `storage.jobs.recovery` carries them out.
 
 An attempt is counted against a job where the job may be at fault, a fault against a worker where the worker may be.
-So a poison job fails after a few attempts, a bad worker is left out, and neither takes the other down.
+So a poison job fails after a few attempts, a bad worker is quarantined, and neither takes the other down.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from storage.rules.states import Transition
 
 
 class Fault(StrEnum):
-    """The class of what went wrong; its value is what people read."""
+    """A class of fault; its value is what people read."""
 
     OUT_OF_MEMORY = "out of memory"
     BROKEN_DEVICE = "broken device"
@@ -31,9 +31,9 @@ class Fault(StrEnum):
 class When(Enum):
     NEVER = auto()
     ALWAYS = auto()
-    #: Where no other worker could do better.
+    #: If no other worker could do better.
     NOBODY_ELSE = auto()
-    #: Where the job had been in no company, so that nothing else can be at fault.
+    #: If the job was rendered alone, so that nothing else can be at fault.
     ALONE = auto()
 
 
@@ -61,9 +61,9 @@ class Reaction:
 REACTIONS: dict[Fault, Reaction] = {
     # After the worker has halved its batch down to one and saved what memory it can: only a larger device helps.
     Fault.OUT_OF_MEMORY: Reaction(final=When.NOBODY_ELSE, elsewhere=True),
-    # Every later call in that process fails, whatever is asked.
+    # Every later call in that process fails.
     Fault.BROKEN_DEVICE: Reaction(burns=When.NEVER, elsewhere=True, against=Scope.DEVICE),
-    # The same everywhere and always.
+    # It fails the same way everywhere and always.
     Fault.BAD_SPECIFICATION: Reaction(final=When.ALWAYS),
     # After the worker has rendered it again in a safer precision.
     Fault.BAD_PICTURE: Reaction(final=When.ALWAYS),
@@ -72,9 +72,9 @@ REACTIONS: dict[Fault, Reaction] = {
     Fault.PIPELINE_ERROR: Reaction(elsewhere=True, against=Scope.MODEL),
     Fault.TIMEOUT: Reaction(alone=True, elsewhere=True, against=Scope.DEVICE),
     Fault.WORKER_DIED: Reaction(alone=True, elsewhere=True, against=Scope.DEVICE),
-    # Mostly a machine that was switched off, cut off or suspended with whatever it held.
+    # Mostly a machine that was switched off, cut off or suspended.
     Fault.LOST_LEASE: Reaction(burns=When.ALONE, alone=True),
-    # Waited for, with everything held; jobs come back only where the worker is told to stop meanwhile.
+    # The worker waits and keeps its jobs; they return to the queue only if it is stopped meanwhile.
     Fault.STORE_AWAY: Reaction(burns=When.NEVER),
     Fault.DATABASE_AWAY: Reaction(burns=When.NEVER),
     Fault.BROKER_AWAY: Reaction(burns=When.NEVER),
@@ -83,7 +83,7 @@ REACTIONS: dict[Fault, Reaction] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How long and how often: the farm's settings of these names."""
+    """How long and how often, from the settings of these names."""
 
     lease_seconds: float = 30
     max_attempts: int = 3
@@ -92,12 +92,12 @@ class RetryPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What the decision about one job depends on, beside the fault."""
+    """What the decision about one job depends on, besides the fault."""
 
     #: Attempts counted against the job, this one included.
     attempt: int
     max_attempts: int
-    #: Whether it was rendered without company because it was under suspicion.
+    #: Whether it was rendered alone, as a suspect.
     alone: bool
     #: Whether another worker could render it now.
     others: bool
@@ -109,7 +109,7 @@ class Decision:
 
     event: Transition
     burns: bool
-    #: It would be tried again, had it an attempt left.
+    #: Whether it fails only because no attempt is left.
     spent: bool
     alone: bool
     elsewhere: bool
@@ -137,9 +137,9 @@ def _holds(when: When, now: Situation) -> bool:
     return when is When.ALWAYS or (when is When.ALONE and now.alone)
 
 
-# -- workers that are left out ---------------------------------------------------------------------------------
+# -- workers in quarantine ---------------------------------------------------------------------------------
 
-#: So many faults within so many seconds, and the device or model is left out.
+#: A device or model is quarantined after so many faults within so many seconds.
 QUARANTINED_AFTER = 3
 WITHIN_SECONDS = 600.0
 

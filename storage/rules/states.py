@@ -1,6 +1,6 @@
 """The states of a job and the one table of legal moves between them.
 
-Each move is a single guarded UPDATE (`storage.jobs.jobs`): zero rows changed means that somebody else was first.
+Each move is a single guarded UPDATE (`storage.jobs.jobs`): zero rows changed means that another process was first.
 """
 
 from enum import IntEnum, StrEnum
@@ -39,7 +39,7 @@ TRANSITIONS: dict[Transition, tuple[frozenset[State], State]] = {
     Transition.RETRY: (frozenset({State.FAILED}), State.QUEUED),
 }
 
-#: A job in one of these is counted by its render and moves no more (but for a retry asked for by a person).
+#: A job in one of these is counted by its render and moves no more, unless a person retries it.
 FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 

@@ -1,1 +1,1 @@
-"""What can be asked for: controls, one picture's specification, models, capabilities and the registry."""
+"""What can be requested: controls, one picture's specification, models, capabilities and the registry."""

@@ -76,7 +76,7 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
         return
     scales = [spec.guidance_scale]
     if (pipeline_of(model) or "").startswith("Kandinsky"):
-        # Its prior is guided by itself, where nothing else is said.
+        # Its prior is guided by default.
         scales.append(math.inf if spec.prior_guidance_scale is None else spec.prior_guidance_scale)
     if max(scales) <= 1 and spec.negative_prompt not in ("", model.negative_prompt):
         yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of 1 or less"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, WrapValidator
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
 
 #: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
@@ -99,69 +99,77 @@ Input = Annotated[str, AfterValidator(_input)]
 class ModelControls(BaseModel):
     """Controls for which a model of the registry may have defaults."""
 
-    # The docstring under each field is what the API's page says of it.
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="DDIM's η: 0 is deterministic, 1 is like DDPM. Other samplers do not support it."
+    )
 
-    eta: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """DDIM's η: 0 is deterministic, 1 is like DDPM. Other samplers do not support it."""
-
-    clip_skip: Annotated[int, Field(ge=1, le=23)] | None = None
-    """How many of the text encoder's last layers to skip."""
+    clip_skip: Annotated[int, Field(ge=1, le=23)] | None = Field(
+        None, description="How many of the text encoder's last layers to skip."
+    )
 
     prompt_weighting: Literal["compel"] | None = Field(
-        None, validation_alias=AliasChoices("prompt_weighting", "weighting")
+        None,
+        validation_alias=AliasChoices("prompt_weighting", "weighting"),
+        description="`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens.",
     )
-    """`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens."""
 
     controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
-        None, validation_alias=AliasChoices("controlnet_conditioning_scale", "control_scale")
+        None,
+        validation_alias=AliasChoices("controlnet_conditioning_scale", "control_scale"),
+        description="How strongly each ControlNet steers.",
     )
-    """How strongly each ControlNet steers."""
 
     control_guidance_start: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
-        None, validation_alias=AliasChoices("control_guidance_start", "control_start")
+        None,
+        validation_alias=AliasChoices("control_guidance_start", "control_start"),
+        description="The share of the steps at which each ControlNet begins to steer.",
     )
-    """The share of the steps at which each ControlNet begins to steer."""
 
     control_guidance_end: Annotated[tuple[float, ...], _read_by(_numbers(0, 1))] | None = Field(
-        None, validation_alias=AliasChoices("control_guidance_end", "control_end")
+        None,
+        validation_alias=AliasChoices("control_guidance_end", "control_end"),
+        description="The share of the steps at which each ControlNet stops steering.",
     )
-    """The share of the steps at which each ControlNet stops steering."""
 
-    guess_mode: bool | None = None
-    """Let the ControlNet guess from its image alone; meant for a guidance of 3 to 5 and no prompt."""
+    guess_mode: bool | None = Field(
+        None, description="Let the ControlNet guess from its image alone; meant for a guidance of 3 to 5 and no prompt."
+    )
 
     prior_num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None, validation_alias=AliasChoices("prior_num_inference_steps", "prior_steps")
+        None,
+        validation_alias=AliasChoices("prior_num_inference_steps", "prior_steps"),
+        description="Steps of Kandinsky's prior, which makes image embeddings from the prompt.",
     )
-    """Steps of Kandinsky's prior, which makes image embeddings from the prompt."""
 
     prior_guidance_scale: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
-        None, validation_alias=AliasChoices("prior_guidance_scale", "prior_guidance")
+        None,
+        validation_alias=AliasChoices("prior_guidance_scale", "prior_guidance"),
+        description="Guidance of Kandinsky's prior.",
     )
-    """Guidance of Kandinsky's prior."""
 
 
 class Controls(ModelControls):
     """All controls of one picture."""
 
-    control_images: Annotated[tuple[str, ...], _read_by(_images)] | None = None
-    """An image for each ControlNet of the model, in its order: files, or stored inputs (`sha256:…`)."""
+    control_images: Annotated[tuple[str, ...], _read_by(_images)] | None = Field(
+        None,
+        description="An image for each ControlNet of the model, in its order: files, or stored inputs (`sha256:…`).",
+    )
 
-    prompt_embeds: Input | None = None
-    """Instead of a prompt: a safetensors file, or stored input, with `prompt_embeds` and what belongs to them."""
+    prompt_embeds: Input | None = Field(
+        None,
+        description="Instead of a prompt: a safetensors file or stored input with `prompt_embeds` and its companions.",
+    )
 
-    original_size: Size2 | None = None
-    """SDXL's micro-conditioning, (height, width) in pixels."""
+    original_size: Size2 | None = Field(None, description="SDXL's micro-conditioning, (height, width) in pixels.")
 
-    crops_coords_top_left: Corner | None = None
-    """SDXL's micro-conditioning, (top, left) in pixels."""
+    crops_coords_top_left: Corner | None = Field(None, description="SDXL's micro-conditioning, (top, left) in pixels.")
 
-    target_size: Size2 | None = None
-    """SDXL's micro-conditioning, (height, width) in pixels."""
+    target_size: Size2 | None = Field(None, description="SDXL's micro-conditioning, (height, width) in pixels.")
 
-    loras: Annotated[dict[str, float], _read_by(_scales_by_name)] | None = None
-    """LoRAs of the registry and their scales, such as `{"ink": 0.8}`."""
+    loras: Annotated[dict[str, float], _read_by(_scales_by_name)] | None = Field(
+        None, description='LoRAs of the registry and their scales, such as `{"ink": 0.8}`.'
+    )
 
 
 def check_weights(name: str, prompt: str) -> None:

@@ -14,7 +14,7 @@ _DEFAULTS = {
     *("width", "height", "num_inference_steps", "guidance_scale", "negative_prompt", "sampler"),
     *ModelControls.model_fields,
 }
-#: Repositories that are elsewhere now.
+#: Repositories that have moved.
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
@@ -25,7 +25,7 @@ def _from_source(value: Any) -> Any:
 
 
 class _Model(BaseModel):
-    """Common to all kinds: what a request that leaves fields out gets, and how many fit in one batch."""
+    """Common to all kinds: the defaults of a request's fields, and how many pictures fit in one batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class _Model(BaseModel):
 
     @cached_property
     def defaults(self) -> Mapping[str, Any]:
-        """What a request gets for the fields that it leaves out."""
+        """Defaults of the fields that a request omits."""
         return self.model_dump(include=_DEFAULTS, exclude_none=True)
 
 
@@ -56,7 +56,7 @@ class Weights(BaseModel):
 
 
 class Lora(BaseModel):
-    """A LoRA: small changes to a model's weights, by alias, switched on per picture."""
+    """A LoRA: a small change of a model's weights, by alias, enabled per picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,24 +71,24 @@ class Lora(BaseModel):
 
 
 class Running(BaseModel):
-    """How a pipeline is run: for speed or memory, the pictures staying the same but for their last bits."""
+    """How a pipeline is run, for speed or memory; pictures stay the same except for their last bits."""
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="precision; auto: float16 on a GPU, float32 on a CPU, where half precision is slow"
     )
     offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="what waits in the computer's memory until it is needed, for GPUs too small for the model"
+        "none", description="what stays in the computer's memory until it is needed, for GPUs too small for the model"
     )
     vae_slicing: bool = Field(False, description="decode the pictures of a batch one by one: less memory, slower")
-    vae_tiling: bool = Field(False, description="decode each picture in tiles: for sizes that memory does not hold")
+    vae_tiling: bool = Field(False, description="decode each picture in tiles: for sizes that do not fit in memory")
     channels_last: bool | None = Field(
-        None, description="layout of convolutions; left out: channels last on a GPU, where they are faster so"
+        None, description="memory layout of convolutions; default: channels last on a GPU, where that is faster"
     )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         "none", description="torch.compile's mode: faster pictures, after minutes for the first of each size"
     )
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
-        "auto", description="kernel of scaled-dot-product attention; auto: PyTorch's choice, mostly the best"
+        "auto", description="kernel of scaled-dot-product attention; auto: PyTorch's choice, usually the best"
     )
     tf32: bool = Field(False, description="TF32 for float32 on a GPU: faster, with 10 bits of mantissa")
 
@@ -114,14 +114,14 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
 
 
 class SimulatedFault(BaseModel):
-    """What goes wrong in a simulated model, to rehearse it: at the first step of the batches that it meets."""
+    """A fault of a simulated model, for rehearsals: it strikes at the first step of the batches that it applies to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["error", "out of memory", "broken device", "bad picture", "death", "hang"]
     #: Batches with a prompt that contains this; empty: all.
     prompt: str = ""
-    #: Batches of so few pictures are spared.
+    #: Batches of at most so many pictures are spared.
     spares_batches_of: int = Field(0, ge=0)
     #: Spared once the worker saves memory.
     spares_frugal: bool = False

@@ -106,38 +106,40 @@ class Request(Controls):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True)
 
-    prompt: Prompt | None = None
-    """What to draw; omitted only with `prompt_embeds`."""
+    prompt: Prompt | None = Field(None, description="What to draw; omitted only with `prompt_embeds`.")
 
-    negative_prompt: NegativePrompt | None = Field(None, validation_alias=AliasChoices("negative_prompt", "negative"))
-    """What to steer away from."""
+    negative_prompt: NegativePrompt | None = Field(
+        None, validation_alias=AliasChoices("negative_prompt", "negative"), description="What to steer away from."
+    )
 
-    model: str | None = None
-    """A model's alias in the registry."""
+    model: str | None = Field(None, description="A model's alias in the registry.")
 
-    width: Size | None = None
-    """Pixels, a multiple of 8."""
+    width: Size | None = Field(None, description="Pixels, a multiple of 8.")
 
-    height: Size | None = None
-    """Pixels, a multiple of 8."""
+    height: Size | None = Field(None, description="Pixels, a multiple of 8.")
 
-    num_inference_steps: Steps | None = Field(None, validation_alias=AliasChoices("num_inference_steps", "steps"))
-    """Denoising steps."""
+    num_inference_steps: Steps | None = Field(
+        None, validation_alias=AliasChoices("num_inference_steps", "steps"), description="Denoising steps."
+    )
 
-    guidance_scale: Guidance | None = Field(None, validation_alias=AliasChoices("guidance_scale", "guidance"))
-    """How closely to follow the prompt; 1 or less disables guidance."""
+    guidance_scale: Guidance | None = Field(
+        None,
+        validation_alias=AliasChoices("guidance_scale", "guidance"),
+        description="How closely to follow the prompt; 1 or less disables guidance.",
+    )
 
-    sampler: Sampler | None = None
-    """Such as `ddim`, `euler a` or `dpm++ 2m karras`."""
+    sampler: Sampler | None = Field(None, description="Such as `ddim`, `euler a` or `dpm++ 2m karras`.")
 
-    seed: Seed | None = None
-    """Seed of the first picture; the next ones count up from it. If omitted, one is drawn and recorded."""
+    seed: Seed | None = Field(
+        None,
+        description="Seed of the first picture; the next ones count up from it. If omitted, one is drawn and recorded.",
+    )
 
-    custom_id: CustomId | None = None
-    """The caller's own name for this picture, unique within a render."""
+    custom_id: CustomId | None = Field(
+        None, description="The caller's own name for this picture, unique within a render."
+    )
 
-    labels: Labels | None = None
-    """Anything else to keep with the picture, also in exports."""
+    labels: Labels | None = Field(None, description="Anything else to keep with the picture, also in exports.")
 
     @model_validator(mode="after")
     def _says_something(self) -> "Request":
@@ -159,7 +161,7 @@ class Request(Controls):
 
     @classmethod
     def parse_strings(cls, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> "Request":
-        """Check fields that are all text (CSV), an empty one counting as left out; and the labels beside them."""
+        """Check fields that are all text (CSV), where an empty one counts as omitted, and their labels."""
         try:
             read = cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
             return read.model_copy(update={"labels": dict(labels)}) if labels else read
@@ -186,7 +188,7 @@ class Spec(Controls):
 
     version: int = VERSION
     model: str
-    #: Empty only beside `prompt_embeds`.
+    #: Empty only with `prompt_embeds`.
     prompt: NegativePrompt
     negative_prompt: NegativePrompt
     width: Size

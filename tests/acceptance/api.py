@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -60,3 +61,18 @@ def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api
             assert api.interrupted().code in (0, 130)
         up.interrupted()
     home.is_left_in_peace()
+
+
+def clients(api: Api, owner: str, *options: str) -> Iterator[httpx.Client]:
+    """Somebody with a key, to be delegated to by a fixture or looped over once."""
+    headers = {"Authorization": f"Bearer {api.key(owner, *options)}"}
+    with httpx.Client(base_url=api.address, headers=headers, timeout=30) as client:
+        yield client
+
+
+def finished(client: httpx.Client, render_id: str) -> Any:
+    def look() -> Any:
+        found = client.get(f"/v1/renders/{render_id}").json()
+        return found if found["done"] + found["failed"] + found["cancelled"] == found["total"] else None
+
+    return eventually(look, f"render {render_id} is finished", timeout=60)

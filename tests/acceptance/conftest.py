@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.acceptance.api import Api, running_api
+from tests.acceptance.api import Api, clients, running_api
 from tests.acceptance.command import Home, Starter
 from tests.servers import eventually
 
@@ -95,3 +96,19 @@ def served(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterat
 def api(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Api]:
     with running_api(tmp_path_factory.mktemp("api"), starter) as api:
         yield api
+
+
+@pytest.fixture(scope="module")
+def address(api: Api) -> str:
+    return api.address
+
+
+@pytest.fixture(scope="module")
+def ann(api: Api) -> Iterator[httpx.Client]:
+    """Somebody with a key, on an API that is closed from then on."""
+    yield from clients(api, "ann")
+
+
+@pytest.fixture(scope="module")
+def ben(api: Api) -> Iterator[httpx.Client]:
+    yield from clients(api, "ben")

@@ -92,7 +92,7 @@ def test_a_wrong_prompt_is_refused(untouched: Home, prompt: str, says: str) -> N
         (
             "both.jsonl",
             '{"prompt": "a", "labels": {"topic": 1}, "topic": 2}\n',
-            "line 1: labels: topic is a column, too",
+            "line 1: labels: topic is also a column",
         ),
         ("nan-label.jsonl", '{"prompt": "a", "score": NaN}\n', "line 1: labels: .*JSON"),
         ("half-label.jsonl", '{"prompt": "a", "topic": "\\ud800"}\n', "line 1: labels: "),

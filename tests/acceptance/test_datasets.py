@@ -148,9 +148,9 @@ def test_an_export_that_cannot_be_is_refused(served: Home, tmp_path: Path) -> No
     made = served.farm("render", "a star", "--model", "simulated", "--json").json["id"]
     (tmp_path / "thesis.txt").write_text("mine")
     where = ("--format", "parquet", "--to")
-    served.farm("export", made, *where, str(tmp_path), code=2).complains("something else already")
+    served.farm("export", made, *where, str(tmp_path), code=2).complains("holds no export")
     served.farm("export", "nothing", *where, "set2", code=2).complains("no render with id 'nothing'")
     served.farm("export", made, *where, "s3:///set", code=2).complains("expected s3://bucket/prefix")
     sizes = ("--shard-size", "5", "--shard-bytes", "1MB")
-    served.farm("export", made, *where, "set2", *sizes, code=2).complains("give one of them")
+    served.farm("export", made, *where, "set2", *sizes, code=2).complains("mutually exclusive")
     assert not (served.folder / "set2").exists()

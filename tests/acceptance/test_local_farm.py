@@ -124,7 +124,7 @@ def test_a_farm_that_runs_is_used_and_left_running(served: Home) -> None:
 
 
 def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
-    assert re.search(f"a farm runs in {served.path} already.*FARM_HOME", served.farm("up", code=2).complaint)
+    assert re.search(f"a farm already runs in {served.path}; .*FARM_HOME", served.farm("up", code=2).complaint)
 
 
 @pytest.mark.parametrize("words", ["worker.process.supervisor", "scheduler --stop-with-parent", "valkey-server"])
@@ -142,7 +142,7 @@ def test_a_scheduler_process_whose_thread_has_failed_ends_and_comes_back(home: H
         before = home.process("scheduler --stop-with-parent")
         with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
             connection.execute("UPDATE schedules SET \"order\" = '{'")
-        up.says("a thread failed, stopping name=beat")
+        up.says("a thread failed, stopping thread_name=beat")
         with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
             connection.execute("DELETE FROM schedules")
         eventually(lambda: home.process("scheduler --stop-with-parent") not in (None, before), "it is back", timeout=60)
@@ -169,7 +169,7 @@ def test_with_addresses_set_nothing_is_started_and_a_model_that_nobody_serves_is
         "FARM_OBJECTS_URL": str(home.folder / "objects"),
     }
     with home.started(*ONE, settings=addresses) as render:
-        render.says("nobody is serving the model simulated")
+        render.says("no worker serves model simulated")
         assert [process.pid for process in home.processes()] == [render.process.pid]
         ended = render.interrupted()
 

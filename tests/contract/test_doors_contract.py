@@ -24,11 +24,9 @@ from tests.contract.doors import (
     Predictions,
     Python,
     Rows,
-    Stage,
     WebUI,
-    png,
-    running_stage,
 )
+from tests.contract.stage import Stage, png, running_stage
 from tests.servers import eventually
 
 _SIZE = {"width": "size", "height": "size"}
@@ -110,11 +108,11 @@ WRONG: tuple[tuple[Mapping[str, Any], str, str], ...] = (
     ({"n": 0}, "n", r"(>=1|greater than or equal to 1|must be 1 to)"),
     ({"sampler": "euler", "eta": 0.5}, "eta", r"only (the sampler )?DDIM"),
     ({"model": "net"}, "control_images", r"each needs an image"),
-    ({"model": "net", "control_images": [_NOWHERE]}, "control_images", r"(not in the store|not a whole PNG)"),
+    ({"model": "net", "control_images": [_NOWHERE]}, "control_images", r"(not in the store|not a complete PNG)"),
     (
         {"model": "net", "control_images": ["/nowhere.png"]},
         "control_images",
-        r"(not a stored input|No such|not a whole)",
+        r"(not a stored input|No such|not a complete)",
     ),
     ({"loras": {"oil": 1.0}}, "loras", r"'oil'"),
     ({"prompt_weighting": "magic"}, "prompt_weighting", r"compel"),
@@ -335,7 +333,7 @@ def test_options_and_previews_that_are_not_there_are_told(stage: Stage) -> None:
     asked = client.get("/sdapi/v1/progress", params={"skip_current_image": False}).json()
     assert "CLIP_stop_at_last_layers" in options["remarks"][0]
     assert silent["textinfo"] is None
-    assert "no current image" in asked["textinfo"]
+    assert "no previews" in asked["textinfo"]
 
 
 def test_a_batch_counts_its_lines_while_it_runs(stage: Stage) -> None:
@@ -373,3 +371,12 @@ def test_files_of_the_farms_machine_are_named_at_the_command_line_alone(stage: S
     asked = {"prompt": "a star", "model": "net", "control_images": [str(there)]}
     made = {door.name: door.send(stage, asked).render_id is not None for door in DOORS}
     assert [name for name, was_made in made.items() if was_made] == ["command line"]
+
+
+def test_an_input_is_looked_up_however_its_field_is_written(stage: Stage) -> None:
+    row = f'{{"prompt": "a star", "model": "net", "control\\u005fimages": ["{_NOWHERE}"]}}'
+    client = stage.client()
+    sent = client.post("/v1/files", files={"file": ("rows.jsonl", row.encode())}, data={"purpose": "manifest"}).json()
+    refused = client.post("/v1/renders", json={"manifest": sent["id"]})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "control_images")
+    assert "not in the store" in refused.json()["detail"]

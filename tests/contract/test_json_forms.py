@@ -13,7 +13,7 @@ from scheduler.results.json_forms import JobForm, RenderForm
 from storage.events.log import EventKind
 from storage.events.webhooks import Webhooks
 from storage.rules.states import State
-from tests.contract.doors import Stage, running_stage
+from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
 
 #: What an event has beside fields of the forms.

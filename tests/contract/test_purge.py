@@ -282,6 +282,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_and_all_of_the_rest(
     farm: Jobs, database: Database, local: Settings
 ) -> None:

@@ -43,9 +43,15 @@ print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] fo
 
 def _worker(folder: Path, home: Path) -> dict[str, Any]:
     # Torch, once imported here, has set the place of its cache for all children; a worker's parent never imports it.
-    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-    command = [sys.executable, "-c", _WORKER, str(folder), str(home)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    inherited = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", _WORKER, str(folder), str(home)],
+        # One after another: helper processes would each import torch, which takes longer than such small kernels.
+        env=inherited | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

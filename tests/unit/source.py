@@ -3,4 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["storage", "scheduler", "worker"]
+PACKAGES = ["diffusion_farm", "storage", "scheduler", "worker"]

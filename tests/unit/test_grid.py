@@ -42,8 +42,8 @@ def test_columns_are_read_from_text() -> None:
     [
         (["steps"], "expected FIELD=VALUE"),
         (["steps="], "expected FIELD=VALUE"),
-        (["steps=1", "steps=2"], "steps is there twice"),
-        (["prompt=[1"], "not a list in JSON"),
+        (["steps=1", "steps=2"], "duplicate field steps"),
+        (["prompt=[1"], "not a JSON list"),
     ],
 )
 def test_columns_that_cannot_be_read_are_refused(given: list[str], says: str) -> None:
@@ -54,9 +54,9 @@ def test_columns_that_cannot_be_read_are_refused(given: list[str], says: str) ->
 @pytest.mark.parametrize(
     ("in_step", "combined", "says"),
     [
-        ({"steps": [1], "width": [64, 128]}, {}, "another number"),
-        ({}, {"stepz": [1]}, "stepz: is no field"),
-        ({"steps": [1]}, {"steps": [2]}, "in zip and in product"),
+        ({"steps": [1], "width": [64, 128]}, {}, "width has 2 values, steps has 1"),
+        ({}, {"stepz": [1]}, "stepz: not a field"),
+        ({"steps": [1]}, {"steps": [2]}, "in both zip and product"),
     ],
 )
 def test_lists_that_do_not_fit_together_are_refused(

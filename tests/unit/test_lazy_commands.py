@@ -19,7 +19,7 @@ REPORT += "sys.stderr.write(' '.join(sys.modules))"
 
 
 def imported(tmp_path: Path, *arguments: str) -> set[str]:
-    """The packages that are imported in a fresh process after a `farm` command."""
+    """The modules, and their packages, that a fresh process has imported after a `farm` command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
     ended = subprocess.run(
         [sys.executable, "-c", REPORT, *arguments],
@@ -29,7 +29,8 @@ def imported(tmp_path: Path, *arguments: str) -> set[str]:
         check=True,
     )
     assert ended.stdout
-    return {module.partition(".")[0] for module in ended.stderr.splitlines()[-1].split()}
+    modules = set(ended.stderr.splitlines()[-1].split())
+    return modules | {module.partition(".")[0] for module in modules}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -47,3 +48,9 @@ def test_help_imports_no_database_and_no_settings(tmp_path: Path) -> None:
 def test_a_look_at_an_embedded_farm_imports_no_service_that_it_does_not_use(tmp_path: Path, command: str) -> None:
     imported(tmp_path, "db", "upgrade")
     assert not imported(tmp_path, command) & HEAVY
+
+
+def test_a_list_of_renders_needs_no_specification_no_job_and_one_database(tmp_path: Path) -> None:
+    imported(tmp_path, "db", "upgrade")
+    needless = {"storage.spec.picture", "storage.jobs.jobs", "sqlalchemy.dialects.postgresql"}
+    assert not imported(tmp_path, "status") & needless

@@ -12,6 +12,7 @@ from storage.process.logs import JsonFormatter, LogThrottle, TextFormatter
 
 _TALK = """
 import logging
+import warnings
 from storage.process.logs import configure_logging
 from storage.settings import read_settings
 configure_logging(read_settings(), "w")
@@ -20,6 +21,7 @@ for _ in range(100):
     logging.getLogger("kombu.connection").warning("connection lost")
     logging.getLogger("worker.serving.batch").warning("job failed", extra={"job": "r-000001"})
 logging.getLogger("celery.worker.consumer.consumer").error("something else")
+warnings.warn("old")
 """
 
 
@@ -39,12 +41,14 @@ def test_libraries_repeat_themselves_once_a_minute_and_the_farm_says_all(
 
 def test_with_json_every_line_is_an_object_also_those_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [json.loads(line) for line in talk(monkeypatch, "JSON")]
-    assert {line["message"] for line in lines} == {
+    assert {line["message"] for line in lines if line["logger"] != "py.warnings"} == {
         "consumer: Cannot connect to redis",
         "connection lost",
         "job failed",
         "something else",
     }
+    assert ["UserWarning: old" in line["message"] for line in lines if line["logger"] == "py.warnings"] == [True]
+    assert list(lines[0])[:5] == ["time", "level", "process", "logger", "message"]
     assert {line.get("job") for line in lines if line["message"] == "job failed"} == {"r-000001"}
 
 

@@ -111,8 +111,8 @@ def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
         ("prompts.csv", "prompt,\na,b\n", "prompts.csv line [12]: "),
         ("prompts.csv", "text\na\n", "line 1: expected a header with a column named prompt"),
         ("prompts.txt", b"\xff\n", "line 1: not UTF-8 text .byte 0xff after 0"),
-        ("prompts.txt", "", "no prompt in this file"),
-        ("prompts.csv", "prompt\n", "no prompt in this file"),
+        ("prompts.txt", "", "no prompts in this file"),
+        ("prompts.csv", "prompt\n", "no prompts in this file"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_place(tmp_path: Path, name: str, text: str | bytes, says: str) -> None:
@@ -123,7 +123,7 @@ def test_a_bad_file_is_refused_with_the_place(tmp_path: Path, name: str, text: s
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="missing.txt: No such file"):
         list(read_manifest(manifest(tmp_path / "missing.txt")))
-    with pytest.raises(InvalidInput, match=r"prompts.xlsx: prompt files are \.txt, \.jsonl, \.csv"):
+    with pytest.raises(InvalidInput, match=r"prompts.xlsx: not a prompt file; expected \.txt, \.jsonl, \.csv"):
         list(read_manifest(manifest(tmp_path / "prompts.xlsx")))
 
 
@@ -169,7 +169,7 @@ def test_rows_of_parquet_are_read_with_their_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"text": ["a"]}, "expected a column named prompt; there are text"),
+        ({"text": ["a"]}, "expected a column named prompt; found text"),
         ({"prompt": [3]}, "row 1: prompt: "),
         ({"prompt": ["a", None]}, "row 2: prompt: missing"),
         ({"prompt": ["a"], "image": [b"\x00"]}, "the column image holds bytes"),

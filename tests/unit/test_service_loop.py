@@ -38,7 +38,9 @@ def test_a_service_that_is_asked_before_it_starts_does_nothing() -> None:
 
 def test_a_service_waits_for_what_is_away_and_says_so_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     assert run([None, *[DatabaseProblem("away")] * 150, None]) == 152
-    assert [record.message for record in caplog.records] == ["cannot count, retrying until it works"] * 3
+    assert [(vars(record)["action"], str(vars(record)["error"])) for record in caplog.records] == [
+        ("count", "away")
+    ] * 3
 
 
 def test_whatever_else_goes_wrong_ends_the_service() -> None:

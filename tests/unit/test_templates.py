@@ -71,7 +71,7 @@ def test_the_count_is_that_of_the_prompts(tmp_path: Path, text: str) -> None:
 
 def test_too_many_prompts_are_refused_with_their_number() -> None:
     ten = "{0|1|2|3|4|5|6|7|8|9}"
-    with pytest.raises(BadSpecification, match=f"expand to 1,000,000,000 prompts; the most is {MOST:,}"):
+    with pytest.raises(BadSpecification, match=f"expand to 1,000,000,000 prompts; the maximum is {MOST:,}"):
         next(Templates(texts=(ten * 9,)).prompts())
     assert next(Templates(texts=(ten * 9,), random=1).prompts())
 
@@ -81,8 +81,8 @@ def test_too_many_prompts_are_refused_with_their_number() -> None:
     [
         ("a { red", "character 3"),
         ("costs $5", "character 7"),
-        ("a __beast__", "no wildcard is called 'beast'; there are animal, loop"),
-        ("a __loop__", "contain one another without end"),
+        ("a __beast__", "no wildcard named 'beast'; known wildcards: animal, loop"),
+        ("a __loop__", "wildcards are circular"),
     ],
 )
 @pytest.mark.parametrize("random", [None, 3])

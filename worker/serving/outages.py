@@ -47,7 +47,7 @@ class OutageRetry:
         Raises ServiceProblem at the next failure once the process is to stop.
 
         Args:
-            what: the action in the words of a log line: "cannot <what>, retrying until it works".
+            what: the action, for logs and the worker's row: "store pictures".
         """
         pause, waited = _FIRST_PAUSE_SECONDS, False
         try:
@@ -69,4 +69,4 @@ class OutageRetry:
         if self._listener is not None:
             self._listener.waits_for(what, error)
         if self._throttle.passes(error.fault):
-            log.warning("cannot %s, retrying until it works", what, extra={"error": error})
+            log.warning("service unavailable, retrying until it is back", extra={"action": what, "error": error})

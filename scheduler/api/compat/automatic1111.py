@@ -1,4 +1,4 @@
-"""The door of AUTOMATIC1111's clients: `POST /sdapi/v1/txt2img` and what they ask beside it."""
+"""The API of AUTOMATIC1111's web UI: `POST /sdapi/v1/txt2img` and what its clients call beside it."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ from storage.spec.picture import SAMPLERS, Request
 #: Longer than any client waits.
 _SECONDS = 3600.0
 _MOST_PICTURES = 100
-#: A specification's fields → what the web UI calls them.
+#: Field of a specification → its name in the web UI.
 _FIELDS = {
     "num_inference_steps": "steps",
     "guidance_scale": "cfg_scale",
@@ -43,9 +43,9 @@ _FIELDS = {
     "control_guidance_start": "alwayson_scripts",
     "control_guidance_end": "alwayson_scripts",
 }
-#: Fields that ask for nothing without `enable_hr`, which is refused, or for what happens anyway: pictures are saved.
+#: Fields without effect unless `enable_hr` or a script is on, which are refused; and saving, which happens anyway.
 _NOTHING = frozenset({"denoising_strength", "firstphase_width", "firstphase_height", "save_images", "script_args"})
-#: What clients send by default.
+#: Default values of clients.
 _NEUTRAL = {
     "subseed": -1,
     "seed_resize_from_h": -1,
@@ -53,20 +53,20 @@ _NEUTRAL = {
     "s_noise": 1,
     "override_settings_restore_afterwards": True,
 }
-#: The web UI's own for ancestral samplers, which is theirs here too.
+#: The web UI's default for ancestral samplers, which use it here too.
 _ANCESTRAL_ETA = 1.0
-#: Fields of a ControlNet unit that mean nothing here → their values that ask for nothing.
+#: Fields of a ControlNet unit that are not supported → their neutral values.
 _OF_UNITS = {
     "module": (None, "none", "None", ""),
     "mask": (None, ""),
     "control_mode": (None, 0, "Balanced", ""),
 }
-#: What others call the same sampler.
+#: Other names of samplers.
 _ALIASES = {"plms": "pndm", "dpm++ 2m sde": "dpm++ sde"}
 
 
 class TextToImage(BaseModel):
-    """A request of the web UI's API. A field that asks for what is not here is ignored, with a remark in `info`."""
+    """A request of the web UI's API. Unsupported fields are ignored, with a remark in `info`."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -75,7 +75,7 @@ class TextToImage(BaseModel):
 
     prompt: str = ""
     negative_prompt: str = ""
-    seed: Annotated[int, Field(ge=-1, description="-1: drawn.")] = -1
+    seed: Annotated[int, Field(ge=-1, description="-1: random.")] = -1
     sampler_name: str | None = None
     sampler_index: str | None = None
     scheduler: str | None = None
@@ -85,18 +85,20 @@ class TextToImage(BaseModel):
     cfg_scale: float = 7.0
     width: int | None = None
     height: int | None = None
-    eta: Annotated[float | None, Field(description="Of DDIM; other samplers ignore it, with a remark.")] = None
-    script_name: str | None = Field(None, description="Not here: scripts do not run.")
-    enable_hr: Literal[False] = Field(False, description="Not here: ask for the size itself.")
+    eta: Annotated[float | None, Field(description="Only for DDIM; otherwise ignored, with a remark.")] = None
+    script_name: str | None = Field(None, description="Not supported.")
+    enable_hr: Literal[False] = Field(False, description="Not supported: ask for the final size.")
     send_images: bool = True
-    override_settings: dict[str, Any] = Field(default_factory=dict, description="`sd_model_checkpoint` is heeded.")
-    alwayson_scripts: dict[str, Any] = Field(default_factory=dict, description="`controlnet` is understood.")
+    override_settings: dict[str, Any] = Field(
+        default_factory=dict, description="Only `sd_model_checkpoint` is supported."
+    )
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict, description="Only `controlnet` is supported.")
 
 
 class TextToImageAnswer(BaseModel):
     images: list[str] = Field(description="PNG, base64.")
     parameters: dict[str, Any]
-    info: str = Field(description="JSON: seeds, infotexts, what else galleries read, and `remarks`.")
+    info: str = Field(description="JSON: seeds, infotexts, other gallery metadata, and `remarks`.")
 
 
 class WebUIError(BaseModel):
@@ -113,7 +115,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=respons
 def text_to_image(
     context: Context, body: TextToImage, caller: CanSubmit, idempotency_key: IdempotencyKey = None
 ) -> TextToImageAnswer:
-    """Render, wait for the pictures, and answer with them: for clients of the web UI."""
+    """Render, wait, and return the pictures: for clients of the web UI."""
     terms = Terms(
         priority=Priority.INTERACTIVE,
         idempotency_key=idempotency_key,
@@ -134,16 +136,18 @@ def text_to_image(
 def get_progress(
     context: Context,
     caller: CanRead,
-    skip_current_image: Annotated[bool, Query(description="None is shown: pictures are decoded at the end.")] = True,
+    skip_current_image: Annotated[
+        bool, Query(description="There are no previews: pictures are decoded at the end.")
+    ] = True,
 ) -> dict[str, Any]:
-    """How far the caller's newest render is."""
+    """Return the progress of the caller's newest render."""
     told = _progress(context, caller)
-    return told if skip_current_image else {**told, "textinfo": "no current image: pictures are decoded at the end"}
+    return told if skip_current_image else {**told, "textinfo": "no previews: pictures are decoded at the end"}
 
 
 @router.post("/interrupt")
 def interrupt(context: Context, caller: CanSubmit) -> dict[str, Any]:
-    """Cancel the caller's newest render, if it is not finished."""
+    """Cancel the caller's newest render if it is unfinished."""
     for render in context.views.renders(limit=1, owner=caller.owner):
         context.jobs.cancel(render.id)
     return {}
@@ -151,25 +155,25 @@ def interrupt(context: Context, caller: CanSubmit) -> dict[str, Any]:
 
 @router.get("/sd-models")
 def list_checkpoints(context: Context, _caller: CanRead) -> list[dict[str, Any]]:
-    """The registered models."""
+    """List the registered models."""
     return [_model(model) for model in context.registry.models.values()]
 
 
 @router.get("/samplers")
 def list_samplers(_caller: CanRead) -> list[dict[str, Any]]:
-    """The samplers that there are."""
+    """List the samplers."""
     return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
 
 
 @router.get("/scripts")
 def list_scripts(_caller: CanRead) -> dict[str, list[str]]:
-    """Extensions whose part of a request is understood."""
+    """List the supported extensions."""
     return {"txt2img": ["controlnet m2m"], "img2img": []}
 
 
 @router.get("/options")
 def get_options(context: Context, caller: CanRead) -> dict[str, Any]:
-    """The caller's model for requests that name none."""
+    """Return the caller's model for requests that name none."""
     return {
         "sd_model_checkpoint": context.chosen_models.get(caller.owner, context.registry.default),
         "samples_format": "png",
@@ -178,11 +182,11 @@ def get_options(context: Context, caller: CanRead) -> dict[str, Any]:
 
 @router.post("/options")
 def set_options(context: Context, wanted: dict[str, Any], caller: CanSubmit) -> dict[str, Any]:
-    """Choose the caller's model for requests that name none; other options are ignored, with remarks."""
+    """Set the caller's model for requests that name none; other options are ignored, with remarks."""
     if "sd_model_checkpoint" in wanted:
         context.chosen_models[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
     ignored = sorted(wanted.keys() - {"sd_model_checkpoint"})
-    return {"remarks": [f"{name}: ignored; the farm has no such option" for name in ignored]} if ignored else {}
+    return {"remarks": [f"{name}: ignored; not supported by the farm" for name in ignored]} if ignored else {}
 
 
 def _order(context: ApiContext, body: TextToImage, chosen: str | None) -> Order:
@@ -191,7 +195,7 @@ def _order(context: ApiContext, body: TextToImage, chosen: str | None) -> Order:
     if n > _MOST_PICTURES:
         raise BadSpecification(f"batch_size: {n} pictures in one call; the maximum is {_MOST_PICTURES}")
     if body.script_name:
-        raise BadSpecification(f"script_name: scripts such as {body.script_name[:40]!r} do not run here")
+        raise BadSpecification(f"script_name: scripts are not supported (given: {body.script_name[:40]!r})")
     named = body.override_settings.get("sd_model_checkpoint")
     model = _alias(context, named) if named is not None else chosen
     sampler, remarks = _sampler(body.sampler_name or body.sampler_index, body.scheduler)
@@ -218,15 +222,15 @@ def _order(context: ApiContext, body: TextToImage, chosen: str | None) -> Order:
 
 
 def _remarks_on_ignored(body: TextToImage) -> list[str]:
-    """Return a remark on each field that asks for something that is not here."""
+    """Return a remark on each unsupported field that asks for something."""
     given = {name: value for name, value in (body.model_extra or {}).items() if not name.startswith("hr_")}
     asking = [name for name, value in given.items() if value and name not in _NOTHING and value != _NEUTRAL.get(name)]
     options = [f"override_settings.{name}" for name in body.override_settings if name != "sd_model_checkpoint"]
-    return [f"{name}: ignored; the farm has no such setting" for name in (*asking, *options)]
+    return [f"{name}: ignored; not supported by the farm" for name in (*asking, *options)]
 
 
 def _alias(context: ApiContext, name: Any) -> str:
-    """A model by its alias, or by its title in `sd-models`."""
+    """Return the alias of a model named by its alias or its title in `sd-models`."""
     alias = str(name).partition(" [")[0].removesuffix(".safetensors")
     if alias not in context.registry.models:
         known = ", ".join(context.registry.models)
@@ -244,7 +248,7 @@ def _sampler(name: str | None, schedule: str | None) -> tuple[str | None, list[s
     if sampler is not None and schedule == "karras" and f"{sampler} karras" in SAMPLERS:
         return f"{sampler} karras", []
     ignored = schedule != "automatic" and not (sampler or "").endswith(f" {schedule}")
-    return sampler, ["scheduler: ignored; the sampler has no such schedule here"] if ignored else []
+    return sampler, ["scheduler: ignored; this schedule is not supported for the sampler"] if ignored else []
 
 
 def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -258,7 +262,7 @@ def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> tuple[dict
         if name.lower() == "controlnet":
             units = [unit for unit in args if isinstance(unit, Mapping) and unit.get("enabled", True)]
         elif any(arg not in (False, None, [], {}) for arg in args):
-            raise BadSpecification(f"alwayson_scripts: {name} is not known here")
+            raise BadSpecification(f"alwayson_scripts: the extension {name} is not supported")
     if not units:
         return {}, []
     fields = {
@@ -270,7 +274,9 @@ def _conditioning(context: ApiContext, scripts: Mapping[str, Any]) -> tuple[dict
     ignored = {
         name for unit in units for name, as_it_is in _OF_UNITS.items() if unit.get(name, as_it_is[0]) not in as_it_is
     }
-    return fields, [f"alwayson_scripts: ControlNet's {name} is ignored" for name in sorted(ignored)]
+    return fields, [
+        f"alwayson_scripts: ControlNet's {name} is ignored; not supported by the farm" for name in sorted(ignored)
+    ]
 
 
 def _image(context: ApiContext, unit: Mapping[str, Any]) -> str:
@@ -354,6 +360,6 @@ def _model(model: Model) -> dict[str, Any]:
 
 
 def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
-    """An error as the web UI's clients read it."""
+    """Return an error in the form of the web UI."""
     del fields  # the words name them
     return {"error": "HTTPException" if status < 500 else "ServerError", "detail": detail, "body": "", "errors": ""}

@@ -1,4 +1,4 @@
-"""OpenAI's Batch API for images: a file of requests in, a render, a file of answers out.
+"""OpenAI's Batch API for images: a file of requests in, one render, a file of results out.
 
 Nothing of it runs by itself: how a batch stands is read from its render, and its files of answers are written as they
 are fetched.
@@ -43,10 +43,10 @@ FileId = Annotated[
     str,
     Path(
         pattern=r"^(file-[0-9a-f]{24}|batch_[0-9a-f]{24}-(output|errors))$",
-        description="Of an uploaded file, or as a batch names its files of answers and of errors.",
+        description="The id of an uploaded file, or of a batch's output or error file.",
     ),
 ]
-BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As POST /v1/batches answered.")]
+BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As returned by POST /v1/batches.")]
 
 
 class BatchBody(BaseModel):
@@ -55,7 +55,7 @@ class BatchBody(BaseModel):
         json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
     )
 
-    input_file_id: str = Field(description="Of a file that was sent to POST /v1/files with the purpose `batch`.")
+    input_file_id: str = Field(description="The id of a file uploaded to POST /v1/files with the purpose `batch`.")
     endpoint: Literal["/v1/images/generations"]
     completion_window: str = Field("24h", description="A batch runs until it is finished, or cancelled.")
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -84,7 +84,7 @@ class BatchAnswer(BaseModel):
     request_counts: Counts
     metadata: dict[str, str]
     remarks: list[str] = Field(
-        default_factory=list, description="When it is created: what is hardly meant, such as an ignored field."
+        default_factory=list, description="When it is created: warnings, such as a field that is ignored."
     )
 
 
@@ -112,9 +112,9 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIE
 def create_batch(
     context: Context, body: BatchBody, caller: CanSubmit, idempotency_key: IdempotencyKey = None
 ) -> BatchAnswer:
-    """Submit a file of requests (JSONL, uploaded with the purpose `batch`): accepted whole, or not at all."""
+    """Submit a file of requests (JSONL, uploaded with the purpose `batch`), whole or not at all."""
     file = context.files.file(caller.owner, body.input_file_id)
-    # What is in the file: uploaded twice, it has two ids.
+    # The content: a file that was uploaded twice has two ids.
     said = {**body.model_dump(mode="json"), "input_file_id": file.object}
     terms = Terms(
         priority=Priority.BULK,
@@ -144,9 +144,9 @@ def list_batches(
     after: Annotated[
         str | None, Query(pattern=r"^batch_[0-9a-f]{24}$", description="The page after this batch.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="The most in a page.")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum page size.")] = 20,
 ) -> BatchList:
-    """Your batches, newest first."""
+    """List your batches, newest first."""
     found = context.files.batches(caller.sees, limit=limit + 1, after=after)
     page = [_answer(context, batch) for batch in found[:limit]]
     return BatchList(
@@ -159,13 +159,13 @@ def list_batches(
 
 @router.get("/batches/{batch_id}")
 def get_batch(context: Context, batch_id: BatchId, caller: CanRead) -> BatchAnswer:
-    """How a batch stands."""
+    """Return the state of a batch."""
     return _answer(context, context.files.batch(caller.sees, batch_id))
 
 
 @router.post("/batches/{batch_id}/cancel")
 def cancel_batch(context: Context, batch_id: BatchId, caller: CanSubmit) -> BatchAnswer:
-    """Cancel what is not finished of it. Harmless to repeat."""
+    """Cancel the unfinished jobs of a batch. Idempotent."""
     batch = context.files.batch(caller.sees, batch_id)
     context.jobs.cancel(batch.render_id)
     return _answer(context, batch)
@@ -173,7 +173,7 @@ def cancel_batch(context: Context, batch_id: BatchId, caller: CanSubmit) -> Batc
 
 @router.get("/files/{file_id}/content", response_class=StreamingResponse)
 def get_file_content(context: Context, file_id: FileId, caller: CanRead, http: HttpRequest) -> StreamingResponse:
-    """The lines of an uploaded file, or of a batch's answers or errors (JSONL)."""
+    """Return the lines of an uploaded file, or of a batch's output or error file (JSONL)."""
     if file_id.startswith("file-"):
         copy = TemporaryFile()  # noqa: SIM115 - closed when it is sent
         copy_input(context.objects, context.files.file(caller.sees, file_id).object, copy)
@@ -194,7 +194,7 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 @contextmanager
 def _of_the_file() -> Iterator[None]:
-    """Raise what is wrong with a line as what it is to the caller: something in the file that they name."""
+    """Raise errors in a line as errors of the field that names the file."""
     try:
         yield
     except BadSpecification as error:
@@ -230,7 +230,7 @@ def _order(context: ApiContext, body: BatchBody, lines: Mapping[int, _BatchLine]
         source_of(context, line.body, where=f"line {number}", custom_id=line.custom_id)
         for number, line in lines.items()
     ]
-    ignored = [f"{name}: ignored; batches have no such field here" for name in body.model_extra or {}]
+    ignored = [f"{name}: ignored; not supported by the farm" for name in body.model_extra or {}]
     if body.completion_window != _WINDOW:
         ignored.append("completion_window: ignored; a batch runs until it is finished or cancelled")
     of_lines = {remark for line in lines.values() for remark in remarks_on(context, line.body)}
@@ -288,7 +288,7 @@ def _counted(context: ApiContext, batch: OpenAIBatch, render: RenderView) -> Cou
 
 
 def _written(context: ApiContext, batch: OpenAIBatch, *, errors: bool, base_url: str) -> Iterator[str]:
-    """The lines of a batch's file of answers, or of errors."""
+    """Yield the lines of a batch's output file, or of its error file."""
     jobs = context.views.jobs(batch.render_id)
     for number, line in enumerate(batch.lines, start=1):
         mine = [next(jobs) for _ in range(line.n)]
@@ -303,7 +303,7 @@ def _line(
 ) -> dict[str, Any]:
     told: dict[str, Any] = {"id": f"batch_req_{batch.id[6:]}_{number}", "custom_id": line.custom_id}
     if undone := next((job for job in jobs if job.state is not State.DONE), None):
-        reason = undone.error or f"it was {undone.state}"
+        reason = undone.error or f"the picture is {undone.state}"
         return {**told, "response": None, "error": {"code": "render_failed", "message": reason}}
     asked = ImagesBody.model_validate(line.body)
     answer = answer_of(context, asked, jobs, base_url=base_url)

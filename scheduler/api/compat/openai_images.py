@@ -1,4 +1,4 @@
-"""The door of OpenAI's clients: `POST /v1/images/generations`, and errors in their own words."""
+"""OpenAI's Images API: `POST /v1/images/generations`, and errors in OpenAI's form."""
 
 import re
 import time
@@ -27,23 +27,23 @@ from storage.spec.picture import Request
 #: Longer than any client waits: OpenAI's own give up after ten minutes.
 _SECONDS = 600.0
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-#: Names of OpenAI's own models mean the default one.
+#: Names of OpenAI's own models stand for the default model.
 _MODELS_OF_OPENAI = ("dall-e", "gpt-image")
-#: A specification's fields → what a body calls them.
+#: Field of a specification → its name in OpenAI's API.
 FIELDS = {"width": "size", "height": "size"}
 _IGNORED = {
-    "quality": "num_inference_steps sets the effort",
-    "style": "say it in the prompt",
-    "moderation": "the farm has no moderation levels",
-    "background": "pictures are opaque",
+    "quality": "use num_inference_steps",
+    "style": "describe it in the prompt",
+    "moderation": "not supported by the farm",
+    "background": "pictures are always opaque",
     "user": "a render belongs to the owner of the key",
 }
-#: What happens anyway.
+#: Values that are what happens anyway.
 _AS_IT_IS = {"quality": ("auto",), "moderation": ("auto",), "background": ("auto", "opaque")}
 
 
 class ImagesBody(BaseModel):
-    """A request of OpenAI's Images API, with the extra fields that open servers agree on."""
+    """A request of OpenAI's Images API, with the extra fields that open-source servers share."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -51,29 +51,29 @@ class ImagesBody(BaseModel):
     )
 
     prompt: str
-    model: str | None = Field(None, description="An alias of the registry; left out, or one of OpenAI's: the default.")
+    model: str | None = Field(None, description="A registered model; left out, or one of OpenAI's: the default model.")
     n: Annotated[int, Field(ge=1, le=10)] = 1
-    size: str = Field("auto", description="`WIDTHxHEIGHT`, or auto: the model's own.")
+    size: str = Field("auto", description="`WIDTHxHEIGHT`, or auto for the model's default.")
     response_format: Literal["url", "b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
-    stream: Literal[False] = Field(False, description="Not here: follow /v1/renders/ID/events.")
+    stream: Literal[False] = Field(False, description="Not supported: follow /v1/renders/ID/events.")
     partial_images: Literal[0] = 0
-    # OpenAI's clients send these; each that asks for something is remarked on.
-    quality: str | None = Field(None, description="Ignored, with a remark: `num_inference_steps` sets the effort.")
+    # OpenAI's clients send these; each that asks for something gets a remark.
+    quality: str | None = Field(None, description="Ignored, with a remark: use `num_inference_steps`.")
     style: str | None = Field(None, description="Ignored, with a remark.")
     moderation: str | None = Field(None, description="Ignored, with a remark.")
     background: str | None = Field(None, description="Pictures are opaque; anything else is ignored, with a remark.")
     user: str | None = Field(None, description="Ignored, with a remark: a render belongs to the key's owner.")
-    negative_prompt: str | None = Field(None, description="What to steer away from.")
+    negative_prompt: str | None = Field(None, description="What not to draw.")
     num_inference_steps: int | None = Field(None, description="Denoising steps.")
     guidance_scale: float | None = Field(None, description="How closely to follow the prompt.")
     seed: int | None = Field(None, description="Of the first picture; the next ones count up from it.")
 
 
 class ImageData(BaseModel):
-    b64_json: str | None = Field(None, description="The picture, or null where addresses were asked for.")
-    url: str | None = Field(None, description="Where the picture is, for an hour.")
+    b64_json: str | None = Field(None, description="The picture, or null if URLs were requested.")
+    url: str | None = Field(None, description="A URL of the picture, valid for an hour.")
     seed: int
 
 
@@ -93,8 +93,8 @@ class ImagesAnswer(BaseModel):
     data: list[ImageData]
     output_format: str
     size: str
-    id: str = Field(description="The render.")
-    remarks: list[str] = Field(default_factory=list, description="What is hardly meant, such as an ignored field.")
+    id: str = Field(description="The id of the render.")
+    remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
@@ -107,9 +107,9 @@ def generate_images(
     caller: CanSubmit,
     http: HttpRequest,
     idempotency_key: IdempotencyKey = None,
-    x_stainless_retry_count: Annotated[int, Header(ge=0, description="As OpenAI's clients count.")] = 0,
+    x_stainless_retry_count: Annotated[int, Header(ge=0, description="Set by OpenAI's clients when they retry.")] = 0,
 ) -> ImagesAnswer:
-    """Render, wait for the pictures, and answer with them: for clients of OpenAI's Images API.
+    """Render, wait, and return the pictures: for clients of OpenAI's Images API.
 
     A client that has lost patience and asks again gets the pictures of its first request.
     """
@@ -128,7 +128,7 @@ def generate_images(
 
 
 def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
-    """What is answered with these pictures, all done; `base_url`: how the caller reaches this API."""
+    """Return the answer for these jobs, all done; `base_url`: how the caller reaches this API."""
     return ImagesAnswer(
         created=int(time.time()),
         data=[_data(context, body, job, base_url) for job in jobs],
@@ -141,7 +141,7 @@ def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *,
 def source_of(
     context: ApiContext, body: ImagesBody, *, where: str = "", custom_id: str | None = None
 ) -> SourcedRequest:
-    """Return what a body asks for; `where` it was read. Raises BadSpecification."""
+    """Return the request in a body; `where` says where it was read. Raises BadSpecification."""
     fields: dict[str, Any] = {
         "prompt": body.prompt,
         "negative_prompt": body.negative_prompt,
@@ -166,13 +166,13 @@ def source_of(
 
 
 def remarks_on(context: ApiContext, body: ImagesBody) -> Iterator[str]:
-    """Yield what a body asks for and does not get."""
+    """Yield a remark on each field that is ignored."""
     for name, why in _IGNORED.items():
         value = getattr(body, name)
         if value is not None and value not in _AS_IT_IS.get(name, ()):
             yield f"{name}: ignored; {why}"
     if _is_of_openai(context, body.model):
-        yield f"model: {body.model!r} is not here; rendered with {context.registry.default}"
+        yield f"model: {body.model!r} is not registered; rendered with {context.registry.default}"
     if body.output_format == "png" and "output_compression" in body.model_fields_set:
         yield "output_compression: ignored; a PNG is lossless"
 
@@ -189,7 +189,7 @@ def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) ->
 
 
 def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
+    """Return an error in OpenAI's form."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": None}}

@@ -1,4 +1,4 @@
-"""For protocols whose answers are pictures: an order is submitted, waited for, and its pictures are encoded."""
+"""Submit an order, wait for it and encode its pictures: for protocols whose answers are pictures."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def rendered(
     if not render.finished:
         raise Refused(
             504,
-            f"render {render.id} is not finished yet and goes on; GET /v1/renders/{render.id} tells",
+            f"render {render.id} is not finished yet and continues; see GET /v1/renders/{render.id}",
             {"Retry-After": "10"},
         )
     jobs = list(context.views.jobs(render.id))
@@ -45,7 +45,7 @@ def rendered(
 
 
 def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
-    """Return a picture in the format asked for; as PNG it is the stored file, with its recipe in it."""
+    """Return a picture in the requested format; as PNG it is the stored file, with its recipe as metadata."""
     data = context.objects.get(str(job.object))
     if form == "png":
         return data
@@ -56,5 +56,5 @@ def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality:
 
 
 def as_base64(data: bytes) -> str:
-    """Return bytes as JSON carries them."""
+    """Return bytes as base64 text."""
     return base64.b64encode(data).decode()

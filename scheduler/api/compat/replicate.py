@@ -1,4 +1,4 @@
-"""The door of Replicate's clients: predictions, created, waited for, looked at and cancelled."""
+"""Replicate's API: create, read and cancel predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,15 +26,17 @@ from storage.renders.views import RenderView
 from storage.rules.states import Priority, State
 from storage.spec.picture import Request
 
-#: What Replicate's models call our fields.
+#: Name in Replicate's API → field of a specification.
 _INPUTS = {"scheduler": "sampler", "num_outputs": "n"}
 _MOST_PICTURES = 100
 _SHOWN = 100
 
-Prefer = Annotated[str | None, Header(description="`wait` or `wait=N`: answer when it is done, after N s at most.")]
+Prefer = Annotated[
+    str | None, Header(description="`wait` or `wait=N`: answer when the prediction is done, after N seconds at most.")
+]
 
 
-CancelAfter = Annotated[str | None, Header(description="Not here, and refused: cancel the prediction yourself.")]
+CancelAfter = Annotated[str | None, Header(description="Not supported, and refused: cancel the prediction yourself.")]
 
 
 class PredictionBody(BaseModel):
@@ -43,24 +45,24 @@ class PredictionBody(BaseModel):
         json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
     )
 
-    version: str | None = Field(None, description="An alias of the registry, with or without an owner before it.")
+    version: str | None = Field(None, description="A registered model, with or without an owner before it.")
     input: dict[str, Any] = Field(description="Fields of a specification; `num_outputs` pictures.")
-    webhook: str | None = Field(None, description="Not here, and refused: POST /v1/renders takes webhooks.")
+    webhook: str | None = Field(None, description="Not supported, and refused: POST /v1/renders takes webhooks.")
 
 
 class Prediction(BaseModel):
-    id: str = Field(description="Also that of its render.")
+    id: str = Field(description="Also the id of its render.")
     model: str
     version: str
     status: str = Field(description="starting, processing, succeeded, failed or canceled")
     input: dict[str, Any]
-    output: list[str] | None = Field(description="Addresses of the pictures, or the pictures themselves (data:).")
+    output: list[str] | None = Field(description="URLs of the pictures, or the pictures themselves (data:).")
     error: str | None
-    logs: str = Field(description="How far it is, in a line as tqdm writes it.")
+    logs: str = Field(description="Progress, as a line of tqdm.")
     remarks: list[str] = Field(
-        default_factory=list, description="When it is created: what is hardly meant, such as an ignored field."
+        default_factory=list, description="When it is created: warnings, such as a field that is ignored."
     )
-    metrics: dict[str, float] = Field(description="`predict_time`: seconds from its first picture's start.")
+    metrics: dict[str, float] = Field(description="`predict_time`: seconds since its first picture was started.")
     created_at: str | None
     started_at: str | None
     completed_at: str | None
@@ -78,7 +80,7 @@ router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
 
 @dataclass(frozen=True)
 class _Call:
-    """What comes with a prediction's body."""
+    """Hold what comes with a prediction's body."""
 
     context: Context
     caller: CanSubmit
@@ -100,31 +102,31 @@ def create_prediction(body: PredictionBody, call: Call) -> Prediction:
 @router.post("/models/{owner}/{name}/predictions", status_code=201)
 def create_prediction_of_model(
     owner: Annotated[str, Path(max_length=63, description="Anything.")],
-    name: Annotated[str, Path(max_length=63, description="An alias of the registry.")],
+    name: Annotated[str, Path(max_length=63, description="A registered model.")],
     body: PredictionBody,
     call: Call,
 ) -> Prediction:
-    """Submit a prediction of a model; whose it is does not matter here."""
+    """Submit a prediction of a model; its owner is ignored."""
     del owner
     return _created(call, body, name)
 
 
 @router.get("/predictions")
 def list_predictions(context: Context, caller: CanRead, request: HttpRequest) -> PredictionPage:
-    """The newest hundred."""
+    """List the newest hundred predictions."""
     found = context.views.renders(limit=_SHOWN, owner=caller.owner)
     return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
 
 
 @router.get("/predictions/{render_id}")
 def get_prediction(context: Context, render_id: RenderId, caller: CanRead, request: HttpRequest) -> Prediction:
-    """How a prediction stands."""
+    """Return the state of a prediction."""
     return _prediction(context, context.render(caller, render_id), request)
 
 
 @router.post("/predictions/{render_id}/cancel")
 def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, request: HttpRequest) -> Prediction:
-    """Cancel what is not finished of it. Harmless to repeat."""
+    """Cancel the unfinished pictures of a prediction. Idempotent."""
     context.render(caller, render_id)
     context.jobs.cancel(render_id)
     return _prediction(context, context.render(caller, render_id), request)
@@ -132,7 +134,7 @@ def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, 
 
 def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
     if call.cancel_after is not None:
-        raise BadSpecification("Cancel-After: not here; POST /v1/predictions/ID/cancel cancels at once")
+        raise BadSpecification("Cancel-After: not supported; POST /v1/predictions/ID/cancel cancels a prediction")
     context = call.context
     terms = Terms(
         priority=Priority.INTERACTIVE,
@@ -152,11 +154,11 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
 def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Order:
     if body.webhook is not None:
         raise BadSpecification(
-            "webhook: predictions have none here; POST /v1/renders takes one, or poll GET /v1/predictions/ID"
+            "webhook: not supported for predictions; use POST /v1/renders, or poll GET /v1/predictions/ID"
         )
     fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
     if "model" in fields:
-        raise BadSpecification("input.model: the version names the model")
+        raise BadSpecification("input.model: not allowed; `version` names the model")
     fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:60]
     n = fields.pop("n", 1)
     if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
@@ -165,7 +167,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),
         pictures_each=n,
-        remarks=tuple(f"{name}: ignored; predictions have no such field here" for name in ignored),
+        remarks=tuple(f"{name}: ignored; not supported by the farm" for name in ignored),
     )
 
 
@@ -210,7 +212,7 @@ def _output(context: ApiContext, key: str) -> str:
 
 
 def _logs(render: RenderView, shares: Mapping[int, float]) -> str:
-    """A line as tqdm writes it: Replicate's clients read progress from it."""
+    """Return a line of tqdm: Replicate's clients read the progress from it."""
     percent = int(100 * (render.total - render.remaining + sum(shares.values())) / render.total)
     return f"{percent:3d}%|{'█' * (percent // 10):10}| {render.total - render.remaining}/{render.total}\n"
 

@@ -1,4 +1,4 @@
-"""Field names: errors tell of a wrong field by the name that the caller's protocol has for it."""
+"""Field names in errors: a wrong field is named as the caller's protocol names it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ _NAMED = re.compile(r"((?:[^:\n]* \d+: )?)(\w+(?:, \w+)*): (.*)", re.DOTALL)
 
 @contextmanager
 def spelled(names: Mapping[str, str]) -> Iterator[None]:
-    """Raise what is raised within, with `names` (a specification's field → the protocol's) in place of our own."""
+    """Rename fields in the errors raised within; `names`: field of a specification → name in the protocol."""
     try:
         yield
     except BadSpecification as error:
@@ -20,7 +20,7 @@ def spelled(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def respelled(message: str, names: Mapping[str, str]) -> str:
-    """Return a message with the protocol's name of its field."""
+    """Return a message with its field named as in the protocol."""
     match = _NAMED.fullmatch(message)
     if match is None:
         return message

@@ -1,14 +1,17 @@
 """A client of the farm's HTTP API::
 
-from scheduler.client import Farm
+    from diffusion_farm import Farm
 
-farm = Farm("http://127.0.0.1:8000")
-render = farm.submit(["a large red star", "a small green circle"], n=2)
-for picture in farm.images(render):
-    picture.save("pictures")
+    farm = Farm("http://127.0.0.1:8000")
+    render = farm.submit(["a large red star", "a small green circle"], n=2)
+    for picture in farm.images(render):
+        picture.save("pictures")
+
+It imports nothing of the farm itself, so it runs where only httpx is installed.
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +20,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from rich.progress import Progress
-
-from storage.errors import FarmError
 
 _POLL_SECONDS = 0.25
 _LONGEST_POLL_SECONDS = 2.0
 _PAGE = 500
-#: Requests that change nothing, or that carry a name of their own, are made again.
+#: For idempotent requests: those that change nothing, or carry an idempotency key.
 _TRIES = 5
 
 
-class ApiProblem(FarmError):
-    """Raised when the farm refuses a request: its status and words, and the fields that are wrong."""
+class ApiProblem(Exception):
+    """Raised when the farm refuses a request: HTTP status, message, and the invalid fields."""
 
     def __init__(self, status: int, detail: str, errors: Sequence[dict[str, str]] = ()) -> None:
         super().__init__(detail)
@@ -39,7 +39,7 @@ class ApiProblem(FarmError):
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """How a render stood when it was asked for."""
+    """The state of a render at the time of the request."""
 
     id: str
     #: running, held, done, failed or cancelled
@@ -54,10 +54,10 @@ class Render:
     #: Seconds since 1970.
     created_at: float
     finished_at: float | None
-    #: How many pictures are rendered before its next one; None where it is not known.
+    #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None
-    #: Only of one that was just submitted.
+    #: Only in the answer to `submit`.
     seeds: Sequence[int] = ()
     remarks: Sequence[str] = ()
 
@@ -68,7 +68,7 @@ class Render:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A finished picture: PNG, with its recipe within."""
+    """A finished picture: PNG data, with its recipe in the metadata."""
 
     job: str
     index: int
@@ -77,7 +77,7 @@ class Picture:
     data: bytes
 
     def save(self, folder: str | Path) -> Path:
-        """Write it as `<index>-<seed>.png`; the file."""
+        """Write `<index>-<seed>.png` into a folder, which is created if missing; return its path."""
         file = Path(folder) / f"{self.index:06d}-{self.seed}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(self.data)
@@ -85,13 +85,14 @@ class Picture:
 
 
 class Farm:
-    """One farm. Safe to share between threads; close it, or use it as a context."""
+    """A connection to a farm. Thread-safe; close it, or use it as a context manager."""
 
     def __init__(self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, timeout: float = 30) -> None:
         """
         Args:
-            key: made by `farm keys create`; a farm on this machine may want none.
-            timeout: seconds that a single request may take.
+            url: where `farm api` listens.
+            key: an API key (`farm keys create`); a farm on this machine may not require one.
+            timeout: seconds allowed for a single request.
         """
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, follow_redirects=False)
@@ -108,9 +109,9 @@ class Farm:
     def submit(
         self, prompt: str | Sequence[str] | None = None, *, idempotency_key: str | None = None, **fields: Any
     ) -> Render:
-        """Submit pictures: any field of a specification, `n`, `priority`, lists in `zip` and `product`.
+        """Submit a render: prompts, any field of a picture, `n`, `priority`, and lists in `zip` and `product`.
 
-        With an idempotency key it may be repeated, also after an answer that was lost. Raises ApiProblem.
+        With an idempotency key the call is safe to repeat, even if its answer was lost. Raises ApiProblem.
         """
         body = {**({} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}), **fields}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
@@ -118,9 +119,9 @@ class Farm:
         return _render(answer.json())
 
     def submit_manifest(self, file: str | Path, *, idempotency_key: str | None = None, **fields: Any) -> Render:
-        """Submit every row of a prompt file (.txt, .jsonl, .csv, .parquet); `fields` for rows that lack them.
+        """Submit every row of a prompt file (.txt, .jsonl, .csv, .parquet); `fields` are defaults for its rows.
 
-        With an idempotency key it may be repeated. Raises ApiProblem.
+        With an idempotency key the call is safe to repeat. Raises ApiProblem.
         """
         path = Path(file)
         with path.open("rb") as data:
@@ -128,27 +129,32 @@ class Farm:
         return self.submit(manifest=answer.json()["id"], idempotency_key=idempotency_key, **fields)
 
     def get(self, render: Render | str) -> Render:
-        """How a render stands now. Raises ApiProblem (404) if there is none."""
+        """Return the current state of a render. Raises ApiProblem (404) if there is none."""
         return _render(self._ask("GET", f"/v1/renders/{_id(render)}").json())
 
     def wait(self, render: Render | str, *, progress: bool = False, timeout: float | None = None) -> Render:
-        """Wait until every picture is done, failed or cancelled. Raises TimeoutError after `timeout` seconds."""
+        """Wait until every picture is done, failed or cancelled; with `progress`, count them on standard error.
+
+        Raises ApiProblem, and TimeoutError after `timeout` seconds.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with Progress(disable=not progress, transient=True) as bar:
-            task = bar.add_task(f"render {_id(render)}")
-            pause = _POLL_SECONDS
-            while True:
-                now = self.get(render)
-                bar.update(task, total=now.total, completed=now.done + now.failed + now.cancelled)
-                if now.finished:
-                    return now
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise TimeoutError(f"render {now.id} has {now.done} of {now.total} pictures after {timeout:g} s")
-                time.sleep(pause)
-                pause = min(pause * 1.3, _LONGEST_POLL_SECONDS)
+        pause = _POLL_SECONDS
+        counted = -1
+        while True:
+            now = self.get(render)
+            finished = now.done + now.failed + now.cancelled
+            if progress and finished != counted:
+                counted = finished
+                sys.stderr.write(f"render {now.id}: {finished} of {now.total}\n")
+            if now.finished:
+                return now
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"render {now.id} has {now.done} of {now.total} pictures after {timeout:g} s")
+            time.sleep(pause)
+            pause = min(pause * 1.3, _LONGEST_POLL_SECONDS)
 
     def images(self, render: Render | str) -> Iterator[Picture]:
-        """The pictures as they are finished, each once; ends with the render. Raises ApiProblem."""
+        """Yield each picture once, as it finishes; ends when the render does. Raises ApiProblem."""
         seen: set[int] = set()
         while True:
             finished = self.get(render).finished
@@ -168,9 +174,10 @@ class Farm:
                 time.sleep(_POLL_SECONDS)
 
     def events(self, render: Render | str, *, after: int = 0) -> Iterator[dict[str, Any]]:
-        """What happens to a render until it is finished: each event once and in order, over cut connections too.
+        """Yield the events of a render until it is finished, each once and in order, reconnecting as needed.
 
-        Each is what the API sends, with its `kind`; those of the kind `progress` have no `seq`. Raises ApiProblem.
+        An event is the JSON that the API sends, plus its `kind`. Events of the kind `progress` have no `seq`. Raises
+        ApiProblem.
         """
         seen, pause = after, _POLL_SECONDS
         while True:
@@ -188,15 +195,15 @@ class Farm:
                         yield event
             except httpx.TransportError:
                 pause = min(2 * pause, _LONGEST_POLL_SECONDS)
-            # Whether it is finished, the next answer says: 204.
+            # The next answer tells whether the render is finished: 204.
             time.sleep(pause)
 
     def cancel(self, render: Render | str) -> int:
-        """Cancel what is not finished; how many pictures. Harmless to repeat."""
+        """Cancel the unfinished pictures and return how many there were. Idempotent. Raises ApiProblem."""
         return int(self._ask("DELETE", f"/v1/renders/{_id(render)}").json()["cancelled"])
 
     def upload(self, file: str | Path) -> str:
-        """Store a conditioning image or embeddings; how specifications name it. Idempotent."""
+        """Upload a conditioning image or embeddings; return the reference to use in a picture's fields. Idempotent."""
         path = Path(file)
         answer = self._ask("POST", "/v1/files", again=True, files={"file": (path.name, path.read_bytes())})
         return str(answer.json()["reference"])
@@ -213,7 +220,7 @@ class Farm:
     def _image(self, address: str) -> bytes:
         answer = self._ask("GET", address)
         if answer.is_redirect:
-            # To the store, which has no use for our key.
+            # The redirect leads to the object store, which must not see our key.
             answer = httpx.get(answer.headers["location"], timeout=self._http.timeout)
             answer.raise_for_status()
         return answer.content
@@ -236,7 +243,7 @@ class Farm:
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Server-sent events, as far as the farm sends them: one line of data each."""
+    """Parse server-sent events of the form that the farm sends: one line of data each."""
     kind, data = "", ""
     for line in lines:
         name, _, value = line.partition(": ")

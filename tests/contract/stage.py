@@ -1,0 +1,138 @@
+"""A farm in this process: SQLite, a folder, the API on a port, and a worker by hand."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+from PIL import Image
+
+from diffusion_farm import Farm
+from scheduler.api.app import make_api
+from scheduler.api.context import ApiContext
+from scheduler.cli.api import listening
+from scheduler.services import Services, open_services
+from storage.access.keys import Keys, Limits, Role
+from storage.jobs.values import Published, RenderedBatch
+from storage.objects.object_keys import picture_key
+from storage.settings import Settings
+
+MODELS = """
+default = "tiny"
+
+[models.tiny]
+kind = "diffusers"
+source = "somewhere/tiny"
+pipeline = "StableDiffusionPipeline"
+width = 64
+height = 64
+num_inference_steps = 4
+guidance_scale = 5.0
+
+[models.net]
+kind = "diffusers"
+source = "somewhere/tiny"
+pipeline = "StableDiffusionPipeline"
+controlnets = ["somewhere/net"]
+width = 64
+height = 64
+num_inference_steps = 4
+guidance_scale = 5.0
+"""
+
+
+class Stage:
+    """A farm in this process: SQLite, a folder, the API on a port, and a worker by hand."""
+
+    def __init__(self, services: Services, address: str) -> None:
+        self.services = services
+        self.address = address
+        #: To be closed; making a client takes longer than most of its requests.
+        self.held = ExitStack()
+        self._clients: dict[str, httpx.Client] = {}
+        self._farms: dict[str, Farm] = {}
+        self.key = self.new_key()
+        #: Whether the worker by hand works; tests that look at what waits clear it.
+        self.working = threading.Event()
+        self.working.set()
+
+    def new_key(self, owner: str = "ann", **limits: int) -> str:
+        keys = Keys(self.services.database)
+        return keys.create(name="test", owner=owner, role=Role.SUBMIT, limits=Limits(**limits))[1]
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        key = key or self.key
+        if key not in self._clients:
+            headers = {"Authorization": f"Bearer {key}"}
+            made = httpx.Client(base_url=self.address, headers=headers, timeout=20)
+            self._clients[key] = self.held.enter_context(made)
+        return self._clients[key]
+
+    def farm(self, key: str | None = None) -> Farm:
+        key = key or self.key
+        if key not in self._farms:
+            self._farms[key] = self.held.enter_context(Farm(self.address, key=key))
+        return self._farms[key]
+
+    def complete(self, model: str, *, limit: int = 8) -> int:
+        """Render a claim's pictures; how many they were."""
+        jobs = self.services.jobs
+        claim = jobs.claim(model=model, worker="by hand", limit=limit)
+        if claim is None:
+            return 0
+        made = []
+        for job in claim.jobs:
+            stored = self.services.objects.put(picture_key(job.render_id, job.index), png(job.spec.width))
+            made.append(Published(job=job, object=stored.key, sha256=stored.sha256, bytes=stored.bytes))
+        batch = RenderedBatch(
+            id=claim.batch_id,
+            worker="by hand",
+            model=model,
+            jobs=claim.jobs,
+            recipe={"torch": "2.13"},
+            render_seconds=1,
+        )
+        jobs.complete(batch, made)
+        return len(made)
+
+
+@contextmanager
+def running_stage(folder: Path) -> Iterator[Stage]:
+    """A farm whose pictures are made as soon as they wait."""
+    settings = Settings(home=folder, owner="ann", webhook_private=True)
+    folder.mkdir()
+    (folder / "models.toml").write_text(MODELS)
+    services = open_services(settings)
+    listener = listening("127.0.0.1", 0)
+    app = make_api(ApiContext(services, None), open_without_keys=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    stage = Stage(services, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(0.01):
+            if stage.working.is_set():
+                any(stage.complete(model) for model in services.registry.models)
+
+    threads = [
+        threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
+        threading.Thread(target=work),
+    ]
+    for thread in threads:
+        thread.start()
+    with stage.held:
+        yield stage
+    server.should_exit = True
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    services.database.close()
+
+
+def png(size: int = 64) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""A process that fires schedules may be killed at any statement, and restarted in any month."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import func, select
+
+from scheduler.cron.firing import ScheduleRunner
+from scheduler.intake.order import Order
+from storage.database.connection import Database
+from storage.database.tables import firings, renders
+from storage.database.tables import jobs as rows
+from storage.jobs.jobs import Jobs
+from storage.objects.store import ObjectStore, open_objects
+from storage.renders.schedules import FiringOutcome
+from storage.settings import Settings
+from tests.contract.renders import at_once
+from tests.contract.schedules import NIGHTLY, Clock, add, outcomes, runner_over
+
+
+@pytest.fixture
+def objects(local: Settings) -> ObjectStore:
+    return open_objects(local)
+
+
+# -- killed anywhere -------------------------------------------------------------------------------------------
+
+#: Forks a beat for each statement of a turn of the clock, the n-th of which kills it; one that outlives its last
+#: statement ends the round. Prints how many were killed.
+_ROUND = """
+import os, signal, sys
+from pathlib import Path
+from sqlalchemy import event
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.objects.folder import LocalObjects
+from tests.contract.schedules import TWO_AT_NIGHT, runner_over
+
+killed = 0
+for n in range(1, 200):
+    pid = os.fork()
+    if pid == 0:
+        database, left = Database(sys.argv[1]), [n]
+        def die(*_):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        for name in ("before_cursor_execute", "commit"):
+            event.listen(database.engine, name, die)
+        objects = LocalObjects(Path(sys.argv[2]))
+        runner_over(Jobs(database), database, objects, lambda: TWO_AT_NIGHT + 1).run_once()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    killed += 1
+print(killed)
+"""
+
+
+@pytest.mark.slow
+def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
+    runner: ScheduleRunner, database: Database, local: Settings
+) -> None:
+    order = Order(prompts=("a kitten",), pictures_each=1500)
+    made = [add(runner, name=name, order=order) for name in ("one", "two", "three")]
+
+    told = subprocess.run(
+        [sys.executable, "-c", _ROUND, database.url, local.objects],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert told.returncode == 0, told.stderr
+    # Of each schedule: two chunks, the lock, the firing, the plan, the render, its jobs, its total, the commit.
+    assert int(told.stdout) >= 20, told.stdout
+    assert [outcomes(runner, schedule) for schedule in made] == [[FiringOutcome.FIRED]] * 3
+    with database.read() as connection:
+        fired = set(connection.execute(select(firings.c.render_id)).scalars())
+        totals = {row.id: row.total for row in connection.execute(select(renders))}
+        counting = select(rows.c.render_id, func.count().label("n")).group_by(rows.c.render_id)
+        counted = {row.render_id: row.n for row in connection.execute(counting)}
+    assert totals == counted == dict.fromkeys(fired, 1500)
+
+
+# -- a month ---------------------------------------------------------------------------------------------------
+
+PLANS = {
+    "hourly": "0 * * * *",
+    "half past two": "30 2 * * *",
+    "every twenty minutes at night": "*/20 1-3 * * *",
+    "weekdays": "15 9 * * mon-fri",
+    "first of the month": "0 0 1 * *",
+}
+
+
+def expected_times(name: str, month: int) -> list[str]:
+    """Every planned time of a month, written down without the library."""
+    first = datetime(2026, month, 1)
+    days = range((datetime(2026, month + 1, 1) - first).days)
+    summer_begins, summer_ends = (2026, 3, 29), (2026, 10, 25)
+    found: list[str] = []
+    for number in days:
+        day = (2026, month, number + 1)
+        date = f"2026-{month:02d}-{number + 1:02d}"
+        hours = [hour for hour in range(24) if not (day == summer_begins and hour == 2)]
+        if day == summer_ends:
+            hours.insert(hours.index(2), 2)
+        match name:
+            case "hourly":
+                found += [f"{date} {hour:02d}:00" for hour in hours]
+            case "half past two":
+                found.append(f"{date} 03:00" if day == summer_begins else f"{date} 02:30")
+            case "every twenty minutes at night":
+                found += [
+                    f"{date} {hour:02d}:{minute:02d}" for hour in hours if 1 <= hour <= 3 for minute in (0, 20, 40)
+                ]
+            case "weekdays":
+                found += [f"{date} 09:15"] if datetime(*day).weekday() < 5 else []
+            case "first of the month":
+                found += [f"{date} 00:00"] if number == 0 else []
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("database_kind", "month"), [("sqlite", 3), ("sqlite", 10), ("postgresql", 10)], indirect=["database_kind"]
+)
+def test_a_month_with_daylight_saving_two_beats_and_restarts_fires_every_time_once(
+    farm: Jobs, database: Database, objects: ObjectStore, month: int
+) -> None:
+    paris = ZoneInfo("Europe/Paris")
+    begin = datetime(2026, month, 1, tzinfo=paris).timestamp()
+    end = datetime(2026, month + 1, 1, tzinfo=paris).timestamp()
+    clock, dice = Clock(begin - 1), random.Random(month)
+    beats = [runner_over(farm, Database(database.url), objects, clock) for _ in range(2)]
+    made = {
+        name: add(
+            beats[0],
+            name=name,
+            plan=replace(NIGHTLY, cron=cron, catch_up="all"),
+            order=Order(prompts=("a kitten",)),
+            since=begin - 1,
+        )
+        for name, cron in PLANS.items()
+    }
+
+    while clock.moment < end - 1:
+        step = dice.choice([60, 600, 1800, 3600])
+        if dice.random() < 0.05:
+            step = dice.choice([-600, 5 * 3600])  # the clock is set, or everything was down
+        clock.moment = min(clock.moment + step, end - 1)
+        if step == 3600:
+            at_once(*[beat.run_once for beat in beats])
+        elif dice.random() < 0.1:
+            beats[0].schedules.database.close()
+            beats[0] = runner_over(farm, Database(database.url), objects, clock)  # a restart
+        else:
+            dice.choice(beats).run_once()
+    beats[1].run_once()
+
+    for name, schedule in made.items():
+        history = list(reversed(beats[0].schedules.history(schedule, limit=10_000)))
+        planned = [datetime.fromtimestamp(firing.planned_at, paris).strftime("%Y-%m-%d %H:%M") for firing in history]
+        assert Counter(planned) == Counter(expected_times(name, month)), name
+        assert {firing.outcome for firing in history} == {FiringOutcome.FIRED}
+        assert len({firing.render_id for firing in history}) == len(history)
+    with database.read() as connection:
+        total = connection.execute(select(func.count()).select_from(renders)).scalar_one()
+    assert total == sum(len(expected_times(name, month)) for name in PLANS)
+    for beat in beats:
+        beat.schedules.database.close()
