@@ -189,7 +189,9 @@ def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> No
         found = None
     if found != dict(note):
         what = f"an export of {found}" if isinstance(found, dict) else "something else"
-        raise InvalidInput(f"--to {shown}: already holds {what}; resume that one, or choose another destination")
+        raise InvalidInput(
+            f"--to {shown}: already holds {what}; resume it with the same options, or choose another target"
+        )
 
 
 def write_down(path: Path, data: bytes) -> None:

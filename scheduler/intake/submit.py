@@ -15,7 +15,7 @@ from scheduler.intake.remarks import remarks_on
 from scheduler.intake.requests import BadRows
 from scheduler.intake.specify import specify
 from scheduler.intake.tickets import top_up
-from scheduler.intake.uploads import check_stored, stored_inputs, with_references
+from scheduler.intake.uploads import StoredInputs, check_stored, with_references
 from scheduler.services import Services
 from storage.access.quotas import Quotas
 from storage.broker.tickets import Tickets
@@ -112,12 +112,11 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     for spec in order.specs:
         check_work(spec, submitter.limits)
     check_stored(intake.objects, order.specs)
-    asked = order.asked(bad)
+    known = StoredInputs(intake.objects, local_files=submitter.local_files)
     if order.names_inputs():
         # Rows that are skipped here are met again, and counted then.
-        skipping = BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()
-        known = stored_inputs(intake.objects, order.asked(skipping), local_files=submitter.local_files)
-        asked = with_references(asked, known, bad)
+        known.fill(order.asked(BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()))
+    asked = with_references(order.asked(bad), known, bad)
     jobs = specify(
         asked,
         intake.registry,

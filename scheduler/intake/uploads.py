@@ -1,7 +1,7 @@
 """Inputs (conditioning images, embeddings): checked, stored once, and named in specifications by their hash."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -75,22 +75,38 @@ def check_embeddings(data: bytes) -> None:
             raise ValueError(f"{name} is of type {tensor['dtype']}; expected one of {', '.join(sorted(_DTYPES))}")
 
 
-def stored_inputs(
-    objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool
-) -> dict[str, str | BadSpecification]:
-    """Return, for every input that requests name, its reference or what is wrong with it.
+class StoredInputs(dict[str, str | BadSpecification]):
+    """Map the names of inputs to their references, or to what is wrong with them; each is looked up once."""
 
-    Args:
-        local_files: store the local files that are named; otherwise only stored inputs may be named.
-    """
-    known: dict[str, str | BadSpecification] = {}
-    for one in asked:
-        for _, name in _named(one.request):
-            if name not in known:
-                try:
-                    known[name] = _reference_of(objects, name, local_files=local_files)
-                except BadSpecification as error:
-                    known[name] = error
+    def __init__(self, objects: ObjectStore, *, local_files: bool) -> None:
+        """Look inputs up in a store.
+
+        Args:
+            local_files: store the local files that are named; otherwise only stored inputs may be named.
+        """
+        super().__init__()
+        self._objects = objects
+        self._local_files = local_files
+
+    def __missing__(self, name: str) -> str | BadSpecification:
+        try:
+            found: str | BadSpecification = _reference_of(self._objects, name, local_files=self._local_files)
+        except BadSpecification as error:
+            found = error
+        self[name] = found
+        return found
+
+    def fill(self, asked: Iterable[SourcedRequest]) -> None:
+        """Look up every input that requests name."""
+        for one in asked:
+            for _, name in _named(one.request):
+                self[name]
+
+
+def stored_inputs(objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool) -> StoredInputs:
+    """Return the inputs that requests name."""
+    known = StoredInputs(objects, local_files=local_files)
+    known.fill(asked)
     return known
 
 
@@ -104,7 +120,7 @@ def check_stored(objects: ObjectStore, specs: Iterable[Spec]) -> None:
 
 
 def with_references(
-    asked: Iterable[SourcedRequest], known: Mapping[str, str | BadSpecification], bad: BadRows | None = None
+    asked: Iterable[SourcedRequest], known: StoredInputs, bad: BadRows | None = None
 ) -> Iterator[SourcedRequest]:
     """Replace file names with the references of stored inputs.
 

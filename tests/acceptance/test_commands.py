@@ -143,7 +143,7 @@ def test_a_worker_is_released_by_name(served: Home) -> None:
     name = served.farm("workers", "--json").json[0]["name"]
     assert served.farm("workers", "release", name).out == f"{name} is not quarantined\n"
     assert served.farm("workers", "release", name, "--json").json == {"worker": name, "released": 0}
-    assert f"workers: {name}, " in served.farm("workers", "release", "nobody", code=2).complaint
+    assert re.search(f"workers: .*{name}", served.farm("workers", "release", "nobody", code=2).complaint)
 
 
 def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:

@@ -85,11 +85,11 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "text.png": (b"this is no picture", "not a complete PNG, JPEG or WEBP image"),
         "cut.png": (silhouette()[:120], "not a complete PNG, JPEG or WEBP image"),
         "old.gif": (silhouette(format="GIF"), "not a complete PNG, JPEG or WEBP image"),
-        "deep.png": (deep.getvalue(), "8 bits a channel"),
+        "deep.png": (deep.getvalue(), "8 bits per channel"),
         "moving.webp": (moving.getvalue(), "animation of 2"),
         "bomb.png": (bomb.getvalue(), "megapixels|decompression bomb"),
         "text.safetensors": (b"this is no tensor", "not a safetensors file"),
-        "other.safetensors": (safetensors.torch.save({"a": torch.zeros(1)}), "no tensor prompt_embeds; it has a"),
+        "other.safetensors": (safetensors.torch.save({"a": torch.zeros(1)}), "no tensor named prompt_embeds; found a"),
         "flat.safetensors": (safetensors.torch.save({"prompt_embeds": torch.zeros(7)}), r"shape \(7,\)"),
         "whole.safetensors": (
             safetensors.torch.save({"prompt_embeds": torch.zeros(77, 96, dtype=torch.int32)}),

@@ -371,3 +371,12 @@ def test_files_of_the_farms_machine_are_named_at_the_command_line_alone(stage: S
     asked = {"prompt": "a star", "model": "net", "control_images": [str(there)]}
     made = {door.name: door.send(stage, asked).render_id is not None for door in DOORS}
     assert [name for name, was_made in made.items() if was_made] == ["command line"]
+
+
+def test_an_input_is_looked_up_however_its_field_is_written(stage: Stage) -> None:
+    row = f'{{"prompt": "a star", "model": "net", "control\\u005fimages": ["{_NOWHERE}"]}}'
+    client = stage.client()
+    sent = client.post("/v1/files", files={"file": ("rows.jsonl", row.encode())}, data={"purpose": "manifest"}).json()
+    refused = client.post("/v1/renders", json={"manifest": sent["id"]})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "control_images")
+    assert "not in the store" in refused.json()["detail"]
