@@ -14,8 +14,15 @@ HEAVY = {
     *("alembic", "boto3", "botocore", "celery", "cronsim", "dynamicprompts", "fastapi", "httpx", "kombu", "PIL"),
     *("numpy", "pyarrow", "redis", "rich", "safetensors", "torch", "uvicorn", "urllib3", "webdataset"),
 }
-REPORT = "import sys; from scheduler.cli.main import cli; cli.main(sys.argv[1:], standalone_mode=False); "
-REPORT += "sys.stderr.write(' '.join(sys.modules))"
+#: By the way of the installed command.
+REPORT = """
+import sys
+from diffusion_farm.commands import farm
+try:
+    farm()
+finally:
+    sys.stderr.write(" ".join(sys.modules))
+"""
 
 
 def imported(tmp_path: Path, *arguments: str) -> set[str]:
