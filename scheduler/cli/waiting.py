@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from scheduler.cli.interrupts import heard_interrupts
 from scheduler.cli.output import counted, duration, print_json, say
 from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, shown_render
@@ -70,10 +71,10 @@ class FinishedRender:
 
 def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
     """Wait until a render is finished and its pictures are in `out`, showing progress."""
-    with _farm(services, accepted.models):
+    with heard_interrupts() as check_interrupt, _farm(services, accepted.models):
         started = time.monotonic()
         try:
-            render = _followed(services, accepted, out)
+            render = _followed(services, accepted, out, check_interrupt)
         except KeyboardInterrupt:
             _say_what_becomes_of(services, accepted.render_id)
             raise
@@ -114,7 +115,9 @@ def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def _followed(services: Services, accepted: Accepted, out: Path | None) -> RenderView:
+def _followed(
+    services: Services, accepted: Accepted, out: Path | None, check_interrupt: Callable[[], None]
+) -> RenderView:
     render_id = accepted.render_id
     downloads = None if out is None else Downloads(services.views, services.objects, render_id, out)
     total = services.views.render(render_id).total
@@ -124,6 +127,7 @@ def _followed(services: Services, accepted: Accepted, out: Path | None) -> Rende
 
         def look(render: RenderView) -> bool:
             nonlocal seen
+            check_interrupt()
             show(render)
             watch.look()
             news, seen = render != seen or render.finished, render

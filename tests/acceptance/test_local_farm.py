@@ -61,7 +61,7 @@ def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wa
 
     next_one = home.farm(*ONE)
 
-    assert re.search(r"^\d+ jobs of earlier renders", next_one.err)
+    assert re.search(r"^\d+ unfinished jobs from earlier renders", next_one.err)
     assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
     assert home.rows("SELECT DISTINCT attempt FROM jobs") == [(1,)]
 
@@ -86,7 +86,7 @@ def test_a_farm_that_was_killed_leaves_no_process_and_its_render_is_kept_for_the
     home.is_left_in_peace()
 
     assert ended.code == 3
-    assert re.search(r"^farm: .*farm.*has ended.*farm up", ended.err, re.MULTILINE)
+    assert re.search(r"^farm: the farm on this machine has stopped.*farm up", ended.err, re.MULTILINE)
     assert home.rows("SELECT count(*) FROM jobs WHERE state IN ('failed', 'cancelled')") == [(0,)]
 
     next_one = home.farm(*ONE)
@@ -100,7 +100,7 @@ def test_a_farm_that_was_killed_leaves_no_process_and_its_render_is_kept_for_the
 
 def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
     accepted = home.farm(*ONE, "--no-wait")
-    assert "no farm runs on this machine: `farm up`" in accepted.err
+    assert "no farm is running on this machine; `farm up`" in accepted.err
 
     with home.started("up", "--json") as up:
         eventually((home.path / "run" / "farm.lock").exists, "the farm is starting", timeout=30)

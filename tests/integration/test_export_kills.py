@@ -106,7 +106,7 @@ def test_a_full_disk_stops_an_export_with_a_clear_word_and_it_goes_on_when_there
 
     assert full.returncode == 3
     assert "No space left on device" in full.stderr
-    assert "the same command goes on" in full.stderr
+    assert "the same command resumes" in full.stderr
     assert "Traceback" not in full.stderr
     assert (room.returncode, room.stderr) == (0, "")
     exported(database, objects, render_id, str(tmp_path / "undisturbed"))
