@@ -29,7 +29,7 @@ tests: .venv/test
 
 # More at once than two cores: they wait for servers, leases and one another half of the time.
 test: .venv/test lint
-	$(PYTEST) --numprocesses 3 --durations-to $(or $(DURATIONS),.pytest_cache/durations.json)
+	$(PYTEST) --numprocesses 3 --durations-to=$(or $(DURATIONS),.pytest_cache/durations.json)
 
 # The same, and the figures kept for the next runs.
 durations:
