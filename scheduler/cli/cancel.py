@@ -59,7 +59,8 @@ def release(render_id: str, as_json: bool) -> None:
     from scheduler.cli.waiting import reachable_broker
     from scheduler.intake.submit import publish_tickets
 
-    services = open_services(read_settings())
+    # All of them: what is wrong with a setting is said before anything changes.
+    services = open_services(read_settings()).open_all()
     services.views.render(render_id)
     released = services.jobs.release(render_id)
     publish_tickets(

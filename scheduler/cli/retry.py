@@ -26,7 +26,8 @@ from storage.settings import read_settings
 @click.pass_context
 def retry(context: click.Context, render_id: str, out: Path | None, no_wait: bool, as_json: bool) -> None:
     """Render the failed jobs of a render again, with the same seeds."""
-    services = open_services(read_settings())
+    # All of them: what is wrong with a setting is said before anything changes.
+    services = open_services(read_settings()).open_all()
     services.views.render(render_id)
     models = sorted({job.spec.model for job in services.views.jobs(render_id, state=State.FAILED)})
     for alias in models:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from scheduler.intake.requests import BadRows, SourcedRequest, at
-from storage.errors import BadSpecification, InvalidInput
+from storage.errors import BadSettings, BadSpecification, InvalidInput
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import NAMES, Request
 
@@ -160,7 +160,10 @@ def _read_csv(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
 
 def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
     # Of the extra `datasets`: needed only for such files.
-    from scheduler.intake.parquet import rows
+    try:
+        from scheduler.intake.parquet import rows
+    except ImportError:
+        raise BadSettings('Parquet files cannot be read; run `pip install "diffusion-farm[datasets]"`') from None
 
     for number, row in enumerate(rows(path, shown), start=1):
         yield f"{shown} row {number}", row, _parse_typed

@@ -8,7 +8,7 @@ from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.keys import Limits
 from storage.errors import BadSpecification, InvalidInput, NotFound
 from storage.jobs.values import NewJob
-from storage.spec.picture import MAX_SEED, Request, Spec
+from storage.spec.picture import MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.registry import Registry
 
 #: Drawn seeds stay below 2⁴⁸, so that a million counted up from one are exact in JSON readers' doubles (2⁵³).
@@ -49,10 +49,11 @@ def specify(
             try:
                 spec = _resolved(request if copy == 0 else request.model_copy(update={"seed": own}), registry, own)
                 check_work(spec, limits)
+                name = _name(request, copy, n)
             except InvalidInput as error:
                 bad.met(at(where, error))
                 break
-            yield NewJob(spec=spec, custom_id=_name(request, copy, n), labels=request.labels)
+            yield NewJob(spec=spec, custom_id=name, labels=request.labels)
 
 
 def _resolved(request: Request, registry: Registry, seed: int) -> Spec:
@@ -66,5 +67,14 @@ def _resolved(request: Request, registry: Registry, seed: int) -> Spec:
 
 
 def _name(request: Request, copy: int, copies: int) -> str | None:
-    """Return the caller's name for a picture: of several copies, each gets its number."""
-    return request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
+    """Return the caller's name for a picture: of several copies, each gets its number.
+
+    Raises BadSpecification if its number, or that of a combination, makes it longer than a name may be.
+    """
+    name = request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
+    if name is not None and len(name) > MAX_CUSTOM_ID_CHARACTERS:
+        raise BadSpecification(
+            f"custom_id: {name[:20]!r}… has {len(name)} characters with the number of its picture; "
+            f"the most is {MAX_CUSTOM_ID_CHARACTERS}"
+        )
+    return name

@@ -23,6 +23,7 @@ VERSION = 1
 MAX_SEED = 2**63 - 1
 #: Anything longer is a pasted file, not a prompt.
 MAX_PROMPT_CHARACTERS = 10_000
+MAX_CUSTOM_ID_CHARACTERS = 200
 MAX_PIXELS = 4096 * 4096
 #: Labels of one picture, as JSON.
 MAX_LABEL_BYTES = 20_000
@@ -70,7 +71,7 @@ def _sampler(value: str) -> str:
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
-CustomId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_text)]
+CustomId = Annotated[str, Field(min_length=1, max_length=MAX_CUSTOM_ID_CHARACTERS), AfterValidator(_text)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
 Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
 Steps = Annotated[int, Field(ge=1, le=1000)]

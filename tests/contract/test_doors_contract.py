@@ -336,6 +336,20 @@ def test_options_and_previews_that_are_not_there_are_told(stage: Stage) -> None:
     assert "no previews" in asked["textinfo"]
 
 
+def test_an_option_that_is_wrong_is_named_as_the_web_ui_does(stage: Stage) -> None:
+    refused = stage.client().post("/sdapi/v1/options", json={"sd_model_checkpoint": "nope"})
+    assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (422, "sd_model_checkpoint")
+
+
+def test_lines_of_a_batch_may_be_called_like_the_pictures_of_another_line(stage: Stage) -> None:
+    client = stage.client()
+    lines = [_LINE | {"custom_id": name, "body": {"prompt": "a star", "n": n}} for name, n in (("a", 2), ("a-0", 1))]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    file = client.post("/v1/files", files={"file": ("in.jsonl", text)}, data={"purpose": "batch"}).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/images/generations"}
+    assert client.post("/v1/batches", json=body).json()["request_counts"]["total"] == 2
+
+
 def test_a_batch_counts_its_lines_while_it_runs(stage: Stage) -> None:
     stage.working.clear()
     try:

@@ -96,3 +96,10 @@ def test_defaults_fill_in_only_what_is_left_out() -> None:
 
 def test_an_owner_is_dealt_one_batch_a_turn() -> None:
     assert quanta(REGISTRY) == {"quick": 4, "slow": 2}
+
+
+def test_a_name_that_its_number_makes_too_long_is_refused_with_its_place() -> None:
+    named = [Request(prompt="a", custom_id="n" * 199)]
+    assert [one.custom_id for one in specify(numbered(named), REGISTRY)] == ["n" * 199]
+    with pytest.raises(BadSpecification, match=r"prompt 1: custom_id: .* has 201 characters"):
+        list(specify(numbered(named), REGISTRY, pictures_each=2))

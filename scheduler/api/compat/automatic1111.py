@@ -184,7 +184,8 @@ def get_options(context: Context, caller: CanRead) -> dict[str, Any]:
 def set_options(context: Context, wanted: dict[str, Any], caller: CanSubmit) -> dict[str, Any]:
     """Set the caller's model for requests that name none; other options are ignored, with remarks."""
     if "sd_model_checkpoint" in wanted:
-        context.chosen_models[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
+        with spelled(_FIELDS):
+            context.chosen_models[caller.owner] = _alias(context, wanted["sd_model_checkpoint"])
     ignored = sorted(wanted.keys() - {"sd_model_checkpoint"})
     return {"remarks": [f"{name}: ignored; not supported by the farm" for name in ignored]} if ignored else {}
 

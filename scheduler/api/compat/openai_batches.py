@@ -226,8 +226,9 @@ def _read(data: bytes) -> dict[int, _BatchLine]:
 
 
 def _order(context: ApiContext, body: BatchBody, lines: Mapping[int, _BatchLine]) -> Order:
+    # Several pictures of a line would be called `ID-0`, `ID-1`, which may be another line's name.
     sources = [
-        source_of(context, line.body, where=f"line {number}", custom_id=line.custom_id)
+        source_of(context, line.body, where=f"line {number}", custom_id=line.custom_id if line.body.n == 1 else None)
         for number, line in lines.items()
     ]
     ignored = [f"{name}: ignored; not supported by the farm" for name in body.model_extra or {}]

@@ -159,7 +159,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
     if "model" in fields:
         raise BadSpecification("input.model: not allowed; `version` names the model")
-    fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:60]
+    fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:100]
     n = fields.pop("n", 1)
     if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
         raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {str(n)[:40]})")
