@@ -8,9 +8,11 @@ import getpass
 import os
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -19,7 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadSettings
 from storage.rules.faults import RetryPolicy
@@ -35,13 +36,14 @@ def _user_name() -> str:
         return f"uid-{os.getuid()}"
 
 
-class Settings(BaseSettings):
-    """Frozen; the docstring under each field is the text of `deploy/env.example`.
+class Settings(BaseModel):
+    """Frozen; what is not given comes from the environment.
 
-    A test compares them. Pydantic does not read them: it would parse this file at the start of every command.
+    The docstring under each field is the text of `deploy/env.example`; a test compares them. Pydantic does not read
+    them: it would parse this file at the start of every command.
     """
 
-    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     home: Path = Path(".farm")
     """Folder for all local data: embedded database and objects, logs, built models."""
@@ -114,6 +116,13 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = "text"
     """How processes log to standard error: text (lines for people) or json (one object a line, for log collectors)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        # Not pydantic-settings: every command would wait for its import, a tenth of the time it needs to answer.
+        values = {name: os.environ.get(f"FARM_{name.upper()}") for name in cls.model_fields}
+        return {name: value for name, value in values.items() if value} | given
 
     @field_validator("devices")
     @classmethod

@@ -3,7 +3,7 @@
 #: What the extras bring.
 EXTRAS = (
     *("alembic", "boto3", "botocore", "celery", "click", "cronsim", "dynamicprompts", "fastapi", "kombu", "numpy"),
-    *("PIL", "psycopg", "pyarrow", "pydantic", "pydantic_settings", "redis", "rich", "safetensors", "sqlalchemy"),
+    *("PIL", "psycopg", "pyarrow", "pydantic", "redis", "rich", "safetensors", "sqlalchemy"),
     "torch",
 )
 #: What the client does not even look at.
