@@ -4,6 +4,8 @@ BIN := .venv/bin
 # An unpinned torch takes gigabytes; the constraints name exactly what was tested.
 # Threads that spin while they wait make torch thirty times slower beside anything else.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Else each of the many processes that tests start would compile the whole farm again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: affected chaos clean coverage durations format lint load quick render shapes test tests
@@ -16,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 # For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow.
 quick: .venv/test lint
-	$(PYTEST) --quiet --numprocesses 2 --databases sqlite --stores folder --backends simulated -m "not slow" \
+	$(PYTEST) -p no:hypothesispytest --quiet --numprocesses 2 --databases sqlite --stores folder --backends simulated -m "not slow" \
 		tests/unit tests/contract
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.

@@ -89,7 +89,7 @@ def export(
 def _format(layout: str) -> Format:
     """Return the writer of a layout. Raises BadSettings if its libraries are not installed."""
     try:
-        # Of the extra `datasets`. Only the one that is asked for: webdataset brings torch along where there is one.
+        # Of the extra `datasets`. Only the one that is asked for: each brings libraries of its own.
         module = import_module(f"scheduler.export.{layout}")
     except ImportError:
         raise BadSettings(

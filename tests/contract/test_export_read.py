@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-import webdataset
 from PIL import Image
 
 from scheduler.export.plan import Sharding
@@ -57,6 +56,8 @@ def test_webdataset_reads_every_picture_with_its_row(
     done = exported(database, objects, render_id, str(tmp_path / "set"))
 
     shards = sorted(map(str, (tmp_path / "set").glob("*.tar")))
+    import webdataset  # here: it imports torch, which would take seconds in every process that collects tests
+
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
     made = [index for index in range(25) if index not in (3, 11)]
     assert len(shards) == done.shards == 3

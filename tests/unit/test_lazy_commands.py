@@ -25,12 +25,12 @@ finally:
 """
 
 
-def imported(tmp_path: Path, *arguments: str) -> set[str]:
+def imported(home: Path, *arguments: str) -> set[str]:
     """The modules, and their packages, that a fresh process has imported after a `farm` command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FARM_")}
     ended = subprocess.run(
         [sys.executable, "-c", REPORT, *arguments],
-        env=environment | {"FARM_HOME": str(tmp_path / "home")},
+        env=environment | {"FARM_HOME": str(home)},
         capture_output=True,
         text=True,
         check=True,
@@ -38,6 +38,14 @@ def imported(tmp_path: Path, *arguments: str) -> set[str]:
     assert ended.stdout
     modules = set(ended.stderr.splitlines()[-1].split())
     return modules | {module.partition(".")[0] for module in modules}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FARM_HOME with an embedded farm's tables."""
+    home = tmp_path_factory.mktemp("home")
+    imported(home, "db", "upgrade")
+    return home
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -52,12 +60,10 @@ def test_help_imports_no_database_and_no_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "doctor"])
-def test_a_look_at_an_embedded_farm_imports_no_service_that_it_does_not_use(tmp_path: Path, command: str) -> None:
-    imported(tmp_path, "db", "upgrade")
-    assert not imported(tmp_path, command) & HEAVY
+def test_a_look_at_an_embedded_farm_imports_no_service_that_it_does_not_use(home: Path, command: str) -> None:
+    assert not imported(home, command) & HEAVY
 
 
-def test_a_list_of_renders_needs_no_specification_no_job_and_one_database(tmp_path: Path) -> None:
-    imported(tmp_path, "db", "upgrade")
+def test_a_list_of_renders_needs_no_specification_no_job_and_one_database(home: Path) -> None:
     needless = {"storage.spec.picture", "storage.jobs.jobs", "sqlalchemy.dialects.postgresql"}
-    assert not imported(tmp_path, "status") & needless
+    assert not imported(home, "status") & needless

@@ -22,7 +22,7 @@ from worker.serving.watchdog import Watchdog
 def claim(sqlite: str) -> Iterable[tuple[Jobs, Claim]]:
     """Two jobs that worker `w` just claimed."""
     database = Database(sqlite)
-    jobs = Jobs(database, RetryPolicy(lease_seconds=3))
+    jobs = Jobs(database, RetryPolicy(lease_seconds=1.5))
     registry = read_registry(Settings())
     specs = (registry.resolve(Request.parse({"prompt": "a red star"}), seed=seed) for seed in range(2))
     jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"shapes": 8})
@@ -38,7 +38,7 @@ def lapsed(jobs: Jobs) -> int:
 
 def keeping(jobs: Jobs, *, stall_seconds: float, claimed: Iterable[ClaimedJob]) -> Leases:
     watchdog = Watchdog(stall_seconds=stall_seconds)
-    leases = Leases(jobs, renew_seconds=0.5, watchdog=watchdog, on_stall=lambda _: None)
+    leases = Leases(jobs, renew_seconds=0.25, watchdog=watchdog, on_stall=lambda _: None)
     leases.add(claimed)
     watchdog.begin("a batch")
     leases.start()
@@ -49,7 +49,7 @@ def test_leases_outlive_their_time_while_the_device_shows_progress(claim: tuple[
     jobs, found = claim
     leases = keeping(jobs, stall_seconds=60, claimed=found.jobs)
     with pytest.raises(AssertionError, match="a lease ran out"):
-        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=5)
+        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=2.5)
     leases.drop(found.jobs)
 
 
@@ -65,7 +65,7 @@ def test_pictures_on_their_way_to_the_store_are_renewed_whatever_the_device_does
     leases = keeping(jobs, stall_seconds=0.1, claimed=found.jobs)
     leases.rendered(found.jobs)
     with pytest.raises(AssertionError, match="a lease ran out"):
-        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=5)
+        eventually(lambda: lapsed(jobs), "a lease ran out", timeout=2.5)
     leases.drop(found.jobs)
 
 
