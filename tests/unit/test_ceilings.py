@@ -22,9 +22,7 @@ def test_nothing_exceeds_a_ceiling_but_what_is_listed(ceiling: str, found: dict[
 @pytest.mark.parametrize("ceiling", CEILINGS)
 def test_the_list_says_how_things_are_now(ceiling: str, found: dict[str, dict[str, int]]) -> None:
     better = {
-        name: found[ceiling].get(name)
-        for name, n in listed()[ceiling].items()
-        if found[ceiling].get(name, 0) < n
+        name: found[ceiling].get(name) for name, n in listed()[ceiling].items() if found[ceiling].get(name, 0) < n
     }
     assert better == {}, "lower these numbers in tests/ceilings.toml; take out what is None"
 

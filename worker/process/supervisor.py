@@ -28,7 +28,7 @@ from storage.settings import Settings, read_settings
 from storage.spec.registry import read_registry
 from worker.devices import Device, find_devices
 from worker.process.identity import machine_name, served_models
-from worker.process.tasks import requeue_jobs_of
+from worker.process.requeue import requeue_jobs_of
 
 log = logging.getLogger(__name__)
 

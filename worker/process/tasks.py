@@ -8,7 +8,7 @@ import functools
 import logging
 import signal
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
@@ -17,12 +17,13 @@ from celery.signals import setup_logging, worker_process_init
 from celery.worker.request import Request
 
 from storage.broker.queues import TURN_TASK
-from storage.database.connection import Database
-from storage.errors import DatabaseProblem, DeviceBroken, NotFound
-from storage.jobs.jobs import Jobs
+from storage.errors import DeviceBroken, NotFound
 from storage.rules.faults import Fault
 from storage.settings import read_settings
-from worker.process.device_process import DeviceProcess
+from worker.process.requeue import requeue_jobs_of
+
+if TYPE_CHECKING:
+    from worker.process.device_process import DeviceProcess
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,11 @@ def turn(alias: str) -> None:
 
 
 @functools.cache
-def device_process() -> DeviceProcess:
+def device_process() -> "DeviceProcess":
     """Return what the child holds, made once: connections, loaded models, threads."""
+    # Loaded here: the parent imports this module too, and needs none of what the child is made of.
+    from worker.process.device_process import DeviceProcess
+
     return DeviceProcess(read_settings(), app=current_app, stopping=stop_request())
 
 
@@ -84,26 +88,3 @@ def start_device_process(**_: Any) -> None:
 @setup_logging.connect
 def leave_logging_alone(**_: Any) -> None:
     """Keep Celery from configuring logging, which it does unless this signal is connected; the entry points do it."""
-
-
-def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
-    """Requeue the jobs that a worker holds, either because of a fault or because the worker was told to stop.
-
-    While the database is away, they return when their leases expire instead.
-    """
-    settings = read_settings()
-    database = Database(settings.database)
-    jobs = Jobs(database, settings.retry_policy)
-    try:
-        if because is None:
-            returned = jobs.requeue_from_worker(worker=worker)
-        else:
-            returned = jobs.recover_from_worker(
-                worker=worker, fault=because, message="the process died while rendering"
-            )
-        if returned:
-            log.warning("jobs requeued", extra={"worker": worker, "jobs": returned})
-    except DatabaseProblem as error:
-        log.warning("the worker's jobs return when their leases expire", extra={"worker": worker, "error": error})
-    finally:
-        database.close()
