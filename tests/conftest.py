@@ -108,12 +108,14 @@ def shared_server(request: pytest.FixtureRequest) -> SharedServer:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_process_is_left_behind() -> Iterator[None]:
+def no_process_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the session's last test if a process that it started, child or daemon, still runs after all fixtures."""
     session = secrets.token_hex(8)
     os.environ[servers.MARK] = session
     yield
     del os.environ[servers.MARK]
+    # Without other test processes the shared servers are this one's own; whatever used them has ended by now.
+    request.config.stash[_KEEPER].close()
     _, alive = psutil.wait_procs(servers.left_behind(session), timeout=5)
     assert not alive, f"left behind: {alive}"
 
