@@ -36,12 +36,12 @@ def test_openais_client_gets_pictures(client: openai.OpenAI) -> None:
     )
     assert answer.data is not None
     assert [picture(one.b64_json).size for one in answer.data] == [(128, 64)] * 2
-    assert [one.seed for one in answer.data] == [5, 6]  # type: ignore[attr-defined]
+    assert [one.seed for one in answer.data] == [5, 6]
 
 
 @pytest.mark.parametrize(("form", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
 def test_pictures_come_in_the_format_asked_for(client: openai.OpenAI, form: str, kind: str) -> None:
-    answer = client.images.generate(prompt="a", output_format=form, response_format="b64_json")  # type: ignore[call-overload]
+    answer = client.images.generate(prompt="a", output_format=form, response_format="b64_json")
     assert picture(answer.data[0].b64_json).format == kind
 
 
