@@ -119,9 +119,9 @@ class Farm:
         return _render(answer.json())
 
     def submit_manifest(self, file: str | Path, *, idempotency_key: str | None = None, **fields: Any) -> Render:
-        """Submit every row of a prompt file (.txt, .jsonl, .csv, .parquet); `fields` are defaults for its rows.
+        """Submit every row of a prompt file (.txt, .jsonl, .csv, .tsv, .json, .parquet).
 
-        With an idempotency key the call is safe to repeat. Raises ApiProblem.
+        `fields` are defaults for its rows. With an idempotency key the call is safe to repeat. Raises ApiProblem.
         """
         path = Path(file)
         with path.open("rb") as data:

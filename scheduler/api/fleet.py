@@ -46,7 +46,8 @@ def upload_file(
 ) -> FileAnswer:
     """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors).
 
-    With the purpose `manifest` a prompt file (.txt, .jsonl, .csv, .parquet), with `batch` requests of OpenAI's API.
+    With the purpose `manifest` a prompt file (.txt, .jsonl, .csv, .tsv, .json, .parquet), with `batch` requests of
+    OpenAI's API.
     """
     name, size = file.filename or "", file.size or 0
     if size > MAX_BYTES:

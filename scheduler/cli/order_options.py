@@ -25,7 +25,7 @@ _SOURCES = (
         "--prompts",
         "file",
         metavar="FILE",
-        help="Prompt file (.txt, .jsonl, .csv, .parquet), s3://BUCKET/KEY, or - for standard input.",
+        help="Prompt file (.txt, .jsonl, .csv, .tsv, .json, .parquet), s3://BUCKET/KEY, or - for standard input.",
     ),
     click.option(
         "--prompts-format", "kind", type=click.Choice(KINDS), help="Format of FILE, if its name does not tell."

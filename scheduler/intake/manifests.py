@@ -1,32 +1,25 @@
-"""Prompt files, read as a stream: `.txt` (one prompt per line), `.jsonl`, `.csv` and `.parquet` (any fields).
+"""Prompt files, read as a stream: text, tables, JSON and Parquet, as people and other tools write them.
 
-A column that is no field of the specification is kept as a label, and travels with its picture to the exports.
+What stands in them is read in `scheduler.intake.files`.
 """
 
-import csv
-import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
+from scheduler.intake.files import delimited, forms, json_values, pasted, plain
+from scheduler.intake.files.columns import Row, request_of
+from scheduler.intake.files.text import head, read_lines
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSettings, BadSpecification, InvalidInput
 from storage.spec.controls import REFERENCE
-from storage.spec.picture import NAMES, Request
+from storage.spec.picture import Request
 
-#: A longer line is no prompt but another kind of file; it is not read into memory.
-MAX_LINE = 4_000_000
-
-Parse = Callable[[Mapping[str, Any]], Request]
-#: Bytes that are not UTF-8, as the error handler `surrogateescape` passes them on.
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
-_ENDS = ("\n", "\r")
-
-#: A row's place, its cells, and their parser.
-Row = tuple[str, Mapping[str, Any], Parse]
+KINDS = tuple(forms.KINDS)
+#: The fields that name inputs, in letters alone, as bytes of any encoding leave them.
+_INPUTS = re.compile(b"controlimages|promptembeds")
+_BESIDE_LETTERS = b"\0 _-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +50,14 @@ def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator
         raise InvalidInput(f"{manifest.shown}: not a prompt file; expected {', '.join(f'.{name}' for name in KINDS)}")
     bad = bad or BadRows()
     before, count = bad.left_out, 0
-    for where, cells, parse in _rows(manifest, bad):
+    for row in _rows(manifest, bad):
         count += 1
         try:
-            request = parse(cells)
+            request = request_of(row)
         except BadSpecification as error:
-            bad.met(at(where, error))
+            bad.met(at(row.where, error))
         else:
-            yield SourcedRequest(where, _anchored(request, manifest.folder))
+            yield SourcedRequest(row.where, _anchored(request, manifest.folder), row.copies)
     if not count and bad.left_out == before:
         raise BadSpecification(f"{manifest.shown}: no prompts in this file")
 
@@ -75,8 +68,8 @@ def names_inputs(manifest: Manifest) -> bool:
         with manifest.path.open("rb") as file:
             window = b""
             while piece := file.read(2**20):
-                window = window[-20:] + piece
-                if b"control_images" in window or b"prompt_embeds" in window:
+                window = window[-20:] + piece.translate(None, _BESIDE_LETTERS).lower()
+                if _INPUTS.search(window):
                     return True
             return False
     except OSError:
@@ -85,15 +78,39 @@ def names_inputs(manifest: Manifest) -> bool:
 
 
 def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
+    shown = manifest.shown
     try:
-        if manifest.kind == "parquet":
-            yield from _read_parquet(manifest.path, manifest.shown)
-            return
-        # utf-8-sig: spreadsheets often write a byte order mark.
-        with manifest.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from _READERS[manifest.kind](file, manifest.shown, bad)
+        with manifest.path.open("rb") as file:
+            try:
+                form = forms.form_of(manifest.kind, head(file))
+            except BadSpecification as error:
+                raise BadSpecification(f"{shown} {error}") from None
+            match form:
+                case "parquet":
+                    yield from _of_parquet(manifest)
+                case "json values":
+                    yield from json_values.rows_of_values(file, shown, bad)
+                case "table":
+                    # A line that is no text may be half of a row.
+                    yield from delimited.rows(read_lines(file, shown, BadRows()), shown, bad)
+                case "json lines":
+                    yield from json_values.rows_of_lines(read_lines(file, shown, bad), bad)
+                case "pasted":
+                    yield from pasted.rows(read_lines(file, shown, bad), bad)
+                case "plain":
+                    yield from plain.rows(read_lines(file, shown, bad), bad)
     except OSError as error:
-        raise InvalidInput(f"{manifest.shown}: {error.strerror or error}") from None
+        raise InvalidInput(f"{shown}: {error.strerror or error}") from None
+
+
+def _of_parquet(manifest: Manifest) -> Iterator[Row]:
+    # Of the extra `datasets`: needed only for such files.
+    try:
+        from scheduler.intake.files import parquet
+    except ImportError:
+        raise BadSettings('Parquet files cannot be read; run `pip install "diffusion-farm[datasets]"`') from None
+
+    yield from parquet.rows(manifest.path, manifest.shown)
 
 
 def _anchored(request: Request, folder: Path) -> Request:
@@ -110,113 +127,3 @@ def _anchored(request: Request, folder: Path) -> Request:
     if request.prompt_embeds is not None:
         changed["prompt_embeds"] = seen(request.prompt_embeds)
     return request.model_copy(update=changed)
-
-
-# -- rows ------------------------------------------------------------------------------------------------------
-
-
-def _read_txt(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
-    for where, line in _lines(file, shown, bad):
-        if line.strip():
-            yield where, {"prompt": line.strip()}, Request.parse
-
-
-def _read_jsonl(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
-    for where, line in _lines(file, shown, bad):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.strip())
-        except (ValueError, RecursionError) as error:  # ValueError: also for numbers of thousands of digits
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            bad.met(BadSpecification(f"{where}: not JSON: {reason}"))
-            continue
-        if isinstance(row, dict):
-            yield where, row, _parse_typed
-        else:
-            bad.met(BadSpecification(f'{where}: expected an object such as {{"prompt": "a red star"}}'))
-
-
-def _read_csv(file: IO[str], shown: str, bad: BadRows) -> Iterator[Row]:
-    reader = csv.DictReader((line for _, line in _lines(file, shown, BadRows())), strict=True)
-    try:
-        names = reader.fieldnames or ()
-        if "prompt" not in names:
-            raise BadSpecification(f"{shown} line 1: expected a header with a column named prompt")
-        if not all(names):
-            raise BadSpecification(f"{shown} line 1: a column has no name")
-        if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise BadSpecification(f"{shown} line 1: duplicate column {twice[0]}")
-        for row in reader:
-            where = f"{shown} line {reader.line_num}"
-            if None in row or None in row.values():
-                bad.met(BadSpecification(f"{where}: expected {len(names)} cells"))
-            else:
-                yield where, row, _parse_text
-    except csv.Error as error:
-        # After an unclosed quote no later row can be recognised.
-        raise BadSpecification(f"{shown} line {reader.line_num}: not CSV: {error}") from None
-
-
-def _read_parquet(path: Path, shown: str) -> Iterator[Row]:
-    # Of the extra `datasets`: needed only for such files.
-    try:
-        from scheduler.intake.parquet import rows
-    except ImportError:
-        raise BadSettings('Parquet files cannot be read; run `pip install "diffusion-farm[datasets]"`') from None
-
-    for number, row in enumerate(rows(path, shown), start=1):
-        yield f"{shown} row {number}", row, _parse_typed
-
-
-def _lines(file: IO[str], shown: str, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """Yield every line with its place. Of a line that is too long only the beginning is ever in memory."""
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        where = f"{shown} line {number}"
-        if len(line) == MAX_LINE and not line.endswith(_ENDS):
-            while (rest := file.readline(MAX_LINE)) and not rest.endswith(_ENDS):
-                pass
-            bad.met(BadSpecification(f"{where}: longer than {MAX_LINE:,} characters; is this a prompt file?"))
-        elif not line.isascii() and (wrong := _NOT_UTF8.search(line)):
-            byte = ord(wrong[0]) - 0xDC00
-            bad.met(BadSpecification(f"{where}: not UTF-8 text (byte {byte:#04x} after {wrong.start()} characters)"))
-        else:
-            yield where, line
-
-
-# -- cells -----------------------------------------------------------------------------------------------------
-
-
-def _parse_typed(row: Mapping[str, Any]) -> Request:
-    """Parse typed cells (JSON, Parquet)."""
-    if row.keys() <= NAMES:
-        return Request.parse(row)
-    fields, labels = _split(row)
-    said = fields.get("labels") or {}
-    if not isinstance(said, dict) or (twice := said.keys() & labels.keys()):
-        raise BadSpecification(
-            f"labels: {min(twice)} is also a column" if isinstance(said, dict) else "labels: must be an object"
-        )
-    return Request.parse({**fields, "labels": {**labels, **said}})
-
-
-def _parse_text(row: Mapping[str, str]) -> Request:
-    """Parse cells that are all text (CSV); an empty one counts as missing."""
-    fields, labels = _split({name: cell for name, cell in row.items() if cell != ""})
-    return Request.parse_strings(fields, labels or None)
-
-
-def _split(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a row into the fields of a specification and the rest."""
-    fields = {name: cell for name, cell in row.items() if name in NAMES}
-    return fields, {name: cell for name, cell in row.items() if name not in NAMES}
-
-
-_READERS: dict[str, Callable[[IO[str], str, BadRows], Iterator[Row]]] = {
-    "txt": _read_txt,
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-}
-KINDS = (*_READERS, "parquet")

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 from scheduler.intake.admission import NO_LIMITS, check_work
+from scheduler.intake.custom_ids import CustomIds
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.keys import Limits
 from storage.errors import BadSpecification, InvalidInput, NotFound
@@ -35,25 +36,28 @@ def specify(
     with each picture. A request's own seed is that of its first picture; the next ones count up from it.
 
     Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it,
-    NotPermitted if a picture is more work than `limits` allow, unless `bad` leaves such requests out.
+    NotPermitted if a picture is more work than `limits` allow, unless `bad` leaves such requests out. A name that an
+    earlier picture has is wrong, too.
     """
     bad = bad or BadRows()
     next_seed = draw_seed() if seed is None else seed
-    for where, request, copies in asked:
-        n = copies or pictures_each
-        for copy in range(n):
-            if request.seed is None:
-                own, next_seed = next_seed, next_seed + 1
-            else:
-                own = request.seed + copy
-            try:
-                spec = _resolved(request if copy == 0 else request.model_copy(update={"seed": own}), registry, own)
-                check_work(spec, limits)
-                name = _name(request, copy, n)
-            except InvalidInput as error:
-                bad.met(at(where, error))
-                break
-            yield NewJob(spec=spec, custom_id=name, labels=request.labels)
+    with CustomIds() as names:
+        for where, request, copies in asked:
+            n = copies or pictures_each
+            for copy in range(n):
+                if request.seed is None:
+                    own, next_seed = next_seed, next_seed + 1
+                else:
+                    own = request.seed + copy
+                try:
+                    spec = _resolved(request if copy == 0 else request.model_copy(update={"seed": own}), registry, own)
+                    check_work(spec, limits)
+                    if (name := _name(request, copy, n)) is not None:
+                        names.take(name, where)
+                except InvalidInput as error:
+                    bad.met(at(where, error))
+                    break
+                yield NewJob(spec=spec, custom_id=name, labels=request.labels)
 
 
 def _resolved(request: Request, registry: Registry, seed: int) -> Spec:

@@ -4,6 +4,7 @@ Nothing of it runs by itself: how a batch stands is read from its render, and it
 are fetched.
 """
 
+import io
 import json
 from bisect import bisect_right
 from collections import Counter
@@ -25,7 +26,10 @@ from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
+from scheduler.intake.files.json_values import rows_of_lines
+from scheduler.intake.files.text import read_lines
 from scheduler.intake.order import Order
+from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import submit_order
 from storage.errors import BadSpecification
 from storage.objects.inputs import copy_input, get_input
@@ -204,22 +208,18 @@ def _of_the_file() -> Iterator[None]:
 def _read(data: bytes) -> dict[int, _BatchLine]:
     """Return the requests of a file by the numbers of their lines. Raises BadSpecification with the line."""
     lines: dict[int, _BatchLine] = {}
-    seen: set[str] = set()
-    try:
-        rows = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadSpecification(f"not UTF-8 text at byte {error.start}") from None
-    for number, row in enumerate(rows, start=1):
-        if not row.strip():
-            continue
+    seen: dict[str, str] = {}
+    for row in rows_of_lines(read_lines(io.BytesIO(data), "", BadRows()), BadRows()):
         try:
-            line = _BatchLine.model_validate_json(row)
+            line = _BatchLine.model_validate(row.cells)
         except ValidationError as error:
-            raise BadSpecification(f"line {number}: {explain(error)}") from None
+            raise BadSpecification(f"{row.where}: {explain(error)}") from None
         if line.custom_id in seen:
-            raise BadSpecification(f"line {number}: duplicate custom_id {line.custom_id!r}")
-        seen.add(line.custom_id)
-        lines[number] = line
+            raise BadSpecification(
+                f"{row.where}: duplicate custom_id {line.custom_id!r}; {seen[line.custom_id]} has it, too"
+            )
+        seen[line.custom_id] = row.where
+        lines[int(row.where.removeprefix("line "))] = line
     if not lines or len(lines) > _MOST_LINES:
         raise BadSpecification(f"{len(lines)} requests in this file; a batch has 1 to {_MOST_LINES}")
     return lines

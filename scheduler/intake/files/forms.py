@@ -1,0 +1,63 @@
+"""Which form a file has: its kind says, and, where it leaves that open, its first lines."""
+
+import re
+from typing import Literal
+
+from scheduler.intake.files import pasted
+from scheduler.intake.files.columns import field_of
+from scheduler.intake.files.delimited import dialect_of
+from scheduler.intake.files.json_values import is_json
+from storage.errors import BadSpecification
+
+Form = Literal["plain", "pasted", "table", "json lines", "json values", "parquet"]
+
+#: Kind of file, as its suffix names it → its form; None: its first lines say.
+KINDS: dict[str, Form | None] = {
+    "txt": None,
+    "jsonl": None,
+    "csv": "table",
+    "tsv": "table",
+    "json": None,
+    "ndjson": None,
+    "parquet": "parquet",
+}
+_LIST = re.compile(r"\[\s*(\{|\]\s*$)")
+_OBJECT = re.compile(r'\{\s*"')
+
+
+def form_of(kind: str, head: str) -> Form:
+    """Return the form of a file of this kind that begins so.
+
+    Raises BadSpecification for a first line that may be a table's header, or a prompt.
+    """
+    if (form := KINDS[kind]) is not None:
+        return form
+    # A byte order mark is none of the text.
+    start = head.lstrip("\ufeff \t\r\n")
+    if _LIST.match(start):
+        return "json values"
+    first = start.splitlines()[0] if start else ""
+    if kind == "json" and _OBJECT.match(start) and not is_json(first):
+        return "json values"  # an object that goes on on the next line
+    if kind != "txt" or _OBJECT.match(start):
+        return "json lines"
+    if _is_header(first):
+        return "table"
+    if any(pasted.begins_block(line.strip()) for line in start.splitlines()):
+        return "pasted"
+    return "plain"
+
+
+def _is_header(line: str) -> bool:
+    """Return whether the first line of a text file is a table's header: Excel calls tables in Unicode `.txt`, too."""
+    separator = dialect_of(line).separator
+    names = [name.strip().strip('"') for name in line.split(separator)]
+    fields = [field_of(name) for name in names]
+    if "prompt" not in fields:
+        return False
+    if (separator == "\t" and len(names) > 1) or sum(field is not None for field in fields) > 1:
+        return True
+    raise BadSpecification(
+        f"line 1: {line.strip()[:60]!r} looks like a table's header; name such a file .csv (or use "
+        "--prompts-format csv), or leave the line out of a file of prompts"
+    )

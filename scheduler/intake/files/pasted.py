@@ -1,0 +1,161 @@
+"""Blocks of text as the web UI and galleries show them: a prompt, `Negative prompt: …`, `Steps: 20, Sampler: …`.
+
+The farm writes the same into its pictures (`storage.spec.infotext`).
+"""
+
+import re
+from collections.abc import Iterator
+
+from scheduler.intake.files.columns import Row, field_of
+from scheduler.intake.files.options import sampler_of
+from scheduler.intake.requests import BadRows
+from storage.errors import BadSpecification
+from storage.spec.picture import SAMPLERS
+
+_NEGATIVE = "Negative prompt:"
+_SETTINGS = re.compile(r"Steps: *\d+ *(,|$)")
+#: A setting: its name and its value, which has commas only within quotes.
+_SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+#: So many lines before the first settings are prompts of their own, not one.
+_MOST_LINES = 20
+#: Settings of what the farm does not do: a picture without it would be another one.
+_NOT_DONE = ("Hires ", "Variation seed", "Face restoration", "Tiling", "Refiner", "ControlNet", "ADetailer", "Mask ")
+_FIELDS = {
+    "Steps": "num_inference_steps",
+    "CFG scale": "guidance_scale",
+    "Seed": "seed",
+    "Model": "model",
+    "Eta": "eta",
+}
+_SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+def begins_block(line: str) -> bool:
+    """Return whether a line can only belong to such a block."""
+    return line.startswith(_NEGATIVE) or _SETTINGS.match(line) is not None
+
+
+def rows(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Row]:
+    """Yield a row for each block. A block ends with its settings, or, without any, with an empty line."""
+    block = _Block()
+    for where, line in lines:
+        text = line.strip()
+        if block.ends_before(text):
+            yield from block.rows(bad)
+            block = _Block()
+        block.add(where, text)
+    yield from block.rows(bad)
+
+
+class _Block:
+    """The lines of one picture."""
+
+    def __init__(self) -> None:
+        self._where = ""
+        self._prompt: list[str] = []
+        self._negative: list[str] | None = None
+        self._settings: str | None = None
+        self._empty_line = False
+        self._wrong: BadSpecification | None = None
+
+    def ends_before(self, line: str) -> bool:
+        """Return whether this line belongs to the next block."""
+        if self._settings is not None:
+            return True
+        return self._negative is not None and self._empty_line and bool(line) and not _SETTINGS.match(line)
+
+    def add(self, where: str, line: str) -> None:
+        if line and not self._where:
+            self._where = where
+        self._empty_line = not line
+        if _SETTINGS.match(line):
+            self._settings = line
+        elif line.startswith(_NEGATIVE):
+            if self._negative is not None:
+                self._wrong = BadSpecification(
+                    f"{where}: a second 'Negative prompt:' for one picture; put an empty line between pictures"
+                )
+            self._negative = [line.removeprefix(_NEGATIVE).strip()]
+        elif self._negative is not None:
+            self._negative.append(line)
+        else:
+            self._prompt.append(line)
+
+    def rows(self, bad: BadRows) -> Iterator[Row]:
+        if not self._where:
+            return
+        try:
+            if self._wrong is not None:
+                raise self._wrong
+            if self._negative is None and self._settings is None:
+                raise BadSpecification(f"{self._where}: neither 'Negative prompt:' nor 'Steps:' follows this prompt")
+            try:
+                cells = self._cells()
+            except BadSpecification as error:
+                raise BadSpecification(f"{self._where}: {error}") from None
+        except BadSpecification as error:
+            bad.met(error)
+        else:
+            yield Row(self._where, cells, typed=False)
+
+    def _cells(self) -> dict[str, str]:
+        prompt = "\n".join(self._prompt).strip()
+        lines = prompt.split("\n")
+        if len(lines) > _MOST_LINES or "" in lines:
+            raise BadSpecification(
+                "several prompts before one 'Negative prompt:' or 'Steps:'; keep prompts without settings in a file of "
+                "their own"
+            )
+        cells = {"prompt": prompt}
+        if self._negative is not None:
+            cells["negative_prompt"] = "\n".join(self._negative).strip()
+        return {**cells, **(_settings(self._settings) if self._settings is not None else {})}
+
+
+def _settings(line: str) -> dict[str, str]:
+    """Read a line of settings; those that say nothing of the picture are kept as labels."""
+    found = {name.strip(): _unquoted(value.strip()) for name, value in _SETTING.findall(line)}
+    cells: dict[str, str] = {}
+    for name, value in found.items():
+        if name.startswith(_NOT_DONE):
+            raise BadSpecification(f"{name}: {value}: not supported by the farm; leave it out to render without it")
+        if name in _FIELDS:
+            cells[_FIELDS[name]] = value
+        elif name not in ("Sampler", "Schedule type", "Size", "Clip skip"):
+            # A setting that is called like a field, but is not one of the web UI's, would be taken for it.
+            cells[f"{name} (setting)" if field_of(name) else name] = value
+    if "Size" in found:
+        if (size := _SIZE.fullmatch(found["Size"])) is None:
+            raise BadSpecification(f"Size: must be WIDTHxHEIGHT (given: {found['Size']!r})")
+        cells |= {"width": size[1], "height": size[2]}
+    if "Clip skip" in found:
+        cells |= _clip_skip(found["Clip skip"])
+    if sampler := _sampler(found.get("Sampler"), found.get("Schedule type")):
+        cells["sampler"] = sampler
+    if cells.get("seed") == "-1":
+        del cells["seed"]
+    return cells
+
+
+def _clip_skip(said: str) -> dict[str, str]:
+    """Return our clip skip: the web UI counts the layer that is used from the end, so that 1 skips none."""
+    if not said.isdecimal() or int(said) < 1:
+        raise BadSpecification(f"Clip skip: must be at least 1 (given: {said!r})")
+    return {"clip_skip": str(int(said) - 1)} if int(said) > 1 else {}
+
+
+def _sampler(name: str | None, schedule: str | None) -> str | None:
+    """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such."""
+    if name is None:
+        return None
+    sampler = sampler_of(name)
+    if schedule is None or schedule.lower() == "automatic" or sampler.lower().endswith(f" {schedule.lower()}"):
+        return sampler
+    with_schedule = f"{sampler} {schedule}".lower()
+    if with_schedule not in SAMPLERS:
+        raise BadSpecification(f"Schedule type: {schedule}: not supported with the sampler {name}")
+    return with_schedule
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1].replace('\\"', '"') if value.startswith('"') and value.endswith('"') and value != '"' else value

@@ -1,0 +1,225 @@
+"""A shelf of prompt files as other tools write them, each read as it is meant there, or refused with the line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.intake.manifests import manifest, read_manifest
+from scheduler.intake.requests import BadRows, SourcedRequest
+from storage.errors import BadSpecification
+from storage.spec.infotext import infotext
+from storage.spec.picture import SAMPLERS, Spec
+
+
+def read(folder: Path, text: str | bytes, name: str = "prompts.txt") -> list[SourcedRequest]:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(read_manifest(manifest(path)))
+
+
+def asked(folder: Path, text: str | bytes, name: str = "prompts.txt") -> list[dict[str, Any]]:
+    return [one.request.model_dump(exclude_none=True) for one in read(folder, text, name)]
+
+
+# -- the web UI ------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_the_web_uis_script_ask_for_what_their_options_say(tmp_path: Path) -> None:
+    text = (
+        '--prompt "a cat, large" --negative_prompt "ugly, dark" --steps 4 --cfg_scale 5.5 --sampler_name "Euler a" '
+        "--width 64 --height 96 --seed 7 --sd_model shapes\n"
+        "--prompt a dog without quotes --steps 3\n"
+        "a plain prompt\n"
+    )
+    assert asked(tmp_path, text) == [
+        {
+            "prompt": "a cat, large",
+            "negative_prompt": "ugly, dark",
+            "num_inference_steps": 4,
+            "guidance_scale": 5.5,
+            "sampler": "euler a",
+            "width": 64,
+            "height": 96,
+            "seed": 7,
+            "model": "shapes",
+        },
+        {"prompt": "a dog without quotes", "num_inference_steps": 3},
+        {"prompt": "a plain prompt"},
+    ]
+
+
+def test_numbers_of_pictures_in_the_web_uis_lines_multiply(tmp_path: Path) -> None:
+    found = read(tmp_path, "--prompt a --n_iter 2 --batch_size 3\n--prompt b\n")
+    assert [one.copies for one in found] == [6, None]
+
+
+def test_minus_one_is_a_random_seed_where_it_means_that(tmp_path: Path) -> None:
+    assert asked(tmp_path, "--prompt a --seed -1\n") == [{"prompt": "a"}]
+    assert asked(tmp_path, "a\nSteps: 4, Seed: -1\n") == [{"prompt": "a", "num_inference_steps": 4}]
+
+
+BLOCK = """a cat, large,
+second line
+Negative prompt: blurry,
+dark
+Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 5, Size: 512x768, Model hash: 0a1b, Model: shapes, Clip skip: 2
+"""
+
+
+def test_a_pasted_block_is_one_picture_with_its_settings(tmp_path: Path) -> None:
+    assert asked(
+        tmp_path, BLOCK + "\na dog\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Karras, Version: v1.10.1\n"
+    ) == [
+        {
+            "prompt": "a cat, large,\nsecond line",
+            "negative_prompt": "blurry,\ndark",
+            "num_inference_steps": 20,
+            "sampler": "dpm++ 2m karras",
+            "guidance_scale": 7.0,
+            "seed": 5,
+            "width": 512,
+            "height": 768,
+            "model": "shapes",
+            # The web UI counts the layer that is used, from 1.
+            "clip_skip": 1,
+            "labels": {"Model hash": "0a1b"},
+        },
+        {"prompt": "a dog", "num_inference_steps": 4, "sampler": "dpm++ 2m karras", "labels": {"Version": "v1.10.1"}},
+    ]
+
+
+def test_blocks_without_settings_end_with_an_empty_line(tmp_path: Path) -> None:
+    assert asked(tmp_path, "a\nNegative prompt: b\n\nc\nNegative prompt:\n") == [
+        {"prompt": "a", "negative_prompt": "b"},
+        {"prompt": "c"},
+    ]
+
+
+@pytest.mark.parametrize("sampler", [None, *SAMPLERS])
+def test_the_settings_that_the_farm_writes_into_a_picture_ask_for_that_picture(
+    tmp_path: Path, sampler: str | None
+) -> None:
+    spec = Spec(
+        model="shapes",
+        prompt="a star",
+        negative_prompt="a circle",
+        width=64,
+        height=128,
+        num_inference_steps=12,
+        guidance_scale=4.5,
+        sampler=sampler,
+        seed=123456789,
+    )
+    [found] = asked(tmp_path, infotext(spec, version="0.1"))
+    found.pop("labels")
+    assert found == {name: value for name, value in spec.fields().items() if name != "version" and value is not None}
+
+
+# -- sd-scripts ------------------------------------------------------------------------------------------------
+
+
+def test_sample_prompts_of_trainers_are_read_with_options_and_comments(tmp_path: Path) -> None:
+    text = (
+        "# sample prompts\n"
+        "a cat, sitting --n blurry, dark --w 512 --h 256 --d 1 --l 7.5 --s 28 --ss k_euler_a\n"
+        "\n"
+        "#\n"
+        "a dog\n"
+    )
+    assert asked(tmp_path, text) == [
+        {
+            "prompt": "a cat, sitting",
+            "negative_prompt": "blurry, dark",
+            "width": 512,
+            "height": 256,
+            "seed": 1,
+            "guidance_scale": 7.5,
+            "num_inference_steps": 28,
+            "sampler": "euler a",
+        },
+        {"prompt": "a dog"},
+    ]
+
+
+def test_sample_prompts_in_json_are_read_by_their_names(tmp_path: Path) -> None:
+    text = '[{"prompt": "a", "negative_prompt": "b", "sample_steps": 20, "sample_sampler": "ddim", "seed": 3}]'
+    assert asked(tmp_path, text, "sample.json") == [
+        {"prompt": "a", "negative_prompt": "b", "num_inference_steps": 20, "sampler": "ddim", "seed": 3}
+    ]
+
+
+# -- what is refused, and what only looks odd -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a cat --ar 16:9 --v 5\n", "line 1: --ar: not an option of prompt files"),
+        ("a\n/imagine\nb --stylize 100\n", "line 3: --stylize: not an option"),
+        ("--prompt a --tiling true\n", "line 1: --tiling: not an option"),
+        ("--prompt a cat's toy\n", "line 1: no closing quotation"),
+        ("a --steps\n", "line 1: --steps: a value is missing"),
+        ("a --steps many\n", "line 1: steps: .*integer.*'many'"),
+        ("a --s 4 --steps 5\n", "line 1: --steps: num_inference_steps is given twice"),
+        ("--steps 5\n", "line 1: prompt: missing"),
+        ("--prompt a --n_iter 0\n", "line 1: --n_iter: must be a number of pictures"),
+        ("a\n#1 in the charts\n", "line 2: begins with #"),
+        ("a\nSteps: 20, Hires upscale: 2\n", "line 1: Hires upscale: 2: not supported"),
+        ("a\nSteps: 20, Sampler: Euler, Schedule type: Beta\n", "line 1: Schedule type: Beta: not supported"),
+        ("a\nSteps: 20, Size: large\n", "line 1: Size: must be WIDTHxHEIGHT"),
+        ("a\nSteps: 20, Sampler: DPM++ 3M\n", "line 1: sampler: is not a sampler"),
+        ("a\nNegative prompt: b\nc\nNegative prompt: d\n", "line 4: a second 'Negative prompt:'"),
+        ("a\n\nb\n\nc\nNegative prompt: d\n", "line 1: several prompts before one 'Negative prompt:'"),
+        ("a\n" * 30 + "Steps: 20\n", "line 1: several prompts before one"),
+        ("a\nSteps: 20\n\nb\n", "line 4: neither 'Negative prompt:' nor 'Steps:' follows this prompt"),
+        ("prompt\na red star, large\n", "line 1: 'prompt' looks like a table's header"),
+        ('{"prompt": "a"\n', "line 1: not JSON"),
+    ],
+)
+def test_what_cannot_be_read_as_it_is_meant_is_refused_with_the_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(BadSpecification, match=f"prompts.txt {says}"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat -- very nice",
+        "state-of-the-art -- or not",
+        "an em dash --",
+        "{red|blue} star",
+        "[red] star",
+        "prompting: a lesson",
+        "10 steps: a staircase",
+        "a cat # with a tail",
+        '"quoted" words',
+        "semicolons; and, commas",
+    ],
+)
+def test_prompts_that_only_resemble_other_forms_stay_prompts(tmp_path: Path, prompt: str) -> None:
+    assert asked(tmp_path, prompt + "\n") == [{"prompt": prompt}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt\tseed\na, b\t3\n",
+        "Prompt\tTopic\tSeed\na, b\tx\t3\n".encode("utf-16"),
+        'prompt,seed\n"a, b",3\n',
+        '{"prompt": "a, b", "seed": 3}\n',
+        '[{"prompt": "a, b", "seed": 3}]',
+    ],
+)
+def test_a_text_file_that_holds_a_table_or_json_is_read_as_such(tmp_path: Path, text: str | bytes) -> None:
+    [found] = read(tmp_path, text)
+    assert (found.request.prompt, found.request.seed) == ("a, b", 3)
+
+
+def test_bad_lines_with_options_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a --s 4\nb --v 5\n#c\nd\n")
+    told: list[str] = []
+    found = list(read_manifest(manifest(path), bad=BadRows(report=lambda error: told.append(str(error)))))
+    assert [one.request.prompt for one in found] == ["a", "d"]
+    assert len(told) == 2

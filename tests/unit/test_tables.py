@@ -1,0 +1,228 @@
+"""One way from bytes to lines, from lines to cells, from cells to fields, whatever wrote the table."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from scheduler.intake.manifests import manifest, names_inputs, read_manifest
+from scheduler.intake.requests import BadRows
+from storage.errors import BadSpecification
+from storage.spec.picture import Request
+
+#: As a spreadsheet has it: names of its own, gaps, and an empty row.
+TABLE: list[dict[str, Any]] = [
+    {"Prompt": "a red star, large", "Negative prompt": "blurry", "Steps": 4, "cfg_scale": 7.5, "seed": 5, "topic": "x"},
+    {"Prompt": 'a "blue" circle', "Negative prompt": None, "Steps": 10, "cfg_scale": 3.0, "seed": None, "topic": None},
+    dict.fromkeys(["Prompt", "Negative prompt", "Steps", "cfg_scale", "seed", "topic"]),
+    {"Prompt": "grün; 星", "Negative prompt": "a", "Steps": None, "cfg_scale": None, "seed": 2**53 + 1, "topic": "z"},
+]
+EXPECTED = [
+    Request(
+        prompt="a red star, large",
+        negative_prompt="blurry",
+        num_inference_steps=4,
+        guidance_scale=7.5,
+        seed=5,
+        labels={"topic": "x"},
+    ),
+    Request(prompt='a "blue" circle', num_inference_steps=10, guidance_scale=3.0),
+    Request(prompt="grün; 星", negative_prompt="a", seed=2**53 + 1, labels={"topic": "z"}),
+]
+
+
+def separated(by: str, encoding: str = "utf-8", decimal: str = ".") -> bytes:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*TABLE[0]], delimiter=by)
+    writer.writeheader()
+    for row in TABLE:
+        writer.writerow(
+            {name: str(cell).replace(".", decimal) if type(cell) is float else cell for name, cell in row.items()}
+        )
+    return file.getvalue().encode(encoding)
+
+
+def in_parquet(rows: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def read(folder: Path, name: str, data: bytes | str) -> list[Request]:
+    path = folder / name
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return [one.request for one in read_manifest(manifest(path))]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", separated(",")),
+        ("a.csv", separated(";")),
+        ("a.csv", separated(";", decimal=",")),
+        ("a.csv", b"sep=;\r\n" + separated(";")),
+        ("a.csv", b",,,\r\n\r\n" + separated(",")),
+        ("a.csv", separated(",", "utf-8-sig")),
+        ("a.csv", separated("\t", "utf-16")),
+        ("a.csv", separated(";", "utf-16-le")),
+        ("a.csv", separated(",", "utf-16-be")),
+        ("a.csv", separated(",", "utf-32")),
+        ("a.tsv", separated("\t")),
+        ("a.tsv", separated(";")),
+        ("a.txt", separated("\t", "utf-16")),
+        ("a.txt", separated(",")),
+        ("a.jsonl", "".join(json.dumps(row) + "\n" for row in TABLE).encode()),
+        ("a.jsonl", "".join(json.dumps(row) + "\n" for row in TABLE).encode("utf-16")),
+        ("a.ndjson", "".join(json.dumps(row) + "\n" for row in TABLE).encode()),
+        ("a.json", json.dumps(TABLE).encode()),
+        ("a.json", json.dumps(TABLE, indent=2, ensure_ascii=False).encode("utf-16")),
+        ("a.json", "".join(json.dumps(row) + "\n" for row in TABLE).encode()),
+        ("a.jsonl", json.dumps(TABLE, indent=1).encode()),
+        ("a.txt", json.dumps(TABLE).encode()),
+        ("a.parquet", in_parquet(TABLE)),
+    ],
+)
+def test_the_same_table_asks_for_the_same_pictures_whatever_it_is_written_as(
+    tmp_path: Path, name: str, data: bytes
+) -> None:
+    assert read(tmp_path, name, data) == EXPECTED
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_empty_rows_and_unnamed_empty_columns_are_passed_over(tmp_path: Path, line_end: str) -> None:
+    text = "prompt;seed;;\n;;;\na;3;;\n\n;;\n   ; ;;\nb;4\n"
+    assert read(tmp_path, "a.csv", text.replace("\n", line_end)) == [
+        Request(prompt="a", seed=3),
+        Request(prompt="b", seed=4),
+    ]
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["Negative prompt", "negative_prompt", "NEGATIVE PROMPT", "negativePrompt", "negative-prompt", " Negative "],
+)
+def test_a_column_is_the_field_that_it_is_but_for_case_spaces_and_underscores(tmp_path: Path, column: str) -> None:
+    expected = [Request(prompt="a", negative_prompt="b")]
+    assert read(tmp_path, "a.csv", f"prompt,{column}\na,b\n") == expected
+    assert read(tmp_path, "a.jsonl", json.dumps({"prompt": "a", column.strip(): "b"})) == expected
+    assert read(tmp_path, "a.parquet", in_parquet([{"prompt": "a", column.strip(): "b"}])) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "expected"),
+    [
+        ("CFG scale", "7", {"guidance_scale": 7.0}),
+        ("cfg_scale", "7.5", {"guidance_scale": 7.5}),
+        ("cfgs", "7.5", {"guidance_scale": 7.5}),
+        ("sampler_name", "Euler a", {"sampler": "euler a"}),
+        ("Sampling steps", "4", {"num_inference_steps": 4}),
+        ("Seed", "5.0", {"seed": 5}),
+        ("width", "64.0", {"width": 64}),
+        ("guess mode", "TRUE", {"guess_mode": True}),
+        ("Original size", "[64, 96]", {"original_size": (64, 96)}),
+        ("loras", '{"ink": 0.5}', {"loras": {"ink": 0.5}}),
+        ("labels", '{"topic": 1}', {"labels": {"topic": 1}}),
+        ("score", "0.5", {"labels": {"score": 0.5}}),
+        ("zip", "00501", {"labels": {"zip": "00501"}}),
+        ("id", "12345678901234567890", {"labels": {"id": "12345678901234567890"}}),
+        ("date", "2024-01-31", {"labels": {"date": "2024-01-31"}}),
+        ("commit", "1e10", {"labels": {"commit": "1e10"}}),
+    ],
+)
+def test_cells_of_text_say_what_they_say_as_json(
+    tmp_path: Path, column: str, cell: str, expected: dict[str, Any]
+) -> None:
+    file = io.StringIO()
+    csv.writer(file).writerows([["prompt", column], ["a", cell]])
+    assert read(tmp_path, "a.csv", file.getvalue()) == [Request(prompt="a", **expected)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", "prompt,\na,\nb,c\n", "a.csv line 1: a column has no name, but line 3 has 'c' in it"),
+        ("a.csv", "prompt,seed\na,1,,x\n", "a.csv line 2: expected 2 cells, found 4"),
+        (
+            "a.csv",
+            "prompt,Steps,num_inference_steps\n",
+            "line 1: the columns Steps and num_inference_steps are both num_",
+        ),
+        ("a.jsonl", '{"prompt": "a", "steps": 1, "Steps": 1}', "line 1: the columns steps and Steps are both num_"),
+        ("a.jsonl", '{"prompt": "a", "seed": 1, "seed": 2}', "line 1: duplicate key seed"),
+        ("a.csv", "prompt,CFG scale\na,high\n", "line 2: CFG scale: must be a valid number"),
+        ("a.csv", "prompt,Steps\na,4.5\n", "line 2: Steps: .*'4.5'"),
+        ("a.csv", "prompt,seed\na,1.23457E+14\n", "line 2: seed: .*a spreadsheet has rounded it"),
+        (
+            "a.csv",
+            "prompt;control_scale\na;0,5\n",
+            "line 2: control_scale: 0,5 may be one number or two; write 0.5, or 0, 5",
+        ),
+        ("a.csv", "prompt,loras\na,{ink}\n", "line 2: loras: not JSON"),
+        ("a.csv", f"prompt,text\na,{'x' * 30_000}\n", "line 2: labels: .*20000 bytes"),
+        ("a.parquet", in_parquet([{"prompt": "a", "seed": 1e18}]), "row 1: seed: .*has lost digits"),
+        ("a.parquet", in_parquet([{"prompt": "a", "Steps": 4.5}]), "row 1: Steps: must be a valid integer"),
+        ("a.json", '[{"prompt": "a"}, "b"]', r"a.json row 2 \(line 1\): expected an object"),
+        ("a.json", '[\n{"prompt": "a"},\n{"prompt": 3}]', r"row 2 \(line 3\): prompt: "),
+        ("a.json", '[{"prompt": "a"}\n', "line 2: the list does not end"),
+        ("a.json", '[{"prompt": "a"},]', "line 1: not JSON"),
+        ("a.json", '[{"prompt": "a"} {"prompt": "b"}]', "line 1: expected a comma"),
+        ("a.json", '[{"prompt": "a"}]]', "line 1: there is more after the end"),
+        ("a.json", "[]", "no prompts in this file"),
+        ("a.json", '{"3": {"class_type": "KSampler"}}', "line 1: prompt: missing"),
+        ("a.csv", "Grün\n".encode("cp1252"), "line 1: not UTF-8 text .* save the file as UTF-8"),
+        ("a.txt", "ab\n".encode("utf-16")[:-1], "line 1: not UTF-16 text"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_place_in_its_own_words(
+    tmp_path: Path, name: str, data: bytes | str, says: str
+) -> None:
+    with pytest.raises(BadSpecification, match=says):
+        read(tmp_path, name, data)
+
+
+def test_a_list_is_read_as_a_stream_wherever_its_pieces_end(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{'x' * (number * 7919 % 9000)} {number}", "seed": number} for number in range(100)]
+    assert [one.seed for one in read(tmp_path, "a.json", json.dumps(rows))] == list(range(100))
+    endless = tmp_path / "endless.json"
+    endless.write_text('[{"prompt": "a"},\n{"prompt": "' + "x" * 5_000_000)
+    found = read_manifest(manifest(endless))
+    assert next(found).request.prompt == "a"
+    with pytest.raises(BadSpecification, match="line 2: a value longer than 4,000,000 characters"):
+        next(found)
+
+
+def test_bad_rows_of_tables_and_lists_can_be_left_out(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.csv", "prompt,seed,\na,1,\nb,x,\nc,2,surplus\n\nd,4,\n"),
+        ("a.json", '[{"prompt": "a"}, {"prompt": "b", "seed": "x"}, 3, {"prompt": "d"}]'),
+    ):
+        (tmp_path / name).write_text(text)
+        bad = BadRows(report=lambda _: None)
+        assert [one.request.prompt for one in read_manifest(manifest(tmp_path / name), bad=bad)] == ["a", "d"]
+        assert bad.left_out == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.csv", lambda column: f"{column},prompt\nx,a\n".encode()),
+        ("a.csv", lambda column: f"{column},prompt\nx,a\n".encode("utf-16")),
+        ("a.jsonl", lambda column: json.dumps({"prompt": "a", column: "x"}).encode()),
+        ("a.parquet", lambda column: in_parquet([{"prompt": "a", column: "x"}])),
+    ],
+)
+@pytest.mark.parametrize("column", ["control_images", "Control images", "PROMPT EMBEDS"])
+def test_inputs_are_found_however_their_column_is_written(
+    tmp_path: Path, name: str, write: Callable[[str], bytes], column: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(write(column))
+    assert names_inputs(manifest(path))
+    path.write_bytes(write("topic"))
+    assert not names_inputs(manifest(path))
