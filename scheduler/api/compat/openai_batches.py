@@ -32,7 +32,8 @@ from storage.objects.inputs import copy_input, get_input
 from storage.renders.openai_files import Line, OpenAIBatch
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
-from storage.spec.picture import CustomId, explain
+from storage.spec.explanations import explain
+from storage.spec.picture import CustomId
 
 _ENDPOINT = "/v1/images/generations"
 _MOST_LINES = 50_000
@@ -215,7 +216,7 @@ def _read(data: bytes) -> dict[int, _BatchLine]:
         try:
             line = _BatchLine.model_validate_json(row)
         except ValidationError as error:
-            raise BadSpecification(f"line {number}: {explain(error)}") from None
+            raise BadSpecification(f"line {number}: {explain(error, _BatchLine)}") from None
         if line.custom_id in seen:
             raise BadSpecification(f"line {number}: duplicate custom_id {line.custom_id!r}")
         seen.add(line.custom_id)
