@@ -105,6 +105,8 @@ def _untagged(problem: Mapping[str, Any], field: str) -> str:
 
 def _message(problem: Mapping[str, Any]) -> str:
     message = _IN_PLAIN_WORDS.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "literal_error":
+        message = message.replace("True", "true").replace("False", "false")
     return _SUBJECT.sub("must ", message).replace(" after validation", "")
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.openai_images import FIELDS, ImagesBody, OpenAIError, answer_of, remarks_on, source_of
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
@@ -50,7 +51,7 @@ FileId = Annotated[
 BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As returned by POST /v1/batches.")]
 
 
-class BatchBody(BaseModel):
+class BatchBody(ClientBody):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
