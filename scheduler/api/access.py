@@ -44,7 +44,11 @@ class Caller:
 
 
 class Access:
-    """Authenticate callers. As long as no key exists, requests from this machine are let in as the owner `nobody`."""
+    """Authenticate callers.
+
+    As long as no key exists, requests from this machine are let in as the owner `nobody`, whatever key they send:
+    clients of OpenAI's and Replicate's cannot be made without one.
+    """
 
     def __init__(self, keys: Keys, *, nobody: str, open_without_keys: bool) -> None:
         self._keys = keys
@@ -55,14 +59,14 @@ class Access:
 
     def caller(self, secret: str | None, request: Request) -> Caller:
         """Return who presents this key. Raises Refused: 401 without a valid key."""
-        if secret:
-            key = self._keys.find(secret)
-            if key is None:
-                raise Refused(401, "the API key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
+        key = self._keys.find(secret) if secret else None
+        if key is not None:
             return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
         if self._is_open():
             _refuse_strange_pages(request)
             return self._nobody
+        if secret:
+            raise Refused(401, "the API key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
         raise Refused(
             401,
             "an API key is required: Authorization: Bearer farm_…; `farm keys create` creates one",

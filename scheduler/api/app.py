@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from scheduler.api import events, fleet, health, problems, renders, schedules
 from scheduler.api.access import Access
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.context import ApiContext
+from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
 
@@ -74,7 +75,9 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
     )
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     problems.answer_with_problems(app, {**openais, "/sdapi": automatic1111.error})
-    for room in (renders, events, schedules, fleet, openai_images, openai_batches, automatic1111, replicate, health):
+    for room in (renders, events, schedules, fleet):
+        app.include_router(room.router, dependencies=[Depends(nothing_unread)])
+    for room in (openai_images, openai_batches, automatic1111, replicate, health):
         app.include_router(room.router)
     app.add_middleware(_Bounded)
     return app

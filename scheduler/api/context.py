@@ -25,6 +25,7 @@ from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
 from storage.renders.views import JobView, RenderView, Views
+from storage.renders.waits import Waits
 from storage.spec.registry import Registry
 
 #: Inputs that are checked in memory at the same time, each up to `MAX_BYTES` plus what it decodes to.
@@ -73,6 +74,10 @@ class ApiContext:
     @property
     def events(self) -> EventLog:
         return EventLog(self.services.database)
+
+    @property
+    def waits(self) -> Waits:
+        return Waits(self.services.database)
 
     @property
     def schedules(self) -> Schedules:

@@ -20,7 +20,7 @@ from storage.errors import (
     QuotaExceeded,
     ServiceProblem,
 )
-from storage.spec.picture import explain_problem
+from storage.spec.explanations import explain_problem
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class Refused(FarmError):
 
 #: `width: must be …`, also behind a place: `rows.jsonl line 3: width: must be …`.
 _NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?(\w+(?:, \w+)*): (.*)", re.DOTALL)
+
+_NAMES = re.compile(r"[\w.-]+(?:, [\w.-]+)*")
 
 _TITLES = {
     400: "Bad Request",
@@ -115,13 +117,43 @@ def answer_with_problems(app: FastAPI, forms: Mapping[str, Form]) -> None:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    problems = error.errors()
+    if words := _unread(request, problems[0]):
+        return answer(request, 415, words)
     errors = []
-    for problem in error.errors()[:20]:
-        words = explain_problem({**problem, "loc": _place(problem["loc"])})
+    for problem in problems[:20]:
+        words = _explained(request, problem, error.body)
         field, colon, message = words.partition(": ")
-        errors.append(FieldProblem(field=field, message=message) if colon else FieldProblem(field="", message=words))
+        named = colon and _NAMES.fullmatch(field)
+        errors.append(FieldProblem(field=field if named else "", message=message if named else words))
     first = errors[0]
     return answer(request, 422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
+
+
+def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
+    """Return what to do about a body that was not read as JSON, since the request does not say that it is; or None."""
+    if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
+        return None
+    given = request.headers.get("content-type")
+    said = f"says Content-Type: {given[:100]}" if given else "has no Content-Type"
+    return f"the request {said}; its body is read as JSON only with Content-Type: application/json"
+
+
+def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
+    """Put a problem of a request into words: the field as it is written there, what is wrong, what was meant."""
+    source, place = problem["loc"][0], problem["loc"]
+    if problem["type"] == "json_invalid":
+        text = body if isinstance(body, str) else ""
+        before = text[: place[1]]
+        at = f"line {before.count(chr(10)) + 1}, character {len(before) - before.rfind(chr(10))}"
+        return f"the body is not valid JSON at {at}: {problem['ctx']['error']}"
+    if problem["type"] == "missing" and tuple(place) == ("body",):
+        return "the request has no body; send a JSON object with Content-Type: application/json"
+    if tuple(place) == ("body",) and problem["type"] != "value_error":
+        return f"the body {explain_problem(problem).removeprefix('body: ')}"
+    body_fields = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
+    model = body_fields[0].field_info.annotation if source == "body" and body_fields else None
+    return explain_problem({**problem, "loc": _place(place)}, model)
 
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Routes of renders and their jobs: submit, read, cancel, retry, hold."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import RedirectResponse
@@ -10,7 +10,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.api.request_bodies import MAX_JOBS, RenderBody
+from scheduler.api.request_bodies import MAX_JOBS, PatchBody, PriorityName, RenderBody
 from scheduler.api.response_models import (
     AcceptedAnswer,
     CancelAnswer,
@@ -25,6 +25,7 @@ from scheduler.intake.submit import admit, publish_tickets, quanta, submit_order
 from scheduler.results.follow import wait_for_render
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
+from storage.errors import BadSpecification
 from storage.rules.states import Priority, State
 
 _PAGE = 1000
@@ -150,11 +151,17 @@ def change_render(
     context: Context,
     render_id: RenderId,
     caller: CanSubmit,
-    priority: Annotated[Literal["interactive", "normal", "bulk"], Query(description="The new priority.")],
+    body: PatchBody | None = None,
+    priority: Annotated[PriorityName | None, Query(description="The new priority, where there is no body.")] = None,
 ) -> RenderForm:
-    """Change the priority of a render's queued jobs."""
+    """Change the priority of a render's queued jobs; it is given in the body, or in the query."""
+    wanted = body.priority if body is not None else priority
+    if wanted is None:
+        raise BadSpecification('priority: missing; send {"priority": "bulk"}, or ?priority=bulk in the address')
+    if priority not in (None, wanted):
+        raise BadSpecification(f"priority: {wanted} in the body, {priority} in the address; give one of them")
     context.render(caller, render_id)
-    context.jobs.reprioritise(render_id, Priority[priority.upper()], quanta=quanta(context.registry))
+    context.jobs.reprioritise(render_id, Priority[wanted.upper()], quanta=quanta(context.registry))
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
     publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
     render = context.render(caller, render_id)

@@ -17,6 +17,17 @@ _FIELDS = frozenset(Request.model_fields)
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
 
 
+PriorityName = Literal["interactive", "normal", "bulk"]
+
+
+class PatchBody(BaseModel):
+    """Say what to change of a render."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"priority": "bulk"}]})
+
+    priority: PriorityName = Field(description="The new priority.")
+
+
 class WebhookBody(BaseModel):
     """Say where to send events (Standard Webhooks 1.0.0; `GET /v1/webhooks/secret` returns the signing secret)."""
 
@@ -61,9 +72,7 @@ class RenderBody(Request):
     n: Annotated[int, Field(ge=1, le=MAX_JOBS)] = Field(
         1, description="Pictures per combination; their seeds count up."
     )
-    priority: Literal["interactive", "normal", "bulk"] = Field(
-        "normal", description="Higher priorities are rendered first."
-    )
+    priority: PriorityName = Field("normal", description="Higher priorities are rendered first.")
     webhook: WebhookBody | None = None
     dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 

@@ -69,11 +69,13 @@ def limits_count_pictures(limits: Limits) -> bool:
 
 
 def check_quota(quotas: Quotas, submitter: Submitter, pictures: int) -> None:
-    """Check a key's quotas for so many more pictures. Raises QuotaExceeded."""
+    """Check a key's quotas for so many more pictures. Raises QuotaExceeded; NotPermitted if waiting cannot help."""
     limits = submitter.limits
     if submitter.key_id is None or not (limits_count_pictures(limits) or limits.per_minute is not None):
         return
     if over := exceeded_limit(limits, quotas.used(submitter.key_id), pictures):
+        if over.retry_seconds is None:
+            raise NotPermitted(over.words)
         raise QuotaExceeded(over.words, retry_seconds=over.retry_seconds)
 
 

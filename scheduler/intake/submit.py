@@ -134,7 +134,7 @@ def admit(
     """Check an order against its submitter's limits, and specify it.
 
     A repeated idempotency key is not counted against the quota again.
-    Raises QuotaExceeded, and what `specified` raises.
+    Raises QuotaExceeded, NotPermitted, and what `specified` raises.
     """
     key = terms.idempotency_key
     if submitter.limits != NO_LIMITS and not (key and intake.views.accepted_as(submitter.owner, key)):

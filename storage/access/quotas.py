@@ -18,14 +18,16 @@ class QuotaUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitExceeded:
-    """A limit that would be exceeded, in words, and when a retry makes sense."""
+    """A limit that would be exceeded, in words, and when a retry makes sense; None: never."""
 
     words: str
-    retry_seconds: int
+    retry_seconds: int | None
 
 
 def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExceeded | None:
     """Return the limit of a key that so many more pictures would exceed, if any."""
+    if never := _exceeded_by_itself(limits, pictures):
+        return LimitExceeded(words=never, retry_seconds=None)
     if limits.per_minute is not None and used.requests_last_minute >= limits.per_minute:
         return LimitExceeded(words=f"this key may submit {limits.per_minute} renders a minute", retry_seconds=60)
     if limits.queued is not None and used.unfinished + pictures > limits.queued:
@@ -40,6 +42,19 @@ def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExce
             "in the last 24 hours",
             retry_seconds=3600,
         )
+    return None
+
+
+def _exceeded_by_itself(limits: Limits, pictures: int) -> str | None:
+    """Return, in words, the limit that so many pictures exceed even where nothing of it is used up."""
+    if limits.per_minute == 0:
+        return "this key may submit no renders"
+    for most, what in ((limits.queued, "unfinished pictures"), (limits.per_day, "pictures a day")):
+        if most is not None and pictures > most:
+            return (
+                f"{pictures} pictures are more than this key's limit of {most} {what}, now and later; "
+                "submit fewer at a time"
+            )
     return None
 
 

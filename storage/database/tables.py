@@ -51,6 +51,8 @@ renders = Table(
     Column("held", Boolean, nullable=False, server_default=false()),
     # Being deleted, and hidden (`storage.renders.purge`).
     Column("purging", Boolean, nullable=False, server_default=false()),
+    # A client of the web UI's waits for it, and may interrupt it, until then (`storage.renders.waits`).
+    Column("waited_until", Double),
     # Where to send its events, and which kinds (separated by spaces).
     Column("webhook_url", Text),
     Column("webhook_events", Text),

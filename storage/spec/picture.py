@@ -5,7 +5,6 @@ and a seed, it becomes a `Spec`: complete, frozen, and written in one canonical 
 equal specifications.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, Validation
 
 from storage.errors import BadSpecification
 from storage.spec.controls import REFERENCE, Controls, check_weights
+from storage.spec.explanations import explain
 
 #: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
 VERSION = 1
@@ -158,7 +158,7 @@ class Request(Controls):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise BadSpecification(explain(error)) from None
+            raise BadSpecification(explain(error, cls)) from None
 
     @classmethod
     def parse_strings(cls, fields: Mapping[str, str], labels: Mapping[str, str] | None = None) -> "Request":
@@ -167,7 +167,7 @@ class Request(Controls):
             read = cls.model_validate_strings({name: text for name, text in fields.items() if text != ""})
             return read.model_copy(update={"labels": dict(labels)}) if labels else read
         except ValidationError as error:
-            raise BadSpecification(explain(error)) from None
+            raise BadSpecification(explain(error, cls)) from None
 
 
 #: The names that a field may have in a row, including short ones such as `steps`.
@@ -201,16 +201,17 @@ class Spec(Controls):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Spec":
-        given = list(self.control_images or ())
+        given = [("control_images", name) for name in self.control_images or ()]
         if self.prompt_embeds is not None:
-            given.append(self.prompt_embeds)
+            given.append(("prompt_embeds", self.prompt_embeds))
             words = ("prompt", "negative_prompt", "prompt_weighting", "clip_skip")
             if said := [name for name in words if getattr(self, name)]:
                 raise ValueError(f"{said[0]}: cannot be combined with prompt_embeds, which replace all text")
         elif not self.prompt.strip():
             raise ValueError("prompt: must not be empty")
-        if unstored := [name for name in given if not REFERENCE.fullmatch(name)]:
-            raise ValueError(f"{unstored[0]!r} is not a stored input; upload the file first (`farm upload`)")
+        if unstored := [(field, name) for field, name in given if not REFERENCE.fullmatch(name)]:
+            field, name = unstored[0]
+            raise ValueError(f"{field}: {name[:60]!r} is not a stored input; upload the file first (`farm upload`)")
         if self.prompt_weighting:
             if self.clip_skip:
                 raise ValueError("clip_skip: cannot be combined with prompt_weighting")
@@ -252,7 +253,6 @@ class Spec(Controls):
 
 
 _NEVER_LEFT_OUT = tuple(name for name in Spec.model_fields if name not in _CONTROLS)
-_KNOWN = f"{', '.join(name for name in Request.model_fields if name not in _CONTROLS)} and the controls"
 
 
 def read_spec(text: str) -> Spec:
@@ -277,32 +277,3 @@ def check_pixels(width: int, height: int) -> None:
             f"width, height: {width}×{height} is {width * height / 1e6:.1f} megapixels; "
             f"the maximum is {MAX_PIXELS / 1e6:.1f}"
         )
-
-
-def explain(error: ValidationError) -> str:
-    """Put the first problem of a pydantic error into one line: field, what is wrong, what was given."""
-    return explain_problem(error.errors(include_url=False)[0])
-
-
-def explain_problem(problem: Mapping[str, Any]) -> str:
-    """Put one of pydantic's `errors()` into one line."""
-    if problem["type"] == "value_error" and not problem["loc"]:
-        return str(problem["msg"]).removeprefix("Value error, ")
-    field = ".".join(str(part) for part in problem["loc"]) or "specification"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, Request.model_fields, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known fields: {_KNOWN}"
-        return f"{field}: unknown field; {hint}"
-    if problem["type"] == "missing":
-        return f"{field}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be").replace("String should have", "must have")
-    return f"{field}: {message} (given: {_shown(problem['input'])})"
-
-
-def _shown(value: object) -> str:
-    try:
-        given = repr(value)
-    except ValueError:  # Python writes no integer of more than some thousand digits
-        return "a number with thousands of digits"
-    return given if len(given) <= 60 else given[:57] + "…"

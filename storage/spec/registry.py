@@ -15,8 +15,9 @@ from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
 from storage.spec.capabilities import check_controls, check_loras
 from storage.spec.controls import PER_CONTROLNET
+from storage.spec.explanations import explain
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
-from storage.spec.picture import Request, Spec, check_pixels, explain
+from storage.spec.picture import Request, Spec, check_pixels
 
 M = TypeVar("M")
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
@@ -100,7 +101,7 @@ def parse_registry(text: str, *, where: str) -> Registry:
             + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
     models = {
-        alias: _read(_MODEL.validate_python, entry, alias, f"model registry {where}: [models.{alias}]")
+        alias: _read(Model, _MODEL.validate_python, entry, alias, f"model registry {where}: [models.{alias}]")
         for alias, entry in entries.items()
     }
     default = content.get("default", next(iter(models)))
@@ -113,7 +114,7 @@ def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[s
     if not isinstance(entries, dict):
         raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
     loras = {
-        alias: _read(Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
+        alias: _read(Lora, Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
         for alias, entry in entries.items()
     }
     for lora in loras.values():
@@ -124,7 +125,8 @@ def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[s
     return loras
 
 
-def _read(validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
+def _read(kind: Any, validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
+    """Read an entry as one of this kind. Raises BadSettings with its place and the field that is wrong."""
     if not isinstance(entry, dict):
         raise BadSettings(f"{place}: expected a table")
     try:
@@ -132,9 +134,7 @@ def _read(validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M
         if isinstance(found, DiffusersModel | SimulatedModel):
             check_pixels(found.width, found.height)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        raise BadSettings(f"{place} {name}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise BadSettings(f"{place} {explain(error, kind)}") from None
     except BadSpecification as error:
         raise BadSettings(f"{place} {error}") from None
     return found

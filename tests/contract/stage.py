@@ -47,14 +47,14 @@ guidance_scale = 5.0
 class Stage:
     """A farm in this process: SQLite, a folder, the API on a port, and a worker by hand."""
 
-    def __init__(self, services: Services, address: str) -> None:
+    def __init__(self, services: Services, address: str, *, keyed: bool = True) -> None:
         self.services = services
         self.address = address
         #: To be closed; making a client takes longer than most of its requests.
         self.held = ExitStack()
         self._clients: dict[str, httpx.Client] = {}
         self._farms: dict[str, Farm] = {}
-        self.key = self.new_key()
+        self.key = self.new_key() if keyed else ""
         #: Whether the worker by hand works; tests that look at what waits clear it.
         self.working = threading.Event()
         self.working.set()
@@ -100,7 +100,7 @@ class Stage:
 
 
 @contextmanager
-def running_stage(folder: Path) -> Iterator[Stage]:
+def running_stage(folder: Path, *, keyed: bool = True) -> Iterator[Stage]:
     """A farm whose pictures are made as soon as they wait."""
     settings = Settings(home=folder, owner="ann", webhook_private=True)
     folder.mkdir()
@@ -109,7 +109,7 @@ def running_stage(folder: Path) -> Iterator[Stage]:
     listener = listening("127.0.0.1", 0)
     app = make_api(ApiContext(services, None), open_without_keys=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
-    stage = Stage(services, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    stage = Stage(services, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()
 
     def work() -> None:

@@ -218,8 +218,9 @@ def test_a_right_order_comes_to_the_same_rows(door: Door, stage: Stage, stored: 
 
 @named(KEYED)
 def test_more_than_the_quota_is_refused_with_when_to_come_back(door: Door, stage: Stage) -> None:
-    key = stage.new_key("cid", per_day=2)
-    outcome = door.send(stage, {"prompt": "a star", "n": 3}, key=key)
+    key = stage.new_key("cid", per_day=3)
+    assert door.send(stage, {"prompt": "a star", "n": 2}, key=key).render_id is not None
+    outcome = door.send(stage, {"prompt": "a star", "n": 2}, key=key)
     assert (outcome.render_id, outcome.status) == (None, 429)
     assert "pictures a day" in outcome.words
 

@@ -111,7 +111,7 @@ def test_the_settings_that_the_farm_writes_into_a_picture_ask_for_that_picture(
         sampler=sampler,
         seed=123456789,
     )
-    [found] = asked(tmp_path, infotext(spec, version="0.1"))
+    [found] = asked(tmp_path, infotext(spec, {"farm": "0.1"}))
     found.pop("labels")
     assert found == {name: value for name, value in spec.fields().items() if name != "version" and value is not None}
 

@@ -156,3 +156,25 @@ def test_a_picture_too_large_for_any_device_is_refused() -> None:
 def test_a_seed_that_is_none_is_refused_wherever_it_came_from() -> None:
     with pytest.raises(BadSpecification, match="^seed: "):
         REGISTRY.resolve(Request.parse({"prompt": "a cat"}), seed=2**63)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('source = "x"', r"\[models\.a\] kind: missing"),
+        ('kind = "comfy"', r"\[models\.a\] kind: must be one of 'diffusers', 'simulated' \(given: 'comfy'\)"),
+        ('kind = "diffusers"', r"\[models\.a\] source: missing"),
+        ('kind = "simulated"\nsource = "x"', r"\[models\.a\] source: unknown field; known fields: kind, "),
+        ('kind = "diffusers"\nsource = "x"\nbatchlimit = 3', r"batchlimit: unknown field; did you mean batch_limit"),
+        ('kind = "diffusers"\nsource = "x"\nbatch_limit = "3 or 4"', r"batch_limit: must be a valid integer"),
+        (
+            'kind = "simulated"\nfault = { kind = "death", promt = "x" }',
+            r"fault\.promt: unknown field; did you mean prompt",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_told_in_the_words_of_the_file(entry: str, words: str) -> None:
+    with pytest.raises(BadSettings, match=words) as refusal:
+        parse_registry(f"[models.a]\n{entry}\n", where="models.toml")
+    assert "Extra inputs" not in str(refusal.value)
+    assert "discriminator" not in str(refusal.value)

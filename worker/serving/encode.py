@@ -22,7 +22,7 @@ def to_png(picture: Image, spec: Spec, recipe: Mapping[str, Any]) -> bytes:
     """
     texts = PngInfo()
     texts.add_itxt("diffusion-farm", json.dumps(recipe_of(spec, recipe), sort_keys=True, ensure_ascii=False))
-    texts.add_itxt("parameters", infotext(spec, version=str(recipe.get("farm", ""))))
+    texts.add_itxt("parameters", infotext(spec, recipe))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=texts, compress_level=1, compress_type=_RLE)
     return buffer.getvalue()

@@ -124,7 +124,7 @@ def text_to_image(
     )
     with spelled(_FIELDS):
         order = _order(context, body, context.chosen_models.get(caller.owner))
-        accepted, jobs = rendered(context, caller, order, terms, seconds=_SECONDS)
+        accepted, jobs = rendered(context, caller, order, terms, seconds=_SECONDS, interruptible=True)
     return TextToImageAnswer(
         images=[as_base64(encoded(context, job)) for job in jobs] if body.send_images else [],
         parameters=body.model_dump(mode="json"),
@@ -140,17 +140,18 @@ def get_progress(
         bool, Query(description="There are no previews: pictures are decoded at the end.")
     ] = True,
 ) -> dict[str, Any]:
-    """Return the progress of the caller's newest render."""
+    """Return the progress of the caller's oldest `txt2img` that is waited for; of nothing else."""
     told = _progress(context, caller)
     return told if skip_current_image else {**told, "textinfo": "no previews: pictures are decoded at the end"}
 
 
 @router.post("/interrupt")
 def interrupt(context: Context, caller: CanSubmit) -> dict[str, Any]:
-    """Cancel the caller's newest render if it is unfinished."""
-    for render in context.views.renders(limit=1, owner=caller.owner):
-        context.jobs.cancel(render.id)
-    return {}
+    """Cancel the caller's oldest `txt2img` that is waited for; renders of other doors are left alone."""
+    waited = context.waits.of(caller.owner)
+    for render_id in waited[:1]:
+        context.jobs.cancel(render_id)
+    return {} if waited else {"remarks": ["nothing to interrupt: no txt2img is waited for"]}
 
 
 @router.get("/sd-models")
@@ -312,7 +313,7 @@ def _info(body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
         "batch_size": body.batch_size,
         "sd_model_name": first.model,
         "index_of_first_image": 0,
-        "infotexts": [infotext(job.spec, version="") for job in jobs],
+        "infotexts": [infotext(job.spec, {}) for job in jobs],
         "styles": [],
         "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
         "clip_skip": first.clip_skip or 1,
@@ -320,15 +321,15 @@ def _info(body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
 
 
 def _progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
-    newest = next(iter(context.views.renders(limit=1, owner=caller.owner)), None)
     share, left, job, total = 0.0, 0.0, "", 0
-    if newest is not None and not newest.finished:
-        running = context.views.progress(newest.id)
-        share = (newest.total - newest.remaining + sum(running.values())) / newest.total
+    for render_id in context.waits.of(caller.owner)[:1]:
+        render = context.views.render(render_id)
+        running = context.views.progress(render.id)
+        share = (render.total - render.remaining + sum(running.values())) / render.total
         left, job, total = (
-            outlook(context.views, context.workers, newest)["seconds_left"] or 0.0,
-            newest.id,
-            newest.total,
+            outlook(context.views, context.workers, render)["seconds_left"] or 0.0,
+            render.id,
+            render.total,
         )
     return {
         "progress": round(share, 4),

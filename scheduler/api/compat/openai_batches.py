@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.openai_images import FIELDS, ImagesBody, OpenAIError, answer_of, remarks_on, source_of
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
@@ -36,7 +37,8 @@ from storage.objects.inputs import copy_input, get_input
 from storage.renders.openai_files import Line, OpenAIBatch
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
-from storage.spec.picture import CustomId, explain
+from storage.spec.explanations import explain
+from storage.spec.picture import CustomId
 
 _ENDPOINT = "/v1/images/generations"
 _MOST_LINES = 50_000
@@ -53,7 +55,7 @@ FileId = Annotated[
 BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As returned by POST /v1/batches.")]
 
 
-class BatchBody(BaseModel):
+class BatchBody(ClientBody):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
@@ -213,7 +215,7 @@ def _read(data: bytes) -> dict[int, _BatchLine]:
         try:
             line = _BatchLine.model_validate(row.cells)
         except ValidationError as error:
-            raise BadSpecification(f"{row.where}: {explain(error)}") from None
+            raise BadSpecification(f"{row.where}: {explain(error, _BatchLine)}") from None
         if line.custom_id in seen:
             raise BadSpecification(
                 f"{row.where}: duplicate custom_id {line.custom_id!r}; {seen[line.custom_id]} has it, too"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanSubmit
+from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.pictures import as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
@@ -28,7 +29,7 @@ from storage.spec.picture import Request
 _SECONDS = 600.0
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 #: Names of OpenAI's own models stand for the default model.
-_MODELS_OF_OPENAI = ("dall-e", "gpt-image")
+_MODELS_OF_OPENAI = ("dall-e", "gpt-image", "chatgpt-image")
 #: Field of a specification → its name in OpenAI's API.
 FIELDS = {"width": "size", "height": "size"}
 _IGNORED = {
@@ -37,12 +38,14 @@ _IGNORED = {
     "moderation": "not supported by the farm",
     "background": "pictures are always opaque",
     "user": "a render belongs to the owner of the key",
+    "safety_identifier": "a render belongs to the owner of the key",
+    "complexity": "use num_inference_steps",
 }
 #: Values that are what happens anyway.
 _AS_IT_IS = {"quality": ("auto",), "moderation": ("auto",), "background": ("auto", "opaque")}
 
 
-class ImagesBody(BaseModel):
+class ImagesBody(ClientBody):
     """A request of OpenAI's Images API, with the extra fields that open-source servers share."""
 
     model_config = ConfigDict(
@@ -65,6 +68,8 @@ class ImagesBody(BaseModel):
     moderation: str | None = Field(None, description="Ignored, with a remark.")
     background: str | None = Field(None, description="Pictures are opaque; anything else is ignored, with a remark.")
     user: str | None = Field(None, description="Ignored, with a remark: a render belongs to the key's owner.")
+    safety_identifier: str | None = Field(None, description="As `user`, which it replaces in newer clients.")
+    complexity: str | None = Field(None, description="Ignored, with a remark: use `num_inference_steps`.")
     negative_prompt: str | None = Field(None, description="What not to draw.")
     num_inference_steps: int | None = Field(None, description="Denoising steps.")
     guidance_scale: float | None = Field(None, description="How closely to follow the prompt.")

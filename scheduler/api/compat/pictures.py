@@ -2,9 +2,10 @@
 
 import base64
 import io
+from contextlib import nullcontext
 from typing import Literal
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
@@ -17,18 +18,24 @@ from storage.renders.views import JobView
 from storage.rules.states import State
 
 Format = Literal["png", "jpeg", "webp"]
+#: A segment of a JPEG has 64 kB.
+_MOST_EXIF_BYTES = 65_000
 
 
 def rendered(
-    context: ApiContext, caller: Caller, order: Order, terms: Terms, *, seconds: float
+    context: ApiContext, caller: Caller, order: Order, terms: Terms, *, seconds: float, interruptible: bool = False
 ) -> tuple[Accepted, list[JobView]]:
     """Submit an order, wait for its end and return its jobs, all done.
+
+    Args:
+        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`).
 
     Raises what submitting raises; Refused: 504 after so many seconds, while the render goes on, 409 if it was
     cancelled, 422 with the reason if a picture failed.
     """
     accepted = submit_order(context.intake, caller.submitter, order, terms)
-    render = wait_for_render(context.views, accepted.render_id, seconds=seconds)
+    with context.waits.waiting(accepted.render_id) if interruptible else nullcontext(_nothing) as renew:
+        render = wait_for_render(context.views, accepted.render_id, seconds=seconds, look=lambda _: bool(renew()))
     if not render.finished:
         raise Refused(
             504,
@@ -45,14 +52,32 @@ def rendered(
 
 
 def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
-    """Return a picture in the requested format; as PNG it is the stored file, with its recipe as metadata."""
+    """Return a picture in the requested format; as PNG it is the stored file, with its recipe as metadata.
+
+    JPEG and WebP carry what galleries read of the PNG (`parameters`) where the web UI writes it: in EXIF.
+    """
     data = context.objects.get(str(job.object))
     if form == "png":
         return data
-    buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as picture:
-        picture.convert("RGB").save(buffer, form.upper(), quality=quality)
+        return converted(picture, form, quality)
+
+
+def converted(picture: Image.Image, form: Format, quality: int) -> bytes:
+    """Return a stored picture as JPEG or WebP, with the text that galleries read."""
+    buffer = io.BytesIO()
+    text = str(picture.info.get("parameters", ""))
+    if len(text.encode("utf-16-be")) > _MOST_EXIF_BYTES:
+        text = text.rpartition("\n")[2]  # the settings, without the prompts
+    exif = Image.Exif()
+    if text:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    picture.convert("RGB").save(buffer, form.upper(), quality=quality, exif=exif)
     return buffer.getvalue()
+
+
+def _nothing() -> None:
+    """Renew nothing: nobody can interrupt this wait."""
 
 
 def as_base64(data: bytes) -> str:

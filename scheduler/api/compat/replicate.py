@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanRead, CanSubmit
+from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.pictures import as_base64
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
@@ -39,7 +40,7 @@ Prefer = Annotated[
 CancelAfter = Annotated[str | None, Header(description="Not supported, and refused: cancel the prediction yourself.")]
 
 
-class PredictionBody(BaseModel):
+class PredictionBody(ClientBody):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
@@ -147,8 +148,11 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
         accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
     if (seconds := wait_of(call.prefer)) is not None:
         wait_for_render(context.views, accepted.render_id, seconds=seconds)
-    made = _prediction(context, context.render(call.caller, accepted.render_id), call.request)
-    return made.model_copy(update={"remarks": sorted(accepted.remarks)})
+    render = context.render(call.caller, accepted.render_id)
+    made = _prediction(context, render, call.request)
+    # Replicate's client takes every other state in this answer, `processing` too, for the end of the prediction.
+    status = {} if render.finished else {"status": "starting"}
+    return made.model_copy(update={**status, "remarks": sorted(accepted.remarks)})
 
 
 def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Order:

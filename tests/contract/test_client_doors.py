@@ -1,0 +1,201 @@
+"""What clients of OpenAI's, Replicate's and the web UI's rely on, request by request."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import pytest
+from openai.types.image_generate_params import ImageGenerateParamsNonStreaming
+
+from tests.contract.stage import Stage, running_stage
+from tests.servers import eventually
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("clients") / "home") as stage:
+        yield stage
+
+
+@pytest.fixture
+def idle(stage: Stage) -> Iterator[Stage]:
+    """The stage with nothing to do and a worker that does nothing."""
+    eventually(lambda: stage.services.views.unfinished_jobs() == 0, "what earlier tests left is rendered")
+    stage.working.clear()
+    yield stage
+    stage.working.set()
+
+
+# -- interrupt and progress ------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A `txt2img` on an open connection."""
+
+    def __init__(self, stage: Stage, **body: Any) -> None:
+        self._stage = stage
+        self._answers: list[Any] = []
+        self._thread = threading.Thread(target=self._send, args=({"prompt": "a star", **body},))
+        before = stage.services.views.renders(limit=1, owner="ann")
+        self._thread.start()
+
+        def accepted() -> str | None:
+            newest = stage.services.views.renders(limit=1, owner="ann")
+            return newest[0].id if newest != before and self._marked(newest[0].id) else None
+
+        self.render_id = str(eventually(accepted, "it is accepted and waited for"))
+
+    def _marked(self, render_id: str) -> bool:
+        with self._stage.services.database.read() as connection:
+            query = "SELECT 1 FROM renders WHERE id = :id AND waited_until IS NOT NULL"
+            return connection.exec_driver_sql(query, {"id": render_id}).first() is not None
+
+    def _send(self, body: dict[str, Any]) -> None:
+        self._answers.append(self._stage.client().post("/sdapi/v1/txt2img", json=body))
+
+    def answer(self) -> Any:
+        self._thread.join(20)
+        return self._answers[0]
+
+
+def test_an_interrupt_ends_what_is_waited_for_at_its_door_and_nothing_else(idle: Stage) -> None:
+    client = idle.client()
+    night = client.post("/v1/renders", json={"prompt": "a star", "n": 30, "priority": "bulk"}).json()["id"]
+    prediction = client.post("/v1/predictions", json={"version": "tiny", "input": {"prompt": "a star"}}).json()["id"]
+    nothing = client.post("/sdapi/v1/interrupt").json()
+    waiting = Waiting(idle)
+    later = client.post("/v1/renders", json={"prompt": "a later star"}).json()["id"]
+
+    stranger = idle.client(idle.new_key("ben"))
+    assert "nothing to interrupt" in stranger.post("/sdapi/v1/interrupt").json()["remarks"][0]
+    assert client.post("/sdapi/v1/interrupt").json() == {}
+
+    assert "nothing to interrupt" in nothing["remarks"][0]
+    assert waiting.answer().status_code == 409
+    states = {
+        name: idle.services.views.render(name).cancelled for name in (night, prediction, waiting.render_id, later)
+    }
+    assert states == {night: 0, prediction: 0, waiting.render_id: 1, later: 0}
+    assert "nothing to interrupt" in client.post("/sdapi/v1/interrupt").json()["remarks"][0]
+
+
+def test_what_is_waited_for_longest_is_interrupted_first(idle: Stage) -> None:
+    first, second = Waiting(idle), Waiting(idle)
+    idle.client().post("/sdapi/v1/interrupt")
+    assert first.answer().status_code == 409
+    assert idle.services.views.render(second.render_id).cancelled == 0
+    idle.working.set()
+    assert second.answer().status_code == 200
+
+
+def test_progress_is_that_of_what_is_waited_for(idle: Stage) -> None:
+    client = idle.client()
+    client.post("/v1/renders", json={"prompt": "a star", "n": 30})
+    assert client.get("/sdapi/v1/progress").json()["state"]["job"] == ""
+    waiting = Waiting(idle, batch_size=2)
+    told = client.get("/sdapi/v1/progress").json()
+    assert (told["state"]["job"], told["state"]["job_count"], told["progress"]) == (waiting.render_id, 2, 0)
+    idle.working.set()
+    assert waiting.answer().status_code == 200
+    assert client.get("/sdapi/v1/progress").json()["state"]["job"] == ""
+
+
+def test_a_render_is_waited_for_no_more_when_its_process_is_gone(idle: Stage) -> None:
+    waiting = Waiting(idle)
+    with idle.services.database.write() as connection:
+        connection.exec_driver_sql("UPDATE renders SET waited_until = waited_until - 60")
+    assert "nothing to interrupt" in idle.client().post("/sdapi/v1/interrupt").json()["remarks"][0]
+    idle.working.set()
+    assert waiting.answer().status_code == 200
+
+
+# -- Replicate -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefer", [None, "wait=1"])
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/models/farm/tiny/predictions"])
+def test_a_prediction_that_is_not_over_is_starting_when_the_wait_is(idle: Stage, path: str, prefer: str | None) -> None:
+    body = {"version": "tiny", "input": {"prompt": "a star", "num_outputs": 2}}
+    claimed: list[Any] = []
+
+    def claim() -> None:
+        claimed.append(eventually(lambda: idle.services.jobs.claim(model="tiny", worker="w", limit=8), "it is claimed"))
+
+    claiming = threading.Thread(target=claim)
+    claiming.start()
+    made = idle.client().post(path, json=body, headers={} if prefer is None else {"Prefer": prefer}).json()
+    claiming.join()
+    assert (made["status"], made["output"]) == ("starting", None)
+    assert idle.client().get(f"/v1/predictions/{made['id']}").json()["status"] == "processing"
+    idle.client().post(f"/v1/predictions/{made['id']}/cancel")
+
+
+def test_a_prediction_that_is_over_within_the_wait_has_its_pictures(stage: Stage) -> None:
+    body = {"version": "tiny", "input": {"prompt": "a star"}}
+    made = stage.client().post("/v1/predictions", json=body, headers={"Prefer": "wait"}).json()
+    assert (made["status"], len(made["output"])) == ("succeeded", 1)
+
+
+# -- nulls -----------------------------------------------------------------------------------------------------
+
+_OF_OPENAI = get_type_hints(ImageGenerateParamsNonStreaming)
+
+
+@pytest.mark.parametrize("field", sorted(_OF_OPENAI.keys() - {"prompt"}))
+def test_null_in_a_field_of_openais_client_means_that_it_is_left_out(stage: Stage, field: str) -> None:
+    answer = stage.client().post("/v1/images/generations", json={"prompt": "a star", field: None})
+    assert (answer.status_code, answer.json().get("remarks")) == (200, []), answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/predictions", {"version": "tiny", "input": {"prompt": "a", "seed": None}, "webhook": None}),
+        ("/v1/predictions", {"version": None, "input": {"prompt": "a"}, "stream": None, "webhook_events_filter": None}),
+        (
+            "/sdapi/v1/txt2img",
+            {"prompt": "a star", "steps": None, "cfg_scale": None, "batch_size": None, "n_iter": None},
+        ),
+        ("/sdapi/v1/txt2img", {"prompt": "a", "seed": None, "negative_prompt": None, "override_settings": None}),
+        ("/sdapi/v1/txt2img", {"prompt": "a", "send_images": None, "alwayson_scripts": None, "enable_hr": None}),
+    ],
+)
+def test_null_means_left_out_at_every_clients_door(stage: Stage, path: str, body: dict[str, Any]) -> None:
+    answer = stage.client().post(path, json=body)
+    assert answer.is_success, answer.text
+
+
+#: Of OpenAI's parameters, a value that is not the default.
+_OTHER_VALUES: dict[str, Any] = {
+    "background": "transparent",
+    "complexity": "high",
+    "frame_count": 4,
+    "frame_duration_ms": 100,
+    "model": "gpt-image-2",
+    "moderation": "low",
+    "n": 2,
+    "output_compression": 50,
+    "output_format": "gif",
+    "partial_images": 2,
+    "quality": "max",
+    "response_format": "url",
+    "safety_identifier": "user-1",
+    "size": "128x64",
+    "stream": True,
+    "style": "vivid",
+    "svg": {"model": "gpt-6"},
+    "user": "ann",
+}
+
+
+@pytest.mark.parametrize("field", sorted(_OF_OPENAI.keys() - {"prompt"}))
+def test_every_parameter_of_openais_client_is_done_refused_or_remarked_upon(stage: Stage, field: str) -> None:
+    body = {"prompt": "a star", field: _OTHER_VALUES[field]}
+    answer = stage.client().post("/v1/images/generations", json=body)
+    if not answer.is_success:
+        assert answer.json()["error"]["param"] == field, answer.text
+        return
+    plain = stage.client().post("/v1/images/generations", json={"prompt": "a star"}).json()
+    told = answer.json()
+    done = told["size"] != plain["size"] or len(told["data"]) != 1 or told["data"][0].get("url")
+    assert done or any(remark.startswith(f"{field}: ") for remark in told["remarks"]), told["remarks"]

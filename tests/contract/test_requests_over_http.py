@@ -1,0 +1,171 @@
+"""Requests that miss what was meant: what each is told, in the words of what it sent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from storage.rules.states import Priority
+from tests.contract.stage import Stage, running_stage
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("requests") / "home") as stage:
+        yield stage
+
+
+JSON = "application/json"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "words"),
+    [
+        (b'{"prompt": "a"}', None, 415, "the request has no Content-Type; its body is read as JSON only with Content"),
+        (b'{"prompt": "a"}', "application/x-www-form-urlencoded", 415, "says Content-Type: application/x-www-form-url"),
+        (b'{"prompt": "a"}', "text/plain; charset=utf-8", 415, "says Content-Type: text/plain; charset=utf-8"),
+        (b'{"prompt": "a",}', JSON, 422, "the body is not valid JSON at line 1, character 16: "),
+        (b'{"prompt": "a"\n "n": 2}', JSON, 422, "at line 2, character 2: Expecting ',' delimiter"),
+        (b"{'prompt': 'a'}", JSON, 422, "at line 1, character 2: Expecting property name"),
+        (b"", JSON, 422, "the request has no body; send a JSON object"),
+        (b'["a star"]', JSON, 422, "the body must be an object with fields"),
+        (b'"a star"', JSON, 422, "the body must be an object with fields"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_told_why(
+    stage: Stage, content: bytes, kind: str | None, status: int, words: str
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    for path in ("/v1/renders", "/v1/images/generations", "/sdapi/v1/txt2img", "/v1/predictions", "/v1/schedules"):
+        answer = stage.client().post(path, content=content, headers=headers)
+        told = answer.json()
+        detail = told["error"]["message"] if isinstance(told.get("error"), dict) else told["detail"]
+        assert (path, answer.status_code) == (path, status), detail
+        assert words in detail, path
+        assert "pydantic" not in detail
+        assert "Input should" not in detail
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"promt": "a"}, "promt", "unknown field; did you mean prompt"),
+        ({"prompt": "a", "webhook": {"uri": "https://example.org"}}, "webhook.url", "missing"),
+        ({"prompt": "a", "webhook": {"url": "https://e.org", "event": []}}, "webhook.event", "did you mean events?"),
+        ({"prompt": "a", "webhook": "https://example.org"}, "webhook", "must be an object with fields"),
+        ({"prompt": "a", "n": "two"}, "n", "must be a valid integer"),
+        ({"prompt": "a", "n": 0}, "n", "must be greater than or equal to 1"),
+        ({"prompt": "a", "dry_run": "perhaps"}, "dry_run", "must be true or false"),
+        ({"prompt": "a", "priority": "soon"}, "priority", "must be 'interactive', 'normal' or 'bulk'"),
+        ({"prompt": "a", "zip": ["seed"]}, "zip", "must be an object with fields"),
+        ({"prompt": "a", "product": {"seed": []}}, "product.seed", "must have at least 1 item"),
+        ({"prompt": "a", "model": "net", "control_images": ["map.png"]}, "control_images", "'map.png' is not a stored"),
+        ({"prompt": "a", "model": "net", "control_images": ["sha256:12"]}, "control_images", "is not a stored input"),
+        ({"prompt": "a", "model": "net", "control_images": ["a: b.png"]}, "control_images", "is not a stored input"),
+        ({"prompt_embeds": "e.safetensors"}, "prompt_embeds", "'e.safetensors' is not a stored input"),
+    ],
+)
+def test_a_wrong_field_is_named_and_told_what_it_should_be(
+    stage: Stage, body: dict[str, Any], field: str, words: str
+) -> None:
+    answer = stage.client().post("/v1/renders", json=body)
+    told = answer.json()
+    assert (answer.status_code, told["errors"][0]["field"]) == (422, field), told
+    assert words in told["errors"][0]["message"]
+    scheduled = stage.client().post("/v1/schedules", json={"name": "s", "cron": "@daily", "render": body}).json()
+    assert field in scheduled["errors"][0]["field"], scheduled
+
+
+def _bulk(stage: Stage) -> str:
+    stage.working.clear()
+    made = stage.client().post("/v1/renders", json={"prompt": "a star", "priority": "bulk"})
+    return str(made.json()["id"])
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "priority"),
+    [
+        ({"json": {"priority": "interactive"}}, 200, Priority.INTERACTIVE),
+        ({"params": {"priority": "normal"}}, 200, Priority.NORMAL),
+        ({"json": {"priority": "normal"}, "params": {"priority": "normal"}}, 200, Priority.NORMAL),
+        ({"json": {"priority": "normal"}, "params": {"priority": "interactive"}}, 422, Priority.BULK),
+        ({"json": {"priority": "soon"}}, 422, Priority.BULK),
+        ({"json": {"seed": 5}}, 422, Priority.BULK),
+        ({"json": {"priority": "normal", "seed": 5}}, 422, Priority.BULK),
+        ({"json": {}}, 422, Priority.BULK),
+        ({}, 422, Priority.BULK),
+    ],
+)
+def test_a_change_is_made_as_its_body_says_or_refused(
+    stage: Stage, change: dict[str, Any], status: int, priority: Priority
+) -> None:
+    try:
+        render = _bulk(stage)
+        answer = stage.client().patch(f"/v1/renders/{render}", **change)
+        assert (answer.status_code, stage.services.views.render(render).priority) == (status, priority), answer.text
+        if status != 200:
+            assert answer.json()["errors"][0]["field"] in ("priority", "seed")
+    finally:
+        stage.working.set()
+
+
+def test_what_an_address_does_not_read_is_refused(stage: Stage) -> None:
+    client = stage.client()
+    render = client.post("/v1/renders", json={"prompt": "a star"}).json()["id"]
+    for method, path, more, words in (
+        ("GET", "/v1/renders?limt=5", {}, "limt: unknown parameter; did you mean limit?"),
+        ("GET", f"/v1/renders/{render}/jobs?status=done", {}, "status: unknown parameter"),
+        ("POST", f"/v1/renders/{render}/hold", {"json": {"seconds": 5}}, "takes no body"),
+        ("POST", f"/v1/renders/{render}/retry", {"json": {"only": [1]}}, "takes no body"),
+        ("POST", f"/v1/renders?priority={'bulk'}", {"json": {"prompt": "a"}}, "priority: unknown parameter"),
+    ):
+        answer = client.request(method, path, **more)
+        assert answer.status_code == 422, path
+        assert words in answer.json()["detail"]
+    assert client.post(f"/v1/renders/{render}/hold", json={}).status_code == 200
+
+
+def test_what_can_never_pass_a_quota_is_refused_for_good(stage: Stage) -> None:
+    for limits, n, status in (
+        ({"queued": 2}, 3, 403),
+        ({"per_day": 2}, 3, 403),
+        ({"queued": 0}, 1, 403),
+        ({"per_minute": 0}, 1, 403),
+        ({"queued": 5, "per_day": 3}, 4, 403),
+        ({"per_day": 3}, 3, 202),
+    ):
+        key = stage.new_key("dora", **limits)
+        answer = stage.client(key).post("/v1/renders", json={"prompt": "a star", "n": n})
+        assert (limits, answer.status_code) == (limits, status)
+        assert "Retry-After" not in answer.headers
+    again = stage.client(key).post("/v1/renders", json={"prompt": "a star"})
+    assert (again.status_code, again.headers["Retry-After"]) == (429, "3600")
+
+
+@pytest.fixture
+def keyless(tmp_path: Path) -> Iterator[str]:
+    with running_stage(tmp_path / "home", keyed=False) as stage:
+        yield stage.address
+
+
+def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: str) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer sk-anything"},
+        {"Authorization": "Token r8_anything"},
+        {"X-API-Key": "anything"},
+        {"Authorization": "Basic YW5uOnNlY3JldA=="},
+        {"Authorization": f"Bearer farm_{'0' * 12}_{'x' * 43}"},
+    ):
+        assert httpx.get(f"{keyless}/v1/renders", headers=headers).status_code == 200, headers
+    strange = {"Authorization": "Bearer sk-anything", "Origin": "https://example.org"}
+    assert httpx.get(f"{keyless}/v1/renders", headers=strange).status_code == 403
+    elsewhere = {"Authorization": "Bearer sk-anything", "Host": "farm.example.org"}
+    assert httpx.get(f"{keyless}/v1/renders", headers=elsewhere).status_code == 403
+
+
+def test_once_a_key_is_made_no_other_one_opens(stage: Stage) -> None:
+    wrong = {"Authorization": "Bearer sk-anything"}
+    assert httpx.get(f"{stage.address}/v1/renders", headers=wrong).status_code == 401
