@@ -32,8 +32,8 @@ _OWN = {
 }
 #: What a sampler of noise, DPM++ 2M and 2S among them, is called beside.
 _STOCHASTIC = {"DPM++ 2M": "DPM++ 2M SDE", "DPM++ 2S": "DPM++ SDE"}
-#: Readers find nothing at all in a text that names no sampler.
-_UNKNOWN = "Default"
+#: A model's own sampler, if the recipe does not tell which: readers find nothing at all in a text that names none.
+MODELS_OWN = "Default"
 
 
 def infotext(spec: Spec, made_with: Mapping[str, Any]) -> str:
@@ -80,4 +80,4 @@ def _own(kind: str, config: Mapping[str, Any]) -> str:
     name = _OWN.get(kind, kind.removesuffix("Scheduler"))
     if str(config.get("algorithm_type", "")).startswith("sde-"):
         name = _STOCHASTIC.get(name, name)
-    return name or _UNKNOWN
+    return name or MODELS_OWN

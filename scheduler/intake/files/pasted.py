@@ -10,6 +10,7 @@ from scheduler.intake.files.columns import Row, field_of
 from scheduler.intake.files.options import sampler_of
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
+from storage.spec.infotext import MODELS_OWN
 from storage.spec.picture import SAMPLERS
 
 _NEGATIVE = "Negative prompt:"
@@ -146,7 +147,7 @@ def _clip_skip(said: str) -> dict[str, str]:
 
 def _sampler(name: str | None, schedule: str | None) -> str | None:
     """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such."""
-    if name is None:
+    if name is None or name == MODELS_OWN:
         return None
     sampler = sampler_of(name)
     if schedule is None or schedule.lower() == "automatic" or sampler.lower().endswith(f" {schedule.lower()}"):
