@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -42,6 +42,8 @@ class ApiContext:
     checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
     #: Owner → the model chosen by AUTOMATIC1111's `POST /options`, as long as this process lives.
     chosen_models: dict[str, str] = field(default_factory=dict)
+    #: Set when this process is asked to stop: whoever waits is then answered at once.
+    ending: Event = field(default_factory=Event)
 
     @property
     def jobs(self) -> Jobs:

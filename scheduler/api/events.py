@@ -98,6 +98,9 @@ async def _stream(context: ApiContext, render_id: str, seen: int) -> AsyncIterat
             elif time.monotonic() - said_at > _KEEP_ALIVE_SECONDS:
                 said_at = time.monotonic()
                 yield ": keep-alive\n\n"
+            if context.ending.is_set():
+                # The client reconnects, and is refused until the API runs again.
+                return
             await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -53,7 +53,7 @@ def submit_render(
         accepted = submit_order(context.intake, caller.submitter, order, terms)
     if (seconds := wait_of(prefer)) is not None:
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        wait_for_render(context.views, accepted.render_id, seconds=seconds)
+        wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
     render = context.render(caller, accepted.render_id)
     response.headers["Location"] = f"/v1/renders/{render.id}"
     # From the rows: a repeated request gets the seeds of the first one.

@@ -1,6 +1,9 @@
 """Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
 import socket
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +16,9 @@ from storage.errors import BadSettings
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.settings import read_settings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -56,7 +62,19 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     with listening(host, port) as listener:
         address = listener.getsockname()
         say(f"API listening on http://{host}:{address[1]}, documentation at /docs; Ctrl-C stops it")
-        uvicorn.Server(config).run(sockets=[listener])
+        _server(config, context.ending).run(sockets=[listener])
+
+
+def _server(config: "uvicorn.Config", ending: Event) -> "uvicorn.Server":
+    """Return a server that says so when it is asked to stop: else it would wait for requests that wait for renders."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            ending.set()
+            super().handle_exit(sig, frame)
+
+    return Server(config)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ from PIL import Image
 
 from diffusion_farm import ApiProblem, Farm
 from tests.acceptance.api import Api, clients, finished
-from tests.acceptance.command import Home
+from tests.acceptance.command import Home, Starter
 from tests.client_only import EXTRAS, PARTS_OF_A_FARM, without
 from tests.servers import eventually
 
@@ -185,3 +186,29 @@ def test_the_page_says_what_everything_is(address: str) -> None:
     assert [name for name in document["components"]["schemas"] if "__" in name] == []
     bodies = ["RenderBody", "ScheduleBody", "ImagesBody", "BatchBody", "TextToImage", "PredictionBody"]
     assert all(document["components"]["schemas"][name]["examples"] for name in bodies)
+
+
+def test_one_ctrl_c_answers_whoever_waits_and_ends_the_api(tmp_path: Path, starter: Starter) -> None:
+    home = Home(tmp_path, starter)
+    with home.started("api", "--port", "0") as api, ThreadPoolExecutor(3) as callers:
+        api.says("documentation at /docs")
+        match = re.search(r"http://[\d.]+:\d+", api.err)
+        assert match is not None
+        client = httpx.Client(base_url=match[0], timeout=60)
+        render = client.post("/v1/renders", json={"prompt": "a star"}).json()["id"]
+        waits = {"prompt": "a star", "width": 64, "height": 64, "steps": 2}
+        drawn = callers.submit(client.post, "/sdapi/v1/txt2img", json=waits)
+        told = callers.submit(client.get, f"/v1/renders/{render}/events")
+        preferred = callers.submit(client.post, "/v1/renders", json={"prompt": "b"}, headers={"Prefer": "wait=50"})
+        eventually(lambda: home.rows("SELECT count(*) FROM renders") == [(3,)], "all are accepted")
+
+        ended = api.interrupted()
+
+        assert (drawn.result().status_code, drawn.result().headers["Retry-After"]) == (503, "10")
+        assert "the API is stopping" in drawn.result().text
+        assert preferred.result().status_code == 202
+        assert told.result().text.startswith("event: progress")
+        client.close()
+    assert ended.code in (0, 130)
+    assert "Traceback" not in ended.err
+    assert " error" not in ended.err.lower()

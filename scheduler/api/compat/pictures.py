@@ -30,16 +30,19 @@ def rendered(
     Args:
         interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`).
 
-    Raises what submitting raises; Refused: 504 after so many seconds, while the render goes on, 409 if it was
-    cancelled, 422 with the reason if a picture failed.
+    Raises what submitting raises; Refused: 504 after so many seconds, 503 if the API is stopping (in both cases
+    the render goes on), 409 if it was cancelled, 422 with the reason if a picture failed.
     """
     accepted = submit_order(context.intake, caller.submitter, order, terms)
     with context.waits.waiting(accepted.render_id) if interruptible else nullcontext(_nothing) as renew:
-        render = wait_for_render(context.views, accepted.render_id, seconds=seconds, look=lambda _: bool(renew()))
+        render = wait_for_render(
+            context.views, accepted.render_id, seconds=seconds, look=lambda _: bool(renew()), ending=context.ending
+        )
     if not render.finished:
+        status, why = (503, "the API is stopping") if context.ending.is_set() else (504, "it is not finished yet")
         raise Refused(
-            504,
-            f"render {render.id} is not finished yet and continues; see GET /v1/renders/{render.id}",
+            status,
+            f"render {render.id} continues: {why}; see GET /v1/renders/{render.id}",
             {"Retry-After": "10"},
         )
     jobs = list(context.views.jobs(render.id))

@@ -147,7 +147,7 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
     with spelled(spellings):
         accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
     if (seconds := wait_of(call.prefer)) is not None:
-        wait_for_render(context.views, accepted.render_id, seconds=seconds)
+        wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
     render = context.render(call.caller, accepted.render_id)
     made = _prediction(context, render, call.request)
     # Replicate's client takes every other state in this answer, `processing` too, for the end of the prediction.
