@@ -5,8 +5,7 @@ is left is a value that can be stored and expanded elsewhere.
 """
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,23 +30,14 @@ from dynamicprompts.wildcards.item import WildcardItem
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from pyparsing import ParseException
 
+from scheduler.intake.files.wildcards import SUFFIXES, Wildcards, WildcardValue, check_weight, read_folder
+from scheduler.intake.template_samplers import samplers, with_signs, without_comments
 from storage.errors import BadSpecification, InvalidInput
 
 #: More prompts than a farm renders in a year are a mistake in a template.
 MOST = 10_000_000
 #: Wildcards nested deeper than that are circular.
 _DEEPEST = 30
-#: As within braces: `{3::red|blue}`.
-_WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*::\s*")
-
-
-class WildcardValue(BaseModel):
-    """Hold one line of a wildcard's file; twice the weight is drawn twice as often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    text: str
-    weight: float = 1.0
 
 
 class Templates(BaseModel):
@@ -70,11 +60,12 @@ class Templates(BaseModel):
             context = SamplingContext(
                 wildcard_manager=self._manager,
                 default_sampling_method=SamplingMethod.RANDOM if self.random else SamplingMethod.COMBINATORIAL,
+                samplers=samplers(),
                 rand=Random(f"{self.seed} {text}"),  # noqa: S311 - to be drawn again, not a secret
             )
             # Samplers of a random part never end.
-            for prompt in islice(context.sample_prompts(text), count):
-                yield str(prompt)
+            for prompt in islice(context.sample_prompts(without_comments(text)), count):
+                yield with_signs(str(prompt))
 
     def counts(self) -> list[int]:
         """Return how many prompts each template makes; an upper bound if two combinations read the same.
@@ -92,12 +83,14 @@ class Templates(BaseModel):
         return found
 
     def _count(self, text: str) -> int:
+        if not text.strip():
+            raise BadSpecification("an empty template")
         try:
-            return self._combinations(parse(text), {}, 0)
+            return self._combinations(parse(without_comments(text)), {}, 0)
         except ParseException as error:
             raise BadSpecification(
                 f"template {_shown(text)}: syntax error at character {error.loc + 1} "
-                f"({error.line[error.loc :][:10]!r}); braces, $, % and # are special in templates"
+                f"({with_signs(error.line[error.loc :][:10])!r}); braces, $ and % are special in templates"
             ) from None
         except BadSpecification as error:
             raise BadSpecification(f"template {_shown(text)}: {error}") from None
@@ -120,6 +113,7 @@ class Templates(BaseModel):
                         total *= self._combinations(token, known, depth + 1)
                 return total
             case VariantCommand():
+                _check_weights(command)
                 return self._choices(command, variables, depth)
             case WildcardCommand():
                 return sum(self._of_wildcard(command, variables, depth))
@@ -128,7 +122,11 @@ class Templates(BaseModel):
                 return math.prod(self._combinations(part, variables, depth + 1) for part in parts)
             case VariableAccessCommand():
                 value = variables.get(command.name, command.default)
-                return 1 if value is None else self._combinations(value, variables, depth + 1)
+                if value is None:
+                    raise BadSpecification(
+                        f"no variable named {command.name!r}; assign it before, as in ${{x={{a|b}}}}"
+                    )
+                return self._combinations(value, variables, depth + 1)
             case _:
                 return 1
 
@@ -152,18 +150,22 @@ class Templates(BaseModel):
             return [self._combinations(command.wildcard, variables, depth + 1)]
         values = self._manager.get_values(command.wildcard)
         if not values:
+            name = with_signs(command.wildcard)
+            if name in self.wildcards:
+                raise BadSpecification(f"the wildcard {name!r} has no values")
             known = (
                 f"known wildcards: {', '.join(sorted(self.wildcards))}"
                 if self.wildcards
                 else "none were given (--wildcards)"
             )
-            raise BadSpecification(f"no wildcard named {command.wildcard!r}; {known}")
-        return [self._combinations(parse(value), variables, depth + 1) for value in values.string_values]
+            raise BadSpecification(f"no wildcard named {name!r}; {known}")
+        known_there = {**variables, **command.variables}
+        return [self._combinations(parse(value), known_there, depth + 1) for value in values.string_values]
 
     @cached_property
     def _manager(self) -> WildcardManager:
         collections: dict[str, WildcardCollection | list[str]] = {
-            name: ListWildcardCollection([WildcardItem(value.text, value.weight) for value in values])
+            name: ListWildcardCollection([WildcardItem(without_comments(value.text), value.weight) for value in values])
             for name, values in self.wildcards.items()
         }
         manager = WildcardManager(root_map={"": [collections]})
@@ -171,31 +173,27 @@ class Templates(BaseModel):
         return manager
 
 
-def read_wildcards(folder: Path) -> dict[str, tuple[WildcardValue, ...]]:
-    """Read the wildcards of a folder: one per `.txt` file, one value per line; `.yaml` and `.json` with weights too.
+def read_wildcards(folder: Path) -> Wildcards:
+    """Read the wildcards of a folder.
 
-    Raises InvalidInput if there is no such folder, or none in it.
+    Raises InvalidInput if there is no such folder, or none in it, and as `read_folder` does.
     """
     if not folder.is_dir():
         raise InvalidInput(f"--wildcards {folder}: no such folder")
-    manager = WildcardManager(folder)
-    found = {name: _values(manager.get_file(name).get_values()) for name in sorted(manager.get_collection_names())}
+    found = read_folder(folder)
     if not found:
-        raise InvalidInput(f"--wildcards {folder}: no .txt, .yaml or .json files in it")
+        raise InvalidInput(f"--wildcards {folder}: no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} files in it")
     return found
 
 
-def _values(values: Iterable[str | WildcardItem]) -> tuple[WildcardValue, ...]:
-    return tuple(
-        _weighted(value) if isinstance(value, str) else WildcardValue(text=value.content, weight=value.weight)
-        for value in values
-    )
-
-
-def _weighted(line: str) -> WildcardValue:
-    """Parse a line of a text file. The library knows weights in the other kinds only, and would draw them as text."""
-    match = _WEIGHT.match(line)
-    return WildcardValue(text=line[match.end() :], weight=float(match[1])) if match else WildcardValue(text=line)
+def _check_weights(command: VariantCommand) -> None:
+    """Raise BadSpecification for a weight that draws nothing, or that the library takes for words."""
+    if not all(command.weights):
+        raise BadSpecification("a weight of 0; leave out what is never to be drawn")
+    for value in command.values:
+        first = value.tokens[0] if isinstance(value, SequenceCommand) and value.tokens else value
+        if isinstance(first, LiteralCommand):
+            check_weight(first.literal)
 
 
 def _shown(text: str) -> str:
