@@ -20,6 +20,7 @@ from scheduler.api.response_models import (
     RetryAnswer,
 )
 from scheduler.intake.admission import Terms
+from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
 from scheduler.intake.submit import admit, publish_tickets, quanta, submit_order
 from scheduler.results.follow import wait_for_render
@@ -59,7 +60,7 @@ def submit_render(
     # From the rows: a repeated request gets the seeds of the first one.
     seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
     return AcceptedAnswer(
-        **RenderForm.of(render, **outlook(context.views, context.workers, render)).model_dump(),
+        **RenderForm.of(render, **outlook(context.services, render)).model_dump(),
         seeds=seeds,
         remarks=sorted(accepted.remarks),
     )
@@ -67,8 +68,9 @@ def submit_render(
 
 def _dry_run(context: ApiContext, caller: Caller, order: Order, terms: Terms) -> DryAnswer:
     jobs = admit(context.intake, caller.submitter, order, terms)
-    jobs.exhaust()
-    expected = outlook_of_new(context.jobs, context.workers, jobs.models, pictures=jobs.total, priority=terms.priority)
+    expected = outlook_of_new(
+        context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
+    )
     return DryAnswer(total=jobs.total, models=list(jobs.models), remarks=sorted(jobs.remarks), **expected)
 
 
@@ -91,7 +93,7 @@ def list_renders(
 def get_render(context: Context, render_id: RenderId, caller: CanRead) -> RenderForm:
     """Return the state of a render."""
     render = context.render(caller, render_id)
-    return RenderForm.of(render, **outlook(context.views, context.workers, render))
+    return RenderForm.of(render, **outlook(context.services, render))
 
 
 @router.get("/renders/{render_id}/jobs", tags=["renders"])
@@ -143,7 +145,7 @@ def release_render(context: Context, render_id: RenderId, caller: CanSubmit) -> 
     context.jobs.release(render_id)
     publish_tickets(context.jobs, context.registry, context.tickets, context.jobs.best_waiting(context.registry.models))
     render = context.render(caller, render_id)
-    return RenderForm.of(render, **outlook(context.views, context.workers, render))
+    return RenderForm.of(render, **outlook(context.services, render))
 
 
 @router.patch("/renders/{render_id}", tags=["renders"])
@@ -165,7 +167,7 @@ def change_render(
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
     publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
     render = context.render(caller, render_id)
-    return RenderForm.of(render, **outlook(context.views, context.workers, render))
+    return RenderForm.of(render, **outlook(context.services, render))
 
 
 @router.get("/jobs/{job_id}", tags=["jobs"])

@@ -14,6 +14,7 @@ from scheduler.cli.waiting import reachable_broker, report, report_accepted, see
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
+from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import intake_of, specified, submit_order
 from scheduler.results.download import prepare_folder
@@ -116,7 +117,7 @@ def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_jso
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt given")
     _say_remarks(jobs.remarks, bad)
-    devices = sum(not found.models or set(worker.models) >= set(found.models) for worker in services.workers.all())
+    devices = len(serving(services.workers, found.models))
     if as_json:
         print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})
         return

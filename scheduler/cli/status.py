@@ -131,7 +131,7 @@ def render_fields(render: "RenderView", **more: Any) -> dict[str, Any]:
 
 def shown_render(services: Services, render: "RenderView") -> dict[str, Any]:
     """Return the JSON form of a single render, with what to expect of it."""
-    return render_fields(render, **outlook(services.views, services.workers, render))
+    return render_fields(render, **outlook(services, render))
 
 
 def job_fields(job: "JobView") -> dict[str, Any]:

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from scheduler.intake.pace import pace_of, work
 from storage.jobs.values import NewJob
 from storage.renders.measures import BatchSample, Measures
-from storage.spec.picture import Spec
 from storage.spec.registry import Registry
 
 
@@ -25,30 +25,22 @@ def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -
     """Estimate jobs, read as a stream."""
     of_key: Counter[tuple[str, str]] = Counter()
     pixels: Counter[str] = Counter()
-    steps: Counter[str] = Counter()
+    amount: Counter[str] = Counter()
     for one in wanted:
         spec = one.spec
         of_key[spec.model, spec.batch_key()] += 1
         pixels[spec.model] += spec.width * spec.height
-        steps[spec.model] += _work(spec)
+        amount[spec.model] += work(spec)
     samples = {model: measures.samples(model) for model in pixels}
-    known = all(samples.values())
+    paces = {model: pace for model, last in samples.items() if (pace := pace_of(last))}
+    known = paces.keys() == samples.keys()
     return Estimate(
         pictures=of_key.total(),
         batches=sum(-(-n // registry[model].batch_limit) for (model, _), n in of_key.items()),
-        device_seconds=sum(n * _seconds_per_work(samples[model]) for model, n in steps.items()) if known else None,
+        device_seconds=sum(n * paces[model].mean for model, n in amount.items()) if known else None,
         bytes=round(sum(n * _bytes_per_pixel(samples[model]) for model, n in pixels.items())) if known else None,
         models=tuple(sorted(pixels)),
     )
-
-
-def _work(spec: Spec) -> int:
-    """Return the pixels denoised: with guidance, each step runs for the prompt and for the negative prompt."""
-    return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
-
-
-def _seconds_per_work(samples: Sequence[BatchSample]) -> float:
-    return sum(sample.seconds for sample in samples) / sum(sample.pictures * _work(sample.spec) for sample in samples)
 
 
 def _bytes_per_pixel(samples: Sequence[BatchSample]) -> float:

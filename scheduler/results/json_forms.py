@@ -27,7 +27,9 @@ class RenderForm(BaseModel):
     position: int | None = Field(
         None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
-    seconds_left: float | None = Field(None, description="Estimated from the throughput of the last minute, if known.")
+    seconds_left: float | None = Field(
+        None, description="Estimated from the pace of recent batches, if known; null while held."
+    )
 
     @classmethod
     def of(cls, render: RenderView, **more: Any) -> "RenderForm":

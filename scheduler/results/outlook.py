@@ -1,43 +1,57 @@
 """Estimate a waiting render's position in the queue, and when it will be done."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.rules.states import Priority
 
 if TYPE_CHECKING:
-    from storage.fleet.workers import Workers
-    from storage.jobs.jobs import Jobs
-    from storage.renders.views import RenderView, Views
+    from scheduler.intake.estimate import Estimate
+    from scheduler.services import Services
+    from storage.renders.views import RenderView
+    from storage.spec.picture import Spec
 
 _COUNTED_TO = 100_000
 
 
-def outlook(views: "Views", workers: "Workers", render: "RenderView") -> dict[str, float | None]:
-    """Return the position of a render's next picture, and seconds until its last one, as far as known."""
+def outlook(services: "Services", render: "RenderView") -> dict[str, float | None]:
+    """Return the position of a render's next picture, and seconds until its last one, as far as known.
+
+    A held render has neither: it ends when somebody releases it.
+    """
     if render.finished:
         return {"position": None, "seconds_left": 0.0}
-    found = views.next_waiting(render.id)
-    if found is None:
-        models = sorted({job.spec.model for job in views.jobs(render.id, limit=1)})
-        return {"position": 0, "seconds_left": _seconds(workers, models, render.remaining)}
-    position = views.position(found) or 0
-    return {"position": position, "seconds_left": _seconds(workers, [found.spec.model], position + render.remaining)}
+    if render.held:
+        return {"position": None, "seconds_left": None}
+    waiting = services.views.next_waiting(render.id)
+    position = (waiting and services.views.position(waiting)) or 0
+    # Without any that waits, its last ones are on a device; they are like its others.
+    like = waiting or next(iter(services.views.jobs(render.id, limit=1)))
+    return {"position": position, "seconds_left": _seconds(services, like.spec, position + render.remaining)}
 
 
-def outlook_of_new(
-    jobs: "Jobs", workers: "Workers", models: Sequence[str], *, pictures: int, priority: Priority
-) -> dict[str, float | None]:
-    """Return the same of so many pictures that would be submitted now."""
+def outlook_of_new(services: "Services", estimate: "Estimate", priority: Priority) -> dict[str, float | None]:
+    """Return the same of what would be submitted now."""
+    # Loaded here, as below: a command that shows a render's end does without.
+    from scheduler.intake.pace import serving
+
     ahead = sum(
-        jobs.waiting(model, before, at_most=_COUNTED_TO)
-        for model in models
+        services.jobs.waiting(model, before, at_most=_COUNTED_TO)
+        for model in estimate.models
         for before in Priority
         if before <= priority
     )
-    return {"position": ahead, "seconds_left": _seconds(workers, models, ahead + pictures)}
+    devices = len(serving(services.workers, estimate.models))
+    if estimate.device_seconds is None or not (devices and estimate.pictures):
+        return {"position": ahead, "seconds_left": None}
+    # What is ahead is taken to be like this.
+    share = (ahead + estimate.pictures) / estimate.pictures
+    return {"position": ahead, "seconds_left": round(share * estimate.device_seconds / devices, 1)}
 
 
-def _seconds(workers: "Workers", models: Sequence[str], pictures: int) -> float | None:
-    rate = sum(worker.rate for worker in workers.all() if set(worker.models) & set(models))
-    return round(pictures / rate, 1) if rate else None
+def _seconds(services: "Services", spec: "Spec", pictures: int) -> float | None:
+    from scheduler.intake.pace import pace_of, serving, work
+
+    pace, workers = pace_of(services.measures.samples(spec.model)), serving(services.workers, [spec.model])
+    if pace is None or not workers:
+        return None
+    return round(pictures * work(spec) / pace.per_second(workers), 1)

@@ -29,7 +29,11 @@ class BatchSample:
 
     spec: Spec
     pictures: int
+    #: Of the pipeline call.
     seconds: float
+    worker: str
+    #: When the batch was stored, in seconds since 1970.
+    finished_at: float
     #: Of this one picture's file.
     bytes: int | None
 
@@ -123,20 +127,25 @@ class Measures:
     def samples(self, model: str, *, most: int = 200) -> list[BatchSample]:
         """List the last batches of a model, for estimating others."""
         last = (
-            select(batches.c.jobs, batches.c.render_seconds)
+            select(batches.c.jobs, batches.c.render_seconds, batches.c.worker, batches.c.finished_at)
             .where(batches.c.model == model)
             .order_by(batches.c.finished_at.desc())
             .limit(most)
         )
         with self._database.read() as connection:
-            found = [(json.loads(row.jobs), row.render_seconds) for row in connection.execute(last)]
+            found = [(json.loads(row.jobs), row) for row in connection.execute(last)]
             first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
             by_id = {row.id: row for row in connection.execute(first)}
         return [
             BatchSample(
-                spec=read_spec(by_id[ids[0]].spec), pictures=len(ids), seconds=seconds, bytes=by_id[ids[0]].bytes
+                spec=read_spec(by_id[ids[0]].spec),
+                pictures=len(ids),
+                seconds=row.render_seconds,
+                worker=row.worker,
+                finished_at=row.finished_at,
+                bytes=by_id[ids[0]].bytes,
             )
-            for ids, seconds in found
+            for ids, row in found
             if ids[0] in by_id
         ]
 

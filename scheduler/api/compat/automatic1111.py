@@ -327,7 +327,7 @@ def _progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
         running = context.views.progress(render.id)
         share = (render.total - render.remaining + sum(running.values())) / render.total
         left, job, total = (
-            outlook(context.views, context.workers, render)["seconds_left"] or 0.0,
+            outlook(context.services, render)["seconds_left"] or 0.0,
             render.id,
             render.total,
         )
