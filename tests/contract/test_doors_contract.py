@@ -352,6 +352,7 @@ def test_lines_of_a_batch_may_be_called_like_the_pictures_of_another_line(stage:
 
 
 def test_a_batch_counts_its_lines_while_it_runs(stage: Stage) -> None:
+    eventually(lambda: stage.services.views.unfinished_jobs() == 0, "what earlier tests left is rendered")
     stage.working.clear()
     try:
         client = stage.client()
