@@ -77,9 +77,14 @@ class Picture:
     data: bytes
 
     def save(self, folder: str | Path) -> Path:
-        """Write `<index>-<seed>.png` into a folder, which is created if missing; return its path."""
+        """Write `<index>-<seed>.png` into a folder, which is created if missing; return its path.
+
+        Another picture that is there under this name is kept: then this one has its render's id in its name.
+        """
         file = Path(folder) / f"{self.index:06d}-{self.seed}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.read_bytes() != self.data:
+            file = file.with_stem(f"{file.stem}-{self.job.rpartition('-')[0]}")
         file.write_bytes(self.data)
         return file
 

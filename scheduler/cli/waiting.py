@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +62,8 @@ class FinishedRender:
     render: RenderView
     seconds: float
     out: Path | None
+    #: Index → file, of pictures that were not given the name of one that was there.
+    renamed: Mapping[int, Path]
 
     @property
     def exit_code(self) -> int:
@@ -71,18 +73,26 @@ class FinishedRender:
 
 def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
     """Wait until a render is finished and its pictures are in `out`, showing progress."""
+    downloads = None if out is None else Downloads(services.views, services.objects, accepted.render_id, out)
     with heard_interrupts() as check_interrupt, _farm(services, accepted.models):
         started = time.monotonic()
         try:
-            render = _followed(services, accepted, out, check_interrupt)
+            render = _followed(services, accepted, downloads, check_interrupt)
         except KeyboardInterrupt:
             _say_what_becomes_of(services, accepted.render_id)
             raise
-        return FinishedRender(render=render, seconds=time.monotonic() - started, out=out)
+        renamed = downloads.renamed if downloads is not None else {}
+        return FinishedRender(render=render, seconds=time.monotonic() - started, out=out, renamed=renamed)
 
 
 def report(services: Services, outcome: FinishedRender, *, as_json: bool) -> None:
     """Print how a render ended."""
+    if outcome.renamed:
+        n, file = len(outcome.renamed), outcome.renamed[min(outcome.renamed)]
+        say(
+            f"{outcome.out} held other pictures under the names of {counted(n, 'picture')}; they are kept, and the new "
+            f"ones have the render in their names, such as {file.name}"
+        )
     if as_json:
         print_json(_result(services, outcome))
     else:
@@ -116,10 +126,9 @@ def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
 
 
 def _followed(
-    services: Services, accepted: Accepted, out: Path | None, check_interrupt: Callable[[], None]
+    services: Services, accepted: Accepted, downloads: Downloads | None, check_interrupt: Callable[[], None]
 ) -> RenderView:
     render_id = accepted.render_id
-    downloads = None if out is None else Downloads(services.views, services.objects, render_id, out)
     total = services.views.render(render_id).total
     watch = _Watch(services, accepted.models)
     with progress_of(f"render {render_id}", total) as show:
@@ -209,7 +218,9 @@ def _result(services: Services, outcome: FinishedRender) -> dict[str, object]:
 
 def _file(outcome: FinishedRender, job: JobView) -> str | None:
     """Return where a picture was downloaded to."""
-    return str(outcome.out / job.file_name) if outcome.out is not None and job.state is State.DONE else None
+    if outcome.out is None or job.state is not State.DONE:
+        return None
+    return str(outcome.renamed.get(job.index, outcome.out / job.file_name))
 
 
 def _summarise(services: Services, outcome: FinishedRender) -> None:

@@ -45,7 +45,8 @@ def check_image(data: bytes) -> None:
                     f"{image.width}×{image.height} is {image.width * image.height / 1e6:.0f} megapixels; "
                     f"the maximum is {MAX_PIXELS / 1e6:.0f}"
                 )
-            if getattr(image, "n_frames", 1) > 1:
+            # The photos of many phones (MPO) are JPEG with a preview or a gain map behind the picture.
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ValueError(
                     f"an animation of {getattr(image, 'n_frames', 1)} frames; a single picture is required"
                 )

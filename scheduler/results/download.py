@@ -36,6 +36,8 @@ class Downloads:
         self._objects = objects
         self._render_id = render_id
         self._folder = folder
+        #: Index → file of a picture whose name another picture had.
+        self.renamed: dict[int, Path] = {}
         #: Every job up to this index is final, and its picture here.
         self._complete_to = -1
         #: Beyond it, jobs whose picture is here.
@@ -52,15 +54,21 @@ class Downloads:
         return len(fetched)
 
     def fetch(self, job: JobView) -> Path:
-        """Fetch one picture and return its file. Raises ObjectStoreProblem if the stored object is damaged."""
+        """Fetch one picture and return its file. Raises ObjectStoreProblem if the stored object is damaged.
+
+        A file of this name that holds another picture is kept: then this one gets the render's id in its name.
+        """
         if job.object is None:
             raise ValueError(f"job {job.id} has no picture")
         data = self._objects.get(job.object)
         if hashlib.sha256(data).hexdigest() != job.sha256:
             raise ObjectStoreProblem(f"job {job.id}: the picture in {self._objects.shown} is damaged ({job.object})")
         path = self._folder / job.file_name
-        unfinished = path.with_suffix(".part")
+        unfinished = self._folder / f"{job.id}.part"
         try:
+            if path.exists() and (not path.is_file() or path.read_bytes() != data):
+                path = path.with_stem(f"{path.stem}-{job.render_id}")
+                self.renamed[job.index] = path
             unfinished.write_bytes(data)
             unfinished.rename(path)
         except OSError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from tests.acceptance.command import Home
 
@@ -44,6 +44,16 @@ def test_an_upload_is_named_by_its_bytes_and_may_be_repeated(served: Home) -> No
         "render", "a red shape on a blue background", "--model", "shapes-silhouette", "--control", reference, "--json"
     ).json
     assert result["state"] == "done"
+
+
+def test_the_photo_of_a_phone_conditions_as_its_first_picture(served: Home, inputs: Path) -> None:
+    preview = Image.new("RGB", (64, 64), "white")
+    (inputs / "photo.jpg").write_bytes(silhouette(format="MPO", save_all=True, append_images=[preview], quality=100))
+    command = ("render", "a red shape on a blue background", "--model", "shapes-silhouette", "--seed", "1")
+    for name in ("photo.jpg", "disc.png"):
+        served.farm(*command, "--control", f"inputs/{name}", "--out", f"of-{name}")
+    photo, drawing = (Image.open(served.folder / f"of-{name}/000000-1.png") for name in ("photo.jpg", "disc.png"))
+    assert max(ImageStat.Stat(ImageChops.difference(photo, drawing)).mean) < 10
 
 
 def test_a_prompt_file_names_images_as_seen_from_its_folder(served: Home, inputs: Path) -> None:

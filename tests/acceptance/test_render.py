@@ -211,6 +211,20 @@ def test_a_render_tells_people_how_it_ended_and_where_the_pictures_are(served: H
     assert [file.name for file in (served.folder / "some/where").iterdir()] == ["000000-3.png"]
 
 
+def test_a_second_render_into_the_same_folder_keeps_the_pictures_of_the_first(served: Home) -> None:
+    command = ("render", "--model", "simulated", "--seed", "3", "--out", "same/folder")
+    first = served.farm(*command, "a red star")
+    second = served.farm(*command, "a blue star", "--json")
+    folder = served.folder / "same/folder"
+    named = folder / f"000000-3-{second.json['id']}.png"
+
+    assert "they are kept" not in first.err
+    assert re.search(f"held other pictures under the names of 1 picture; they are kept, .* {named.name}", second.err)
+    assert second.json["jobs"][0]["file"] == f"same/folder/{named.name}"
+    assert sorted(folder.iterdir()) == [named, folder / "000000-3.png"]
+    assert len({file.read_bytes() for file in folder.iterdir()}) == 2
+
+
 def test_a_render_that_nobody_waits_for_is_finished_by_the_farm_that_runs(served: Home) -> None:
     accepted = served.farm("render", "--model", "simulated", "a red star", "--no-wait")
 

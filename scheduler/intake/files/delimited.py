@@ -46,7 +46,7 @@ def rows(lines: Lines, shown: str, bad: BadRows) -> Iterator[Row]:
                 yield Row(where, dict(table.named(cells)), typed=False, decimal_comma=table.dialect.separator == ";")
     except csv.Error as error:
         # After an unclosed quote no later row can be recognised.
-        raise BadSpecification(f"{table.where()}: not a table in CSV: {error}") from None
+        raise BadSpecification(f"{table.where()}: not CSV: {error}") from None
 
 
 class _Table:
