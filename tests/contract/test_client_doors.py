@@ -43,7 +43,7 @@ class Waiting:
             newest = stage.services.views.renders(limit=1, owner="ann")
             return newest[0].id if newest != before and self._marked(newest[0].id) else None
 
-        self.render_id = eventually(accepted, "it is accepted and waited for")
+        self.render_id = str(eventually(accepted, "it is accepted and waited for"))
 
     def _marked(self, render_id: str) -> bool:
         with self._stage.services.database.read() as connection:
