@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scheduler.api import events, fleet, health, problems, renders, schedules
 from scheduler.api.access import Access
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
+from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
@@ -74,11 +75,13 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
         Keys(context.services.database), nobody=context.services.settings.owner, open_without_keys=open_without_keys
     )
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
-    problems.answer_with_problems(app, {**openais, "/sdapi": automatic1111.error})
+    webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
+    problems.answer_with_problems(app, {**openais, **webuis}, instead)
     for room in (renders, events, schedules, fleet):
         app.include_router(room.router, dependencies=[Depends(nothing_unread)])
     for room in (openai_images, openai_batches, automatic1111, replicate, health):
         app.include_router(room.router)
+    app.include_router(automatic1111.extension)
     app.add_middleware(_Bounded)
     return app
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
 from threading import BoundedSemaphore, Event
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -40,8 +40,8 @@ class ApiContext:
     tickets: Tickets | None
     #: Limits how many uploaded inputs are checked, whole, in memory; the others wait on the disk.
     checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
-    #: Owner → the model chosen by AUTOMATIC1111's `POST /options`, as long as this process lives.
-    chosen_models: dict[str, str] = field(default_factory=dict)
+    #: Owner → the settings set by the web UI's `POST /options`, as long as this process lives.
+    webui_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Set when this process is asked to stop: whoever waits is then answered at once.
     ending: Event = field(default_factory=Event)
 

@@ -107,9 +107,14 @@ def answer(
     return JSONResponse(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def answer_with_problems(app: FastAPI, forms: Mapping[str, Form]) -> None:
-    """Answer every error of the application with a problem document, or in the form of its path's protocol."""
+def answer_with_problems(app: FastAPI, forms: Mapping[str, Form], instead: Callable[[str], str | None]) -> None:
+    """Answer every error of the application with a problem document, or in the form of its path's protocol.
+
+    Args:
+        instead: what to say of an address that is not here; None: nothing is known of it.
+    """
     app.state.error_forms = dict(forms)
+    app.state.instead = instead
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
     app.add_exception_handler(FarmError, _farm)
@@ -164,6 +169,17 @@ def _place(location: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
+    if error.status_code == 404 and error.detail == _TITLES[404]:
+        words = request.app.state.instead(request.url.path) or "GET /docs lists the addresses that there are"
+        return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}")
+    if error.status_code == 405 and error.detail == _TITLES[405]:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return answer(
+            request,
+            405,
+            f"{request.method} does nothing at {request.url.path[:200]}; use {allowed}",
+            headers=error.headers,
+        )
     return answer(request, error.status_code, str(error.detail), headers=error.headers)
 
 

@@ -77,7 +77,7 @@ _FIELDS = (
     click.option(
         "--weighting",
         "prompt_weighting",
-        type=click.Choice(["compel"]),
+        type=click.Choice(["compel", "webui"]),
         help="Enable prompt weighting, such as (red)1.4.",
     ),
     click.option(

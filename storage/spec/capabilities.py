@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from storage.errors import BadSpecification
+from storage.spec import webui_prompts
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Spec
@@ -72,6 +73,9 @@ def check_controls(spec: Spec, model: Model) -> None:
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
     """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
+    if spec.prompt_weighting != "webui":
+        for name in ("prompt", "negative_prompt"):
+            yield from webui_prompts.remarks(name, getattr(spec, name))
     if isinstance(model, SimulatedModel):
         return
     scales = [spec.guidance_scale]

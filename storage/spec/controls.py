@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
 
+from storage.spec import webui_prompts
+
 #: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
 #: Controls with a number for each ControlNet.
@@ -107,10 +109,11 @@ class ModelControls(BaseModel):
         None, description="How many of the text encoder's last layers to skip."
     )
 
-    prompt_weighting: Literal["compel"] | None = Field(
+    prompt_weighting: Literal["compel", "webui"] | None = Field(
         None,
         validation_alias=AliasChoices("prompt_weighting", "weighting"),
-        description="`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens.",
+        description="`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens. "
+        "`webui`: the same in the web UI's words: `(red:1.4)`, `((red))`, `[red]`, `BREAK`.",
     )
 
     controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
@@ -172,8 +175,14 @@ class Controls(ModelControls):
     )
 
 
-def check_weights(name: str, prompt: str) -> None:
-    """Raise ValueError for unbalanced parentheses in a weighted prompt; `\\(` and `\\)` are letters."""
+def check_weights(name: str, prompt: str, language: str) -> None:
+    """Raise ValueError for what a weighted prompt cannot be read as; `\\(` and `\\)` are letters."""
+    if language == "webui":
+        try:
+            webui_prompts.check(prompt)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return
     opened: list[int] = []
     for found in re.finditer(r"\\.|[()]", prompt):
         if found[0] == "(":

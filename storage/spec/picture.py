@@ -212,11 +212,11 @@ class Spec(Controls):
         if unstored := [(field, name) for field, name in given if not REFERENCE.fullmatch(name)]:
             field, name = unstored[0]
             raise ValueError(f"{field}: {name[:60]!r} is not a stored input; upload the file first (`farm upload`)")
+        if self.prompt_weighting == "compel" and self.clip_skip:
+            raise ValueError("clip_skip: cannot be combined with prompt_weighting compel")
         if self.prompt_weighting:
-            if self.clip_skip:
-                raise ValueError("clip_skip: cannot be combined with prompt_weighting")
             for name in ("prompt", "negative_prompt"):
-                check_weights(name, getattr(self, name))
+                check_weights(name, getattr(self, name), self.prompt_weighting)
         if self.eta and self.sampler not in (None, "ddim"):
             raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not support it, only DDIM does")
         return self

@@ -41,6 +41,29 @@ width = 64
 height = 64
 num_inference_steps = 4
 guidance_scale = 5.0
+
+[models.xl]
+kind = "diffusers"
+source = "somewhere/xl"
+pipeline = "StableDiffusionXLPipeline"
+width = 64
+height = 64
+
+[models.weighted]
+kind = "diffusers"
+source = "somewhere/tiny"
+pipeline = "StableDiffusionPipeline"
+prompt_weighting = "compel"
+width = 64
+height = 64
+
+[models.toy]
+kind = "simulated"
+width = 64
+height = 64
+
+[loras.ink]
+source = "somewhere/ink"
 """
 
 

@@ -272,18 +272,9 @@ _LINE = {"custom_id": "a", "method": "POST", "url": "/v1/images/generations"}
                 ("output_compression", 50),
             )
         ),
-        *(
-            ("/sdapi/v1/txt2img", {name: value}, name)
-            for name, value in (
-                ("restore_faces", True),
-                ("tiling", True),
-                ("styles", ["oil"]),
-                ("subseed_strength", 0.5),
-                ("eta", 0.3),
-                ("scheduler", "Exponential"),
-                ("override_settings", {"CLIP_stop_at_last_layers": 2}),
-            )
-        ),
+        ("/sdapi/v1/txt2img", {"hr_scale": 3}, "hr_scale"),
+        ("/sdapi/v1/txt2img", {"sampler_name": "DDIM", "scheduler": "Karras"}, "scheduler"),
+        ("/sdapi/v1/txt2img", {"override_settings": {"samples_save": False}}, "samples_save"),
         ("/v1/predictions", {"webhook_events_filter": ["completed"]}, "webhook_events_filter"),
         ("/v1/predictions", {"stream": True}, "stream"),
         ("/v1/batches", {"completion_window": "1h"}, "completion_window"),
@@ -329,10 +320,10 @@ def test_what_clients_of_the_web_ui_send_by_default_is_not_remarked_upon(stage: 
 
 def test_options_and_previews_that_are_not_there_are_told(stage: Stage) -> None:
     client = stage.client()
-    options = client.post("/sdapi/v1/options", json={"CLIP_stop_at_last_layers": 2}).json()
+    options = client.post("/sdapi/v1/options", json={"live_previews_enable": True}).json()
     silent = client.get("/sdapi/v1/progress").json()
     asked = client.get("/sdapi/v1/progress", params={"skip_current_image": False}).json()
-    assert "CLIP_stop_at_last_layers" in options["remarks"][0]
+    assert "live_previews_enable" in options["remarks"][0]
     assert silent["textinfo"] is None
     assert "no previews" in asked["textinfo"]
 

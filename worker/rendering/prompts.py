@@ -26,6 +26,7 @@ from diffusers import (
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
+from worker.rendering.webui_weights import weighted_embeddings
 
 #: A picture's embeddings by the names of the pipeline's arguments, each with a batch of one.
 Embeddings = Mapping[str, torch.Tensor]
@@ -87,6 +88,8 @@ class Prompts:
             RenderFailed: given embeddings do not fit the model.
         """
         if not weighs_prompts(type(self._pipeline)):
+            if any(spec.prompt_weighting for spec in specs):
+                raise RenderFailed(f"prompt_weighting: {type(self._pipeline).__name__} does not support it")
             return [
                 {
                     "at": list(range(len(specs))),
@@ -113,6 +116,11 @@ class Prompts:
         if spec.prompt_weighting == "compel":
             return self._cached_or(
                 ("weighted", spec.prompt, spec.negative_prompt, *self._adapters(spec)), lambda: self._weighted(spec)
+            )
+        if spec.prompt_weighting == "webui":
+            return self._cached_or(
+                ("webui", spec.prompt, spec.negative_prompt, spec.clip_skip, *self._adapters(spec)),
+                lambda: self._weighted_as_in_the_web_ui(spec),
             )
         embeddings = self._plain(spec.prompt, spec)
         if spec.guidance_scale > 1:
@@ -174,6 +182,19 @@ class Prompts:
                 "pooled_prompt_embeds": found.pooled_embeds,
                 "negative_pooled_prompt_embeds": found.negative_pooled_embeds,
             }
+        return self._finished(spec, embeddings)
+
+    def _weighted_as_in_the_web_ui(self, spec: Spec) -> dict[str, torch.Tensor]:
+        embeddings = weighted_embeddings(
+            self._pipeline,
+            (spec.prompt, spec.negative_prompt),
+            clip_skip=spec.clip_skip,
+            two_encoders=self._two_encoders,
+        )
+        return self._finished(spec, embeddings)
+
+    def _finished(self, spec: Spec, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a weighted prompt's embeddings in the model's precision, zeros where no negative prompt means them."""
         if not spec.negative_prompt and self._empty_is_zeros():
             embeddings |= {
                 name: torch.zeros_like(value) for name, value in embeddings.items() if name.startswith("negative_")

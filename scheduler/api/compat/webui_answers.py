@@ -1,0 +1,93 @@
+"""What the web UI's API answers: the pictures' gallery metadata, progress, and lists of what there is."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from scheduler.api.access import Caller
+from scheduler.api.compat.webui_request import TextToImage
+from scheduler.api.context import ApiContext
+from scheduler.results.outlook import outlook
+from storage.renders.views import JobView
+from storage.spec.infotext import infotext, sampler_and_schedule
+from storage.spec.models import Lora, Model
+from storage.spec.picture import SAMPLERS
+
+
+def info(context: ApiContext, body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
+    """Return what the web UI tells of pictures, all done: the prompts as they were sent, seeds, infotexts."""
+    first = jobs[0].spec
+    seeds = [job.spec.seed for job in jobs]
+    recipes = {name: batch.recipe for name, batch in context.views.batches(str(job.batch_id) for job in jobs).items()}
+    sampler, schedule = sampler_and_schedule(first.sampler, recipes.get(str(jobs[0].batch_id), {}))
+    return {
+        "prompt": body.prompt,
+        "all_prompts": [body.prompt] * len(jobs),
+        "negative_prompt": body.negative_prompt,
+        "all_negative_prompts": [body.negative_prompt] * len(jobs),
+        "seed": seeds[0],
+        "all_seeds": seeds,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(jobs),
+        "subseed_strength": 0,
+        "width": first.width,
+        "height": first.height,
+        "sampler_name": SAMPLERS[first.sampler] if first.sampler else sampler,
+        "extra_generation_params": {} if schedule is None else {"Schedule type": schedule},
+        "cfg_scale": first.guidance_scale,
+        "steps": first.num_inference_steps,
+        "batch_size": body.batch_size,
+        "sd_model_name": first.model,
+        "index_of_first_image": 0,
+        "infotexts": [infotext(job.spec, recipes.get(str(job.batch_id), {})) for job in jobs],
+        "styles": [],
+        "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
+        "clip_skip": (first.clip_skip or 0) + 1,
+    }
+
+
+def progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
+    """Return the progress of the caller's oldest render of this door that is waited for."""
+    share, left, job, total, steps = 0.0, 0.0, "", 0, 0
+    for render_id in context.waits.of(caller.owner)[:1]:
+        render = context.views.render(render_id)
+        running = context.views.progress(render.id)
+        share = (render.total - render.remaining + sum(running.values())) / render.total
+        left = outlook(context.services, render)["seconds_left"] or 0.0
+        job, total = render.id, render.total
+        steps = next(context.views.jobs(render.id, limit=1)).spec.num_inference_steps
+    done = int(share * total)
+    return {
+        "progress": round(share, 4),
+        "eta_relative": left,
+        "state": {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": job,
+            "job_count": total,
+            "job_timestamp": "",
+            "job_no": done,
+            "sampling_step": int((share * total - done) * steps),
+            "sampling_steps": steps,
+        },
+        "current_image": None,
+        "textinfo": None,
+    }
+
+
+def checkpoint(model: Model) -> dict[str, Any]:
+    """Return a model in the web UI's form."""
+    return {
+        "title": model.alias,
+        "model_name": model.alias,
+        "hash": None,
+        "sha256": None,
+        "filename": getattr(model, "source", model.kind),
+        "config": None,
+    }
+
+
+def lora(one: Lora) -> dict[str, Any]:
+    """Return a LoRA in the web UI's form."""
+    return {"name": one.alias, "alias": one.alias, "path": one.source, "metadata": {}}

@@ -1,0 +1,156 @@
+"""The web UI's prompt language: what its documentation says a prompt means."""
+
+import pytest
+
+from storage.spec.webui_prompts import check, is_plain, parse, remarks, take_loras
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("normal text", [("normal text", 1.0)]),
+        ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+        ("(red:1.5) star", [("red", 1.5), (" star", 1.0)]),
+        ("(red : 1.5 ) star", [("red ", 1.5), (" star", 1.0)]),
+        ("a ((x))", [("a ", 1.0), ("x", 1.21)]),
+        ("a [x]", [("a ", 1.0), ("x", 1 / 1.1)]),
+        ("[[x]]", [("x", 1 / 1.21)]),
+        ("([x])", [("x", 1.0)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        ("un)balanced]", [("un)balanced]", 1.0)]),
+        (r"\(literal\]", [("(literal]", 1.0)]),
+        (r"a \(b\) (c)", [("a (b) ", 1.0), ("c", 1.1)]),
+        (r"back\slash \\ end", [("backslash \\ end", 1.0)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        ("time: 5:30", [("time: 5:30", 1.0)]),
+        ("a :1.5) b", [("a :1.5) b", 1.0)]),
+        ("(a:b:1.2)", [("a:b", 1.2)]),
+        ("(a:.5)", [("a", 0.5)]),
+        ("(a:-1)", [("a", -1.0)]),
+        ("(a:0)", [("a", 0.0)]),
+        ("((a:1.2) b:0.5)", [("a", 0.6), (" b", 0.5)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [
+                ("a ", 1.0),
+                ("house", 1.573),
+                (" ", 1.1),
+                ("on", 1.0),
+                (" a ", 1.1),
+                ("hill", 0.55),
+                (", sun, ", 1.1),
+                ("sky", 1.4641),
+                (".", 1.1),
+            ],
+        ),
+        ("(ein großer Stern ⭐:1.3), 星", [("ein großer Stern ⭐", 1.3), (", 星", 1.0)]),
+        ("(line\nbreak)", [("line\nbreak", 1.1)]),
+        ("", []),
+    ],
+)
+def test_brackets_weigh_words(prompt: str, pieces: list[tuple[str, float]]) -> None:
+    [found] = parse(prompt)
+    assert [text for text, _ in found] == [text for text, _ in pieces]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in pieces])
+
+
+def test_break_begins_a_section() -> None:
+    assert parse("a red star BREAK (blue:1.2) ground") == [[("a red star", 1.0)], [("blue", 1.2), (" ground", 1.0)]]
+    assert parse("BREAK a") == [[], [("a", 1.0)]]
+    assert parse("BREAKFAST") == [[("BREAKFAST", 1.0)]]
+
+
+@pytest.mark.parametrize("prompt", ["a star", "a: b, c-d", "C++ and #1", "5.5 m {x} <e>", ""])
+def test_plain_prompts_are_plain(prompt: str) -> None:
+    assert is_plain(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["(a)", "[a]", r"\(a\)", "a BREAK b", "a (b", "(a:1)"])
+def test_prompts_in_the_language_are_not(prompt: str) -> None:
+    assert not is_plain(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a [red:blue:0.5] star", r"\[red:blue:0.5\]: words that change between steps"),
+        ("a [blue:10] star", "change between steps"),
+        ("a [blue::10] star", "change between steps"),
+        ("a [(blue:1.2):0.5] star", "change between steps"),
+        ("(a [x:y: 3 ]:1.2)", "change between steps"),
+        ("a [red|blue] star", r"\[red\|blue\]: alternating words"),
+        ("[a|(b:1.1)]", "alternating"),
+        ("a cat AND a dog", "AND"),
+        ("a <lora:ink:0.8>", "loras"),
+        ("a <hypernet:x:1>", "loras"),
+        ("(a:1.2.3)", "'1.2.3' is not a number"),
+    ],
+)
+def test_what_the_farm_does_not_have_of_the_language_is_refused(prompt: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["[red:blue]", "[a:b:c:d:0.5]", "a | b", "land and sea", "SAND", r"\[a|b\]", "[a", "a] [b", "(a|b)"]
+)
+def test_what_only_looks_like_it_is_not(prompt: str) -> None:
+    check(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left", "scales"),
+    [
+        ("a star", "a star", {}),
+        ("a star <lora:ink:0.8>", "a star", {"ink": 0.8}),
+        ("<lora:ink>a star", "a star", {"ink": 1.0}),
+        ("a <lora:ink:.5>, <lyco:oil.v2:-0.5> star", "a ,  star", {"ink": 0.5, "oil.v2": -0.5}),
+        ("<lora:ink:0.8:0.8>", "", {"ink": 0.8}),
+        ("<lora:ink:te=0.8:unet=0.8>", "", {"ink": 0.8}),
+        ("(<lora:ink:1>a:1.2)", "(a:1.2)", {"ink": 1.0}),
+        ("1 < 2 > 0", "1 < 2 > 0", {}),
+    ],
+)
+def test_lora_tags_become_scales(prompt: str, left: str, scales: dict[str, float]) -> None:
+    assert take_loras(prompt) == (left, scales)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<lora:ink:much>",
+        "<lora:ink:0.8:0.5>",
+        "<lora:ink:unet=0.5>",
+        "<lora:ink:1:1:8>",
+        "<lora:ink:1:te=1>",
+        "<lora:ink:lbw=OUTALL>",
+        "<lora:ink:1><lora:ink:0.5>",
+        "<hypernet:x:1>",
+        "<segment:x>",
+    ],
+)
+def test_tags_that_would_not_happen_are_refused(prompt: str) -> None:
+    with pytest.raises(ValueError, match="supported|not a number|named twice"):
+        take_loras(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("(red:1.5)", ["(word:1.3)"]),
+        ("a ((x)) b", ["(word:1.3)"]),
+        ("a [x]", ["(word:1.3)"]),
+        ("a BREAK b", ["(word:1.3)"]),
+        ("<lora:x:0.8>", ["<lora:NAME:WEIGHT>"]),
+        ("(red:1.5) <lora:x:0.8>", ["(word:1.3)", "<lora:NAME:WEIGHT>"]),
+        ("a photo (1990)", []),
+        (r"\(red:1.5\)", []),
+        ("at 5:30 (Paris)", []),
+        ("(red)1.5 and blue++", []),
+        ("a <b> c", []),
+    ],
+)
+def test_the_language_is_noticed_where_it_is_not_read(prompt: str, said: list[str]) -> None:
+    found = list(remarks("prompt", prompt))
+    assert len(found) == len(said)
+    assert all(words in remark for words, remark in zip(said, found, strict=True))
