@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from storage.jobs.values import NewJob
 from storage.renders.measures import BatchSample, Measures
+from storage.spec.models import Model
 from storage.spec.picture import Spec
 from storage.spec.registry import Registry
+from storage.spec.samplers import model_calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +32,28 @@ def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -
         spec = one.spec
         of_key[spec.model, spec.batch_key()] += 1
         pixels[spec.model] += spec.width * spec.height
-        steps[spec.model] += _work(spec)
+        steps[spec.model] += _work(spec, registry[spec.model])
     samples = {model: measures.samples(model) for model in pixels}
     known = all(samples.values())
     return Estimate(
         pictures=of_key.total(),
         batches=sum(-(-n // registry[model].batch_limit) for (model, _), n in of_key.items()),
-        device_seconds=sum(n * _seconds_per_work(samples[model]) for model, n in steps.items()) if known else None,
+        device_seconds=sum(n * _seconds_per_work(samples[model], registry[model]) for model, n in steps.items())
+        if known
+        else None,
         bytes=round(sum(n * _bytes_per_pixel(samples[model]) for model, n in pixels.items())) if known else None,
         models=tuple(sorted(pixels)),
     )
 
 
-def _work(spec: Spec) -> int:
-    """Return the pixels denoised: with guidance, each step runs for the prompt and for the negative prompt."""
-    return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
+def _work(spec: Spec, model: Model) -> int:
+    """Return the pixels denoised: with guidance, each call is for the prompt and for the negative prompt."""
+    return spec.width * spec.height * model_calls(spec, model) * (2 if spec.guidance_scale > 1 else 1)
 
 
-def _seconds_per_work(samples: Sequence[BatchSample]) -> float:
-    return sum(sample.seconds for sample in samples) / sum(sample.pictures * _work(sample.spec) for sample in samples)
+def _seconds_per_work(samples: Sequence[BatchSample], model: Model) -> float:
+    work = sum(sample.pictures * _work(sample.spec, model) for sample in samples)
+    return sum(sample.seconds for sample in samples) / work
 
 
 def _bytes_per_pixel(samples: Sequence[BatchSample]) -> float:
