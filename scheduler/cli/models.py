@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
-from scheduler.local.weights import missing
+from scheduler.local.weights import missing, not_found
 from scheduler.services import open_services
 from storage.fleet.workers import SILENT_SECONDS
 from storage.settings import read_settings
@@ -48,7 +48,7 @@ def models(context: click.Context, as_json: bool) -> None:
                 row["alias"] + (" (default)" if row["default"] else ""),
                 row["kind"],
                 " + ".join([row.get("source", ""), *(net["source"] for net in row.get("controlnets", ()))]),
-                "not downloaded" if row["missing"] else "downloaded",
+                _state(registry[row["alias"]]),
                 f"{row['width']}×{row['height']}",
                 row["num_inference_steps"],
                 row["guidance_scale"],
@@ -85,8 +85,12 @@ def show(alias: str, as_json: bool) -> None:
         for weights in (model, *model.controlnets):
             version = " ".join(filter(None, [weights.revision, weights.variant]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
+        gone = not_found(model)
+        for source in gone:
+            click.echo(f"          there is no {source} on this machine")
         for source in missing(model):
-            click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
+            if source not in gone:
+                click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
@@ -118,6 +122,12 @@ def pull(context: click.Context, alias: str) -> None:
     # What a pipeline needs of a repository only the libraries that load it know; they are a worker's.
     command = [sys.executable, "-m", "worker.rendering.pull", alias]
     context.exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - an alias of the registry
+
+
+def _state(model: Model) -> str:
+    if not_found(model):
+        return "not found"
+    return "not downloaded" if missing(model) else "downloaded"
 
 
 def _loras(loras: Any, model: Model) -> list[str]:

@@ -30,9 +30,9 @@ def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -
         spec = one.spec
         of_key[spec.model, spec.batch_key()] += 1
         pixels[spec.model] += spec.width * spec.height
-        amount[spec.model] += work(spec)
+        amount[spec.model] += work(spec, registry[spec.model])
     samples = {model: measures.samples(model) for model in pixels}
-    paces = {model: pace for model, last in samples.items() if (pace := pace_of(last))}
+    paces = {model: pace for model, last in samples.items() if (pace := pace_of(last, registry[model]))}
     known = paces.keys() == samples.keys()
     return Estimate(
         pictures=of_key.total(),

@@ -8,15 +8,17 @@ from operator import attrgetter
 
 from storage.fleet.workers import SILENT_SECONDS, Workers
 from storage.renders.measures import BatchSample
+from storage.spec.models import Model
 from storage.spec.picture import Spec
+from storage.spec.samplers import model_calls
 
 #: A worker that stores a batch more than twice its call's time, and this, after the one before had nothing to do.
 _BETWEEN_SECONDS = 0.2
 
 
-def work(spec: Spec) -> int:
-    """Return the pixels denoised: with guidance, each step runs for the prompt and for the negative prompt."""
-    return spec.width * spec.height * spec.num_inference_steps * (2 if spec.guidance_scale > 1 else 1)
+def work(spec: Spec, model: Model) -> int:
+    """Return the pixels denoised: with guidance, each call is for the prompt and for the negative prompt."""
+    return spec.width * spec.height * model_calls(spec, model) * (2 if spec.guidance_scale > 1 else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Pace:
         return sum(1 / self.by_worker.get(worker, self.mean) for worker in workers)
 
 
-def pace_of(samples: Iterable[BatchSample]) -> Pace | None:
+def pace_of(samples: Iterable[BatchSample], model: Model) -> Pace | None:
     """Return the pace of a model by its last batches; None without any."""
     seconds: defaultdict[str, float] = defaultdict(float)
     done: defaultdict[str, int] = defaultdict(int)
@@ -39,7 +41,7 @@ def pace_of(samples: Iterable[BatchSample]) -> Pace | None:
     for worker, own in groupby(sorted(samples, key=by_worker), by_worker):
         for sample, busy in _busy(sorted(own, key=attrgetter("finished_at"))):
             seconds[worker] += busy
-            done[worker] += sample.pictures * work(sample.spec)
+            done[worker] += sample.pictures * work(sample.spec, model)
     if not done:
         return None
     return Pace(

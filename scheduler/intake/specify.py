@@ -9,16 +9,13 @@ from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.keys import Limits
 from storage.errors import BadSpecification, InvalidInput, NotFound
 from storage.jobs.values import NewJob
-from storage.spec.picture import MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
+from storage.spec.picture import DISTINCT_SEEDS, MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.registry import Registry
-
-#: Drawn seeds stay below 2⁴⁸, so that a million counted up from one are exact in JSON readers' doubles (2⁵³).
-_DRAWN_SEEDS = 2**48
 
 
 def draw_seed() -> int:
-    """Draw a seed."""
-    return secrets.randbelow(_DRAWN_SEEDS)
+    """Draw a seed, of those that all draw different noise."""
+    return secrets.randbelow(DISTINCT_SEEDS)
 
 
 def specify(
@@ -33,20 +30,21 @@ def specify(
     """Yield complete specifications, `pictures_each` for every request, with its name and labels.
 
     Pictures without a seed of their own are numbered from `seed`, or from one drawn here: distinct, and recorded
-    with each picture. A request's own seed is that of its first picture; the next ones count up from it.
+    with each picture; after the last of the seeds that draw different noise comes 0. A request's own seed is that of
+    its first picture; the next ones count up from it.
 
     Raises BadSpecification with the request's place if a seed grows past the largest or its model refuses it,
     NotPermitted if a picture is more work than `limits` allow, unless `bad` leaves such requests out. A name that an
     earlier picture has is wrong, too.
     """
     bad = bad or BadRows()
-    next_seed = draw_seed() if seed is None else seed
+    drawn, next_seed = seed is None, draw_seed() if seed is None else seed
     with CustomIds() as names:
         for where, request, copies in asked:
             n = copies or pictures_each
             for copy in range(n):
                 if request.seed is None:
-                    own, next_seed = next_seed, next_seed + 1
+                    own, next_seed = next_seed, (next_seed + 1) % DISTINCT_SEEDS if drawn else next_seed + 1
                 else:
                     own = request.seed + copy
                 try:

@@ -75,11 +75,20 @@ def _look_at_home(settings: Settings) -> Finding | str:
     return f"{settings.home}: writable, {free / 2**30:.0f} GiB free"
 
 
-def _look_at_models(settings: Settings) -> str:
+def _look_at_models(settings: Settings) -> Finding | str:
+    from scheduler.local.weights import missing, not_found
     from storage.spec.registry import read_registry
 
     registry = read_registry(settings)
-    return f"{', '.join(registry.models)} (default {registry.default})"
+    entries = {**registry.models, **{f"LoRA {alias}": lora for alias, lora in registry.loras.items()}}
+    gone = [f"{alias}: no {folder} here" for alias, entry in entries.items() for folder in not_found(entry)]
+    if gone:
+        # Of a farm of many machines, only those with a device need them.
+        grade = Grade.BROKEN if settings.embedded else Grade.WARNING
+        return Finding("models", grade, f"{'; '.join(gone)}; correct `source` in {settings.local_models_file}")
+    fetched = [alias for alias, model in registry.models.items() if missing(model)]
+    to_fetch = f"; to be downloaded: {', '.join(fetched)}" if fetched else ""
+    return f"{', '.join(registry.models)} (default {registry.default}){to_fetch}"
 
 
 def _look_at_database(settings: Settings) -> Finding | str:

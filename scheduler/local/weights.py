@@ -1,12 +1,12 @@
-"""Whether a model's weights are on this machine, found out without the libraries that load them."""
+"""Whether weights are on this machine, found out without the libraries that load them."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.spec.models import DiffusersModel, Model, Weights
+from storage.spec.model_files import local_folder, named_folder
+from storage.spec.models import DiffusersModel, Lora, Model, Weights
 
 
 def missing(model: Model) -> list[str]:
@@ -16,19 +16,26 @@ def missing(model: Model) -> list[str]:
     return [weights.source for weights in _needed(model) if not _is_here(weights)]
 
 
+def not_found(entry: Model | Lora) -> list[str]:
+    """Return the folders and files that a model or LoRA names and that are not there; nothing can fetch those."""
+    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
+    folders = [named_folder(weights) for weights in named if isinstance(weights, Weights | Lora)]
+    return [str(folder) for folder in folders if folder is not None and not folder.exists()]
+
+
 def _needed(model: DiffusersModel) -> Iterator[Weights]:
     yield model
     # The card of a decoder names its prior; while it is not here, neither is the decoder.
-    card = _snapshot(model) / "README.md"
+    card = local_folder(model) / "README.md"
     if card.exists() and (named := re.search(r"^prior:\s*-\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)):
         yield Weights(source=named[1], variant=model.variant)
     yield from model.controlnets
 
 
 def _is_here(weights: Weights) -> bool:
-    if weights.source.startswith("shipped:") or Path(weights.source).exists():
-        return True
-    folder = _snapshot(weights)
+    if (named := named_folder(weights)) is not None:
+        return named.exists()
+    folder = local_folder(weights)
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -47,19 +54,3 @@ def _has_weights(part: Path) -> bool:
         for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     }
     return all((part / shard).exists() for shard in shards) and any(part.glob("*.safetensors"))
-
-
-def _snapshot(weights: Weights) -> Path:
-    """Return the folder of a repository's files at the wanted revision, if they were fetched."""
-    kept = _hub_cache() / f"models--{weights.source.replace('/', '--')}"
-    revision = weights.revision or "main"
-    branch = kept / "refs" / revision
-    return kept / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
-
-
-def _hub_cache() -> Path:
-    """Return the cache folder of huggingface_hub, as documented there."""
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
-    )
-    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))

@@ -51,7 +51,8 @@ def outlook_of_new(services: "Services", estimate: "Estimate", priority: Priorit
 def _seconds(services: "Services", spec: "Spec", pictures: int) -> float | None:
     from scheduler.intake.pace import pace_of, serving, work
 
-    pace, workers = pace_of(services.measures.samples(spec.model)), serving(services.workers, [spec.model])
-    if pace is None or not workers:
+    model, workers = services.registry.models.get(spec.model), serving(services.workers, [spec.model])
+    pace = model and pace_of(services.measures.samples(spec.model), model)
+    if not (model and pace and workers):
         return None
-    return round(pictures * work(spec) / pace.per_second(workers), 1)
+    return round(pictures * work(spec, model) / pace.per_second(workers), 1)

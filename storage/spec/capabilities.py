@@ -13,8 +13,10 @@ from pathlib import Path
 from storage.errors import BadSpecification
 from storage.spec import webui_prompts
 from storage.spec.controls import PER_CONTROLNET
+from storage.spec.model_files import local_folder
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
-from storage.spec.picture import Spec
+from storage.spec.picture import DISTINCT_SEEDS, Spec
+from storage.spec.samplers import check_clip_skip, check_sampler
 
 #: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
@@ -27,9 +29,8 @@ def pipeline_of(model: DiffusersModel) -> str | None:
     """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
         return model.pipeline
-    # Where the source is a folder on this machine.
     try:
-        return _class_named_in(Path(model.source))
+        return _class_named_in(local_folder(model))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -69,6 +70,8 @@ def check_controls(spec: Spec, model: Model) -> None:
             f"supported: {', '.join(sorted(taken))}"
         )
     _check_size(spec, model)
+    check_sampler(spec, model)
+    check_clip_skip(spec, model)
 
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
@@ -78,6 +81,8 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
             yield from webui_prompts.remarks(name, getattr(spec, name))
     if isinstance(model, SimulatedModel):
         return
+    if spec.seed >= DISTINCT_SEEDS:
+        yield f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
     scales = [spec.guidance_scale]
     if (pipeline_of(model) or "").startswith("Kandinsky"):
         # Its prior is guided by default.

@@ -88,7 +88,7 @@ class Running(BaseModel):
         "none", description="torch.compile's mode: faster pictures, after minutes for the first of each size"
     )
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
-        "auto", description="kernel of scaled-dot-product attention; auto: PyTorch's choice, usually the best"
+        "auto", description="preferred kernel of scaled-dot-product attention; auto: PyTorch's choice, usually the best"
     )
     tf32: bool = Field(False, description="TF32 for float32 on a GPU: faster, with 10 bits of mantissa")
 

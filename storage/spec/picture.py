@@ -21,6 +21,8 @@ VERSION = 1
 
 #: Seeds are signed 64-bit integers that are not negative (`torch.Generator.manual_seed`, BIGINT).
 MAX_SEED = 2**63 - 1
+#: PyTorch's generator on the CPU, from which all noise comes, is seeded with the lowest 32 bits.
+DISTINCT_SEEDS = 2**32
 #: Anything longer is a pasted file, not a prompt.
 MAX_PROMPT_CHARACTERS = 10_000
 MAX_CUSTOM_ID_CHARACTERS = 200
@@ -133,7 +135,8 @@ class Request(Controls):
 
     seed: Seed | None = Field(
         None,
-        description="Seed of the first picture; the next ones count up from it. If omitted, one is drawn and recorded.",
+        description="Seed of the first picture; the next ones count up from it. If omitted, one is drawn and recorded. "
+        "Its lowest 32 bits count.",
     )
 
     custom_id: CustomId | None = Field(

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from storage.settings import Settings
 from storage.spec.capabilities import check_controls, check_loras
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
+from storage.spec.model_files import resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
 
@@ -83,12 +85,15 @@ def read_registry(settings: Settings) -> Registry:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadSettings(f"model registry {path}: {error}") from None
-        return parse_registry(text, where=str(path))
+        return parse_registry(text, where=str(path), folder=path.absolute().parent)
     return parse_registry(files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")
 
 
-def parse_registry(text: str, *, where: str) -> Registry:
-    """Parse a registry. Raises BadSettings with `where` and the entry that is wrong."""
+def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Registry:
+    """Parse a registry, in whose `folder` relative sources start.
+
+    Raises BadSettings with `where` and the entry that is wrong.
+    """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -101,13 +106,34 @@ def parse_registry(text: str, *, where: str) -> Registry:
             + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
     models = {
-        alias: _read(Model, _MODEL.validate_python, entry, alias, f"model registry {where}: [models.{alias}]")
+        alias: _read(
+            Model, _MODEL.validate_python, _placed(entry, folder), alias, f"model registry {where}: [models.{alias}]"
+        )
         for alias, entry in entries.items()
     }
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
-    return Registry(models=models, default=default, loras=_read_loras(content.get("loras", {}), models, where))
+    loras = _read_loras(_all_placed(content.get("loras", {}), folder), models, where)
+    return Registry(models=models, default=default, loras=loras)
+
+
+def _placed(entry: Any, folder: Path | None) -> Any:
+    """Return an entry whose relative sources, its ControlNets' among them, start in the registry's folder."""
+    if isinstance(entry, str) and folder is not None:
+        return resolved_source(entry, folder)
+    if not isinstance(entry, dict) or folder is None:
+        return entry
+    placed = {**entry}
+    if isinstance(entry.get("source"), str):
+        placed["source"] = resolved_source(entry["source"], folder)
+    if isinstance(entry.get("controlnets"), list):
+        placed["controlnets"] = [_placed(net, folder) for net in entry["controlnets"]]
+    return placed
+
+
+def _all_placed(entries: Any, folder: Path | None) -> Any:
+    return {alias: _placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
 
 
 def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[str, Lora]:

@@ -40,8 +40,8 @@ class LoadedModel(Protocol):
         model can render again, unless it is DeviceBroken.
 
         Args:
-            on_step: called after each denoising step (`num_inference_steps` times for pictures that are denoised
-                together, and for each step of a prior); it may raise Abandoned, which ends the call.
+            on_step: called after each call of the model (`storage.spec.samplers.model_calls` times for pictures that
+                are denoised together); it may raise Abandoned, which ends the call.
             at_most: how many pictures fit in the device's memory, where that is fewer than the model's batch limit.
 
         Raises:

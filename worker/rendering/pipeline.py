@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from storage.errors import RenderFailed
+from storage.errors import BadSpecification, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
+from storage.spec.samplers import check_clip_skip, check_sampler
 from worker.rendering.backend import Abandoned, RenderResult
 from worker.rendering.input_cache import InputCache
 from worker.rendering.kandinsky import image_embeddings
@@ -86,6 +87,7 @@ class LoadedPipeline:
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
     def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> RenderResult:
+        self._check(specs[0])
         tensors = self._tensors(specs, on_step)
         recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
         if specs[0].loras:
@@ -103,6 +105,14 @@ class LoadedPipeline:
                 raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
             recipe |= {"safety_checker": "passed"}
         return RenderResult(pictures=pictures, recipe=recipe)
+
+    def _check(self, shared: Spec) -> None:
+        """Raise RenderFailed for what the model's own files forbid: where it was submitted they may not have been."""
+        try:
+            check_sampler(shared, self._model)
+            check_clip_skip(shared, self._model)
+        except BadSpecification as error:
+            raise RenderFailed(str(error), _BAD) from None
 
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
         """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""

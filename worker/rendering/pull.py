@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
 
 from storage.errors import FarmError, InvalidInput, ModelUnavailable
 from storage.settings import read_settings
+from storage.spec.model_files import named_folder
 from storage.spec.models import DiffusersModel, Lora, Model, Weights
 from storage.spec.registry import read_registry
-from worker.rendering.weights import folder_of
 
 # Errors are reported once, by `main`.
 diffusers.utils.logging.set_verbosity_error()
@@ -37,7 +37,10 @@ def main(alias: str) -> None:
     try:
         registry = read_registry(read_settings())
         for weights in _needed(registry.loras[alias] if alias in registry.loras else registry[alias]):
-            if Path(folder_of(weights)).exists():
+            named = named_folder(weights)
+            if named is not None and not named.exists():
+                raise ModelUnavailable(f"there is no {named} on this machine; correct `source` in the registry")
+            if named is not None:
                 click.echo(f"{weights.source}: on this machine")
             else:
                 click.echo(f"{weights.source}: {_fetched(weights)}")

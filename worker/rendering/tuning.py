@@ -66,14 +66,20 @@ def _compile(part: Any, mode: str) -> None:
 
 
 def attention(kernel: str) -> contextlib.AbstractContextManager[Any]:
-    """Restrict scaled-dot-product attention to one kernel inside the context; "auto" leaves the choice to PyTorch.
+    """Prefer one kernel of scaled-dot-product attention inside the context; "auto" leaves the choice to PyTorch.
+
+    No kernel can do everything: flash attention has no single precision and no heads as wide as those of a VAE, most
+    others are missing on a CPU. What the chosen one cannot do the next one does.
 
     Diffusers' own `set_attention_backend` has no effect on the UNets of Stable Diffusion and SDXL.
     """
     if kernel == "auto":
         return contextlib.nullcontext()
-    chosen: contextlib.AbstractContextManager[Any] = sdpa_kernel(_KERNELS[kernel])
-    return chosen
+    chosen = _KERNELS[kernel]
+    preferred: contextlib.AbstractContextManager[Any] = sdpa_kernel(
+        [chosen, *(other for other in _KERNELS.values() if other is not chosen)], set_priority=True
+    )
+    return preferred
 
 
 def _channels_last(model: DiffusersModel, device: Device) -> bool:

@@ -11,18 +11,15 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from storage.spec.model_files import named_folder
 from storage.spec.models import DiffusersModel, Weights
 
 log = logging.getLogger(__name__)
 
-#: The models that come with the farm, each a folder in Diffusers layout.
-SHIPPED = Path(__file__).parents[1] / "models"
-
 
 def folder_of(weights: Weights) -> str:
     """Return where weights are, as Diffusers understands it: a folder or a hub id."""
-    origin, _, name = weights.source.partition(":")
-    return str(SHIPPED / name) if origin == "shipped" else weights.source
+    return str(named_folder(weights) or weights.source)
 
 
 class WeightHashes:

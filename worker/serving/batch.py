@@ -14,6 +14,7 @@ from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.faults import Fault
 from storage.rules.ids import batch_id
 from storage.spec.models import Model
+from storage.spec.samplers import model_calls
 from worker.rendering.backend import Abandoned, LoadedModel, RenderResult
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
@@ -114,11 +115,11 @@ class Batch:
         if limit.frugal:
             # Another worker found this necessary, or this one before it loaded the model again.
             loaded.save_memory()
-        steps = itertools.count(1)
+        steps, of = itertools.count(1), model_calls(jobs[0].spec, self.model)
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
             rendered = loaded.render(
-                [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps)), at_most=limit.pictures
+                [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps), of), at_most=limit.pictures
             )
             context.watchdog.end()
         except Abandoned:
@@ -131,9 +132,9 @@ class Batch:
         context.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
         return len(jobs)
 
-    def _after_step(self, jobs: Sequence[ClaimedJob], step: int) -> None:
+    def _after_step(self, jobs: Sequence[ClaimedJob], step: int, of: int) -> None:
         self.context.watchdog.step()
-        self.context.heartbeat.step(jobs, step)
+        self.context.heartbeat.step(jobs, step, of)
         if self.context.leases.all_lost(jobs):
             raise Abandoned
 

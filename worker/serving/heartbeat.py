@@ -65,11 +65,11 @@ class Heartbeat:
         self._pictures += pictures
         self._rate.add(pictures, at=time.monotonic())
 
-    def step(self, jobs: Sequence[ClaimedJob], step: int) -> None:
-        """Note how many steps of a batch are done; followers hear of it at most twice a second."""
+    def step(self, jobs: Sequence[ClaimedJob], step: int, steps: int) -> None:
+        """Note how many steps of a batch are done, and of how many; followers hear of it at most twice a second."""
         watched = tuple(job.id for job in jobs if job.watched)
         if watched:
-            self._progress = (watched, step, jobs[0].spec.num_inference_steps)
+            self._progress = (watched, step, steps)
             self._changed.set()
 
     def waits_for(self, what: str, problem: ServiceProblem) -> None:

@@ -1,0 +1,107 @@
+"""Where a model's files are on this machine, and what its own configuration in them says; found out without torch."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from storage.spec.models import Lora, Weights
+
+#: The models that come with the farm, each a folder in Diffusers layout.
+SHIPPED = Path(__file__).parents[2] / "worker" / "models"
+#: A repository of the hub: its owner, if it has one, and its name.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w][\w.-]*)?")
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfiguration:
+    """What a model's files say of it."""
+
+    #: The class of its pipeline.
+    pipeline: str
+    #: The class of its own sampler.
+    scheduler: str | None
+    #: The settings of its own sampler, as far as its file has them.
+    scheduler_settings: Mapping[str, Any]
+    #: The layers of each of its text encoders.
+    text_encoder_layers: tuple[int, ...]
+
+
+def resolved_source(source: str, folder: Path) -> str:
+    """Return a source as it is meant in a registry in this folder: a relative path starts there, wherever one stands.
+
+    What can be both is a folder if there is one, and otherwise a repository of the hub.
+    """
+    if source.startswith("shipped:"):
+        return source
+    path = folder.absolute() / Path(source).expanduser()
+    if _HUB_ID.fullmatch(source) and not path.exists():
+        return source
+    return os.path.normpath(path)
+
+
+def named_folder(weights: Weights | Lora) -> Path | None:
+    """Return the folder (of a LoRA, perhaps the file) that a source names, there or not; None if it is on the hub."""
+    origin, _, name = weights.source.partition(":")
+    if origin == "shipped":
+        return SHIPPED / name
+    path = Path(weights.source)
+    return path if path.is_absolute() or not _HUB_ID.fullmatch(weights.source) else None
+
+
+def local_folder(weights: Weights) -> Path:
+    """Return where weights are on this machine, or would be if they were fetched from the hub."""
+    return named_folder(weights) or _snapshot(weights)
+
+
+def own_configuration(model: Weights) -> OwnConfiguration | None:
+    """Return what a model's own files say of it; None where they are not on this machine."""
+    try:
+        return _configuration_in(local_folder(model))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@cache
+def _configuration_in(folder: Path) -> OwnConfiguration:
+    """Read a pipeline's configuration. Raises whatever is wrong, which is not cached: it may be fetched meanwhile."""
+    index = _read(folder / "model_index.json")
+    own = (index.get("scheduler") or [None, None])[1]
+    settings = _read(folder / "scheduler" / "scheduler_config.json") if own else {}
+    layers = [
+        _read(folder / part / "config.json").get("num_hidden_layers")
+        for part in _TEXT_ENCODERS
+        if (index.get(part) or [None])[0]
+    ]
+    return OwnConfiguration(
+        pipeline=str(index["_class_name"]),
+        scheduler=own,
+        scheduler_settings=settings,
+        text_encoder_layers=tuple(count for count in layers if isinstance(count, int)),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _snapshot(weights: Weights) -> Path:
+    """Return the folder of a repository's files at the wanted revision, if they were fetched."""
+    kept = _hub_cache() / f"models--{weights.source.replace('/', '--')}"
+    revision = weights.revision or "main"
+    branch = kept / "refs" / revision
+    return kept / "snapshots" / (branch.read_text().strip() if branch.is_file() else revision)
+
+
+def _hub_cache() -> Path:
+    """Return the cache folder of huggingface_hub, as documented there."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
