@@ -23,6 +23,7 @@ MOMENT = 1_795_000_000.0
 
 @pytest.fixture
 def services(database: Database, tmp_path: Path) -> Services:
+    (tmp_path / "models.toml").write_text('[models.tiny]\nkind = "simulated"\n')
     return Services(settings=Settings(home=tmp_path), database=database)
 
 
