@@ -25,6 +25,8 @@ class Format:
     write: Callable[[Shard, Rows, Columns, Path, Path], list[str]]
     #: Where the `…_stats.json` of each shard goes.
     stats_in: str
+    #: Which files `load_dataset(DIR)` is to read, if others lie beside them.
+    data_files: str | None = None
 
 
 def made(rows: Rows) -> Iterator[Mapping[str, Any]]:

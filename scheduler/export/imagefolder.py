@@ -24,4 +24,4 @@ def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path
     return [shard.name, failed]
 
 
-FORMAT = Format(name="imagefolder", write=write, stats_in=f"{PAPERS}/")
+FORMAT = Format(name="imagefolder", write=write, stats_in=f"{PAPERS}/", data_files="[0-9]*/*")

@@ -55,22 +55,31 @@ class Columns:
 
     #: Label → (column, kind); values of several kinds become text (JSON).
     labels: Mapping[str, tuple[str, Kind]]
-    #: Columns of labels that readers of JSON would take for another kind in one shard than in the next.
-    quoted: frozenset[str] = frozenset()
+    #: Columns of labels that are numbers, or true or false, where they are given, but are not always.
+    gaps: frozenset[str] = frozenset()
+    #: Columns of labels whose text is a time here and there, which readers of JSON would take for one in some shards.
+    times: frozenset[str] = frozenset()
 
     @property
     def kinds(self) -> dict[str, Kind]:
         return {**COLUMNS, **dict(self.labels.values())}
 
-    def without_null(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """For readers that learn a column's type from its first values, as those of JSON do.
+    def without_gaps(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """For readers that learn a column's type from its first values.
 
-        Where there is no text it is empty. Numbers with gaps, and text that is a time here and there, are JSON in text.
+        Where there is no text it is empty. Numbers with gaps are JSON in text.
         """
+        return self._filled(row, self.gaps)
+
+    def without_null(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """For readers of JSON lines that look for times besides: text that is a time here and there is JSON in text."""
+        return self._filled(row, self.gaps | self.times)
+
+    def _filled(self, row: Mapping[str, Any], quoted: frozenset[str]) -> dict[str, Any]:
         kinds = self.kinds
         return {
             name: ("" if value is None else _json(value))
-            if name in self.quoted
+            if name in quoted
             else ("" if value is None and kinds[name] == "text" else value)
             for name, value in row.items()
         }
@@ -91,12 +100,11 @@ def columns_of(labels: Iterable[Mapping[str, Any] | None]) -> Columns:
                 given[name] += 1
                 times[name] += isinstance(value, str) and _TIME.fullmatch(value) is not None
     named = {name: (_column(name, found), _common(kinds)) for name, kinds in sorted(found.items())}
-    quoted = {
-        column
-        for name, (column, kind) in named.items()
-        if (0 < times[name] < sets if kind == "text" else given[name] < sets)
-    }
-    return Columns(labels=named, quoted=frozenset(quoted))
+    return Columns(
+        labels=named,
+        gaps=frozenset(column for name, (column, kind) in named.items() if kind != "text" and given[name] < sets),
+        times=frozenset(column for name, (column, kind) in named.items() if kind == "text" and 0 < times[name] < sets),
+    )
 
 
 def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scheduler.export import card
 from scheduler.export.formats import Format
 from scheduler.export.plan import Shard, Sharding, shards
 from scheduler.export.rows import Columns, columns_of, counts, row_of
@@ -67,6 +68,8 @@ class Export:
             export_id = self.exports.begin(
                 render_id=self.render_id, format=self.format.name, target=self.target.shown, options=options
             )
+            if self.format.data_files is not None:
+                card.place(self.target, self.format.data_files, working)
             columns = columns_of(self.views.labels(self.render_id))
             for shard in shards(self._final_jobs(export_id), self.sharding):
                 self._write(shard, columns, working, progress, show)

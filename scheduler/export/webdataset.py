@@ -40,7 +40,7 @@ def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path
                         "__key__": row["key"],
                         "png": (pictures / f"{row['key']}.png").read_bytes(),
                         "txt": row["prompt"].encode(),
-                        "json": line(row).encode(),
+                        "json": line(columns.without_gaps(row)).encode(),
                     }
                 )
         to_disk(file)
@@ -48,4 +48,4 @@ def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path
     return [tar, table]
 
 
-FORMAT = Format(name="webdataset", write=write, stats_in="")
+FORMAT = Format(name="webdataset", write=write, stats_in="", data_files="*.tar")

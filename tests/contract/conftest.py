@@ -1,6 +1,7 @@
 """What several suites share."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from scheduler.cron.firing import ScheduleRunner
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
+from tests.contract.datasets import MADE, hugging_face, read_back
 from tests.contract.renders import assert_rows_agree
 from tests.contract.schedules import TWO_AT_NIGHT, Clock, runner_over
 
@@ -27,3 +29,21 @@ def clock() -> Clock:
 @pytest.fixture
 def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ScheduleRunner:
     return runner_over(farm, database, objects, clock)
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Hugging Face's `datasets`, which must not look at any hub."""
+    with hugging_face(tmp_path_factory.mktemp("hub")) as datasets:
+        yield datasets
+
+
+@pytest.fixture(autouse=True)
+def every_export_is_read_back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test has exported can be read by the call that `scheduler/README.md` names."""
+    MADE.clear()
+    yield
+    if MADE:
+        with hugging_face(tmp_path_factory.mktemp("hub")) as datasets:
+            for folder, layout in MADE.items():
+                read_back(datasets, folder, layout)

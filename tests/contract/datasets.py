@@ -2,8 +2,13 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Collection
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from PIL import Image
 
@@ -21,6 +26,8 @@ from storage.renders.views import Views
 from storage.settings import Settings
 from tests.contract.renders import claim, fail, pictures, rendered, submit
 
+#: Every export into a folder that the present test has made, with its layout: read back at its end.
+MADE: dict[Path, str] = {}
 FORMATS = {module.FORMAT.name: module.FORMAT for module in (imagefolder, parquet, webdataset)}
 
 
@@ -83,7 +90,7 @@ def exported(
     settings: Settings | None = None,
     show: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    return Export(
+    export = Export(
         views=Views(database),
         objects=objects,
         exports=Exports(database),
@@ -92,9 +99,37 @@ def exported(
         format=FORMATS[layout],
         sharding=sharding or Sharding(pictures=10),
         follow=follow,
-    ).run(show)
+    )
+    progress = export.run(show)
+    if not to.startswith("s3://"):
+        MADE[Path(to)] = layout
+    return progress
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def hugging_face(cache: Path) -> Iterator[Any]:
+    """Hugging Face's `datasets`, with a cache of its own and without any hub."""
+    with patch.dict(os.environ, HF_HUB_OFFLINE="1"):
+        import datasets
+
+        with patch.object(datasets.config, "HF_DATASETS_CACHE", cache):
+            yield datasets
+
+
+def read_back(datasets: Any, folder: Path, layout: str) -> None:
+    """Read an export by the call that `scheduler/README.md` names: every row, and every picture that was made."""
+    notes = [json.loads(file.read_text()) for file in folder.glob("**/*_stats.json")]
+    made = sum(note["successes"] for note in notes)
+    if not made:
+        return  # no picture to tell the types of
+    rows = datasets.load_dataset(str(folder), split="train")
+    column = {"webdataset": "png", "parquet": "image", "imagefolder": "image"}[layout]
+    found = [row[column] for row in rows if row[column] is not None]
+    assert len(rows) == (sum(note["count"] for note in notes) if layout == "parquet" else made)
+    assert len(found) == made
+    assert all(isinstance(picture, Image.Image) for picture in found)

@@ -18,15 +18,6 @@ from tests.contract.datasets import exported, make, render_of, wanted
 from tests.contract.renders import pictures, submit
 
 
-@pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Hugging Face's `datasets`, which must not look at any hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
-    return datasets
-
-
 def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
     """Whether a row says what was asked for and made; `nothing` is how it says so."""
     [asked] = wanted(index + 1)[index:]
@@ -62,7 +53,7 @@ def test_webdataset_reads_every_picture_with_its_row(
     made = [index for index in range(25) if index not in (3, 11)]
     assert len(shards) == done.shards == 3
     assert [sample["__key__"] for sample in samples] == [f"{index // 10:05d}{index % 10:04d}" for index in made]
-    assert all(agrees(sample["json"], index) for sample, index in zip(samples, made, strict=True))
+    assert all(agrees(sample["json"], index, nothing="") for sample, index in zip(samples, made, strict=True))
     assert all(sample["txt"] == sample["json"]["prompt"] for sample in samples)
     assert [sample["png"].getpixel((0, 0)) for sample in samples] == [(index, 0, 90) for index in made]
     table = pyarrow.parquet.read_table(tmp_path / "set" / "00000.parquet").to_pylist()
@@ -148,3 +139,79 @@ def test_labels_that_readers_would_misread_arrive_all_the_same(
     ]
     assert [row["age"] for row in rows] == (["3", "", ""] if in_jsonl else [3, None, None])
     assert all(isinstance(row["image"], Image.Image) for row in rows)
+
+
+def late(farm: Jobs, objects: ObjectStore) -> str:
+    """A render of which names and labels of every kind come late, or now and then."""
+    said: list[tuple[str | None, dict[str, Any] | None]] = [(None, None)] * 7 + [
+        ("first name", {"topic": "stars", "score": 0.5, "count": 3, "good": True, "taken": "2024-01-31"}),
+        (None, {"taken": "long ago"}),
+        ("second name", {"count": None}),
+        (None, None),
+    ]
+    specs = [
+        NewJob(spec=spec, custom_id=name, labels=labels)
+        for spec, (name, labels) in zip(pictures(11), said, strict=True)
+    ]
+    render_id = submit(farm, specs)
+    make(farm, objects, 11, failing={1})
+    return render_id
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_what_comes_late_is_read_from_shards_whichever_comes_first(
+    farm: Jobs, database: Database, local: Settings, tmp_path: Path, hub: Any
+) -> None:
+    objects = open_objects(local)
+    folder = tmp_path / "set"
+    exported(database, objects, late(farm, objects), str(folder), sharding=Sharding(pictures=6))
+    shards = sorted(map(str, folder.glob("*.tar")))
+
+    def read(files: list[str]) -> list[dict[str, Any]]:
+        rows = hub.load_dataset("webdataset", data_files=files, split="train")
+        return sorted((row["json"] for row in rows), key=lambda row: row["index"])
+
+    everything = read(shards)
+    assert len(shards) == 2
+    assert everything == read(shards[::-1]) == read(shards[:1]) + read(shards[1:])
+    assert [row["custom_id"] for row in everything] == [*[""] * 6, "first name", "", "second name", ""]
+    # Text as it is; numbers that are not always given are JSON in text.
+    told = [(row["topic"], row["score"], row["count"], row["good"], row["taken"]) for row in everything]
+    assert told[6:8] == [("stars", "0.5", "3", "true", "2024-01-31"), ("", "", "", "", "long ago")]
+    assert set(told[:6] + told[8:]) == {("",) * 5}
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "imagefolder", "parquet"])
+@pytest.mark.parametrize("pictures_per_shard", [1, 4, 100])
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_the_folder_of_any_export_is_read_with_its_pictures(
+    farm: Jobs, database: Database, local: Settings, tmp_path: Path, hub: Any, layout: str, pictures_per_shard: int
+) -> None:
+    objects = open_objects(local)
+    folder = tmp_path / "set"
+    cut = Sharding(pictures=pictures_per_shard)
+    exported(database, objects, late(farm, objects), str(folder), layout=layout, sharding=cut)
+
+    rows = hub.load_dataset(str(folder), split="train")
+
+    column = "png" if layout == "webdataset" else "image"
+    seeds = [(row["json"] if layout == "webdataset" else row)["seed"] for row in rows]
+    made = [index for index in range(11) if layout == "parquet" or index != 1]
+    # An image folder's rows come in no order that could be told.
+    assert (sorted(seeds) if layout == "imagefolder" else seeds) == made
+    found = {seed: row[column].getpixel((0, 0)) for seed, row in zip(seeds, rows, strict=True) if row[column]}
+    assert found == {seed: (seed, 0, 90) for seed in range(11) if seed != 1}
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_the_card_of_a_dataset_is_left_as_people_write_it(
+    farm: Jobs, database: Database, local: Settings, tmp_path: Path
+) -> None:
+    objects = open_objects(local)
+    card = tmp_path / "set" / "README.md"
+    render_id = render_of(farm, objects, 2)
+    exported(database, objects, render_id, str(tmp_path / "set"))
+    written = card.read_text() + "Kittens, mostly.\n"
+    card.write_text(written)
+    exported(database, objects, render_id, str(tmp_path / "set"))
+    assert card.read_text() == written

@@ -116,6 +116,37 @@ def test_the_settings_that_the_farm_writes_into_a_picture_ask_for_that_picture(
     assert found == {name: value for name, value in spec.fields().items() if name != "version" and value is not None}
 
 
+def test_what_the_farm_writes_of_loras_brackets_and_layers_is_read_back(tmp_path: Path) -> None:
+    spec = Spec(
+        model="shapes",
+        prompt="a (star) [red]",
+        negative_prompt="",
+        width=64,
+        height=64,
+        num_inference_steps=12,
+        guidance_scale=5.0,
+        sampler="ddim",
+        eta=0.5,
+        seed=1,
+        clip_skip=2,
+        loras={"ink": 0.5},
+    )
+    [found] = asked(tmp_path, infotext(spec, {"farm": "0.1"}))
+    found.pop("labels")
+    assert found == {
+        name: value for name, value in spec.fields().items() if name != "version" and value not in (None, "")
+    }
+
+
+@pytest.mark.parametrize("text", ["{}\nSteps: 4\n", '--prompt "{}" --steps 4\n'])
+def test_prompts_of_the_web_ui_are_read_in_its_language(tmp_path: Path, text: str) -> None:
+    assert asked(tmp_path, text.format("a (red:1.3) star <lora:Ink:0.8>")) == [
+        {"prompt": "a (red:1.3) star", "prompt_weighting": "webui", "loras": {"ink": 0.8}, "num_inference_steps": 4}
+    ]
+    with pytest.raises(BadSpecification, match="line 1: prompt: .*words that change between steps"):
+        read(tmp_path, text.format("a [red:blue:0.5] star"))
+
+
 # -- sd-scripts ------------------------------------------------------------------------------------------------
 
 

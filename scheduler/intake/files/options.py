@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, canonical, field_of
 from storage.errors import BadSpecification
 from storage.spec.picture import SAMPLERS
@@ -57,6 +58,8 @@ def row_of(where: str, line: str) -> Row:
         if canonical(field) == "seed" and value == _RANDOM_SEED:
             continue
         cells[field] = sampler_of(value) if field == "sampler" else value
+    if line.startswith("--"):
+        cells = webui_words.read(cells)
     return Row(where, cells, typed=False, copies=copies)
 
 

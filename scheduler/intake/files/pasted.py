@@ -6,6 +6,7 @@ The farm writes the same into its pictures (`storage.spec.infotext`).
 import re
 from collections.abc import Iterator
 
+from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, field_of
 from scheduler.intake.files.options import sampler_of
 from scheduler.intake.requests import BadRows
@@ -17,6 +18,8 @@ _NEGATIVE = "Negative prompt:"
 _SETTINGS = re.compile(r"Steps: *\d+ *(,|$)")
 #: A setting: its name and its value, which has commas only within quotes.
 _SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+#: The version that the farm's own pictures name.
+_OURS = "diffusion-farm"
 #: So many lines before the first settings are prompts of their own, not one.
 _MOST_LINES = 20
 #: Settings of what the farm does not do: a picture without it would be another one.
@@ -110,7 +113,10 @@ class _Block:
         cells = {"prompt": prompt}
         if self._negative is not None:
             cells["negative_prompt"] = "\n".join(self._negative).strip()
-        return {**cells, **(_settings(self._settings) if self._settings is not None else {})}
+        settings = _settings(self._settings) if self._settings is not None else {}
+        # The farm writes prompts as they are, whatever language they are in.
+        ours = settings.get("Version", "").startswith(_OURS)
+        return {**webui_words.read(cells, weights=not ours), **settings}
 
 
 def _settings(line: str) -> dict[str, str]:
