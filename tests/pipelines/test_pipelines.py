@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from diffusers import AutoPipelineForText2Image
 
-from storage.errors import ModelUnavailable
+from storage.errors import ModelUnavailable, RenderFailed
+from storage.rules.faults import Fault
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import SAMPLERS
+from storage.spec.samplers import model_calls
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from worker.rendering.backend import Abandoned, LoadedModel
@@ -80,6 +82,38 @@ def test_steps_are_reported_and_what_the_listener_raises_passes_through(
         loaded(alias).render(models.specs(alias, 2), abandon)
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("heun", 1), ("heun", 5), ("pndm", 1), ("pndm", 5), ("dpm++ sde", 5)])
+def test_as_many_steps_are_reported_as_are_announced(
+    models: Models, model: LoadedModel, sampler: str, steps: int
+) -> None:
+    heard: list[int] = []
+    [spec] = models.specs("sd", sampler=sampler, num_inference_steps=steps)
+    model.render([spec], lambda: heard.append(1))
+    assert len(heard) == model_calls(spec, models.registry["sd"])
+
+
+def test_seeds_a_multiple_of_32_bits_apart_are_one_picture_and_others_are_not(
+    models: Models, model: LoadedModel
+) -> None:
+    [spec] = models.specs("sd")
+    first, same, other = pixels(model, [spec.model_copy(update={"seed": s}) for s in (5, 5 + 2**32, 6)])
+    assert (first == same).all()
+    assert (first != other).any()
+
+
+def test_what_a_model_cannot_do_fails_as_the_pictures_fault_where_the_door_did_not_know(
+    models: Models, model: LoadedModel
+) -> None:
+    [spec] = models.specs("sd")
+    for change, said in (
+        ({"clip_skip": 20}, "clip_skip: at most"),
+        ({"sampler": "lcm", "num_inference_steps": 51}, "50"),
+    ):
+        with pytest.raises(RenderFailed, match=said) as failure:
+            model.render([spec.model_copy(update=change)], lambda: None)
+        assert failure.value.fault is Fault.BAD_PICTURE
+
+
 def test_the_recipe_names_what_the_picture_depends_on(models: Models, model: LoadedModel) -> None:
     recipe = model.render(models.specs("sd"), lambda: None).recipe
     assert recipe["dtype"] == "float32"
@@ -94,6 +128,9 @@ def test_the_recipe_names_what_the_picture_depends_on(models: Models, model: Loa
         {"vae_tiling": True},
         {"channels_last": True},
         {"attention": "math"},
+        {"attention": "efficient"},  # missing on a CPU
+        {"attention": "cudnn"},  # likewise
+        {"attention": "flash"},
         {"offload": "model"},  # on a CPU there is nothing to offload from
         {"tf32": True},
     ],

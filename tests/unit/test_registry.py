@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.local.doctor import Finding, Grade, examine
+from scheduler.local.weights import not_found
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
 from storage.spec.models import DiffusersModel, SimulatedModel
@@ -178,3 +180,65 @@ def test_a_wrong_entry_is_told_in_the_words_of_the_file(entry: str, words: str) 
         parse_registry(f"[models.a]\n{entry}\n", where="models.toml")
     assert "Extra inputs" not in str(refusal.value)
     assert "discriminator" not in str(refusal.value)
+
+
+# -- where sources are -----------------------------------------------------------------------------------------------
+
+
+def test_a_relative_source_starts_in_the_registrys_folder_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "home" / "ink.safetensors").touch()
+    (tmp_path / "elsewhere" / "someone" / "large").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sources = {
+        "mine/model": "mine/model",
+        "./mine/model": "mine/model",
+        "../home/mine/model": "mine/model",
+        "./gone": "gone",
+        "deep/down/below": "deep/down/below",
+        "ends/": "ends",
+    }
+    home = tmp_path / "home"
+    lines = [
+        f'[models.m{index}]\nkind = "diffusers"\nsource = "{source}"\ncontrolnets = ["{source}", {{ source = "a/b" }}]'
+        for index, source in enumerate(sources)
+    ]
+    lines.append('[models.hub]\nkind = "diffusers"\nsource = "someone/large"\nrevision = "v1"')
+    lines.append('[models.own]\nkind = "diffusers"\nsource = "shipped:shapes"')
+    lines.append('[loras.ink]\nsource = "ink.safetensors"\n[loras.oil]\nsource = "someone/oil"')
+    (home / "models.toml").write_text("\n".join(lines))
+    registry = read_registry(Settings(home=home))
+    for index, expected in enumerate(sources.values()):
+        model = registry[f"m{index}"]
+        assert isinstance(model, DiffusersModel)
+        assert model.source == str(home / expected)
+        assert [net.source for net in model.controlnets] == [str(home / expected), "a/b"]
+    assert [registry[alias].source for alias in ("hub", "own")] == ["someone/large", "shipped:shapes"]  # type: ignore[union-attr]
+    assert [lora.source for lora in registry.loras.values()] == [str(home / "ink.safetensors"), "someone/oil"]
+
+
+def test_a_folder_that_is_not_there_is_not_to_be_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(
+        '[models.m]\nkind = "diffusers"\nsource = "./gone"\ncontrolnets = ["someone/net", "/no/net"]\n'
+        '[loras.ink]\nsource = "./ink.safetensors"\n'
+    )
+    registry = read_registry(Settings(home=tmp_path))
+    assert not_found(registry["m"]) == [str(tmp_path / "gone"), "/no/net"]
+    assert not_found(registry.loras["ink"]) == [str(tmp_path / "ink.safetensors")]
+    (tmp_path / "gone").mkdir()
+    assert not_found(registry["m"]) == ["/no/net"]
+
+
+def test_doctor_names_folders_that_are_not_there_and_what_is_to_be_downloaded(tmp_path: Path) -> None:
+    def found(text: str, **settings: str) -> Finding:
+        (tmp_path / "models.toml").write_text(text)
+        return next(one for one in examine(Settings(home=tmp_path, **settings)) if one.what == "models")  # type: ignore[arg-type]
+
+    here = found('[models.m]\nkind = "diffusers"\nsource = "someone/never-fetched"')
+    assert (here.grade, "to be downloaded: m" in here.words) == (Grade.GOOD, True)
+    gone = found('[models.m]\nkind = "diffusers"\nsource = "./gone"\n[loras.ink]\nsource = "/no/ink.safetensors"')
+    assert gone.grade is Grade.BROKEN
+    assert f"m: no {tmp_path / 'gone'} here" in gone.words
+    assert "LoRA ink: no /no/ink.safetensors" in gone.words

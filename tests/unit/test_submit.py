@@ -7,7 +7,7 @@ from scheduler.intake.specify import specify
 from scheduler.intake.submit import quanta
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.models import SimulatedModel
-from storage.spec.picture import MAX_SEED, Request
+from storage.spec.picture import DISTINCT_SEEDS, MAX_SEED, Request
 from storage.spec.registry import Registry
 
 REGISTRY = Registry(
@@ -61,8 +61,20 @@ def test_seeds_that_nobody_gave_are_distinct_within_a_render_and_between_renders
     assert len({*one, *other}) == 2000
 
 
-def test_drawn_seeds_are_exact_in_readers_that_know_only_doubles() -> None:
-    assert max(seeds(asked(*[None] * 1000))) < 2**53
+def test_drawn_seeds_draw_different_noise_however_high_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Noise has 32 bits of seed: 5 and 2³² + 5 would be twins.
+    monkeypatch.setattr("scheduler.intake.specify.draw_seed", lambda: DISTINCT_SEEDS - 2)
+    assert seeds(asked(*[None] * 4)) == [DISTINCT_SEEDS - 2, DISTINCT_SEEDS - 1, 0, 1]
+
+
+def test_a_given_seed_counts_up_as_it_always_has() -> None:
+    # What was submitted with it is to be the same again.
+    assert seeds(asked(None, None), seed=DISTINCT_SEEDS - 1) == [DISTINCT_SEEDS - 1, DISTINCT_SEEDS]
+    assert seeds(asked(250771369334713), pictures_each=2) == [250771369334713, 250771369334714]
+
+
+def test_drawn_seeds_have_32_bits() -> None:
+    assert max(seeds(asked(*[None] * 1000))) < DISTINCT_SEEDS == 2**32
 
 
 def test_a_picture_takes_what_its_request_leaves_out_from_its_model() -> None:
