@@ -234,7 +234,7 @@ def test_a_folder_that_is_not_there_is_not_to_be_downloaded(tmp_path: Path) -> N
 def test_doctor_names_folders_that_are_not_there_and_what_is_to_be_downloaded(tmp_path: Path) -> None:
     def found(text: str, **settings: str) -> Finding:
         (tmp_path / "models.toml").write_text(text)
-        return next(one for one in examine(Settings(home=tmp_path, **settings)) if one.what == "models")  # type: ignore[arg-type]
+        return next(one for one in examine(Settings(home=tmp_path, **settings)) if one.what == "models")
 
     here = found('[models.m]\nkind = "diffusers"\nsource = "someone/never-fetched"')
     assert (here.grade, "to be downloaded: m" in here.words) == (Grade.GOOD, True)
