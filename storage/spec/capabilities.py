@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 from storage.errors import BadSpecification
 from storage.spec import webui_prompts
 from storage.spec.controls import PER_CONTROLNET
-from storage.spec.model_files import local_folder
+from storage.spec.model_files import own_pipeline
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
@@ -29,17 +28,7 @@ def pipeline_of(model: DiffusersModel) -> str | None:
     """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
         return model.pipeline
-    try:
-        return _class_named_in(local_folder(model))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@cache
-def _class_named_in(folder: Path) -> str | None:
-    """Read the class's name. Raises whatever is wrong, which is not cached: a model may be fetched meanwhile."""
-    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    return name if isinstance(name, str) else None
+    return own_pipeline(model)
 
 
 def taken_controls(model: DiffusersModel) -> frozenset[str] | None:

@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ SHIPPED = Path(__file__).parents[2] / "worker" / "models"
 #: A repository of the hub: its owner, if it has one, and its name.
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w][\w.-]*)?")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+#: Models may be fetched meanwhile.
+_REMEMBERED_SECONDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +64,38 @@ def local_folder(weights: Weights) -> Path:
 
 def own_configuration(model: Weights) -> OwnConfiguration | None:
     """Return what a model's own files say of it; None where they are not on this machine."""
+    return _configuration_of(model.source, model.revision, _now())
+
+
+def own_pipeline(model: Weights) -> str | None:
+    """Return the class that a model's `model_index.json` names; None where it is not on this machine."""
+    return _pipeline_of(model.source, model.revision, _now())
+
+
+def _now() -> int:
+    """Return a number that stays the same for some seconds: files are read once for all rows of a manifest."""
+    return int(time.monotonic() // _REMEMBERED_SECONDS)
+
+
+@lru_cache(maxsize=256)
+def _configuration_of(source: str, revision: str | None, _when: int) -> OwnConfiguration | None:
     try:
-        return _configuration_in(local_folder(model))
+        return _configuration_in(local_folder(Weights(source=source, revision=revision)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-@cache
+@lru_cache(maxsize=256)
+def _pipeline_of(source: str, revision: str | None, _when: int) -> str | None:
+    try:
+        name = _read(local_folder(Weights(source=source, revision=revision)) / "model_index.json")["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
 def _configuration_in(folder: Path) -> OwnConfiguration:
-    """Read a pipeline's configuration. Raises whatever is wrong, which is not cached: it may be fetched meanwhile."""
+    """Read a pipeline's configuration. Raises whatever is wrong."""
     index = _read(folder / "model_index.json")
     own = (index.get("scheduler") or [None, None])[1]
     settings = _read(folder / "scheduler" / "scheduler_config.json") if own else {}
