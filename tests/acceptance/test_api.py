@@ -56,14 +56,6 @@ def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path
         assert picture.size == (64, 64)
 
 
-def test_the_program_of_the_readme_does_what_it_says(address: str, tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [program] = re.findall(r"```python\n(from diffusion_farm .*?)```", readme, re.DOTALL)
-    command = [sys.executable, "-c", program.replace("http://127.0.0.1:8000", address)]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
-
-
 ALONE = """
 import sys
 from diffusion_farm import Farm

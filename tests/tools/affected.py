@@ -23,6 +23,8 @@ _PRODUCT = ("storage", "scheduler", "worker", "diffusion_farm")
 #: Whatever these say may concern any test.
 EVERYTHING = {"pyproject.toml", "constraints.txt"}
 _DOCUMENTS = "tests/unit/test_documents.py"
+#: Reads every page.
+_PAGES = "tests.snippets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ def _why_data(
             return f"{name} may concern any test"
         if str(test) == _DOCUMENTS:
             return f"{name} may be named in a document, or be one"
+        if name.endswith(".md") and _PAGES in reached:
+            return " → ".join([*reached[_PAGES], name])
         packages = [".".join(Path(name).parts[:n]) for n in range(len(Path(name).parts) - 1, 0, -1)]
         package = next((one for one in packages if one in files), None)
         if package and package != "tests" and package in reached:

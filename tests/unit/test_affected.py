@@ -25,6 +25,8 @@ FILES = {
     "tests/unit/test_program.py": 'PROGRAM = "from worker.render import draw"',
     "tests/unit/test_documents.py": "",
     "tests/unit/test_pages.py": 'PAGE = "manual.md"',
+    "tests/snippets.py": "",
+    "tests/unit/test_snippets.py": "import tests.snippets",
 }
 
 
@@ -44,16 +46,18 @@ def top(tmp_path: Path) -> Path:
         pytest.param("scheduler/cli.py", ["test_commands"], id="commands, but no docstring"),
         pytest.param("tests/unit/test_rules.py", ["test_rules"], id="a test itself"),
         pytest.param("storage/models.toml", ["test_commands", "test_documents", "test_rules"], id="data of a package"),
-        pytest.param("docs/manual.md", ["test_documents", "test_pages"], id="a file that a test names"),
+        pytest.param(
+            "docs/manual.md", ["test_documents", "test_pages", "test_snippets"], id="a page, which a test names"
+        ),
         pytest.param("scheduler/gone.py", [], id="a module that is gone and not missed"),
         pytest.param(
             "tests/servers.py",
-            ["test_commands", "test_documents", "test_pages", "test_program", "test_rules"],
+            ["test_commands", "test_documents", "test_pages", "test_program", "test_rules", "test_snippets"],
             id="what conftest uses",
         ),
         pytest.param(
             "pyproject.toml",
-            ["test_commands", "test_documents", "test_pages", "test_program", "test_rules"],
+            ["test_commands", "test_documents", "test_pages", "test_program", "test_rules", "test_snippets"],
             id="what concerns everything",
         ),
     ],

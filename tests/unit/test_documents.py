@@ -16,13 +16,8 @@ from pydantic_core import PydanticUndefined
 from scheduler.cli.main import COMMANDS
 from storage.settings import Settings
 from storage.spec.registry import parse_registry
+from tests.snippets import PAGES, TOP, name_of, snippets_of
 
-TOP = Path(__file__).parents[2]
-PAGES = sorted(
-    path
-    for path in TOP.rglob("*.md")
-    if not any(part.startswith(".") and part != ".github" for part in path.relative_to(TOP).parts)
-)
 FOLDERS = ("storage", "scheduler", "worker", "tests", "deploy", "examples", "benchmarks", "findings")
 
 
@@ -58,7 +53,7 @@ def docstrings_of_fields(model: type) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     linked = set(re.findall(r"\]\(([^)#:]+)\)", text))
@@ -67,10 +62,11 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_that_a_page_names_is_understood(page: Path) -> None:
-    for line in commands_in_blocks(page.read_text()):
-        understand(farm(), shlex.split(line, comments=True)[1:])
+    for line in [command for snippet in snippets_of(page) for command in snippet.commands]:
+        if line.startswith("farm "):
+            understand(farm(), shlex.split(line, comments=True)[1:])
     for span in re.findall(r"`farm ([^`]+)`", without_blocks(page.read_text())):
         words = span.replace("\\|", "|").replace("[", " ").replace("]", " ").replace("| ", " ").split()
         for command in named_commands(words):
@@ -92,7 +88,7 @@ def test_every_subcommand_is_in_the_command_reference() -> None:
             assert missing == [], name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_make_targets_that_a_page_names_exist(page: Path) -> None:
     named = set(re.findall(r"(?:`|^\$ |^)make ([a-z]+)", page.read_text(), re.MULTILINE))
     targets = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
@@ -112,13 +108,6 @@ def test_each_job_of_continuous_integration_runs_tests_that_exist_and_together_a
 def farm() -> click.Group:
     """`farm` itself, with every command loaded."""
     return click.Group(commands={name: command.load() for name, command in COMMANDS.items()})
-
-
-def commands_in_blocks(text: str) -> list[str]:
-    """The `farm` commands in a page's console and shell blocks."""
-    blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith("farm ")]
 
 
 def without_blocks(text: str) -> str:
