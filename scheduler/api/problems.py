@@ -74,6 +74,9 @@ _TITLES = {
     504: "Gateway Timeout",
 }
 
+#: FastAPI's words for a body that it failed to read.
+_UNREADABLE = "There was an error parsing the body"
+
 #: For routes' `responses`: the errors that each may answer.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
@@ -122,7 +125,7 @@ def answer_with_problems(app: FastAPI, forms: Mapping[str, Form], instead: Calla
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    problems = error.errors()
+    problems = _innermost(error.errors())
     if words := _unread(request, problems[0]):
         return answer(request, 415, words)
     errors = []
@@ -133,6 +136,16 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         errors.append(FieldProblem(field=field if named else "", message=message if named else words))
     first = errors[0]
     return answer(request, 422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
+
+
+def _innermost(problems: Sequence[Any]) -> list[Any]:
+    """Leave out the problems of a place of which an inner place has one: the forms that were not meant."""
+    places = [_place(problem["loc"]) for problem in problems]
+    return [
+        problem
+        for problem, place in zip(problems, places, strict=True)
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
+    ]
 
 
 def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
@@ -172,8 +185,12 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 404 and error.detail == _TITLES[404]:
         words = request.app.state.instead(request.url.path) or "GET /docs lists the addresses that there are"
         return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}")
+    if error.status_code == 400 and error.detail == _UNREADABLE:
+        return answer(
+            request, 400, "the body cannot be read as its Content-Type says; JSON must be UTF-8, and not deep"
+        )
     if error.status_code == 405 and error.detail == _TITLES[405]:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = _methods(request) or (error.headers or {}).get("Allow", "another method")
         return answer(
             request,
             405,
@@ -181,6 +198,17 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
             headers=error.headers,
         )
     return answer(request, error.status_code, str(error.detail), headers=error.headers)
+
+
+def _methods(request: Request) -> str:
+    """Return the methods that an address has."""
+    found = {
+        method.upper()
+        for path, methods in request.app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path)
+        for method in methods
+    }
+    return ", ".join(sorted(found))
 
 
 def _farm(request: Request, error: Exception) -> JSONResponse:

@@ -78,7 +78,7 @@ _FIELDS = (
         "--weighting",
         "prompt_weighting",
         type=click.Choice(["compel", "webui"]),
-        help="Enable prompt weighting, such as (red)1.4.",
+        help="Read weights in the prompt: compel (red)1.4, word++; webui (red:1.4), [red].",
     ),
     click.option(
         "--control", "control_images", multiple=True, metavar="IMAGE", help="Conditioning image; one per ControlNet."

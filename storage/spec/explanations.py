@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 #: How pydantic begins its sentences.
 _SUBJECT = re.compile(r"^(?:Input|String|List|Dictionary|Tuple|Set|Value|Bytes|URL) should ")
@@ -36,10 +36,12 @@ def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
         return _message(problem)
     if kind == "json_invalid":
         return f"not valid JSON: {problem['ctx']['error']}"
-    known = names_at(model, place[:-1])
     field = ".".join(str(part) for part in _without_tags(model, place)) or "specification"
     if kind == "extra_forbidden":
-        return f"{field}: unknown field; {_meant(str(place[-1]), known)}"
+        found = _models_at(model, place[:-1])
+        if same := _field_called(found, place[-1]):
+            return f"{field}: the same field as {same}; give one of them"
+        return f"{field}: unknown field; {_meant(str(place[-1]), _names_of(found))}"
     if kind == "missing":
         return f"{field}: missing"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -47,8 +49,8 @@ def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
     return f"{field}: {_message(problem)} (given: {_shown(problem['input'])})"
 
 
-def names_at(model: Any, place: Sequence[Any]) -> Collection[str]:
-    """Return the names of the fields that the object at this place of a model may have; none if none is there."""
+def _models_at(model: Any, place: Sequence[Any]) -> list[type[BaseModel]]:
+    """Return the models that the object at this place of a model may be of; none if none is there."""
     found = list(_models_in(model))
     for part in place:
         fields = [one.model_fields[part] for one in found if part in one.model_fields]
@@ -57,8 +59,21 @@ def names_at(model: Any, place: Sequence[Any]) -> Collection[str]:
             found = [inner for field in fields for inner in _models_in(field.annotation)]
         elif narrowed := [one for one in found if _tagged(one, part)]:
             found = narrowed
+    return found
+
+
+def _field_called(models: Sequence[type[BaseModel]], name: Any) -> str | None:
+    """Return the field that has this as another of its names."""
+    for model in models:
+        for field, told in model.model_fields.items():
+            if isinstance(told.validation_alias, AliasChoices) and name in told.validation_alias.choices:
+                return field
+    return None
+
+
+def _names_of(models: Sequence[type[BaseModel]]) -> Collection[str]:
     # Those of the class itself before those that it inherits.
-    named = [kind for one in found for kind in one.__mro__ if issubclass(kind, BaseModel)]
+    named = [kind for one in models for kind in one.__mro__ if issubclass(kind, BaseModel)]
     return dict.fromkeys(name for kind in named for name in kind.__annotations__ if name in kind.model_fields)
 
 
@@ -77,7 +92,7 @@ def _without_tags(model: Any, place: Sequence[Any]) -> Sequence[Any]:
     """Return a place without the tag with which that of a tagged union begins."""
     if (
         len(place) > 1
-        and place[0] not in names_at(model, ())
+        and place[0] not in _names_of(_models_at(model, ()))
         and any(_tagged(one, place[0]) for one in _models_in(model))
     ):
         return place[1:]

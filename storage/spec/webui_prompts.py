@@ -87,7 +87,7 @@ def _sections(pieces: list[Piece]) -> list[list[Piece]]:
 
 def is_plain(prompt: str) -> bool:
     """Return whether a prompt means its own letters and nothing else."""
-    return parse(prompt) in ([[(prompt, 1.0)]], [[]])
+    return not prompt or parse(prompt) == [[(prompt, 1.0)]]
 
 
 def check(prompt: str) -> None:

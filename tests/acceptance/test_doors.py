@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from importlib import metadata
 
 import httpx
 import openai
@@ -169,8 +170,10 @@ def test_the_web_uis_client_gets_pictures_with_their_infotexts(webui: webuiapi.W
     assert answer.info["infotexts"][0].splitlines() == [
         "a red star",
         "Negative prompt: blue",
-        "Steps: 3, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 128x64, Model: quick, Version: diffusion-farm",
+        "Steps: 3, Sampler: Euler a, CFG scale: 4, Seed: 5, Size: 128x64, Model: quick, "
+        f"Version: diffusion-farm {metadata.version('diffusion-farm')}",
     ]
+    assert answer.images[0].info["parameters"] == answer.info["infotexts"][0]
     assert "a red star" in answer.images[0].info["parameters"]
     assert answer.parameters["prompt"] == "a red star"
 
@@ -225,6 +228,12 @@ def replica(api: Api) -> Iterator[Replicate]:
 def test_replicates_client_gets_pictures(replica: Replicate) -> None:
     found = replica.run("farm/quick", input={"prompt": "a red star", "num_outputs": 2, "seed": 5})
     assert [Image.open(io.BytesIO(one.read())).size for one in found] == [(64, 64)] * 2
+
+
+def test_replicates_client_gets_pictures_that_take_longer_than_it_waits(replica: Replicate) -> None:
+    # Slow takes five seconds: when the wait is over, the client must go on asking.
+    found = replica.run("farm/slow", input={"prompt": "a red star"}, wait=1)
+    assert [Image.open(io.BytesIO(one.read())).size for one in found] == [(64, 64)]
 
 
 def test_replicates_client_follows_and_cancels_a_prediction(replica: Replicate) -> None:

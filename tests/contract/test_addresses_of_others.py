@@ -54,6 +54,7 @@ def test_an_address_that_others_have_says_what_the_farm_does_instead(
 def test_a_method_that_does_nothing_says_which_does(stage: Stage) -> None:
     answer = stage.client().get("/sdapi/v1/txt2img")
     assert (answer.status_code, answer.json()["detail"]) == (405, "GET does nothing at /sdapi/v1/txt2img; use POST")
+    assert stage.client().put("/v1/renders").json()["detail"] == "PUT does nothing at /v1/renders; use GET, POST"
 
 
 def test_the_web_uis_client_lists_what_there_is_and_what_there_is_none_of(stage: Stage) -> None:

@@ -142,6 +142,9 @@ def test_layers_are_counted_as_the_web_ui_counts(stage: Stage) -> None:
     for stop, skip in ((1, None), (2, 1), (5, 4)):
         drawn = Drawn(stage, override_settings={"CLIP_stop_at_last_layers": stop})
         assert (drawn.spec.get("clip_skip"), drawn.info["clip_skip"]) == (skip, stop)
+    assert Drawn(stage, clip_skip=2, override_settings={"CLIP_stop_at_last_layers": 2}).spec["clip_skip"] == 1
+    assert Drawn(stage, clip_skip=3).spec["clip_skip"] == 2
+    assert "give one" in Drawn(stage, clip_skip=3, override_settings={"CLIP_stop_at_last_layers": 2}).words
     xl = {"sd_model_checkpoint": "xl"}
     assert "clip_skip" not in Drawn(stage, override_settings={**xl, "CLIP_stop_at_last_layers": 2}).spec
     assert "SDXL" in Drawn(stage, override_settings={**xl, "CLIP_stop_at_last_layers": 3}).words
@@ -200,6 +203,7 @@ def test_samplers_and_schedules_are_those_of_the_web_ui(name: str | None, schedu
         ({"sampler_name": "DPM++ 2M SDE Karras"}, "sampler_name: is not a sampler"),
         ({"sampler_name": "Restart"}, "sampler_name: is not a sampler"),
         ({"sampler_name": "DPM++ 3M SDE", "scheduler": "Exponential"}, "sampler_name: is not a sampler"),
+        ({"sampler_name": "LMS", "scheduler": "SGMUniform"}, "scheduler: SGM Uniform is not supported"),
         ({"sampler_name": "Euler", "scheduler": "Turbo"}, "scheduler: Turbo is not supported"),
         ({"sampler_name": "DPM++ 2M", "scheduler": "KL Optimal"}, "scheduler: KL Optimal is not supported"),
         ({"sampler_name": "DPM++ 2M", "scheduler": "align_your_steps"}, "scheduler: Align Your Steps is not supported"),
@@ -282,6 +286,17 @@ def test_prompts_are_read_in_the_web_uis_language(stage: Stage, body: dict[str, 
 def test_words_that_would_mean_something_else_are_refused(stage: Stage, body: dict[str, Any], words: str) -> None:
     drawn = Drawn(stage, **body)
     assert (drawn.status, drawn.words[: len(words)]) == (422, words)
+
+
+def test_what_begins_a_comment_there_is_remarked_upon(stage: Stage) -> None:
+    drawn = Drawn(stage, prompt="a star #1 on red ground")
+    assert drawn.spec["prompt"] == "a star #1 on red ground"
+    assert drawn.remarks == ["prompt: # is drawn as it stands; it begins no comment here"]
+
+
+def test_extensions_that_are_off_are_let_pass(stage: Stage) -> None:
+    off = {"ADetailer": {"args": [False, {"ad_model": "face"}]}, "Refiner": {"args": [False, "x", 0.8]}}
+    assert Drawn(stage, alwayson_scripts=off).remarks == []
 
 
 @pytest.mark.parametrize("weighting", [None, "compel"])

@@ -65,7 +65,7 @@ def test_plain_prompts_are_plain(prompt: str) -> None:
     assert is_plain(prompt)
 
 
-@pytest.mark.parametrize("prompt", ["(a)", "[a]", r"\(a\)", "a BREAK b", "a (b", "(a:1)"])
+@pytest.mark.parametrize("prompt", ["(a)", "[a]", r"\(a\)", "a BREAK b", "a (b", "(a:1)", "()", "\\"])
 def test_prompts_in_the_language_are_not(prompt: str) -> None:
     assert not is_plain(prompt)
 

@@ -109,7 +109,7 @@ def list_samplers(_caller: CanRead) -> list[dict[str, Any]]:
 
 
 @router.get("/schedulers")
-def list_schedules(_caller: CanRead) -> list[dict[str, Any]]:
+def list_noise_schedules(_caller: CanRead) -> list[dict[str, Any]]:
     """List the schedules of noise levels."""
     return list(schedules())
 
@@ -120,18 +120,16 @@ def list_scripts(_caller: CanRead) -> dict[str, list[str]]:
     return {"txt2img": ["controlnet"], "img2img": []}
 
 
-@router.get("/upscalers")
-@router.get("/latent-upscale-modes")
-@router.get("/face-restorers")
-@router.get("/realesrgan-models")
-@router.get("/hypernetworks")
-@router.get("/prompt-styles")
-@router.get("/sd-vae")
-@router.get("/sd-modules")
-@router.get("/extensions")
 def list_nothing(_caller: CanRead) -> list[dict[str, Any]]:
     """List what the farm has none of."""
     return []
+
+
+for _none in (
+    *("upscalers", "latent-upscale-modes", "face-restorers", "realesrgan-models", "hypernetworks", "prompt-styles"),
+    *("sd-vae", "sd-modules", "extensions"),
+):
+    router.add_api_route(f"/{_none}", list_nothing, name=f"list_{_none.replace('-', '_')}")
 
 
 @router.get("/embeddings")

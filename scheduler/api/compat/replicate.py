@@ -166,7 +166,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:100]
     n = fields.pop("n", 1)
     if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
-        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {str(n)[:40]})")
+        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {n!r:.40})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),

@@ -79,6 +79,8 @@ def conditioning(
         args = args if isinstance(args, list) else [args]
         if name.lower() == "controlnet":
             units = [_checked(unit) for unit in args if unit and _on(unit)]
+        elif args[:1] == [False]:
+            continue  # their first argument is whether they are on
         elif any(arg not in (None, False, "", [], {}) for arg in args):
             raise BadSpecification(f"alwayson_scripts: the extension {name} is not supported")
     if not units:

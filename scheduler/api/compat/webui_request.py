@@ -55,6 +55,7 @@ _REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "s_noise": ((None, 1), "not supported by the samplers"),
     "refiner_checkpoint": ((*_NONE, "None"), "a second model is not supported"),
     "comments": (_NONE, "a render's notes are its labels, in POST /v1/renders"),
+    "distilled_cfg_scale": ((*_NONE, 3.5), "models with distilled guidance are not supported"),
     "force_task_id": (_NONE, "progress is told by GET /sdapi/v1/progress"),
     "infotext": (_NONE, "give its settings as fields"),
 }
@@ -111,6 +112,7 @@ class TextToImage(ClientBody):
     cfg_scale: float = 7.0
     width: int | None = None
     height: int | None = None
+    clip_skip: int | None = Field(None, description="As the setting `CLIP_stop_at_last_layers`.")
     eta: Annotated[float | None, Field(description="Only for DDIM; 1 for others.")] = None
     disable_extra_networks: bool = Field(False, description="Leave the LoRAs in the prompt off.")
     send_images: bool = True
@@ -138,7 +140,7 @@ def wanted(context: ApiContext, body: TextToImage, standing: Mapping[str, Any]) 
     if n > _MOST_PICTURES:
         raise BadSpecification(f"batch_size: {n} pictures in one call; the maximum is {_MOST_PICTURES}")
     remarks = _remarks_on_others(body.model_extra or {})
-    settings, more = read_settings(context.registry, {**standing, **body.override_settings})
+    settings, more = read_settings(context.registry, {**standing, **_overridden(body)})
     remarks += [f"override_settings.{remark}" for remark in more]
     model = context.registry[settings.model or context.registry.default]
     sampler, more = sampler_of(body.sampler_name or body.sampler_index, body.scheduler)
@@ -146,6 +148,8 @@ def wanted(context: ApiContext, body: TextToImage, standing: Mapping[str, Any]) 
     canvas = Canvas(body.width or model.width, body.height or model.height)
     control, more = conditioning(context, body.alwayson_scripts, model, canvas)
     remarks += more
+    if "#" in body.prompt + body.negative_prompt:
+        remarks.append("prompt: # is drawn as it stands; it begins no comment here")
     fields: dict[str, Any] = {
         "seed": None if body.seed < 0 else body.seed,
         "num_inference_steps": body.steps,
@@ -163,6 +167,16 @@ def wanted(context: ApiContext, body: TextToImage, standing: Mapping[str, Any]) 
         request = Request.parse({name: value for name, value in fields.items() if value is not None})
     order = Order(requests=(SourcedRequest("", request),), pictures_each=n, remarks=tuple(remarks))
     return Wanted(order=order, settings=settings)
+
+
+def _overridden(body: TextToImage) -> dict[str, Any]:
+    """Return the settings that a body overrides. Raises BadSpecification if it says two things of one."""
+    if body.clip_skip is None:
+        return body.override_settings
+    said = body.override_settings.get("CLIP_stop_at_last_layers")
+    if said not in (None, body.clip_skip):
+        raise BadSpecification(f"clip_skip: {body.clip_skip}, while CLIP_stop_at_last_layers is {said!r:.20}; give one")
+    return {**body.override_settings, "CLIP_stop_at_last_layers": body.clip_skip}
 
 
 def _remarks_on_others(given: Mapping[str, Any]) -> list[str]:

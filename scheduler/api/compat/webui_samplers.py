@@ -1,5 +1,6 @@
 """The web UI's samplers and schedules (1.10), by the names that its clients send, as samplers of the farm."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,14 +89,15 @@ def schedules() -> Iterator[dict[str, Any]]:
 
 def _schedule(given: str | None) -> str | None:
     """Return a schedule's name in small letters; None for Automatic."""
-    name = (given or "automatic").strip().lower().replace("_", " ")
-    if name in ("automatic", "none", ""):
+    # `SGM Uniform`, `sgm_uniform` and `SGMUniform` are one.
+    letters = re.sub(r"[\s_]", "", given or "automatic").lower()
+    if letters in ("automatic", "none", ""):
         return None
-    if name not in _SCHEDULES:
-        raise BadSpecification(
-            f"scheduler: {str(given)[:40]!r} is not a schedule; expected Automatic or one of {_known()}"
-        )
-    return name
+    for name in _SCHEDULES:
+        if name.replace(" ", "") == letters:
+            return name
+    known = ", ".join(_SCHEDULES.values())
+    raise BadSpecification(f"scheduler: {str(given)[:40]!r} is not a schedule; expected Automatic or one of {known}")
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -122,7 +124,3 @@ def _with_schedule(base: str, wanted: str | None) -> tuple[str, list[str]]:
     raise BadSpecification(
         f"scheduler: {_SCHEDULES[schedule]} is not supported with this sampler; supported: {', '.join(have)}"
     )
-
-
-def _known() -> str:
-    return ", ".join(_SCHEDULES.values())
