@@ -83,12 +83,12 @@ def check_sampler(spec: Spec, model: DiffusersModel) -> None:
     own = own_configuration(model)
     if spec.sampler is not None and own is not None:
         _check_fit(spec.sampler, model, own)
-    least, most, why = _steps(_class_of(spec.sampler, own), own)
+    least, most = _steps(_class_of(spec.sampler, own), own)
     if not least <= spec.num_inference_steps <= most:
-        name = SAMPLERS[spec.sampler] if spec.sampler else "its own sampler"
+        name = SAMPLERS[spec.sampler] if spec.sampler else f"its own sampler ({own.scheduler if own else 'unknown'})"
         nearest = least if spec.num_inference_steps < least else most
         raise BadSpecification(
-            f"num_inference_steps: with {name}, the model {model.alias} takes {least} to {most} steps ({why}); "
+            f"num_inference_steps: with {name}, the model {model.alias} takes {least} to {most} steps; "
             f"the nearest is {nearest} (given: {spec.num_inference_steps})"
         )
     if has_prior(model, own) and _prior_steps(spec) < _LEAST_PRIOR_STEPS:
@@ -127,15 +127,15 @@ def _by_runge_kutta(own: OwnConfiguration | None) -> bool:
     return own is not None and own.scheduler == "PNDMScheduler" and not own.scheduler_settings.get("skip_prk_steps")
 
 
-def _steps(kind: str | None, own: OwnConfiguration | None) -> tuple[int, int, str]:
-    """Return the fewest and the most steps of a scheduler class with a model, and what limits them."""
+def _steps(kind: str | None, own: OwnConfiguration | None) -> tuple[int, int]:
+    """Return the fewest and the most steps of a scheduler class with a model."""
     settings = own.scheduler_settings if own else {}
     trained = int(settings.get("num_train_timesteps") or _TRAINED_STEPS)
     if kind in _DISTILLED:
         most = int(settings.get("original_inference_steps") or _DISTILLED_STEPS)
-        return 1, min(most, trained), "as many as it was distilled with"
+        return 1, min(most, trained)
     least = _LEAST_RUNGE_KUTTA_STEPS if kind == "PNDMScheduler" and _by_runge_kutta(own) else 1
-    return least, trained, "as many as it was trained with" if least == 1 else "it begins with Runge-Kutta steps"
+    return least, trained
 
 
 def _prior_steps(spec: Spec) -> int:

@@ -104,8 +104,13 @@ def test_timesteps_are_right_and_diffusers_own_wherever_those_are(sampler: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "spacing"), EVERY)
-def test_timesteps_are_right_for_every_number_of_steps(sampler: str, spacing: str) -> None:
+def test_timesteps_are_right_for_every_number_of_steps(
+    sampler: str, spacing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind, settings = _SAMPLERS[sampler]
+    if "karras" in sampler:
+        # The same interpolation in a tenth of the time; Diffusers' own runs in the test above.
+        monkeypatch.setattr(kind, "_sigma_to_t", lambda _, sigma, logs: np.interp(np.log(sigma), logs, np.arange(1000)))
     model = own(timestep_spacing=spacing)
     theirs, put_right = kind.from_config(model.config, **settings), 0
     for steps in range(1, 51 if sampler == "lcm" else 1001):
@@ -114,8 +119,6 @@ def test_timesteps_are_right_for_every_number_of_steps(sampler: str, spacing: st
             check(theirs, sampler, steps)  # they stand, as the test above shows
             continue
         put_right += 1
-        if "karras" in sampler and steps % 10:
-            continue  # each takes a tenth of a second, and all are made in one way
         ours = make_scheduler(sampler, model)
         ours.set_timesteps(steps)
         check(ours, sampler, steps)
