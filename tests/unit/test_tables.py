@@ -114,6 +114,11 @@ def test_a_column_is_the_field_that_it_is_but_for_case_spaces_and_underscores(tm
     assert read(tmp_path, "a.parquet", in_parquet([{"prompt": "a", column.strip(): "b"}])) == expected
 
 
+def test_the_row_numbers_of_pandas_are_no_label(tmp_path: Path) -> None:
+    table = in_parquet([{"prompt": "a", "__index_level_0__": 4}, {"prompt": "c", "__index_level_0__": 7}])
+    assert read(tmp_path, "a.parquet", table) == [Request(prompt="a"), Request(prompt="c")]
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "expected"),
     [
