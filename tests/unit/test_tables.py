@@ -13,7 +13,9 @@ import pytest
 
 from scheduler.intake.manifests import manifest, names_inputs, read_manifest
 from scheduler.intake.requests import BadRows
+from scheduler.intake.sources import opened
 from storage.errors import BadSpecification
+from storage.settings import Settings
 from storage.spec.picture import Request
 
 #: As a spreadsheet has it: names of its own, gaps, and an empty row.
@@ -92,6 +94,24 @@ def test_the_same_table_asks_for_the_same_pictures_whatever_it_is_written_as(
     tmp_path: Path, name: str, data: bytes
 ) -> None:
     assert read(tmp_path, name, data) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        separated(","),
+        separated(";", "utf-16"),
+        json.dumps(TABLE, indent=1).encode(),
+        "".join(json.dumps(row) + "\n" for row in TABLE).encode(),
+        in_parquet(TABLE),
+    ],
+)
+def test_what_comes_from_standard_input_is_known_by_its_first_lines(
+    monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with opened("-", Settings()) as found:
+        assert [one.request for one in read_manifest(found)] == EXPECTED
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
