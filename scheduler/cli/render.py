@@ -17,7 +17,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import intake_of, specified, submit_order
-from scheduler.results.download import prepare_folder
+from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
 from storage.errors import BadSpecification, InvalidInput
 from storage.rules.states import Priority
@@ -70,6 +70,7 @@ def render(
             services.registry[order.defaults["model"]]
         bad = BadRows(report=_Report() if skip_bad else None)
         if dry_run:
+            _check_the_rest(services, order, once, out=out, sheet=sheet)
             _say_what_it_takes(services, order, bad, as_json=as_json)
             return
         tickets = reachable_broker(services)
@@ -96,6 +97,18 @@ def _prepare_folders(out: Path | None, sheet: Path | None) -> None:
         prepare_folder(out)
     if sheet is not None:
         prepare_folder(sheet.absolute().parent, option="--sheet")
+
+
+def _check_the_rest(
+    services: Services, order: Order, once: str | None, *, out: Path | None, sheet: Path | None
+) -> None:
+    """Refuse what submitting the order would refuse besides: a name that is taken, folders that cannot be written."""
+    terms = _terms(order, Priority.NORMAL.name, once)
+    services.jobs.accepted_before(terms.submission(_submitter(services.settings)))
+    if out is not None:
+        check_folder(out)
+    if sheet is not None:
+        check_folder(sheet.absolute().parent, option="--sheet")
 
 
 def _terms(order: Order, priority: str, once: str | None) -> Terms:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.order import Order
-from scheduler.intake.requests import SourcedRequest
+from scheduler.intake.requests import SourcedRequest, at
 from scheduler.intake.specify import draw_seed
 from scheduler.intake.submit import Intake, specified
 from scheduler.intake.templates import Templates
@@ -121,10 +121,23 @@ def _kept_rows(order: Order, objects: ObjectStore, submitter: Submitter) -> str 
     known = stored_inputs(objects, order.rows(), local_files=submitter.local_files)
     with tempfile.TemporaryFile() as file:
         for one in with_references(order.rows(), known):
-            file.write(json.dumps(_fields(one.request), ensure_ascii=False).encode() + b"\n")
+            for request in _each_copy(one, order.pictures_each):
+                file.write(json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n")
             if file.tell() > MAX_BYTES:
                 raise BadSpecification(f"prompts of a schedule larger than {MAX_BYTES // 2**20} MB")
         return put_input_file(objects, file) if file.tell() else None
+
+
+def _each_copy(one: SourcedRequest, pictures_each: int) -> Iterator[Request]:
+    """Yield a row as often as it says that there are pictures of it: the rows of a schedule do not say."""
+    request, copies = one.request, one.copies or 1
+    if one.copies is not None and pictures_each > 1:
+        wrong = BadSpecification("a row that says how many pictures, and -n for all of them, exclude each other")
+        raise at(one.where, wrong)
+    for copy in range(copies):
+        own = {"seed": request.seed + copy} if request.seed is not None else {}
+        name = {"custom_id": f"{request.custom_id}-{copy}"} if request.custom_id is not None and copies > 1 else {}
+        yield request.model_copy(update={**own, **name})
 
 
 def _fields(request: Request) -> Mapping[str, Any]:

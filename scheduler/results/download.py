@@ -1,6 +1,8 @@
 """Downloading the pictures of a render while it runs."""
 
+import errno
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,14 @@ def prepare_folder(folder: Path, *, option: str = "--out") -> None:
         raise InvalidInput(
             f"{option} {folder}: cannot be written to ({error.strerror}); choose another folder"
         ) from None
+
+
+def check_folder(folder: Path, *, option: str = "--out") -> None:
+    """Raise InvalidInput, naming the option, if a folder for pictures could not be created or written to."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise InvalidInput(f"{option} {folder}: cannot be written to ({reason}); choose another folder")
 
 
 class Downloads:

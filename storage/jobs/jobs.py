@@ -29,7 +29,7 @@ from storage.jobs.claim import head_of, take
 from storage.jobs.fair_share import RoundDealer, queued, round_served
 from storage.jobs.orphans import note_orphans
 from storage.jobs.recovery import recover
-from storage.jobs.submission import accept_stream
+from storage.jobs.submission import accept_stream, accepted_before
 from storage.jobs.transitions import count, fenced, lock_renders, of_watched, transition, unleased
 from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBatch, Submission
 from storage.rules.faults import Fault, RetryPolicy
@@ -59,6 +59,16 @@ class Jobs:
         """
         new_jobs = (one if isinstance(one, NewJob) else NewJob(spec=one) for one in wanted)
         return accept_stream(self.database, new_jobs, submission, quanta, within=lambda _, accept: accept())
+
+    def accepted_before(self, submission: Submission) -> str | None:
+        """Return the render that was accepted under this submission's idempotency key; None if there is none.
+
+        Raises IdempotencyConflict if that was a different request.
+        """
+        if submission.once is None:
+            return None
+        with self.database.read() as connection:
+            return accepted_before(connection, submission.owner, submission.once)
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 

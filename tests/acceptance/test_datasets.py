@@ -127,6 +127,21 @@ def test_a_dry_run_says_what_it_would_take_and_submits_nothing(served: Home) -> 
     )
 
 
+def test_a_dry_run_refuses_what_submitting_would(served: Home) -> None:
+    twice = served.file("twice.csv", "prompt;custom_id\na;x\n;\nb;y\nc;x\n")
+    served.farm("render", "--prompts", twice, "--dry-run", code=2).complains(
+        "twice.csv line 5: duplicate custom_id 'x'; twice.csv line 2 has it, too"
+    )
+    skipped = served.farm("render", "--prompts", twice, "--dry-run", "--skip-bad", "--model", "simulated", "--json")
+    assert (skipped.json["pictures"], skipped.json["left_out"]) == (2, 1)
+    served.file("in-the-way", "")
+    served.farm("render", "a", "--dry-run", "--out", "in-the-way/below", code=2).complains("--out in-the-way/below: ")
+    served.farm("render", "a", "--model", "simulated", "--once", "a name", "--no-wait")
+    again = ("--model", "simulated", "--once", "a name", "--dry-run")
+    served.farm("render", "a", *again)
+    served.farm("render", "b", *again, code=2).complains("'a name' reused with a different request")
+
+
 def test_a_render_is_held_released_and_purged(served: Home) -> None:
     held = served.farm("render", "a star", "-n", "60", "--model", "slow", "--no-wait", "--owner", "eve").out.strip()
     assert f"of render {held}" in served.farm("hold", held).out

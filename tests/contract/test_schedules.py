@@ -14,7 +14,7 @@ from scheduler.intake.templates import Templates
 from storage.access.keys import Limits, Role
 from storage.database.connection import Database
 from storage.database.tables import firings, renders, schedules
-from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
+from storage.errors import BadSpecification, InvalidInput, NotFound, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.schedules import FiringOutcome
@@ -115,6 +115,24 @@ def test_files_and_templates_are_kept_with_the_schedule(
     assert [job.custom_id for job in found[2:4]] == ["x-0", "x-1"]
     assert found[2].labels == {"topic": "stars"}
     assert {job.spec.width for job in found} == {64}
+
+
+def test_numbers_of_pictures_in_a_file_are_kept_with_the_schedule(
+    runner: ScheduleRunner, clock: Clock, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("--prompt a --n_iter 2 --seed 5 --custom_id x\n--prompt b\n")
+    schedule = add(runner, order=Order(manifest=manifest(file)))
+    clock.moment = TWO_AT_NIGHT
+
+    runner.run_once()
+
+    [firing] = runner.schedules.history(schedule)
+    found = [(job.spec.prompt, job.custom_id) for job in Views(database).jobs(str(firing.render_id))]
+    assert found == [("a", "x-0"), ("a", "x-1"), ("b", None)]
+    assert [job.spec.seed for job in Views(database).jobs(str(firing.render_id))][:2] == [5, 6]
+    with pytest.raises(BadSpecification, match="line 1: a row that says how many pictures"):
+        add(runner, order=Order(manifest=manifest(file), pictures_each=2))
 
 
 def test_what_cannot_be_rendered_any_more_is_noted_and_not_tried_again(runner: ScheduleRunner, clock: Clock) -> None:

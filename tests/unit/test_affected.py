@@ -46,9 +46,7 @@ def top(tmp_path: Path) -> Path:
         pytest.param("scheduler/cli.py", ["test_commands"], id="commands, but no docstring"),
         pytest.param("tests/unit/test_rules.py", ["test_rules"], id="a test itself"),
         pytest.param("storage/models.toml", ["test_commands", "test_documents", "test_rules"], id="data of a package"),
-        pytest.param(
-            "docs/manual.md", ["test_documents", "test_pages", "test_snippets"], id="a page, which a test names"
-        ),
+        pytest.param("docs/manual.md", ["test_documents", "test_pages", "test_snippets"], id="a page that one names"),
         pytest.param("scheduler/gone.py", [], id="a module that is gone and not missed"),
         pytest.param(
             "tests/servers.py",

@@ -89,6 +89,15 @@ def test_a_pasted_block_is_one_picture_with_its_settings(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("word", ["Prompt:", "Positive prompt:", "POSITIVE PROMPT:"])
+def test_blocks_may_name_the_prompt(tmp_path: Path, word: str) -> None:
+    assert asked(tmp_path, f"{word} a\nNegative Prompt: b\nSteps: 3\n{word} c\n{word} d\nSteps: 4") == [
+        {"prompt": "a", "negative_prompt": "b", "num_inference_steps": 3},
+        {"prompt": "c"},
+        {"prompt": "d", "num_inference_steps": 4},
+    ]
+
+
 def test_blocks_without_settings_end_with_an_empty_line(tmp_path: Path) -> None:
     assert asked(tmp_path, "a\nNegative prompt: b\n\nc\nNegative prompt:\n") == [
         {"prompt": "a", "negative_prompt": "b"},
@@ -198,6 +207,13 @@ def test_sample_prompts_in_json_are_read_by_their_names(tmp_path: Path) -> None:
         ("a\n#1 in the charts\n", "line 2: begins with #"),
         ("a\nSteps: 20, Hires upscale: 2\n", "line 1: Hires upscale: 2: not supported"),
         ("a\nSteps: 20, Sampler: Euler, Schedule type: Beta\n", "line 1: Schedule type: Beta: not supported"),
+        ("a\nSteps: 20 | Sampler: Euler\n", "line 1: num_inference_steps: .*'20 . Sampler"),
+        (
+            "a\nSteps: 20, Sampler: Euler,\nSeed: 5, Size: 64x64\nb\nSteps: 3\n",
+            "line 3: settings must stand on one line",
+        ),
+        ("a cat \u2014steps 4\n", "line 1: \u2014steps: a long dash; write --steps"),
+        ("a cat \u2013n blurry\n", "line 1: \u2013n: a long dash; write --n"),
         ("a\nSteps: 20, Size: large\n", "line 1: Size: must be WIDTHxHEIGHT"),
         ("a\nSteps: 20, Sampler: DPM++ 3M\n", "line 1: sampler: is not a sampler"),
         ("a\nNegative prompt: b\nc\nNegative prompt: d\n", "line 4: a second 'Negative prompt:'"),
@@ -219,6 +235,8 @@ def test_what_cannot_be_read_as_it_is_meant_is_refused_with_the_line(tmp_path: P
         "a cat -- very nice",
         "state-of-the-art -- or not",
         "an em dash --",
+        "steps \u2014 many of them \u2014 of marble",
+        "a cat \u2014sitting",
         "{red|blue} star",
         "[red] star",
         "prompting: a lesson",

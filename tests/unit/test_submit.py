@@ -2,7 +2,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from scheduler.intake.requests import numbered, with_defaults
+from scheduler.intake.requests import BadRows, SourcedRequest, numbered, with_defaults
 from scheduler.intake.specify import specify
 from scheduler.intake.submit import quanta
 from storage.errors import BadSpecification, InvalidInput
@@ -115,3 +115,34 @@ def test_a_name_that_its_number_makes_too_long_is_refused_with_its_place() -> No
     assert [one.custom_id for one in specify(numbered(named), REGISTRY)] == ["n" * 199]
     with pytest.raises(BadSpecification, match=r"prompt 1: custom_id: .* has 201 characters"):
         list(specify(numbered(named), REGISTRY, pictures_each=2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "pictures_each", "says"),
+    [
+        (
+            [("line 1", "x"), ("line 2", None), ("line 4", "x")],
+            1,
+            "line 4: duplicate custom_id 'x'; line 1 has it, too",
+        ),
+        ([("line 1", "x-1"), ("line 2", "x")], 2, None),
+        ([("line 1", "x"), ("line 2", "x")], 2, "line 2: duplicate custom_id 'x-0'; line 1 has it, too"),
+        ([("", "x"), ("", "x")], 1, "duplicate custom_id 'x'; another picture of it has it, too"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused_with_both_places(
+    rows: list[tuple[str, str | None]], pictures_each: int, says: str | None
+) -> None:
+    named = [SourcedRequest(where, Request(prompt="a", custom_id=name)) for where, name in rows]
+    if says is None:
+        assert len(list(specify(named, REGISTRY, pictures_each=pictures_each))) == len(rows) * pictures_each
+        return
+    with pytest.raises(BadSpecification, match=f"^{says}$"):
+        list(specify(named, REGISTRY, pictures_each=pictures_each))
+
+
+def test_a_row_whose_name_is_taken_can_be_left_out() -> None:
+    named = [SourcedRequest(f"line {n}", Request(prompt=str(n), custom_id=name)) for n, name in enumerate("xyxz")]
+    bad = BadRows(report=lambda _: None)
+    assert [one.spec.prompt for one in specify(named, REGISTRY, bad=bad)] == ["0", "1", "3"]
+    assert bad.left_out == 1

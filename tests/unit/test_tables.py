@@ -3,17 +3,21 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scheduler.intake.manifests import manifest, names_inputs, read_manifest
 from scheduler.intake.requests import BadRows
+from scheduler.intake.sources import opened
 from storage.errors import BadSpecification
+from storage.settings import Settings
 from storage.spec.picture import Request
 
 #: As a spreadsheet has it: names of its own, gaps, and an empty row.
@@ -37,11 +41,11 @@ EXPECTED = [
 ]
 
 
-def separated(by: str, encoding: str = "utf-8", decimal: str = ".") -> bytes:
+def separated(by: str, encoding: str = "utf-8", decimal: str = ".", table: Sequence[dict[str, Any]] = TABLE) -> bytes:
     file = io.StringIO()
-    writer = csv.DictWriter(file, [*TABLE[0]], delimiter=by)
+    writer = csv.DictWriter(file, [*table[0]], delimiter=by)
     writer.writeheader()
-    for row in TABLE:
+    for row in table:
         writer.writerow(
             {name: str(cell).replace(".", decimal) if type(cell) is float else cell for name, cell in row.items()}
         )
@@ -94,6 +98,59 @@ def test_the_same_table_asks_for_the_same_pictures_whatever_it_is_written_as(
     assert read(tmp_path, name, data) == EXPECTED
 
 
+#: Whatever people write; not what no database takes.
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+_ROW = st.fixed_dictionaries(
+    {
+        "prompt": _TEXT.filter(lambda text: bool(text.strip())),
+        "Steps": st.none() | st.integers(1, 1000),
+        "CFG scale": st.none() | st.floats(0, 100, width=16),
+        "seed": st.none() | st.integers(0, 2**63 - 1),
+        "topic": st.none()
+        | st.from_regex(r"[a-zäß,;\"'\n\t ]+", fullmatch=True).filter(lambda text: bool(text.strip())),
+        "score": st.none() | st.integers(-(10**9), 10**9) | st.floats(-1000, 1000, width=32).filter(lambda x: x % 1),
+    }
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.lists(_ROW, min_size=1, max_size=4),
+    by=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-16"]),
+)
+def test_any_table_asks_for_the_same_pictures_whatever_it_is_written_as(
+    tmp_path: Path, table: list[dict[str, Any]], by: str, encoding: str
+) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table)
+    found = [
+        read(tmp_path, "a.jsonl", lines.encode(encoding)),
+        read(tmp_path, "a.json", json.dumps(table).encode(encoding)),
+        read(tmp_path, "a.csv", separated(by, encoding, table=table)),
+        read(tmp_path, "a.tsv", separated(by, encoding, table=table)),
+    ]
+    assert all(requests == found[0] for requests in found)
+    assert [one.prompt for one in found[0]] == [row["prompt"] for row in table]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        separated(","),
+        separated(";", "utf-16"),
+        json.dumps(TABLE, indent=1).encode(),
+        "".join(json.dumps(row) + "\n" for row in TABLE).encode(),
+        in_parquet(TABLE),
+    ],
+)
+def test_what_comes_from_standard_input_is_known_by_its_first_lines(
+    monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with opened("-", Settings()) as found:
+        assert [one.request for one in read_manifest(found)] == EXPECTED
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_empty_rows_and_unnamed_empty_columns_are_passed_over(tmp_path: Path, line_end: str) -> None:
     text = "prompt;seed;;\n;;;\na;3;;\n\n;;\n   ; ;;\nb;4\n"
@@ -112,6 +169,11 @@ def test_a_column_is_the_field_that_it_is_but_for_case_spaces_and_underscores(tm
     assert read(tmp_path, "a.csv", f"prompt,{column}\na,b\n") == expected
     assert read(tmp_path, "a.jsonl", json.dumps({"prompt": "a", column.strip(): "b"})) == expected
     assert read(tmp_path, "a.parquet", in_parquet([{"prompt": "a", column.strip(): "b"}])) == expected
+
+
+def test_the_row_numbers_of_pandas_are_no_label(tmp_path: Path) -> None:
+    table = in_parquet([{"prompt": "a", "__index_level_0__": 4}, {"prompt": "c", "__index_level_0__": 7}])
+    assert read(tmp_path, "a.parquet", table) == [Request(prompt="a"), Request(prompt="c")]
 
 
 @pytest.mark.parametrize(

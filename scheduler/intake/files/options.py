@@ -27,6 +27,8 @@ _FIELDS = {
 _COUNTS = ("n_iter", "batch_size")
 _MOST_COPIES = 10_000
 _OPTION = re.compile(r"--([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+#: What word processors make of two dashes.
+_LONG_DASH = re.compile(r"(?:^|\s)[\u2013\u2014]([A-Za-z][\w-]*)(?=[\s=])")
 _BEFORE_OPTION = re.compile(r"(?:^|\s+)(?=--[A-Za-z])")
 #: sd-scripts' names of samplers → ours.
 _SAMPLERS = {"dpmsolver++": "dpm++ 2m", "euler ancestral": "euler a", "plms": "pndm"}
@@ -35,7 +37,9 @@ _RANDOM_SEED = "-1"
 
 
 def has_options(line: str) -> bool:
-    """Return whether a line carries options."""
+    """Return whether a line carries options. Raises BadSpecification for one behind a dash that is no option's."""
+    if (found := _LONG_DASH.search(line)) and (found[1] in _FIELDS or field_of(found[1])):
+        raise BadSpecification(f"{found[0].strip()}: a long dash; write --{found[1]} for the option")
     return "--" in line and _BEFORE_OPTION.search(line) is not None
 
 

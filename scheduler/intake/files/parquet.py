@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from storage.errors import BadSpecification
 
 #: Rows in memory at once, as far as the file's own row groups allow.
 _ROWS = 1000
+#: Where Pandas keeps the row numbers of a table of which rows were taken out.
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def rows(path: Path, shown: str) -> Iterator[Row]:
@@ -30,7 +33,11 @@ def rows(path: Path, shown: str) -> Iterator[Row]:
             for batch in file.iter_batches(_ROWS):
                 for cells in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
-                    plain = {name: None if _missing(cell) else _plain(name, cell) for name, cell in cells.items()}
+                    plain = {
+                        name: None if _missing(cell) else _plain(name, cell)
+                        for name, cell in cells.items()
+                        if not _INDEX.fullmatch(name)
+                    }
                     if not is_empty(plain):
                         said = {name: cell for name, cell in plain.items() if cell is not None}
                         yield Row(f"{shown} row {number}", said)

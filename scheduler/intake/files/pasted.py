@@ -14,8 +14,12 @@ from storage.errors import BadSpecification
 from storage.spec.infotext import MODELS_OWN
 from storage.spec.picture import SAMPLERS
 
-_NEGATIVE = "Negative prompt:"
-_SETTINGS = re.compile(r"Steps: *\d+ *(,|$)")
+_NEGATIVE = re.compile(r"negative prompt:", re.IGNORECASE)
+#: Some programs name the prompt, too.
+_PROMPT = re.compile(r"(positive )?prompt:", re.IGNORECASE)
+_SETTINGS = re.compile(r"Steps: *\d+\b")
+#: What follows the steps, on a line of its own: a line of settings that was broken in two.
+_BROKEN_OFF = re.compile(r"(Sampler|Schedule type|CFG scale|Seed|Size|Model hash|Model|Clip skip|Version): *[^,]+(,|$)")
 #: A setting: its name and its value, which has commas only within quotes.
 _SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 #: The version that the farm's own pictures name.
@@ -36,7 +40,7 @@ _SIZE = re.compile(r"(\d+)x(\d+)")
 
 def begins_block(line: str) -> bool:
     """Return whether a line can only belong to such a block."""
-    return line.startswith(_NEGATIVE) or _SETTINGS.match(line) is not None
+    return any(start.match(line) for start in (_NEGATIVE, _PROMPT, _SETTINGS))
 
 
 def rows(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Row]:
@@ -59,12 +63,13 @@ class _Block:
         self._prompt: list[str] = []
         self._negative: list[str] | None = None
         self._settings: str | None = None
+        self._named = False
         self._empty_line = False
         self._wrong: BadSpecification | None = None
 
     def ends_before(self, line: str) -> bool:
         """Return whether this line belongs to the next block."""
-        if self._settings is not None:
+        if self._settings is not None or (self._where and _PROMPT.match(line)):
             return True
         return self._negative is not None and self._empty_line and bool(line) and not _SETTINGS.match(line)
 
@@ -74,12 +79,17 @@ class _Block:
         self._empty_line = not line
         if _SETTINGS.match(line):
             self._settings = line
-        elif line.startswith(_NEGATIVE):
+        elif negative := _NEGATIVE.match(line):
             if self._negative is not None:
                 self._wrong = BadSpecification(
                     f"{where}: a second 'Negative prompt:' for one picture; put an empty line between pictures"
                 )
-            self._negative = [line.removeprefix(_NEGATIVE).strip()]
+            self._negative = [line[negative.end() :].strip()]
+        elif _BROKEN_OFF.match(line):
+            self._wrong = BadSpecification(f"{where}: settings must stand on one line, which begins with 'Steps:'")
+        elif named := _PROMPT.match(line):
+            self._named = True
+            self._prompt = [line[named.end() :].strip()]
         elif self._negative is not None:
             self._negative.append(line)
         else:
@@ -91,7 +101,7 @@ class _Block:
         try:
             if self._wrong is not None:
                 raise self._wrong
-            if self._negative is None and self._settings is None:
+            if self._negative is None and self._settings is None and not self._named:
                 raise BadSpecification(f"{self._where}: neither 'Negative prompt:' nor 'Steps:' follows this prompt")
             try:
                 cells = self._cells()
