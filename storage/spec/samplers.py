@@ -32,7 +32,8 @@ _TWICE = frozenset(
 )
 #: Classes that take their steps out of those that the model was distilled with.
 _DISTILLED = frozenset({"LCMScheduler", "TCDScheduler"})
-_DISTILLED_STEPS = 50
+#: With which LCMs are distilled unless their files say otherwise.
+DISTILLED_STEPS = 50
 _TRAINED_STEPS = 1000
 #: Fewer cannot begin with the three Runge-Kutta steps of PNDM.
 _LEAST_RUNGE_KUTTA_STEPS = 4
@@ -132,7 +133,7 @@ def _steps(kind: str | None, own: OwnConfiguration | None) -> tuple[int, int]:
     settings = own.scheduler_settings if own else {}
     trained = int(settings.get("num_train_timesteps") or _TRAINED_STEPS)
     if kind in _DISTILLED:
-        most = int(settings.get("original_inference_steps") or _DISTILLED_STEPS)
+        most = int(settings.get("original_inference_steps") or DISTILLED_STEPS)
         return 1, min(most, trained)
     least = _LEAST_RUNGE_KUTTA_STEPS if kind == "PNDMScheduler" and _by_runge_kutta(own) else 1
     return least, trained

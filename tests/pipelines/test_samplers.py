@@ -252,6 +252,13 @@ def test_runge_kutta_steps_of_pndm_are_put_right_too() -> None:
         assert made.timesteps.min() >= 0
 
 
+def test_lcm_takes_all_steps_of_a_model_that_was_trained_with_fewer_than_it_is_distilled_with() -> None:
+    for steps in range(1, 38):
+        made = make_scheduler("lcm", own(num_train_timesteps=37))
+        made.set_timesteps(steps)
+        assert hold(made, steps)
+
+
 # -- predictions -------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from storage.spec.samplers import DISTILLED_STEPS
 from worker.rendering.timesteps import keep_timesteps_right
 
 #: The class of each sampler and the settings that make it what its name says; all others are the class's defaults.
@@ -63,6 +64,8 @@ def make_scheduler(sampler: str | None, own: Any) -> Any:
         return keep_timesteps_right(_made(type(own), settings, own))
     kind, changes = _SAMPLERS[sampler]
     settings = {"clip_sample": False} | _of_the_model(own) | changes
+    if sampler == "lcm" and "original_inference_steps" not in settings:
+        settings["original_inference_steps"] = min(DISTILLED_STEPS, own.config.num_train_timesteps)
     if sampler == "pndm" and type(own) is kind:
         settings["skip_prk_steps"] = own.config["skip_prk_steps"]
     return keep_timesteps_right(_made(kind, settings, own))
