@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")
     parser.addoption(
+        "--sequences", type=int, default=12, help="After how many sequences of faults a picture is compared."
+    )
+    parser.addoption(
         "--databases", default="sqlite,postgresql", help="Deselects the tests that need a database not named here."
     )
     parser.addoption(

@@ -1,6 +1,7 @@
 """The Diffusers backend: pipelines made by `AutoPipelineForText2Image`, or from a loaded one of the same weights."""
 
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from worker.rendering.loras import LoraAdapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import ALL_PARTS, release_memory, tune
+from worker.rendering.tuning import ALL_PARTS, is_offloaded, place, release_memory, tune
 from worker.rendering.weights import WeightHashes, folder_of
 
 diffusers.utils.logging.disable_progress_bar()
@@ -82,7 +83,7 @@ class DiffusersBackend:
             pipeline,
             model,
             inputs=self._inputs,
-            adapters=shared.adapters if shared else LoraAdapters(pipeline, self._loras),
+            adapters=shared.adapters if shared else self._adapters(pipeline, model),
             safety=safety,
             recipe={
                 "kind": model.kind,
@@ -99,6 +100,10 @@ class DiffusersBackend:
                 "transformers": transformers.__version__,
             },
         )
+
+    def _adapters(self, pipeline: Any, model: DiffusersModel) -> LoraAdapters:
+        again = partial(place, pipeline, model, self._device) if is_offloaded(model, self._device) else None
+        return LoraAdapters(pipeline, self._loras, offload_again=again)
 
 
 def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline | None) -> Any:

@@ -18,22 +18,24 @@ class InputCache:
 
     def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
-        self._decoded: OrderedDict[str, Any] = OrderedDict()
+        #: By reference and how it was decoded: one file may be named as a picture here and as embeddings there.
+        self._decoded: OrderedDict[tuple[str, Any], Any] = OrderedDict()
 
     def get(self, reference: str, decode: Callable[[bytes], T]) -> T:
-        """Return what `decode` makes of an input; pass the same `decode` for a reference each time.
+        """Return what `decode` makes of an input.
 
         Raises RenderFailed if there is no such input or `decode` raises ValueError or OSError.
         """
-        if reference not in self._decoded:
+        key = (reference, decode)
+        if key not in self._decoded:
             try:
-                self._decoded[reference] = decode(self._fetch(reference))
+                self._decoded[key] = decode(self._fetch(reference))
             except (ValueError, OSError) as error:
                 raise RenderFailed(f"input {reference}: {error}") from error
-        self._decoded.move_to_end(reference)
+        self._decoded.move_to_end(key)
         while len(self._decoded) > _CAPACITY:
             self._decoded.popitem(last=False)
-        found: T = self._decoded[reference]
+        found: T = self._decoded[key]
         return found
 
     def _fetch(self, reference: str) -> bytes:

@@ -1,56 +1,159 @@
 """The LoRAs of one pipeline: each is loaded on its first use, then switched on and off per batch."""
 
+import textwrap
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import RenderFailed
+import torch
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.spec.models import Lora
+from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, by_component, lora_file, read_tensors, written_config
+from worker.rendering.module_state import ModuleState
+from worker.rendering.torch_faults import as_fault
 from worker.rendering.weights import hash_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    #: The farm's own: an alias may be the name of a module's method, which no adapter may have.
+    adapter: str
+    #: Hash of the file's tensors.
+    weights: str
+    #: Whether it is a DoRA.
+    has_magnitudes: bool
 
 
 class LoraAdapters:
     """The LoRAs that one pipeline can use."""
 
-    def __init__(self, pipeline: Any, known: Mapping[str, Lora]) -> None:
+    def __init__(
+        self, pipeline: Any, known: Mapping[str, Lora], *, offload_again: Callable[[], None] | None = None
+    ) -> None:
+        """
+        Args:
+            offload_again: how an offloaded pipeline is offloaded: its layers cannot be changed while it is.
+        """
         self._pipeline = pipeline
         self._known = known
-        #: By alias, the hash of the weights that were loaded.
-        self._loaded: dict[str, str] = {}
+        self._offload_again = offload_again
+        self._loaded: dict[str, _Loaded] = {}
 
     def switch(self, scales: Mapping[str, float]) -> None:
-        """Use exactly these LoRAs (alias → scale). Raises RenderFailed if one cannot be loaded."""
+        """Use exactly these LoRAs (alias → scale).
+
+        Raises:
+            RenderFailed: one of them cannot be loaded, or not be used so; the pipeline is as it was before.
+            OutOfMemory, DeviceBroken: as `LoadedModel.render`.
+        """
         for alias in scales.keys() - self._loaded.keys():
             self._load(alias)
-        if scales:
-            self._pipeline.enable_lora()
-            self._pipeline.set_adapters(list(map(_adapter, scales)), adapter_weights=list(scales.values()))
-        elif self._loaded:
-            self._pipeline.disable_lora()
+        for alias, scale in scales.items():
+            if scale != 1 and self._loaded[alias].has_magnitudes:
+                raise RenderFailed(
+                    f"loras: {alias} is a DoRA, whose magnitudes have no scale: its scale must be 1 (given: {scale:g})"
+                )
+        if not self._loaded:
+            return
+        adapters = [self._loaded[alias].adapter for alias in scales]
+        for component in self._components():
+            set_adapter_layers(component, enabled=bool(scales))
+            if scales:
+                set_weights_and_activate_adapters(component, adapters, list(scales.values()))
 
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
         """Return what the recipe says of pictures that are rendered with these LoRAs, by alias."""
-        return {alias: {"scale": scale, "weights": self._loaded[alias]} for alias, scale in sorted(scales.items())}
+        return {
+            alias: {"scale": scale, "weights": self._loaded[alias].weights} for alias, scale in sorted(scales.items())
+        }
+
+    def _components(self) -> Iterator[torch.nn.Module]:
+        """Yield the parts of the pipeline that LoRAs may change."""
+        for name in self._pipeline._lora_loadable_modules:
+            component = getattr(self._pipeline, name, None)
+            if component is not None:
+                yield component
 
     def _load(self, alias: str) -> None:
         if alias not in self._known:
             raise RenderFailed(f"loras: no LoRA named {alias!r} is registered on this worker")
-        lora = self._known[alias]
-        found = {"revision": lora.revision, "weight_name": lora.weight_name, "use_safetensors": True}
+        if self._offload_again is not None:
+            self._pipeline.remove_all_hooks()
+        before = ModuleState(self._components())
+        adapter = f"farm{len(self._loaded)}"
         try:
             with warnings.catch_warnings():
                 # PEFT warns of a second adapter, which is meant.
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-                # Pipelines that read more than tensors from the file return those first.
-                read = self._pipeline.lora_state_dict(lora.source, **found)
-                weights = hash_named(read[0] if isinstance(read, tuple) else read)
-                self._pipeline.load_lora_weights(lora.source, adapter_name=_adapter(alias), **found)
+                self._loaded[alias] = self._added(adapter, self._known[alias])
         except Exception as error:
-            # A loader can raise anything; this LoRA cannot be used with this model, and the message says why.
-            raise RenderFailed(f"loras: {alias} ({lora.source}) cannot be loaded: {error}") from error
-        self._loaded[alias] = weights
+            # A loader can raise anything, and leaves behind what it has done until then.
+            before.restore()
+            fault = as_fault(error)
+            if isinstance(fault, OutOfMemory | DeviceBroken):
+                raise fault from None
+            raise RenderFailed(
+                f"loras: {alias} ({self._known[alias].source}) cannot be loaded: {_line(error)}"
+            ) from error
+        finally:
+            if self._offload_again is not None:
+                self._offload_again()
+
+    def _added(self, adapter: str, lora: Lora) -> _Loaded:
+        """Add a LoRA to the pipeline as an adapter. Raises ValueError if some of it cannot be applied."""
+        file = lora_file(lora)
+        raw = read_tensors(file)
+        parts: Mapping[str, Tensors] = {}
+        if isinstance(self._pipeline, StableDiffusionLoraLoaderMixin | StableDiffusionXLLoraLoaderMixin):
+            parts = by_component(self._pipeline, raw)
+            config = written_config(file)
+            for name, tensors in parts.items():
+                written = {key.removeprefix(f"{name}."): value for key, value in config.items()}
+                _inject(getattr(self._pipeline, name), adapter, tensors, written)
+        else:
+            if dora := [name for name in raw if name.endswith(".dora_scale")]:
+                raise ValueError(f"it holds DoRA magnitudes ({dora[0]}), which Diffusers leaves out")
+            self._pipeline.load_lora_weights(str(file), adapter_name=adapter, use_safetensors=True)
+        if not any(f".{adapter}" in name for part in self._components() for name, _ in part.named_parameters()):
+            raise ValueError("nothing in it is for this model")
+        return _Loaded(
+            adapter=adapter,
+            weights=hash_named(raw),
+            has_magnitudes=any(MAGNITUDE in name for part in [raw, *parts.values()] for name in part),
+        )
 
 
-def _adapter(alias: str) -> str:
-    """Name the adapter without dots: PyTorch takes those in module names for paths."""
-    return alias.replace(".", "_")
+def _line(error: Exception) -> str:
+    """Put what a loader said into one line of a bearable length."""
+    return textwrap.shorten(" ".join(str(error).split()) or type(error).__name__, 400, placeholder=" …")
+
+
+def _inject(component: torch.nn.Module, adapter: str, tensors: Tensors, written: Mapping[str, Any]) -> None:
+    """Add an adapter to a component. Raises ValueError if a tensor has no place.
+
+    By PEFT itself: while Transformers loads an adapter, it makes the text encoder's earlier ones anew, at random.
+    """
+    ranks = {name.removesuffix(DOWN): len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN)}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    unusual = {f"^{name}": rank for name, rank in ranks.items() if rank != usual}
+    options: dict[str, Any] = {"r": usual, "lora_alpha": usual, "rank_pattern": unusual, "alpha_pattern": unusual}
+    options |= {name: written[name] for name in (*options, "use_rslora") if name in written}
+    config = LoraConfig(
+        **options,
+        target_modules=list(ranks),
+        use_dora=any(name.endswith(MAGNITUDE) for name in tensors),
+        lora_bias=any(name.endswith(".lora_B.bias") for name in tensors),
+    )
+    inject_adapter_in_model(config, component, adapter_name=adapter)
+    result: Any = set_peft_model_state_dict(component, tensors, adapter_name=adapter)
+    added = [name for name, _ in component.named_parameters() if f".{adapter}" in name]
+    if result.unexpected_keys or len(added) != len(tensors):
+        raise ValueError(
+            f"of its {len(tensors)} tensors for {type(component).__name__}, {len(added)} have a place in it"
+        )

@@ -23,7 +23,7 @@ from worker.rendering.prompts import Prompts, weighs_prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import attention, release_memory
+from worker.rendering.tuning import attention, release_memory, tf32
 
 #: Controls that a pipeline's call takes under the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
@@ -120,7 +120,7 @@ class LoadedPipeline:
         self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler)
         self.adapters.switch(shared.loras or {})
         made: dict[int, torch.Tensor] = {}
-        with attention(self._model.attention):
+        with attention(self._model.attention), tf32(self._model.tf32):
             filled = self._filled(specs)
             for words in self._prompts.arguments(filled):
                 at = words.pop("at")
@@ -177,9 +177,10 @@ class LoadedPipeline:
     def _in_single_precision(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
         """Render again in single precision; what is still black is meant to be. Raises RenderFailed for NaN."""
         half = getattr(torch, self._recipe["dtype"])
-        self.pipeline.to(torch.float32)
-        self._prompts.forget()
         try:
+            # Inside: where memory runs out half-way, some parts are in single precision already.
+            self.pipeline.to(torch.float32)
+            self._prompts.forget()
             tensors = self._tensors(specs, on_step)
         finally:
             self.pipeline.to(half)

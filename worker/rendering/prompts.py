@@ -4,8 +4,9 @@ Each prompt is encoded alone, never in a batch: its embeddings, and so its pictu
 last bit, on its neighbours or on what is in the cache.
 """
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import safetensors
@@ -61,12 +62,21 @@ def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
     return found
 
 
-def _name_text_model(pipeline: Any) -> None:
-    """Add `text_encoder.text_model`, by which Diffusers 0.42 skips layers and which Transformers 5 no longer has."""
-    encoder = getattr(pipeline, "text_encoder", None)
-    if encoder is not None and hasattr(encoder, "final_layer_norm") and not hasattr(encoder, "text_model"):
-        # Not as a submodule: the encoder would be its own child.
-        encoder.__dict__["text_model"] = encoder
+@contextlib.contextmanager
+def _text_model(encoder: Any) -> Iterator[None]:
+    """Have `encoder.text_model`, by which Diffusers skips layers and which Transformers 5 no longer has.
+
+    Inside the context only: by the same attribute Diffusers tells which names a LoRA's tensors have.
+    """
+    if hasattr(encoder, "text_model") or not hasattr(encoder, "final_layer_norm"):
+        yield
+        return
+    # Not as a submodule: the encoder would be its own child.
+    encoder.__dict__["text_model"] = encoder
+    try:
+        yield
+    finally:
+        del encoder.__dict__["text_model"]
 
 
 class Prompts:
@@ -75,7 +85,6 @@ class Prompts:
     def __init__(self, pipeline: Any, inputs: InputCache) -> None:
         self._pipeline = pipeline
         self._inputs = inputs
-        _name_text_model(pipeline)
         self._two_encoders = isinstance(pipeline, _SDXL)
         self._cached: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
 
@@ -143,13 +152,14 @@ class Prompts:
 
     def _plain(self, text: str, spec: Spec) -> dict[str, torch.Tensor]:
         def encode() -> dict[str, torch.Tensor]:
-            found = self._pipeline.encode_prompt(
-                prompt=text,
-                device=self._pipeline._execution_device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-                clip_skip=spec.clip_skip,
-            )
+            with _text_model(self._pipeline.text_encoder):
+                found = self._pipeline.encode_prompt(
+                    prompt=text,
+                    device=self._pipeline._execution_device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=False,
+                    clip_skip=spec.clip_skip,
+                )
             names = ("prompt_embeds", None, "pooled_prompt_embeds", None) if self._two_encoders else ("prompt_embeds",)
             return {name: value for name, value in zip(names, found, strict=False) if name}
 

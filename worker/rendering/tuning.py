@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -28,8 +28,7 @@ def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collect
         parts: the components to prepare; the others belong to a pipeline that was prepared before.
     """
     pipeline.set_progress_bar_config(disable=True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
-    _place(pipeline, model, device)
+    place(pipeline, model, device)
     for name in parts:
         part: Any = getattr(pipeline, name, None)
         if part is None:
@@ -44,9 +43,14 @@ def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collect
             _compile(part, model.compile)
 
 
-def _place(pipeline: Any, model: DiffusersModel, device: Device) -> None:
-    # On a CPU there is nothing to offload from.
-    offload = "none" if device.kind == "cpu" else model.offload
+def is_offloaded(model: DiffusersModel, device: Device) -> bool:
+    """Tell whether parts of a pipeline wait elsewhere until they are needed; on a CPU there is nowhere to wait."""
+    return device.kind != "cpu" and model.offload != "none"
+
+
+def place(pipeline: Any, model: DiffusersModel, device: Device) -> None:
+    """Put a pipeline onto its device, or have it offloaded as the registry says."""
+    offload = model.offload if is_offloaded(model, device) else "none"
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device.kind)
     elif offload == "sequential":
@@ -80,6 +84,17 @@ def attention(kernel: str) -> contextlib.AbstractContextManager[Any]:
         [chosen, *(other for other in _KERNELS.values() if other is not chosen)], set_priority=True
     )
     return preferred
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow TF32 inside the context, or not: PyTorch's switches are the process's, and other models have their own."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _channels_last(model: DiffusersModel, device: Device) -> bool:
