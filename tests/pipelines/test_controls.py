@@ -104,11 +104,11 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("sdxl", {"target_size": [128, 128]}),
     ("kandinsky", {"prior_num_inference_steps": 2}),
     ("kandinsky", {"prior_guidance_scale": 9.0}),
-    ("sd-control", {"controlnet_conditioning_scale": 0.3}),
+    ("sd-control", {"controlnet_conditioning_scale": 0.05}),
     ("sd-control", {"control_guidance_start": 0.5}),
     ("sd-control", {"control_guidance_end": 0.5}),
     ("sd-control", {"guess_mode": True}),
-    ("sdxl-control", {"controlnet_conditioning_scale": 0.3}),
+    ("sdxl-control", {"controlnet_conditioning_scale": 0.05}),
     ("sdxl-control", {"control_guidance_end": 0.5}),
     ("sdxl-two", {"controlnet_conditioning_scale": [1.0, 0.2]}),
 ]
