@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
 
-from storage.spec import webui_prompts
+from storage.spec import compel_prompts, webui_prompts
 
 #: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
@@ -176,20 +176,8 @@ class Controls(ModelControls):
 
 
 def check_weights(name: str, prompt: str, language: str) -> None:
-    """Raise ValueError for what a weighted prompt cannot be read as; `\\(` and `\\)` are letters."""
-    if language == "webui":
-        try:
-            webui_prompts.check(prompt)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        return
-    opened: list[int] = []
-    for found in re.finditer(r"\\.|[()]", prompt):
-        if found[0] == "(":
-            opened.append(found.start())
-        elif found[0] == ")" and opened:
-            opened.pop()
-        elif found[0] == ")":
-            raise ValueError(f"{name}: ')' at character {found.start() + 1} closes nothing; write \\) for the letter")
-    if opened:
-        raise ValueError(f"{name}: '(' at character {opened[-1] + 1} is never closed; write \\( for the letter")
+    """Raise ValueError for what a weighted prompt cannot be read as, or would not be done."""
+    try:
+        (webui_prompts if language == "webui" else compel_prompts).check(prompt)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -12,7 +12,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from compel import CompelForSD, CompelForSDXL
 from diffusers import (
     StableDiffusionControlNetPAGPipeline,
     StableDiffusionControlNetPipeline,
@@ -26,6 +25,7 @@ from diffusers import (
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
+from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.input_cache import InputCache
 from worker.rendering.webui_weights import weighted_embeddings
 
@@ -177,21 +177,13 @@ class Prompts:
     # -- weighted ----------------------------------------------------------------------------------------------
 
     def _weighted(self, spec: Spec) -> dict[str, torch.Tensor]:
-        """Encode prompt and negative prompt together: Compel makes them equally long, in chunks of 77 tokens."""
-        compel = (CompelForSDXL if self._two_encoders else CompelForSD)(
-            self._pipeline, device=self._pipeline._execution_device
-        )
+        """Encode prompt and negative prompt together: they must be equally long, in chunks of 77 tokens."""
         try:
-            found = compel(spec.prompt, negative_prompt=spec.negative_prompt)
-        except Exception as error:
-            # Compel's parser raises many kinds of errors, all of them about the prompt.
-            raise RenderFailed(f"prompt: Compel cannot parse its weights: {error}") from error
-        embeddings = {"prompt_embeds": found.embeds, "negative_prompt_embeds": found.negative_embeds}
-        if self._two_encoders:
-            embeddings |= {
-                "pooled_prompt_embeds": found.pooled_embeds,
-                "negative_pooled_prompt_embeds": found.negative_pooled_embeds,
-            }
+            embeddings = compel_embeddings(
+                self._pipeline, (spec.prompt, spec.negative_prompt), two_encoders=self._two_encoders
+            )
+        except ValueError as error:
+            raise RenderFailed(f"prompt: {error}") from error
         return self._finished(spec, embeddings)
 
     def _weighted_as_in_the_web_ui(self, spec: Spec) -> dict[str, torch.Tensor]:

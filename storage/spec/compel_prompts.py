@@ -1,0 +1,71 @@
+"""Prompts in Compel's language: what of it the farm can do, checked where Compel itself, which needs torch, is not.
+
+What Compel accepts and does not do, or draws as words, is refused by name.
+"""
+
+import re
+
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_PARENTHESIS = re.compile(r"[()]")
+#: What stands behind a closed group without a space: an operator and its arguments.
+_OPERATOR = re.compile(r"""[)"](\s*)\.(\w+)\(([^()]*)""")
+_SWAP = re.compile(r"\.swap\s*\(")
+_LORA = re.compile(r"\b(?:with|use)Lora\s*\(")
+_SIGNED = re.compile(r"""[)"]([-+]+)(\d*\.?\d+)""")
+_WHOLE = re.compile(r"\(.*\)\s*\.(?:and|add|blend)\([^()]*\)", re.DOTALL)
+_OPERATORS = ("and", "add", "blend", "attend")
+
+
+def check(prompt: str) -> None:
+    """Raise ValueError for what cannot be read, or would not be done."""
+    # `\(` and `\)` are letters; places stay what they are.
+    plain = _ESCAPED.sub("__", prompt)
+    _check_parentheses(plain)
+    if _SWAP.search(plain):
+        raise ValueError(".swap() changes nothing in these pipelines; write the words that are meant, or use .blend()")
+    if _LORA.search(plain):
+        raise ValueError("withLora() changes nothing here; name LoRAs in the field `loras`")
+    if signed := _SIGNED.search(plain):
+        raise ValueError(
+            f"{signed[1]}{signed[2]} at character {signed.start() + 2}: weights have no sign; write {signed[2]} "
+            "(below 1 for less), or put the words into the negative prompt"
+        )
+    for found in _OPERATOR.finditer(plain):
+        if found[2] in _OPERATORS:
+            _check_operator(found[2], found[3], plain)
+        elif not found[1]:
+            raise ValueError(
+                f"Compel has no .{found[2]}(); there are .and(), .blend() and .attend(); write a space behind the dot "
+                "where these are words"
+            )
+
+
+def check_blend(weights: list[float]) -> None:
+    """Raise ValueError for weights that cannot be normalized."""
+    if abs(sum(weights)) < 1e-6:
+        shown = ", ".join(f"{weight:g}" for weight in weights)
+        raise ValueError(f"the weights of .blend({shown}) add up to 0 and cannot be normalized; add no_normalize")
+
+
+def _check_operator(name: str, arguments: str, plain: str) -> None:
+    numbers = [float(number) for number in re.findall(r"(?<![\w.])-?\d*\.?\d+(?![\w.])", arguments)]
+    if name in ("and", "add", "blend"):
+        if not _WHOLE.fullmatch(plain.strip()):
+            raise ValueError(f'.{name}() must be the whole prompt: ("one", "another").{name}(1, 1)')
+        if name == "blend" and numbers and "no_normalize" not in arguments:
+            check_blend(numbers)
+    elif any(number < 0 for number in numbers):
+        raise ValueError(f".attend({arguments.strip()}): weights cannot be negative")
+
+
+def _check_parentheses(plain: str) -> None:
+    opened: list[int] = []
+    for found in _PARENTHESIS.finditer(plain):
+        if found[0] == "(":
+            opened.append(found.start())
+        elif opened:
+            opened.pop()
+        else:
+            raise ValueError(f"')' at character {found.start() + 1} closes nothing; write \\) for the letter")
+    if opened:
+        raise ValueError(f"'(' at character {opened[-1] + 1} is never closed; write \\( for the letter")
