@@ -325,11 +325,11 @@ def test_single_precision_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file)
     assert read(tmp_path, "a.parquet", file.getvalue()) == [
-        Request(prompt="a", guidance=7.1, steps=4, labels={"score": 0.1}),
-        Request(prompt="b", steps=5),
+        Request(prompt="a", guidance_scale=7.1, num_inference_steps=4, labels={"score": 0.1}),
+        Request(prompt="b", num_inference_steps=5),
     ]
 
 
 def test_byte_order_marks_between_joined_files_are_none_of_the_text(tmp_path: Path) -> None:
     assert read(tmp_path, "a.txt", "\ufeffa\n\ufeffb\n") == [Request(prompt="a"), Request(prompt="b")]
-    assert read(tmp_path, "a.csv", "\ufeff\ufeffprompt,steps\na,4\n") == [Request(prompt="a", steps=4)]
+    assert read(tmp_path, "a.csv", "\ufeff\ufeffprompt,steps\na,4\n") == [Request(prompt="a", num_inference_steps=4)]
