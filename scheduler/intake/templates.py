@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from pyparsing import ParseException
 
 from scheduler.intake.files.wildcards import SUFFIXES, Wildcards, WildcardValue, check_weight, read_folder
-from scheduler.intake.template_samplers import samplers, with_signs, without_comments
+from scheduler.intake.template_samplers import guarded, samplers, with_signs
 from storage.errors import BadSpecification, InvalidInput
 
 #: More prompts than a farm renders in a year are a mistake in a template.
@@ -64,7 +64,7 @@ class Templates(BaseModel):
                 rand=Random(f"{self.seed} {text}"),  # noqa: S311 - to be drawn again, not a secret
             )
             # Samplers of a random part never end.
-            for prompt in islice(context.sample_prompts(without_comments(text)), count):
+            for prompt in islice(context.sample_prompts(guarded(text)), count):
                 yield with_signs(str(prompt))
 
     def counts(self) -> list[int]:
@@ -86,12 +86,7 @@ class Templates(BaseModel):
         if not text.strip():
             raise BadSpecification("an empty template")
         try:
-            return self._combinations(parse(without_comments(text)), {}, 0)
-        except ParseException as error:
-            raise BadSpecification(
-                f"template {_shown(text)}: syntax error at character {error.loc + 1} "
-                f"({with_signs(error.line[error.loc :][:10])!r}); braces, $ and % are special in templates"
-            ) from None
+            return self._combinations(_parsed(guarded(text)), {}, 0)
         except BadSpecification as error:
             raise BadSpecification(f"template {_shown(text)}: {error}") from None
 
@@ -108,6 +103,8 @@ class Templates(BaseModel):
                 total = 1
                 for token in command.tokens:
                     if isinstance(token, VariableAssignmentCommand):
+                        if token.immediate and self.random is None:
+                            total *= self._combinations(token.value, known, depth + 1)
                         known[token.name] = LiteralCommand("") if token.immediate else token.value
                     else:
                         total *= self._combinations(token, known, depth + 1)
@@ -127,6 +124,8 @@ class Templates(BaseModel):
                         f"no variable named {command.name!r}; assign it before, as in ${{x={{a|b}}}}"
                     )
                 return self._combinations(value, variables, depth + 1)
+            case VariableAssignmentCommand():
+                raise BadSpecification(f"it gives the variable {command.name!r} a value, and has nothing to draw")
             case _:
                 return 1
 
@@ -137,6 +136,8 @@ class Templates(BaseModel):
             counts = self._of_wildcard(values[0], variables, depth)
         else:
             counts = [self._combinations(value, variables, depth + 1) for value in values]
+        if command.min_bound > len(counts):
+            raise BadSpecification(f"it chooses {command.min_bound} of {len(counts)} values")
         # Coefficients of Π (1 + c·x): the elementary symmetric polynomials of the counts.
         chosen = [1]
         for count in counts:
@@ -160,14 +161,21 @@ class Templates(BaseModel):
             )
             raise BadSpecification(f"no wildcard named {name!r}; {known}")
         known_there = {**variables, **command.variables}
-        return [self._combinations(parse(value), known_there, depth + 1) for value in values.string_values]
+        return [
+            self._combinations(_value(command.wildcard, value), known_there, depth + 1)
+            for value in values.string_values
+        ]
 
     @cached_property
     def _manager(self) -> WildcardManager:
-        collections: dict[str, WildcardCollection | list[str]] = {
-            name: ListWildcardCollection([WildcardItem(without_comments(value.text), value.weight) for value in values])
-            for name, values in self.wildcards.items()
-        }
+        collections: dict[str, WildcardCollection | list[str]] = {}
+        for name, values in self.wildcards.items():
+            # A value on two lines is to be drawn twice as often; the library drops the second.
+            weights: dict[str, float] = {}
+            for value in values:
+                text = guarded(value.text)
+                weights[text] = weights.get(text, 0.0) + value.weight
+            collections[name] = ListWildcardCollection([WildcardItem(*one) for one in weights.items()])
         manager = WildcardManager(root_map={"": [collections]})
         manager.sort_wildcards = False  # in the order of their files
         return manager
@@ -194,6 +202,30 @@ def _check_weights(command: VariantCommand) -> None:
         first = value.tokens[0] if isinstance(value, SequenceCommand) and value.tokens else value
         if isinstance(first, LiteralCommand):
             check_weight(first.literal)
+
+
+def _parsed(text: str) -> Command:
+    """Parse a guarded template. Raises BadSpecification."""
+    try:
+        found = parse(text)
+    except ParseException as error:
+        raise BadSpecification(
+            f"syntax error at character {error.loc + 1} ({with_signs(error.line[error.loc :][:10])!r}); braces, $ and "
+            r"% are special in templates: write \{, \$ or \% for the letters"
+        ) from None
+    opened = 0
+    for place, letter in enumerate(text, start=1):
+        opened += (letter == "{") - (letter == "}")
+        if opened < 0:
+            raise BadSpecification(rf"'}}' at character {place} closes nothing; write \}} for the letter")
+    return found
+
+
+def _value(name: str, text: str) -> Command:
+    try:
+        return _parsed(text)
+    except BadSpecification as error:
+        raise BadSpecification(f"the value {_shown(with_signs(text))} of the wildcard {name!r}: {error}") from None
 
 
 def _shown(text: str) -> str:

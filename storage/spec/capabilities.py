@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from storage.errors import BadSpecification
-from storage.spec import webui_prompts
+from storage.spec import other_languages
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.model_files import own_pipeline
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
@@ -65,9 +65,8 @@ def check_controls(spec: Spec, model: Model) -> None:
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
     """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
-    if spec.prompt_weighting != "webui":
-        for name in ("prompt", "negative_prompt"):
-            yield from webui_prompts.remarks(name, getattr(spec, name))
+    for name in ("prompt", "negative_prompt"):
+        yield from other_languages.remarks(name, getattr(spec, name), spec.prompt_weighting)
     if isinstance(model, SimulatedModel):
         return
     if spec.seed >= DISTINCT_SEEDS:

@@ -177,10 +177,11 @@ def _number(tag: str, text: str) -> float:
 
 def remarks(name: str, prompt: str) -> Iterator[str]:
     """Yield remarks on the web UI's language in a prompt that is not read in it; the same words for all prompts."""
-    if _LOOKS_WEIGHTED.search(prompt):
+    # Most prompts have none of these letters, and a manifest has a million prompts.
+    if ("(" in prompt or "[" in prompt or "BREAK" in prompt) and _LOOKS_WEIGHTED.search(prompt):
         yield (
             f"{name}: (word:1.3), ((word)), [word] and BREAK of the web UI are drawn as words here; "
             "prompt_weighting webui reads them"
         )
-    if _LOOKS_LIKE_NETWORK.search(prompt):
+    if "<" in prompt and _LOOKS_LIKE_NETWORK.search(prompt):
         yield f"{name}: {_LORA_FORM} of the web UI is drawn as words here; the field loras switches a LoRA on"

@@ -98,6 +98,59 @@ def test_blocks_may_name_the_prompt(tmp_path: Path, word: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "Seed: 5, Steps: 20, Sampler: Euler a, CFG scale: 7, Size: 64x96",
+        "Size: 64x96, Seed: 5, CFG scale: 7, Sampler: Euler a, Steps: 20",
+        "steps: 20, sampler: euler a, cfg scale: 7, seed: 5, size: 64x96",
+        "Sampler: Euler a, Steps: 20.0, CFG Scale: 7.0, Seed: 5, Size: 64x96",
+    ],
+)
+@pytest.mark.parametrize("negative", ["Negative prompt: blurry\n", ""])
+def test_settings_may_stand_in_any_order_and_case(tmp_path: Path, settings: str, negative: str) -> None:
+    [found] = asked(tmp_path, f"a cat\n{negative}{settings}\n")
+    assert found.pop("negative_prompt", None) == ("blurry" if negative else None)
+    assert found == {
+        "prompt": "a cat",
+        "num_inference_steps": 20,
+        "sampler": "euler a",
+        "guidance_scale": 7.0,
+        "seed": 5,
+        "width": 64,
+        "height": 96,
+    }
+
+
+@pytest.mark.parametrize("line", ["seed: 5", "CFG scale: 7.5, Seed: 5", "Size: 64x64"])
+def test_settings_on_lines_of_their_own_are_no_prompts(tmp_path: Path, line: str) -> None:
+    with pytest.raises(BadSpecification, match="line 2: settings must stand on one line"):
+        asked(tmp_path, f"a cat\n{line}\n")
+
+
+def test_words_before_a_colon_are_drawn(tmp_path: Path) -> None:
+    lines = ["Model: a woman, posing", "Size: huge", "a cat: the movie", "Sampler: many cakes, Steps: stairs"]
+    assert asked(tmp_path, "\n".join(lines)) == [{"prompt": line} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "says"),
+    [
+        ("a.csv", b"PK\x03\x04\x14\x00", "a workbook or an archive"),
+        ("a.txt", b"PK\x03\x04\x14\x00", "a workbook or an archive"),
+        ("a.jsonl", b"%PDF-1.7", "a PDF"),
+        ("a.txt", b"{\\rtf1\\ansi a cat}", "rich text"),
+        ("a.txt", b"<!DOCTYPE html><p>a cat", "a page"),
+        ("a.txt", b"{'prompt': 'a cat'}", "with double quotes"),
+        ("a.txt", b"- prompt: a cat\n  steps: 4\n", "YAML"),
+        ("a.txt", b"prompts:\n  - a cat\n", "YAML"),
+    ],
+)
+def test_a_file_of_another_kind_is_not_drawn(tmp_path: Path, name: str, start: bytes, says: str) -> None:
+    with pytest.raises(BadSpecification, match=f"{name} line 1: looks like .*{says}"):
+        asked(tmp_path, start, name)
+
+
 def test_blocks_without_settings_end_with_an_empty_line(tmp_path: Path) -> None:
     assert asked(tmp_path, "a\nNegative prompt: b\n\nc\nNegative prompt:\n") == [
         {"prompt": "a", "negative_prompt": "b"},

@@ -70,6 +70,8 @@ def read(folder: Path, name: str, data: bytes | str) -> list[Request]:
         ("a.csv", separated(",")),
         ("a.csv", separated(";")),
         ("a.csv", separated(";", decimal=",")),
+        ("a.tsv", separated("\t", decimal=",")),
+        ("a.txt", separated("\t", "utf-16", decimal=",")),
         ("a.csv", b"sep=;\r\n" + separated(";")),
         ("a.csv", b",,,\r\n\r\n" + separated(",")),
         ("a.csv", separated(",", "utf-8-sig")),
@@ -212,6 +214,12 @@ def test_cells_of_text_say_what_they_say_as_json(
         ("a.csv", "prompt,seed\na,1,,x\n", "a.csv line 2: expected 2 cells, found 4"),
         (
             "a.csv",
+            "prompt,seed\na cat, large,1\n",
+            "line 2: expected 2 cells, found 3; put quotes around a cell that has a",
+        ),
+        ("a.txt", "кот\nпёс на ковре\n".encode("utf-16-le"), "line 2: not text .* save the file as UTF-8"),
+        (
+            "a.csv",
             "prompt,Steps,num_inference_steps\n",
             "line 1: the columns Steps and num_inference_steps are both num_",
         ),
@@ -288,3 +296,40 @@ def test_inputs_are_found_however_their_column_is_written(
     assert names_inputs(manifest(path))
     path.write_bytes(write("topic"))
     assert not names_inputs(manifest(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pyarrow.binary(), b"a"),
+        (pyarrow.binary(2), b"ab"),
+        (pyarrow.list_(pyarrow.large_binary()), [b"a"]),
+        (pyarrow.map_(pyarrow.string(), pyarrow.binary()), [("a", b"b")]),
+        # As datasets hold pictures, and the farm's own exports.
+        (pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}), {"bytes": b"a", "path": "a.png"}),
+    ],
+)
+def test_bytes_however_deep_are_no_label(tmp_path: Path, kind: pyarrow.DataType, value: object) -> None:
+    file = io.BytesIO()
+    table = pyarrow.table({"prompt": pyarrow.array(["a"]), "image": pyarrow.array([value], kind)})
+    pyarrow.parquet.write_table(table, file)
+    with pytest.raises(BadSpecification, match=r"a\.parquet: the column image holds bytes.* leave the column out"):
+        read(tmp_path, "a.parquet", file.getvalue())
+
+
+def test_single_precision_is_read_as_it_was_written(tmp_path: Path) -> None:
+    columns = {"guidance": [7.1, None], "steps": [4.0, 5.0], "score": [0.1, float("nan")]}
+    table = pyarrow.table(
+        {"prompt": ["a", "b"], **{name: pyarrow.array(of, "float32") for name, of in columns.items()}}
+    )
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    assert read(tmp_path, "a.parquet", file.getvalue()) == [
+        Request(prompt="a", guidance_scale=7.1, num_inference_steps=4, labels={"score": 0.1}),
+        Request(prompt="b", num_inference_steps=5),
+    ]
+
+
+def test_byte_order_marks_between_joined_files_are_none_of_the_text(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.txt", "\ufeffa\n\ufeffb\n") == [Request(prompt="a"), Request(prompt="b")]
+    assert read(tmp_path, "a.csv", "\ufeff\ufeffprompt,steps\na,4\n") == [Request(prompt="a", num_inference_steps=4)]

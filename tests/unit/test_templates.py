@@ -1,8 +1,10 @@
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from scheduler.intake.files.wildcards import WildcardValue
 from scheduler.intake.templates import MOST, Templates, read_wildcards
 from storage.errors import BadSpecification, InvalidInput
 
@@ -129,6 +131,47 @@ def test_what_is_no_wildcard_is_refused_with_its_place(tmp_path: Path, name: str
         read_wildcards(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        (r"a \{b|c\} {d|e}", ["a {b|c} d", "a {b|c} e"]),
+        (r"{a\|b|c}", ["a|b", "c"]),
+        (r"for 5\$, 100\% {a}", ["for 5$, 100% a"]),
+        (r"a \__init\__", ["a __init__"]),
+        (r"a \(b\) \\ {c}", [r"a \(b\) \\ c"]),
+    ],
+)
+def test_a_backslash_makes_a_letter_of_a_special_sign(text: str, prompts: list[str]) -> None:
+    assert list(Templates(texts=(text,)).prompts()) == prompts
+
+
+def test_a_variable_that_is_evaluated_once_takes_every_value_and_the_same_throughout() -> None:
+    template = Templates(texts=("${c=!{red|blue}}a ${c} star on ${c}",))
+    assert list(template.prompts()) == ["a red star on red", "a blue star on blue"]
+    assert template.counts() == [2]
+
+    chained = Templates(texts=("${a=!{x|y}}${b=!${a}{1|2}}${a} ${b}",))
+    assert list(chained.prompts()) == ["x x1", "x x2", "y y1", "y y2"]
+
+
+def test_a_variable_is_drawn_anew_for_each_prompt() -> None:
+    found = list(Templates(texts=("${a=!{x|y}}${b=!${a}}${a} ${b}",), random=40).prompts())
+    assert set(found) == {"x x", "y y"}
+
+
+def test_a_value_on_several_lines_is_drawn_as_often() -> None:
+    lines = (*[WildcardValue(text="red")] * 9, WildcardValue(text="blue"))
+    found = Counter(Templates(texts=("__color__",), wildcards={"color": lines}, random=1000).prompts())
+    assert 850 < found["red"] < 950
+    assert list(Templates(texts=("__color__",), wildcards={"color": lines}).prompts()) == ["red", "blue"]
+
+
+def test_what_is_wrong_with_a_wildcards_value_is_said_of_the_value() -> None:
+    values = (WildcardValue(text="a"), WildcardValue(text="5$ bill"))
+    with pytest.raises(BadSpecification, match=r"the value '5\$ bill' of the wildcard 'money': syntax error at char"):
+        Templates(texts=("a __money__",), wildcards={"money": values}).counts()
+
+
 def test_templates_follow_one_another() -> None:
     assert expanded("{a|b}", "c") == ["a", "b", "c"]
 
@@ -163,7 +206,7 @@ def test_weights_count_where_prompts_are_drawn(tmp_path: Path, choice: str) -> N
         "{red|blue} {a|b|c}",
         "{2$$a|b|c}",
         "{0-2$$ and $$a|b|c}",
-        "{5$$a|b}",
+        "{1-5$$a|b}",
         "{{a|b}|c}",
         "{a|{b|{c|d}}} x {e|f}",
         "${c={red|blue}}${c} star, ${c} circle",
@@ -195,6 +238,10 @@ def test_too_many_prompts_are_refused_with_their_number() -> None:
         ("a ${colour} star", "no variable named 'colour'"),
         ("{0::red|blue}", "a weight of 0"),
         ("{-1::red|blue}", "-1: not a weight"),
+        ("{5$$a|b}", "it chooses 5 of 2 values"),
+        ("{3$$__animal__}", "it chooses 3 of 1 values"),
+        ("${c={red|blue}}", "it gives the variable 'c' a value, and has nothing to draw"),
+        ("{red|blue}} star", "'}' at character 11 closes nothing"),
         (" ", "an empty template"),
     ],
 )

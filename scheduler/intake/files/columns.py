@@ -53,7 +53,7 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]
     #: Whether cells have types (JSON, Parquet), or are all text.
     typed: bool = True
-    #: Numbers are written as in `7,5`: in tables with semicolons.
+    #: Numbers may be written as in `7,5`: in tables with semicolons, tabs or bars.
     decimal_comma: bool = False
     #: How many pictures, if the row says so.
     copies: int | None = None

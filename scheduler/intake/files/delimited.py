@@ -43,7 +43,7 @@ def rows(lines: Lines, shown: str, bad: BadRows) -> Iterator[Row]:
             if (wrong := table.misplaced(cells)) is not None:
                 bad.met(wrong)
             elif any(cell and not cell.isspace() for cell in cells):
-                yield Row(where, dict(table.named(cells)), typed=False, decimal_comma=table.dialect.separator == ";")
+                yield Row(where, dict(table.named(cells)), typed=False, decimal_comma=table.dialect.separator != ",")
     except csv.Error as error:
         # After an unclosed quote no later row can be recognised.
         raise BadSpecification(f"{table.where()}: not CSV: {error}") from None
@@ -80,7 +80,10 @@ class _Table:
         """Return what is wrong with the last row: too few cells, or something in a column without a name."""
         filled = [number for number, cell in enumerate(cells) if cell and not cell.isspace()]
         if len(cells) < self._least or (filled and filled[-1] >= len(self._names)):
-            return BadSpecification(f"{self.where()}: expected {len(self._names)} cells, found {len(cells)}")
+            wrong = f"{self.where()}: expected {len(self._names)} cells, found {len(cells)}"
+            if self.dialect.separator == "," and len(cells) > len(self._names):
+                wrong += "; put quotes around a cell that has a comma in it"
+            return BadSpecification(wrong)
         nameless = next((cells[number] for number in filled if not self._names[number]), None)
         if nameless is None:
             return None

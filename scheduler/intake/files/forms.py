@@ -23,13 +23,27 @@ KINDS: dict[str, Form | None] = {
 }
 _LIST = re.compile(r"\[\s*(\{|\]\s*$)")
 _OBJECT = re.compile(r'\{\s*"')
+#: How files of other kinds begin, whatever they are called → what to do with one.
+_NOT_PROMPTS = (
+    (re.compile(r"PK\x03\x04"), "a workbook or an archive (.xlsx, .ods, .zip); export the table as CSV"),
+    (re.compile(r"%PDF-"), "a PDF; save its text as UTF-8"),
+    (re.compile(r"\{\\rtf"), "rich text (RTF); save it as plain text"),
+    (re.compile(r"<(!doctype|html|\?xml)", re.IGNORECASE), "a page (HTML or XML); save its text"),
+)
+#: In text files only: lists of fields in other languages.
+_NOT_TEXT = (
+    (re.compile(r"\{\s*'"), "an object as Python writes it; write JSON, with double quotes"),
+    (re.compile(r"-\s+\w+:\s|prompts:\s*$", re.IGNORECASE), "YAML; write a .csv, .jsonl or .json file"),
+)
 
 
 def form_of(kind: str, head: str) -> Form:
     """Return the form of a file of this kind that begins so.
 
-    Raises BadSpecification for a first line that may be a table's header, or a prompt.
+    Raises BadSpecification for a first line that may be a table's header, or a prompt, and for files of other kinds.
     """
+    if kind != "parquet":
+        _check(head.lstrip("\ufeff \t\r\n"), _NOT_PROMPTS)
     if (form := KINDS[kind]) is not None:
         return form
     # A byte order mark is none of the text.
@@ -43,9 +57,16 @@ def form_of(kind: str, head: str) -> Form:
         return "json lines"
     if _is_header(first):
         return "table"
+    _check(first, _NOT_TEXT)
     if any(pasted.begins_block(line.strip()) for line in start.splitlines()):
         return "pasted"
     return "plain"
+
+
+def _check(start: str, forms: tuple[tuple[re.Pattern[str], str], ...]) -> None:
+    for pattern, what in forms:
+        if pattern.match(start):
+            raise BadSpecification(f"line 1: looks like {what}")
 
 
 def _is_header(line: str) -> bool:

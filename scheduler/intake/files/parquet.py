@@ -31,7 +31,7 @@ def rows(path: Path, shown: str) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check(file.schema_arrow, shown)
             for batch in file.iter_batches(_ROWS):
-                for cells in batch.to_pylist(maps_as_pydicts="strict"):
+                for cells in _as_written(batch).to_pylist(maps_as_pydicts="strict"):
                     number += 1
                     plain = {
                         name: None if _missing(cell) else _plain(name, cell)
@@ -53,8 +53,31 @@ def _check(schema: pyarrow.Schema, shown: str) -> None:
     except BadSpecification as error:
         raise BadSpecification(f"{shown}: {error}") from None
     for field in schema:
-        if pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
-            raise BadSpecification(f"{shown}: the column {field.name} holds bytes, which cannot be a label")
+        if _holds_bytes(field.type):
+            kept = "text" if field_of(field.name) else "kept as a label; leave the column out"
+            raise BadSpecification(f"{shown}: the column {field.name} holds bytes, which cannot be {kept}")
+
+
+def _holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Return whether values of this type are bytes, or have some in them, as the pictures of a dataset have."""
+    if any(kind.field(number) and _holds_bytes(kind.field(number).type) for number in range(kind.num_fields)):
+        return True
+    if pyarrow.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    types = pyarrow.types
+    return any(
+        is_one(kind)
+        for is_one in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    )
+
+
+def _as_written(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """Return a batch in which 7.1 of single precision is 7.1, as in any other file, and not 7.099999904632568."""
+    for number, field in enumerate(batch.schema):
+        if pyarrow.types.is_float32(field.type):
+            column = batch.column(number).cast(pyarrow.string()).cast(pyarrow.float64())
+            batch = batch.set_column(number, field.name, column)
+    return batch
 
 
 def _missing(cell: object) -> bool:

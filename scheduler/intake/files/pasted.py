@@ -17,9 +17,15 @@ from storage.spec.picture import SAMPLERS
 _NEGATIVE = re.compile(r"negative prompt:", re.IGNORECASE)
 #: Some programs name the prompt, too.
 _PROMPT = re.compile(r"(positive )?prompt:", re.IGNORECASE)
-_SETTINGS = re.compile(r"Steps: *\d+\b")
-#: What follows the steps, on a line of its own: a line of settings that was broken in two.
-_BROKEN_OFF = re.compile(r"(Sampler|Schedule type|CFG scale|Seed|Size|Model hash|Model|Clip skip|Version): *[^,]+(,|$)")
+_STEPS_FIRST = re.compile(r"Steps: *\d+\b", re.IGNORECASE)
+_STEPS_LATER = re.compile(r", *Steps: *\d+(\.0+)? *(,|$)", re.IGNORECASE)
+#: What stands beside the steps: first, where a tool has another order, or, without them, broken off from their line.
+_BESIDE_STEPS = re.compile(
+    r"(Sampler|Schedule type|CFG scale|Seed|Size|Model hash|Model|Clip skip|Version|Width|Height): *[^,]+(,|$)",
+    re.IGNORECASE,
+)
+#: A setting that has a line for itself, as nothing that is drawn has.
+_ALONE = re.compile(r"(Seed|CFG scale|Size|Clip skip|Width|Height): *[\d.x]+ *(,|$)", re.IGNORECASE)
 #: A setting: its name and its value, which has commas only within quotes.
 _SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 #: The version that the farm's own pictures name.
@@ -35,12 +41,21 @@ _FIELDS = {
     "Model": "model",
     "Eta": "eta",
 }
+#: The names of settings, whatever their case.
+_SPELLED = {name.casefold(): name for name in (*_FIELDS, "Sampler", "Schedule type", "Size", "Clip skip")}
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 
 def begins_block(line: str) -> bool:
     """Return whether a line can only belong to such a block."""
-    return any(start.match(line) for start in (_NEGATIVE, _PROMPT, _SETTINGS))
+    return any(start.match(line) for start in (_NEGATIVE, _PROMPT, _ALONE)) or _is_settings(line)
+
+
+def _is_settings(line: str) -> bool:
+    """Return whether this is a line of settings, in whatever order."""
+    if _STEPS_FIRST.match(line):
+        return True
+    return _BESIDE_STEPS.match(line) is not None and _STEPS_LATER.search(line) is not None
 
 
 def rows(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Row]:
@@ -71,13 +86,13 @@ class _Block:
         """Return whether this line belongs to the next block."""
         if self._settings is not None or (self._where and _PROMPT.match(line)):
             return True
-        return self._negative is not None and self._empty_line and bool(line) and not _SETTINGS.match(line)
+        return self._negative is not None and self._empty_line and bool(line) and not _is_settings(line)
 
     def add(self, where: str, line: str) -> None:
         if line and not self._where:
             self._where = where
         self._empty_line = not line
-        if _SETTINGS.match(line):
+        if _is_settings(line):
             self._settings = line
         elif negative := _NEGATIVE.match(line):
             if self._negative is not None:
@@ -85,8 +100,8 @@ class _Block:
                     f"{where}: a second 'Negative prompt:' for one picture; put an empty line between pictures"
                 )
             self._negative = [line[negative.end() :].strip()]
-        elif _BROKEN_OFF.match(line):
-            self._wrong = BadSpecification(f"{where}: settings must stand on one line, which begins with 'Steps:'")
+        elif _BESIDE_STEPS.match(line):
+            self._wrong = BadSpecification(f"{where}: settings must stand on one line, with 'Steps:' among them")
         elif named := _PROMPT.match(line):
             self._named = True
             self._prompt = [line[named.end() :].strip()]
@@ -131,7 +146,8 @@ class _Block:
 
 def _settings(line: str) -> dict[str, str]:
     """Read a line of settings; those that say nothing of the picture are kept as labels."""
-    found = {name.strip(): _unquoted(value.strip()) for name, value in _SETTING.findall(line)}
+    pairs = [(_SPELLED.get(name.strip().casefold(), name.strip()), value) for name, value in _SETTING.findall(line)]
+    found = {name: _unquoted(value.strip()) for name, value in pairs}
     cells: dict[str, str] = {}
     for name, value in found.items():
         if name.startswith(_NOT_DONE):

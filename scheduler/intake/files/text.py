@@ -72,8 +72,11 @@ def read_lines(file: IO[bytes], shown: str, bad: BadRows) -> Iterator[tuple[str,
                     bad.met(BadSpecification(f"{where}: longer than {MAX_LINE:,} characters; is this a prompt file?"))
                 elif not line.isascii() and (wrong := _NOT_UTF8.search(line)):
                     bad.met(BadSpecification(f"{where}: {_not_utf8(wrong)}"))
+                elif "\0" in line:
+                    bad.met(BadSpecification(f"{where}: not text (it has zero bytes); save the file as UTF-8"))
                 else:
-                    yield where, line
+                    # Where files were joined, byte order marks stand within.
+                    yield where, line if line.isascii() else line.removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         # After it no line can be told from the next.
         begun = error.encoding[:6].upper()

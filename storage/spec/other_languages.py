@@ -1,0 +1,41 @@
+"""Remarks on what other tools would read in a prompt, and this picture has drawn as words."""
+
+import re
+from collections.abc import Iterator
+
+from storage.spec import webui_prompts
+
+#: Options of sd-scripts, the web UI and Midjourney. Word processors make a dash of two hyphens; as dashes also stand in
+#: sentences, only known options count behind one.
+_OPTION = re.compile(
+    r"(?:^|\s)(?:--[A-Za-z][\w-]*(?=[\s=]|$)"
+    r"|[\u2013\u2014]-?(?:[nwhdsl]|ss|ar|v|no|seed|steps|width|height|cfg[_ ]?scale|negative_prompt|sampler)[ =]\S)"
+)
+#: Templates: `{a|b}`, `{2$$…}`, `${name…}`, `__wildcard__`.
+_TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|\{[\d-]*\$\$|\$\{\w|(?<!\w)__[^\W_](?:[\w/*.-]*(?:[^\W_]|\*))?__(?!\w)")
+#: Compel: `(red)1.4`, `(red)++`, `red++`, `("a", "b").blend(1, 1)`.
+_COMPEL = re.compile(r"\)(?:\d*\.\d+|\d+|\+{1,}|-{1,})(?![\w-])|(?<=[^\W\d])(?<!\bC)\+\+|\)\s*\.(?:blend|and|swap)\(")
+#: Lines of what the web UI and galleries show below a picture.
+_SETTINGS = re.compile(r"^\s*(?:negative prompt:|steps: *\d)", re.IGNORECASE | re.MULTILINE)
+
+
+def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
+    """Yield remarks on a prompt, or a negative one, of this name; the same words for all prompts."""
+    if weighting != "webui":
+        yield from webui_prompts.remarks(name, prompt)
+    # Looking for a letter or two takes a hundredth of the time of a pattern, and a manifest has a million prompts.
+    if prompt.lstrip().startswith("/imagine"):
+        yield f"{name}: /imagine is drawn as a word here; leave it out"
+    if ("--" in prompt or "\u2013" in prompt or "\u2014" in prompt) and _OPTION.search(prompt):
+        yield (
+            f"{name}: options such as --steps 4 are drawn as words here; give them as fields, or on the lines of a "
+            "prompt file (.txt), with two hyphens"
+        )
+    if ("{" in prompt or "__" in prompt) and _TEMPLATE.search(prompt):
+        yield f"{name}: {{red|blue}}, __animal__ and ${{name}} are drawn as words here; --template expands them"
+    if weighting != "compel" and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
+        yield f"{name}: (red)1.4, red++ and .blend(…) are drawn as words here; prompt_weighting compel reads them"
+    if ":" in prompt and _SETTINGS.search(prompt):
+        yield (f"{name}: lines such as Steps: 20 are drawn as words here; a file of such blocks (.txt) is read")
+    if "embedding:" in prompt:
+        yield f"{name}: embedding:NAME is drawn as words here; the farm has no embeddings by name"
