@@ -33,7 +33,7 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
         )
     if ("{" in prompt or "__" in prompt) and _TEMPLATE.search(prompt):
         yield f"{name}: {{red|blue}}, __animal__ and ${{name}} are drawn as words here; --template expands them"
-    if weighting != "compel" and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
+    if weighting is None and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
         yield f"{name}: (red)1.4, red++ and .blend(…) are drawn as words here; prompt_weighting compel reads them"
     if ":" in prompt and _SETTINGS.search(prompt):
         yield (f"{name}: lines such as Steps: 20 are drawn as words here; a file of such blocks (.txt) is read")
