@@ -137,7 +137,8 @@ def running_stage(folder: Path, *, keyed: bool = True) -> Iterator[Stage]:
 
     def work() -> None:
         while not stopped.wait(0.01):
-            if stage.working.is_set():
+            # Asked first: a look costs a fraction of a claim for each model, and nobody else can write during a claim.
+            if stage.working.is_set() and services.views.unfinished_jobs():
                 any(stage.complete(model) for model in services.registry.models)
 
     threads = [

@@ -37,6 +37,7 @@ def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
 
 
 # Its reader leaves closing its files to the garbage collector.
+@pytest.mark.slow  # imports torch
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_reads_every_picture_with_its_row(

@@ -115,6 +115,7 @@ _ROW = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.lists(_ROW, min_size=1, max_size=4),
