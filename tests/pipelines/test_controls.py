@@ -97,7 +97,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("sd", {"clip_skip": 1}),
     ("sd", {"prompt_weighting": "compel", "prompt": "a (red)1.8 star 0"}),
     ("sd", {"prompt_weighting": "compel", "prompt": '("a red star 0", "a blue cross").blend(0.5, 0.5)'}),
-    ("sdxl", {"prompt_weighting": "compel", "prompt": "a red++ star 0"}),
+    ("sdxl", {"prompt_weighting": "compel", "prompt": "a (red)1.8 star 0"}),
     ("sdxl", {"clip_skip": 1}),
     ("sdxl", {"original_size": [512, 256]}),
     ("sdxl", {"crops_coords_top_left": [32, 0]}),
@@ -108,7 +108,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("sd-control", {"control_guidance_start": 0.5}),
     ("sd-control", {"control_guidance_end": 0.5}),
     ("sd-control", {"guess_mode": True}),
-    ("sdxl-control", {"controlnet_conditioning_scale": 0.3}),
+    ("sdxl-control", {"controlnet_conditioning_scale": 0.01}),
     ("sdxl-control", {"control_guidance_end": 0.5}),
     ("sdxl-two", {"controlnet_conditioning_scale": [1.0, 0.2]}),
 ]

@@ -16,7 +16,7 @@ from storage.spec.compel_prompts import check_blend
 _LEFT_OVER = re.compile(r"\.(?:and|add|blend|swap|attend)\(")
 
 
-class _Encoder:
+class _CompelEncoder:
     def __init__(self, tokenizer: Any, encoder: Any, *, two_encoders: bool, device: Any) -> None:
         kind = ReturnedEmbeddingsType
         self._compel = Compel(
@@ -70,7 +70,7 @@ def compel_embeddings(pipeline: Any, prompts: tuple[str, str], *, two_encoders: 
     parts = [(pipeline.tokenizer, pipeline.text_encoder)]
     if two_encoders:
         parts.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
-    encoders = [_Encoder(*part, two_encoders=two_encoders, device=device) for part in parts]
+    encoders = [_CompelEncoder(*part, two_encoders=two_encoders, device=device) for part in parts]
     encoded = [[encoder.encode(prompt) for encoder in encoders] for prompt in parsed]
     length = max(one.shape[1] for both in encoded for one in both)
     found = {}
