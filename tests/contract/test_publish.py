@@ -32,7 +32,7 @@ def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
     publisher = Publisher(jobs=farm, objects=objects, leases=leases)
     batch = replace(rendered(found), remarks={found.jobs[1].id: ("read in part",)})
-    publisher.publish(batch, found.jobs, [second, second])
+    publisher.publish(batch, found.jobs, [second.copy(), second.copy()])
     publisher.drain()
     shown = list(Views(database).jobs(render_id))
     assert [job.pixels_sha256 for job in shown] == [pixels_sha256(first), pixels_sha256(second)]
