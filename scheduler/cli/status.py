@@ -76,7 +76,7 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
         print_json([job_fields(job) for job in found])
         return
     print_table(
-        ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR"],
+        ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER", "PROMPT", "FAULT", "ERROR", "REMARKS"],
         (
             (
                 job.id,
@@ -88,6 +88,7 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
                 job.spec.prompt if len(job.spec.prompt) <= 60 else job.spec.prompt[:59] + "…",
                 job.fault,
                 job.error,
+                "; ".join(job.remarks),
             )
             for job in found
         ),
@@ -114,6 +115,8 @@ def recipe(job_id: str, as_json: bool) -> None:
             "render_seconds": round(batch.render_seconds, 3),
             "object": job.object,
             "sha256": job.sha256,
+            "pixels_sha256": job.pixels_sha256,
+            "remarks": list(job.remarks),
         }
     if as_json:
         print_json(fields)

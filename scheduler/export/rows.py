@@ -40,6 +40,8 @@ COLUMNS: Mapping[str, Kind] = {
     "batch_size": "whole",
     "batch_position": "whole",
     "sha256": "text",
+    "pixels_sha256": "text",
+    "remarks": "text",
     "bytes": "whole",
 }
 
@@ -132,6 +134,8 @@ def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) ->
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "sha256": job.sha256,
+        "pixels_sha256": job.pixels_sha256,
+        "remarks": "\n".join(job.remarks) or None,
         "bytes": job.bytes,
     }
     if batch is not None:

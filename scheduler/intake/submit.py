@@ -24,10 +24,13 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
 from storage.renders.views import Views
+from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
 
+#: How many prompts that are too long are shown with the place.
+_PLACES_SHOWN = 5
 #: An equal request within this time is a retry by its client.
 _REPEATED_WITHIN_SECONDS = 3600.0
 
@@ -65,12 +68,17 @@ class SpecifiedJobs(Iterator[NewJob]):
         self._registry = registry
         self._of_the_way_in = tuple(remarks)
         self._noted: Counter[str] = Counter()
+        self._places = 0
         self._by_model: Counter[str] = Counter()
 
     def __next__(self) -> NewJob:
         one = next(self._jobs)
         self._by_model[one.spec.model] += 1
         self._noted.update(remarks_on(one, self._registry))
+        for end in unread(one.spec, self._registry[one.spec.model]):
+            # Each place is another remark: a few are shown, not a million.
+            self._places += 1
+            self._noted[end.words if self._places <= _PLACES_SHOWN else end.in_general] += 1
         return one
 
     @property

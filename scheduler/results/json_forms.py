@@ -68,7 +68,13 @@ class JobForm(BaseModel):
     image: str | None = Field(description="Path of the picture in the API, once it is done.")
     object: str | None = Field(description="Key of the picture in the object store, once it is done.")
     sha256: str | None = Field(description="Of the picture's file.")
+    pixels_sha256: str | None = Field(
+        None, description="Of the picture's pixels, as `storage/README.md` says: equal for equal pictures."
+    )
     bytes: int | None = Field(description="Of the picture's file.")
+    remarks: list[str] = Field(
+        default_factory=list, description="What its worker says of it, such as which words the model does not read."
+    )
     fault: str | None = Field(description="The class of what went wrong last.")
     error: str | None = Field(description="What went wrong last.")
     custom_id: str | None = Field(None, description="The caller's own name for it.")
@@ -102,6 +108,8 @@ class JobForm(BaseModel):
             image=f"/v1/jobs/{job.id}/image" if done else None,
             object=job.object,
             sha256=job.sha256,
+            pixels_sha256=job.pixels_sha256,
+            remarks=list(job.remarks),
             bytes=job.bytes,
             fault=job.fault,
             error=job.error,

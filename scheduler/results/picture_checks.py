@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageStat
 
+from storage.objects.pixels import pixels_sha256
 from storage.spec.picture import Spec
 
 #: Of 255: the mean brightness below which hardly anything can be seen.
@@ -18,7 +19,7 @@ class PictureChecks:
     pictures: int = 0
     duplicates: int = 0
     dark: int = 0
-    _seen: dict[bytes, str] = field(default_factory=dict)
+    _seen: dict[str, str] = field(default_factory=dict)
 
     def look(self, name: str, spec: Spec, picture: Image.Image) -> list[str]:
         """Check a picture and return what is remarkable about it."""
@@ -26,14 +27,13 @@ class PictureChecks:
         self.pictures += 1
         # Of the pixels: the files differ in what they say about how the picture was made. And of what was asked: made
         # in another batch, the same picture may differ in its last bit.
-        pixels = picture.convert("RGB")
-        looks = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
-        asked = hashlib.sha256(spec.canonical().encode()).digest()
+        looks = pixels_sha256(picture)
+        asked = hashlib.sha256(spec.canonical().encode()).hexdigest()
         first = min(self._seen.setdefault(looks, name), self._seen.setdefault(asked, name))
         if first != name:
             self.duplicates += 1
             found.append(f"same as {first}")
-        if ImageStat.Stat(pixels.convert("L")).mean[0] < DARK:
+        if ImageStat.Stat(picture.convert("L")).mean[0] < DARK:
             self.dark += 1
             found.append("nearly black")
         return found

@@ -105,6 +105,10 @@ jobs = Table(
     # The caller's name and labels (JSON) for it, carried through to exports.
     Column("custom_id", String(200)),
     Column("labels", Text),
+    # Of the pixels alone; the file also holds how it was made. None in rows of earlier versions.
+    Column("pixels_sha256", String(64)),
+    # What its worker says of it (JSON), such as words that the model does not read.
+    Column("remarks", Text),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),

@@ -122,6 +122,8 @@ class Jobs:
                     object=picture.object,
                     sha256=picture.sha256,
                     bytes=picture.bytes,
+                    pixels_sha256=picture.pixels_sha256,
+                    remarks=json.dumps(picture.remarks, ensure_ascii=False) if picture.remarks else None,
                 )
             ).rowcount
             if moved:

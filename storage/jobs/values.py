@@ -1,7 +1,7 @@
 """The values that submitters and workers pass to the moves of jobs, and those that they get."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from storage.rules.ids import batch_id, job_id
@@ -96,6 +96,10 @@ class Published:
     object: str
     sha256: str
     bytes: int
+    #: Of its pixels (`storage.objects.pixels`): files of equal pictures differ in what they say about their making.
+    pixels_sha256: str | None = None
+    #: What is to be said of it, such as which words the model does not read.
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +112,5 @@ class RenderedBatch:
     jobs: tuple[ClaimedJob, ...]
     recipe: Mapping[str, Any]
     render_seconds: float
+    #: By the id of its job, what is to be said of a picture.
+    remarks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

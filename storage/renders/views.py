@@ -73,6 +73,10 @@ class JobView:
     error: str | None
     custom_id: str | None = None
     labels: Mapping[str, Any] | None = None
+    #: Of the picture's pixels; None for pictures of the farm's first versions.
+    pixels_sha256: str | None = None
+    #: What its worker says of it.
+    remarks: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -349,4 +353,6 @@ def _job(row: Row[Any]) -> JobView:
         error=row.error,
         custom_id=row.custom_id,
         labels=None if row.labels is None else json.loads(row.labels),
+        pixels_sha256=row.pixels_sha256,
+        remarks=() if row.remarks is None else tuple(json.loads(row.remarks)),
     )

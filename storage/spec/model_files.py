@@ -64,15 +64,15 @@ def local_folder(weights: Weights) -> Path:
 
 def own_configuration(model: Weights) -> OwnConfiguration | None:
     """Return what a model's own files say of it; None where they are not on this machine."""
-    return _configuration_of(model.source, model.revision, _now())
+    return _configuration_of(model.source, model.revision, remembered())
 
 
 def own_pipeline(model: Weights) -> str | None:
     """Return the class that a model's `model_index.json` names; None where it is not on this machine."""
-    return _pipeline_of(model.source, model.revision, _now())
+    return _pipeline_of(model.source, model.revision, remembered())
 
 
-def _now() -> int:
+def remembered() -> int:
     """Return a number that stays the same for some seconds: files are read once for all rows of a manifest."""
     return int(time.monotonic() // _REMEMBERED_SECONDS)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from storage.objects.pixels import pixels_sha256_of
 from storage.spec.controls import Controls
 from storage.spec.picture import Spec
 from tests.acceptance.command import Ended, Home, Starter
@@ -74,6 +75,8 @@ def test_json_is_one_object_with_a_job_for_every_prompt_and_progress_goes_elsewh
             "file": f"examples/{index:06d}-{job['seed']}.png",
             "object": f"renders/{result['id']}/{index:06d}.png",
             "sha256": job["sha256"],
+            "pixels_sha256": job["pixels_sha256"],
+            "remarks": [],
             "attempt": 1,
             "fault": None,
             "error": None,
@@ -92,6 +95,7 @@ def test_table_picture_and_json_agree_on_every_seed_and_hash(examples: Ended, se
     for job, row in zip(examples.json["jobs"], MANIFEST, strict=True):
         file = served.folder / job["file"]
         assert sha256(file.read_bytes()).hexdigest() == job["sha256"]
+        assert pixels_sha256_of(file.read_bytes()) == job["pixels_sha256"]
         with Image.open(file) as picture:
             assert picture.size == (row["width"], row["height"])
             recipe, parameters = json.loads(picture.info["diffusion-farm"]), picture.info["parameters"]

@@ -20,6 +20,7 @@ from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Published
 from storage.objects.object_keys import picture_key
+from storage.objects.pixels import pixels_sha256_of
 from storage.objects.store import ObjectStore
 from storage.renders.exports import Exports
 from storage.renders.views import Views
@@ -66,7 +67,16 @@ def make(farm: Jobs, objects: ObjectStore, n: int, *, failing: Collection[int] =
             data = drawn(job.spec.seed)
             key = picture_key(job.render_id, job.index)
             objects.put(key, data)
-            published.append(Published(job=job, object=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+            published.append(
+                Published(
+                    job=job,
+                    object=key,
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    bytes=len(data),
+                    pixels_sha256=pixels_sha256_of(data),
+                    remarks=("read in part",) if job.index == 0 else (),
+                )
+            )
         farm.complete(rendered(found), published)
 
 

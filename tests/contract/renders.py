@@ -73,7 +73,12 @@ def rendered(found: Claim, *, worker: str = "w1") -> RenderedBatch:
 def published(*held: ClaimedJob) -> list[Published]:
     return [
         Published(
-            job=job, object=picture_key(job.render_id, job.index), sha256=f"{job.id:064x}", bytes=1000 + job.index
+            job=job,
+            object=picture_key(job.render_id, job.index),
+            sha256=f"{job.id:064x}",
+            bytes=1000 + job.index,
+            pixels_sha256=f"{job.index:064x}",
+            remarks=("prompt: ignored from character 376 on",) if job.index == 1 else (),
         )
         for job in held
     ]

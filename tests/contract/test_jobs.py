@@ -144,6 +144,7 @@ def test_a_completed_job_tells_what_was_made_when_and_with_whom(farm: Jobs, data
     for row, job in zip(rows(database, render_id), found.jobs, strict=True):
         assert (row.state, row.batch_id) == (State.DONE, found.batch_id)
         assert (row.object, row.sha256) == (f"renders/{render_id}/{job.index:06d}.png", f"{job.id:064x}")
+        assert row.pixels_sha256 == f"{job.index:064x}"
         assert row.bytes == 1000 + job.index
         assert row.finished_at >= row.started_at
     batch = Views(database).batch(found.batch_id)

@@ -30,6 +30,14 @@ def test_a_render_is_shown_with_its_counters(farm: Jobs, views: Views) -> None:
     assert views.render(render_id).finished
 
 
+def test_a_picture_is_shown_with_the_hash_of_its_pixels_and_what_its_worker_says(farm: Jobs, views: Views) -> None:
+    render_id = submit(farm, pictures(3))
+    complete(farm, claim(farm, limit=2))
+    shown = list(views.jobs(render_id))
+    assert [job.pixels_sha256 for job in shown] == [f"{0:064x}", f"{1:064x}", None]
+    assert [job.remarks for job in shown] == [(), ("prompt: ignored from character 376 on",), ()]
+
+
 def test_the_newest_renders_are_listed_first(farm: Jobs, views: Views) -> None:
     ids = [submit(farm, pictures(1)) for _ in range(4)]
     with farm.database.write() as connection:

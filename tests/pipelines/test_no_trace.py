@@ -27,6 +27,7 @@ from tests.pipelines import kohya
 from tests.pipelines.conftest import Models
 from tests.pipelines.kohya import Kind
 from worker.rendering.backend import Abandoned
+from worker.rendering.torch_faults import as_fault
 from worker.serving.model_cache import ModelCache
 
 #: Models that share weights, and one that does not.
@@ -160,8 +161,12 @@ class Farm:
         backend._loras = {lora.alias: lora for lora in self.files["sdxl" if spec.model == "sdxl" else "sd"]}
         with fault.at("model"):
             loaded: Any = cache.get(self.registry[spec.model])
-        with fault.at("loras"), torch.inference_mode():
-            loaded.adapters.switch(spec.loras or {})
+        try:
+            with fault.at("loras"), torch.inference_mode():
+                loaded.adapters.switch(spec.loras or {})
+        except Exception as error:  # noqa: BLE001 - whatever was raised inside
+            # As within `render`, where it is done again.
+            raise as_fault(error) from None
         with fault.at("picture"):
             rendered = loaded.render([spec], fault.on_step)
         return rendered.pictures[0].tobytes(), json.dumps(rendered.recipe, sort_keys=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from storage.errors import RenderFailed
+from storage.spec.prompt_length import unread
 from tests.pipelines.conftest import Models
 from tests.unit.test_compel_prompts import TAKEN
 from worker.rendering.backend import LoadedModel
@@ -68,3 +69,27 @@ def test_what_the_door_takes_can_be_encoded(encoded: Callable[..., dict[str, tor
     for prompt in filter(None, TAKEN):
         for name, value in encoded("sdxl", prompt).items():
             assert name == "at" or bool(value.isfinite().all()), prompt
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("alias", ["sd", "sdxl", "kandinsky"])
+def test_words_that_are_not_read_are_named_for_their_picture_alone(models: Models, loaded: Loader, alias: str) -> None:
+    # A token is a byte there.
+    short, long = models.specs(alias, 2, num_inference_steps=1)
+    long = long.model_copy(update={"prompt": "x " * 75 + "the end"})
+    model = loaded(alias)
+    rendered = model.render([short, long], lambda: None)
+    assert rendered.remarks[0] == ()
+    [remark] = rendered.remarks[1]
+    assert remark.startswith(
+        f"prompt: the model {alias} reads 75 of its 81 tokens; ignored from character 151 on: 'the end'"
+    )
+    without = long.model_copy(update={"prompt": "x " * 75})
+    assert model.render([without], lambda: None).remarks == [()]
+
+
+def test_what_the_door_says_of_a_long_prompt_is_what_the_worker_says(models: Models, loaded: Loader) -> None:
+    for alias in ("sd", "sdxl", "kandinsky"):
+        [spec] = models.specs(alias, 1, num_inference_steps=1, prompt="Ünï – " * 20)
+        said = tuple(end.words for end in unread(spec, models.registry[alias]))
+        assert said == loaded(alias).render([spec], lambda: None).remarks[0] != ()

@@ -24,6 +24,8 @@ class RenderResult:
     #: What the pictures depend on beside their specifications: model revision, dtype, versions, device. JSON values;
     #: `kind` is always there.
     recipe: Mapping[str, Any]
+    #: What is to be said of each picture; empty: nothing of any.
+    remarks: Sequence[tuple[str, ...]] = ()
 
 
 class Abandoned(FarmError):

@@ -104,7 +104,8 @@ class LoadedPipeline:
             if any(self.safety.flags(pictures)):
                 raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
             recipe |= {"safety_checker": "passed"}
-        return RenderResult(pictures=pictures, recipe=recipe)
+        remarks = [self._prompts.unread(spec, self._model.alias) for spec in specs]
+        return RenderResult(pictures=pictures, recipe=recipe, remarks=remarks)
 
     def _check(self, shared: Spec) -> None:
         """Raise RenderFailed for what the model's own files forbid: where it was submitted they may not have been."""

@@ -22,9 +22,11 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
 )
+from transformers import CLIPTokenizer
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
+from storage.spec.prompt_length import Unread, readable_fields
 from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.input_cache import InputCache
 from worker.rendering.webui_weights import weighted_embeddings
@@ -114,6 +116,31 @@ class Prompts:
             {"at": at} | {name: torch.cat([encoded[index][name] for index in at]) for name in encoded[at[0]]}
             for at in by_length.values()
         ]
+
+    def unread(self, spec: Spec, model: str) -> tuple[str, ...]:
+        """Return remarks on the words that are not read, of a pipeline that reads prompts with CLIP alone."""
+        parts = {name: part for name, part in self._pipeline.components.items() if "tokenizer" in name and part}
+        if not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
+            return ()
+        found = {}
+        for field, text in readable_fields(spec):
+            for tokenizer in parts.values():
+                # The text's start and end are marked.
+                room = tokenizer.model_max_length - 2
+                read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                if len(read.input_ids) > room:
+                    # Where the word begins, even if some of it is read.
+                    words = read.word_ids()
+                    cut = read.offset_mapping[words.index(words[room])][0]
+                    found[field] = Unread(
+                        field=field,
+                        model=model,
+                        room=room,
+                        tokens=len(read.input_ids),
+                        character=cut + 1,
+                        text=text[cut:],
+                    ).words
+        return tuple(found.values())
 
     def forget(self) -> None:
         """Empty the cache: the text encoders have another precision now."""

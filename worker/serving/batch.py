@@ -147,4 +147,5 @@ class Batch:
             jobs=tuple(jobs),
             recipe={"farm": _VERSION, **rendered.recipe},
             render_seconds=seconds,
+            remarks={job.id: said for job, said in zip(jobs, rendered.remarks, strict=False) if said},
         )

@@ -48,6 +48,9 @@ class PatientObjects:
     def put(self, key: str, data: bytes) -> Stored:
         return self._retry(lambda: self._objects.put(key, data), what="store pictures")
 
+    def get(self, key: str) -> bytes:
+        return self._retry(lambda: self._objects.get(key), what="read a picture")
+
     def delete(self, key: str) -> None:
         self._retry(lambda: self._objects.delete(key), what="remove a picture")
 

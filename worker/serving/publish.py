@@ -1,5 +1,6 @@
 """From rendered pictures to jobs done, while the device renders the next batch: encode → upload → complete."""
 
+import hashlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from PIL.Image import Image
 
 from storage.jobs.values import ClaimedJob, Published, RenderedBatch
 from storage.objects.object_keys import picture_key
+from storage.objects.pixels import pixels_sha256, pixels_sha256_of
 from storage.rules.states import State
 from worker.serving.encode import to_png
 from worker.serving.leases import Leases
@@ -75,8 +77,18 @@ class Publisher:
         self._objects.delete(picture.object)
 
     def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
-        together = {"batch": {"size": len(batch.jobs), "position": position}}
-        data = to_png(picture, job.spec, {**batch.recipe, **together})
+        remarks = batch.remarks.get(job.id, ())
+        own = {"batch": {"size": len(batch.jobs), "position": position}} | ({"remarks": remarks} if remarks else {})
+        data = to_png(picture, job.spec, {**batch.recipe, **own})
         key = picture_key(job.render_id, job.index)
         stored = self._objects.put(key, data)
-        return Published(job=job, object=key, sha256=stored.sha256, bytes=stored.bytes)
+        # An earlier attempt may have stored its picture first: that one is kept.
+        kept = stored.sha256 == hashlib.sha256(data).hexdigest()
+        return Published(
+            job=job,
+            object=key,
+            sha256=stored.sha256,
+            bytes=stored.bytes,
+            pixels_sha256=pixels_sha256(picture) if kept else pixels_sha256_of(self._objects.get(key)),
+            remarks=remarks,
+        )

@@ -1,0 +1,41 @@
+"""What the publisher records of a picture."""
+
+import io
+import json
+from dataclasses import replace
+
+from PIL import Image
+
+from storage.database.connection import Database
+from storage.jobs.jobs import Jobs
+from storage.objects.object_keys import picture_key
+from storage.objects.pixels import pixels_sha256
+from storage.objects.store import ObjectStore
+from storage.renders.views import Views
+from tests.contract.datasets import wanted
+from tests.contract.renders import claim, rendered, submit
+from worker.serving.leases import Leases
+from worker.serving.publish import Publisher
+from worker.serving.watchdog import Watchdog
+
+
+def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
+    farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    """Two attempts may store it; the first one's file is kept."""
+    render_id = submit(farm, wanted(2))
+    found = claim(farm)
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    file = io.BytesIO()
+    first.save(file, "PNG")
+    objects.put(picture_key(render_id, 0), file.getvalue())
+    leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
+    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
+    batch = replace(rendered(found), remarks={found.jobs[1].id: ("read in part",)})
+    publisher.publish(batch, found.jobs, [second.copy(), second.copy()])
+    publisher.drain()
+    shown = list(Views(database).jobs(render_id))
+    assert [job.pixels_sha256 for job in shown] == [pixels_sha256(first), pixels_sha256(second)]
+    assert [job.remarks for job in shown] == [(), ("read in part",)]
+    with Image.open(io.BytesIO(objects.get(picture_key(render_id, 1)))) as picture:
+        assert json.loads(picture.info["diffusion-farm"])["made_with"]["remarks"] == ["read in part"]
