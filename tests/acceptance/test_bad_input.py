@@ -156,6 +156,8 @@ def test_a_contact_sheet_that_cannot_be_written_is_refused_before_anything_is_re
         (["render", "a", "--width", "wide"], "--width.*'wide'"),
         (["render", "a", "-n", "0"], "'-n'.*0"),
         (["render", "a", "--sheet", "s.png", "--no-wait"], "--sheet.*farm sheet"),
+        (["render", "-"], "--prompts - reads prompts from standard input"),
+        (["render", "a", "--once", " "], "--once needs a name"),
         (["jobs"], "RENDER"),
         (["jobs", "x", "--state", "lost"], "'lost'.*'queued'"),
         (["paint"], "'paint'"),
@@ -168,6 +170,12 @@ def test_wrong_usage_is_explained_with_the_way_to_the_help(untouched: Home, argu
     assert re.search(f"^Error: .*{says}", complaint)
     assert any("--help" in line for line in usage)
     assert ended.out == ""
+
+
+def test_a_file_is_no_prompt(untouched: Home) -> None:
+    path = untouched.file("prompts.csv", "prompt\na\n")
+    ended = untouched.farm("render", str(path), code=2)
+    assert f"{path} is a file; --prompts {path} renders the prompts in it" in ended.err
 
 
 @pytest.mark.parametrize("command", ["status", "jobs", "cancel", "retry"])

@@ -78,6 +78,8 @@ def test_cells_of_a_table_say_the_same_as_typed_fields() -> None:
 def test_loras_are_named_with_their_scales() -> None:
     assert spec(loras="ink").loras == spec(loras={"ink": 1}).loras == {"ink": 1.0}
     assert spec(loras="ink=0.5").loras == {"ink": 0.5}
+    with pytest.raises(BadSpecification, match="loras: name ink twice; give it one scale"):
+        Request.parse({"prompt": "a", "loras": "ink=0.5, ink=0.6"})
 
 
 def test_a_model_has_defaults_for_its_controls() -> None:
