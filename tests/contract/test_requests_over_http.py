@@ -115,6 +115,23 @@ def test_a_change_is_made_as_its_body_says_or_refused(
         stage.working.set()
 
 
+def test_the_priority_of_what_does_not_wait_stays_and_that_is_said(stage: Stage) -> None:
+    try:
+        render = _bulk(stage)
+        address = f"/v1/renders/{render}"
+        stage.client().post(f"{address}/hold")
+        assert stage.client().patch(address, json={"priority": "normal"}).json()["priority"] == "normal"
+        stage.client().delete(address)
+        refused = stage.client().patch(address, json={"priority": "interactive"})
+        assert (refused.status_code, refused.json()["detail"]) == (
+            409,
+            f"render {render} is cancelled and no job of it waits; its priority stays",
+        )
+        assert stage.client().patch(address, json={"priority": "normal"}).status_code == 200
+    finally:
+        stage.working.set()
+
+
 def test_what_an_address_does_not_read_is_refused(stage: Stage) -> None:
     client = stage.client()
     render = client.post("/v1/renders", json={"prompt": "a star"}).json()["id"]
