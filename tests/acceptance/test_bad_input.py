@@ -223,6 +223,11 @@ def test_a_wrong_setting_is_named(untouched: Home, name: str, value: str, says: 
     assert "hid" not in ended.err
 
 
+def test_a_misspelt_setting_is_told_by_every_command(home: Home) -> None:
+    ended = home.farm("status", settings={"FARM_OWNR": "ann"})
+    assert ended.err == "FARM_OWNR is not a setting; did you mean FARM_OWNER?\n"
+
+
 # -- services: exit code 3 -------------------------------------------------------------------------------------
 
 
@@ -280,7 +285,9 @@ def test_a_postgresql_that_is_away_is_told(home: Home, addresses: dict[str, str]
     ids=["port", "word", "driver", "folder"],
 )
 def test_a_database_that_cannot_be_addressed_is_told(home: Home, addresses: dict[str, str], address: str) -> None:
-    assert refused(home, addresses, FARM_DATABASE_URL=address).startswith("database ")
+    said = refused(home, addresses, FARM_DATABASE_URL=address)
+    assert said.startswith("database ")
+    assert ("expected postgresql://" in said) == (not address.startswith(("postgresql:", "sqlite:")))
 
 
 def test_a_database_without_tables_is_told_with_the_command_that_makes_them(

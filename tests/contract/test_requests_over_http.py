@@ -82,6 +82,20 @@ def test_a_wrong_field_is_named_and_told_what_it_should_be(
     assert field in scheduled["errors"][0]["field"], scheduled
 
 
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"Idempotency-Key": ""}, "Idempotency-Key: must have at least 1 character"),
+        ({"Idempotency-Key": "x" * 300}, "Idempotency-Key: must have at most 255 characters"),
+    ],
+)
+def test_a_wrong_header_is_named(stage: Stage, headers: dict[str, str], says: str) -> None:
+    refused = stage.client().post("/v1/renders", json={"prompt": "a"}, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith(says)
+    assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
 def _bulk(stage: Stage) -> str:
     stage.working.clear()
     made = stage.client().post("/v1/renders", json={"prompt": "a star", "priority": "bulk"})
