@@ -29,6 +29,10 @@ kind = "diffusers"
 source = "nowhere"
 pipeline = "KandinskyV22Pipeline"
 prior_num_inference_steps = 20
+[models.flux]
+kind = "diffusers"
+source = "nowhere"
+pipeline = "FluxPipeline"
 [models.unknown]
 kind = "diffusers"
 source = "nowhere"
@@ -134,6 +138,7 @@ def test_embeddings_and_prompts_are_not_mixed_in_a_batch() -> None:
         ("kandinsky", {"prompt": None, "prompt_embeds": ONE}, "prompt_embeds: .* does not support it"),
         ("kandinsky", {"width": 520}, "width: must be a multiple of 64 .* 512 or 576"),
         ("kandinsky", {"sampler": "euler"}, "sampler: .* does not support it"),
+        ("flux", {"negative": "blue"}, "negative_prompt: the model flux .FluxPipeline. does not support it"),
         ("xl", {"prior_steps": 5}, "prior_num_inference_steps: .* does not support it"),
         ("xl", {"loras": {"oil": 1}}, "loras: no LoRA named 'oil'; registered LoRAs: ink"),
         ("unknown", {"loras": {"ink": 1}}, "loras: ink is made for xl, not for unknown"),
