@@ -4,6 +4,7 @@ With no address set (`FARM_DATABASE_URL`, `FARM_BROKER_URL`, `FARM_OBJECTS_URL`)
 lives below `FARM_HOME`, and `farm render` starts what it needs.
 """
 
+import difflib
 import getpass
 import os
 import re
@@ -111,7 +112,7 @@ class Settings(BaseModel):
     webhook_private: bool = False
     """Allow webhooks to private addresses, and over http, for receivers in your own network."""
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Log level: debug, info, warning or error."""
 
     log_format: Literal["text", "json"] = "text"
@@ -176,6 +177,18 @@ class Settings(BaseModel):
         return self.models_file or self.home / "models.toml"
 
 
+def misspelt_settings() -> list[str]:
+    """Return a warning for each variable FARM_* of the environment that is no setting: nothing reads it."""
+    known = [name.upper() for name in Settings.model_fields]
+    given = sorted(name.removeprefix("FARM_") for name in os.environ if name.startswith("FARM_"))
+    unknown = {name: difflib.get_close_matches(name, known, n=1) for name in given if name not in known}
+    return [
+        f"FARM_{name} is not a setting"
+        + (f"; did you mean FARM_{near[0]}?" if near else " (deploy/env.example lists all)")
+        for name, near in unknown.items()
+    ]
+
+
 def read_settings(**overrides: str) -> Settings:
     """Read the settings from the environment; `overrides` come from the command line. Raises BadSettings."""
     try:
@@ -183,6 +196,8 @@ def read_settings(**overrides: str) -> Settings:
     except ValidationError as error:
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "string_pattern_mismatch":
+            message = "must be letters, digits and . _ @ - only"
         if not problem["loc"]:
             raise BadSettings(message) from None
         raise BadSettings(f"FARM_{str(problem['loc'][0]).upper()}={problem['input']!r}: {message}") from None

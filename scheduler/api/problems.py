@@ -176,6 +176,8 @@ def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:
     """Return a location without its source (body, query) and without the type that was tried, such as `list[str]`."""
+    if location[0] == "header":
+        return ("-".join(word.capitalize() for word in str(location[1]).split("-")),)
     return tuple(
         part for part in location[1:] if isinstance(part, int) or (part.isidentifier() and part not in ("str", "list"))
     )

@@ -156,17 +156,19 @@ def change_render(
     body: PatchBody | None = None,
     priority: Annotated[PriorityName | None, Query(description="The new priority, where there is no body.")] = None,
 ) -> RenderForm:
-    """Change the priority of a render's queued jobs; it is given in the body, or in the query."""
+    """Change the priority of a render's waiting and held jobs; it is given in the body, or in the query."""
     wanted = body.priority if body is not None else priority
     if wanted is None:
         raise BadSpecification('priority: missing; send {"priority": "bulk"}, or ?priority=bulk in the address')
     if priority not in (None, wanted):
         raise BadSpecification(f"priority: {wanted} in the body, {priority} in the address; give one of them")
     context.render(caller, render_id)
-    context.jobs.reprioritise(render_id, Priority[wanted.upper()], quanta=quanta(context.registry))
+    changed = context.jobs.reprioritise(render_id, Priority[wanted.upper()], quanta=quanta(context.registry))
     models = {job.spec.model for job in context.views.jobs(render_id, state=State.QUEUED, limit=_PAGE)}
     publish_tickets(context.jobs, context.registry, context.tickets, sorted(models & context.registry.models.keys()))
     render = context.render(caller, render_id)
+    if not changed and render.priority.name.lower() != wanted:
+        raise Refused(409, f"render {render.id} is {render.state} and no job of it waits; its priority stays")
     return RenderForm.of(render, **outlook(context.services, render))
 
 

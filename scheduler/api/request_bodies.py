@@ -87,7 +87,11 @@ class RenderBody(Request):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RenderBody":
-        grid.check(self._lists(), self.product)
+        given = {name for name in self.model_fields_set & _FIELDS if getattr(self, name) is not None}
+        # A list of prompts is one of the lists.
+        if isinstance(self.prompt, list) and "prompt" not in self.zip:
+            given.discard("prompt")
+        grid.check(self._lists(), self.product, given)
         if self.jobs > MAX_JOBS:
             raise ValueError(
                 f"n: {self.jobs} pictures in one call; the maximum is {MAX_JOBS}, a manifest takes any number"

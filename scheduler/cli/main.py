@@ -109,7 +109,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings=_HELP)
 @click.version_option(package_name="diffusion-farm")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Render pictures from prompts on a farm of devices.
 
     \b
@@ -118,6 +119,12 @@ def cli() -> None:
 
     With no address set (FARM_DATABASE_URL, FARM_BROKER_URL, FARM_OBJECTS_URL), everything runs on this machine.
     """
+    # The doctor tells it among its findings.
+    if context.invoked_subcommand != "doctor" and any(name.startswith("FARM_") for name in os.environ):
+        from storage.settings import misspelt_settings
+
+        for warning in misspelt_settings():
+            click.echo(warning, err=True)
 
 
 def main() -> None:

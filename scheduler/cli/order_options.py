@@ -1,6 +1,7 @@
 """The options that say what to render, shared by several commands, and the order that they make."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ _FIELDS = (
     ),
     click.option("--prior-guidance", "prior_guidance_scale", type=float, help="Guidance scale of the Kandinsky prior."),
 )
+#: As prompt files are called.
+_FILE = re.compile(rf"\S{{1,200}}\.({'|'.join(KINDS)})", re.IGNORECASE)
 _SOURCE_NAMES = (
     *("prompts", "file", "kind", "templates", "wildcards", "random"),
     *("in_step", "combined", "pictures_each", "seed"),
@@ -155,14 +158,18 @@ class OrderOptions:
     @contextmanager
     def order(self, settings: Settings) -> Iterator[Order]:
         """Yield the order. Raises InvalidInput naming the wrong option, and what reading the file raises."""
-        if not (self.prompts or self.file or self.templates or "prompt_embeds" in self.fields):
+        in_step = grid.read_columns(self.in_step, "--zip")
+        combined = grid.read_columns(self.combined, "--product")
+        named = bool(self.prompts or self.file or self.templates)
+        if not named and {"prompt", "prompt_embeds"}.isdisjoint({*self.fields, *in_step, *combined}):
             raise click.UsageError(
                 'nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE'
             )
-        in_step = grid.read_columns(self.in_step, "--zip")
-        combined = grid.read_columns(self.combined, "--product")
+        for prompt in self.prompts:
+            _check_is_prompt(prompt)
+        given = {*self.fields, *(["prompt"] if named else ()), *(["seed"] if self.seed is not None else ())}
         try:
-            grid.check(in_step, combined)
+            grid.check(in_step, combined, given)
         except ValueError as error:
             raise BadSpecification(f"--{error}" if str(error).startswith("zip") else str(error)) from None
         defaults = _checked_fields(self.fields, self.seed)
@@ -208,6 +215,14 @@ def with_order_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed((*_SOURCES, *_FIELDS)):
         with_asking = decorate(with_asking)
     return with_asking
+
+
+def _check_is_prompt(prompt: str) -> None:
+    """Raise UsageError for what is meant as a prompt file."""
+    if prompt == "-":
+        raise click.UsageError("- is no prompt; --prompts - reads prompts from standard input")
+    if _FILE.fullmatch(prompt) and Path(prompt).is_file():
+        raise click.UsageError(f"{prompt} is a file; --prompts {prompt} renders the prompts in it")
 
 
 def _checked_fields(fields: Mapping[str, Any], seed: int | None) -> dict[str, Any]:

@@ -84,4 +84,4 @@ def when(moment: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds))).removesuffix(", 0:00:00")

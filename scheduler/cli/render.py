@@ -61,6 +61,8 @@ def render(
     A prompt file holds one picture per row; a row may set any option of a picture. Without --no-wait, the command
     waits for the render, shows its progress and exits with 1 if a picture failed.
     """
+    if once is not None and not once.strip():
+        raise click.UsageError("--once needs a name, and this one is empty")
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
     settings = read_settings(owner=owner) if owner is not None else read_settings()

@@ -1,11 +1,12 @@
 """Lists of values for fields: zipped (`zip`), or every combination of them (`product`)."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
 
+from scheduler.intake.files.columns import canonical
 from scheduler.intake.requests import SourcedRequest
 from storage.errors import InvalidInput
 from storage.spec.picture import NAMES, Request
@@ -13,8 +14,12 @@ from storage.spec.picture import NAMES, Request
 Columns = Mapping[str, Sequence[Any]]
 
 
-def check(in_step: Columns, combined: Columns) -> None:
-    """Check the lists. Raises ValueError naming the wrong one."""
+def check(in_step: Columns, combined: Columns, given: Collection[str] = ()) -> None:
+    """Check the lists. Raises ValueError naming the wrong one.
+
+    Args:
+        given: the fields that are given beside them, once for all pictures.
+    """
     first = next(iter(in_step), None)
     for name, column in in_step.items():
         if first is not None and len(column) != len(in_step[first]):
@@ -22,8 +27,17 @@ def check(in_step: Columns, combined: Columns) -> None:
     for name in (*in_step, *combined):
         if name not in NAMES:
             raise ValueError(f"{name}: not a field of a specification")
-    if twice := in_step.keys() & combined.keys():
-        raise ValueError(f"{min(twice)}: given in both zip and product")
+    places = [(name, place) for place, names in (("zip", in_step), ("product", combined)) for name in names]
+    seen: dict[str, str] = {canonical(name): "" for name in given}
+    for name, place in places:
+        before = seen.setdefault(canonical(name), place)
+        if not before:
+            raise ValueError(f"{name}: given by itself, and in {place}, whose values would replace it; give it one way")
+        if before != place:
+            raise ValueError(f"{name}: given in both zip and product")
+    for place, names in (("zip", in_step), ("product", combined)):
+        if len({*map(canonical, names)}) < len(names):
+            raise ValueError(f"{place}: {', '.join(names)} name one field twice")
 
 
 def size(in_step: Columns, combined: Columns) -> int:

@@ -49,6 +49,9 @@ class Order:
         if not any(named) and "prompt_embeds" in self.defaults:
             # Embeddings replace all text.
             found = iter([SourcedRequest("", Request.parse({"prompt_embeds": self.defaults["prompt_embeds"]}))])
+        elif not any(named) and "prompt" in {*self.in_step, *self.combined}:
+            # To be replaced by each of the prompts there.
+            found = iter([SourcedRequest("", Request.parse({"prompt": "-"}))])
         return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
 
     def rows(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:

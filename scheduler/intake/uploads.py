@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import safetensors
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification
@@ -53,6 +53,9 @@ def check_image(data: bytes) -> None:
             if image.mode not in _MODES:
                 raise ValueError(f"unsupported pixel format {image.mode}; save it with 8 bits per channel")
             image.load()
+    except UnidentifiedImageError:
+        # Pillow's own words name an object in memory.
+        raise ValueError(f"not a complete {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         # These are how Pillow reports an invalid file.
         raise ValueError(f"not a complete {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image ({error})") from None

@@ -4,7 +4,6 @@ Each check imports what it looks at, so that nothing is loaded for a service tha
 """
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from enum import StrEnum
 from scheduler.local.home import Home
 from scheduler.services import make_home
 from storage.errors import BrokerProblem, DatabaseProblem, FarmError
-from storage.settings import Settings
+from storage.settings import Settings, misspelt_settings
 
 #: Probed with an object of this name; the worker's rights are enough for it.
 _PROBE_KEY = "doctor/probe"
@@ -59,11 +58,8 @@ def _examined(what: str, look: Callable[[Settings], Finding | str], settings: Se
 
 
 def _look_at_settings(_settings: Settings) -> Finding | str:
-    known = {f"FARM_{name.upper()}" for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith("FARM_") and name not in known)
-    if unknown:
-        words = f"unknown {', '.join(unknown)}: misspelt? deploy/env.example lists every setting"
-        return Finding("settings", Grade.WARNING, words)
+    if misspelt := misspelt_settings():
+        return Finding("settings", Grade.WARNING, "; ".join(misspelt))
     return "embedded: no address is set" if _settings.embedded else "addresses from the environment"
 
 

@@ -138,6 +138,8 @@ def _make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if not url.startswith("postgresql"):
+        raise ValueError("expected postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE")
     return create_engine(
         url,
         # A connection that died while idle (restart, failover) is replaced, not handed out.

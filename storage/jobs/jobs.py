@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Row,
     func,
+    or_,
     select,
     update,
 )
@@ -266,10 +267,12 @@ class Jobs:
     def reprioritise(
         self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
     ) -> int:
-        """Move a render's waiting jobs to another priority, behind its owner's jobs there; how many."""
+        """Move a render's waiting and held jobs to another priority, behind its owner's jobs there; how many."""
         waiting = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner)
-            .where(queued(), jobs.c.render_id == render_id, jobs.c.priority != priority)
+            .where(
+                or_(queued(), jobs.c.state == State.HELD), jobs.c.render_id == render_id, jobs.c.priority != priority
+            )
             .order_by(jobs.c.id)
             .with_for_update()
         ).all()

@@ -76,6 +76,9 @@ def _scales_by_name(value: Any) -> dict[str, float]:
     """Read `{"ink": 0.8}`, or text such as `ink=0.8, other`, where a name alone means 1."""
     if isinstance(value, str):
         pairs = [item.partition("=") for item in _items(value)]
+        names = [name.strip() for name, _, _ in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"name {twice} twice; give it one scale")
         value = {name.strip(): scale or 1.0 for name, _, scale in pairs}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
         raise ValueError('must name LoRAs of the registry and their scales, such as {"ink": 0.8}')

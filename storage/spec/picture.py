@@ -115,7 +115,7 @@ class Request(Controls):
         None, validation_alias=AliasChoices("negative_prompt", "negative"), description="What to steer away from."
     )
 
-    model: str | None = Field(None, description="A model's alias in the registry.")
+    model: str | None = Field(None, min_length=1, description="A model's alias in the registry.")
 
     width: Size | None = Field(None, description="Pixels, a multiple of 8.")
 

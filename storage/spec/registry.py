@@ -83,7 +83,9 @@ def read_registry(settings: Settings) -> Registry:
     if path.exists() or settings.models_file:
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise BadSettings(f"model registry {path}: {error.strerror or error}") from None
+        except UnicodeDecodeError as error:
             raise BadSettings(f"model registry {path}: {error}") from None
         return parse_registry(text, where=str(path), folder=path.absolute().parent)
     return parse_registry(files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")

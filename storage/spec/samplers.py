@@ -37,6 +37,13 @@ DISTILLED_STEPS = 50
 _TRAINED_STEPS = 1000
 #: Fewer cannot begin with the three Runge-Kutta steps of PNDM.
 _LEAST_RUNGE_KUTTA_STEPS = 4
+#: Classes that read η; the others ignore it in silence.
+WITH_ETA = frozenset(
+    {
+        *("DDIMScheduler", "DDIMParallelScheduler", "TCDScheduler"),
+        *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"),
+    }
+)
 #: What models may predict, and the classes that compute with only some of it.
 _PREDICTIONS = frozenset({"epsilon", "sample", "v_prediction"})
 _FEWER_PREDICTIONS = {
@@ -84,6 +91,10 @@ def check_sampler(spec: Spec, model: DiffusersModel) -> None:
     own = own_configuration(model)
     if spec.sampler is not None and own is not None:
         _check_fit(spec.sampler, model, own)
+    if spec.eta and spec.sampler is None and own and own.scheduler and own.scheduler not in WITH_ETA:
+        raise BadSpecification(
+            f"eta: the model {model.alias}'s own sampler ({own.scheduler}) does not support it; the sampler DDIM does"
+        )
     least, most = _steps(_class_of(spec.sampler, own), own)
     if not least <= spec.num_inference_steps <= most:
         name = SAMPLERS[spec.sampler] if spec.sampler else f"its own sampler ({own.scheduler if own else 'unknown'})"

@@ -156,6 +156,8 @@ def test_a_contact_sheet_that_cannot_be_written_is_refused_before_anything_is_re
         (["render", "a", "--width", "wide"], "--width.*'wide'"),
         (["render", "a", "-n", "0"], "'-n'.*0"),
         (["render", "a", "--sheet", "s.png", "--no-wait"], "--sheet.*farm sheet"),
+        (["render", "-"], "--prompts - reads prompts from standard input"),
+        (["render", "a", "--once", " "], "--once needs a name"),
         (["jobs"], "RENDER"),
         (["jobs", "x", "--state", "lost"], "'lost'.*'queued'"),
         (["paint"], "'paint'"),
@@ -168,6 +170,12 @@ def test_wrong_usage_is_explained_with_the_way_to_the_help(untouched: Home, argu
     assert re.search(f"^Error: .*{says}", complaint)
     assert any("--help" in line for line in usage)
     assert ended.out == ""
+
+
+def test_a_file_is_no_prompt(untouched: Home) -> None:
+    path = untouched.file("prompts.csv", "prompt\na\n")
+    ended = untouched.farm("render", str(path), code=2)
+    assert f"{path} is a file; --prompts {path} renders the prompts in it" in ended.err
 
 
 @pytest.mark.parametrize("command", ["status", "jobs", "cancel", "retry"])
@@ -213,6 +221,11 @@ def test_a_wrong_setting_is_named(untouched: Home, name: str, value: str, says: 
     ended = untouched.farm("render", "a red star", code=2, settings=elsewhere | {name: value})
     ended.complains(says)
     assert "hid" not in ended.err
+
+
+def test_a_misspelt_setting_is_told_by_every_command(home: Home) -> None:
+    ended = home.farm("status", settings={"FARM_OWNR": "ann"})
+    assert ended.err == "FARM_OWNR is not a setting; did you mean FARM_OWNER?\n"
 
 
 # -- services: exit code 3 -------------------------------------------------------------------------------------
@@ -272,7 +285,9 @@ def test_a_postgresql_that_is_away_is_told(home: Home, addresses: dict[str, str]
     ids=["port", "word", "driver", "folder"],
 )
 def test_a_database_that_cannot_be_addressed_is_told(home: Home, addresses: dict[str, str], address: str) -> None:
-    assert refused(home, addresses, FARM_DATABASE_URL=address).startswith("database ")
+    said = refused(home, addresses, FARM_DATABASE_URL=address)
+    assert said.startswith("database ")
+    assert ("expected postgresql://" in said) == (not address.startswith(("postgresql:", "sqlite:")))
 
 
 def test_a_database_without_tables_is_told_with_the_command_that_makes_them(

@@ -1,5 +1,6 @@
 """What clients of OpenAI's, Replicate's and the web UI's rely on, request by request."""
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any, get_type_hints
@@ -110,6 +111,35 @@ def test_a_render_is_waited_for_no_more_when_its_process_is_gone(idle: Stage) ->
 
 
 # -- Replicate -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "asked", "says"),
+    [
+        ("/v1/predictions", "tiny", {"n": 3, "num_outputs": 2}, "num_outputs: the same as n; give one of them"),
+        ("/v1/predictions", "tiny", {"sampler": "ddim", "scheduler": "euler"}, "scheduler: the same as sampler"),
+        (
+            "/v1/predictions",
+            "tiny",
+            {"num_outputs": "2"},
+            r"num_outputs: must be 1 to 100, a whole number .*given: '2'",
+        ),
+        (
+            "/v1/predictions",
+            "tiny",
+            {"num_outputs": True},
+            r"num_outputs: must be 1 to 100, a whole number .*given: True",
+        ),
+        ("/v1/predictions", "", {}, "version: must have at least 1 character"),
+        ("/v1/models/farm/tiny/predictions", "toy", {}, "version: the address names the model tiny"),
+    ],
+)
+def test_what_a_prediction_says_twice_or_in_part_is_refused(
+    stage: Stage, path: str, version: str, asked: dict[str, Any], says: str
+) -> None:
+    answer = stage.client().post(path, json={"version": version, "input": {"prompt": "a", **asked}})
+    assert answer.status_code == 422
+    assert re.match(says, answer.json()["detail"])
 
 
 @pytest.mark.parametrize("prefer", [None, "wait=1"])

@@ -4,7 +4,7 @@ from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.renders.views import Views
 from storage.rules.faults import Fault
-from storage.rules.states import State
+from storage.rules.states import Priority, State
 from tests.contract.renders import assert_rows_agree, claim, complete, drain, fail, pictures, states, submit
 
 
@@ -80,3 +80,15 @@ def test_a_released_render_does_not_overtake_whoever_was_served_meanwhile(farm: 
 
     # Bob's third turn is being served; Ann's first stands beside it, with the older jobs before.
     assert [job.render_id == held for job in drain(farm, limit=2)] == [True, True, False, False] * 2
+
+
+def test_what_is_held_can_be_given_another_priority(farm: Jobs, database: Database) -> None:
+    urgent, usual = submit(farm, pictures(2)), submit(farm, pictures(2), owner="bob")
+    farm.hold(urgent)
+
+    assert farm.reprioritise(urgent, Priority.INTERACTIVE, quanta={"tiny": 8}) == 2
+    assert Views(database).render(urgent).priority is Priority.INTERACTIVE
+    assert states(database, urgent) == [State.HELD, State.HELD]
+    farm.release(urgent)
+
+    assert [job.render_id for job in drain(farm, limit=2)] == [urgent, urgent, usual, usual]

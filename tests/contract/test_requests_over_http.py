@@ -82,6 +82,20 @@ def test_a_wrong_field_is_named_and_told_what_it_should_be(
     assert field in scheduled["errors"][0]["field"], scheduled
 
 
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"Idempotency-Key": ""}, "Idempotency-Key: must have at least 1 character"),
+        ({"Idempotency-Key": "x" * 300}, "Idempotency-Key: must have at most 255 characters"),
+    ],
+)
+def test_a_wrong_header_is_named(stage: Stage, headers: dict[str, str], says: str) -> None:
+    refused = stage.client().post("/v1/renders", json={"prompt": "a"}, headers=headers)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith(says)
+    assert refused.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
 def _bulk(stage: Stage) -> str:
     stage.working.clear()
     made = stage.client().post("/v1/renders", json={"prompt": "a star", "priority": "bulk"})
@@ -111,6 +125,23 @@ def test_a_change_is_made_as_its_body_says_or_refused(
         assert (answer.status_code, stage.services.views.render(render).priority) == (status, priority), answer.text
         if status != 200:
             assert answer.json()["errors"][0]["field"] in ("priority", "seed")
+    finally:
+        stage.working.set()
+
+
+def test_the_priority_of_what_does_not_wait_stays_and_that_is_said(stage: Stage) -> None:
+    try:
+        render = _bulk(stage)
+        address = f"/v1/renders/{render}"
+        stage.client().post(f"{address}/hold")
+        assert stage.client().patch(address, json={"priority": "normal"}).json()["priority"] == "normal"
+        stage.client().delete(address)
+        refused = stage.client().patch(address, json={"priority": "interactive"})
+        assert (refused.status_code, refused.json()["detail"]) == (
+            409,
+            f"render {render} is cancelled and no job of it waits; its priority stays",
+        )
+        assert stage.client().patch(address, json={"priority": "normal"}).status_code == 200
     finally:
         stage.working.set()
 

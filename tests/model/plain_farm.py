@@ -164,7 +164,8 @@ class PlainFarm:
         return len(moved)
 
     def reprioritise(self, render: str, priority: Priority) -> int:
-        changed = [job for job in self.of_render(render) if job.state is State.QUEUED and job.priority != priority]
+        waiting = [job for job in self.of_render(render) if job.state in (State.QUEUED, State.HELD)]
+        changed = [job for job in waiting if job.priority != priority]
         for job in changed:
             job.priority = priority
         return len(changed)

@@ -1,5 +1,6 @@
 """Samplers compared with the installed Diffusers: timesteps for every number of steps, σs, settings, calls."""
 
+import inspect
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from storage.spec.picture import SAMPLERS
-from storage.spec.samplers import CLASSES, predictions
+from storage.spec.samplers import CLASSES, WITH_ETA, predictions
 from worker.rendering.samplers import _SAMPLERS, make_scheduler
 from worker.rendering.timesteps import hold, noise_levels
 
@@ -288,3 +289,13 @@ def test_what_a_model_predicts_changes_no_timestep(prediction: str) -> None:
             one.set_timesteps(steps)
             other.set_timesteps(steps)
             assert one.timesteps.equal(other.timesteps)
+
+
+def test_the_classes_that_read_eta_are_those_of_the_installed_diffusers() -> None:
+    classes = {name: getattr(diffusers.schedulers, name) for name in dir(diffusers.schedulers)}
+    # Those that need a library that is not installed are stand-ins from elsewhere.
+    ours = {
+        name: one for name, one in classes.items() if getattr(one, "__module__", "").startswith("diffusers.schedulers.")
+    }
+    reading = {name for name, one in ours.items() if "eta" in inspect.signature(getattr(one, "step", len)).parameters}
+    assert reading == WITH_ETA

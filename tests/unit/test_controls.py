@@ -29,6 +29,10 @@ kind = "diffusers"
 source = "nowhere"
 pipeline = "KandinskyV22Pipeline"
 prior_num_inference_steps = 20
+[models.flux]
+kind = "diffusers"
+source = "nowhere"
+pipeline = "FluxPipeline"
 [models.unknown]
 kind = "diffusers"
 source = "nowhere"
@@ -78,6 +82,8 @@ def test_cells_of_a_table_say_the_same_as_typed_fields() -> None:
 def test_loras_are_named_with_their_scales() -> None:
     assert spec(loras="ink").loras == spec(loras={"ink": 1}).loras == {"ink": 1.0}
     assert spec(loras="ink=0.5").loras == {"ink": 0.5}
+    with pytest.raises(BadSpecification, match="loras: name ink twice; give it one scale"):
+        Request.parse({"prompt": "a", "loras": "ink=0.5, ink=0.6"})
 
 
 def test_a_model_has_defaults_for_its_controls() -> None:
@@ -132,6 +138,7 @@ def test_embeddings_and_prompts_are_not_mixed_in_a_batch() -> None:
         ("kandinsky", {"prompt": None, "prompt_embeds": ONE}, "prompt_embeds: .* does not support it"),
         ("kandinsky", {"width": 520}, "width: must be a multiple of 64 .* 512 or 576"),
         ("kandinsky", {"sampler": "euler"}, "sampler: .* does not support it"),
+        ("flux", {"negative": "blue"}, "negative_prompt: the model flux .FluxPipeline. does not support it"),
         ("xl", {"prior_steps": 5}, "prior_num_inference_steps: .* does not support it"),
         ("xl", {"loras": {"oil": 1}}, "loras: no LoRA named 'oil'; registered LoRAs: ink"),
         ("unknown", {"loras": {"ink": 1}}, "loras: ink is made for xl, not for unknown"),

@@ -32,6 +32,15 @@ def test_values_win_over_what_a_row_says() -> None:
     assert [one.request.num_inference_steps for one in multiplied(asked, {}, {"steps": ["7", 8]})] == [7, 8]
 
 
+@pytest.mark.parametrize("name", ["steps", "num_inference_steps"])
+@pytest.mark.parametrize("place", ["zip", "product"])
+def test_a_value_that_a_list_would_replace_is_refused(name: str, place: str) -> None:
+    lists: dict[str, dict[str, list[object]]] = {"zip": {}, "product": {}, place: {name: [4, 8]}}
+    with pytest.raises(ValueError, match=f"{name}: given by itself, and in {place}"):
+        check(lists["zip"], lists["product"], {"num_inference_steps"})
+    check(lists["zip"], lists["product"], {"width"})
+
+
 def test_columns_are_read_from_text() -> None:
     given = ["steps=10, 20", 'prompt=["a, b", "c"]']
     assert read_columns(given, "--product") == {"steps": ["10", "20"], "prompt": ["a, b", "c"]}
@@ -57,6 +66,8 @@ def test_columns_that_cannot_be_read_are_refused(given: list[str], says: str) ->
         ({"steps": [1], "width": [64, 128]}, {}, "width has 2 values, steps has 1"),
         ({}, {"stepz": [1]}, "stepz: not a field"),
         ({"steps": [1]}, {"steps": [2]}, "in both zip and product"),
+        ({"steps": [1]}, {"num_inference_steps": [2]}, "in both zip and product"),
+        ({}, {"steps": [1], "num_inference_steps": [2]}, "product: steps, num_inference_steps name one field twice"),
     ],
 )
 def test_lists_that_do_not_fit_together_are_refused(

@@ -60,5 +60,5 @@ def test_ordinary_words_have_no_remark(prompt: str) -> None:
 
 def test_a_language_that_is_read_has_no_remark() -> None:
     assert told("a (red)1.4 cat, red++", "compel") == []
-    assert told("a (red:1.4) cat, ((red))", "webui") == []
+    assert told("a (red:1.4) cat, ((red)), (red)1.4", "webui") == []
     assert told("a (red:1.4) cat", "compel") != []

@@ -69,7 +69,14 @@ def test_nothing_is_left_of_a_finished_render() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0.0 s"), (3.14, "3.1 s"), (59.94, "59.9 s"), (61, "0:01:01"), (90_061, "1 day, 1:01:01")],
+    [
+        (0, "0.0 s"),
+        (3.14, "3.1 s"),
+        (59.94, "59.9 s"),
+        (61, "0:01:01"),
+        (90_061, "1 day, 1:01:01"),
+        (604_800, "7 days"),
+    ],
 )
 def test_a_duration_is_shown_in_the_unit_that_people_would_use(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

@@ -39,6 +39,28 @@ def sd(tmp_path: Path) -> Registry:
     return registry(model_folder(tmp_path / "sd", "PNDMScheduler", skip_prk_steps=True))
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "fields", "fits"),
+    [
+        ("PNDMScheduler", {}, False),
+        ("EulerDiscreteScheduler", {}, False),
+        ("PNDMScheduler", {"sampler": "ddim"}, True),
+        ("DDIMScheduler", {}, True),
+        ("TCDScheduler", {}, True),
+    ],
+)
+def test_eta_is_for_samplers_that_read_it_also_where_it_is_the_models_own(
+    tmp_path: Path, scheduler: str, fields: dict[str, Any], fits: bool
+) -> None:
+    known = registry(model_folder(tmp_path / "m", scheduler), num_inference_steps=4)
+    if fits:
+        assert spec(known, eta=0.5, **fields).eta == 0.5
+        return
+    with pytest.raises(BadSpecification, match=rf"eta: the model m's own sampler \({scheduler}\) does not support it"):
+        spec(known, eta=0.5, **fields)
+    assert spec(known, eta=0.0, **fields).eta == 0
+
+
 # -- numbers of steps --------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import BadSettings
-from storage.settings import Settings, read_settings, without_secrets
+from storage.settings import Settings, misspelt_settings, read_settings, without_secrets
 
 
 def test_a_farm_without_addresses_is_embedded_and_lives_in_its_home(tmp_path: Path) -> None:
@@ -13,6 +13,16 @@ def test_a_farm_without_addresses_is_embedded_and_lives_in_its_home(tmp_path: Pa
     assert settings.database == f"sqlite:///{tmp_path}/farm.db"
     assert settings.objects == f"{tmp_path}/objects"
     assert settings.local_models_file == tmp_path / "models.toml"
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = misspelt_settings()
+    for name in ("FARM_MODELS_FIEL", "FARM_OWNER", "FARM_QQ", "FARMER"):
+        monkeypatch.setenv(name, "x")
+    assert sorted({*misspelt_settings()} - {*before}) == [
+        "FARM_MODELS_FIEL is not a setting; did you mean FARM_MODELS_FILE?",
+        "FARM_QQ is not a setting (deploy/env.example lists all)",
+    ]
 
 
 @pytest.mark.parametrize("name", ["FARM_DATABASE_URL", "FARM_BROKER_URL", "FARM_OBJECTS_URL"])

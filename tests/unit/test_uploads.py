@@ -39,3 +39,8 @@ def test_animations_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_single_pictures_are_taken(kind: str) -> None:
     check_image(written(RED, kind=kind))
+
+
+def test_what_is_no_image_is_refused_without_the_words_of_a_library() -> None:
+    with pytest.raises(ValueError, match=r"^not a complete PNG, JPEG or WEBP image$"):
+        check_image(b"this is no picture")

@@ -24,7 +24,7 @@ from storage.process import lifeline
 from storage.process.keeper import Keeper
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
-from storage.settings import Settings, read_settings
+from storage.settings import Settings, misspelt_settings, read_settings
 from storage.spec.registry import read_registry
 from worker.devices import Device, find_devices
 from worker.process.identity import machine_name, served_models
@@ -119,6 +119,8 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
     try:
         settings = read_settings()
         configure_logging(settings, "farm-worker")
+        for warning in misspelt_settings():
+            log.warning(warning)
         if stop_with_parent:
             lifeline.stop_with_parent()
         Supervisor(settings=settings, devices=_ready_devices(settings)).run()

@@ -44,6 +44,9 @@ def controls(pipeline: Any) -> list[str]:
     taken = {name for name in own if _ARGUMENTS.get(name, name) in arguments}
     if "controlnet" not in inspect.signature(pipeline.__init__).parameters:
         taken -= _OF_CONTROLNETS
+    # Without guidance that has a scale of its own, which is off here, these pipelines read no negative prompt.
+    if (scale := arguments.get("true_cfg_scale")) is not None and scale.default <= 1:
+        taken.discard("negative_prompt")
     if not weighs_prompts(pipeline):
         # Others take embeddings and images too, but each in a form of its own, which the worker does not know.
         taken -= {"prompt_embeds", *_OF_CONTROLNETS}

@@ -109,6 +109,8 @@ def create_prediction_of_model(
 ) -> Prediction:
     """Submit a prediction of a model; its owner is ignored."""
     del owner
+    if body.version is not None and _alias(body.version) != name:
+        raise BadSpecification(f"version: the address names the model {name}; leave the version out")
     return _created(call, body, name)
 
 
@@ -160,19 +162,27 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
         raise BadSpecification(
             "webhook: not supported for predictions; use POST /v1/renders, or poll GET /v1/predictions/ID"
         )
+    for theirs, ours in _INPUTS.items():
+        if None not in (body.input.get(theirs), body.input.get(ours)):
+            raise BadSpecification(f"{theirs}: the same as {ours}; give one of them")
     fields = {_INPUTS.get(name, name): value for name, value in body.input.items() if value is not None}
     if "model" in fields:
         raise BadSpecification("input.model: not allowed; `version` names the model")
-    fields["model"] = (model or context.registry.default).rpartition("/")[2].partition(":")[0][:100]
+    fields["model"] = context.registry.default if model is None else _alias(model)
     n = fields.pop("n", 1)
-    if not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
-        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES} (given: {n!r:.40})")
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
+        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES}, a whole number (given: {n!r:.40})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),
         pictures_each=n,
         remarks=tuple(f"{name}: ignored; not supported by the farm" for name in ignored),
     )
+
+
+def _alias(version: str) -> str:
+    """Return the alias in `OWNER/ALIAS:VERSION`."""
+    return version.rpartition("/")[2].partition(":")[0][:100]
 
 
 def _prediction(
