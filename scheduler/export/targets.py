@@ -188,7 +188,8 @@ def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> No
     except ValueError:
         found = None
     if found != dict(note):
-        what = f"an export of {found}" if isinstance(found, dict) else "something else"
+        said = ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else ""
+        what = f"another export ({said})" if said else "something else"
         raise InvalidInput(
             f"--to {shown}: already holds {what}; resume it with the same options, or choose another target"
         )

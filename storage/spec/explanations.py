@@ -20,6 +20,8 @@ _IN_PLAIN_WORDS = {
     "bool_parsing": "must be true or false",
     "none_required": "must be left out",
 }
+#: Elsewhere -1 is a random seed.
+_NO_SEED = "; leave it out for a random one"
 #: More names than these are not spelled out.
 _MANY = 20
 
@@ -46,7 +48,8 @@ def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
         return f"{field}: missing"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _untagged(problem, field)
-    return f"{field}: {_message(problem)} (given: {_shown(problem['input'])})"
+    hint = _NO_SEED if place[-1:] == ("seed",) and str(problem["input"]) == "-1" else ""
+    return f"{field}: {_message(problem)}{hint} (given: {_shown(problem['input'])})"
 
 
 def _models_at(model: Any, place: Sequence[Any]) -> list[type[BaseModel]]:

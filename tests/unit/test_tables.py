@@ -212,6 +212,8 @@ def test_cells_of_text_say_what_they_say_as_json(
     ("name", "data", "says"),
     [
         ("a.csv", "prompt,\na,\nb,c\n", "a.csv line 1: a column has no name, but line 3 has 'c' in it"),
+        ("a.csv", "prompt,Clip skip\na,2\n", "line 1: the column Clip skip may count as the web UI does"),
+        ("a.csv", "prompt,seed\na,-1\n", "line 2: seed: must be .* 0; leave it out for a random one"),
         ("a.csv", "prompt,seed\na,1,,x\n", "a.csv line 2: expected 2 cells, found 4"),
         (
             "a.csv",

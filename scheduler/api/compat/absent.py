@@ -39,7 +39,7 @@ _INSTEAD: Sequence[tuple[str, str]] = (
         "of OpenAI's API there are images, batches, files and models",
     ),
     (r"/v1/(trainings|deployments|collections|hardware|account)(/.*)?", "of Replicate's API there are predictions"),
-    (r"/v1/models/[^/]+/[^/]+(/versions.*)?", "models are those of models.toml, which GET /v1/models lists"),
+    (r"/v1/models/[^/]+(/[^/]+(/versions.*)?)?", "models are those of models.toml, which GET /v1/models lists"),
     (
         r"/(sdapi|controlnet|adetailer|reactor|roop|sam|tagger|rembg|prompt_gen|agent-scheduler)/.*",
         "the farm does not have it",

@@ -77,6 +77,11 @@ def check_columns(names: Iterable[str]) -> None:
     """Raise BadSpecification for two columns of one name, or of one field."""
     seen: dict[str, str] = {}
     for name in names:
+        if name.strip().lower() == "clip skip":
+            raise BadSpecification(
+                f"the column {name} may count as the web UI does, whose 2 skips one layer; call it clip_skip, and "
+                "give the number of layers to skip"
+            )
         field = field_of(name)
         key = f"field {canonical(field)}" if field else f"label {name}"
         if key in seen:
