@@ -58,7 +58,7 @@ class FailsAt(TorchFunctionMode):
 
 
 #: What can fail, and about how many operations on tensors it takes.
-PHASES = {"model": 20_000, "loras": 500, "picture": 1200}
+PHASES = {"model": 20_000, "loras": 15_000, "picture": 1200}
 
 
 @dataclass(frozen=True)
