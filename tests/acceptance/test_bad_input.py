@@ -76,7 +76,7 @@ def test_a_wrong_prompt_is_refused(untouched: Home, prompt: str, says: str) -> N
             "caf\xe9 at night".encode("latin-1"),
             "latin.txt line 1: not UTF-8 text .byte 0xe9 after 3 characters",
         ),
-        ("nul.txt", "a red star\na\0b\n", "nul.txt line 2: prompt: .*NUL"),
+        ("nul.txt", "a red star\na\0b\n", "nul.txt line 2: not text .*NUL"),
         ("empty.jsonl", "", "empty.jsonl: no prompt"),
         ("broken.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', "broken.jsonl line 3: not JSON"),
         ("list.jsonl", '{"prompt": "a"}\n["b"]\n', "list.jsonl line 2: .*object"),

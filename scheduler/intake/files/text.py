@@ -73,7 +73,7 @@ def read_lines(file: IO[bytes], shown: str, bad: BadRows) -> Iterator[tuple[str,
                 elif not line.isascii() and (wrong := _NOT_UTF8.search(line)):
                     bad.met(BadSpecification(f"{where}: {_not_utf8(wrong)}"))
                 elif "\0" in line:
-                    bad.met(BadSpecification(f"{where}: not text (it has zero bytes); save the file as UTF-8"))
+                    bad.met(BadSpecification(f"{where}: not text (it has the character NUL); save the file as UTF-8"))
                 else:
                     # Where files were joined, byte order marks stand within.
                     yield where, line if line.isascii() else line.removeprefix("\ufeff")
