@@ -1,6 +1,6 @@
 """The snippets of the project's pages: fenced blocks that people copy, so that every one of them is run by a test.
 
-`tests/acceptance/test_snippets.py` runs commands and programs, `tests/pipelines/test_model_cards.py` those that use a
+`tests/acceptance/test_snippets.py` runs commands and programs, `tests/meaning/test_model_cards.py` those that use a
 model by itself.
 """
 
