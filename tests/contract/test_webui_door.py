@@ -213,8 +213,6 @@ def test_samplers_and_schedules_are_those_of_the_web_ui(name: str | None, schedu
     ],
 )
 def test_a_sampler_or_schedule_that_is_not_here_is_refused(stage: Stage, body: dict[str, Any], words: str) -> None:
-    if "is not a sampler" in words and body["sampler_name"].lower() in SAMPLERS:
-        pytest.skip("the farm has it now")
     drawn = Drawn(stage, **body)
     assert (drawn.status, drawn.words[: len(words)]) == (422, words)
 
