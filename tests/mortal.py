@@ -82,11 +82,11 @@ class MortalPostgres:
         postmaster.send_signal(signal.SIGQUIT)
         if self._process is not None:
             self._process.wait(20)
-        eventually(lambda: not _alive(postmaster), "PostgreSQL has ended", timeout=20)
+        eventually(lambda: not _alive(postmaster), "PostgreSQL has ended")
 
     def start(self) -> None:
         """Start again, with recovery; returns when it takes connections."""
-        eventually(self._answers_or_starts, "PostgreSQL answers", timeout=60)
+        eventually(self._answers_or_starts, "PostgreSQL answers")
 
     def close(self) -> None:
         """End a server that was started here; the first one is its package's to end."""

@@ -56,7 +56,7 @@ def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api
             api.says("documentation at /docs")
             match = re.search(r"http://[\d.]+:\d+", api.err)
             assert match is not None
-            eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves", timeout=30)
+            eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves")
             yield Api(home, match[0])
             assert api.interrupted().code in (0, 130)
         up.interrupted()
@@ -75,4 +75,4 @@ def finished(client: httpx.Client, render_id: str) -> Any:
         found = client.get(f"/v1/renders/{render_id}").json()
         return found if found["done"] + found["failed"] + found["cancelled"] == found["total"] else None
 
-    return eventually(look, f"render {render_id} is finished", timeout=60)
+    return eventually(look, f"render {render_id} is finished")

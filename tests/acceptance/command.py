@@ -90,7 +90,7 @@ class Running:
 
     def says(self, words: str) -> None:
         """Wait until it has said so on standard error."""
-        eventually(lambda: words in self._err_while_running(words), f"{words!r} is said", timeout=60)
+        eventually(lambda: words in self._err_while_running(words), f"{words!r} is said")
 
     def ends(self) -> Ended:
         """Wait for its end."""
@@ -182,14 +182,14 @@ class Home:
         """The process with these words in its command line; None where there is none."""
         return next((process for process in self.processes() if words in _command_line(process)), None)
 
-    def wait_until_done(self, render_id: str, *, timeout: float = 60) -> None:
+    def wait_until_done(self, render_id: str, *, timeout: float = 120) -> None:
         """Wait until every picture of a render is made."""
         statement = f"SELECT 1 FROM renders WHERE id = '{render_id}' AND done = total"
         eventually(lambda: self.rows(statement), f"render {render_id} is done", timeout=timeout)
 
     def is_left_in_peace(self) -> None:
         """Wait until no process of this home is left."""
-        eventually(lambda: not self.processes(), f"no process of {self.path} is left", timeout=60)
+        eventually(lambda: not self.processes(), f"no process of {self.path} is left")
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:

@@ -86,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterat
     (home.path / "models.toml").write_text(MODELS.format(late=folder / "late"))
     with home.started("up") as up:
         up.says("Ctrl-C stops it")
-        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself", timeout=30)
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker has announced itself")
         yield home
         up.interrupted()
     home.is_left_in_peace()

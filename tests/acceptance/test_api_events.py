@@ -43,7 +43,7 @@ def test_a_webhook_tells_of_the_end_signed(ann: httpx.Client, home: Home) -> Non
     with webhook_receiver() as receiver:
         webhook = {"url": receiver.url, "events": ["job.done", "render.finished"]}
         render = ann.post("/v1/renders", json={"prompt": "a", "n": 2, "webhook": webhook}).json()["id"]
-        eventually(lambda: len(receiver.got) == 3, "all three messages have come", timeout=20)
+        eventually(lambda: len(receiver.got) == 3, "all three messages have come")
     secret = StandardWebhook(ann.get("/v1/webhooks/secret").json()["key"])
     told = [secret.verify(body, headers) for headers, body in receiver.got]
     assert Counter(one["type"] for one in told) == {"job.done": 2, "render.finished": 1}
@@ -69,5 +69,5 @@ def test_the_progress_of_a_running_picture_is_told(ann: httpx.Client) -> None:
         job = ann.get(f"/v1/jobs/{render}-000000").json()
         return bool(job["state"] == "running" and 0 < job["progress"] < 1)
 
-    eventually(between, "it is between start and end", timeout=20)
+    eventually(between, "it is between start and end")
     ann.delete(f"/v1/renders/{render}")

@@ -82,7 +82,7 @@ def test_a_cancel_ends_a_running_picture_and_leaves_its_batch_alone(ann: httpx.C
     undisturbed = finished(ann, ann.post("/v1/renders", json=asked).json()["id"])["id"]
     render = ann.post("/v1/renders", json=asked).json()["id"]
     jobs = f"/v1/renders/{render}/jobs"
-    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running", timeout=20)
+    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running")
 
     cancelled = ann.delete(f"/v1/jobs/{render}-000000").json()
     again = ann.delete(f"/v1/jobs/{render}-000000").json()
@@ -101,7 +101,7 @@ def pixels(client: httpx.Client, job: str) -> bytes:
 def test_a_cancelled_render_frees_the_device(ann: httpx.Client) -> None:
     render = ann.post("/v1/renders", json={"prompt": "a", "model": "slow", "n": 2}).json()["id"]
     jobs = f"/v1/renders/{render}/jobs"
-    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running", timeout=20)
+    eventually(lambda: ann.get(jobs).json()["jobs"][0]["state"] == "running", "the batch is running")
     assert ann.delete(f"/v1/renders/{render}").json() == {"id": render, "state": "cancelled", "cancelled": 2}
     after = ann.post("/v1/renders", json={"prompt": "b", "model": "slow", "steps": 1}).json()["id"]
     assert finished(ann, after)["state"] == "done"

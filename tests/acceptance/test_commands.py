@@ -108,7 +108,7 @@ def test_the_registered_models_and_who_serves_them_are_listed(served: Home) -> N
 
 def test_the_workers_are_listed(served: Home, render: Any) -> None:
     assert render["done"] == 3
-    eventually(lambda: len(served.farm("workers", "--json").json) == 2, "both workers are up", timeout=60)
+    eventually(lambda: len(served.farm("workers", "--json").json) == 2, "both workers are up")
 
     heading, *lines = served.farm("workers").out.splitlines()
     assert heading.split()[:3] == ["WORKER", "STATE", "DEVICE"]
@@ -149,7 +149,7 @@ def test_a_worker_is_released_by_name(served: Home) -> None:
 
 def test_a_cancelled_render_stops_keeps_what_is_done_and_stays_cancelled(served: Home) -> None:
     render_id = served.farm(*SLOW, "-n", "60").json["id"]
-    eventually(lambda: served.farm("status", render_id, "--json").json["done"] > 0, "some are done", timeout=60)
+    eventually(lambda: served.farm("status", render_id, "--json").json["done"] > 0, "some are done")
 
     cancelled = served.farm("cancel", render_id, "--json").json
     again = served.farm("cancel", render_id)

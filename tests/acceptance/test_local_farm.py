@@ -51,7 +51,7 @@ def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wa
     home: Home,
 ) -> None:
     with home.started(*MANY) as render:
-        [[render_id]] = eventually(lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some done", timeout=60)
+        [[render_id]] = eventually(lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some done")
         interrupted = render.interrupted()
     assert interrupted.code == 130
     assert re.search(
@@ -69,7 +69,7 @@ def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: signal.Signals) -> None:
     with home.started(*MANY) as render:
-        eventually(lambda: home.process("worker.process.parent"), "a worker is starting", timeout=30)
+        eventually(lambda: home.process("worker.process.parent"), "a worker is starting")
         render.process.send_signal(number)
         render.ends()
         home.is_left_in_peace()
@@ -80,7 +80,7 @@ def test_nothing_is_left_running_when_a_render_is_stopped(home: Home, number: si
 
 def test_a_farm_that_was_killed_leaves_no_process_and_its_render_is_kept_for_the_next(home: Home) -> None:
     with home.started(*MANY) as render:
-        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up", timeout=60)
+        eventually(lambda: home.rows("SELECT 1 FROM workers"), "a worker is up")
         killed(home, "up --until-unused")
         ended = render.ends()
     home.is_left_in_peace()
@@ -103,7 +103,7 @@ def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
     assert "no farm is running on this machine; `farm up`" in accepted.err
 
     with home.started("up", "--json") as up:
-        eventually((home.path / "run" / "farm.lock").exists, "the farm is starting", timeout=30)
+        eventually((home.path / "run" / "farm.lock").exists, "the farm is starting")
         render = home.farm(*ONE)
         home.wait_until_done(accepted.out.strip())
         ended = up.interrupted()
@@ -131,7 +131,7 @@ def test_a_second_farm_in_the_same_home_is_refused(served: Home) -> None:
 def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) -> None:
     before = killed(served, words)
 
-    eventually(lambda: served.process(words) not in (None, before), f"{words} is back", timeout=30)
+    eventually(lambda: served.process(words) not in (None, before), f"{words} is back")
     assert served.farm(*ONE).out
 
 
@@ -145,7 +145,7 @@ def test_a_scheduler_process_whose_thread_has_failed_ends_and_comes_back(home: H
         up.says("a thread failed, stopping thread_name=beat")
         with closing(sqlite3.connect(home.path / "farm.db", timeout=30)) as connection, connection:
             connection.execute("DELETE FROM schedules")
-        eventually(lambda: home.process("scheduler --stop-with-parent") not in (None, before), "it is back", timeout=60)
+        eventually(lambda: home.process("scheduler --stop-with-parent") not in (None, before), "it is back")
         assert home.farm(*ONE).out
         up.interrupted()
 

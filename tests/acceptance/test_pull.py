@@ -123,7 +123,7 @@ def test_an_interrupted_fetch_goes_on_with_the_files_that_are_missing(
 ) -> None:
     served.hangs = UNET
     with home.started("models", "pull", "pinned") as pull:
-        eventually(lambda: {*_fetched(home), UNET} == _wanted(repositories), "the others are here", timeout=60)
+        eventually(lambda: {*_fetched(home), UNET} == _wanted(repositories), "the others are here")
         ended = pull.interrupted()
     assert ended.code != 0
     assert "Traceback" not in ended.err

@@ -25,7 +25,7 @@ def test_a_running_farm_fires_what_is_due_and_renders_it(served: Home) -> None:
         history = served.farm("schedule", "history", "stars", "--owner", "ann", "--json").json
         return next((firing["render_id"] for firing in history if firing["outcome"] == "fired"), None)
 
-    render_id = str(eventually(fired, "the schedule has fired", timeout=20))
+    render_id = str(eventually(fired, "the schedule has fired"))
     served.wait_until_done(render_id)
     told = served.farm("schedule", "history", "stars", "--owner", "ann").out
     assert "02:00" in told

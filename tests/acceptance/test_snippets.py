@@ -122,7 +122,7 @@ def _run_program(snippet: Snippet, farm: Api) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     if snippet.output is not None:

@@ -31,7 +31,7 @@ class Observer:
 
     def all(self, statement: Select[Any]) -> Sequence[Row]:
         """The rows, as soon as the database gives them."""
-        found = eventually(lambda: self._try(statement), "the database answers the driver", timeout=90)
+        found = eventually(lambda: self._try(statement), "the database answers the driver")
         return found[0] if found else ()
 
     def table(self, table: Table) -> Sequence[Row]:

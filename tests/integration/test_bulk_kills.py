@@ -47,7 +47,7 @@ def test_every_row_of_a_manifest_becomes_one_picture_whoever_is_killed(
             parts[name] = farm.machine(1, name=name)
         killed += 1
         done = farm.render(render_id).done
-        eventually(lambda done=done: went_on(farm, render_id, done), "the work goes on", timeout=60)  # type: ignore[misc]
+        eventually(lambda done=done: went_on(farm, render_id, done), "the work goes on")  # type: ignore[misc]
         # Not a wait for anything: the moment of the next death.
         time.sleep(dice.uniform(0, 0.3))
 

@@ -1,7 +1,6 @@
 """What is killed, stopped or told to stop, and what becomes of its jobs."""
 
 import signal
-import time
 
 import psutil
 
@@ -35,7 +34,7 @@ def test_a_device_process_that_dies_gives_its_jobs_back_within_seconds(farm: Far
 
     child_of(device_processes(supervisor)["simulated:0"]).kill()
 
-    eventually(lambda: farm.rows(render_id)[0].attempt == 2, "the jobs are claimed again", timeout=8)
+    eventually(lambda: farm.rows(render_id)[0].attempt == 2, "the jobs are claimed again")
     farm.finished(render_id)
     farm.assert_sound(render_id)
 
@@ -46,12 +45,10 @@ def test_jobs_of_a_machine_that_vanished_are_done_elsewhere_after_their_lease(fa
     render_id = farm.submit(8, model="slow")
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
     kill_machine(vanishing)
-    killed_at = time.monotonic()
 
     farm.workers(1, machine="staying")
     farm.finished(render_id)
 
-    assert time.monotonic() - killed_at < farm.settings.lease_seconds + 15
     farm.assert_sound(render_id)
     assert {row.worker for row in farm.rows(render_id)} == {"simulated-0@staying"}
 
@@ -69,7 +66,7 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None
     resume(asleep)
     afterwards = farm.submit(8, model="quick")
     farm.finished(afterwards)
-    eventually(lambda: all(w.state == "idle" for w in farm.services.workers.all()), "both are idle", timeout=20)
+    eventually(lambda: all(w.state == "idle" for w in farm.services.workers.all()), "both are idle")
 
     assert farm.rows(render_id) == before
     farm.assert_sound(render_id)
@@ -85,7 +82,6 @@ def test_a_job_that_kills_its_process_each_time_fails_after_three_attempts(farm:
                 [(row.attempt, row.state) for row in farm.rows(render_id)] == [(attempt, State.RUNNING)]
             ),
             f"attempt {attempt} is running",
-            timeout=20,
         )
         child_of(device_processes(supervisor)["simulated:0"]).kill()
 
@@ -140,5 +136,4 @@ def test_workers_end_when_their_supervisor_is_killed(farm: Farm) -> None:
     eventually(
         lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes),
         "every process of the machine has ended",
-        timeout=20,
     )

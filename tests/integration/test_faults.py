@@ -99,12 +99,12 @@ def test_a_device_that_breaks_gets_a_fresh_process_and_the_third_time_a_rest(far
     [worker] = farm.services.workers.all()
     render_id = submit(farm, registry, 8, others=("assert",))
 
-    eventually(lambda: log.quarantines(), "the device is in quarantine", timeout=40)
+    eventually(lambda: log.quarantines(), "the device is in quarantine")
 
     assert len({fault.at for fault in log.latest(limit=100) if fault.fault is Fault.BROKEN_DEVICE}) == 3
     assert {(row.state, row.attempt) for row in farm.rows(render_id)} == {(State.QUEUED, 0)}
     farm.tickets.publish("narrow", Priority.NORMAL)
-    eventually(lambda: [w.state for w in farm.services.workers.all()] == ["quarantined"], "it says so", timeout=20)
+    eventually(lambda: [w.state for w in farm.services.workers.all()] == ["quarantined"], "it says so")
     # The process of the last break is gone, and so is every one before.
     child = child_of(device_processes(supervisor)["simulated:0"])
     assert child.pid != worker.pid
@@ -127,7 +127,7 @@ def test_a_device_that_hangs_is_given_up_and_its_jobs_are_done_elsewhere(farm: F
     started = time.monotonic()
     farm.workers(1, machine="healthy", FARM_MODELS_FILE=healthy, **long)
 
-    eventually(lambda: log.latest(limit=1), "the watchdog has noticed", timeout=20)
+    eventually(lambda: log.latest(limit=1), "the watchdog has noticed")
     noticed = time.monotonic() - started
     for _ in range(8):
         farm.tickets.publish("narrow", Priority.NORMAL)

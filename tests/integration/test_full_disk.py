@@ -53,7 +53,7 @@ def test_a_full_disk_for_pictures_is_waited_for(farm: Farm, disk: SmallDisk) -> 
     disk.fill()
     render_id = farm.submit(40, model="quick")
 
-    eventually(lambda: farm.services.workers.all()[0].trouble, "the worker tells what it waits for", timeout=20)
+    eventually(lambda: farm.services.workers.all()[0].trouble, "the worker tells what it waits for")
     assert "No space left on device" in str(farm.services.workers.all()[0].trouble)
     disk.make_room()
 

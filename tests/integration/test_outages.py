@@ -96,7 +96,7 @@ def test_a_service_that_was_away_costs_time_and_nothing_else(
 
     with everyone_lives(*parts):
         take_away(link, mode, seconds=request.config.getoption("--outage"))
-        farm.finished(render_id, timeout=90)
+        farm.finished(render_id)
 
     farm.assert_sound(render_id)
     assert farm.render(render_id).done == 64
@@ -113,7 +113,7 @@ def test_a_store_that_refuses_is_told_at_once_and_work_goes_on_when_it_is_mended
     farm.workers(1, FARM_OBJECTS_URL=f"s3://{missing}")
     render_id = farm.submit(40, model="quick")
 
-    eventually(lambda: farm.services.workers.all()[0].trouble, "the worker tells what it waits for", timeout=20)
+    eventually(lambda: farm.services.workers.all()[0].trouble, "the worker tells what it waits for")
 
     [worker] = farm.services.workers.all()
     assert "the bucket does not exist; create it or correct FARM_OBJECTS_URL" in str(worker.trouble)

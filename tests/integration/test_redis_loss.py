@@ -38,12 +38,12 @@ def test_nothing_is_lost_and_nobody_dies_with_redis(farm: Farm, redis: MortalRed
     unheard = farm.submit(8, model="quick", call=False)
     redis.start()
 
-    farm.finished(render_id, timeout=90)
-    farm.finished(unheard, timeout=60)
+    farm.finished(render_id)
+    farm.finished(unheard)
     farm.assert_sound(render_id)
     farm.assert_sound(unheard)
     assert {device: process.pid for device, process in device_processes(supervisor).items()} == before
-    eventually(lambda: farm.tickets.in_hand() == 0, "no ticket is held by anyone", timeout=30)
+    eventually(lambda: farm.tickets.in_hand() == 0, "no ticket is held by anyone")
 
 
 # What follows has nothing to do with where rows and pictures are.
@@ -65,7 +65,7 @@ def test_a_redis_that_is_full_refuses_tickets_and_no_render(farm: Farm, redis: M
     redis.client.config_set("maxmemory", "0")
 
     for one in (render_id, accepted):
-        farm.finished(one, timeout=90)
+        farm.finished(one)
         farm.assert_sound(one)
     assert {row.attempt for row in farm.rows(accepted)} == {1}
 
@@ -84,5 +84,5 @@ def test_a_redis_that_comes_back_with_another_password_is_told_and_lost_nothing(
     redis.kill()
     redis.start()
 
-    assert farm.finished(render_id, timeout=90).done == 64
+    assert farm.finished(render_id).done == 64
     farm.assert_sound(render_id)

@@ -68,7 +68,7 @@ def test_an_interactive_job_of_another_model_does_not_wait_for_the_turn_to_end(f
     farm.some_done(bulk)
 
     urgent = farm.submit(1, model="quick", priority=Priority.INTERACTIVE)
-    farm.finished(urgent, timeout=5)
+    farm.finished(urgent)
 
     assert not farm.render(bulk).finished
 
@@ -112,7 +112,7 @@ def test_a_cancelled_render_stops_and_leaves_no_picture_without_a_row(farm: Farm
     another = farm.submit(8, model="quick")
     farm.finished(another)
 
-    eventually(lambda: farm.services.workers.all()[0].state == "idle", "the worker is idle", timeout=20)
-    eventually(lambda: not farm.orphans(), "what it left behind is removed", timeout=20)
+    eventually(lambda: farm.services.workers.all()[0].state == "idle", "the worker is idle")
+    eventually(lambda: not farm.orphans(), "what it left behind is removed")
     farm.assert_sound(render_id)
     assert farm.render(render_id).cancelled > 0
