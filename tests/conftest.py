@@ -119,7 +119,7 @@ def no_process_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     del os.environ[servers.MARK]
     # Without other test processes the shared servers are this one's own; whatever used them has ended by now.
     request.config.stash[_KEEPER].close()
-    _, alive = psutil.wait_procs(servers.left_behind(session), timeout=5)
+    _, alive = psutil.wait_procs(servers.left_behind(session), timeout=30)
     assert not alive, f"left behind: {alive}"
 
 

@@ -81,7 +81,7 @@ class MortalPostgres:
         postmaster = self._postmaster()
         postmaster.send_signal(signal.SIGQUIT)
         if self._process is not None:
-            self._process.wait(20)
+            self._process.wait(60)
         eventually(lambda: not _alive(postmaster), "PostgreSQL has ended")
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class MortalPostgres:
         """End a server that was started here; the first one is its package's to end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(20)
+            self._process.wait(60)
 
     def _answers_or_starts(self) -> bool:
         # It does not start while memory of its predecessor is in use: then it is tried again.
@@ -115,7 +115,7 @@ class MortalPostgres:
         return True
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        return psycopg.connect(self._address, autocommit=True, connect_timeout=5)
+        return psycopg.connect(self._address, autocommit=True, connect_timeout=30)
 
     def _postmaster(self) -> psutil.Process:
         return psutil.Process(int((Path(self._data) / "postmaster.pid").read_text().split()[0]))

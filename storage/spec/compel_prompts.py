@@ -13,6 +13,11 @@ _SWAP = re.compile(r"\.swap\s*\(")
 _LORA = re.compile(r"\b(?:with|use)Lora\s*\(")
 _SIGNED = re.compile(r"""[)"]([-+]+)(\d*\.?\d+)""")
 _WHOLE = re.compile(r"\(.*\)\s*\.(?:and|add|blend)\([^()]*\)", re.DOTALL)
+#: A weight that goes on as something else: `(red)1,2`, `(red)2x`.
+_TORN = re.compile(r"""[)"](\d*\.?\d+)(,\d|[^\W\d_])""")
+#: What makes Compel draw a weighted group as letters, its parentheses and weight included.
+_UNREADABLE = re.compile(r"""(?<![^\s,(])[-+]+(?=[\s,)]|$)|=|"(?=[^"]*$)""")
+_QUOTED = re.compile(r""""([^"]*)"(?=[-+.\d])""")
 _OPERATORS = ("and", "add", "blend", "attend")
 
 
@@ -30,6 +35,13 @@ def check(prompt: str) -> None:
             f"{signed[1]}{signed[2]} at character {signed.start() + 2}: weights have no sign; write {signed[2]} "
             "(below 1 for less), or put the words into the negative prompt"
         )
+    if torn := _TORN.search(plain):
+        raise ValueError(
+            f"{torn[1]}{torn[2]} at character {torn.start() + 2} is read as the weight {torn[1]} and more words; "
+            "write the weight with a point (1.2) and a space behind it"
+        )
+    for quoted in _QUOTED.finditer(plain):
+        _check_readable(quoted[1], quoted.start())
     for found in _OPERATOR.finditer(plain):
         if found[2] in _OPERATORS:
             _check_operator(found[2], found[3], plain)
@@ -64,8 +76,19 @@ def _check_parentheses(plain: str) -> None:
         if found[0] == "(":
             opened.append(found.start())
         elif opened:
-            opened.pop()
+            start = opened.pop()
+            if plain[found.end() : found.end() + 1] in tuple("+-.0123456789"):
+                _check_readable(plain[start + 1 : found.start()], start)
         else:
             raise ValueError(f"')' at character {found.start() + 1} closes nothing; write \\) for the letter")
     if opened:
         raise ValueError(f"'(' at character {opened[-1] + 1} is never closed; write \\( for the letter")
+
+
+def _check_readable(group: str, start: int) -> None:
+    """Raise ValueError for a weighted group, its content given, that Compel would draw as letters."""
+    if found := _UNREADABLE.search(re.sub(r'"[^"]*"', lambda quoted: "_" * len(quoted[0]), group)):
+        raise ValueError(
+            f"the weight of the group at character {start + 1} would be drawn as letters: Compel does not read "
+            f"{found[0]!r} standing alone in a group; put a word in its place"
+        )

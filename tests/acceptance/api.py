@@ -66,7 +66,7 @@ def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api
 def clients(api: Api, owner: str, *options: str) -> Iterator[httpx.Client]:
     """Somebody with a key, to be delegated to by a fixture or looped over once."""
     headers = {"Authorization": f"Bearer {api.key(owner, *options)}"}
-    with httpx.Client(base_url=api.address, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=api.address, headers=headers, timeout=90) as client:
         yield client
 
 

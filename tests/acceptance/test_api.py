@@ -41,7 +41,7 @@ def test_the_client_renders_and_brings_the_pictures(address: str, tmp_path: Path
         render = farm.submit(["a red star", "a green circle"], n=2, seed=7)
         assert (render.total, render.seeds) == (4, [7, 8, 9, 10])
         pictures = list(farm.images(render))
-        assert farm.wait(render, timeout=30).state == "done"
+        assert farm.wait(render, timeout=120).state == "done"
         assert farm.cancel(render) == 0
         with pytest.raises(ApiProblem, match="width: must be a multiple of 8") as refused:
             farm.submit("a", width=65)

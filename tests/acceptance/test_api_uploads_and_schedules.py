@@ -122,7 +122,7 @@ def test_large_files_are_taken_in_and_read_with_little_memory(api: Api, tmp_path
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent_and_nothing_of_it_is_kept(api: Api) -> None:
     kept = api.home.rows("SELECT count(*) FROM api_files")
     address = urlsplit(api.address)
-    connection = HTTPConnection(str(address.hostname), address.port, timeout=10)
+    connection = HTTPConnection(str(address.hostname), address.port, timeout=60)
     connection.putrequest("POST", "/v1/files")
     connection.putheader("X-API-Key", api.key("greedy"))
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")

@@ -113,8 +113,8 @@ def short_plan(*, seed: int, seconds: float, database: DatabaseKind, jobs: int =
         most_jobs_a_render=40,
         between_commands=Spell(shortest=1, longest=3),
         between_cancels=Spell(shortest=0.5, longest=1.5),
-        comeback=20,
-        settle=60,
+        comeback=90,
+        settle=180,
     )
 
 

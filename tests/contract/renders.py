@@ -125,7 +125,7 @@ def states(database: Database, render_id: str) -> list[State]:
 
 def at_once(*calls: Callable[[], T]) -> list[T]:
     """Make these calls at the same moment, each in a thread; their results."""
-    barrier = Barrier(len(calls), timeout=10)
+    barrier = Barrier(len(calls), timeout=60)
 
     def run(call: Callable[[], T]) -> T:
         barrier.wait()

@@ -90,7 +90,7 @@ class Stage:
         key = key or self.key
         if key not in self._clients:
             headers = {"Authorization": f"Bearer {key}"}
-            made = httpx.Client(base_url=self.address, headers=headers, timeout=20)
+            made = httpx.Client(base_url=self.address, headers=headers, timeout=90)
             self._clients[key] = self.held.enter_context(made)
         return self._clients[key]
 

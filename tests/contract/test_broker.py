@@ -68,7 +68,7 @@ def test_a_ticket_is_in_hand_from_its_delivery_to_its_acknowledgement(tickets: T
     tickets.publish("tiny", Priority.NORMAL, 2)
     assert tickets.in_hand() == 0
     with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
-        ticket = queue.get(timeout=5)
+        ticket = queue.get(timeout=60)
         assert tickets.in_hand() == 1
         assert tickets.queued("tiny")[Priority.NORMAL] == 1
         ticket.ack()
@@ -78,7 +78,7 @@ def test_a_ticket_is_in_hand_from_its_delivery_to_its_acknowledgement(tickets: T
 def test_a_ticket_whose_worker_vanished_waits_again(tickets: Tickets, app: Celery) -> None:
     tickets.publish("tiny", Priority.BULK)
     with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
-        queue.get(timeout=5)
+        queue.get(timeout=60)
         assert tickets.queued("tiny")[Priority.BULK] == 0
     assert tickets.queued("tiny")[Priority.BULK] == 1
     assert tickets.in_hand() == 0
@@ -96,7 +96,7 @@ def test_a_worker_takes_another_ticket_though_redis_did_not_answer_when_it_gave_
         channel = queue.channel
         channel.basic_qos(0, 1, False)
         for give in (lambda ticket: ticket.ack(), lambda ticket: ticket.reject()):
-            ticket = queue.get(timeout=5)
+            ticket = queue.get(timeout=60)
             assert not channel.qos.can_consume()
             with monkeypatch.context() as patched:
                 patched.setattr(channel.qos, "_remove_from_indices", silent)
@@ -105,7 +105,7 @@ def test_a_worker_takes_another_ticket_though_redis_did_not_answer_when_it_gave_
             assert channel.qos.can_consume()
         # Redis keeps the two, to deliver them again.
         assert tickets.in_hand() == 2
-        queue.get(timeout=5).ack()
+        queue.get(timeout=60).ack()
 
 
 def test_redis_is_asked_for_tickets_where_kombu_keeps_them(app: Celery) -> None:
@@ -120,7 +120,7 @@ def test_better_priorities_are_delivered_first(tickets: Tickets, app: Celery) ->
     for priority in reversed(Priority):
         tickets.publish("tiny", priority)
     with app.connection_for_read() as connection, connection.SimpleQueue(queue_name("tiny")) as queue:
-        delivered = [queue.get(timeout=5) for _ in Priority]
+        delivered = [queue.get(timeout=60) for _ in Priority]
         assert [ticket.properties["priority"] for ticket in delivered] == [*Priority]
         for ticket in delivered:
             ticket.ack()

@@ -55,7 +55,7 @@ class Waiting:
         self._answers.append(self._stage.client().post("/sdapi/v1/txt2img", json=body))
 
     def answer(self) -> Any:
-        self._thread.join(20)
+        self._thread.join(60)
         return self._answers[0]
 
 

@@ -140,7 +140,7 @@ class Mover:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._tried: set[str] = set()
-        self._both_hold_one = Barrier(2, timeout=10)
+        self._both_hold_one = Barrier(2, timeout=60)
 
     @transaction
     def touch(self, connection: Connection, first: str, second: str) -> str:

@@ -61,7 +61,7 @@ def test_shards_are_written_while_the_render_runs(
     assert [export.render_id for export in Exports(database).unfinished()] == [render_id]
 
     make(farm, objects, 9)
-    following.join(timeout=20)
+    following.join(timeout=120)
 
     assert not following.is_alive()
     assert Exports(database).unfinished() == []
@@ -260,7 +260,7 @@ class TestWhatIsRefused:
         eventually(lambda: (folder / "00000_stats.json").exists(), "the first shard is written")
         folder.rename(gone)
         make(farm, store, 9)
-        following.join(timeout=20)
+        following.join(timeout=120)
         assert [str(folder) in str(error) for error in met] == [True]
 
         exported(database, store, render_id, str(folder))

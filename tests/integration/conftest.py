@@ -24,14 +24,14 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def farm(stores: dict[str, str], redis_url: str, tmp_path: Path) -> Iterator[Farm]:
-    """A farm without any process yet, with leases short enough to wait for."""
+    """A farm without any process yet. Its leases outlast a busy machine; whoever waits for one takes `SHORT_LEASES`."""
     models = tmp_path / "models.toml"
     models.write_text(MODELS)
     environment = {
         "FARM_HOME": str(tmp_path / "home"),
         "FARM_BROKER_URL": redis_url,
         "FARM_MODELS_FILE": str(models),
-        "FARM_LEASE_SECONDS": "4",
+        "FARM_LEASE_SECONDS": "60",
         "FARM_RENEW_SECONDS": "1",
         "FARM_SWEEP_SECONDS": "0.5",
         **stores,

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from storage.database.tables import renders
-from tests.integration.farm import Farm, kill_machine
+from tests.integration.farm import SHORT_LEASES, Farm, kill_machine
 from tests.servers import eventually
 
 
@@ -24,7 +24,7 @@ def test_every_row_of_a_manifest_becomes_one_picture_whoever_is_killed(
     prompts, kills = int(request.config.getoption("--prompts")), int(request.config.getoption("--kills"))
     dice = random.Random(prompts)
     # Who is killed so often burns attempts of jobs that are not to blame.
-    farm.environment["FARM_MAX_ATTEMPTS"] = "50"
+    farm.environment |= SHORT_LEASES | {"FARM_MAX_ATTEMPTS": "50"}
     manifest = farm.folder / "prompts.jsonl"
     rows = [{"prompt": f"picture {n}", "model": "slow", "custom_id": f"row {n}"} for n in range(prompts)]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))

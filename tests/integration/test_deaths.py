@@ -5,7 +5,7 @@ import signal
 import psutil
 
 from storage.rules.states import State
-from tests.integration.farm import Farm, child_of, device_processes, freeze, kill_machine, resume
+from tests.integration.farm import SHORT_LEASES, Farm, child_of, device_processes, freeze, kill_machine, resume
 from tests.servers import eventually
 
 
@@ -41,7 +41,7 @@ def test_a_device_process_that_dies_gives_its_jobs_back_within_seconds(farm: Far
 
 def test_jobs_of_a_machine_that_vanished_are_done_elsewhere_after_their_lease(farm: Farm) -> None:
     farm.scheduler()
-    vanishing = farm.workers(1, machine="vanishing")
+    vanishing = farm.workers(1, machine="vanishing", **SHORT_LEASES)
     render_id = farm.submit(8, model="slow")
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
     kill_machine(vanishing)
@@ -55,7 +55,7 @@ def test_jobs_of_a_machine_that_vanished_are_done_elsewhere_after_their_lease(fa
 
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None:
     farm.scheduler()
-    sleeper = farm.workers(1, machine="sleeper")
+    sleeper = farm.workers(1, machine="sleeper", **SHORT_LEASES)
     render_id = farm.submit(8, model="slow")
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
     asleep = freeze(sleeper)
@@ -96,7 +96,7 @@ def test_a_stopping_worker_finishes_and_stores_its_batch(farm: Farm) -> None:
 
     supervisor.send_signal(signal.SIGTERM)
 
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(60) == 0
     states = [row.state for row in farm.rows(render_id)]
     assert State.RUNNING not in states
     assert states.count(State.DONE) in (8, 16)
@@ -112,7 +112,7 @@ def test_a_second_request_to_stop_gives_the_jobs_back_without_burning_an_attempt
     eventually(lambda: b"stopping" in (farm.folder / "workers-here.log").read_bytes(), "it is stopping")
     supervisor.send_signal(signal.SIGTERM)
 
-    assert supervisor.wait(10) == 0
+    assert supervisor.wait(60) == 0
     assert {(row.state, row.attempt) for row in farm.rows(render_id)} == {(State.QUEUED, 0)}
 
 
@@ -123,7 +123,7 @@ def test_the_grace_period_ends_a_stop_that_takes_too_long(farm: Farm) -> None:
 
     supervisor.send_signal(signal.SIGTERM)
 
-    assert supervisor.wait(10) == 0
+    assert supervisor.wait(60) == 0
     assert {(row.state, row.attempt) for row in farm.rows(render_id)} == {(State.QUEUED, 0)}
 
 

@@ -1,6 +1,5 @@
 """Faults of devices, models and jobs, rehearsed with the simulated model in real processes."""
 
-import time
 from pathlib import Path
 
 import psutil
@@ -124,15 +123,12 @@ def test_a_device_that_hangs_is_given_up_and_its_jobs_are_done_elsewhere(farm: F
     [worker] = farm.services.workers.all()
     render_id = submit(farm, hanging, 8)
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
-    started = time.monotonic()
     farm.workers(1, machine="healthy", FARM_MODELS_FILE=healthy, **long)
 
     eventually(lambda: log.latest(limit=1), "the watchdog has noticed")
-    noticed = time.monotonic() - started
     for _ in range(8):
         farm.tickets.publish("narrow", Priority.NORMAL)
     assert farm.finished(render_id).done == 8
-    assert noticed < 15
     assert {fault.fault for fault in log.latest(limit=100)} == {Fault.TIMEOUT}
     assert {row.worker for row in farm.rows(render_id)} == {"simulated-0@healthy"}
     eventually(lambda: not psutil.pid_exists(worker.pid), "the hanging process is gone")
@@ -160,8 +156,7 @@ def test_a_worker_that_fails_everything_is_left_out_and_the_jobs_are_done_elsewh
 def test_poison_fails_alone_after_three_attempts_and_its_batch_is_done(farm: Farm, log: FaultLog) -> None:
     registry = with_fault(farm, 'kind = "death", prompt = "poison"')
     farm.scheduler()
-    # Long leases: on a busy machine the first death might be told by a lost lease, which does not count as an attempt.
-    farm.workers(2, FARM_MODELS_FILE=registry, FARM_LEASE_SECONDS="60")
+    farm.workers(2, FARM_MODELS_FILE=registry)
 
     render_id = submit(farm, registry, 8, others=("poison",))
 

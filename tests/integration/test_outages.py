@@ -15,7 +15,7 @@ from storage.fleet.fault_log import FaultLog
 from storage.rules.faults import Fault
 from storage.rules.states import State
 from storage.settings import Settings
-from tests.integration.farm import Farm
+from tests.integration.farm import SHORT_LEASES, Farm
 from tests.proxy import HttpProxy, Loop, Mode, Moods, Proxy, proxy_loop
 from tests.servers import PostgresServer, eventually
 
@@ -62,7 +62,7 @@ def _below(pid: int) -> set[int]:
 
 
 def take_away(link: Proxy, mode: Mode, *, seconds: float) -> None:
-    """In the middle of the work, for longer than any lease: those of these farms last four seconds."""
+    """In the middle of the work, for longer than any of its short leases."""
     link.set(mode)
     time.sleep(seconds)  # there is no condition: that it lasts is what this is about
     link.set(Mode.PASS)
@@ -85,7 +85,7 @@ def test_a_service_that_was_away_costs_time_and_nothing_else(
 ) -> None:
     link = {"database": database_link, "redis": redis_link, "store": store_link}[service]
     redis = urlsplit(str(farm.settings.broker_url))
-    farm.environment |= {
+    farm.environment |= SHORT_LEASES | {
         "FARM_DATABASE_URL": postgres_server.tcp_url(farm.services.database.url, database_link.port),
         "FARM_BROKER_URL": f"redis://:{redis.password}@127.0.0.1:{redis_link.port}/0",
         "FARM_S3_ENDPOINT_URL": f"http://127.0.0.1:{store_link.port}",

@@ -45,7 +45,7 @@ def test_a_child_that_is_silent_at_three_looks_is_killed(crew: Workers, child: s
     looks(crew, [child.pid], 2)
     assert child.poll() is None
     looks(crew, [child.pid], 3)
-    assert child.wait(10) == -9
+    assert child.wait(60) == -9
 
 
 def test_a_child_that_speaks_lives(crew: Workers, child: subprocess.Popen[bytes]) -> None:

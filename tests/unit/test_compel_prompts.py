@@ -24,6 +24,15 @@ REFUSED = [
     ("(a cat).times(2)", r"Compel has no \.times\(\)"),
     ("a (red star", r"'\(' at character 3 is never closed"),
     ("a red) star", r"'\)' at character 6 closes nothing"),
+    ("a (foo - bar)1.2 star", r"group at character 3 would be drawn as letters: Compel does not read '-'"),
+    ("a (foo + bar)1.2", r"does not read '\+'"),
+    ("(one --)++ two", "does not read '--'"),
+    ("(a=b)1.5", "does not read '='"),
+    ('"a - b"1.5', "does not read '-'"),
+    ('(5" tall)1.5', "does not read '\"'"),
+    ("(a (b - c)1.2 d)1.5", "does not read '-'"),
+    ("a (red)1,2 star", r"1,2 at character 8 is read as the weight 1 and more words"),
+    ("(two)2x zoom", "2x at character 6"),
 ]
 TAKEN = [
     "a (red)1.4 star, word++ other--",

@@ -23,7 +23,7 @@ def test_answers_are_sent_at_once_piece_by_piece() -> None:
             _, writer = await asyncio.open_connection(*listener.getsockname())
             writer.close()
             async with server:
-                return bool(await asyncio.wait_for(accepted, timeout=10))
+                return bool(await asyncio.wait_for(accepted, timeout=60))
 
     assert asyncio.run(at_once())
 
