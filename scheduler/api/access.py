@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,9 +13,11 @@ from scheduler.api.problems import Refused
 from scheduler.intake.admission import Submitter
 from storage.access.keys import Keys, Limits, Role
 
-#: How long the answer to "is there any key?" is cached.
-_OPEN_SECONDS = 2.0
+#: How long the answer "no key was ever made" is cached.
+_KEYLESS_SECONDS = 2.0
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+#: What proxies add: whoever is behind one is on no known machine.
+_OF_PROXIES = ("forwarded", "via", "x-real-ip")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key from `farm keys create`.")
 _basic = HTTPBasic(
@@ -43,26 +46,36 @@ class Caller:
         return Submitter(owner=self.owner, key_id=self.key_id, limits=self.limits)
 
 
+class Open(Enum):
+    """Who is let in without a key, as long as none was ever made."""
+
+    TO_NOBODY = auto()
+    TO_THIS_MACHINE = auto()
+    TO_EVERYBODY = auto()
+
+
 class Access:
     """Authenticate callers.
 
-    As long as no key exists, requests from this machine are let in as the owner `nobody`, whatever key they send:
-    clients of OpenAI's and Replicate's cannot be made without one.
+    Until the first key is made, some callers are let in as the owner `nobody`, whatever key they send: clients of
+    OpenAI's and Replicate's cannot be made without one. That ends for good with the first key: a farm whose last key
+    expires is closed, not open.
     """
 
-    def __init__(self, keys: Keys, *, nobody: str, open_without_keys: bool) -> None:
+    def __init__(self, keys: Keys, *, nobody: str, without_keys: Open) -> None:
         self._keys = keys
         self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
-        self._open_without_keys = open_without_keys
+        self._without_keys = without_keys
         self._looked_at = float("-inf")
-        self._open = False
 
     def caller(self, secret: str | None, request: Request) -> Caller:
         """Return who presents this key. Raises Refused: 401 without a valid key."""
         key = self._keys.find(secret) if secret else None
         if key is not None:
             return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
-        if self._is_open():
+        if self._without_keys is not Open.TO_NOBODY and self._keyless():
+            if self._without_keys is Open.TO_THIS_MACHINE:
+                _refuse_other_machines(request)
             _refuse_strange_pages(request)
             return self._nobody
         if secret:
@@ -73,20 +86,34 @@ class Access:
             {"WWW-Authenticate": "Bearer"},
         )
 
-    def _is_open(self) -> bool:
-        if self._open_without_keys and time.monotonic() - self._looked_at > _OPEN_SECONDS:
-            self._open = not self._keys.any_valid()
+    def _keyless(self) -> bool:
+        if time.monotonic() - self._looked_at > _KEYLESS_SECONDS:
+            if self._keys.any_made():
+                self._without_keys = Open.TO_NOBODY
+                return False
             self._looked_at = time.monotonic()
-        return self._open
+        return True
 
 
-def _refuse_strange_pages(request: Request) -> None:
-    """Refuse requests of foreign web pages that are open in a browser on this machine."""
+def _refuse_other_machines(request: Request) -> None:
+    """Refuse requests that came through a proxy, or were addressed to a name that is not this machine's own."""
+    for name in request.headers:
+        if name in _OF_PROXIES or name.startswith("x-forwarded-"):
+            raise Refused(
+                401,
+                f"the request came through a proxy (it has the header {name}): an API key is required; "
+                "`farm keys create` creates one",
+                {"WWW-Authenticate": "Bearer"},
+            )
     host = request.url.hostname or ""
     if host not in _LOCAL_HOSTS:
         raise Refused(
             403, f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}"
         )
+
+
+def _refuse_strange_pages(request: Request) -> None:
+    """Refuse requests of foreign web pages that are open in a caller's browser."""
     origin = request.headers.get("origin")
     if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
         raise Refused(403, "without API keys no other web page may send requests; `farm keys create` creates a key")

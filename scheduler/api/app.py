@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler.api import events, fleet, health, problems, renders, schedules
-from scheduler.api.access import Access
+from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
@@ -37,7 +37,7 @@ curl -H "Authorization: Bearer farm_…" ADDRESS/v1/renders/ID                 #
 curl -H "Authorization: Bearer farm_…" ADDRESS/v1/jobs/ID-000000/image -L -o picture.png
 ```
 
-`farm keys create` creates API keys; as long as there are none, callers on this machine need none. Errors are problem
+`farm keys create` creates API keys; until the first one is made, callers on this machine need none. Errors are problem
 documents (RFC 9457) that name the wrong field.
 """
 #: In the order of the documentation page.
@@ -54,11 +54,11 @@ _TAGS = {
 }
 
 
-def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
+def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     """Build the application over a context.
 
     Args:
-        open_without_keys: let every caller on this machine in as long as no API key exists.
+        without_keys: whom to let in as long as no API key was ever made.
     """
     # The documentation page is served from here: a farm need not have internet access.
     app = FastAPIOffline(
@@ -72,7 +72,7 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
     )
     app.state.context = context
     app.state.access = Access(
-        Keys(context.services.database), nobody=context.services.settings.owner, open_without_keys=open_without_keys
+        Keys(context.services.database), nobody=context.services.settings.owner, without_keys=without_keys
     )
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)

@@ -32,16 +32,20 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
     show_default=True,
     help="Port to listen on; 0 picks a free one.",
 )
-@click.option("--open", "open_to_all", is_flag=True, help="Require no key, whatever the address.")
+@click.option(
+    "--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made."
+)
 def api(host: str, port: int, open_to_all: bool) -> None:
     """Serve the HTTP API.
 
-    Its documentation is at /docs. On a local address no key is required until one is created (`farm keys create`).
+    Its documentation is at /docs. On a local address no key is required until the first one is created
+    (`farm keys create`); requests that come through a proxy require one all the same.
     """
     try:
         # Of the extra `api`: only this command needs it.
         import uvicorn
 
+        from scheduler.api.access import Open
         from scheduler.api.app import make_api
         from scheduler.api.context import ApiContext
     except ImportError:
@@ -50,12 +54,18 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     configure_logging(settings, "api")
     services = open_services(settings).open_all()
     local = host in _LOCAL
-    if not (local or open_to_all or Keys(services.database).any_valid()):
+    keys_made = Keys(services.database).any_made()
+    if open_to_all and keys_made:
+        raise BadSettings("--open: keys were made (`farm keys list`), and so every caller needs one; leave out --open")
+    if not (local or open_to_all or keys_made):
         raise BadSettings(
             f"--host {host}: anybody could use the API; create a key (`farm keys create`), or allow it with --open"
         )
     context = ApiContext(services, reachable_broker(services))
-    app = make_api(context, open_without_keys=local or open_to_all)
+    app = make_api(
+        context,
+        without_keys=Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY,
+    )
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
     )

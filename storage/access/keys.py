@@ -133,11 +133,10 @@ class Keys:
         with self.database.read() as connection:
             return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))]
 
-    def any_valid(self) -> bool:
-        """Return whether any key is valid now."""
-        usable = keys.c.revoked_at.is_(None) & (keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()))
+    def any_made(self) -> bool:
+        """Return whether a key was ever made, valid or not."""
         with self.database.read() as connection:
-            return connection.execute(select(keys.c.id).where(usable).limit(1)).first() is not None
+            return connection.execute(select(keys.c.id).limit(1)).first() is not None
 
     @transaction
     def revoke(self, connection: Connection, key_id: str) -> None:

@@ -204,3 +204,9 @@ def test_one_ctrl_c_answers_whoever_waits_and_ends_the_api(tmp_path: Path, start
     assert ended.code in (0, 130)
     assert "Traceback" not in ended.err
     assert " error" not in ended.err.lower()
+
+
+def test_a_farm_with_keys_is_not_opened_to_everybody(home: Home) -> None:
+    home.farm("keys", "create", "--name", "first")
+    refused = home.farm("api", "--open", "--port", "0", code=2)
+    assert "keys were made" in refused.complaint

@@ -11,6 +11,7 @@ import uvicorn
 from PIL import Image
 
 from diffusion_farm import Farm
+from scheduler.api.access import Open
 from scheduler.api.app import make_api
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
@@ -130,7 +131,7 @@ def running_stage(folder: Path, *, keyed: bool = True) -> Iterator[Stage]:
     (folder / "models.toml").write_text(MODELS)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
-    app = make_api(ApiContext(services, None), open_without_keys=True)
+    app = make_api(ApiContext(services, None), without_keys=Open.TO_THIS_MACHINE)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     stage = Stage(services, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()

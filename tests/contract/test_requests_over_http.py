@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from storage.access.keys import Keys, Limits, Role
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
 
@@ -199,6 +200,26 @@ def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: str) -> 
     assert httpx.get(f"{keyless}/v1/renders", headers=strange).status_code == 403
     elsewhere = {"Authorization": "Bearer sk-anything", "Host": "farm.example.org"}
     assert httpx.get(f"{keyless}/v1/renders", headers=elsewhere).status_code == 403
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"])
+def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: str, header: str) -> None:
+    answer = httpx.get(f"{keyless}/v1/renders", headers={header: "127.0.0.1"})
+    assert answer.status_code == 401
+    assert f"came through a proxy (it has the header {header.lower()})" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+def test_when_its_last_key_ends_a_farm_is_closed_and_not_open(tmp_path: Path, end: str) -> None:
+    with running_stage(tmp_path / "home", keyed=False) as stage:
+        ring = Keys(stage.services.database)
+        key, secret = ring.create(
+            name="a", owner="a", role=Role.ADMIN, limits=Limits(), seconds=0 if end == "expired" else None
+        )
+        if end == "revoked":
+            ring.revoke(key.id)
+        for headers in ({}, {"X-API-Key": secret}, {"X-API-Key": "anything"}):
+            assert httpx.get(f"{stage.address}/v1/renders", headers=headers).status_code == 401, headers
 
 
 def test_once_a_key_is_made_no_other_one_opens(stage: Stage) -> None:
