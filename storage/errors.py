@@ -102,6 +102,10 @@ class ObjectStoreRefused(ObjectStoreProblem):
     """Raised when the object store refuses (missing bucket, forbidden): a person must act."""
 
 
+class ObjectStoreOverwrites(ObjectStoreRefused):
+    """Raised when the object store ignores conditional writes: it cannot serve a farm."""
+
+
 class ExportProblem(ServiceProblem):
     """Raised when an export cannot be written; running it again resumes it."""
 

@@ -32,9 +32,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
     show_default=True,
     help="Port to listen on; 0 picks a free one.",
 )
-@click.option(
-    "--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made."
-)
+@click.option("--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made.")
 def api(host: str, port: int, open_to_all: bool) -> None:
     """Serve the HTTP API.
 

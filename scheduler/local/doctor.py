@@ -15,8 +15,6 @@ from scheduler.services import make_home
 from storage.errors import BrokerProblem, DatabaseProblem, FarmError
 from storage.settings import Settings, misspelt_settings
 
-#: Probed with an object of this name; the worker's rights are enough for it.
-_PROBE_KEY = "doctor/probe"
 _LOW_DISK_BYTES = 2 * 2**30
 #: SQLite before this can corrupt a WAL database in a rare race of several writers (sqlite.org, WAL-reset bug).
 _SAFE_SQLITE = (3, 51, 3)
@@ -120,20 +118,13 @@ def _look_at_broker(settings: Settings) -> Finding | str:
     return f"{tickets.shown}: reachable"
 
 
-def _look_at_objects(settings: Settings) -> Finding | str:
+def _look_at_objects(settings: Settings) -> str:
+    from storage.objects.probe import check_first_write_wins
     from storage.objects.store import open_objects
 
     objects = open_objects(settings)
     objects.check()
-    objects.delete(_PROBE_KEY)
-    first = objects.put(_PROBE_KEY, b"first")
-    try:
-        second = objects.put(_PROBE_KEY, b"second")
-    finally:
-        objects.delete(_PROBE_KEY)
-    if second.sha256 != first.sha256:
-        words = f"{objects.shown}: ignores `If-None-Match: *`, a picture could be overwritten; update the store"
-        return Finding("objects", Grade.WARNING, words)
+    check_first_write_wins(objects)
     return f"{objects.shown}: written, read and deleted; first write wins"
 
 

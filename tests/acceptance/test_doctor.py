@@ -124,11 +124,11 @@ def test_a_bucket_is_tried_and_left_as_it_was(home: Home, addresses: dict[str, s
     assert "first write wins" in words
 
 
-def test_a_store_that_overwrites_is_worth_a_warning(
+def test_a_store_that_overwrites_is_refused(
     home: Home, addresses: dict[str, str], s3_with_signatures: Settings
 ) -> None:
-    grade, words = examined(home, settings=addresses | bucket_of(s3_with_signatures))["objects"]
-    assert grade == "warning"
+    grade, words = examined(home, code=3, settings=addresses | bucket_of(s3_with_signatures))["objects"]
+    assert grade == "broken"
     assert "If-None-Match" in words
 
 

@@ -51,6 +51,17 @@ alone = pytest.mark.parametrize("stores", ["sqlite+folder"], indirect=True)
 
 
 @alone
+def test_a_machine_that_starts_before_its_redis_waits_for_it(farm: Farm, redis: MortalRedis) -> None:
+    redis.kill()
+    log = farm.folder / "workers-early.log"
+    early = farm.machine(1, name="early")
+    eventually(lambda: "workers start when the service answers" in log.read_text(), "it says what it waits for")
+    redis.start()
+    farm.finished(farm.submit(8, model="quick"))
+    assert early.poll() is None
+
+
+@alone
 def test_a_redis_that_is_full_refuses_tickets_and_no_render(farm: Farm, redis: MortalRedis) -> None:
     farm.scheduler()
     farm.workers(1)

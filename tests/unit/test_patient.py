@@ -3,16 +3,18 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from storage.database.connection import Database
-from storage.errors import NotFound, ServiceProblem
+from storage.errors import NotFound, ObjectStoreOverwrites, ServiceProblem
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, Published, RenderedBatch, Submission
 from storage.objects.folder import LocalObjects
+from storage.objects.object_keys import Stored
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.settings import Settings
@@ -166,6 +168,22 @@ def test_pictures_are_stored_once_the_store_is_back(objects: LocalObjects, outag
     PatientObjects(objects, waiting_for(outage)).put("renders/a", b"picture")
     assert objects.get("renders/a") == b"picture"
     assert outage.waited_for == ["store pictures", "store pictures, no more"]
+
+
+class Overwriting(LocalObjects):
+    """A store that keeps what was written last, as one that ignores conditional writes does."""
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> Stored:
+        self.delete(key)
+        return super().put(key, data)
+
+
+def test_no_picture_is_written_to_a_store_that_overwrites(tmp_path: Path) -> None:
+    objects, stopping = Overwriting(tmp_path / "objects"), threading.Event()
+    stopping.set()
+    with pytest.raises(ObjectStoreOverwrites, match="the store ignores `If-None-Match"):
+        PatientObjects(objects, OutageRetry(stopping)).put("renders/a", b"picture")
+    assert list(objects.list()) == []
 
 
 def test_pictures_are_removed_once_the_store_is_back(objects: LocalObjects, outage: Outage) -> None:

@@ -15,8 +15,6 @@ from functools import partial
 
 import click
 
-from storage.broker.tickets import Tickets
-from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings, DatabaseProblem, FarmError, InvalidInput
 from storage.fleet.workers import Workers
@@ -29,6 +27,7 @@ from storage.spec.registry import read_registry
 from worker.devices import Device, find_devices
 from worker.process.identity import machine_name, served_models
 from worker.process.requeue import requeue_jobs_of
+from worker.process.start import wait_for_services
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +46,13 @@ class Supervisor:
     def run(self) -> None:
         """Return when every worker has ended after a request to stop.
 
-        Raises InvalidInput, once all have ended, if one of them cannot start with these settings.
+        Raises InvalidInput, once all have ended, if one of them cannot start with these settings, and ServiceProblem
+        if a service is there and unfit.
         """
         workers = [self._keeper(device) for device in self.devices]
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
+        wait_for_services(self.settings, stopping=self._woken)
         try:
             while not self._stop_requests:
                 for worker in workers:
@@ -130,19 +131,13 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
 
 
 def _ready_devices(settings: Settings) -> list[Device]:
-    """Return the devices to serve, after checking all that a worker needs. Raises FarmError."""
+    """Return the devices to serve, after checking all settings that a worker needs. Raises FarmError."""
     registry = read_registry(settings)
     devices = find_devices(settings.devices)
     for device in devices:
         served_models(settings, registry, device)
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set: name a Redis server, or use `farm up`, which starts one")
-    Tickets(settings).check()
-    database = Database(settings.database)
-    try:
-        schema.check(database)
-    finally:
-        database.close()
     return devices
 
 

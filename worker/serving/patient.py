@@ -11,10 +11,12 @@ from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
 from storage.objects.inputs import ObjectReader
 from storage.objects.object_keys import Stored
+from storage.objects.probe import check_first_write_wins
+from storage.objects.store import ObjectStore
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from worker.serving.outages import OutageRetry
-from worker.serving.services import PictureStore, Quarantines, SharedMemoryLimits, WorkerJobs
+from worker.serving.services import Quarantines, SharedMemoryLimits, WorkerJobs
 from worker.serving.watchdog import Watchdog
 
 
@@ -39,14 +41,24 @@ class PatientJobs:
 
 
 class PatientObjects:
-    """The object store that finished pictures go to."""
+    """The object store that finished pictures go to; no picture is written before it was probed.
 
-    def __init__(self, objects: PictureStore, retry: OutageRetry) -> None:
+    The supervisor probes it too, but may have found it away.
+    """
+
+    def __init__(self, objects: ObjectStore, retry: OutageRetry) -> None:
         self._objects = objects
         self._retry = retry
+        self._probed = False
 
     def put(self, key: str, data: bytes) -> Stored:
-        return self._retry(lambda: self._objects.put(key, data), what="store pictures")
+        return self._retry(lambda: self._put(key, data), what="store pictures")
+
+    def _put(self, key: str, data: bytes) -> Stored:
+        if not self._probed:
+            check_first_write_wins(self._objects)
+            self._probed = True
+        return self._objects.put(key, data)
 
     def get(self, key: str) -> bytes:
         return self._retry(lambda: self._objects.get(key), what="read a picture")

@@ -1,0 +1,50 @@
+"""What a machine waits for before its workers start: services that answer late are no reason to end."""
+
+import contextlib
+import logging
+import threading
+
+from storage.broker.tickets import Tickets
+from storage.database import schema
+from storage.database.connection import Database
+from storage.errors import ObjectStoreOverwrites, ObjectStoreProblem, SchemaMismatch, ServiceProblem
+from storage.objects.probe import check_first_write_wins
+from storage.objects.store import open_objects
+from storage.process.logs import LogThrottle
+from storage.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 2.0
+
+
+def wait_for_services(settings: Settings, *, stopping: threading.Event) -> None:
+    """Return once Redis and the database answer, or the process is to stop.
+
+    Raises SchemaMismatch for tables of another version, and ObjectStoreOverwrites for a store that replaces pictures.
+    """
+    throttle = LogThrottle()
+    while not stopping.is_set():
+        try:
+            _check(settings)
+        except (SchemaMismatch, ObjectStoreOverwrites):
+            raise
+        except ServiceProblem as error:
+            if throttle.passes(error.fault):
+                log.warning("workers start when the service answers", extra={"error": error})
+        else:
+            return
+        stopping.wait(_PAUSE_SECONDS)
+
+
+def _check(settings: Settings) -> None:
+    Tickets(settings).check()
+    with contextlib.closing(Database(settings.database)) as database:
+        schema.check(database)
+    try:
+        check_first_write_wins(open_objects(settings))
+    except ObjectStoreOverwrites:
+        raise
+    except ObjectStoreProblem as error:
+        # Workers start all the same: each shows in its row what it waits for.
+        log.warning("object store not probed yet", extra={"error": error})
