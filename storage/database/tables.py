@@ -66,6 +66,8 @@ renders = Table(
     # An owner's own, newest first.
     Index("ix_renders_owner", "owner", "created_at"),
     Index("ix_renders_key_id", "key_id", "created_at"),
+    # What is unfinished, of a key and of all: however much was finished before, it costs nothing.
+    Index("ix_renders_unfinished", "key_id"),
 )
 
 jobs = Table(
@@ -122,6 +124,8 @@ jobs = Table(
     Index("ix_jobs_custom_id", "render_id", "custom_id", unique=True),
     # The sweep: leases that ran out.
     Index("ix_jobs_leases", "lease_until"),
+    # Which renders have held jobs, and how many.
+    Index("ix_jobs_held", "render_id"),
 )
 
 #: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
@@ -368,6 +372,8 @@ _CONDITIONS = {
     **dict.fromkeys(("ix_jobs_queue", "ix_jobs_fill", "ix_jobs_rounds"), "state = 'queued'"),
     "ix_jobs_custom_id": "custom_id IS NOT NULL",
     "ix_jobs_leases": "state = 'running'",
+    "ix_jobs_held": "state = 'held'",
+    "ix_renders_unfinished": "finished_at IS NULL",
     "ix_deliveries_due": "state = 'pending'",
 }
 

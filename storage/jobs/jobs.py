@@ -26,8 +26,9 @@ from storage.database.tables import batches, jobs, renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import NotFound
 from storage.events.log import EventKind, NewEvent, record_events
+from storage.jobs import holding
 from storage.jobs.claim import head_of, take
-from storage.jobs.fair_share import RoundDealer, queued, round_served
+from storage.jobs.fair_share import RoundDealer, queued
 from storage.jobs.orphans import note_orphans
 from storage.jobs.recovery import recover
 from storage.jobs.submission import accept_stream, accepted_before
@@ -165,9 +166,10 @@ class Jobs:
     @transaction
     def requeue_from_worker(self, connection: Connection, *, worker: str) -> int:
         """Requeue everything that a stopping worker holds; how many jobs. No attempt is counted."""
+        theirs = holding.coming_back(connection, jobs.c.worker == worker)
         returned = connection.execute(
             transition(Transition.REQUEUE)
-            .where(jobs.c.worker == worker)
+            .where(theirs)
             .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **unleased())
             .returning(jobs.c.render_id, jobs.c.index, jobs.c.watched)
         ).all()
@@ -191,7 +193,8 @@ class Jobs:
         """Recover jobs whose lease has expired; how many."""
         lapsed = jobs.c.lease_until < database_now()
         message = "the worker stopped renewing its lease"
-        return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
+        # Leases are judged while somebody holds a render of a million, too; those of that one a little later.
+        return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message, wait=False))
 
     # -- an operator's moves --------------------------------------------------------------------------------------
 
@@ -228,6 +231,7 @@ class Jobs:
     @transaction
     def retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int:
         """Queue the failed jobs of a render again, with fresh attempts and rounds; how many."""
+        holding.hold_alone(connection, render_id)
         failed = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner, jobs.c.priority)
             .where(jobs.c.render_id == render_id, jobs.c.state == State.FAILED)
@@ -268,6 +272,7 @@ class Jobs:
         self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
     ) -> int:
         """Move a render's waiting and held jobs to another priority, behind its owner's jobs there; how many."""
+        holding.hold_alone(connection, render_id)
         waiting = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner)
             .where(
@@ -287,34 +292,22 @@ class Jobs:
     @transaction
     def hold(self, connection: Connection, render_id: str) -> int:
         """Hold a render's waiting jobs, taking them out of the queue; how many. Running ones go on. Idempotent."""
-        held = connection.execute(transition(Transition.HOLD).where(jobs.c.render_id == render_id)).rowcount
-        if _mark_held(connection, render_id, held=True) or held:
-            record_events(connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_HELD, data={"jobs": held})])
-        return held
+        return holding.hold(connection, render_id)
 
     @transaction
     def release(self, connection: Connection, render_id: str) -> int:
         """Release a held render into the queue, from the round now being served; how many jobs. Idempotent."""
-        held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
-        parts = connection.execute(
-            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.round).label("round"))
-            .where(held)
-            .group_by(jobs.c.model, jobs.c.priority, jobs.c.owner)
-        ).all()
-        released = 0
-        for part in parts:
-            serving = round_served(connection, part.model, Priority(part.priority))
-            released += connection.execute(
-                transition(Transition.RELEASE)
-                .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
-                # The distances stay as they were dealt; rounds long past would overtake everyone.
-                .values(round=jobs.c.round + max(0, serving - part.round))
-            ).rowcount
-        if _mark_held(connection, render_id, held=False) or released:
-            record_events(
-                connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_RELEASED, data={"jobs": released})]
-            )
-        return released
+        return holding.release(connection, render_id)
+
+    def put_right(self) -> int:
+        """Hold what waits of held renders, and release what is held of others; how many jobs."""
+        with self.database.read() as connection:
+            found = holding.disagreeing(connection)
+        return sum(self._put_right(render_id) for render_id in found)
+
+    @transaction
+    def _put_right(self, connection: Connection, render_id: str) -> int:
+        return holding.put_right(connection, render_id)
 
     # -- what waits --------------------------------------------------------------------------------------------
 
@@ -351,12 +344,6 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
         )
         .on_conflict_do_nothing()
     )
-
-
-def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
-    """Mark a render as held or not; whether that changes anything."""
-    marked = update(renders).where(renders.c.id == render_id, renders.c.held != held).values(held=held)
-    return connection.execute(marked).rowcount > 0
 
 
 def _by_round(failed: Iterable[Row[*tuple[Any, ...]]], dealer: RoundDealer) -> Iterator[tuple[int, list[int]]]:

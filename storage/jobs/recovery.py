@@ -11,6 +11,7 @@ from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.fault_log import MESSAGE_CHARACTERS, note_faults
 from storage.fleet.quarantines import Suspicion, others_serve, quarantine_if_due
+from storage.jobs.holding import coming_back
 from storage.jobs.orphans import note_orphans
 from storage.jobs.transitions import count, lock_renders, transition, unleased
 from storage.rules.faults import REACTIONS, Decision, Fault, RetryPolicy, Scope, Situation, decide
@@ -35,12 +36,20 @@ _MET: tuple[Column[Any], ...] = (
 
 
 def recover(
-    connection: Connection, rules: RetryPolicy, which: ColumnElement[bool], fault: Fault, message: str
+    connection: Connection,
+    rules: RetryPolicy,
+    which: ColumnElement[bool],
+    fault: Fault,
+    message: str,
+    *,
+    wait: bool = True,
 ) -> dict[int, State]:
     """Take running jobs from their workers because of a fault; the present states of these jobs, by row id.
 
-    Jobs that were cancelled, taken over or finished before are left alone.
+    Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those of renders that
+    somebody holds or releases at this moment.
     """
+    which = coming_back(connection, which, at_most=_AT_ONCE, wait=wait)
     message = message[:MESSAGE_CHARACTERS]
     met = connection.execute(
         select(*_MET)
