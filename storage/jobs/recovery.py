@@ -49,16 +49,8 @@ def recover(
     Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those of renders that
     somebody holds or releases at this moment.
     """
-    which = coming_back(connection, which, at_most=_AT_ONCE, wait=wait)
     message = message[:MESSAGE_CHARACTERS]
-    met = connection.execute(
-        select(*_MET)
-        .where(jobs.c.state == State.RUNNING, which)
-        .order_by(jobs.c.id)
-        .limit(_AT_ONCE)
-        # Waited for, not skipped: it may be our own lease thread that is just renewing them.
-        .with_for_update()
-    ).all()
+    met = _lock(connection, which, wait=wait)
     others = {
         (worker, model): others_serve(connection, worker, model)
         for worker, model in {(row.worker, row.model) for row in met}
@@ -91,6 +83,13 @@ def recover(
         note_orphans(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
     count(connection, renders.c.failed, Counter(row.render_id for row in failed))
     return after
+
+
+def _lock(connection: Connection, which: ColumnElement[bool], *, wait: bool) -> Sequence[Row[Any]]:
+    which = coming_back(connection, which, at_most=_AT_ONCE, wait=wait)
+    found = select(*_MET).where(jobs.c.state == State.RUNNING, which).order_by(jobs.c.id).limit(_AT_ONCE)
+    # Waited for, not skipped: it may be our own lease thread that is just renewing them.
+    return connection.execute(found.with_for_update()).all()
 
 
 def _told(row: Row[Any], state: State, fault: Fault, message: str) -> NewEvent:
