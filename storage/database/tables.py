@@ -16,7 +16,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    text,
 )
 
 from storage.rules.states import State
@@ -244,6 +243,16 @@ keys = Table(
     Column("revoked_at", Double),
 )
 
+#: How many pictures were accepted with a key, minute by minute of the last day (`storage.access.quotas`).
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key_id", String(12), primary_key=True),
+    # Since 1970.
+    Column("minute", Integer, primary_key=True, autoincrement=False),
+    Column("pictures", BigInteger, nullable=False),
+)
+
 #: What happened to watched renders, numbered by render (`storage.events.log`).
 events = Table(
     "events",
@@ -366,27 +375,3 @@ exports = Table(
     Column("finished_at", Double),
     UniqueConstraint("render_id", "format", "target"),
 )
-
-#: Partial indexes: index → the rows that it covers.
-_CONDITIONS = {
-    **dict.fromkeys(("ix_jobs_queue", "ix_jobs_fill", "ix_jobs_rounds"), "state = 'queued'"),
-    "ix_jobs_custom_id": "custom_id IS NOT NULL",
-    "ix_jobs_leases": "state = 'running'",
-    "ix_jobs_held": "state = 'held'",
-    "ix_renders_unfinished": "finished_at IS NULL",
-    "ix_deliveries_due": "state = 'pending'",
-}
-
-
-def complete_metadata() -> MetaData:
-    """Return the tables with the conditions of their partial indexes: for whoever compares or creates them.
-
-    Reading and writing rows does without: an option of a dialect makes SQLAlchemy import all drivers of that dialect,
-    which takes a tenth of a second at the start of every command.
-    """
-    for table in metadata.tables.values():
-        for index in table.indexes:
-            if (condition := _CONDITIONS.get(str(index.name))) is not None:
-                for dialect in ("sqlite", "postgresql"):
-                    index.dialect_kwargs[f"{dialect}_where"] = text(condition)
-    return metadata
