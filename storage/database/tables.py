@@ -210,6 +210,8 @@ orphans = Table(
     Column("job_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     # Not before then: an upload may be under way.
     Column("due_at", Double, nullable=False),
+    # Until then a process deletes its picture.
+    Column("marked_until", Double),
     Index("ix_orphans_due_at", "due_at"),
 )
 

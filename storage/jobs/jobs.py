@@ -7,6 +7,7 @@ cancel raises the fence. A render's counters move in the same transaction as its
 """
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,12 +25,12 @@ from sqlalchemy import (
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
 from storage.database.upsert import insert_on_conflict
-from storage.errors import NotFound
+from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.jobs import holding
 from storage.jobs.claim import head_of, take
 from storage.jobs.fair_share import RoundDealer, queued
-from storage.jobs.orphans import note_orphans
+from storage.jobs.orphans import being_removed, note_orphans
 from storage.jobs.recovery import recover
 from storage.jobs.submission import accept_stream, accepted_before
 from storage.jobs.transitions import count, fenced, lock_renders, of_watched, transition, unleased
@@ -37,6 +38,9 @@ from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBa
 from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import Priority, State, Transition
 from storage.spec.picture import Spec
+
+#: A retry waits for pictures that are being deleted; a store that answers does so within milliseconds.
+_REMOVAL_SECONDS = 5.0
 
 
 class Jobs:
@@ -228,17 +232,35 @@ class Jobs:
         count(connection, renders.c.cancelled, {told.render_id: cancelled})
         return cancelled
 
+    def retry(self, render_id: str, *, quanta: Mapping[str, int]) -> int:
+        """Queue the failed jobs of a render again, with fresh attempts and rounds; how many.
+
+        Raises ObjectStoreProblem while pictures of earlier attempts are being deleted, and the store does not answer.
+        """
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        while (retried := self._retry(render_id, quanta=quanta)) is None:
+            if time.monotonic() > deadline:
+                raise ObjectStoreProblem(
+                    f"render {render_id}: pictures of failed attempts are being deleted, and the object store does not "
+                    "answer; retry when it does"
+                )
+            time.sleep(0.05)
+        return retried
+
     @transaction
-    def retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int:
-        """Queue the failed jobs of a render again, with fresh attempts and rounds; how many."""
+    def _retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int | None:
+        """Retry; None if it has to wait."""
         holding.hold_alone(connection, render_id)
         failed = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner, jobs.c.priority)
             .where(jobs.c.render_id == render_id, jobs.c.state == State.FAILED)
             .order_by(jobs.c.id)
+            .with_for_update()
         ).all()
         if not failed:
             return 0
+        if connection.execute(being_removed(render_id).limit(1)).first() is not None:
+            return None
         dealer = RoundDealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
         for round_, ids in _by_round(failed, dealer):

@@ -13,6 +13,7 @@ def upgrade() -> None:
     _index("ix_jobs_held", "jobs", ["render_id"], "state = 'held'")
     _index("ix_renders_unfinished", "renders", ["key_id"], "finished_at IS NULL")
     _add_key_usage()
+    op.add_column("orphans", sa.Column("marked_until", sa.Double))
 
 
 def _add_key_usage() -> None:
