@@ -31,17 +31,24 @@ class Sweep:
     #: Workers renew their leases at least so often.
     renew_seconds: float
     lease_seconds: float
+    #: Between two looks for jobs that do not follow their render: nothing should make any.
+    agree_seconds: float = 30.0
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._outage: ServiceProblem | None = None
         self._well_at = self.clock()
         self._spare_until = -math.inf
+        self._agree_at = -math.inf
 
     def run_once(self, *, spare_leases: bool = False) -> None:
         """Raises DatabaseProblem or BrokerProblem; what was done before stays done."""
         if not spare_leases and (lapsed := self.jobs.recover_lapsed()):
             log.warning("leases lapsed", extra={"jobs": lapsed})
+        if self.clock() >= self._agree_at:
+            if wrong := self.jobs.put_right():
+                log.warning("jobs were held or waited against their render", extra={"jobs": wrong})
+            self._agree_at = self.clock() + self.agree_seconds
         for alias in self.jobs.best_waiting(self.registry.models):
             if published := top_up(self.jobs, self.tickets, self.registry[alias]):
                 log.info("tickets published", extra={"model": alias, "n": published})

@@ -4,8 +4,8 @@ import secrets
 from dataclasses import dataclass
 
 from storage.access.keys import Limits
-from storage.access.quotas import Quotas, exceeded_limit
-from storage.errors import NotPermitted, QuotaExceeded
+from storage.access.quotas import Quotas, refuse_excess
+from storage.errors import NotPermitted
 from storage.jobs.values import Idempotency, Submission, Webhook
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
@@ -57,6 +57,7 @@ class Terms:
             together=self.together,
             once=once,
             key_id=submitter.key_id,
+            limits=submitter.limits,
             watched=self.watched,
             held=self.held,
             webhook=self.webhook,
@@ -69,14 +70,13 @@ def limits_count_pictures(limits: Limits) -> bool:
 
 
 def check_quota(quotas: Quotas, submitter: Submitter, pictures: int) -> None:
-    """Check a key's quotas for so many more pictures. Raises QuotaExceeded; NotPermitted if waiting cannot help."""
+    """Check a key's quotas for so many more pictures before they are read: those that fit are checked when accepted.
+
+    Raises QuotaExceeded; NotPermitted if waiting cannot help.
+    """
     limits = submitter.limits
-    if submitter.key_id is None or not (limits_count_pictures(limits) or limits.per_minute is not None):
-        return
-    if over := exceeded_limit(limits, quotas.used(submitter.key_id), pictures):
-        if over.retry_seconds is None:
-            raise NotPermitted(over.words)
-        raise QuotaExceeded(over.words, retry_seconds=over.retry_seconds)
+    if submitter.key_id is not None and (limits_count_pictures(limits) or limits.per_minute is not None):
+        refuse_excess(limits, quotas.used(submitter.key_id, limits), pictures)
 
 
 def check_work(spec: Spec, limits: Limits) -> None:

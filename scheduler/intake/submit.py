@@ -19,7 +19,7 @@ from scheduler.intake.uploads import StoredInputs, check_stored, with_references
 from scheduler.services import Services
 from storage.access.quotas import Quotas
 from storage.broker.tickets import Tickets
-from storage.errors import BrokerProblem, NotFound
+from storage.errors import BrokerProblem, NotFound, NotPermitted, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
@@ -145,8 +145,13 @@ def admit(
     Raises QuotaExceeded, NotPermitted, and what `specified` raises.
     """
     key = terms.idempotency_key
-    if submitter.limits != NO_LIMITS and not (key and intake.views.accepted_as(submitter.owner, key)):
-        check_quota(intake.quotas, submitter, order.pictures() if limits_count_pictures(submitter.limits) else 1)
+    if submitter.limits != NO_LIMITS:
+        try:
+            check_quota(intake.quotas, submitter, order.pictures() if limits_count_pictures(submitter.limits) else 1)
+        except (QuotaExceeded, NotPermitted):
+            # Asked afterwards: the first of two equal requests may be accepted meanwhile.
+            if not (key and intake.views.accepted_as(submitter.owner, key)):
+                raise
     return specified(intake, submitter, order, bad=bad)
 
 

@@ -1,12 +1,20 @@
 """How much of a key's limits is used up."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Select, delete, func, select, text
 
 from storage.access.keys import Limits
 from storage.database.connection import Database, database_now
-from storage.database.tables import renders
+from storage.database.tables import key_usage, renders
+from storage.database.upsert import insert_on_conflict
+from storage.errors import NotPermitted, QuotaExceeded
+
+#: How long a request waits for another one of its key that is being accepted.
+_PATIENCE = "60s"
+#: Minutes.
+_DAY = 24 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,14 @@ def exceeded_limit(limits: Limits, used: QuotaUsage, pictures: int) -> LimitExce
     return None
 
 
+def refuse_excess(limits: Limits, used: QuotaUsage, pictures: int) -> None:
+    """Raise QuotaExceeded if so many more pictures exceed a limit now, NotPermitted if they always will."""
+    if over := exceeded_limit(limits, used, pictures):
+        if over.retry_seconds is None:
+            raise NotPermitted(over.words)
+        raise QuotaExceeded(over.words, retry_seconds=over.retry_seconds)
+
+
 def _exceeded_by_itself(limits: Limits, pictures: int) -> str | None:
     """Return, in words, the limit that so many pictures exceed even where nothing of it is used up."""
     if limits.per_minute == 0:
@@ -59,21 +75,75 @@ def _exceeded_by_itself(limits: Limits, pictures: int) -> str | None:
 
 
 class Quotas:
-    """Usage is counted from renders: there is nothing to reset and nothing to drift."""
+    """Usage by key: what is unfinished and new is counted from renders, what was accepted in a day minute by minute."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def used(self, key_id: str) -> QuotaUsage:
-        left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
-        theirs = renders.c.key_id == key_id
+    def used(self, key_id: str, limits: Limits) -> QuotaUsage:
+        """Return what is used up of these limits now. `keep_to_limits` has the last word."""
         with self._database.read() as connection:
+            return _used(connection, key_id, limits)
 
-            def scalar(what: object, *where: object) -> int:
-                return int(connection.execute(select(what).where(theirs, *where)).scalar() or 0)  # type: ignore[call-overload]
 
-            return QuotaUsage(
-                unfinished=scalar(func.sum(left), renders.c.finished_at.is_(None)),
-                accepted_last_day=scalar(func.sum(renders.c.total), renders.c.created_at > database_now() - 86400),
-                requests_last_minute=scalar(func.count(), renders.c.created_at > database_now() - 60),
-            )
+def accept_alone(connection: Connection, key_id: str, limits: Limits) -> None:
+    """Have no other request of a limited key accepted until the transaction ends."""
+    if limits == Limits(work=limits.work) or connection.dialect.name != "postgresql":
+        return  # SQLite's writers follow one another anyway.
+    # While a million pictures are accepted, this waits longer than other locks are waited for.
+    said = {"name": f"limits:{key_id}", "patience": _PATIENCE}
+    connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), said)
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), said)
+
+
+def keep_to_limits(connection: Connection, key_id: str, limits: Limits, pictures: int) -> None:
+    """Check a key's limits in the transaction that accepts so many pictures, after `accept_alone`.
+
+    Raises QuotaExceeded; NotPermitted if waiting cannot help.
+    """
+    if limits != Limits(work=limits.work):
+        refuse_excess(limits, _used(connection, key_id, limits), pictures)
+
+
+def note_accepted(connection: Connection, key_id: str, limits: Limits, pictures: int) -> None:
+    """Note what a key has accepted, in the transaction that accepts it."""
+    if limits.per_day is None:
+        return
+    minute = _minute(connection)
+    connection.execute(delete(key_usage).where(key_usage.c.key_id == key_id, key_usage.c.minute < minute - _DAY))
+    noted = insert_on_conflict(connection, key_usage).values(key_id=key_id, minute=minute, pictures=pictures)
+    connection.execute(
+        noted.on_conflict_do_update(
+            index_elements=[key_usage.c.key_id, key_usage.c.minute], set_={"pictures": key_usage.c.pictures + pictures}
+        )
+    )
+
+
+def unfinished_of(key_id: str) -> Select[Any]:
+    """Select how many pictures of a key wait or run: it reads no render that is finished."""
+    left = renders.c.total - renders.c.done - renders.c.failed - renders.c.cancelled
+    return select(func.sum(left)).where(renders.c.key_id == key_id, renders.c.finished_at.is_(None))
+
+
+def _used(connection: Connection, key_id: str, limits: Limits) -> QuotaUsage:
+    """Count what is limited; of renders that are finished, only as many as one minute's limit."""
+    unfinished = last_day = last_minute = 0
+    if limits.queued is not None:
+        unfinished = _number(connection, unfinished_of(key_id))
+    if limits.per_day is not None:
+        # The first minute counts whole: rather a few seconds too many than a picture.
+        theirs = (key_usage.c.key_id == key_id) & (key_usage.c.minute >= _minute(connection) - _DAY)
+        last_day = _number(connection, select(func.sum(key_usage.c.pictures)).where(theirs))
+    if limits.per_minute is not None:
+        theirs = (renders.c.key_id == key_id) & (renders.c.created_at > database_now() - 60)
+        some = select(renders.c.id).where(theirs).limit(limits.per_minute).subquery()
+        last_minute = _number(connection, select(func.count()).select_from(some))
+    return QuotaUsage(unfinished=unfinished, accepted_last_day=last_day, requests_last_minute=last_minute)
+
+
+def _number(connection: Connection, statement: Select[Any]) -> int:
+    return int(connection.execute(statement).scalar() or 0)
+
+
+def _minute(connection: Connection) -> int:
+    return int(connection.execute(select(database_now())).scalar_one() // 60)

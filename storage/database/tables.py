@@ -16,7 +16,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    text,
 )
 
 from storage.rules.states import State
@@ -66,6 +65,8 @@ renders = Table(
     # An owner's own, newest first.
     Index("ix_renders_owner", "owner", "created_at"),
     Index("ix_renders_key_id", "key_id", "created_at"),
+    # What is unfinished, of a key and of all: however much was finished before, it costs nothing.
+    Index("ix_renders_unfinished", "key_id"),
 )
 
 jobs = Table(
@@ -122,6 +123,8 @@ jobs = Table(
     Index("ix_jobs_custom_id", "render_id", "custom_id", unique=True),
     # The sweep: leases that ran out.
     Index("ix_jobs_leases", "lease_until"),
+    # Which renders have held jobs, and how many.
+    Index("ix_jobs_held", "render_id"),
 )
 
 #: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
@@ -207,6 +210,8 @@ orphans = Table(
     Column("job_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     # Not before then: an upload may be under way.
     Column("due_at", Double, nullable=False),
+    # Until then a process deletes its picture.
+    Column("marked_until", Double),
     Index("ix_orphans_due_at", "due_at"),
 )
 
@@ -238,6 +243,16 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+)
+
+#: How many pictures were accepted with a key, minute by minute of the last day (`storage.access.quotas`).
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key_id", String(12), primary_key=True),
+    # Since 1970.
+    Column("minute", Integer, primary_key=True, autoincrement=False),
+    Column("pictures", BigInteger, nullable=False),
 )
 
 #: What happened to watched renders, numbered by render (`storage.events.log`).
@@ -362,25 +377,3 @@ exports = Table(
     Column("finished_at", Double),
     UniqueConstraint("render_id", "format", "target"),
 )
-
-#: Partial indexes: index → the rows that it covers.
-_CONDITIONS = {
-    **dict.fromkeys(("ix_jobs_queue", "ix_jobs_fill", "ix_jobs_rounds"), "state = 'queued'"),
-    "ix_jobs_custom_id": "custom_id IS NOT NULL",
-    "ix_jobs_leases": "state = 'running'",
-    "ix_deliveries_due": "state = 'pending'",
-}
-
-
-def complete_metadata() -> MetaData:
-    """Return the tables with the conditions of their partial indexes: for whoever compares or creates them.
-
-    Reading and writing rows does without: an option of a dialect makes SQLAlchemy import all drivers of that dialect,
-    which takes a tenth of a second at the start of every command.
-    """
-    for table in metadata.tables.values():
-        for index in table.indexes:
-            if (condition := _CONDITIONS.get(str(index.name))) is not None:
-                for dialect in ("sqlite", "postgresql"):
-                    index.dialect_kwargs[f"{dialect}_where"] = text(condition)
-    return metadata

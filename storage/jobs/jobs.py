@@ -7,6 +7,7 @@ cancel raises the fence. A render's counters move in the same transaction as its
 """
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,11 +25,12 @@ from sqlalchemy import (
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
 from storage.database.upsert import insert_on_conflict
-from storage.errors import NotFound
+from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
+from storage.jobs import holding
 from storage.jobs.claim import head_of, take
-from storage.jobs.fair_share import RoundDealer, queued, round_served
-from storage.jobs.orphans import note_orphans
+from storage.jobs.fair_share import RoundDealer, queued
+from storage.jobs.orphans import being_removed, note_orphans
 from storage.jobs.recovery import recover
 from storage.jobs.submission import accept_stream, accepted_before
 from storage.jobs.transitions import count, fenced, lock_renders, of_watched, transition, unleased
@@ -36,6 +38,9 @@ from storage.jobs.values import Claim, ClaimedJob, NewJob, Published, RenderedBa
 from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import Priority, State, Transition
 from storage.spec.picture import Spec
+
+#: A retry waits for pictures that are being deleted; a store that answers does so within milliseconds.
+_REMOVAL_SECONDS = 5.0
 
 
 class Jobs:
@@ -165,9 +170,10 @@ class Jobs:
     @transaction
     def requeue_from_worker(self, connection: Connection, *, worker: str) -> int:
         """Requeue everything that a stopping worker holds; how many jobs. No attempt is counted."""
+        theirs = holding.coming_back(connection, jobs.c.worker == worker)
         returned = connection.execute(
             transition(Transition.REQUEUE)
-            .where(jobs.c.worker == worker)
+            .where(theirs)
             .values(attempt=jobs.c.attempt - 1, elsewhere_until=None, **unleased())
             .returning(jobs.c.render_id, jobs.c.index, jobs.c.watched)
         ).all()
@@ -191,7 +197,8 @@ class Jobs:
         """Recover jobs whose lease has expired; how many."""
         lapsed = jobs.c.lease_until < database_now()
         message = "the worker stopped renewing its lease"
-        return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message))
+        # Leases are judged while somebody holds a render of a million, too; those of that one a little later.
+        return len(recover(connection, self._rules, lapsed, Fault.LOST_LEASE, message, wait=False))
 
     # -- an operator's moves --------------------------------------------------------------------------------------
 
@@ -225,16 +232,35 @@ class Jobs:
         count(connection, renders.c.cancelled, {told.render_id: cancelled})
         return cancelled
 
+    def retry(self, render_id: str, *, quanta: Mapping[str, int]) -> int:
+        """Queue the failed jobs of a render again, with fresh attempts and rounds; how many.
+
+        Raises ObjectStoreProblem while pictures of earlier attempts are being deleted, and the store does not answer.
+        """
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        while (retried := self._retry(render_id, quanta=quanta)) is None:
+            if time.monotonic() > deadline:
+                raise ObjectStoreProblem(
+                    f"render {render_id}: pictures of failed attempts are being deleted, and the object store does not "
+                    "answer; retry when it does"
+                )
+            time.sleep(0.05)
+        return retried
+
     @transaction
-    def retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int:
-        """Queue the failed jobs of a render again, with fresh attempts and rounds; how many."""
+    def _retry(self, connection: Connection, render_id: str, *, quanta: Mapping[str, int]) -> int | None:
+        """Retry; None if it has to wait."""
+        holding.hold_alone(connection, render_id)
         failed = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner, jobs.c.priority)
             .where(jobs.c.render_id == render_id, jobs.c.state == State.FAILED)
             .order_by(jobs.c.id)
+            .with_for_update()
         ).all()
         if not failed:
             return 0
+        if connection.execute(being_removed(render_id).limit(1)).first() is not None:
+            return None
         dealer = RoundDealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
         for round_, ids in _by_round(failed, dealer):
@@ -268,6 +294,7 @@ class Jobs:
         self, connection: Connection, render_id: str, priority: Priority, *, quanta: Mapping[str, int]
     ) -> int:
         """Move a render's waiting and held jobs to another priority, behind its owner's jobs there; how many."""
+        holding.hold_alone(connection, render_id)
         waiting = connection.execute(
             select(jobs.c.id, jobs.c.model, jobs.c.owner)
             .where(
@@ -287,34 +314,22 @@ class Jobs:
     @transaction
     def hold(self, connection: Connection, render_id: str) -> int:
         """Hold a render's waiting jobs, taking them out of the queue; how many. Running ones go on. Idempotent."""
-        held = connection.execute(transition(Transition.HOLD).where(jobs.c.render_id == render_id)).rowcount
-        if _mark_held(connection, render_id, held=True) or held:
-            record_events(connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_HELD, data={"jobs": held})])
-        return held
+        return holding.hold(connection, render_id)
 
     @transaction
     def release(self, connection: Connection, render_id: str) -> int:
         """Release a held render into the queue, from the round now being served; how many jobs. Idempotent."""
-        held = (jobs.c.render_id == render_id) & (jobs.c.state == State.HELD)
-        parts = connection.execute(
-            select(jobs.c.model, jobs.c.priority, jobs.c.owner, func.min(jobs.c.round).label("round"))
-            .where(held)
-            .group_by(jobs.c.model, jobs.c.priority, jobs.c.owner)
-        ).all()
-        released = 0
-        for part in parts:
-            serving = round_served(connection, part.model, Priority(part.priority))
-            released += connection.execute(
-                transition(Transition.RELEASE)
-                .where(held, jobs.c.model == part.model, jobs.c.priority == part.priority)
-                # The distances stay as they were dealt; rounds long past would overtake everyone.
-                .values(round=jobs.c.round + max(0, serving - part.round))
-            ).rowcount
-        if _mark_held(connection, render_id, held=False) or released:
-            record_events(
-                connection, [NewEvent(render_id=render_id, kind=EventKind.RENDER_RELEASED, data={"jobs": released})]
-            )
-        return released
+        return holding.release(connection, render_id)
+
+    def put_right(self) -> int:
+        """Hold what waits of held renders, and release what is held of others; how many jobs."""
+        with self.database.read() as connection:
+            found = holding.disagreeing(connection)
+        return sum(self._put_right(render_id) for render_id in found)
+
+    @transaction
+    def _put_right(self, connection: Connection, render_id: str) -> int:
+        return holding.put_right(connection, render_id)
 
     # -- what waits --------------------------------------------------------------------------------------------
 
@@ -351,12 +366,6 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
         )
         .on_conflict_do_nothing()
     )
-
-
-def _mark_held(connection: Connection, render_id: str, *, held: bool) -> bool:
-    """Mark a render as held or not; whether that changes anything."""
-    marked = update(renders).where(renders.c.id == render_id, renders.c.held != held).values(held=held)
-    return connection.execute(marked).rowcount > 0
 
 
 def _by_round(failed: Iterable[Row[*tuple[Any, ...]]], dealer: RoundDealer) -> Iterator[tuple[int, list[int]]]:

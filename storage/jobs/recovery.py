@@ -11,6 +11,7 @@ from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.fault_log import MESSAGE_CHARACTERS, note_faults
 from storage.fleet.quarantines import Suspicion, others_serve, quarantine_if_due
+from storage.jobs.holding import coming_back
 from storage.jobs.orphans import note_orphans
 from storage.jobs.transitions import count, lock_renders, transition, unleased
 from storage.rules.faults import REACTIONS, Decision, Fault, RetryPolicy, Scope, Situation, decide
@@ -35,21 +36,21 @@ _MET: tuple[Column[Any], ...] = (
 
 
 def recover(
-    connection: Connection, rules: RetryPolicy, which: ColumnElement[bool], fault: Fault, message: str
+    connection: Connection,
+    rules: RetryPolicy,
+    which: ColumnElement[bool],
+    fault: Fault,
+    message: str,
+    *,
+    wait: bool = True,
 ) -> dict[int, State]:
     """Take running jobs from their workers because of a fault; the present states of these jobs, by row id.
 
-    Jobs that were cancelled, taken over or finished before are left alone.
+    Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those of renders that
+    somebody holds or releases at this moment.
     """
     message = message[:MESSAGE_CHARACTERS]
-    met = connection.execute(
-        select(*_MET)
-        .where(jobs.c.state == State.RUNNING, which)
-        .order_by(jobs.c.id)
-        .limit(_AT_ONCE)
-        # Waited for, not skipped: it may be our own lease thread that is just renewing them.
-        .with_for_update()
-    ).all()
+    met = _lock(connection, which, wait=wait)
     others = {
         (worker, model): others_serve(connection, worker, model)
         for worker, model in {(row.worker, row.model) for row in met}
@@ -82,6 +83,13 @@ def recover(
         note_orphans(connection, jobs.c.id.in_(stored), after_seconds=rules.lease_seconds)
     count(connection, renders.c.failed, Counter(row.render_id for row in failed))
     return after
+
+
+def _lock(connection: Connection, which: ColumnElement[bool], *, wait: bool) -> Sequence[Row[Any]]:
+    which = coming_back(connection, which, at_most=_AT_ONCE, wait=wait)
+    found = select(*_MET).where(jobs.c.state == State.RUNNING, which).order_by(jobs.c.id).limit(_AT_ONCE)
+    # Waited for, not skipped: it may be our own lease thread that is just renewing them.
+    return connection.execute(found.with_for_update()).all()
 
 
 def _told(row: Row[Any], state: State, fault: Fault, message: str) -> NewEvent:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, insert, literal, select, update
 
+from storage.access.quotas import accept_alone, keep_to_limits, note_accepted
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, renders
 from storage.database.upsert import insert_on_conflict
@@ -38,6 +39,7 @@ def accept_stream(
 
     Raises:
         BadSpecification: there is nothing to render, or two jobs have one custom_id.
+        QuotaExceeded, NotPermitted: the API key has no room for it now, or never.
         IdempotencyConflict: a different request of this owner was accepted under the same idempotency key.
         Whatever `new_jobs` raises while it is read; then nothing is left behind.
     """
@@ -72,7 +74,7 @@ def _accepted_before(connection: Connection, submission: Submission) -> str | No
 
 def _accept_few(connection: Connection, few: list[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
     render_id = random_id()
-    accepted = _render(connection, render_id, submission)
+    accepted = _render(connection, render_id, submission, total=len(few))
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
@@ -92,7 +94,7 @@ def _accept_few(connection: Connection, few: list[NewJob], submission: Submissio
 def _accept_staged(connection: Connection, staging: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
     """Accept what was gathered before by one statement, however many jobs there are."""
     render_id = random_id()
-    accepted = _render(connection, render_id, submission)
+    accepted = _render(connection, render_id, submission, total=staging.total)
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
@@ -135,17 +137,30 @@ def _set_total(connection: Connection, render_id: str, total: int) -> None:
     connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
 
 
-def _render(connection: Connection, render_id: str, submission: Submission) -> str:
+def _render(connection: Connection, render_id: str, submission: Submission, *, total: int) -> str:
     """Insert the row of a render; its id, or that of the render accepted before under the same idempotency key.
 
-    A concurrent request with this key waits here until the first one is accepted or refused.
+    A concurrent request with this key waits here until the first one is accepted or refused. Raises QuotaExceeded,
+    NotPermitted where the API key has no room for it.
     """
+    key_id = submission.key_id
+    if key_id is not None:
+        accept_alone(connection, key_id, submission.limits)
     while True:
+        if key_id is not None and not _repeats(connection, submission):
+            keep_to_limits(connection, key_id, submission.limits, total)
         if _insert_render(connection, render_id, submission) or submission.once is None:
+            if key_id is not None:
+                note_accepted(connection, key_id, submission.limits, total)
             return render_id
         # None: it was purged between the two statements, and the name is free.
         if (before := accepted_before(connection, submission.owner, submission.once)) is not None:
             return before
+
+
+def _repeats(connection: Connection, submission: Submission) -> bool:
+    """Whether a render was accepted under this idempotency key: it is not counted again."""
+    return submission.once is not None and accepted_before(connection, submission.owner, submission.once) is not None
 
 
 def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:

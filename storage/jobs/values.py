@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
@@ -80,6 +81,8 @@ class Submission:
     once: Idempotency | None = None
     #: The API key that it was submitted with.
     key_id: str | None = None
+    #: That key's.
+    limits: Limits = field(default_factory=Limits)
     #: Record its events, for clients that follow them (`storage.events.log`).
     watched: bool = False
     #: Keep it out of the queue until it is released.

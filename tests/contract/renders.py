@@ -142,6 +142,7 @@ def assert_rows_agree(database: Database) -> None:
         all_renders = [*connection.execute(select(renders))]
         recorded = set(connection.execute(select(batches.c.id)).scalars())
     counted = Counter((job.render_id, job.state) for job in all_jobs)
+    held = {render.id: render.held for render in all_renders}
     for render in all_renders:
         of_render = {state: counted[render.id, state] for state in State}
         assert render.total == sum(of_render.values())
@@ -151,6 +152,8 @@ def assert_rows_agree(database: Database) -> None:
     for job in all_jobs:
         assert (job.lease_until is not None) == (job.state == State.RUNNING)
         assert (job.finished_at is not None) == (job.state in FINAL)
+        if job.state in (State.QUEUED, State.HELD):
+            assert held[job.render_id] == (job.state == State.HELD)
         assert job.fence >= job.attempt >= 0
         if job.state == State.DONE:
             assert job.object == picture_key(job.render_id, job._mapping["index"])

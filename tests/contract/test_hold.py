@@ -1,10 +1,19 @@
 """Renders that are kept out of the queue, and let in again."""
 
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from scheduler.background.sweep import Sweep
 from storage.database.connection import Database
+from storage.database.tables import jobs, renders
+from storage.fleet.fault_log import FaultLog
 from storage.jobs.jobs import Jobs
 from storage.renders.views import Views
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
+from storage.spec.registry import parse_registry
 from tests.contract.renders import assert_rows_agree, claim, complete, drain, fail, pictures, states, submit
 
 
@@ -92,3 +101,35 @@ def test_what_is_held_can_be_given_another_priority(farm: Jobs, database: Databa
     farm.release(urgent)
 
     assert [job.render_id for job in drain(farm, limit=2)] == [urgent, urgent, usual, usual]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_the_sweep_puts_right_what_does_not_follow_its_render(farm: Jobs, database: Database, held: bool) -> None:
+    finished, wrong, right = submit(farm, pictures(1)), submit(farm, pictures(4)), submit(farm, pictures(3))
+    complete(farm, claim(farm, limit=1))
+    running = claim(farm, limit=1)
+    farm.hold(right)
+    with database.write() as connection:
+        # As an operator's own query might leave it, or a version of the farm that let the two part.
+        connection.execute(update(renders).where(renders.c.id.in_([finished, wrong])).values(held=held))
+        waits = (jobs.c.render_id == wrong) & (jobs.c.index == 2)
+        connection.execute(update(jobs).where(waits).values(state=State.QUEUED if held else State.HELD))
+    unused: Any = None
+    models = parse_registry('[models.unused]\nkind = "simulated"', where="here")
+    sweep = Sweep(
+        jobs=farm,
+        faults=FaultLog(database),
+        tickets=unused,
+        registry=models,
+        every_seconds=2,
+        renew_seconds=10,
+        lease_seconds=30,
+    )
+
+    sweep.run_once()
+
+    expected = State.HELD if held else State.QUEUED
+    assert states(database, wrong) == [State.RUNNING, *[expected] * 3]
+    assert states(database, right) == [State.HELD] * 3
+    assert farm.put_right() == 0
+    complete(farm, running)

@@ -1,12 +1,14 @@
 """API keys and what is used of their limits, on both databases."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import update
 
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.access.quotas import Quotas, QuotaUsage
 from storage.database.connection import Database
-from storage.database.tables import keys, renders
+from storage.database.tables import key_usage, keys, renders
 from storage.errors import BadSpecification, IdempotencyConflict, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Idempotency, Submission
@@ -80,18 +82,22 @@ def submission(owner: str = "ann", *, key_id: str | None = None, once: Idempoten
     return Submission(owner=owner, priority=Priority.NORMAL, key_id=key_id, once=once)
 
 
-def test_what_is_used_of_a_key_is_counted_from_its_renders(farm: Jobs, database: Database) -> None:
+ALL = Limits(queued=100, per_day=100, per_minute=100)
+
+
+def test_what_is_used_of_a_key_is_counted(farm: Jobs, database: Database) -> None:
     for key_id, n in (("a", 3), ("a", 2), ("b", 7)):
-        farm.submit(pictures(n), submission(key_id=key_id), quanta={"tiny": 8})
+        farm.submit(pictures(n), replace(submission(key_id=key_id), limits=ALL), quanta={"tiny": 8})
     complete(farm, claim(farm, limit=3))
-    assert Quotas(database).used("a") == QuotaUsage(unfinished=2, accepted_last_day=5, requests_last_minute=2)
+    quotas = Quotas(database)
+    assert quotas.used("a", ALL) == QuotaUsage(unfinished=2, accepted_last_day=5, requests_last_minute=2)
     with database.write() as connection:
         connection.execute(update(renders).values(created_at=renders.c.created_at - 100))
-    assert Quotas(database).used("a").requests_last_minute == 0
+    assert quotas.used("a", ALL).requests_last_minute == 0
     with database.write() as connection:
-        connection.execute(update(renders).values(created_at=renders.c.created_at - 86400))
-    assert Quotas(database).used("a") == QuotaUsage(unfinished=2, accepted_last_day=0, requests_last_minute=0)
-    assert Quotas(database).used("c") == QuotaUsage(unfinished=0, accepted_last_day=0, requests_last_minute=0)
+        connection.execute(update(key_usage).values(minute=key_usage.c.minute - 24 * 60 - 1))
+    assert quotas.used("a", ALL) == QuotaUsage(unfinished=2, accepted_last_day=0, requests_last_minute=0)
+    assert quotas.used("c", ALL) == QuotaUsage(unfinished=0, accepted_last_day=0, requests_last_minute=0)
 
 
 # -- the same request twice ------------------------------------------------------------------------------------

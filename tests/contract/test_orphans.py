@@ -1,13 +1,17 @@
 """Pictures of jobs that ended without one are removed, whatever order things happened in, on both databases."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.database.connection import Database
+import storage.jobs.jobs
+from storage.database.connection import Database, database_now
 from storage.database.tables import orphans
+from storage.errors import ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.jobs.orphans import Orphans
 from storage.jobs.values import Claim
@@ -15,6 +19,7 @@ from storage.objects.folder import LocalObjects
 from storage.objects.object_keys import picture_key
 from storage.rules.states import State
 from tests.contract.renders import at_once, claim, complete, died, pictures, states, submit
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -128,3 +133,85 @@ def test_a_retry_during_the_removal_finds_either_no_picture_or_one_that_stays(
     complete(farm, found)
     Orphans(database, objects).remove_due()
     assert list(objects.list()) == [picture_key(render_id, 0)]
+
+
+class HangingObjects(LocalObjects):
+    """A store that does not answer deletions until it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def delete(self, key: str) -> None:
+        self.asked.set()
+        self.answers.wait()
+        super().delete(key)
+
+
+def test_a_store_that_hangs_while_it_deletes_keeps_nobody_from_the_database(
+    farm: Jobs, tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.jobs.jobs, "_REMOVAL_SECONDS", 0.1)
+    hanging = HangingObjects(tmp_path / "objects")
+    render_id = submit(farm, pictures(1))
+    for _ in range(3):
+        store(hanging, claim(farm))
+        died(farm, worker="w1")
+    with database.write() as connection:
+        connection.execute(update(orphans).values(due_at=0))
+    with ThreadPoolExecutor() as threads:
+        removing = threads.submit(Orphans(database, hanging).remove_due)
+        hanging.asked.wait()
+        # Not in this thread: what waits for a lock here would wait for ever.
+        submitting = threads.submit(submit, farm, pictures(1))
+        also_removing = threads.submit(Orphans(database, hanging).remove_due)
+        retrying = threads.submit(farm.retry, render_id, quanta={"tiny": 8})
+        try:
+            eventually(
+                lambda: submitting.done() and also_removing.done() and retrying.done(), "nobody waits for the store"
+            )
+        finally:
+            hanging.answers.set()
+        assert also_removing.result() == 0, "it is being removed already"
+        with pytest.raises(ObjectStoreProblem, match="being deleted.*retry when it does"):
+            retrying.result()
+        assert removing.result() == 1
+    assert list(hanging.list()) == []
+    assert farm.retry(render_id, quanta={"tiny": 8}) == 1
+    found = claim(farm)
+    kept = store(hanging, found)
+    complete(farm, found)
+    assert render_id in {job.render_id for job in found.jobs}
+    assert Orphans(database, hanging).remove_due() == 0
+    assert list(hanging.list()) == sorted(kept)
+
+
+def test_a_picture_stored_while_the_one_before_is_deleted_is_removed_too(
+    farm: Jobs, tmp_path: Path, database: Database, remove_orphans: RemoveOrphans
+) -> None:
+    hanging = HangingObjects(tmp_path / "objects")
+    render_id = submit(farm, pictures(1))
+    found = claim(farm)
+    store(hanging, found)
+    farm.cancel(render_id)
+    with database.write() as connection:
+        connection.execute(update(orphans).values(due_at=0))
+    with ThreadPoolExecutor() as threads:
+        removing = threads.submit(Orphans(database, hanging).remove_due)
+        hanging.asked.wait()
+        assert set(complete(farm, found).values()) == {State.CANCELLED}
+        hanging.answers.set()
+        removing.result()
+    store(hanging, found)
+    assert remove_orphans() == []
+
+
+def test_a_deletion_whose_process_died_is_made_by_another(
+    farm: Jobs, objects: LocalObjects, database: Database, remove_orphans: RemoveOrphans
+) -> None:
+    render_id = submit(farm, pictures(1))
+    store(objects, claim(farm))
+    farm.cancel(render_id)
+    with database.write() as connection:
+        connection.execute(update(orphans).values(due_at=0, marked_until=database_now() - 1))
+    assert remove_orphans() == []

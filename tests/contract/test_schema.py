@@ -1,5 +1,6 @@
 """The schema's version, on both databases."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
+from storage.access.keys import Limits
+from storage.access.quotas import Quotas
 from storage.database.connection import Database
+from storage.database.partial_indexes import complete_metadata
 from storage.database.schema import check, migrate, revisions, upgrade
-from storage.database.tables import complete_metadata
 from storage.errors import SchemaMismatch
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob
@@ -104,6 +107,21 @@ def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_
     claim = Claim(jobs=(running,), next_priority=None)
     assert farm.complete(rendered(claim), published(running)) == {}
     assert Views(empty_database).render("r").done == 2
+
+
+def test_an_upgrade_keeps_what_keys_have_used_up_today(empty_database: Database) -> None:
+    with empty_database.write() as connection:
+        migrate(connection, "0008")
+        for id_, age in (("today", 7200), ("too", 7200), ("before", 90_000)):
+            connection.execute(
+                text(
+                    "INSERT INTO renders (id, owner, priority, total, created_at, key_id) "
+                    "VALUES (:id, 'ann', 1, 3, :at, 'a key')"
+                ),
+                {"id": id_, "at": time.time() - age},
+            )
+    upgrade(empty_database)
+    assert Quotas(empty_database).used("a key", Limits(per_day=10)).accepted_last_day == 6
 
 
 def test_a_database_without_tables_is_refused_with_the_remedy(empty_database: Database) -> None:

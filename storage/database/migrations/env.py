@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from storage.database.tables import complete_metadata
+from storage.database.partial_indexes import complete_metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=complete_metadata(), render_as_batch=True

@@ -1,0 +1,102 @@
+"""Limits hold whoever submits at the same moment, and cost the same however much a key has made before."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, insert, select, text, update
+
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import Intake, submit_order
+from storage.access.keys import Limits
+from storage.access.quotas import Quotas, unfinished_of
+from storage.database.connection import Database, database_now
+from storage.database.tables import jobs, key_usage, renders
+from storage.errors import NotPermitted, QuotaExceeded
+from storage.jobs.jobs import Jobs
+from storage.jobs.staging import CHUNK
+from storage.objects.folder import LocalObjects
+from storage.renders.views import Views
+from tests.contract.renders import at_once, claim, complete
+from tests.contract.schedules import REGISTRY
+
+Ask = Callable[..., str]
+
+
+@pytest.fixture
+def ask(farm: Jobs, database: Database, tmp_path: Path) -> Ask:
+    """Submit an order as every door does; its render, or "refused"."""
+    intake = Intake(
+        jobs=farm,
+        views=Views(database),
+        quotas=Quotas(database),
+        registry=REGISTRY,
+        objects=LocalObjects(tmp_path / "objects"),
+        tickets=None,
+    )
+
+    def asked(n: int = 1, name: str | None = None, **limits: int) -> str:
+        submitter = Submitter(owner="ann", key_id="a key", limits=Limits(**limits))
+        order = Order(prompts=("a kitten",), pictures_each=n)
+        terms = Terms(idempotency_key=name, request_hash="a" * 64 if name else None)
+        try:
+            return submit_order(intake, submitter, order, terms).render_id
+        except QuotaExceeded:
+            return "refused"
+
+    return asked
+
+
+@pytest.mark.parametrize("limit", ["queued", "per_day", "per_minute"])
+def test_of_twenty_requests_at_once_as_many_are_accepted_as_the_limit_allows(ask: Ask, limit: str) -> None:
+    found = at_once(*[lambda: ask(**{limit: 5})] * 20)
+    assert found.count("refused") == 15
+
+
+def test_manifests_that_are_read_at_once_keep_to_the_limit(ask: Ask) -> None:
+    found = at_once(*[lambda: ask(CHUNK, queued=2 * CHUNK + 1)] * 4)
+    assert found.count("refused") == 2
+
+
+def test_a_request_that_is_repeated_is_not_counted_again(ask: Ask) -> None:
+    assert len(set(at_once(*[lambda: ask(3, name="order 7", queued=4, per_day=4, per_minute=1)] * 6))) == 1
+    assert ask(2, queued=4) == "refused"
+
+
+def test_what_is_finished_makes_room_and_counts_for_the_day_even_when_it_is_purged(
+    ask: Ask, farm: Jobs, database: Database
+) -> None:
+    render_id = ask(3, queued=3, per_day=5)
+    assert ask(1, queued=3, per_day=5) == "refused"
+    complete(farm, claim(farm, limit=3))
+    with database.write() as connection:
+        connection.execute(delete(jobs))
+        connection.execute(delete(renders).where(renders.c.id == render_id))
+    assert ask(2, queued=3, per_day=5) != "refused"
+    assert ask(1, queued=3, per_day=5) == "refused"
+    with database.write() as connection:
+        connection.execute(update(key_usage).values(minute=key_usage.c.minute - 24 * 60 - 1))
+    assert ask(1, queued=3, per_day=5) != "refused"
+    with database.read() as connection:
+        kept = connection.execute(select(key_usage.c.pictures)).scalars().all()
+    assert kept == [1], "what is older than a day is forgotten"
+
+
+def test_what_can_never_fit_is_said_so(ask: Ask) -> None:
+    with pytest.raises(NotPermitted):
+        ask(3, queued=2)
+
+
+def test_admission_reads_nothing_of_what_a_key_has_finished(database: Database) -> None:
+    made = {"owner": "ann", "priority": 1, "total": 1, "done": 1, "created_at": database_now(), "key_id": "a key"}
+    with database.write() as connection:
+        rows = [{"id": f"r{number}", "finished": None if number == 7 else 1.0} for number in range(3000)]
+        for row in rows:
+            row["finished_at"] = row.pop("finished")
+        connection.execute(insert(renders).values(made), rows)
+        connection.execute(text("ANALYZE"))
+        explain = "EXPLAIN " if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+        statement = unfinished_of("a key").compile(connection, compile_kwargs={"literal_binds": True})
+        plan = str(connection.execute(text(explain + str(statement))).all())
+    assert "ix_renders_unfinished" in plan
