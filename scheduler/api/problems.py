@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from scheduler.api.json_bodies import DoubledField
 from storage.errors import (
     FarmError,
     IdempotencyConflict,
@@ -184,6 +185,9 @@ def _place(location: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
+    if isinstance(error, DoubledField):
+        named = FieldProblem(field=error.place, message=str(error.detail).removeprefix(f"{error.place}: "))
+        return answer(request, error.status_code, str(error.detail), errors=[named])
     if error.status_code == 404 and error.detail == _TITLES[404]:
         words = request.app.state.instead(request.url.path) or "GET /docs lists the addresses that there are"
         return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}")

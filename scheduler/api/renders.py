@@ -7,6 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from scheduler.api.access import Caller, CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problems import RESPONSES, Refused
@@ -22,7 +23,7 @@ from scheduler.api.response_models import (
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
-from scheduler.intake.submit import admit, publish_tickets, quanta, submit_order
+from scheduler.intake.submit import admit, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.follow import wait_for_render
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
@@ -31,7 +32,7 @@ from storage.rules.states import Priority, State
 
 _PAGE = 1000
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
 
 @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
@@ -67,11 +68,13 @@ def submit_render(
 
 
 def _dry_run(context: ApiContext, caller: Caller, order: Order, terms: Terms) -> DryAnswer:
+    before = context.jobs.accepted_before(terms.submission(caller.submitter))
     jobs = admit(context.intake, caller.submitter, order, terms)
     expected = outlook_of_new(
         context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
     )
-    return DryAnswer(total=jobs.total, models=list(jobs.models), remarks=sorted(jobs.remarks), **expected)
+    remarks = sorted(remarks_of(context.intake, jobs))
+    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), remarks=remarks, **expected)
 
 
 @router.get("/renders", tags=["renders"])

@@ -16,7 +16,7 @@ from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
-from scheduler.intake.submit import intake_of, specified, submit_order
+from scheduler.intake.submit import intake_of, remarks_of, specified, submit_order
 from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
 from storage.errors import BadSpecification, InvalidInput
@@ -82,6 +82,9 @@ def render(
         terms = _terms(order, priority, once)
         with counting("pictures checked") as through:
             intake, submitter = intake_of(services, tickets), _submitter(settings)
+            if not no_wait:
+                # Whoever waits is told by the wait, which looks more closely.
+                intake = dataclasses.replace(intake, workers=None)
             accepted = submit_order(intake, submitter, order, terms, bad=bad, through=through)
         _say_remarks(accepted.remarks, bad)
     if no_wait:
@@ -127,11 +130,12 @@ def _submitter(settings: Settings) -> Submitter:
 
 def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_json: bool) -> None:
     with counting("pictures checked") as through:
-        jobs = specified(intake_of(services, None), _submitter(services.settings), order, bad=bad)
+        intake = intake_of(services, None)
+        jobs = specified(intake, _submitter(services.settings), order, bad=bad)
         found = estimate(through(jobs), services.registry, services.measures)
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt given")
-    _say_remarks(jobs.remarks, bad)
+    _say_remarks(remarks_of(intake, jobs), bad)
     devices = len(serving(services.workers, found.models))
     if as_json:
         print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})

@@ -227,7 +227,7 @@ def test_cells_of_text_say_what_they_say_as_json(
             "line 1: the columns Steps and num_inference_steps are both num_",
         ),
         ("a.jsonl", '{"prompt": "a", "steps": 1, "Steps": 1}', "line 1: the columns steps and Steps are both num_"),
-        ("a.jsonl", '{"prompt": "a", "seed": 1, "seed": 2}', "line 1: duplicate key seed"),
+        ("a.jsonl", '{"prompt": "a", "seed": 1, "seed": 2}', "line 1: seed: duplicate key"),
         ("a.csv", "prompt,CFG scale\na,high\n", "line 2: CFG scale: must be a valid number"),
         ("a.csv", "prompt,Steps\na,4.5\n", "line 2: Steps: .*'4.5'"),
         ("a.csv", "prompt,seed\na,1.23457E+14\n", "line 2: seed: .*a spreadsheet has rounded it"),

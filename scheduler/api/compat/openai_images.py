@@ -14,6 +14,7 @@ from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.pictures import as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
@@ -102,7 +103,7 @@ class ImagesAnswer(BaseModel):
     remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError), route_class=JsonRoute)
 
 
 @router.post("/images/generations")

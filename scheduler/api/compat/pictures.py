@@ -28,7 +28,8 @@ def rendered(
     """Submit an order, wait for its end and return its jobs, all done.
 
     Args:
-        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`).
+        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`);
+            its jobs are then done or cancelled.
 
     Raises what submitting raises; Refused: 504 after so many seconds, 503 if the API is stopping (in both cases
     the render goes on), 409 if it was cancelled, 422 with the reason if a picture failed.
@@ -47,9 +48,9 @@ def rendered(
         )
     jobs = list(context.views.jobs(render.id))
     for job in jobs:
-        if job.state is State.CANCELLED:
+        if job.state is State.CANCELLED and not interruptible:
             raise Refused(409, f"render {render.id} was cancelled")
-        if job.state is not State.DONE:
+        if job.state is State.FAILED:
             raise Refused(422, f"picture {job.index}: {job.error}")
     return accepted, jobs
 

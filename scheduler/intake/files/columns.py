@@ -3,7 +3,6 @@
 A column that is no field is kept as a label, and travels with its picture to the exports.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from scheduler.intake.files.json_text import DoubledKey, read_json
 from storage.errors import BadSpecification
 from storage.spec.picture import NAMES, Labels, Request
 
@@ -218,8 +218,10 @@ def _read(field: str, cell: str, *, decimal_comma: bool) -> Any:
             return cell.replace(",", ".")
     if name in _NUMBERS | _PAIRS | {"control_images", "loras", "labels"} and cell.lstrip().startswith(("[", "{")):
         try:
-            return json.loads(cell)
-        except ValueError as error:
+            return read_json(cell)
+        except DoubledKey as error:
+            raise BadSpecification(f"{field}: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise BadSpecification(f"{field}: not JSON: {error}") from None
     return cell
 

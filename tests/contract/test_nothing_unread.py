@@ -1,0 +1,101 @@
+"""Nothing of a request is passed over in silence, at any address: what is not read is refused by name."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract.stage import Stage, running_stage
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("unread") / "home") as stage:
+        yield stage
+
+
+def words(answer: Any) -> str:
+    told = answer.json()
+    return str(told["error"]["message"] if isinstance(told.get("error"), dict) else told["detail"])
+
+
+def operations(stage: Stage) -> list[tuple[str, str, Any]]:
+    """Method, path (its parameters filled in with anything) and description of every address."""
+    paths = stage.client().get("/openapi.json").json()["paths"]
+    return [
+        (method.upper(), re.sub(r"\{\w+\}", "anything", path), told)
+        for path, methods in paths.items()
+        for method, told in methods.items()
+    ]
+
+
+def test_every_address_refuses_a_parameter_that_it_does_not_read(stage: Stage) -> None:
+    found = operations(stage)
+    assert len(found) > 60
+    assert {path.split("/")[1] for _, path, _ in found} == {"v1", "sdapi", "controlnet", "healthz", "readyz", "metrics"}
+    for method, path, _ in found:
+        answer = stage.client().request(method, path, params={"nonsense": 1})
+        assert (method, path, answer.status_code) == (method, path, 422), answer.text
+        assert words(answer) == "nonsense: unknown parameter; this address does not read it", path
+
+
+def test_every_address_refuses_a_parameter_that_is_given_twice(stage: Stage) -> None:
+    read = [
+        (method, path, one["name"])
+        for method, path, told in operations(stage)
+        for one in told.get("parameters", ())
+        if one["in"] == "query"
+    ]
+    assert len(read) > 8
+    for method, path, name in read:
+        answer = stage.client().request(method, path, params=[(name, "1"), (name, "2")])
+        assert (path, answer.status_code) == (path, 422)
+        assert words(answer) == f"{name}: a parameter that is given twice; give it once", path
+
+
+def test_a_parameter_is_none_of_the_names_that_stand_elsewhere_in_a_request(stage: Stage) -> None:
+    for query in ("Idempotency-Key=a", "prefer=wait", "priority=bulk"):
+        answer = stage.client().post(f"/v1/renders?{query}", json={"prompt": "a star"})
+        assert (query, answer.status_code) == (query, 422)
+        assert words(answer).startswith(f"{query.partition('=')[0]}: unknown parameter")
+
+
+def test_every_body_with_a_key_twice_is_refused_with_the_key_and_its_place(stage: Stage) -> None:
+    read = [
+        (method, path)
+        for method, path, told in operations(stage)
+        if "application/json" in told.get("requestBody", {}).get("content", {})
+    ]
+    assert len(read) > 7
+    kind = {"Content-Type": "application/json"}
+    for method, path in read:
+        for body, place in (
+            ('{"prompt": "a", "n": 2, "prompt": "b"}', "prompt"),
+            ('{"x": [1, {"y": {"seed": 1,\n"seed": 2}}]}', "x.1.y.seed"),
+        ):
+            answer = stage.client().request(method, path, content=body, headers=kind)
+            assert (path, answer.status_code) == (path, 422)
+            assert words(answer) == f"{place}: duplicate key; give it once", path
+    refused = stage.client().post("/v1/renders", content='{"prompt": "a", "prompt": "a"}', headers=kind).json()
+    assert refused["errors"] == [{"field": "prompt", "message": "duplicate key; give it once"}]
+    openai = stage.client().post("/v1/images/generations", content='{"n": 1, "n": 1}', headers=kind).json()
+    assert openai["error"]["param"] == "n"
+
+
+def test_a_field_of_a_form_that_is_unknown_or_doubled_is_refused(stage: Stage) -> None:
+    file = {"file": ("a.txt", b"a star\n")}
+    for data, says in (
+        ({"purpose": ["manifest", "batch"]}, "purpose: a form field that is given twice; give it once"),
+        ({"purpose": "manifest", "purposes": "batch"}, "purposes: unknown form field; did you mean purpose?"),
+        ({"purpose": "manifest", "expires_after[anchor]": "created_at"}, "expires_after[anchor]: unknown form field"),
+    ):
+        answer = stage.client().post("/v1/files", files=file, data=data)
+        assert (answer.status_code, words(answer)[: len(says)]) == (422, says)
+
+
+def test_a_header_that_decides_is_given_once(stage: Stage) -> None:
+    for name in ("Idempotency-Key", "Prefer"):
+        headers = [(name, "wait=1"), (name, "wait=2")]
+        answer = stage.client().post("/v1/renders", json={"prompt": "a star"}, headers=headers)
+        assert (answer.status_code, words(answer)) == (422, f"{name}: a header that is given twice; give it once")
