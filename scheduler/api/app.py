@@ -82,6 +82,7 @@ def make_api(context: ApiContext, *, open_without_keys: bool) -> FastAPI:
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     app.add_middleware(_Bounded)
+    app.add_middleware(_Heads)
     return app
 
 
@@ -118,6 +119,18 @@ class _Bounded:
             return message
 
         await self._app(scope, bounded, send)
+
+
+class _Heads:
+    """Answer HEAD as GET wherever an answer ends by itself: load balancers ask so. The server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 def _words(most: int) -> str:

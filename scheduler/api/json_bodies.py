@@ -19,12 +19,17 @@ class DoubledField(HTTPException):
 
 
 class JsonRoute(APIRoute):
-    """A route that refuses a JSON body with the same key twice in one object; every router has it."""
+    """A route that refuses compressed bodies, and JSON with the same key twice in one object; every router has it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding.strip().lower() not in ("", "identity"):
+                raise HTTPException(
+                    415, f"the request says Content-Encoding: {encoding[:40]}; send its body as it is, not compressed"
+                )
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_strictly

@@ -196,12 +196,12 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
             request, 400, "the body cannot be read as its Content-Type says; JSON must be UTF-8, and not deep"
         )
     if error.status_code == 405 and error.detail == _TITLES[405]:
-        allowed = _methods(request) or (error.headers or {}).get("Allow", "another method")
+        allowed = _methods(request) or (error.headers or {}).get("Allow", "GET")
         return answer(
             request,
             405,
             f"{request.method} does nothing at {request.url.path[:200]}; use {allowed}",
-            headers=error.headers,
+            headers={**(error.headers or {}), "Allow": allowed},
         )
     return answer(request, error.status_code, str(error.detail), headers=error.headers)
 

@@ -80,12 +80,16 @@ def export(
             }
         )
         return
+    click.echo(_summary(done, to, seconds))
+
+
+def _summary(done: Progress, to: str, seconds: float) -> str:
     missing = {"failed": done.failed, "cancelled": done.cancelled}
     without = "".join(f", {number} {state}" for state, number in missing.items() if number)
-    click.echo(
+    made = (
         f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){without} in {counted(done.shards, 'shard')} in {to}"
-        f", {done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
     )
+    return f"{made}, {done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
 
 
 def _format(layout: str) -> Format:

@@ -1,14 +1,17 @@
 """What clients of OpenAI's, Replicate's and the web UI's rely on, request by request."""
 
+import io
 import json
 import re
 import threading
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
+import httpx
 import pytest
 from openai.types.image_generate_params import ImageGenerateParamsNonStreaming
-from replicate import Client as Replicate
+from PIL import Image
+from replicate.client import Client as Replicate
 from replicate.pagination import paginate
 
 from storage.jobs.values import Submission
@@ -238,6 +241,15 @@ def test_null_in_a_field_of_openais_client_means_that_it_is_left_out(stage: Stag
 def test_null_means_left_out_at_every_clients_door(stage: Stage, path: str, body: dict[str, Any]) -> None:
     answer = stage.client().post(path, json=body)
     assert answer.is_success, answer.text
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_a_url_of_openais_door_leads_to_the_format_that_was_asked_for(stage: Stage, asked: str, kind: str) -> None:
+    body = {"prompt": "a star", "response_format": "url", "output_format": asked, "output_compression": 50}
+    told = stage.client().post("/v1/images/generations", json=body).json()
+    answer = httpx.get(told["data"][0]["url"])
+    assert (told["output_format"], answer.headers["Content-Type"]) == (asked, f"image/{asked}")
+    assert Image.open(io.BytesIO(answer.content)).format == kind
 
 
 #: Of OpenAI's parameters, a value that is not the default.

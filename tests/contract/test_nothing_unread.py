@@ -1,5 +1,6 @@
 """Nothing of a request is passed over in silence, at any address: what is not read is refused by name."""
 
+import gzip
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,39 @@ def test_a_field_of_a_form_that_is_unknown_or_doubled_is_refused(stage: Stage) -
     ):
         answer = stage.client().post("/v1/files", files=file, data=data)
         assert (answer.status_code, words(answer)[: len(says)]) == (422, says)
+
+
+def test_a_compressed_body_is_refused_with_the_encoding(stage: Stage) -> None:
+    body, kind = b'{"prompt": "a star", "dry_run": true}', {"Content-Type": "application/json"}
+    for encoding, content in (("gzip", gzip.compress(body)), ("br", body), ("deflate", body)):
+        answer = stage.client().post("/v1/renders", content=content, headers={**kind, "Content-Encoding": encoding})
+        assert (answer.status_code, f"Content-Encoding: {encoding}" in words(answer)) == (415, True)
+    plain = stage.client().post("/v1/renders", content=body, headers={**kind, "Content-Encoding": "identity"})
+    assert plain.status_code == 200
+
+
+def test_an_address_that_is_asked_for_its_head_answers_as_for_all_of_it(stage: Stage) -> None:
+    for path, status in (("/healthz", 200), ("/v1/renders", 200), ("/v1/renders?x=1", 422), ("/nowhere", 404)):
+        head, whole = stage.client().head(path), stage.client().get(path)
+        assert (path, head.status_code, head.content) == (path, status, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+def test_a_wrong_method_is_told_all_the_right_ones(stage: Stage) -> None:
+    answer = stage.client().put("/v1/renders", json={})
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+
+
+def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:
+    before = stage.services.views.renders(owner="ann")
+    for path, body in (
+        ("/v1/renders", {"prompt": "a star"}),
+        ("/v1/predictions", {"version": "tiny", "input": {"prompt": "a"}}),
+    ):
+        answer = stage.client().post(path, json=body, headers={"Prefer": "wait=5s"})
+        assert answer.status_code == 422
+        assert words(answer) == "Prefer: wait=5s: the seconds must be a whole number, as in wait=5"
+    assert stage.services.views.renders(owner="ann") == before
 
 
 def test_a_header_that_decides_is_given_once(stage: Stage) -> None:

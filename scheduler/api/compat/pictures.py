@@ -3,13 +3,13 @@
 import base64
 import io
 from contextlib import nullcontext
-from typing import Literal
 
 from PIL import ExifTags, Image
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
 from scheduler.api.problems import Refused
+from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
@@ -17,7 +17,6 @@ from scheduler.results.follow import wait_for_render
 from storage.renders.views import JobView
 from storage.rules.states import State
 
-Format = Literal["png", "jpeg", "webp"]
 #: A segment of a JPEG has 64 kB.
 _MOST_EXIF_BYTES = 65_000
 

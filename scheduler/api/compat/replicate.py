@@ -160,7 +160,7 @@ def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, 
 def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
     if call.cancel_after is not None:
         raise BadSpecification("Cancel-After: not supported; POST /v1/predictions/ID/cancel cancels a prediction")
-    context = call.context
+    context, seconds = call.context, wait_of(call.prefer)
     terms = Terms(
         priority=Priority.INTERACTIVE,
         idempotency_key=call.idempotency_key,
@@ -170,7 +170,7 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
     spellings = {"model": "version", **{ours: theirs for theirs, ours in _INPUTS.items() if theirs in body.input}}
     with spelled(spellings):
         accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
-    if (seconds := wait_of(call.prefer)) is not None:
+    if seconds is not None:
         wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
     render = context.render(call.caller, accepted.render_id)
     made = _prediction(context, render, call.request)
