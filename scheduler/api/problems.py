@@ -55,7 +55,7 @@ class Refused(FarmError):
 
 
 #: `width: must be …`, also behind a place: `rows.jsonl line 3: width: must be …`.
-_NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?(\w+(?:, \w+)*): (.*)", re.DOTALL)
+_NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?([\w\[\]-]+(?:, [\w\[\]-]+)*): (.*)", re.DOTALL)
 
 _NAMES = re.compile(r"[\w.-]+(?:, [\w.-]+)*")
 
