@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -170,9 +171,21 @@ def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
         return "the request has no body; send a JSON object with Content-Type: application/json"
     if tuple(place) == ("body",) and problem["type"] != "value_error":
         return f"the body {explain_problem(problem).removeprefix('body: ')}"
+    if problem["type"] == "string_pattern_mismatch" and (example := _example(request, place)):
+        return f"{place[-1]}: must be of the right form: {example} (given: {str(problem['input'])[:40]!r})"
     body_fields = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
     model = body_fields[0].field_info.annotation if source == "body" and body_fields else None
     return explain_problem({**problem, "loc": _place(place)}, model)
+
+
+def _example(request: Request, place: Sequence[Any]) -> str | None:
+    """Return what a parameter's description gives as an example, instead of the pattern that it must match."""
+    route: Any = request.scope.get("route")
+    for field in get_flat_params(route.dependant):
+        description = str(field.field_info.description or "")
+        if field.alias == place[-1] and description.startswith(("Such as", "As ")):
+            return description[0].lower() + description[1:].rstrip(".")
+    return None
 
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:

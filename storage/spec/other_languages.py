@@ -41,5 +41,7 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
         yield (f"{name}: lines such as Steps: 20 are drawn as words here; a file of such blocks (.txt) is read")
     if ("{{" in prompt or "::" in prompt) and _NOVELAI.search(prompt):
         yield f"{name}: {{{{word}}}} and 1.2::word:: of NovelAI are drawn as words here"
+    if "{prompt}" in prompt:
+        yield f"{name}: {{prompt}} is drawn as a word here; styles are not filled in, --template makes prompts of parts"
     if "embedding:" in prompt:
         yield f"{name}: embedding:NAME is drawn as words here; the farm has no embeddings by name"

@@ -128,6 +128,21 @@ def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:
     assert stage.services.views.renders(owner="ann") == before
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/v1/renders/UPPER", "render_id: must be of the right form: such as `k7m2p9x4tq8z` (given: 'UPPER')"),
+        ("/v1/renders/k7m2p9x4tq8z-000001/jobs", "render_id: must be of the right form: such as `k7m2p9x4tq8z` (given"),
+        ("/v1/jobs/k7m2p9x4tq8z", "job_id: must be of the right form: such as `k7m2p9x4tq8z-000012` (given"),
+        ("/v1/predictions?cursor=cD0y", "cursor: must be of the right form: as in `next` or `previous` of a page"),
+        ("/v1/batches/x", "batch_id: must be of the right form: as returned by POST /v1/batches (given: 'x')"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_told_what_one_looks_like(stage: Stage, path: str, says: str) -> None:
+    answer = stage.client().get(path)
+    assert (answer.status_code, words(answer)[: len(says)]) == (422, says)
+
+
 def test_a_header_that_decides_is_given_once(stage: Stage) -> None:
     for name in ("Idempotency-Key", "Prefer"):
         headers = [(name, "wait=1"), (name, "wait=2")]

@@ -10,8 +10,8 @@ from storage.errors import BadSpecification
 class DoubledKey(BadSpecification):
     """Raised when an object has a key twice."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(f"{place}: duplicate key; give it once")
+    def __init__(self, words: str, *, place: str = "") -> None:
+        super().__init__(words)
         #: Such as `product.seed`.
         self.place = place
 
@@ -67,7 +67,8 @@ def _twice(pairs: list[tuple[str, Any]]) -> str:
 
 
 def _with_place(value: Any, key: str) -> DoubledKey:
-    return DoubledKey(next(_places(value), key)[:200])
+    place = next(_places(value), key)[:200]
+    return DoubledKey(f"{place}: duplicate key; give it once", place=place)
 
 
 def _places(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:

@@ -7,7 +7,6 @@ from typing import IO, Any
 
 from scheduler.intake.files.columns import Row, is_empty
 from scheduler.intake.files.json_text import read_json, read_value
-from scheduler.intake.files.other_tools import rows_of
 from scheduler.intake.files.text import MAX_LINE, decoded
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
@@ -63,12 +62,7 @@ def _row(where: str, value: Any, bad: BadRows) -> Iterator[Row]:
     if not isinstance(value, dict):
         bad.met(BadSpecification(f"{where}: {_EXPECTED}"))
     elif not is_empty(value):
-        try:
-            found = [*rows_of(where, value)]
-        except BadSpecification as error:
-            bad.met(error)
-        else:
-            yield from found
+        yield Row(where, value)
 
 
 def _reason(error: Exception) -> str:

@@ -3,13 +3,13 @@
 Taken for rows of ours, they would be drawn with half of what they say: some names are the same and mean other things.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from scheduler.intake.files import comfyui, invokeai, pasted
 from scheduler.intake.files.columns import Row
 from scheduler.intake.files.json_text import read_json
-from scheduler.intake.requests import BadRows
+from scheduler.intake.requests import BadRows, at
 from storage.errors import BadSpecification
 
 _AS_FIELDS = "give what it asks for as fields: prompt, negative_prompt, seed, steps, cfg_scale, sampler, width, height"
@@ -39,15 +39,21 @@ _TELLING = frozenset({*_BY_ONE_KEY, *(key for keys in _BY_KEYS for key in keys)}
 }
 
 
-def rows_of(where: str, value: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield the pictures that an object asks for; most are one row of ours. Raises BadSpecification with the place."""
-    if isinstance(value.get("prompt"), str) and value.keys().isdisjoint(_TELLING):
-        yield Row(where, value)
-        return
-    try:
-        yield from _rows(where, value)
-    except BadSpecification as error:
-        raise BadSpecification(f"{where}: {error}") from None
+def rows(objects: Iterable[Row], bad: BadRows) -> Iterator[Row]:
+    """Yield the pictures that objects of JSON ask for; most are one row of ours.
+
+    Raises BadSpecification with the place of one that is not read, unless `bad` leaves it out.
+    """
+    for row in objects:
+        if isinstance(row.cells.get("prompt"), str) and row.cells.keys().isdisjoint(_TELLING):
+            yield row
+            continue
+        try:
+            found = [*_rows(row.where, row.cells)]
+        except BadSpecification as error:
+            bad.met(at(row.where, error))
+        else:
+            yield from found
 
 
 def _rows(where: str, value: Mapping[str, Any]) -> Iterator[Row]:
