@@ -354,3 +354,11 @@ def test_lines_that_would_be_drawn_with_what_is_no_prompt_in_them_are_refused(
 def test_lines_that_only_begin_so_are_drawn(tmp_path: Path) -> None:
     lines = ["1. FC in blue", "- a dash", "x = y, a formula", "[red] star", '"a cat"', "a text, captioned"]
     assert asked(tmp_path, "\n".join(lines)) == [{"prompt": line} for line in lines]
+
+
+def test_an_option_without_a_value_that_is_not_known_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(BadSpecification, match="line 1: --enable_hr: not an option of prompt files"):
+        asked(tmp_path, '--prompt "a cat" --enable_hr\n')
+    with pytest.raises(BadSpecification, match="line 1: --steps: a value is missing"):
+        asked(tmp_path, "a cat --steps\n")
+    assert asked(tmp_path, "a cat --n\n") == [{"prompt": "a cat"}]

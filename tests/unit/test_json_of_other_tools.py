@@ -67,6 +67,7 @@ def test_the_web_uis_info_asks_for_each_of_its_pictures_in_its_own_counting(tmp_
     assert asked(tmp_path, INFO, **how) == wanted
     answer = {"images": ["aGk="], "parameters": {"steps": 20}, "info": json.dumps(INFO)}
     assert asked(tmp_path, answer, **how) == wanted
+    assert asked(tmp_path, {"info": text(6, 1), "items": {}, "parameters": {}}, **how) == wanted[1:]
 
 
 @pytest.mark.parametrize("name", ["Clip skip", "clipSkip", "ClipSkip", "clip-skip", "CLIP_SKIP"])
@@ -267,6 +268,8 @@ def test_what_invokeai_does_beside_is_refused_by_its_field(tmp_path: Path, chang
         ({"c": "a", "uc": "b", "seed_mode": "Scale Alike"}, "Draw Things' metadata"),
         ({"prompt": "a", "uc": "b", "scale": 11, "steps": 28}, "NovelAI's metadata, whose uc is the negative prompt"),
         ({"sui_image_params": {"prompt": "a"}}, "SwarmUI's metadata"),
+        ({"name": "x", "nodes": [], "edges": []}, "a workflow of InvokeAI's"),
+        ({"0a1b": {"prompt": [1, "0a1b", graph()], "outputs": {}}}, "the history of ComfyUI's"),
         ({"custom_id": "1", "method": "POST", "url": "/v1", "body": {"prompt": "a"}}, "a line of OpenAI's batches"),
         ({"version": "x", "input": {"prompt": "a"}}, "a request of Replicate's API"),
         ({"prompt": "a", "all_prompts": ["a"], "clip_skip": 2}, "infotexts: missing"),

@@ -258,6 +258,11 @@ def test_cells_of_text_say_what_they_say_as_json(
         ("a.csv", "prompt,steps\n=A1&B1,4\n", "line 2: prompt: =A1&B1 is a formula of a spreadsheet"),
         ("a.csv", 'prompt,labels\na,"{""x"": 1, ""x"": 2}"\n', "line 2: labels: x: duplicate key"),
         ("a.json", '[{"prompt": "a",\n"labels": {"x": 1, "x": 2}}]', "line 1: labels.x: duplicate key"),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "score": ' + "9" * 5000 + "}",
+            "line 1: not JSON: a number of thousands of digits",
+        ),
         ("a.jsonl", '{"prompt": "a", "score": NaN}', "line 1: labels: must be numbers that JSON has"),
         ("a.csv", "Grün\n".encode("cp1252"), "line 1: not UTF-8 text .* save the file as UTF-8"),
         ("a.txt", "ab\n".encode("utf-16")[:-1], "line 1: not UTF-16 text"),

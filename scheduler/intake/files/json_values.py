@@ -66,7 +66,10 @@ def _row(where: str, value: Any, bad: BadRows) -> Iterator[Row]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    # What Python says of a long number is for those who write Python.
+    return str(error) if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
 class _Values:
@@ -128,7 +131,7 @@ class _Values:
                 if len(self._held) - self._at > MAX_LINE:
                     raise self._wrong(f"a value longer than {MAX_LINE:,} characters; is this a prompt file?") from None
                 if not self._more(wanted):
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else _reason(error)
                     raise self._wrong(f"not JSON: {reason}") from None
                 wanted *= 2
             else:

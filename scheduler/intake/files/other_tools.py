@@ -31,6 +31,7 @@ _BY_ONE_KEY: Mapping[str, str] = {
 #: Keys that are there together → the same.
 _BY_KEYS: Mapping[frozenset[str], str] = {
     frozenset({"method", "url", "body"}): "a line of OpenAI's batches; upload the file for POST /v1/batches",
+    frozenset({"nodes", "edges"}): "a workflow of InvokeAI's; give the metadata of a picture, with settings",
     frozenset({"version", "input"}): "a request of Replicate's API; POST it to /v1/predictions",
 }
 #: Keys that rows of ours do not have.
@@ -60,6 +61,9 @@ def _rows(where: str, value: Mapping[str, Any]) -> Iterator[Row]:
     if "prompt" not in value and isinstance(value.get("info"), str) and "images" in value:
         # The web UI's whole answer: what it says of its pictures is JSON in text.
         yield from _rows(where, _object(value["info"]))
+    elif "prompt" not in value and isinstance(value.get("info"), str) and "items" in value:
+        # What the web UI reads of a picture's file.
+        yield from _of_infotexts(where, [value["info"]])
     elif "infotexts" in value or "all_prompts" in value:
         yield from _of_infotexts(where, value.get("infotexts"))
     elif comfyui.is_graph(value):
@@ -80,6 +84,8 @@ def _refuse_others(value: Mapping[str, Any]) -> None:
     for keys, what in _BY_KEYS.items():
         if keys <= value.keys():
             raise BadSpecification(f"{', '.join(sorted(keys))}: this looks like {what}")
+    if value and all(isinstance(one, Mapping) and {"prompt", "outputs"} <= one.keys() for one in value.values()):
+        raise BadSpecification("this looks like the history of ComfyUI's; give the graph in it alone, or Export (API)")
     if isinstance(value.get("nodes"), list) and "links" in value:
         raise BadSpecification(
             "nodes: this looks like a workflow of ComfyUI's, whose settings have no names; export it with Export (API)"
