@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -151,11 +151,16 @@ def _innermost(problems: Sequence[Any]) -> list[Any]:
 
 
 def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
-    """Return what to do about a body that was not read as JSON, since the request does not say that it is; or None."""
-    if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
-        return None
+    """Return what to do about a body that was not read, since the request does not say that it is JSON or a form."""
     given = request.headers.get("content-type")
     said = f"says Content-Type: {given[:100]}" if given else "has no Content-Type"
+    expected = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
+    if expected and isinstance(expected[0].field_info, params.Form):
+        if problem["type"] != "missing" or (given or "").startswith("multipart/form-data"):
+            return None
+        return f"the request {said}; a file is sent as multipart/form-data, in the field {expected[0].alias}"
+    if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
+        return None
     return f"the request {said}; its body is read as JSON only with Content-Type: application/json"
 
 

@@ -117,7 +117,7 @@ def test_a_wrong_method_is_told_all_the_right_ones(stage: Stage) -> None:
 
 
 def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:
-    before = stage.services.views.renders(owner="ann")
+    before = [render.id for render in stage.services.views.renders(owner="ann")]
     for path, body in (
         ("/v1/renders", {"prompt": "a star"}),
         ("/v1/predictions", {"version": "tiny", "input": {"prompt": "a"}}),
@@ -125,7 +125,7 @@ def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:
         answer = stage.client().post(path, json=body, headers={"Prefer": "wait=5s"})
         assert answer.status_code == 422
         assert words(answer) == "Prefer: wait=5s: the seconds must be a whole number, as in wait=5"
-    assert stage.services.views.renders(owner="ann") == before
+    assert [render.id for render in stage.services.views.renders(owner="ann")] == before
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,14 @@ def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:
 def test_a_name_that_cannot_be_one_is_told_what_one_looks_like(stage: Stage, path: str, says: str) -> None:
     answer = stage.client().get(path)
     assert (answer.status_code, words(answer)[: len(says)]) == (422, says)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/json", None])
+def test_a_file_that_is_not_sent_as_a_form_is_told_how(stage: Stage, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = stage.client().post("/v1/files", content=b"{}", headers=headers)
+    assert (answer.status_code, "as multipart/form-data, in the field file" in words(answer)) == (415, True)
+    assert stage.client().post("/v1/files", files={"other": b"x"}).status_code == 422
 
 
 def test_a_header_that_decides_is_given_once(stage: Stage) -> None:

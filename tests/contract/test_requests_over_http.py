@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from diffusion_farm import ApiProblem
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
 
@@ -162,6 +163,15 @@ def test_a_dry_run_says_what_its_idempotency_key_would_get(stage: Stage) -> None
     assert (refused.status_code, refused.json()) == (submitted.status_code, submitted.json())
     assert refused.status_code == 409
     assert accepted in refused.json()["detail"]
+
+
+def test_the_client_does_not_pass_over_what_it_cannot_do(stage: Stage) -> None:
+    before = [render.id for render in stage.services.views.renders(owner="ann")]
+    with pytest.raises(ValueError, match="dry_run: a dry run makes no render"):
+        stage.farm().submit("a star", dry_run=True)
+    with pytest.raises(ApiProblem, match="Idempotency-Key: must have at least 1 character"):
+        stage.farm().submit("a star", idempotency_key="")
+    assert [render.id for render in stage.services.views.renders(owner="ann")] == before
 
 
 def test_what_an_address_does_not_read_is_refused(stage: Stage) -> None:
