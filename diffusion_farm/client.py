@@ -118,8 +118,10 @@ class Farm:
 
         With an idempotency key the call is safe to repeat, even if its answer was lost. Raises ApiProblem.
         """
+        if fields.get("dry_run"):
+            raise ValueError("dry_run: a dry run makes no render that could be returned; POST it to /v1/renders")
         body = {**({} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}), **fields}
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         answer = self._ask("POST", "/v1/renders", again=idempotency_key is not None, json=body, headers=headers)
         return _render(answer.json())
 

@@ -67,6 +67,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
         description=_DESCRIPTION,
         openapi_tags=[{"name": name, "description": words} for name, words in _TAGS.items()],
         generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(nothing_unread)],
         lifespan=_with_threads,
         separate_input_output_schemas=False,
     )
@@ -77,12 +78,11 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, instead)
-    for room in (renders, events, schedules, fleet):
-        app.include_router(room.router, dependencies=[Depends(nothing_unread)])
-    for room in (openai_images, openai_batches, automatic1111, replicate, health):
+    for room in (renders, events, schedules, fleet, openai_images, openai_batches, automatic1111, replicate, health):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     app.add_middleware(_Bounded)
+    app.add_middleware(_Heads)
     return app
 
 
@@ -119,6 +119,18 @@ class _Bounded:
             return message
 
         await self._app(scope, bounded, send)
+
+
+class _Heads:
+    """Answer HEAD as GET wherever an answer ends by itself: load balancers ask so. The server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 def _words(most: int) -> str:

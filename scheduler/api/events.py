@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.results.json_forms import RenderForm
@@ -32,7 +33,7 @@ class SecretAnswer(BaseModel):
     key: str = Field(description="whsec_ and base64, as the Standard Webhooks libraries expect it.")
 
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
 
 @router.get(

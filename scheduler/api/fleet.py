@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, UploadFile
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.response_models import (
     FileAnswer,
@@ -34,7 +35,7 @@ DAY_SECONDS = 86400.0
 _INPUT_PURPOSES = ("input", "vision", "user_data")
 
 
-router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"])
+router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"], route_class=JsonRoute)
 
 
 @router.post("/files", status_code=201)

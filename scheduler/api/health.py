@@ -8,13 +8,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.fleet import DAY_SECONDS, statistics_of
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.response_models import ReadyAnswer
 from storage.database import schema
 from storage.errors import FarmError
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.fleet.workers import SILENT_SECONDS
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=JsonRoute)
 
 
 @router.get("/healthz", response_class=Response)

@@ -49,7 +49,8 @@ def hash_of(said: Mapping[str, Any]) -> str:
 
 
 def _hash(context: ApiContext, caller: Caller, body: RenderBody) -> str:
-    said = body.model_dump(mode="json", exclude_unset=True)
+    # A dry run of a request is told what the request would be told.
+    said = body.model_dump(mode="json", exclude_unset=True, exclude={"dry_run"})
     if body.manifest is not None:
         # The content: a file that was uploaded twice has two ids.
         said["manifest"] = context.files.file(caller.sees, body.manifest).object

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from fastapi import Header, Path
 
+from storage.errors import BadSpecification
+
 _LONGEST_WAIT_SECONDS = 60
 
 RenderId = Annotated[str, Path(pattern="^[0-9a-z]{1,32}$", description="Such as `k7m2p9x4tq8z`.")]
@@ -22,6 +24,14 @@ IdempotencyKey = Annotated[
 
 
 def wait_of(prefer: str | None) -> int | None:
-    """Return how many seconds a caller would like to wait (RFC 7240, `wait=N`), within bounds."""
-    match = re.search(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])", prefer or "")
-    return min(int(match[1] or _LONGEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS) if match else None
+    """Return how many seconds a caller would like to wait (RFC 7240, `wait=N`), within bounds; None: not at all.
+
+    Raises BadSpecification for a wait that is no number.
+    """
+    match = re.search(r"(?:^|[,;\s])wait(?:\s*=\s*([^,;\s]*))?(?:$|[,;\s])", prefer or "")
+    if match is None:
+        return None
+    said = (match[1] or "").strip('"')
+    if said and not re.fullmatch(r"\d{1,6}", said):
+        raise BadSpecification(f"Prefer: wait={said[:20]}: the seconds must be a whole number, as in wait=5")
+    return min(int(said or _LONGEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)

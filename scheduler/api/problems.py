@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, params
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from scheduler.api.json_bodies import DoubledField
 from storage.errors import (
     FarmError,
     IdempotencyConflict,
@@ -54,7 +56,7 @@ class Refused(FarmError):
 
 
 #: `width: must be …`, also behind a place: `rows.jsonl line 3: width: must be …`.
-_NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?(\w+(?:, \w+)*): (.*)", re.DOTALL)
+_NAMED_FIELD = re.compile(r"(?:[^:\n]* \d+: )?([\w\[\]-]+(?:, [\w\[\]-]+)*): (.*)", re.DOTALL)
 
 _NAMES = re.compile(r"[\w.-]+(?:, [\w.-]+)*")
 
@@ -149,11 +151,16 @@ def _innermost(problems: Sequence[Any]) -> list[Any]:
 
 
 def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
-    """Return what to do about a body that was not read as JSON, since the request does not say that it is; or None."""
-    if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
-        return None
+    """Return what to do about a body that was not read, since the request does not say that it is JSON or a form."""
     given = request.headers.get("content-type")
     said = f"says Content-Type: {given[:100]}" if given else "has no Content-Type"
+    expected = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
+    if expected and isinstance(expected[0].field_info, params.Form):
+        if problem["type"] != "missing" or (given or "").startswith("multipart/form-data"):
+            return None
+        return f"the request {said}; a file is sent as multipart/form-data, in the field {expected[0].alias}"
+    if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
+        return None
     return f"the request {said}; its body is read as JSON only with Content-Type: application/json"
 
 
@@ -169,9 +176,21 @@ def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
         return "the request has no body; send a JSON object with Content-Type: application/json"
     if tuple(place) == ("body",) and problem["type"] != "value_error":
         return f"the body {explain_problem(problem).removeprefix('body: ')}"
+    if problem["type"] == "string_pattern_mismatch" and (example := _example(request, place)):
+        return f"{place[-1]}: must be of the right form: {example} (given: {str(problem['input'])[:40]!r})"
     body_fields = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
     model = body_fields[0].field_info.annotation if source == "body" and body_fields else None
     return explain_problem({**problem, "loc": _place(place)}, model)
+
+
+def _example(request: Request, place: Sequence[Any]) -> str | None:
+    """Return what a parameter's description gives as an example, instead of the pattern that it must match."""
+    route: Any = request.scope.get("route")
+    for field in get_flat_params(route.dependant):
+        description = str(field.field_info.description or "")
+        if field.alias == place[-1] and description.startswith(("Such as", "As ")):
+            return description[0].lower() + description[1:].rstrip(".")
+    return None
 
 
 def _place(location: Sequence[Any]) -> tuple[Any, ...]:
@@ -184,6 +203,9 @@ def _place(location: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
+    if isinstance(error, DoubledField):
+        named = FieldProblem(field=error.place, message=str(error.detail).removeprefix(f"{error.place}: "))
+        return answer(request, error.status_code, str(error.detail), errors=[named])
     if error.status_code == 404 and error.detail == _TITLES[404]:
         words = request.app.state.instead(request.url.path) or "GET /docs lists the addresses that there are"
         return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}")
@@ -192,12 +214,12 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
             request, 400, "the body cannot be read as its Content-Type says; JSON must be UTF-8, and not deep"
         )
     if error.status_code == 405 and error.detail == _TITLES[405]:
-        allowed = _methods(request) or (error.headers or {}).get("Allow", "another method")
+        allowed = _methods(request) or (error.headers or {}).get("Allow", "GET")
         return answer(
             request,
             405,
             f"{request.method} does nothing at {request.url.path[:200]}; use {allowed}",
-            headers=error.headers,
+            headers={**(error.headers or {}), "Allow": allowed},
         )
     return answer(request, error.status_code, str(error.detail), headers=error.headers)
 

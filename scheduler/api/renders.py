@@ -6,7 +6,9 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import RedirectResponse
 
 from scheduler.api.access import Caller, CanRead, CanSubmit
+from scheduler.api.compat.pictures import encoded
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problems import RESPONSES, Refused
@@ -19,10 +21,11 @@ from scheduler.api.response_models import (
     RenderPage,
     RetryAnswer,
 )
+from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
-from scheduler.intake.submit import admit, publish_tickets, quanta, submit_order
+from scheduler.intake.submit import admit, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.follow import wait_for_render
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
@@ -31,7 +34,7 @@ from storage.rules.states import Priority, State
 
 _PAGE = 1000
 
-router = APIRouter(prefix="/v1", responses=RESPONSES)
+router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
 
 @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
@@ -46,13 +49,14 @@ def submit_render(
     ] = None,
 ) -> AcceptedAnswer | DryAnswer:
     """Accept a render, whole or not at all, and return at once. With `dry_run`, check it and accept nothing."""
+    seconds = wait_of(prefer)
     terms = terms_of(context, caller, body, idempotency_key=idempotency_key)
     with order_of(context, caller, body) as order:
         if body.dry_run:
             response.status_code = 200
             return _dry_run(context, caller, order, terms)
         accepted = submit_order(context.intake, caller.submitter, order, terms)
-    if (seconds := wait_of(prefer)) is not None:
+    if seconds is not None:
         response.headers["Preference-Applied"] = f"wait={seconds}"
         wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
     render = context.render(caller, accepted.render_id)
@@ -67,11 +71,13 @@ def submit_render(
 
 
 def _dry_run(context: ApiContext, caller: Caller, order: Order, terms: Terms) -> DryAnswer:
+    before = context.jobs.accepted_before(terms.submission(caller.submitter))
     jobs = admit(context.intake, caller.submitter, order, terms)
     expected = outlook_of_new(
         context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
     )
-    return DryAnswer(total=jobs.total, models=list(jobs.models), remarks=sorted(jobs.remarks), **expected)
+    remarks = sorted(remarks_of(context.intake, jobs))
+    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), remarks=remarks, **expected)
 
 
 @router.get("/renders", tags=["renders"])
@@ -211,11 +217,14 @@ def get_picture(
     job_id: JobId,
     until: Annotated[int, Query(ge=0, le=2**40, description="As in the signed URL.")],
     signature: Annotated[str, Query(max_length=64, description="As in the signed URL.")],
+    form: Annotated[Format, Query(alias="format", description="The format of the picture.")] = "png",
+    quality: Annotated[int, Query(ge=0, le=100, description="Of JPEG and WebP.")] = 95,
 ) -> Response:
     """Return a picture by a signed URL, which needs no key and is valid for an hour."""
     if not context.links.opens(job_id, until, signature):
         raise Refused(404, "the signed URL is invalid or expired")
-    return Response(context.objects.get(str(context.views.job(job_id).object)), media_type="image/png")
+    data = encoded(context, context.views.job(job_id), form=form, quality=quality)
+    return Response(data, media_type=f"image/{form}")
 
 
 @router.delete("/jobs/{job_id}", tags=["jobs"])

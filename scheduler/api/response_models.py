@@ -16,6 +16,9 @@ class AcceptedAnswer(RenderForm):
 class DryAnswer(BaseModel):
     """Report a dry run."""
 
+    id: str | None = Field(
+        description="The render that was accepted under this idempotency key, and would be returned; null: a new one."
+    )
     total: int = Field(description="How many pictures the render would have.")
     models: list[str]
     remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")

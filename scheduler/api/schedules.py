@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
@@ -58,7 +59,7 @@ class ScheduleBody(BaseModel):
     render: RenderBody
 
 
-router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES, route_class=JsonRoute)
 
 
 @router.post("", status_code=201)

@@ -4,12 +4,15 @@ import base64
 import hashlib
 import hmac
 import time
+from typing import Literal
+from urllib.parse import urlencode
 
 from storage.access.signing import SigningSecrets
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView
 
 _SECONDS = 3600
+Format = Literal["png", "jpeg", "webp"]
 
 
 class SignedUrls:
@@ -19,20 +22,23 @@ class SignedUrls:
         self._secrets = secrets
         self._objects = objects
 
-    def make(self, job: JobView, base_url: str) -> str:
-        """Return a signed URL of a picture.
+    def make(self, job: JobView, base_url: str, *, form: Format = "png", quality: int = 95) -> str:
+        """Return a signed URL of a picture, in this format.
 
         Args:
             base_url: how the caller reaches this API.
         """
         address = self._objects.presign(str(job.object), seconds=_SECONDS)
-        if address.startswith("http"):
+        if form == "png" and address.startswith("http"):
             return address
         until = int(time.time()) + _SECONDS
-        return f"{base_url.rstrip('/')}/v1/pictures/{job.id}?until={until}&signature={self._signature(job.id, until)}"
+        said: dict[str, str | int] = {"until": until, "signature": self._signature(job.id, until)}
+        if form != "png":
+            said |= {"format": form, "quality": quality}
+        return f"{base_url.rstrip('/')}/v1/pictures/{job.id}?{urlencode(said)}"
 
     def opens(self, job_id: str, until: int, signature: str) -> bool:
-        """Return whether a signed URL is valid."""
+        """Return whether a signed URL is valid; its format is not signed, as it is the same picture in any."""
         # As bytes: compare_digest takes only ASCII text.
         right = hmac.compare_digest(self._signature(job_id, until).encode(), signature.encode())
         return right and time.time() <= until

@@ -1,26 +1,47 @@
-"""Refuse what a request brings and its route does not read: a body, a parameter of the address."""
+"""Refuse what a route does not read of a request: a body, a parameter, a form's field; and what comes twice."""
 
 import difflib
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, params
 from fastapi.dependencies.utils import get_flat_params
+from starlette.datastructures import FormData
 
 from scheduler.api.problems import Refused
 from storage.errors import BadSpecification
 
 #: What some clients send where they have nothing to say.
 _EMPTY = (b"", b"{}", b"null")
+#: Headers that decide what is accepted.
+_ONCE = ("idempotency-key", "prefer")
 
 
 async def nothing_unread(request: Request) -> None:
     """Pass if the route reads all of a request. Raises BadSpecification for a parameter, Refused (422) for a body."""
     route: Any = request.scope["route"]
-    parameters = {field.alias: field.field_info for field in get_flat_params(route.dependant)}
-    for name in request.query_params:
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, n=1)
+    found = get_flat_params(route.dependant)
+    parameters = {field.alias for field in found if isinstance(field.field_info, params.Query)}
+    _check("parameter", (name for name, _ in request.query_params.multi_items()), parameters)
+    for header in _ONCE:
+        if len(request.headers.getlist(header)) > 1:
+            raise BadSpecification(f"{header.title()}: a header that is given twice; give it once")
+    if not route.dependant.body_params:
+        if (await request.body()).strip() not in _EMPTY:
+            raise Refused(422, f"{request.method} {request.url.path} takes no body; GET /docs says what it takes")
+    elif isinstance(form := getattr(request, "_form", None), FormData):
+        fields = {field.alias for field in route.dependant.body_params}
+        _check("form field", (name for name, _ in form.multi_items()), fields)
+
+
+def _check(kind: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise BadSpecification for a name that is not known, and for one that comes twice: only one of them is read."""
+    seen: set[str] = set()
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {near[0]}?" if near else "this address does not read it"
-            raise BadSpecification(f"{name[:60]}: unknown parameter; {meant}")
-    if not route.dependant.body_params and (await request.body()).strip() not in _EMPTY:
-        raise Refused(422, f"{request.method} {request.url.path} takes no body; GET /docs says what it takes")
+            raise BadSpecification(f"{name[:60]}: unknown {kind}; {meant}")
+        if name in seen:
+            raise BadSpecification(f"{name}: a {kind} that is given twice; give it once")
+        seen.add(name)

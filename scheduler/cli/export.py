@@ -52,7 +52,7 @@ def export(
     with amount_of(f"export of {render_id}", render.total, "pictures") as show:
 
         def show_progress(progress: Progress) -> None:
-            show(progress.pictures + progress.failed)
+            show(progress.pictures + progress.failed + progress.cancelled)
 
         done = Export(
             views=services.views,
@@ -74,16 +74,22 @@ def export(
                 "shards": done.shards,
                 "pictures": done.pictures,
                 "failed": done.failed,
+                "cancelled": done.cancelled,
                 "bytes": done.bytes,
                 "seconds": round(seconds, 2),
             }
         )
         return
-    failed = f", {done.failed} failed" if done.failed else ""
-    click.echo(
-        f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){failed} in {counted(done.shards, 'shard')} in {to}, "
-        f"{done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
+    click.echo(_summary(done, to, seconds))
+
+
+def _summary(done: Progress, to: str, seconds: float) -> str:
+    missing = {"failed": done.failed, "cancelled": done.cancelled}
+    without = "".join(f", {number} {state}" for state, number in missing.items() if number)
+    made = (
+        f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){without} in {counted(done.shards, 'shard')} in {to}"
     )
+    return f"{made}, {done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
 
 
 def _format(layout: str) -> Format:

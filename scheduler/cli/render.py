@@ -16,9 +16,10 @@ from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
-from scheduler.intake.submit import intake_of, specified, submit_order
+from scheduler.intake.submit import Intake, intake_of, remarks_of, specified, submit_order
 from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
+from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
@@ -81,8 +82,8 @@ def render(
         _say_what_is_left(services)
         terms = _terms(order, priority, once)
         with counting("pictures checked") as through:
-            intake, submitter = intake_of(services, tickets), _submitter(settings)
-            accepted = submit_order(intake, submitter, order, terms, bad=bad, through=through)
+            intake = _intake(services, tickets, watched=not no_wait)
+            accepted = submit_order(intake, _submitter(settings), order, terms, bad=bad, through=through)
         _say_remarks(accepted.remarks, bad)
     if no_wait:
         report_accepted(services, accepted, as_json=as_json, called=tickets is not None)
@@ -121,17 +122,24 @@ def _terms(order: Order, priority: str, once: str | None) -> Terms:
     )
 
 
+def _intake(services: Services, tickets: Tickets | None, *, watched: bool) -> Intake:
+    """Return the intake; whoever waits is told by the wait, which looks more closely, who serves the models."""
+    intake = intake_of(services, tickets)
+    return dataclasses.replace(intake, workers=None) if watched else intake
+
+
 def _submitter(settings: Settings) -> Submitter:
     return Submitter(owner=settings.owner, local_files=True)
 
 
 def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_json: bool) -> None:
     with counting("pictures checked") as through:
-        jobs = specified(intake_of(services, None), _submitter(services.settings), order, bad=bad)
+        intake = intake_of(services, None)
+        jobs = specified(intake, _submitter(services.settings), order, bad=bad)
         found = estimate(through(jobs), services.registry, services.measures)
     if not found.pictures:
         raise BadSpecification("nothing to render: no prompt given")
-    _say_remarks(jobs.remarks, bad)
+    _say_remarks(remarks_of(intake, jobs), bad)
     devices = len(serving(services.workers, found.models))
     if as_json:
         print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})

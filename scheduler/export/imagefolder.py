@@ -9,19 +9,22 @@ from scheduler.export.targets import PAPERS, write_down
 
 
 def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path) -> list[str]:
-    """A folder `00000` of `KEY.png` and `metadata.jsonl`; rows without a picture are in `00000_failed.jsonl`."""
-    folder, failed = into / shard.name, f"{shard.name}_failed.jsonl"
+    """A folder `00000` of `KEY.png` and `metadata.jsonl`.
+
+    Rows without a picture are in `00000_failed.jsonl` and `00000_cancelled.jsonl`.
+    """
+    folder, names = into / shard.name, [shard.name]
     folder.mkdir()
     shown = [{"file_name": f"{row['key']}.png", **columns.without_null(row)} for row in made(rows)]
     for row in shown:
         # Copied, not linked: disks that people carry away (exFAT) and many network folders have no hard links.
         write_down(folder / row["file_name"], (pictures / row["file_name"]).read_bytes())
     write_down(folder / "metadata.jsonl", lines(shown))
-    missing = [row for row in rows if row["status"] != "success"]
-    if not missing:
-        return [shard.name]
-    write_down(into / failed, lines(missing))
-    return [shard.name, failed]
+    for status in ("failed", "cancelled"):
+        if missing := [row for row in rows if row["status"] == status]:
+            names.append(f"{shard.name}_{status}.jsonl")
+            write_down(into / names[-1], lines(missing))
+    return names
 
 
 FORMAT = Format(name="imagefolder", write=write, stats_in=f"{PAPERS}/", data_files="[0-9]*/*")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Progress:
     shards: int = 0
     pictures: int = 0
     failed: int = 0
+    cancelled: int = 0
     bytes: int = 0
 
 
@@ -106,12 +107,13 @@ class Export:
             for position, job in enumerate(shard.jobs)
         ]
         by_status = counts(rows)
-        made = by_status.get("success", 0)
+        made, failed, cancelled = (by_status.get(status, 0) for status in ("success", "failed", "cancelled"))
         size = sum(row["bytes"] or 0 for row in rows)
         stats: dict[str, Any] = {
             "count": len(rows),
             "successes": made,
-            "failed": len(rows) - made,
+            "failed": failed,
+            "cancelled": cancelled,
             "status_dict": by_status,
             "bytes": size,
             "first_index": shard.jobs[0].index,
@@ -132,7 +134,8 @@ class Export:
             self.target.place(self._stats_of(shard), built)
         progress.shards += 1
         progress.pictures += made
-        progress.failed += len(rows) - made
+        progress.failed += failed
+        progress.cancelled += cancelled
         progress.bytes += size
         show(progress)
 
@@ -205,9 +208,4 @@ class Export:
 
 def _with(progress: Progress, *, pictures: int) -> Progress:
     """With the pictures of the shard that is being gathered."""
-    return Progress(
-        shards=progress.shards,
-        pictures=progress.pictures + pictures,
-        failed=progress.failed,
-        bytes=progress.bytes,
-    )
+    return replace(progress, pictures=progress.pictures + pictures)

@@ -1,12 +1,12 @@
 """Lists of values for fields: zipped (`zip`), or every combination of them (`product`)."""
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
 
 from scheduler.intake.files.columns import canonical
+from scheduler.intake.files.json_text import DoubledKey, read_json
 from scheduler.intake.requests import SourcedRequest
 from storage.errors import InvalidInput
 from storage.spec.picture import NAMES, Request
@@ -88,8 +88,10 @@ def _json_list(values: str, option: str) -> list[Any] | None:
     if not values.lstrip().startswith("["):
         return None
     try:
-        read = json.loads(values)
-    except ValueError as error:
+        read = read_json(values)
+    except DoubledKey as error:
+        raise InvalidInput(f"{option}: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{option}: {values} is not a JSON list ({error})") from None
     return read if isinstance(read, list) else None
 

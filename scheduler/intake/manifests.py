@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.intake.files import delimited, forms, json_values, pasted, plain
+from scheduler.intake.files import delimited, forms, json_values, other_tools, pasted, plain
 from scheduler.intake.files.columns import Row, request_of
 from scheduler.intake.files.text import head, read_lines
 from scheduler.intake.requests import BadRows, SourcedRequest, at
@@ -89,12 +89,13 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
                 case "parquet":
                     yield from _of_parquet(manifest)
                 case "json values":
-                    yield from json_values.rows_of_values(file, shown, bad)
+                    yield from other_tools.rows(json_values.rows_of_values(file, shown, bad), bad)
                 case "table":
                     # A line that is no text may be half of a row.
                     yield from delimited.rows(read_lines(file, shown, BadRows()), shown, bad)
                 case "json lines":
-                    yield from json_values.rows_of_lines(read_lines(file, shown, bad), bad)
+                    objects = json_values.rows_of_lines(read_lines(file, shown, bad), bad)
+                    yield from other_tools.rows(objects, bad)
                 case "pasted":
                     yield from pasted.rows(read_lines(file, shown, bad), bad)
                 case "plain":

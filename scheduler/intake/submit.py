@@ -11,6 +11,7 @@ from itertools import chain
 
 from scheduler.intake.admission import NO_LIMITS, Submitter, Terms, check_quota, check_work, limits_count_pictures
 from scheduler.intake.order import Order
+from scheduler.intake.pace import serving
 from scheduler.intake.remarks import remarks_on
 from scheduler.intake.requests import BadRows
 from scheduler.intake.specify import specify
@@ -20,6 +21,7 @@ from scheduler.services import Services
 from storage.access.quotas import Quotas
 from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, NotFound, NotPermitted, QuotaExceeded
+from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
@@ -46,6 +48,8 @@ class Intake:
     objects: ObjectStore
     #: None: no broker. A render is accepted all the same, and the sweep publishes its tickets.
     tickets: Tickets | None
+    #: Who serves which model; None: workers start when there is work, or whoever submits watches for them.
+    workers: Workers | None = None
 
 
 def intake_of(services: Services, tickets: Tickets | None) -> Intake:
@@ -57,6 +61,7 @@ def intake_of(services: Services, tickets: Tickets | None) -> Intake:
         registry=services.registry,
         objects=services.objects,
         tickets=tickets,
+        workers=None if services.settings.embedded else services.workers,
     )
 
 
@@ -94,6 +99,10 @@ class SpecifiedJobs(Iterator[NewJob]):
     def remarks(self) -> Mapping[str, int]:
         """Remark → how many pictures it applies to."""
         return {**dict.fromkeys(self._of_the_way_in, self.total), **self._noted}
+
+    def pictures_of(self, model: str) -> int:
+        """How many of those that were read so far are of this model."""
+        return self._by_model[model]
 
     def exhaust(self) -> None:
         """Read the rest, for its count and its remarks."""
@@ -176,13 +185,25 @@ def submit_order(
     if (before := _before(intake, submitter, terms)) is not None:
         jobs = specified(intake, submitter, order, bad=bad)
         jobs.exhaust()
-        return Accepted(render_id=before, models=jobs.models, remarks=jobs.remarks)
+        return Accepted(render_id=before, models=jobs.models, remarks=remarks_of(intake, jobs))
     jobs = admit(intake, submitter, order, terms, bad=bad)
     render_id = intake.jobs.submit(through(jobs), terms.submission(submitter), quanta=quanta(intake.registry))
     # Of a long order that was accepted before only the beginning was read; the remarks cover all of it.
     jobs.exhaust()
     publish_tickets(intake.jobs, intake.registry, intake.tickets, jobs.models)
-    return Accepted(render_id=render_id, models=jobs.models, remarks=jobs.remarks)
+    return Accepted(render_id=render_id, models=jobs.models, remarks=remarks_of(intake, jobs))
+
+
+def remarks_of(intake: Intake, jobs: SpecifiedJobs) -> Mapping[str, int]:
+    """Return the remarks on an order that was read: those on its pictures, and that nobody renders a model now."""
+    if intake.workers is None:
+        return jobs.remarks
+    waiting = {
+        f"model: no worker serves {model} now, so its pictures wait until one does": jobs.pictures_of(model)
+        for model in jobs.models
+        if not serving(intake.workers, [model])
+    }
+    return {**jobs.remarks, **waiting}
 
 
 def _before(intake: Intake, submitter: Submitter, terms: Terms) -> str | None:

@@ -117,19 +117,33 @@ class Views:
             raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
         return _render(row)
 
-    def renders(self, *, limit: int = 20, owner: str | None = None, after: str | None = None) -> list[RenderView]:
-        """List the newest renders, or an owner's, newest first, or those after one. Raises NotFound for that one."""
-        statement = (
-            select(renders).where(~renders.c.purging).order_by(renders.c.created_at.desc(), renders.c.id).limit(limit)
-        )
+    def renders(
+        self, *, limit: int = 20, owner: str | None = None, after: str | None = None, before: str | None = None
+    ) -> list[RenderView]:
+        """List the newest renders, or an owner's, newest first; those next to one. Raises NotFound for that one.
+
+        Args:
+            after: the next older ones.
+            before: the next newer ones, also newest first.
+        """
+        newest_first = (renders.c.created_at.desc(), renders.c.id)
+        oldest_first = (renders.c.created_at, renders.c.id.desc())
+        statement = select(renders).where(~renders.c.purging).limit(limit)
+        statement = statement.order_by(*(newest_first if before is None else oldest_first))
         if owner is not None:
             statement = statement.where(renders.c.owner == owner)
         if after is not None:
             last = self.render(after, owner=owner)
             older = renders.c.created_at < last.created_at
             statement = statement.where(older | ((renders.c.created_at == last.created_at) & (renders.c.id > last.id)))
+        if before is not None:
+            first = self.render(before, owner=owner)
+            newer = renders.c.created_at > first.created_at
+            same = renders.c.created_at == first.created_at
+            statement = statement.where(newer | (same & (renders.c.id < first.id)))
         with self._database.read() as connection:
-            return [_render(row) for row in connection.execute(statement)]
+            found = [_render(row) for row in connection.execute(statement)]
+        return found if before is None else found[::-1]
 
     def accepted_as(self, owner: str, name: str) -> bool:
         """Return whether a request of this owner was accepted under this idempotency key."""

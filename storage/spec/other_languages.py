@@ -15,8 +15,12 @@ _OPTION = re.compile(
 _TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|\{[\d-]*\$\$|\$\{\w|(?<!\w)__[^\W_](?:[\w/*.-]*(?:[^\W_]|\*))?__(?!\w)")
 #: Compel: `(red)1.4`, `(red)++`, `red++`, `("a", "b").blend(1, 1)`.
 _COMPEL = re.compile(r"\)(?:\d*\.\d+|\d+|\+{1,}|-{1,})(?![\w-])|(?<=[^\W\d])(?<!\bC)\+\+|\)\s*\.(?:blend|and|swap)\(")
+#: NovelAI: `{{word}}`, `1.2::word::`.
+_NOVELAI = re.compile(r"\{\{[^{}|$]+\}\}|(?<![\w.])-?\d*\.?\d+::[^:]*::")
 #: Lines of what the web UI and galleries show below a picture.
-_SETTINGS = re.compile(r"^\s*(?:negative prompt:|steps: *\d)", re.IGNORECASE | re.MULTILINE)
+_SETTINGS = re.compile(r"(?:^|\\n)\s*(?:negative prompt:|steps: *\d)", re.IGNORECASE | re.MULTILINE)
+#: Letters as HTML writes them.
+_ENTITY = re.compile(r"&(?:amp|quot|apos|lt|gt|nbsp|#\d+);")
 
 
 def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
@@ -37,5 +41,11 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
         yield f"{name}: (red)1.4, red++ and .blend(…) are drawn as words here; prompt_weighting compel reads them"
     if ":" in prompt and _SETTINGS.search(prompt):
         yield (f"{name}: lines such as Steps: 20 are drawn as words here; a file of such blocks (.txt) is read")
+    if ("{{" in prompt or "::" in prompt) and _NOVELAI.search(prompt):
+        yield f"{name}: {{{{word}}}} and 1.2::word:: of NovelAI are drawn as words here"
+    if "{prompt}" in prompt:
+        yield f"{name}: {{prompt}} is drawn as a word here; styles are not filled in, --template makes prompts of parts"
+    if "&" in prompt and _ENTITY.search(prompt):
+        yield f"{name}: &amp; and the like, as HTML writes letters, are drawn as they stand here"
     if "embedding:" in prompt:
         yield f"{name}: embedding:NAME is drawn as words here; the farm has no embeddings by name"

@@ -89,7 +89,13 @@ write_labels = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 def _labels(value: dict[str, Any]) -> dict[str, Any]:
     # Encoding it finds lone surrogates, which no database takes.
-    if len(write_labels(value).encode()) > MAX_LABEL_BYTES:
+    try:
+        written = write_labels(value).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be text without halves of characters (surrogates)") from error
+    except ValueError as error:
+        raise ValueError("must be numbers that JSON has; NaN and Infinity are none") from error
+    if len(written) > MAX_LABEL_BYTES:
         raise ValueError(f"must be at most {MAX_LABEL_BYTES} bytes as JSON")
     return value
 

@@ -46,10 +46,14 @@ def wanted(n: int) -> list[NewJob]:
     ]
 
 
-def render_of(farm: Jobs, objects: ObjectStore, n: int, *, failing: Collection[int] = ()) -> str:
-    """The id of a finished render of so many pictures; those of these indexes failed."""
+def render_of(
+    farm: Jobs, objects: ObjectStore, n: int, *, failing: Collection[int] = (), cancelled: Collection[int] = ()
+) -> str:
+    """The id of a finished render of so many pictures; those of these indexes failed, or were cancelled."""
     render_id = submit(farm, wanted(n))
-    make(farm, objects, n, failing=failing)
+    for index in cancelled:
+        farm.cancel_job(render_id, index)
+    make(farm, objects, n - len(cancelled), failing=failing)
     return render_id
 
 

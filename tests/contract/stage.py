@@ -17,6 +17,8 @@ from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
 from scheduler.services import Services, open_services
 from storage.access.keys import Keys, Limits, Role
+from storage.database import schema
+from storage.database.connection import Database
 from storage.jobs.values import Published, RenderedBatch
 from storage.objects.object_keys import picture_key
 from storage.settings import Settings
@@ -124,10 +126,12 @@ class Stage:
 
 
 @contextmanager
-def running_stage(folder: Path, *, keyed: bool = True) -> Iterator[Stage]:
-    """A farm whose pictures are made as soon as they wait."""
-    settings = Settings(home=folder, owner="ann", webhook_private=True)
+def running_stage(folder: Path, *, keyed: bool = True, database_url: str | None = None) -> Iterator[Stage]:
+    """A farm whose pictures are made as soon as they wait. With a database's address, one of several machines."""
+    settings = Settings(home=folder, owner="ann", webhook_private=True, database_url=database_url)
     folder.mkdir()
+    if database_url is not None:
+        schema.upgrade(Database(database_url))
     (folder / "models.toml").write_text(MODELS)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)

@@ -37,6 +37,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         ("POST", "/v1/images/edits", "/v1/images/generations"),
         ("POST", "/v1/chat/completions", "no text is written"),
         ("POST", "/v1/trainings", "predictions"),
+        ("POST", "/openai/deployments/x/images/generations", "not Azure's"),
         ("GET", "/nowhere", "GET /docs"),
     ],
 )
@@ -49,6 +50,11 @@ def test_an_address_that_others_have_says_what_the_farm_does_instead(
     assert answer.status_code == 404
     assert detail.startswith(f"there is no {method} {path} here: ")
     assert words in detail
+
+
+def test_two_slashes_in_a_row_are_pointed_out(stage: Stage) -> None:
+    answer = stage.client().get(f"{stage.address}//v1/renders")
+    assert (answer.status_code, "ends without one" in answer.json()["detail"]) == (404, True)
 
 
 def test_a_method_that_does_nothing_says_which_does(stage: Stage) -> None:

@@ -1,13 +1,21 @@
 """What clients of OpenAI's, Replicate's and the web UI's rely on, request by request."""
 
+import io
+import json
 import re
 import threading
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
+import httpx
 import pytest
 from openai.types.image_generate_params import ImageGenerateParamsNonStreaming
+from PIL import Image
+from replicate.client import Client as Replicate
+from replicate.pagination import paginate
 
+from storage.jobs.values import Submission
+from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
 
@@ -72,7 +80,7 @@ def test_an_interrupt_ends_what_is_waited_for_at_its_door_and_nothing_else(idle:
     assert client.post("/sdapi/v1/interrupt").json() == {}
 
     assert "nothing to interrupt" in nothing["remarks"][0]
-    assert waiting.answer().status_code == 409
+    assert waiting.answer().status_code == 200
     states = {
         name: idle.services.views.render(name).cancelled for name in (night, prediction, waiting.render_id, later)
     }
@@ -83,10 +91,25 @@ def test_an_interrupt_ends_what_is_waited_for_at_its_door_and_nothing_else(idle:
 def test_what_is_waited_for_longest_is_interrupted_first(idle: Stage) -> None:
     first, second = Waiting(idle), Waiting(idle)
     idle.client().post("/sdapi/v1/interrupt")
-    assert first.answer().status_code == 409
+    assert first.answer().json()["images"] == []
     assert idle.services.views.render(second.render_id).cancelled == 0
     idle.working.set()
     assert second.answer().status_code == 200
+
+
+def test_an_interrupted_call_is_answered_with_the_pictures_that_were_made(idle: Stage) -> None:
+    """As the web UI does: its clients read the answer of an interrupted call as that of any other."""
+    none, some = Waiting(idle, batch_size=2), Waiting(idle, batch_size=3, seed=40)
+    idle.client().post("/sdapi/v1/interrupt")
+    assert idle.complete("tiny", limit=2) == 2
+    idle.client().post("/sdapi/v1/interrupt")
+    for waiting, made, total in ((none, 0, 2), (some, 2, 3)):
+        answer = waiting.answer()
+        info = json.loads(answer.json()["info"])
+        assert (answer.status_code, len(answer.json()["images"])) == (200, made)
+        assert info["remarks"] == [f"interrupted: {made} of {total} pictures were made (render {waiting.render_id})"]
+        assert len(info["infotexts"]) == len(info["all_seeds"]) == len(info["all_prompts"]) == made
+    assert (info["seed"], info["all_seeds"]) == (40, [40, 41])
 
 
 def test_progress_is_that_of_what_is_waited_for(idle: Stage) -> None:
@@ -166,6 +189,31 @@ def test_a_prediction_that_is_over_within_the_wait_has_its_pictures(stage: Stage
     assert (made["status"], len(made["output"])) == ("succeeded", 1)
 
 
+def test_predictions_are_listed_by_pages_in_both_directions(stage: Stage) -> None:
+    key = stage.new_key("paul")
+    jobs = stage.services.jobs
+    spec = next(stage.services.views.jobs(stage.client().post("/v1/renders", json={"prompt": "a"}).json()["id"])).spec
+    ids = [
+        jobs.submit([spec], Submission(owner="paul", priority=Priority.BULK), quanta={"tiny": 8}) for _ in range(205)
+    ]
+    for name in ids:
+        jobs.cancel(name)
+    client = Replicate(api_token=key, base_url=stage.address)
+    stage.held.callback(client._client.close)
+    pages = list(paginate(client.predictions.list))
+    assert [len(page) for page in pages] == [100, 100, 5]
+    newest_first = [one.id for one in stage.services.views.renders(limit=1000, owner="paul")]
+    assert [prediction.id for page in pages for prediction in page] == newest_first
+    assert (pages[0].previous, pages[-1].next) == (None, None)
+    back = client.predictions.list(pages[2].previous)
+    assert [one.id for one in back] == newest_first[100:200]
+    front = client.predictions.list(back.previous)
+    assert [one.id for one in front] == newest_first[:100]
+    assert (front.previous, front.next) == (None, pages[0].next)
+    for cursor in ("after", "before.nothing", "after.%00"):
+        assert stage.client(key).get(f"/v1/predictions?cursor={cursor}").status_code in (404, 422)
+
+
 # -- nulls -----------------------------------------------------------------------------------------------------
 
 _OF_OPENAI = get_type_hints(ImageGenerateParamsNonStreaming)
@@ -193,6 +241,15 @@ def test_null_in_a_field_of_openais_client_means_that_it_is_left_out(stage: Stag
 def test_null_means_left_out_at_every_clients_door(stage: Stage, path: str, body: dict[str, Any]) -> None:
     answer = stage.client().post(path, json=body)
     assert answer.is_success, answer.text
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_a_url_of_openais_door_leads_to_the_format_that_was_asked_for(stage: Stage, asked: str, kind: str) -> None:
+    body = {"prompt": "a star", "response_format": "url", "output_format": asked, "output_compression": 50}
+    told = stage.client().post("/v1/images/generations", json=body).json()
+    answer = httpx.get(told["data"][0]["url"])
+    assert (told["output_format"], answer.headers["Content-Type"]) == (asked, f"image/{asked}")
+    assert Image.open(io.BytesIO(answer.content)).format == kind
 
 
 #: Of OpenAI's parameters, a value that is not the default.

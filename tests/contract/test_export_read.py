@@ -14,7 +14,7 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests.contract.datasets import exported, make, render_of, wanted
+from tests.contract.datasets import FORMATS, exported, make, render_of, wanted
 from tests.contract.renders import pictures, submit
 
 
@@ -78,6 +78,20 @@ def test_an_image_folder_is_read_with_all_columns(
     assert all(row["image"].getpixel((0, 0)) == (index, 0, 90) for index, row in by_index.items())
     [failed] = (tmp_path / "set" / "00000_failed.jsonl").read_text().splitlines()
     assert (json.loads(failed)["index"], json.loads(failed)["error"]) == (3, "the picture is black")
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_cancelled_pictures_are_not_called_failed(
+    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path, layout: str
+) -> None:
+    render_id = render_of(farm, objects, 10, failing={3}, cancelled={4, 5})
+    done = exported(database, objects, render_id, str(tmp_path / "set"), layout=layout)
+    assert (done.pictures, done.failed, done.cancelled) == (7, 1, 2)
+    [file] = (tmp_path / "set").rglob("00000_stats.json")
+    stats = json.loads(file.read_text())
+    assert (stats["count"], stats["successes"], stats["failed"], stats["cancelled"]) == (10, 7, 1, 2)
+    listed = {file.name: len(file.read_text().splitlines()) for file in (tmp_path / "set").glob("00000_*.jsonl")}
+    assert listed == ({"00000_failed.jsonl": 1, "00000_cancelled.jsonl": 2} if layout == "imagefolder" else {})
 
 
 def test_parquet_is_read_with_its_pictures(

@@ -1,8 +1,10 @@
 """What the publisher records of a picture."""
 
+import hashlib
 import io
 import json
 from dataclasses import replace
+from typing import Any, cast
 
 from PIL import Image
 
@@ -19,6 +21,11 @@ from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
 
+def publishing(farm: Jobs, objects: ObjectStore) -> Publisher:
+    leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
+    return Publisher(jobs=farm, objects=objects, leases=leases)
+
+
 def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
     farm: Jobs, database: Database, objects: ObjectStore
 ) -> None:
@@ -29,8 +36,7 @@ def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
     file = io.BytesIO()
     first.save(file, "PNG")
     objects.put(picture_key(render_id, 0), file.getvalue())
-    leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
+    publisher = publishing(farm, objects)
     batch = replace(rendered(found), remarks={found.jobs[1].id: ("read in part",)})
     publisher.publish(batch, found.jobs, [second.copy(), second.copy()])
     publisher.drain()
@@ -39,3 +45,40 @@ def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
     assert [job.remarks for job in shown] == [(), ("read in part",)]
     with Image.open(io.BytesIO(objects.get(picture_key(render_id, 1)))) as picture:
         assert json.loads(picture.info["diffusion-farm"])["made_with"]["remarks"] == ["read in part"]
+
+
+class Removing:
+    """A store of which somebody removes an object just before it is read for the first time."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self.removed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def get(self, key: str) -> bytes:
+        if key not in self.removed:
+            self.removed.append(key)
+            self._objects.delete(key)
+        return self._objects.get(key)
+
+
+def test_a_picture_that_was_stored_before_and_is_removed_meanwhile_is_stored_anew(
+    farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    render_id = submit(farm, wanted(1))
+    found = claim(farm)
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    file = io.BytesIO()
+    first.save(file, "PNG")
+    key = picture_key(render_id, 0)
+    objects.put(key, file.getvalue())
+    store = Removing(objects)
+    publisher = publishing(farm, cast(ObjectStore, store))
+    publisher.publish(rendered(found), found.jobs, [second.copy()])
+    publisher.drain()
+    [shown] = Views(database).jobs(render_id)
+    assert store.removed == [key]
+    assert shown.pixels_sha256 == pixels_sha256(second)
+    assert shown.sha256 == hashlib.sha256(objects.get(key)).hexdigest()

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from diffusion_farm import ApiProblem
 from storage.access.keys import Keys, Limits, Role
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
@@ -145,6 +146,33 @@ def test_the_priority_of_what_does_not_wait_stays_and_that_is_said(stage: Stage)
         assert stage.client().patch(address, json={"priority": "normal"}).status_code == 200
     finally:
         stage.working.set()
+
+
+def test_a_dry_run_says_what_its_idempotency_key_would_get(stage: Stage) -> None:
+    client, key = stage.client(), {"Idempotency-Key": "an order"}
+    asked = {"prompt": "a star", "n": 2}
+
+    def dry(body: dict[str, Any], headers: dict[str, str] | None = None) -> httpx.Response:
+        return client.post("/v1/renders", json={**body, "dry_run": True}, headers=headers)
+
+    assert (dry(asked, key).status_code, dry(asked, key).json()["id"]) == (200, None)
+    accepted = client.post("/v1/renders", json=asked, headers=key).json()["id"]
+    assert dry(asked, key).json()["id"] == accepted
+    assert dry(asked).json()["id"] is None
+    other = {**asked, "n": 3}
+    refused, submitted = dry(other, key), client.post("/v1/renders", json=other, headers=key)
+    assert (refused.status_code, refused.json()) == (submitted.status_code, submitted.json())
+    assert refused.status_code == 409
+    assert accepted in refused.json()["detail"]
+
+
+def test_the_client_does_not_pass_over_what_it_cannot_do(stage: Stage) -> None:
+    before = [render.id for render in stage.services.views.renders(owner="ann")]
+    with pytest.raises(ValueError, match="dry_run: a dry run makes no render"):
+        stage.farm().submit("a star", dry_run=True)
+    with pytest.raises(ApiProblem, match="Idempotency-Key: must have at least 1 character"):
+        stage.farm().submit("a star", idempotency_key="")
+    assert [render.id for render in stage.services.views.renders(owner="ann")] == before
 
 
 def test_what_an_address_does_not_read_is_refused(stage: Stage) -> None:

@@ -2,13 +2,16 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from scheduler.api.compat.webui_samplers import sampler_of
+from scheduler.intake.manifests import manifest, read_manifest
 from storage.errors import BadSpecification
 from storage.spec.picture import SAMPLERS
 from tests.contract.stage import Stage, running_stage
@@ -307,3 +310,16 @@ def test_elsewhere_the_language_gets_a_remark(stage: Stage, weighting: str | Non
     ]
     read = stage.client().post("/v1/renders", json={"prompt": "a ((red)) [star]", "weighting": "webui"}).json()
     assert read["remarks"] == []
+
+
+def test_what_the_door_answers_asks_for_the_same_pictures_as_a_prompt_file(stage: Stage, tmp_path: Path) -> None:
+    drawn = Drawn(
+        stage, clip_skip=2, batch_size=2, negative_prompt="a dog", sampler_name="DPM++ 2M", scheduler="Karras"
+    )
+    for said in (drawn.info, drawn.answer):
+        (tmp_path / "answer.json").write_text(json.dumps(said))
+        asked = [one.request.asked() for one in read_manifest(manifest(tmp_path / "answer.json"))]
+        assert [{**job.spec.fields(), **again} for job, again in zip(drawn.jobs, asked, strict=True)] == [
+            job.spec.fields() for job in drawn.jobs
+        ]
+        assert [again["clip_skip"] for again in asked] == [1, 1]

@@ -325,3 +325,40 @@ def test_bad_lines_with_options_can_be_left_out(tmp_path: Path) -> None:
     found = list(read_manifest(manifest(path), bad=BadRows(report=lambda error: told.append(str(error)))))
     assert [one.request.prompt for one in found] == ["a", "d"]
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("text\na cat\n", "line 1: 'text' looks like a table's header"),
+        ("caption\r\na cat\r\n", "line 1: 'caption' looks like a table's header"),
+        ('prompt = "a cat"\nsteps = 4\n', "line 1: prompt: a setting of TOML or INI"),
+        ("[picture]\nsteps=4\n", "line 2: steps: a setting of TOML or INI"),
+        ("1. a cat\n2. a dog\n", "line 1: looks like a numbered list"),
+        ("1) a cat\n2) a dog\n", "line 1: looks like a numbered list"),
+        ("- a cat\n- a dog\n", "line 1: looks like a list of Markdown's"),
+        ("\u2022 a cat\n\u2022 a dog\n", "line 1: looks like a list of Markdown's"),
+        ('"a cat",\n"a dog"\n', "line 1: looks like a list of a program's"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "line 1: looks like a picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "line 1: looks like a picture"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "line 1: looks like a compressed file; unpack it"),
+    ],
+)
+def test_lines_that_would_be_drawn_with_what_is_no_prompt_in_them_are_refused(
+    tmp_path: Path, text: str | bytes, says: str
+) -> None:
+    with pytest.raises(BadSpecification, match=f"prompts.txt {says}"):
+        asked(tmp_path, text)
+
+
+def test_lines_that_only_begin_so_are_drawn(tmp_path: Path) -> None:
+    lines = ["1. FC in blue", "- a dash", "x = y, a formula", "[red] star", '"a cat"', "a text, captioned"]
+    assert asked(tmp_path, "\n".join(lines)) == [{"prompt": line} for line in lines]
+
+
+def test_an_option_without_a_value_that_is_not_known_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(BadSpecification, match="line 1: --enable_hr: not an option of prompt files"):
+        asked(tmp_path, '--prompt "a cat" --enable_hr\n')
+    with pytest.raises(BadSpecification, match="line 1: --steps: a value is missing"):
+        asked(tmp_path, "a cat --steps\n")
+    assert asked(tmp_path, "a cat --n\n") == [{"prompt": "a cat"}]

@@ -119,6 +119,7 @@ def test_wildcards_are_named_by_folder_file_and_key(tmp_path: Path) -> None:
         ("a.yaml", b"a: [red\nb: c", "a.yaml: line 2: not YAML"),
         ("a.yaml", b"a: [red, yes]", "a.yaml: a 2: must be text .given: 'True'.; in YAML"),
         ("a.yaml", b"a: [red]\nb: [blue]\na: [green]\n", "a.yaml: line 3: not YAML: duplicate key a"),
+        ("a.json", b'{"a": ["red"], "a": ["green"]}', "a.json: a: duplicate key; give it once"),
         ("a.yaml", b"a: [{text: red, weight: big}]\n", "a.yaml: a 1: weight: must be a number"),
         ("b.yaml", b"a: red", "the wildcard a is in another file, too"),
     ],

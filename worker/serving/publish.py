@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL.Image import Image
 
+from storage.errors import NotFound
 from storage.jobs.values import ClaimedJob, Published, RenderedBatch
-from storage.objects.object_keys import picture_key
+from storage.objects.object_keys import Stored, picture_key
 from storage.objects.pixels import pixels_sha256, pixels_sha256_of
 from storage.rules.states import State
 from worker.serving.encode import to_png
@@ -81,14 +82,26 @@ class Publisher:
         own = {"batch": {"size": len(batch.jobs), "position": position}} | ({"remarks": remarks} if remarks else {})
         data = to_png(picture, job.spec, {**batch.recipe, **own})
         key = picture_key(job.render_id, job.index)
-        stored = self._objects.put(key, data)
-        # An earlier attempt may have stored its picture first: that one is kept.
-        kept = stored.sha256 == hashlib.sha256(data).hexdigest()
+        stored, other = self._put(key, data)
         return Published(
             job=job,
             object=key,
             sha256=stored.sha256,
             bytes=stored.bytes,
-            pixels_sha256=pixels_sha256(picture) if kept else pixels_sha256_of(self._objects.get(key)),
+            pixels_sha256=pixels_sha256(picture) if other is None else pixels_sha256_of(other),
             remarks=remarks,
         )
+
+    def _put(self, key: str, data: bytes) -> tuple[Stored, bytes | None]:
+        """Store a picture; return what is stored and, if an earlier attempt was first, its file, which is kept."""
+        own = hashlib.sha256(data).hexdigest()
+        while True:
+            stored = self._objects.put(key, data)
+            if stored.sha256 == own:
+                return stored, None
+            try:
+                other = self._objects.get(key)
+            except NotFound:
+                continue  # removed meanwhile, as an orphan: the place is free
+            if hashlib.sha256(other).hexdigest() == stored.sha256:
+                return stored, other

@@ -26,7 +26,7 @@ _INSTEAD: Sequence[tuple[str, str]] = (
     (r"/controlnet/detect", "there are no preprocessors; send the image as the ControlNet takes it"),
     (r"/(internal/(progress|pending-tasks)|queue/.*)", "GET /sdapi/v1/progress tells the progress"),
     (
-        r"/(run|api|gradio_api)/.*|/internal/.*|/login/?|/config",
+        r"/(run|api|gradio_api)/.*|/internal/.*|/login/?|/config|/info",
         "there is no page to click on; GET /docs describes the API",
     ),
     (r"/v1/images/(edits|variations)", "pictures are made from text alone; POST /v1/images/generations"),
@@ -40,6 +40,8 @@ _INSTEAD: Sequence[tuple[str, str]] = (
     ),
     (r"/v1/(trainings|deployments|collections|hardware|account)(/.*)?", "of Replicate's API there are predictions"),
     (r"/v1/models/[^/]+(/[^/]+(/versions.*)?)?", "models are those of models.toml, which GET /v1/models lists"),
+    (r".*//.*", "the address has two slashes in a row; the base address of a client ends without one"),
+    (r"/openai/.*", "of OpenAI's API there is /v1; use its client with base_url, not Azure's"),
     (
         r"/(sdapi|controlnet|adetailer|reactor|roop|sam|tagger|rembg|prompt_gen|agent-scheduler)/.*",
         "the farm does not have it",

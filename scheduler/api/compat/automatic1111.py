@@ -15,11 +15,12 @@ from scheduler.api.compat.webui_request import FIELDS, TextToImage, wanted
 from scheduler.api.compat.webui_samplers import schedules
 from scheduler.api.compat.webui_settings import KEPT, alias_of, read_settings
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
-from storage.rules.states import Priority
+from storage.rules.states import Priority, State
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import SAMPLERS
 
@@ -40,15 +41,22 @@ class WebUIError(BaseModel):
     errors: str
 
 
-router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
-extension = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError))
+router = APIRouter(
+    prefix="/sdapi/v1", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError), route_class=JsonRoute
+)
+extension = APIRouter(
+    prefix="/controlnet", tags=["AUTOMATIC1111"], responses=responses_in(WebUIError), route_class=JsonRoute
+)
 
 
 @router.post("/txt2img")
 def text_to_image(
     context: Context, body: TextToImage, caller: CanSubmit, idempotency_key: IdempotencyKey = None
 ) -> TextToImageAnswer:
-    """Render, wait, and return the pictures: for clients of the web UI."""
+    """Render, wait, and return the pictures: for clients of the web UI.
+
+    Of an interrupted call, those that were made before, as the web UI does.
+    """
     terms = Terms(
         priority=Priority.INTERACTIVE,
         idempotency_key=idempotency_key,
@@ -61,10 +69,14 @@ def text_to_image(
     with spelled(FIELDS):
         accepted, jobs = rendered(context, caller, asked.order, terms, seconds=_SECONDS, interruptible=True)
     form, quality = asked.settings.samples_format, asked.settings.jpeg_quality
+    made = [job for job in jobs if job.state is State.DONE]
+    remarks = sorted(accepted.remarks)
+    if len(made) < len(jobs):
+        remarks.append(f"interrupted: {len(made)} of {len(jobs)} pictures were made (render {accepted.render_id})")
     return TextToImageAnswer(
-        images=[as_base64(encoded(context, job, form=form, quality=quality)) for job in jobs] * body.send_images,
+        images=[as_base64(encoded(context, job, form=form, quality=quality)) for job in made] * body.send_images,
         parameters=body.model_dump(mode="json"),
-        info=json.dumps({**webui_answers.info(context, body, jobs), "remarks": sorted(accepted.remarks)}),
+        info=json.dumps({**webui_answers.info(context, body, jobs[0].spec, made), "remarks": remarks}),
     )
 
 

@@ -23,6 +23,7 @@ from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.openai_images import FIELDS, ImagesBody, OpenAIError, answer_of, remarks_on, source_of
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
@@ -111,7 +112,7 @@ class _BatchLine(BaseModel):
     body: ImagesBody
 
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError), route_class=JsonRoute)
 
 
 @router.post("/batches")

@@ -14,6 +14,7 @@ from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.pictures import as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
@@ -60,8 +61,8 @@ class ImagesBody(ClientBody):
     response_format: Literal["url", "b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] = 100
-    stream: Literal[False] = Field(False, description="Not supported: follow /v1/renders/ID/events.")
-    partial_images: Literal[0] = 0
+    stream: bool = Field(False, description="Not supported, and refused: follow /v1/renders/ID/events.")
+    partial_images: int = Field(0, description="Not supported, and refused above 0: there are no previews.")
     # OpenAI's clients send these; each that asks for something gets a remark.
     quality: str | None = Field(None, description="Ignored, with a remark: use `num_inference_steps`.")
     style: str | None = Field(None, description="Ignored, with a remark.")
@@ -102,7 +103,7 @@ class ImagesAnswer(BaseModel):
     remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError))
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError), route_class=JsonRoute)
 
 
 @router.post("/images/generations")
@@ -157,6 +158,10 @@ def source_of(
         "model": None if _is_of_openai(context, body.model) else body.model,
     }
     try:
+        if body.stream:
+            raise BadSpecification("stream: not supported; POST /v1/renders, and follow /v1/renders/ID/events")
+        if body.partial_images:
+            raise BadSpecification("partial_images: not supported; pictures are decoded at the end")
         if body.size != "auto":
             if (match := _SIZE.fullmatch(body.size)) is None:
                 raise BadSpecification(
@@ -187,9 +192,10 @@ def _is_of_openai(context: ApiContext, model: str | None) -> bool:
 
 
 def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) -> ImageData:
+    asked: dict[str, Any] = {"form": body.output_format, "quality": body.output_compression}
     if body.response_format == "url":
-        return ImageData(url=context.links.make(job, base_url), seed=job.spec.seed)
-    data = encoded(context, job, form=body.output_format, quality=body.output_compression)
+        return ImageData(url=context.links.make(job, base_url, **asked), seed=job.spec.seed)
+    data = encoded(context, job, **asked)
     return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
 
 

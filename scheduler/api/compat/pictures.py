@@ -3,13 +3,13 @@
 import base64
 import io
 from contextlib import nullcontext
-from typing import Literal
 
 from PIL import ExifTags, Image
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
 from scheduler.api.problems import Refused
+from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
@@ -17,7 +17,6 @@ from scheduler.results.follow import wait_for_render
 from storage.renders.views import JobView
 from storage.rules.states import State
 
-Format = Literal["png", "jpeg", "webp"]
 #: A segment of a JPEG has 64 kB.
 _MOST_EXIF_BYTES = 65_000
 
@@ -28,7 +27,8 @@ def rendered(
     """Submit an order, wait for its end and return its jobs, all done.
 
     Args:
-        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`).
+        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`);
+            its jobs are then done or cancelled.
 
     Raises what submitting raises; Refused: 504 after so many seconds, 503 if the API is stopping (in both cases
     the render goes on), 409 if it was cancelled, 422 with the reason if a picture failed.
@@ -47,9 +47,9 @@ def rendered(
         )
     jobs = list(context.views.jobs(render.id))
     for job in jobs:
-        if job.state is State.CANCELLED:
+        if job.state is State.CANCELLED and not interruptible:
             raise Refused(409, f"render {render.id} was cancelled")
-        if job.state is not State.DONE:
+        if job.state is State.FAILED:
             raise Refused(422, f"picture {job.index}: {job.error}")
     return accepted, jobs
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path
+from fastapi import APIRouter, Depends, Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
@@ -14,6 +14,7 @@ from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.pictures import as_base64
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey, RenderId, wait_of
 from scheduler.api.problems import RESPONSES
@@ -31,6 +32,7 @@ from storage.spec.picture import Request
 _INPUTS = {"scheduler": "sampler", "num_outputs": "n"}
 _MOST_PICTURES = 100
 _SHOWN = 100
+_CURSOR = "^(after|before)[.][0-9a-z]{1,32}$"
 
 Prefer = Annotated[
     str | None, Header(description="`wait` or `wait=N`: answer when the prediction is done, after N seconds at most.")
@@ -71,12 +73,12 @@ class Prediction(BaseModel):
 
 
 class PredictionPage(BaseModel):
-    previous: str | None = None
-    next: str | None = None
+    previous: str | None = Field(description="The address of the page before; null on the first.")
+    next: str | None = Field(description="The address of the page behind; null on the last.")
     results: list[Prediction]
 
 
-router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES)
+router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES, route_class=JsonRoute)
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,30 @@ def create_prediction_of_model(
 
 
 @router.get("/predictions")
-def list_predictions(context: Context, caller: CanRead, request: HttpRequest) -> PredictionPage:
-    """List the newest hundred predictions."""
-    found = context.views.renders(limit=_SHOWN, owner=caller.owner)
-    return PredictionPage(results=[_prediction(context, render, request, with_output=False) for render in found])
+def list_predictions(
+    context: Context,
+    caller: CanRead,
+    request: HttpRequest,
+    cursor: Annotated[str | None, Query(pattern=_CURSOR, description="As in `next` or `previous` of a page.")] = None,
+) -> PredictionPage:
+    """List predictions, newest first, a hundred a page."""
+    side, _, place = (cursor or "").partition(".")
+    found = context.views.renders(
+        limit=_SHOWN + 1,
+        owner=caller.owner,
+        after=place if side == "after" else None,
+        before=place if side == "before" else None,
+    )
+    more = len(found) > _SHOWN
+    page = found[1:] if more and side == "before" else found[:_SHOWN]
+    # Whoever comes from one side may go back to it.
+    earlier, later = (more, bool(page)) if side == "before" else (side == "after" and bool(page), more)
+    address = f"{str(request.base_url).rstrip('/')}/v1/predictions?cursor="
+    return PredictionPage(
+        previous=f"{address}before.{page[0].id}" if earlier else None,
+        next=f"{address}after.{page[-1].id}" if later else None,
+        results=[_prediction(context, render, request, with_output=False) for render in page],
+    )
 
 
 @router.get("/predictions/{render_id}")
@@ -138,7 +160,7 @@ def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, 
 def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
     if call.cancel_after is not None:
         raise BadSpecification("Cancel-After: not supported; POST /v1/predictions/ID/cancel cancels a prediction")
-    context = call.context
+    context, seconds = call.context, wait_of(call.prefer)
     terms = Terms(
         priority=Priority.INTERACTIVE,
         idempotency_key=call.idempotency_key,
@@ -148,7 +170,7 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
     spellings = {"model": "version", **{ours: theirs for theirs, ours in _INPUTS.items() if theirs in body.input}}
     with spelled(spellings):
         accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
-    if (seconds := wait_of(call.prefer)) is not None:
+    if seconds is not None:
         wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
     render = context.render(call.caller, accepted.render_id)
     made = _prediction(context, render, call.request)

@@ -11,21 +11,24 @@ from scheduler.results.outlook import outlook
 from storage.renders.views import JobView
 from storage.spec.infotext import infotext, sampler_and_schedule
 from storage.spec.models import Lora, Model
-from storage.spec.picture import SAMPLERS
+from storage.spec.picture import SAMPLERS, Spec
 
 
-def info(context: ApiContext, body: TextToImage, jobs: Sequence[JobView]) -> dict[str, Any]:
-    """Return what the web UI tells of pictures, all done: the prompts as they were sent, seeds, infotexts."""
-    first = jobs[0].spec
+def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[JobView]) -> dict[str, Any]:
+    """Return what the web UI tells of pictures, all done: the prompts as they were sent, seeds, infotexts.
+
+    Args:
+        first: the specification of the first that was asked for, whether it was made or not.
+    """
     seeds = [job.spec.seed for job in jobs]
     recipes = {name: batch.recipe for name, batch in context.views.batches(str(job.batch_id) for job in jobs).items()}
-    sampler, schedule = sampler_and_schedule(first.sampler, recipes.get(str(jobs[0].batch_id), {}))
+    sampler, schedule = sampler_and_schedule(first.sampler, next(iter(recipes.values()), {}))
     return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * len(jobs),
         "negative_prompt": body.negative_prompt,
         "all_negative_prompts": [body.negative_prompt] * len(jobs),
-        "seed": seeds[0],
+        "seed": first.seed,
         "all_seeds": seeds,
         "subseed": -1,
         "all_subseeds": [-1] * len(jobs),

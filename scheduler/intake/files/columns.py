@@ -3,7 +3,6 @@
 A column that is no field is kept as a label, and travels with its picture to the exports.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from scheduler.intake.files.json_text import DoubledKey, read_json
 from storage.errors import BadSpecification
 from storage.spec.picture import NAMES, Labels, Request
 
@@ -43,6 +43,13 @@ _LABELS: TypeAdapter[dict[str, Any] | None] = TypeAdapter(Labels | None)
 #: Beyond it, a floating-point number has lost digits.
 _EXACT = 2**53
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
+#: How databases and data frames write that there is nothing.
+_EMPTY = frozenset({"NULL", "null", "NaN", "nan", "<NA>", r"\N", "None"})
+#: What a cell holds that could not be computed, or was saved as it was typed.
+_OF_A_SPREADSHEET = re.compile(
+    r"#(REF!|N/A|VALUE!|NAME\?|NULL!|NUM!|DIV/0!|SPILL!|CALC!|BEZUG!|NV|WERT!)\s*$"
+    r"|=([A-Z]{1,3}\$?\d+\b|[A-Z][A-Z.]+\(|\$[A-Z]).*$"
+)
 _EXPONENT = re.compile(r"\s*\d+(\.\d+)?[eE]\+?\d+\s*")
 
 
@@ -77,7 +84,7 @@ def check_columns(names: Iterable[str]) -> None:
     """Raise BadSpecification for two columns of one name, or of one field."""
     seen: dict[str, str] = {}
     for name in names:
-        if name.strip().lower() == "clip skip":
+        if name != "clip_skip" and field_of(name) == "clip_skip":
             raise BadSpecification(
                 f"the column {name} may count as the web UI does, whose 2 skips one layer; call it clip_skip, and "
                 "give the number of layers to skip"
@@ -133,7 +140,7 @@ def _text(row: Row) -> Request:
             if not cell or cell.isspace():
                 continue
             if field in _AS_THEY_ARE:
-                texts[field] = cell
+                texts[field] = _checked_text(field, cell)
                 continue
             read = _read(field, cell, decimal_comma=row.decimal_comma)
             (texts if isinstance(read, str) else typed)[field] = read
@@ -205,6 +212,16 @@ def _mended(field: str, cell: Any) -> Any:
     return cell
 
 
+def _checked_text(field: str, cell: str) -> str:
+    """Return a cell that is used as it stands. Raises BadSpecification for what stands for other text, or for none."""
+    if cell in _EMPTY:
+        raise BadSpecification(f"{field}: {cell} is how some programs write nothing; leave the cell empty")
+    if (wrong := _OF_A_SPREADSHEET.match(cell)) is not None:
+        what = "an error" if cell.startswith("#") else "a formula"
+        raise BadSpecification(f"{field}: {wrong[0][:40]} is {what} of a spreadsheet; save its values")
+    return cell
+
+
 def _read(field: str, cell: str, *, decimal_comma: bool) -> Any:
     """Return a cell of text as its field's parser takes it."""
     name = canonical(field)
@@ -218,8 +235,10 @@ def _read(field: str, cell: str, *, decimal_comma: bool) -> Any:
             return cell.replace(",", ".")
     if name in _NUMBERS | _PAIRS | {"control_images", "loras", "labels"} and cell.lstrip().startswith(("[", "{")):
         try:
-            return json.loads(cell)
-        except ValueError as error:
+            return read_json(cell)
+        except DoubledKey as error:
+            raise BadSpecification(f"{field}: {error}") from None
+        except (ValueError, RecursionError) as error:
             raise BadSpecification(f"{field}: not JSON: {error}") from None
     return cell
 

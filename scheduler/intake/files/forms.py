@@ -29,11 +29,19 @@ _NOT_PROMPTS = (
     (re.compile(r"%PDF-"), "a PDF; save its text as UTF-8"),
     (re.compile(r"\{\\rtf"), "rich text (RTF); save it as plain text"),
     (re.compile(r"<(!doctype|html|\?xml)", re.IGNORECASE), "a page (HTML or XML); save its text"),
+    # Of bytes that are no text, `head` keeps the others.
+    (re.compile(r"\x1f\x08|BZh\d1AY&SY|7zXZ\0"), "a compressed file; unpack it first"),
+    (re.compile(r"PNG\r\n\x1a|\0?.?JFIF|GIF8|RIFF.{0,4}WEBP", re.DOTALL), "a picture; give a file of prompts"),
 )
+#: What a column of prompts is called elsewhere.
+_CAPTIONS = (["prompts"], ["text"], ["caption"], ["captions"])
 #: In text files only: lists of fields in other languages.
 _NOT_TEXT = (
     (re.compile(r"\{\s*'"), "an object as Python writes it; write JSON, with double quotes"),
-    (re.compile(r"-\s+\w+:\s|prompts:\s*$", re.IGNORECASE), "YAML; write a .csv, .jsonl or .json file"),
+    (re.compile(r"-\s+\w+:\s|prompts:\s*$", re.IGNORECASE | re.MULTILINE), "YAML; write a .csv, .jsonl or .json file"),
+    (re.compile(r"\".*\",\s*\n"), "a list of a program's; leave quotes and commas out, or write a .json file"),
+    (re.compile(r"1([.)])\s.*\n\s*2\1\s"), "a numbered list; leave the numbers out, which would be drawn"),
+    (re.compile(r"([-*\u2022])\s.*\n\s*\1\s"), "a list of Markdown's; leave its marks out, which would be drawn"),
 )
 
 
@@ -51,13 +59,13 @@ def form_of(kind: str, head: str) -> Form:
     if _LIST.match(start):
         return "json values"
     first = start.splitlines()[0] if start else ""
-    if kind == "json" and _OBJECT.match(start) and not is_json(first):
+    if kind != "jsonl" and kind != "ndjson" and _OBJECT.match(start) and not is_json(first):
         return "json values"  # an object that goes on on the next line
     if kind != "txt" or _OBJECT.match(start):
         return "json lines"
     if _is_header(first):
         return "table"
-    _check(first, _NOT_TEXT)
+    _check(start, _NOT_TEXT)
     if any(pasted.begins_block(line.strip()) for line in start.splitlines()):
         return "pasted"
     return "plain"
@@ -74,9 +82,10 @@ def _is_header(line: str) -> bool:
     separator = dialect_of(line).separator
     names = [name.strip().strip('"') for name in line.split(separator)]
     fields = [field_of(name) for name in names]
-    if "prompt" not in fields:
+    if "prompt" not in fields and [name.lower() for name in names] not in _CAPTIONS:
         return False
-    if (separator == "\t" and len(names) > 1) or sum(field is not None for field in fields) > 1:
+    several = sum(field is not None for field in fields) > 1 or (separator == "\t" and len(names) > 1)
+    if "prompt" in fields and several:
         return True
     raise BadSpecification(
         f"line 1: {line.strip()[:60]!r} looks like a table's header; name such a file .csv (or use "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from scheduler.intake.files.columns import Row, is_empty
+from scheduler.intake.files.json_text import read_json, read_value
 from scheduler.intake.files.text import MAX_LINE, decoded
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
@@ -41,7 +42,7 @@ def rows_of_values(file: IO[bytes], shown: str, bad: BadRows) -> Iterator[Row]:
 def parse_json(text: str) -> Any:
     """Parse JSON. Raises BadSpecification, also for an object that has a key twice."""
     try:
-        return _DECODER.decode(text)
+        return read_json(text)
     except BadSpecification:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: also for numbers of thousands of digits
@@ -64,20 +65,11 @@ def _row(where: str, value: Any, bad: BadRows) -> Iterator[Row]:
         yield Row(where, value)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. JSON's own parser keeps the last of two equal keys in silence."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise BadSpecification(f"duplicate key {next(name for name in names if names.count(name) > 1)}")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
 def _reason(error: Exception) -> str:
-    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    # What Python says of a long number is for those who write Python.
+    return str(error) if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
 class _Values:
@@ -129,7 +121,7 @@ class _Values:
         wanted = _PIECE
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._held, self._at)
+                value, end = read_value(self._held, self._at)
             except BadSpecification as error:
                 raise self._wrong(str(error)) from None
             except RecursionError as error:
@@ -139,7 +131,7 @@ class _Values:
                 if len(self._held) - self._at > MAX_LINE:
                     raise self._wrong(f"a value longer than {MAX_LINE:,} characters; is this a prompt file?") from None
                 if not self._more(wanted):
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else _reason(error)
                     raise self._wrong(f"not JSON: {reason}") from None
                 wanted *= 2
             else:

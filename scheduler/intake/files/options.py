@@ -108,7 +108,9 @@ def _of_shell_words(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _given(name: str, value: str) -> str:
-    if not value and field_of(name) != "negative_prompt":
+    # Of an option that is not known, that is what is wrong with it.
+    known = name in _FIELDS or name in _COUNTS or field_of(name) is not None
+    if known and not value and "negative_prompt" not in (field_of(name), _FIELDS.get(name)):
         raise BadSpecification(f"--{name}: a value is missing")
     return value
 

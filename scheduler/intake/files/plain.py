@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 
 from scheduler.intake.files import options, pasted
-from scheduler.intake.files.columns import Row
+from scheduler.intake.files.columns import Row, field_of
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
 
+#: Such as `steps = 4`.
+_SETTING = re.compile(r"(\w+) *= *[\"'\d.-]")
 _COMMENT = re.compile(r"#+(\s|$)")
 
 
@@ -34,6 +36,8 @@ def rows(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Row]:
         try:
             if pasted.begins_block(text):
                 raise BadSpecification("belongs to a pasted block; keep such blocks in a file of their own")
+            if (setting := _SETTING.match(text)) and field_of(setting[1]):
+                raise BadSpecification(f"{setting[1]}: a setting of TOML or INI; write a .csv or .jsonl file")
             row = options.row_of(where, text) if options.has_options(text) else Row(where, {"prompt": text})
         except BadSpecification as error:
             bad.met(BadSpecification(f"{where}: {error}"))

@@ -1,0 +1,46 @@
+"""Read JSON bodies so that nothing of them gets lost: FastAPI keeps the last of two equal keys in silence."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from scheduler.intake.files.json_text import DoubledKey, read_json
+
+
+class DoubledField(HTTPException):
+    """Raised when a body has a field twice. FastAPI lets this kind of error alone pass while it reads a body."""
+
+    def __init__(self, place: str, detail: str) -> None:
+        super().__init__(422, detail)
+        self.place = place
+
+
+class JsonRoute(APIRoute):
+    """A route that refuses compressed bodies, and JSON with the same key twice in one object; every router has it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding.strip().lower() not in ("", "identity"):
+                raise HTTPException(
+                    415, f"the request says Content-Encoding: {encoding[:40]}; send its body as it is, not compressed"
+                )
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        # What was read stays, as in the class that this one extends.
+        if not hasattr(self, "_json"):
+            try:
+                self._json = read_json(await self.body())
+            except DoubledKey as error:
+                raise DoubledField(error.place, str(error)) from None
+        return self._json

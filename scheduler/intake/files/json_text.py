@@ -1,0 +1,83 @@
+"""Read JSON so that no value of it gets lost: Python's own reader keeps the last of two equal keys in silence."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from storage.errors import BadSpecification
+
+
+class DoubledKey(BadSpecification):
+    """Raised when an object has a key twice."""
+
+    def __init__(self, words: str, *, place: str = "") -> None:
+        super().__init__(words)
+        #: Such as `product.seed`.
+        self.place = place
+
+
+def read_json(text: str | bytes) -> Any:
+    """Read JSON, bytes in any of its encodings. Raises DoubledKey, ValueError, RecursionError."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except _Doubled as error:
+        # Seldom, and therefore by itself: what is read has no places.
+        raise _with_place(json.loads(text, object_pairs_hook=_marked), error.key) from None
+
+
+def read_value(text: str, at: int) -> tuple[Any, int]:
+    """Read the value that begins here, and return it with its end. Raises as `read_json` does."""
+    try:
+        return _DECODER.raw_decode(text, at)
+    except _Doubled as error:
+        raise _with_place(_MARKING.raw_decode(text, at)[0], error.key) from None
+
+
+class _Doubled(Exception):
+    """Raised by the reader's hook, which knows the key but not its place."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class _Marked(dict[str, Any]):
+    """An object that has this key twice."""
+
+    doubled: str | None = None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Doubled(_twice(pairs))
+    return found
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = _Marked(pairs)
+    if len(found) != len(pairs):
+        found.doubled = _twice(pairs)
+    return found
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _with_place(value: Any, key: str) -> DoubledKey:
+    place = next(_places(value), key)[:200]
+    return DoubledKey(f"{place}: duplicate key; give it once", place=place)
+
+
+def _places(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
+    if isinstance(value, _Marked) and value.doubled is not None:
+        yield ".".join((*before, value.doubled))
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield from _places(one, (*before, str(name)))
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+_MARKING = json.JSONDecoder(object_pairs_hook=_marked)
