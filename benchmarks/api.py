@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import httpx
 import psutil
 
 from tests.acceptance.api import running_api
-from tests.acceptance.command import Starter
+from tests.forks import Starter
 from tests.servers import postgres_server
 
 _POLL_SECONDS = 0.5
@@ -52,7 +52,7 @@ def main() -> None:
         if options.database == "postgresql":
             server = held.enter_context(postgres_server())
             settings["FARM_DATABASE_URL"] = server.url(server.create())
-        folder, starter = held.enter_context(tempfile.TemporaryDirectory()), held.enter_context(closing(Starter()))
+        folder, starter = held.enter_context(tempfile.TemporaryDirectory()), Starter()
         api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
         key = api.key("bench")
         result = {"database": options.database, **_measured(api.address, key, options.clients, options.seconds)}

@@ -24,6 +24,7 @@ import psutil
 from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.settings import Settings
+from tests.forks import Starter
 from tests.integration.farm import MODELS, Farm, new_farm
 from tests.servers import redis_server
 
@@ -62,7 +63,7 @@ def _farm() -> Iterator[Farm]:
             upgrade(database)
             database.close()
             os.environ.update(environment)
-            with new_farm(Settings(), folder, environment) as farm:
+            with new_farm(Settings(), folder, environment, Starter()) as farm:
                 yield farm
 
 

@@ -280,8 +280,15 @@ def running(
     """A child process, its output in `log`; stopped at the end, and killed where it will not stop."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env)
-    try:
+    with stopped_at_the_end(process):
         yield process
+
+
+@contextmanager
+def stopped_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop a process, and kill it where it will not stop."""
+    try:
+        yield
     finally:
         process.terminate()
         try:

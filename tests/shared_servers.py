@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Lock, Thread
@@ -16,9 +17,9 @@ from typing import Literal
 
 from storage.database.connection import Database
 from storage.database.schema import upgrade
-from tests import servers
+from tests import forks, servers
 
-Name = Literal["postgresql", "moto", "rclone"]
+Name = Literal["postgresql", "moto", "rclone", "forks", "forks with torch"]
 
 #: The database of the shared PostgreSQL that has tables and no rows, to be copied.
 POSTGRES_TEMPLATE = "farm_template"
@@ -38,6 +39,8 @@ _STARTERS: dict[Name, Callable[[Path], AbstractContextManager[str]]] = {
     "postgresql": _postgresql,
     "moto": servers.moto_endpoint,
     "rclone": servers.rclone_endpoint,
+    "forks": partial(forks.forking, kind="light"),
+    "forks with torch": partial(forks.forking, kind="torch"),
 }
 
 

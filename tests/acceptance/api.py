@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
+from tests.forks import Starter
 from tests.servers import eventually
 
 MODELS = """

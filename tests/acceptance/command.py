@@ -16,33 +16,12 @@ from typing import Any
 
 import psutil
 
-from tests.acceptance import warm
+from tests.forks import Starter
 from tests.servers import eventually
 
 #: Above any honest run of a command on a busy machine of two cores.
 _SECONDS = 90
-
-
-class Starter:
-    """Runs commands in forks of one warm process (`tests.acceptance.warm`): importing them takes a second each time."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, warm.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, **order: Any) -> int:
-        """The exit code of a command."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps(order) + "\n")
-        stdin.flush()
-        return int(stdout.readline())
-
-    def close(self) -> None:
-        with self._process:
-            pass  # closes its standard input, at which it ends
+_FARM = str(Path(sys.executable).with_name("farm"))
 
 
 @dataclass(frozen=True)
@@ -123,29 +102,34 @@ class Home:
     def farm(self, *arguments: str, code: int | None = 0, settings: Mapping[str, str] | None = None) -> Ended:
         """Run `farm` to its end; fails if its exit code is another (with None, any will do)."""
         out, err = self.folder / "out.txt", self.folder / "err.txt"
-        found = self._starter.run(
-            arguments=arguments,
-            environment=self.environment(settings),
-            folder=str(self.folder),
-            out=str(out),
-            err=str(err),
-            seconds=_SECONDS,
-        )
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = self._starter.start(
+                [_FARM, *arguments], cwd=self.folder, env=self.environment(settings), stdout=stdout, stderr=stderr
+            )
+        try:
+            found = process.wait(_SECONDS)
+        finally:
+            process.kill()
         ended = Ended(arguments, found, out.read_text(), err.read_text())
         assert code in (None, found), ended
         return ended
 
     @contextmanager
-    def started(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
-        """`farm` while it runs, to be signalled; killed at the end if it still does."""
+    def started(
+        self, *arguments: str, settings: Mapping[str, str] | None = None, afresh: bool = False
+    ) -> Iterator[Running]:
+        """`farm` while it runs, to be signalled; killed at the end if it still does.
+
+        With `afresh` it and all that it starts are not forked: each is a Python of its own, as in use.
+        """
         self._started += 1
         out, err = (self.folder / f"started-{self._started}.{stream}" for stream in ("out", "err"))
+        starter = Starter() if afresh else self._starter
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(
+            process = starter.start(
                 [sys.executable, "-m", "scheduler.cli.main", *arguments],
                 cwd=self.folder,
                 env=self.environment(settings),
-                stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
             )

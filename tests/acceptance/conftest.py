@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.acceptance.api import Api, clients, running_api
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
+from tests.forks import Starter
 from tests.servers import eventually
 
 #: Those that come with the farm, a slow one to catch in the middle, and one whose weights a test has yet to bring.
@@ -60,13 +61,6 @@ width = 64
 height = 64
 num_inference_steps = 2
 """
-
-
-@pytest.fixture(scope="session")
-def starter() -> Iterator[Starter]:
-    starter = Starter()
-    yield starter
-    starter.close()
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from PIL import Image
 
 from diffusion_farm import ApiProblem, Farm
 from tests.acceptance.api import Api, clients, finished
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
 from tests.client_only import EXTRAS, PARTS_OF_A_FARM, without
+from tests.forks import Starter
 from tests.servers import eventually
 
 

@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from storage.database.connection import Database
 from storage.settings import Settings
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
+from tests.forks import Starter
 from tests.servers import free_port
 
 PASTED = "a very long story " * 120_000

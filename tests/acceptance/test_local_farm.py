@@ -102,7 +102,7 @@ def test_a_render_joins_a_farm_that_is_just_starting(home: Home) -> None:
     accepted = home.farm(*ONE, "--no-wait")
     assert "no farm is running on this machine; `farm up`" in accepted.err
 
-    with home.started("up", "--json") as up:
+    with home.started("up", "--json", afresh=True) as up:
         eventually((home.path / "run" / "farm.lock").exists, "the farm is starting")
         render = home.farm(*ONE)
         home.wait_until_done(accepted.out.strip())

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
+from tests.forks import Starter
 from tests.pipelines import random_weights
 
 #: Alias → pipeline, its folder and its ControlNets.

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from diffusers import DiffusionPipeline
 
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
 from tests.acceptance.hub import COMMIT, TOKEN, Hub, hub
+from tests.forks import Starter
 from tests.pipelines import random_weights
 from tests.servers import eventually
 

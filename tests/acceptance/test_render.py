@@ -13,7 +13,8 @@ from PIL import Image
 from storage.objects.pixels import pixels_sha256_of
 from storage.spec.controls import Controls
 from storage.spec.picture import Spec
-from tests.acceptance.command import Ended, Home, Starter
+from tests.acceptance.command import Ended, Home
+from tests.forks import Starter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MANIFEST = [json.loads(line) for line in (EXAMPLES / "prompts.jsonl").read_text().splitlines()]

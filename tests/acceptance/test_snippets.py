@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.api import Api, running_api
-from tests.acceptance.command import Home, Starter
+from tests.acceptance.command import Home
+from tests.forks import Starter
 from tests.snippets import LANGUAGES, PAGES, TOP, Snippet, name_of, snippets_of
 
 #: What is not run here, by the first word of a command, and why.

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.settings import Settings
+from tests.forks import Starter
 from tests.integration.farm import MODELS, Farm, new_farm
 
 
@@ -23,7 +24,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def farm(stores: dict[str, str], redis_url: str, tmp_path: Path) -> Iterator[Farm]:
+def farm(stores: dict[str, str], redis_url: str, tmp_path: Path, starter: Starter) -> Iterator[Farm]:
     """A farm without any process yet. Its leases outlast a busy machine; whoever waits for one takes `SHORT_LEASES`."""
     models = tmp_path / "models.toml"
     models.write_text(MODELS)
@@ -40,5 +41,5 @@ def farm(stores: dict[str, str], redis_url: str, tmp_path: Path) -> Iterator[Far
         for name, value in environment.items():
             patched.setenv(name, value)
         settings = Settings()
-    with new_farm(settings, tmp_path, environment) as farm:
+    with new_farm(settings, tmp_path, environment, starter) as farm:
         yield farm

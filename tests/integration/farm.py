@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from storage.renders.views import RenderView
 from storage.rules.states import Priority, State
 from storage.settings import Settings
 from storage.spec.picture import Request
-from tests.servers import eventually, running
+from tests.forks import Starter
+from tests.servers import eventually, stopped_at_the_end
 
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
@@ -57,6 +58,7 @@ class Farm:
     folder: Path
     environment: dict[str, str]
     stack: ExitStack
+    starter: Starter
     services: Services = field(init=False)
     tickets: Tickets = field(init=False)
 
@@ -86,9 +88,11 @@ class Farm:
         return self._start(f"workers-{name}", module, {"FARM_WORKER_NAME": name, **settings})
 
     def _start(self, name: str, module: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
-        return self.stack.enter_context(
-            running([sys.executable, "-m", *module], self.folder / f"{name}.log", env=self.environment | settings)
-        )
+        command, log = [sys.executable, "-m", *module], self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            process = self.starter.start(command, env=self.environment | settings, stdout=output, stderr=output)
+        self.stack.enter_context(stopped_at_the_end(process))
+        return process
 
     # -- work --------------------------------------------------------------------------------------------------
 
@@ -158,9 +162,9 @@ class Farm:
 
 
 @contextmanager
-def new_farm(settings: Settings, folder: Path, environment: dict[str, str]) -> Iterator[Farm]:
+def new_farm(settings: Settings, folder: Path, environment: dict[str, str], starter: Starter) -> Iterator[Farm]:
     with ExitStack() as stack:
-        yield Farm(settings=settings, folder=folder, environment=os.environ | environment, stack=stack)
+        yield Farm(settings=settings, folder=folder, environment=os.environ | environment, stack=stack, starter=starter)
 
 
 def device_processes(supervisor: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -182,7 +186,8 @@ def kill_machine(supervisor: subprocess.Popen[bytes]) -> None:
     processes = psutil.Process(supervisor.pid).children(recursive=True)
     supervisor.kill()
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # whoever sees its parent die may be gone already
+            process.kill()
     supervisor.wait()
 
 

@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from storage.rules.states import State
+from tests.forks import Starter
 from tests.integration.farm import Farm
 
 
@@ -13,6 +14,8 @@ def test_every_job_is_rendered_once_and_tickets_stay_within_the_window(
     farm: Farm, request: pytest.FixtureRequest
 ) -> None:
     n: int = request.config.getoption("--jobs")
+    # Fresh Pythons: forked ones would show the memory of the one that they come from.
+    farm.starter = Starter()
     processes = [farm.scheduler(), farm.workers(2)]
     everyone = [p for process in processes for p in (psutil.Process(process.pid), *_below(process.pid))]
 
