@@ -6,6 +6,7 @@
     ├── InvalidInput             the request is wrong and the caller must change it (exit code 2)
     │   ├── BadSpecification     a picture that cannot be rendered as asked
     │   ├── BadSettings          a FARM_* setting or models.toml is wrong
+    │   ├── WorkerNameTaken      another worker that is alive has this one's name
     │   ├── IdempotencyConflict  the idempotency key was reused with a different request
     │   ├── QuotaExceeded        the key's limits leave room for less, for now
     │   ├── NotPermitted         the key does not allow this, now or later
@@ -17,6 +18,7 @@
     │   ├── BrokerProblem
     │   ├── ObjectStoreProblem
     │   │   └── ObjectStoreRefused   the store refuses: waiting will not help
+    │   │       └── ObjectStoreOverwrites   the store ignores conditional writes
     │   └── ExportProblem        the export's target is full or gone
     └── RenderFault              a batch failed, and why (`storage.rules.faults` decides what follows)
         ├── RenderFailed         this picture cannot be made
@@ -44,6 +46,10 @@ class BadSpecification(InvalidInput):
 
 class BadSettings(InvalidInput):
     """Raised when a setting or the model registry is not valid."""
+
+
+class WorkerNameTaken(InvalidInput):
+    """Raised when a worker starts under the name of another one that is alive."""
 
 
 class IdempotencyConflict(InvalidInput):

@@ -154,6 +154,8 @@ workers = Table(
     Column("device", String(64), nullable=False),
     Column("device_name", Text, nullable=False),
     Column("pid", Integer, nullable=False),
+    # The run of `farm-worker` that it belongs to (`storage.process.run_id`).
+    Column("run", String(100), nullable=False, server_default="unknown"),
     Column("models", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("model", String(63)),

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import workers
+from storage.errors import WorkerNameTaken
+from storage.process.run_id import has_ended
 
 #: A worker that was not heard of for so long is shown as silent and no longer counted on.
 SILENT_SECONDS = 30.0
@@ -63,18 +66,31 @@ class WorkerView:
 
 
 class Workers:
-    """Adds, updates and lists workers."""
+    """Adds, updates and lists workers.
 
-    def __init__(self, database: Database) -> None:
+    What writes does so for one run of `farm-worker`, and leaves rows of other runs alone.
+    """
+
+    def __init__(self, database: Database, *, run: str = "") -> None:
         self.database = database
+        self._run = run
 
     @transaction
     def announce(self, connection: Connection, worker: NewWorker) -> None:
-        """Add a worker whose device process is up; its row replaces that of its predecessor."""
+        """Add a worker whose device process is up; its row replaces that of its predecessor.
+
+        Raises WorkerNameTaken while a worker of another run has this name and is heard of.
+        """
+        if (other := self._other(connection, worker.name)) is not None:
+            raise WorkerNameTaken(
+                f"the name {worker.name} is taken by process {other.pid} on {other.host}, heard of "
+                f"{other.silent:.0f} s ago; give one of the machines another FARM_WORKER_NAME"
+            )
         connection.execute(delete(workers).where(workers.c.name == worker.name))
         connection.execute(
             insert(workers).values(
                 **(asdict(worker) | {"models": json.dumps(list(worker.models))}),
+                run=self._run,
                 state="idle",
                 pictures=0,
                 started_at=database_now(),
@@ -82,26 +98,41 @@ class Workers:
             )
         )
 
+    def last_heard_of(self, name: str) -> float | None:
+        """Return when a worker of this name and of another run last beat; None if there is none, or none alive."""
+        with self.database.read() as connection:
+            other = self._other(connection, name)
+        return None if other is None else float(other.seen_at)
+
+    def _other(self, connection: Connection, name: str) -> Row[Any] | None:
+        silent = (database_now() - workers.c.seen_at).label("silent")
+        theirs = (workers.c.name == name, workers.c.run != self._run)
+        found = connection.execute(select(workers, silent).where(*theirs).with_for_update()).first()
+        return None if found is None or found.silent > SILENT_SECONDS or has_ended(found.run) else found
+
     @transaction
-    def beat(self, connection: Connection, name: str, activity: WorkerActivity) -> None:
-        """Write a heartbeat, with what the worker is doing."""
-        connection.execute(
-            update(workers).where(workers.c.name == name).values(**asdict(activity), seen_at=database_now())
+    def beat(self, connection: Connection, name: str, activity: WorkerActivity) -> bool:
+        """Write a heartbeat, with what the worker is doing; False: it has no row, and must announce itself."""
+        written = connection.execute(
+            update(workers)
+            .where(workers.c.name == name, workers.c.run == self._run)
+            .values(**asdict(activity), seen_at=database_now())
         )
+        return bool(written.rowcount)
 
     @transaction
     def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
         """Record how far the jobs on the device are, for those who watch them."""
         connection.execute(
             update(workers)
-            .where(workers.c.name == name)
+            .where(workers.c.name == name, workers.c.run == self._run)
             .values(jobs=json.dumps(list(jobs)), step=step, steps=steps, seen_at=database_now())
         )
 
     @transaction
     def forget(self, connection: Connection, name: str) -> None:
         """Delete the row of a worker that has stopped. Idempotent."""
-        connection.execute(delete(workers).where(workers.c.name == name))
+        connection.execute(delete(workers).where(workers.c.name == name, workers.c.run == self._run))
 
     def all(self) -> list[WorkerView]:
         with self.database.read() as connection:
@@ -131,3 +162,8 @@ class Workers:
     def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:
         """List workers that serve this model and were heard of recently."""
         return [w for w in self.all() if model in w.models and w.silent_for <= within_seconds]
+
+
+def name_is_of(run: str, name: str) -> ColumnElement[bool]:
+    """Return the condition that no worker of another run has this name."""
+    return ~exists(select(workers.c.name).where(workers.c.name == name, workers.c.run != run))

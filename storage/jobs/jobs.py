@@ -27,6 +27,7 @@ from storage.database.tables import batches, jobs, renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
+from storage.fleet.workers import name_is_of
 from storage.jobs import holding
 from storage.jobs.claim import head_of, take
 from storage.jobs.fair_share import RoundDealer, queued
@@ -168,9 +169,12 @@ class Jobs:
     # -- taking jobs from workers ------------------------------------------------------------------------------
 
     @transaction
-    def requeue_from_worker(self, connection: Connection, *, worker: str) -> int:
-        """Requeue everything that a stopping worker holds; how many jobs. No attempt is counted."""
-        theirs = holding.coming_back(connection, jobs.c.worker == worker)
+    def requeue_from_worker(self, connection: Connection, *, worker: str, run: str = "") -> int:
+        """Requeue everything that a stopping worker holds; how many jobs. No attempt is counted.
+
+        Nothing if the name belongs to a worker of another run of `farm-worker`.
+        """
+        theirs = holding.coming_back(connection, (jobs.c.worker == worker) & name_is_of(run, worker))
         returned = connection.execute(
             transition(Transition.REQUEUE)
             .where(theirs)
@@ -188,9 +192,12 @@ class Jobs:
         return len(returned)
 
     @transaction
-    def recover_from_worker(self, connection: Connection, *, worker: str, fault: Fault, message: str) -> int:
-        """Recover all jobs of a worker that can no longer do so itself; how many."""
-        return len(recover(connection, self._rules, jobs.c.worker == worker, fault, message))
+    def recover_from_worker(
+        self, connection: Connection, *, worker: str, fault: Fault, message: str, run: str = ""
+    ) -> int:
+        """Recover all jobs of a worker that can no longer do so itself; how many. As above, of this run's alone."""
+        theirs = (jobs.c.worker == worker) & name_is_of(run, worker)
+        return len(recover(connection, self._rules, theirs, fault, message))
 
     @transaction
     def recover_lapsed(self, connection: Connection) -> int:

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from storage.database.connection import Database
 from storage.database.tables import jobs, renders
 from storage.errors import BadSpecification
+from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.renders.views import Views
@@ -321,6 +322,16 @@ def test_a_worker_told_to_stop_gives_its_jobs_back_without_burning_an_attempt(fa
     [row] = rows(database, render_id)
     assert (row.state, row.attempt, row.fence) == (State.QUEUED, 0, 5)
     assert complete(farm, stopped) == {stopped.jobs[0].id: State.QUEUED}
+
+
+def test_only_the_run_that_has_a_workers_name_may_give_its_jobs_back(farm: Jobs, database: Database) -> None:
+    worker = NewWorker(name="twin", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"])
+    Workers(database, run="first").announce(worker)
+    submit(farm, pictures(1))
+    claim(farm, worker="twin")
+    assert farm.requeue_from_worker(worker="twin", run="second") == 0
+    assert farm.recover_from_worker(worker="twin", fault=Fault.WORKER_DIED, message="died", run="second") == 0
+    assert farm.requeue_from_worker(worker="twin", run="first") == 1
 
 
 def test_the_number_of_attempts_is_a_setting(database: Database) -> None:

@@ -1,16 +1,25 @@
 """The workers' own rows, on both databases."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
+from storage.errors import WorkerNameTaken
 from storage.fleet.workers import NewWorker, WorkerActivity, Workers
+from storage.process.run_id import run_id
 
 
 @pytest.fixture
 def crew(database: Database) -> Workers:
     return Workers(database)
+
+
+IDLE = WorkerActivity(state="idle", model=None, pictures=0)
 
 
 def announce(crew: Workers, name: str, *, models: list[str] | None = None, pid: int = 1) -> None:
@@ -58,8 +67,40 @@ def test_a_worker_that_stopped_is_forgotten_and_only_that_one(crew: Workers) -> 
 
 
 def test_a_beat_of_an_unknown_worker_makes_no_row(crew: Workers) -> None:
-    crew.beat("nobody", WorkerActivity(state="idle", model=None, pictures=0))
+    assert not crew.beat("nobody", IDLE)
     assert crew.all() == []
+
+
+def test_two_workers_of_one_name_do_not_undo_each_other(database: Database) -> None:
+    first, second = Workers(database, run="here:1:1"), Workers(database, run="there:1:1")
+    announce(first, "a", pid=1)
+    with pytest.raises(WorkerNameTaken, match="the name a is taken by process 1 on gpu-1, heard of 0 s ago"):
+        announce(second, "a", pid=2)
+    assert not second.beat("a", replace(IDLE, pictures=5))
+    second.progress(name="a", jobs=[1], step=1, steps=2)
+    second.forget("a")
+    [row] = first.all()
+    assert (row.pid, row.pictures) == (1, 0)
+    assert second.last_heard_of("a") is not None
+    assert first.last_heard_of("a") is None
+
+    fall_silent(first, "a", seconds=31)
+    announce(second, "a", pid=2)
+    assert not first.beat("a", IDLE)
+    assert [worker.pid for worker in first.all()] == [2]
+
+
+def test_the_name_of_a_process_that_has_ended_is_free_at_once(database: Database) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "from storage.process.run_id import run_id; print(run_id())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    announce(Workers(database, run=ended), "a", pid=1)
+    announce(Workers(database, run=run_id()), "a", pid=2)
+    with pytest.raises(WorkerNameTaken):
+        announce(Workers(database, run="elsewhere:1:1"), "a", pid=3)
 
 
 def test_a_model_is_served_by_those_who_serve_it_and_were_heard_of_lately(crew: Workers) -> None:

@@ -53,6 +53,22 @@ def test_jobs_of_a_machine_that_vanished_are_done_elsewhere_after_their_lease(fa
     assert {row.worker for row in farm.rows(render_id)} == {"simulated-0@staying"}
 
 
+def test_a_second_machine_of_the_same_name_is_refused_and_harms_nothing(farm: Farm) -> None:
+    farm.workers(1, machine="twin")
+    render_id = farm.submit(16, model="slow")
+    farm.some_done(render_id)
+
+    second = farm.machine(1, name="twin")
+
+    assert second.wait(60) == 2
+    # It writes where the first one did.
+    said = (farm.folder / "workers-twin.log").read_text()
+    assert "a worker with the name simulated-0@twin is running already" in said
+    farm.finished(render_id)
+    farm.assert_sound(render_id)
+    assert {row.attempt for row in farm.rows(render_id)} == {1}
+
+
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None:
     farm.scheduler()
     sleeper = farm.workers(1, machine="sleeper", **SHORT_LEASES)

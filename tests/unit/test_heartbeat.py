@@ -1,12 +1,13 @@
 """The worker's own row: what it says, and what it says about what it waits for."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from storage.database import tables
 from storage.database.connection import Database
-from storage.errors import ObjectStoreProblem
+from storage.errors import ObjectStoreProblem, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import NewWorker, Workers, WorkerView
 from storage.rules.faults import Fault
@@ -22,15 +23,21 @@ def database(sqlite: str) -> Iterator[Database]:
     database.close()
 
 
-def beating(database: Database) -> Heartbeat:
-    workers = Workers(database)
+def unwelcome(error: WorkerNameTaken) -> None:
+    raise AssertionError(error)
+
+
+def beating(database: Database, on_name_taken: Callable[[WorkerNameTaken], None] = unwelcome) -> Heartbeat:
+    workers = Workers(database, run="first")
 
     def announce() -> None:
         workers.announce(NewWorker(name="w", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"]))
 
-    heartbeat = Heartbeat(workers, FaultLog(database), name="w", seconds=0.1, announce=announce)
+    heartbeat = Heartbeat(
+        workers, FaultLog(database), name="w", seconds=0.1, announce=announce, on_name_taken=on_name_taken
+    )
     heartbeat.start()
-    eventually(lambda: Workers(database).all(), "it announced itself")
+    assert Workers(database).all(), "it announces itself before it does anything"
     return heartbeat
 
 
@@ -44,6 +51,21 @@ def test_the_row_tells_the_batch_in_hand(database: Database) -> None:
     heartbeat.now(state="rendering", model="tiny", batch=5)
     eventually(lambda: row(database).state == "rendering", "the row follows")
     assert (row(database).model, row(database).batch) == ("tiny", 5)
+
+
+def test_a_row_that_was_lost_is_there_again_with_the_next_beat(database: Database) -> None:
+    beating(database)
+    Workers(database, run="first").forget("w")
+    eventually(lambda: Workers(database).all(), "it announced itself again")
+
+
+def test_a_worker_whose_name_was_given_away_while_it_was_silent_is_told(database: Database) -> None:
+    told: list[WorkerNameTaken] = []
+    beating(database, told.append)
+    with database.write() as connection:
+        connection.execute(tables.workers.update().values(run="second"))
+    eventually(lambda: told, "it is told")
+    assert "the name w is taken by process 1 on h" in str(told[0])
 
 
 def test_what_it_waits_for_is_told_while_it_waits_and_written_down_once(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from celery import Celery
 
 from storage.broker.tickets import Tickets
 from storage.database.connection import Database
-from storage.errors import DatabaseProblem
+from storage.errors import DatabaseProblem, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import MemoryLimits
 from storage.fleet.workers import NewWorker, Workers
@@ -21,7 +22,7 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
-from worker.process.identity import Identity
+from worker.process.identity import Identity, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
 from worker.rendering.open_backend import open_backends
@@ -53,10 +54,15 @@ class DeviceProcess:
 
         database, objects = Database(settings.database), open_objects(settings)
         self._jobs = Jobs(database, settings.retry_policy)
-        self._workers = Workers(database)
+        self._workers = Workers(database, run=this_run())
         faults = FaultLog(database)
         self._heartbeat = Heartbeat(
-            self._workers, faults, name=self.me.name, seconds=settings.renew_seconds, announce=self._announce
+            self._workers,
+            faults,
+            name=self.me.name,
+            seconds=settings.renew_seconds,
+            announce=self._announce,
+            on_name_taken=self._yield_name,
         )
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
         self._leases = Leases(
@@ -96,8 +102,17 @@ class DeviceProcess:
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
         self._leases.start()
-        self._heartbeat.start()
+        try:
+            self._heartbeat.start()
+        except WorkerNameTaken as error:
+            self._yield_name(error)
         log.info("ready", extra={"device": self.me.device, "pid": os.getpid(), "models": ",".join(self.me.served)})
+
+    def _yield_name(self, error: WorkerNameTaken) -> NoReturn:
+        """End this worker, parent and all; the supervisor starts it again later, each time after a longer pause."""
+        log.error("another worker has this one's name", extra={"error": error})
+        os.kill(os.getppid(), signal.SIGTERM)
+        self.leave()
 
     def leave(self) -> NoReturn:
         """End this process, whose device hangs or is broken, for a fresh one to take its place."""

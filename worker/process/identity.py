@@ -1,14 +1,19 @@
 """Who a worker is and which models it serves: the same for supervisor, parent and child."""
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.errors import BadSettings
+from storage.process.run_id import run_id
 from storage.settings import Settings
 from storage.spec.registry import Registry, read_registry
 from worker.devices import Device, find_devices
 from worker.rendering.open_backend import kinds_of
+
+#: Not a setting: set by the supervisor, for its children.
+RUN = "DIFFUSION_FARM_RUN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,11 @@ class Identity:
     def kinds(self) -> frozenset[str]:
         """The kinds of the models that it serves."""
         return frozenset(self.registry[alias].kind for alias in self.served)
+
+
+def this_run() -> str:
+    """Return the run of `farm-worker` that this process belongs to; the supervisor's children inherit its own."""
+    return os.environ.get(RUN) or run_id()
 
 
 def machine_name(settings: Settings) -> str:

@@ -11,8 +11,10 @@ from storage.settings import read_settings
 log = logging.getLogger(__name__)
 
 
-def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
+def requeue_jobs_of(worker: str, *, run: str, because: Fault | None = None) -> None:
     """Requeue the jobs that a worker holds, either because of a fault or because the worker was told to stop.
+
+    Those of a worker of the same name, but of another run of `farm-worker`, are left alone.
 
     While the database is away, they return when their leases expire instead.
     """
@@ -21,10 +23,10 @@ def requeue_jobs_of(worker: str, *, because: Fault | None = None) -> None:
     jobs = Jobs(database, settings.retry_policy)
     try:
         if because is None:
-            returned = jobs.requeue_from_worker(worker=worker)
+            returned = jobs.requeue_from_worker(worker=worker, run=run)
         else:
             returned = jobs.recover_from_worker(
-                worker=worker, fault=because, message="the process died while rendering"
+                worker=worker, fault=because, message="the process died while rendering", run=run
             )
         if returned:
             log.warning("jobs requeued", extra={"worker": worker, "jobs": returned})

@@ -21,13 +21,14 @@ from storage.fleet.workers import Workers
 from storage.process import lifeline
 from storage.process.keeper import Keeper
 from storage.process.logs import configure_logging
+from storage.process.run_id import run_id
 from storage.rules.faults import Fault
 from storage.settings import Settings, misspelt_settings, read_settings
 from storage.spec.registry import read_registry
 from worker.devices import Device, find_devices
-from worker.process.identity import machine_name, served_models
+from worker.process.identity import RUN, machine_name, served_models
 from worker.process.requeue import requeue_jobs_of
-from worker.process.start import wait_for_services
+from worker.process.start import wait_for_names, wait_for_services
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Supervisor:
 
     settings: Settings
     devices: list[Device]
+    _run: str = field(default_factory=run_id)
     _stop_requests: int = 0
     _woken: threading.Event = field(default_factory=threading.Event)
 
@@ -53,6 +55,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         wait_for_services(self.settings, stopping=self._woken)
+        wait_for_names([worker.name for worker in workers], self.settings, run=self._run, stopping=self._woken)
         try:
             while not self._stop_requests:
                 for worker in workers:
@@ -66,8 +69,8 @@ class Supervisor:
         return Keeper(
             name,
             [sys.executable, "-m", "worker.process.parent"],
-            environment=os.environ | device.environment(),
-            on_death=partial(requeue_jobs_of, name, because=Fault.WORKER_DIED),
+            environment=os.environ | device.environment() | {RUN: self._run},
+            on_death=partial(requeue_jobs_of, name, run=self._run, because=Fault.WORKER_DIED),
         )
 
     def _ask_to_stop(self, *_: object) -> None:
@@ -90,14 +93,14 @@ class Supervisor:
                 log.warning("worker did not stop in time: killed, its jobs are requeued", extra={"worker": worker.name})
                 worker.kill()
             # After a clean end too: pictures that could not be stored are rendered again elsewhere.
-            requeue_jobs_of(worker.name)
+            requeue_jobs_of(worker.name, run=self._run)
         self._forget(running)
 
     def _forget(self, stopped: list[Keeper]) -> None:
         database = Database(self.settings.database)
         try:
             for worker in stopped:
-                Workers(database).forget(worker.name)
+                Workers(database, run=self._run).forget(worker.name)
         except DatabaseProblem as error:
             log.warning("workers could not be signed off", extra={"error": error})
         finally:

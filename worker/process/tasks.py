@@ -20,6 +20,7 @@ from storage.broker.queues import TURN_TASK
 from storage.errors import DeviceBroken, NotFound
 from storage.rules.faults import Fault
 from storage.settings import read_settings
+from worker.process.identity import this_run
 from worker.process.requeue import requeue_jobs_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class TurnRequest(Request):  # type: ignore[misc]
         """Requeue the jobs of a child that died before the next child can take a ticket."""
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):  # billiard wraps it with its traceback
-            requeue_jobs_of(str(self.hostname), because=Fault.WORKER_DIED)
+            requeue_jobs_of(str(self.hostname), run=this_run(), because=Fault.WORKER_DIED)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from storage.errors import DatabaseProblem, ServiceProblem
+from storage.errors import DatabaseProblem, ServiceProblem, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import WorkerActivity, Workers
 from storage.jobs.values import ClaimedJob
@@ -29,12 +29,20 @@ class Heartbeat:
         name: str,
         seconds: float,
         announce: Callable[[], None],
+        on_name_taken: Callable[[WorkerNameTaken], None],
     ) -> None:
+        """
+        Args:
+            announce: adds the worker's row.
+            on_name_taken: called once, on the beating thread, if another worker has the name by now: this one was
+                silent for so long that it counted as dead.
+        """
         self._workers = workers
         self._faults = faults
         self._name = name
         self._seconds = seconds
         self._announce = announce
+        self._on_name_taken = on_name_taken
         self._changed = threading.Event()
         self._lock = threading.Lock()
         self._state = "idle"
@@ -51,6 +59,14 @@ class Heartbeat:
         self._outages: list[ServiceProblem] = []
 
     def start(self) -> None:
+        """Announce this worker, now or when the database is back, and go on beating.
+
+        Raises WorkerNameTaken if another worker has its name.
+        """
+        try:
+            self._announce()
+        except DatabaseProblem as error:
+            log.warning("heartbeat not sent", extra={"error": error})
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def now(self, *, state: str, model: str | None = None, batch: int = 0) -> None:
@@ -87,13 +103,13 @@ class Heartbeat:
         self._changed.set()
 
     def _beat(self) -> None:
-        announced, throttle = False, LogThrottle()
+        throttle = LogThrottle()
         while True:
             try:
-                if not announced:
-                    self._announce()
-                    announced = True
                 self._write()
+            except WorkerNameTaken as error:
+                self._on_name_taken(error)
+                return
             except DatabaseProblem as error:
                 if throttle.passes():
                     log.warning("heartbeat not sent", extra={"error": error})
@@ -113,7 +129,10 @@ class Heartbeat:
             rate=self._rate.per_second(at=time.monotonic()),
             trouble=trouble or None,
         )
-        self._workers.beat(self._name, activity)
+        if not self._workers.beat(self._name, activity):
+            # The first one after an outage, or the row was lost.
+            self._announce()
+            self._workers.beat(self._name, activity)
         if self._progress is not None and self._progress != self._written_progress:
             jobs, step, steps = self._written_progress = self._progress
             self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)
