@@ -65,7 +65,7 @@ def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _text_model(encoder: Any) -> Iterator[None]:
+def text_model(encoder: Any) -> Iterator[None]:
     """Have `encoder.text_model`, by which Diffusers skips layers and which Transformers 5 no longer has.
 
     Inside the context only: by the same attribute Diffusers tells which names a LoRA's tensors have.
@@ -179,7 +179,7 @@ class Prompts:
 
     def _plain(self, text: str, spec: Spec) -> dict[str, torch.Tensor]:
         def encode() -> dict[str, torch.Tensor]:
-            with _text_model(self._pipeline.text_encoder):
+            with text_model(self._pipeline.text_encoder):
                 found = self._pipeline.encode_prompt(
                     prompt=text,
                     device=self._pipeline._execution_device,
