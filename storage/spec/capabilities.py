@@ -12,9 +12,11 @@ from storage.errors import BadSpecification
 from storage.spec import other_languages
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
+from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import own_configuration, own_pipeline
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
+from storage.spec.prompt_length import pooled_remarks
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
 
 #: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
@@ -78,6 +80,7 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
         yield f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
     pipeline = pipeline_of(model) or ""
     yield from guidance_remarks(spec, model)
+    yield from pooled_remarks(spec, model)
     guided = is_guided(spec, pipeline)
     if has_prior(model, own_configuration(model)):
         # Its prior is guided by default.
@@ -91,14 +94,20 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
             yield f"width, height: the model {model.alias} draws poorly below {width} × {height} pixels"
 
 
-def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
-    """Raise BadSpecification for a LoRA that is not registered or not made for the model."""
+def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
+    """Raise BadSpecification for a LoRA that is not registered, not made for the model, or cannot be applied to it.
+
+    What is in its file counts where that is on this machine.
+    """
     for name in spec.loras or {}:
         if name not in loras:
             known = f"registered LoRAs: {', '.join(loras)}" if loras else "none are registered"
             raise BadSpecification(f"loras: no LoRA named {name!r}; {known}")
         if loras[name].models and spec.model not in loras[name].models:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
+        pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
+        if wrong := wrong_in_header(loras[name], pipeline):
+            raise BadSpecification(f"loras: {name} ({loras[name].source}) cannot be loaded: {wrong}")
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:

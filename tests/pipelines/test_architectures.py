@@ -1,15 +1,20 @@
 """Every control of every architecture: a value of its own changes the picture, or is refused, or a word is said."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from storage.errors import BadSpecification
 from storage.objects.folder import LocalObjects
 from storage.spec.capabilities import remarks
+from storage.spec.model_files import own_pipeline
+from storage.spec.models import Weights
 from storage.spec.picture import Request, Spec
+from storage.spec.prompt_length import room_of, unread
 from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import architectures
 from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
@@ -105,3 +110,26 @@ def test_a_negative_prompt_is_read_or_a_word_is_said_at_every_guidance_scale(tri
         return
     differs = bool((tried.drawn(spec) != tried.drawn(plain)).any())
     assert differs != any(remark.startswith("negative_prompt") for remark in tried.said(spec))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-schnell", "pixart-sigma", "kandinsky3"])
+def test_words_that_t5_does_not_read_are_named_at_the_door_and_by_the_worker(name: str, tmp_path: Path) -> None:
+    tried = Tried(name, tmp_path / name)
+    room = room_of(own_pipeline(Weights(source=str(tmp_path / name))))
+    assert room is not None
+    short, long = (tried.spec(prompt="star " * count + "end") for count in (room // 4, room))
+    assert list(unread(short, tried.registry["m"])) == []
+    [end] = unread(long, tried.registry["m"])
+    assert (end.text, end.character) == ("end", 5 * room + 1)
+    tried.drawn(long)
+    [said] = tried._model._prompts.unread(long, "m")
+    assert said.startswith(f"prompt: the model m reads {room} of its ")
+    assert tried._model._prompts.unread(short, "m") == ()
+
+
+def test_the_tokens_that_pipelines_read_are_those_of_the_installed_diffusers() -> None:
+    for pipeline in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
+        most = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+        room = room_of(pipeline.__name__)
+        if most is not None and room is not None:
+            assert room == most.default - 1, pipeline.__name__

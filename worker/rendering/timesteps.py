@@ -62,8 +62,9 @@ def keep_timesteps_right(scheduler: Any) -> Any:
         set_timesteps(num_inference_steps, *given, **named)
         if num_inference_steps is not None and not scheduler.config.get("use_flow_sigmas"):
             if _is(scheduler, _INTERPOLATING) and not hold(scheduler, num_inference_steps):
-                # The only one whose first timestep is always the last of training.
-                scheduler.register_to_config(timestep_spacing="linspace")
+                # For one step "linspace" gives the last timestep, for some others "trailing" gives one too many.
+                spacing = "trailing" if num_inference_steps == 1 else "linspace"
+                scheduler.register_to_config(timestep_spacing=spacing)
                 set_timesteps(num_inference_steps, *given, **named)
             else:
                 _put_right(scheduler, num_inference_steps)
