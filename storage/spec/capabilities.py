@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -12,13 +11,19 @@ from importlib.resources import files
 from storage.errors import BadSpecification
 from storage.spec import other_languages
 from storage.spec.controls import PER_CONTROLNET
-from storage.spec.model_files import own_pipeline
+from storage.spec.guidance import guidance_remarks, is_guided
+from storage.spec.lora_header import wrong_in_header
+from storage.spec.model_files import own_configuration, own_pipeline
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
-from storage.spec.samplers import check_clip_skip, check_sampler
+from storage.spec.prompt_length import pooled_remarks
+from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
 
 #: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
+#: Pipelines that `AutoPipelineForText2Image` opens and the worker does not know how to call: priors of another form,
+#: videos.
+_OTHERS = ("StableCascade", "Wuerstchen", "Helios")
 #: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
 #: appendix I).
 _SMALLEST_TRAINED = 0.93
@@ -48,6 +53,8 @@ def check_controls(spec: Spec, model: Model) -> None:
         if controls := spec.controls():
             raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not support it")
         return
+    if (pipeline_of(model) or "").startswith(_OTHERS):
+        raise BadSpecification(f"model: {model.alias} is a {pipeline_of(model)}, which this farm cannot draw with")
     asked = set(spec.controls())
     if asked or model.controlnets:
         _check_controlnets(spec, model)
@@ -71,27 +78,36 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
         return
     if spec.seed >= DISTINCT_SEEDS:
         yield f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
-    scales = [spec.guidance_scale]
-    if (pipeline_of(model) or "").startswith("Kandinsky"):
+    pipeline = pipeline_of(model) or ""
+    yield from guidance_remarks(spec, model)
+    yield from pooled_remarks(spec, model)
+    guided = is_guided(spec, pipeline)
+    if has_prior(model, own_configuration(model)):
         # Its prior is guided by default.
-        scales.append(math.inf if spec.prior_guidance_scale is None else spec.prior_guidance_scale)
-    if max(scales) <= 1 and spec.negative_prompt not in ("", model.negative_prompt):
-        yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of 1 or less"
-    if (pipeline_of(model) or "").startswith("StableDiffusionXL"):
+        guided |= spec.prior_guidance_scale is None or spec.prior_guidance_scale > 1
+    if not guided and spec.negative_prompt not in ("", model.negative_prompt):
+        yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of {spec.guidance_scale:g}"
+    if pipeline.startswith("StableDiffusionXL"):
         stated = {"width", "height"} & model.model_fields_set
         width, height = (model.width, model.height) if stated else (1024, 1024)
         if spec.width * spec.height < _SMALLEST_TRAINED * width * height:
             yield f"width, height: the model {model.alias} draws poorly below {width} × {height} pixels"
 
 
-def check_loras(spec: Spec, loras: Mapping[str, Lora]) -> None:
-    """Raise BadSpecification for a LoRA that is not registered or not made for the model."""
+def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
+    """Raise BadSpecification for a LoRA that is not registered, not made for the model, or cannot be applied to it.
+
+    What is in its file counts where that is on this machine.
+    """
     for name in spec.loras or {}:
         if name not in loras:
             known = f"registered LoRAs: {', '.join(loras)}" if loras else "none are registered"
             raise BadSpecification(f"loras: no LoRA named {name!r}; {known}")
         if loras[name].models and spec.model not in loras[name].models:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
+        pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
+        if wrong := wrong_in_header(loras[name], pipeline):
+            raise BadSpecification(f"loras: {name} ({loras[name].source}) cannot be loaded: {wrong}")
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:

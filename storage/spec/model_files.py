@@ -16,6 +16,8 @@ from storage.spec.models import Lora, Weights
 SHIPPED = Path(__file__).parents[2] / "worker" / "models"
 #: A repository of the hub: its owner, if it has one, and its name.
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w][\w.-]*)?")
+#: The part of a pipeline that denoises has one of these names.
+DENOISERS = ("unet", "transformer")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 #: Models may be fetched meanwhile.
 _REMEMBERED_SECONDS = 5
@@ -33,6 +35,10 @@ class OwnConfiguration:
     scheduler_settings: Mapping[str, Any]
     #: The layers of each of its text encoders.
     text_encoder_layers: tuple[int, ...]
+    #: What `model_index.json` says: the class of each part, and settings of the pipeline itself.
+    index: Mapping[str, Any]
+    #: The settings of the part that denoises.
+    denoiser: Mapping[str, Any]
 
 
 def resolved_source(source: str, folder: Path) -> str:
@@ -109,6 +115,8 @@ def _configuration_in(folder: Path) -> OwnConfiguration:
         scheduler=own,
         scheduler_settings=settings,
         text_encoder_layers=tuple(count for count in layers if isinstance(count, int)),
+        index=index,
+        denoiser=next((_read(file) for part in DENOISERS if (file := folder / part / "config.json").is_file()), {}),
     )
 
 

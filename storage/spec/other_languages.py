@@ -17,6 +17,8 @@ _TEMPLATE = re.compile(r"\{[^{}]*\|[^{}]*\}|\{[\d-]*\$\$|\$\{\w|(?<!\w)__[^\W_](
 _COMPEL = re.compile(r"\)(?:\d*\.\d+|\d+|\+{1,}|-{1,})(?![\w-])|(?<=[^\W\d])(?<!\bC)\+\+|\)\s*\.(?:blend|and|swap)\(")
 #: NovelAI: `{{word}}`, `1.2::word::`.
 _NOVELAI = re.compile(r"\{\{[^{}|$]+\}\}|(?<![\w.])-?\d*\.?\d+::[^:]*::")
+#: What programs write into empty cells of a table (pandas, spreadsheets, databases).
+_EMPTY_CELLS = frozenset({"nan", "null", "none", "<na>", "n/a", "#n/a", "nat", "undefined", "(null)"})
 #: Lines of what the web UI and galleries show below a picture.
 _SETTINGS = re.compile(r"(?:^|\\n)\s*(?:negative prompt:|steps: *\d)", re.IGNORECASE | re.MULTILINE)
 #: Letters as HTML writes them.
@@ -27,6 +29,8 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
     """Yield remarks on a prompt, or a negative one, of this name; the same words for all prompts."""
     if weighting != "webui":
         yield from webui_prompts.remarks(name, prompt)
+    if len(prompt) < 12 and prompt.strip().lower() in _EMPTY_CELLS:
+        yield f"{name}: {prompt.strip()!r} is drawn as a word; if an empty cell is meant, leave it empty"
     # Looking for a letter or two takes a hundredth of the time of a pattern, and a manifest has a million prompts.
     if prompt.lstrip().startswith("/imagine"):
         yield f"{name}: /imagine is drawn as a word here; leave it out"

@@ -1,14 +1,32 @@
 """Words that a model does not read, because its text encoder takes so many tokens of a prompt and no more."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from storage.spec.clip_tokens import clip_tokens_of
+from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
 
 #: So much of the text as shows the place.
 _SHOWN = 40
+#: What pipelines with a T5 or a language model read of a prompt, its end marked, unless they are told otherwise: the
+#: defaults of `max_sequence_length`, or what they have fixed. A test compares them with the installed Diffusers.
+_ROOMS = {
+    "StableDiffusion3": 255,
+    "FluxKontext": 511,
+    "Flux": 511,
+    "PixArtAlpha": 119,
+    "PixArtSigma": 299,
+    "AuraFlow": 255,
+    "Chroma": 511,
+    "HunyuanDiT": 255,
+    "CogView3": 223,
+    "Kandinsky3": 127,
+    "IF": 76,
+}
+_WORD = re.compile(r"\S+")
 _WAY_OUT = "prompt_weighting, where the model supports it, takes prompts of any length"
 
 
@@ -24,14 +42,18 @@ class Unread:
     #: The first character that is not read, from 1, and the text from there.
     character: int
     text: str
+    #: Whether there may be more tokens: each word is one at least.
+    at_least: bool = False
 
     @property
     def words(self) -> str:
         """Say which words."""
         shown = self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 1] + "…"
+        tokens = f"{'more than ' if self.at_least else ''}{self.tokens}"
+        place = f"{self.character} on{', or earlier' if self.at_least else ''}"
         return (
-            f"{self.field}: the model {self.model} reads {self.room} of its {self.tokens} tokens; ignored from "
-            f"character {self.character} on: {shown!r} ({_WAY_OUT})"
+            f"{self.field}: the model {self.model} reads {self.room} of its {tokens} tokens; "
+            f"ignored from character {place}: {shown!r} ({_WAY_OUT})"
         )
 
     @property
@@ -42,6 +64,13 @@ class Unread:
         )
 
 
+def room_of(pipeline: str | None) -> int | None:
+    """Return how many tokens of a prompt the longest text encoder of a pipeline reads; None for CLIP's, or unknown."""
+    if (pipeline or "").startswith("Flux2"):
+        return None
+    return next((room for prefix, room in _ROOMS.items() if (pipeline or "").startswith(prefix)), None)
+
+
 def readable_fields(spec: Spec) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of the prompts that are read up to a limit; weighted ones are read whole."""
     if spec.prompt_weighting is None and spec.prompt_embeds is None:
@@ -50,11 +79,31 @@ def readable_fields(spec: Spec) -> Iterator[tuple[str, str]]:
             yield "negative_prompt", spec.negative_prompt
 
 
+def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
+    """Yield a remark where SDXL's pooled embeddings are of the beginning of a weighted prompt alone."""
+    if spec.prompt_weighting is None or not (own := own_configuration(model)):
+        return
+    if not own.pipeline.startswith("StableDiffusionXL"):
+        return
+    for field, text in (("prompt", spec.prompt), ("negative_prompt", spec.negative_prompt)):
+        # Signs of weights are counted as words: a prompt just short of the limit is told of, too.
+        if any(tokenizer.count(text)[1] is not None for tokenizer in clip_tokens_of(model)):
+            yield (
+                f"{field}: of a weighted prompt the model {model.alias} reads all words, but its pooled embeddings, "
+                f"which steer the whole picture, are made of the first {clip_tokens_of(model)[0].room} tokens"
+            )
+
+
 def unread(spec: Spec, model: Model) -> Iterator[Unread]:
     """Yield what a model does not read of a picture's prompts, as far as its files are on this machine."""
     if not isinstance(model, DiffusersModel):
         return
+    own = own_configuration(model)
+    room = room_of(own.pipeline if own else model.pipeline)
     for field, text in readable_fields(spec):
+        if room is not None:
+            yield from _certainly_unread(field, text, room, model.alias)
+            continue
         for tokenizer in clip_tokens_of(model):
             tokens, cut = tokenizer.count(text)
             if cut is not None:
@@ -67,3 +116,15 @@ def unread(spec: Spec, model: Model) -> Iterator[Unread]:
                     text=text[cut:],
                 )
                 break
+
+
+def _certainly_unread(field: str, text: str, room: int, model: str) -> Iterator[Unread]:
+    """Yield what is not read whatever the tokenizer makes of a word; a worker, which has it, says so to the token."""
+    if len(text) <= room:
+        return
+    words = list(_WORD.finditer(text))
+    if len(words) > room:
+        cut = words[room].start()
+        yield Unread(
+            field=field, model=model, room=room, tokens=len(words), character=cut + 1, text=text[cut:], at_least=True
+        )

@@ -55,7 +55,7 @@ class Registry:
             raise BadSpecification(explain(error)) from None
         check_pixels(spec.width, spec.height)
         check_controls(spec, model)
-        check_loras(spec, self.loras)
+        check_loras(spec, self.loras, model)
         return spec
 
     def aliases(self, wanted: str) -> list[str]:

@@ -27,7 +27,7 @@ CLASSES = {
 _TWICE = frozenset(
     {
         *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
-        "DPMSolverSDEScheduler",
+        *("DPMSolverSDEScheduler", "FlowMatchHeunDiscreteScheduler"),
     }
 )
 #: Classes that take their steps out of those that the model was distilled with.
@@ -37,13 +37,8 @@ DISTILLED_STEPS = 50
 _TRAINED_STEPS = 1000
 #: Fewer cannot begin with the three Runge-Kutta steps of PNDM.
 _LEAST_RUNGE_KUTTA_STEPS = 4
-#: Classes that read η; the others ignore it in silence.
-WITH_ETA = frozenset(
-    {
-        *("DDIMScheduler", "DDIMParallelScheduler", "TCDScheduler"),
-        *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"),
-    }
-)
+#: Classes that read η; the others ignore it in silence, CogVideoX's although they take it.
+WITH_ETA = frozenset({"DDIMScheduler", "DDIMParallelScheduler", "TCDScheduler"})
 #: What models may predict, and the classes that compute with only some of it.
 _PREDICTIONS = frozenset({"epsilon", "sample", "v_prediction"})
 _FEWER_PREDICTIONS = {

@@ -47,7 +47,7 @@ _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 def stable_diffusion(folder: Path) -> Path:
     """Build a Stable Diffusion 1.5 pipeline in `folder`."""
-    return _saved(_stable_diffusion, folder)
+    return saved(_stable_diffusion, folder)
 
 
 def smallest(folder: Path) -> Path:
@@ -79,12 +79,12 @@ def smallest(folder: Path) -> Path:
         )
         return pipeline
 
-    return _saved(build, folder)
+    return saved(build, folder)
 
 
 def sdxl(folder: Path) -> Path:
     """Build an SDXL pipeline in `folder`."""
-    return _saved(_sdxl, folder)
+    return saved(_sdxl, folder)
 
 
 def with_safety_checker(folder: Path, base: Path) -> Path:
@@ -102,12 +102,12 @@ def with_safety_checker(folder: Path, base: Path) -> Path:
         pipeline.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=32, crop_size=32))
         return pipeline
 
-    return _saved(build, folder)
+    return saved(build, folder)
 
 
 def kandinsky22(folder: Path) -> Path:
     """Build a combined Kandinsky 2.2 pipeline, prior and decoder, in `folder`."""
-    return _saved(_kandinsky22, folder)
+    return saved(_kandinsky22, folder)
 
 
 def controlnet(folder: Path, base: Path, *, seed: int = 1) -> Path:
@@ -123,7 +123,7 @@ def controlnet(folder: Path, base: Path, *, seed: int = 1) -> Path:
             torch.nn.init.normal_(block.weight, std=0.3)
         return net
 
-    return _saved(build, folder, seed=seed)
+    return saved(build, folder, seed=seed)
 
 
 def lora(folder: Path, base: Path, *, seed: int = 3) -> Path:
@@ -144,7 +144,7 @@ def picture(file: Path, *, seed: int) -> Path:
     return file
 
 
-def _saved(build: Callable[[], Any], folder: Path, *, seed: int = 0) -> Path:
+def saved(build: Callable[[], Any], folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build().save_pretrained(folder, safe_serialization=True)
@@ -152,10 +152,10 @@ def _saved(build: Callable[[], Any], folder: Path, *, seed: int = 0) -> Path:
 
 
 def _stable_diffusion() -> Any:
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     return StableDiffusionPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
+        text_encoder=CLIPTextModel(text_config(tokenizer)),
         tokenizer=tokenizer,
         unet=_unet(cross_attention_dim=_TEXT),
         scheduler=DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
@@ -166,11 +166,11 @@ def _stable_diffusion() -> Any:
 
 
 def _sdxl() -> Any:
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     return StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, projection_dim=_TEXT)),
+        text_encoder=CLIPTextModel(text_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer, projection_dim=_TEXT)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=_unet(
@@ -185,7 +185,7 @@ def _sdxl() -> Any:
 
 
 def _kandinsky22() -> Any:
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     return KandinskyV22CombinedPipeline(
         unet=UNet2DConditionModel(
             in_channels=4,
@@ -218,7 +218,7 @@ def _kandinsky22() -> Any:
         ),
         prior_prior=_prior(),
         prior_image_encoder=CLIPVisionModelWithProjection(_vision_config()),
-        prior_text_encoder=CLIPTextModelWithProjection(_text_config(tokenizer, projection_dim=_TEXT)),
+        prior_text_encoder=CLIPTextModelWithProjection(text_config(tokenizer, projection_dim=_TEXT)),
         prior_tokenizer=tokenizer,
         prior_scheduler=UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=5.0
@@ -262,7 +262,7 @@ def _unet(**conditioning: Any) -> Any:
     )
 
 
-def _text_config(tokenizer: Any, **more: Any) -> Any:
+def text_config(tokenizer: Any, **more: Any) -> Any:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
@@ -288,7 +288,7 @@ def _vision_config() -> Any:
     )
 
 
-def _byte_tokenizer() -> Any:
+def byte_tokenizer() -> Any:
     """CLIP's tokenizer with an alphabet of bytes and no merges: every text is known, a byte a token."""
     symbols = list(bytes_to_unicode().values())
     vocabulary = [*symbols, *(f"{symbol}</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]

@@ -1,7 +1,9 @@
 """Samplers compared with the installed Diffusers: timesteps for every number of steps, σs, settings, calls."""
 
+import ast
 import inspect
 import itertools
+import textwrap
 from typing import Any
 
 import diffusers
@@ -124,6 +126,38 @@ def test_timesteps_are_right_for_every_number_of_steps(
         ours.set_timesteps(steps)
         check(ours, sampler, steps)
     assert put_right == NOT_RIGHT[spacing, sampler]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "CogVideoXDDIMScheduler"),
+        *("CogVideoXDPMScheduler", "SASolverScheduler", "DEISMultistepScheduler"),
+        *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_timesteps_of_a_models_own_sampler_without_a_name_here_are_right_too(kind: str, spacing: str) -> None:
+    model = getattr(diffusers, kind)(**SD, timestep_spacing=spacing)
+    # These interpolate in Python, which takes long.
+    for steps in (1, 2, 3, 61) if "KDPM2" in kind else SOME:
+        made = make_scheduler(None, model)
+        made.set_timesteps(steps)
+        assert hold(made, steps), steps
+        assert made.timesteps.min() >= 0, steps
+
+
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
+def test_timesteps_of_flow_matching_are_right_as_they_are(kind: str) -> None:
+    for steps in SOME:
+        made = make_scheduler(None, getattr(diffusers, kind)(shift=3.0))
+        made.set_timesteps(steps)
+        timesteps = made.timesteps.double().numpy()
+        assert len(timesteps) == (2 * steps - 1 if "Heun" in kind else steps)
+        assert (np.diff(timesteps) <= 0).all()
+        assert 750 <= timesteps[0] <= 1000
+        assert timesteps[-1] >= 0
 
 
 # -- σs ----------------------------------------------------------------------------------------------------------
@@ -297,5 +331,10 @@ def test_the_classes_that_read_eta_are_those_of_the_installed_diffusers() -> Non
     ours = {
         name: one for name, one in classes.items() if getattr(one, "__module__", "").startswith("diffusers.schedulers.")
     }
-    reading = {name for name, one in ours.items() if "eta" in inspect.signature(getattr(one, "step", len)).parameters}
-    assert reading == WITH_ETA
+    taking = {name for name, one in ours.items() if "eta" in inspect.signature(getattr(one, "step", len)).parameters}
+    assert {name for name in taking if "eta" in _names_read(ours[name].step)} == WITH_ETA
+
+
+def _names_read(function: Any) -> set[str]:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

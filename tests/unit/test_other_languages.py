@@ -69,3 +69,14 @@ def test_a_language_that_is_read_has_no_remark() -> None:
     assert told("a (red)1.4 cat, red++", "compel") == []
     assert told("a (red:1.4) cat, ((red)), (red)1.4", "webui") == []
     assert told("a (red:1.4) cat", "compel") != []
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NULL", "None", "<NA>", " n/a "])
+def test_what_programs_write_into_empty_cells_is_told_and_kept(word: str) -> None:
+    from storage.spec.picture import Request
+
+    [remark] = list(remarks("negative_prompt", word, None))
+    assert "empty cell" in remark
+    read = Request.parse_strings({"prompt": "a star", "negative_prompt": word})
+    assert read.negative_prompt == word
+    assert told("none of the stars") == told("nano, bananas") == []

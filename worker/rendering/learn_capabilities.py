@@ -14,6 +14,7 @@ from diffusers.pipelines import auto_pipeline
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from storage.spec.controls import PER_CONTROLNET, Controls
+from storage.spec.guidance import guides_by_true_cfg
 from worker.rendering.prompts import weighs_prompts
 
 #: Controls of ours whose argument has another name in a pipeline's `__call__`.
@@ -45,7 +46,8 @@ def controls(pipeline: Any) -> list[str]:
     if "controlnet" not in inspect.signature(pipeline.__init__).parameters:
         taken -= _OF_CONTROLNETS
     # Without guidance that has a scale of its own, which is off here, these pipelines read no negative prompt.
-    if (scale := arguments.get("true_cfg_scale")) is not None and scale.default <= 1:
+    scale = arguments.get("true_cfg_scale")
+    if scale is not None and scale.default <= 1 and not guides_by_true_cfg(pipeline.__name__):
         taken.discard("negative_prompt")
     if not weighs_prompts(pipeline):
         # Others take embeddings and images too, but each in a form of its own, which the worker does not know.

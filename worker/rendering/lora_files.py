@@ -19,6 +19,7 @@ from diffusers.utils.state_dict_utils import (
 )
 from huggingface_hub import snapshot_download
 
+from storage.spec.lora_header import UPS, no_place
 from storage.spec.model_files import named_folder
 from storage.spec.models import Lora
 
@@ -84,21 +85,28 @@ def by_component(pipeline: Any, raw: Tensors) -> dict[str, Tensors]:
     for component in pipeline._lora_loadable_modules:
         module = getattr(pipeline, component, None)
         prefix = f"{component}."
-        part = {name.removeprefix(prefix): value for name, value in renamed.items() if name.startswith(prefix)}
+        part = {
+            name.removeprefix(prefix): value
+            for name, value in renamed.items()
+            if name.startswith(prefix) and not name.endswith(".alpha")
+        }
         if not part or module is None:
             continue
-        named = _peft_names(part, module, is_text=component != "unet")
+        named = peft_names(part, module, is_text=component != "unet")
         used |= {origins[id(tensor)] for tensor in named.values()}
         for name in [name.removesuffix(DOWN) for name in named if name.endswith(DOWN)]:
             used |= _complete(named, name, raw, origins)
-        _check_fit(named, module, component)
+        check_fit(named, module, component)
         found[component] = named
     if unused := sorted(raw.keys() - used):
-        raise ValueError(f"it holds {_listed(unused)}, for which this model has no place")
+        raise ValueError(no_place(unused))
     return found
 
 
-def _peft_names(part: Tensors, module: Any, *, is_text: bool) -> Tensors:
+def peft_names(part: Tensors, module: Any, *, is_text: bool) -> Tensors:
+    """Return a component's tensors by PEFT's names."""
+    # Files of PEFT's own have magnitudes as those of a module.
+    part = {name.replace(f"{MAGNITUDE}.weight", MAGNITUDE): tensor for name, tensor in part.items()}
     if not is_text:
         return dict(convert_unet_state_dict_to_peft(part))
     # Both spellings may occur in one file; Diffusers would guess one of them, or none, by single names.
@@ -114,17 +122,18 @@ def _complete(named: Tensors, name: str, raw: Tensors, origins: Mapping[int, str
 
     Diffusers hands alphas over under names that PEFT does not find where modules differ in them.
     """
-    kohya = origins[id(named[name + DOWN])].split(".")[0]
-    alpha, magnitude = raw.get(f"{kohya}.alpha"), raw.get(f"{kohya}.dora_scale")
+    origin = origins[id(named[name + DOWN])]
+    base = next((origin.removesuffix(down) for down, _ in UPS if origin.endswith(down)), origin)
+    alpha, magnitude = raw.get(f"{base}.alpha"), raw.get(f"{base}.dora_scale")
     if alpha is not None and name + UP in named:
         up = named[name + UP]
-        named[name + UP] = (up.float() * (float(alpha) / len(named[name + DOWN]))).to(up.dtype)
+        named[name + UP] = up.float() * (float(alpha) / len(named[name + DOWN]))
     if magnitude is not None:
         named[name + MAGNITUDE] = magnitude
-    return {f"{kohya}.alpha", f"{kohya}.dora_scale"} & raw.keys()
+    return {f"{base}.alpha", f"{base}.dora_scale"} & raw.keys()
 
 
-def _check_fit(named: Tensors, component: Any, place: str) -> None:
+def check_fit(named: Tensors, component: Any, place: str) -> None:
     """Check that every tensor has its module, and every module all that it needs; give magnitudes PEFT's shape."""
     modules = dict(component.named_modules())
     with_magnitudes = any(name.endswith(MAGNITUDE) for name in named)
@@ -154,7 +163,3 @@ def _magnitude(given: torch.Tensor | None, weight: torch.Tensor, place: str) -> 
     if given.numel() != len(weight) or (given.dim() > 1 and 1 < given.shape[1] != len(weight)):
         raise ValueError(f"{place}: its DoRA magnitudes (dora_scale) are those of inputs, which PEFT cannot apply")
     return given.reshape(-1) if weight.dim() == 2 else given.reshape(1, -1, *[1] * (weight.dim() - 2))
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

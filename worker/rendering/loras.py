@@ -1,5 +1,6 @@
 """The LoRAs of one pipeline: each is loaded on its first use, then switched on and off per batch."""
 
+import re
 import textwrap
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.spec.models import Lora
+from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, by_component, lora_file, read_tensors, written_config
 from worker.rendering.module_state import ModuleState
 from worker.rendering.torch_faults import as_fault
@@ -109,17 +111,19 @@ class LoraAdapters:
         """Add a LoRA to the pipeline as an adapter. Raises ValueError if some of it cannot be applied."""
         file = lora_file(lora)
         raw = read_tensors(file)
-        parts: Mapping[str, Tensors] = {}
-        if isinstance(self._pipeline, StableDiffusionLoraLoaderMixin | StableDiffusionXLLoraLoaderMixin):
-            parts = by_component(self._pipeline, raw)
-            config = written_config(file)
+        of_stable_diffusion = isinstance(
+            self._pipeline, StableDiffusionLoraLoaderMixin | StableDiffusionXLLoraLoaderMixin
+        ) and hasattr(self._pipeline, "unet")
+        parts = by_component(self._pipeline, raw) if of_stable_diffusion else converted(self._pipeline, raw)
+        config = written_config(file)
+        if any(".lokr_" in name for tensors in parts.values() for name in tensors):
+            for name, tensors in parts.items():
+                check_modules(tensors, getattr(self._pipeline, name), name)
+            self._pipeline.load_lora_weights(str(file), adapter_name=adapter, use_safetensors=True)
+        else:
             for name, tensors in parts.items():
                 written = {key.removeprefix(f"{name}."): value for key, value in config.items()}
                 _inject(getattr(self._pipeline, name), adapter, tensors, written)
-        else:
-            if dora := [name for name in raw if name.endswith(".dora_scale")]:
-                raise ValueError(f"it holds DoRA magnitudes ({dora[0]}), which Diffusers leaves out")
-            self._pipeline.load_lora_weights(str(file), adapter_name=adapter, use_safetensors=True)
         if not any(f".{adapter}" in name for part in self._components() for name, _ in part.named_parameters()):
             raise ValueError("nothing in it is for this model")
         return _Loaded(
@@ -146,7 +150,8 @@ def _inject(component: torch.nn.Module, adapter: str, tensors: Tensors, written:
     options |= {name: written[name] for name in (*options, "use_rslora") if name in written}
     config = LoraConfig(
         **options,
-        target_modules=list(ranks),
+        # Exactly these: of a list, PEFT takes names for endings, too.
+        target_modules="|".join(map(re.escape, ranks)),
         use_dora=any(name.endswith(MAGNITUDE) for name in tensors),
         lora_bias=any(name.endswith(".lora_B.bias") for name in tensors),
     )

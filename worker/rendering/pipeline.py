@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from storage.errors import BadSpecification, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
+from storage.spec.guidance import guidance_remarks, guides_by_true_cfg
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
@@ -19,7 +20,7 @@ from worker.rendering.backend import Abandoned, RenderResult
 from worker.rendering.input_cache import InputCache
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
-from worker.rendering.prompts import Prompts, weighs_prompts
+from worker.rendering.prompts import Prompts, text_model, weighs_prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.torch_faults import as_fault
@@ -104,7 +105,9 @@ class LoadedPipeline:
             if any(self.safety.flags(pictures)):
                 raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
             recipe |= {"safety_checker": "passed"}
-        remarks = [self._prompts.unread(spec, self._model.alias) for spec in specs]
+        remarks = [
+            (*self._prompts.unread(spec, self._model.alias), *guidance_remarks(spec, self._model)) for spec in specs
+        ]
         return RenderResult(pictures=pictures, recipe=recipe, remarks=remarks)
 
     def _check(self, shared: Spec) -> None:
@@ -157,8 +160,26 @@ class LoadedPipeline:
             given["image"] = self._conditions(specs)
         if "callback_on_step_end" in given:
             given.pop("callback", None)
-        made = self._denoiser(**given).images
+        self._adapt(given, shared.guidance_scale)
+        # Here, too, for pipelines that encode prompts themselves.
+        with text_model(getattr(self._denoiser, "text_encoder", None)):
+            made = self._denoiser(**given).images
         return made if isinstance(made, torch.Tensor) else torch.from_numpy(made).permute(0, 3, 1, 2)
+
+    def _adapt(self, given: dict[str, Any], scale: float) -> None:
+        """Say what was asked in the words of pipelines that have others for it."""
+        if guides_by_true_cfg(type(self._denoiser).__name__):
+            if self._denoiser.transformer.config.get("guidance_embeds"):
+                given["true_cfg_scale"] = 1.0
+            else:
+                given.pop("guidance_scale", None)
+                given["true_cfg_scale"] = scale
+        if "guidance_schedule" in self._takes:
+            # Ideogram's own default; a scale and a schedule exclude each other.
+            given["guidance_schedule"] = None
+        if type(self._denoiser).__name__.startswith("Hunyuan"):
+            # It would draw another size than the one asked for, among those that it was trained on.
+            given["use_resolution_binning"] = False
 
     def _conditions(self, specs: Sequence[Spec]) -> Any:
         """Return a tensor (batch, 3, height, width), 0…1, for each ControlNet; for a single one, not in a list."""

@@ -26,7 +26,7 @@ from transformers import CLIPTokenizer
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
-from storage.spec.prompt_length import Unread, readable_fields
+from storage.spec.prompt_length import Unread, readable_fields, room_of
 from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.input_cache import InputCache
 from worker.rendering.webui_weights import weighted_embeddings
@@ -65,7 +65,7 @@ def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _text_model(encoder: Any) -> Iterator[None]:
+def text_model(encoder: Any) -> Iterator[None]:
     """Have `encoder.text_model`, by which Diffusers skips layers and which Transformers 5 no longer has.
 
     Inside the context only: by the same attribute Diffusers tells which names a LoRA's tensors have.
@@ -118,15 +118,19 @@ class Prompts:
         ]
 
     def unread(self, spec: Spec, model: str) -> tuple[str, ...]:
-        """Return remarks on the words that are not read, of a pipeline that reads prompts with CLIP alone."""
+        """Return remarks on the words that are not read, of a pipeline that reads prompts with CLIP or T5."""
         parts = {name: part for name, part in self._pipeline.components.items() if "tokenizer" in name and part}
-        if not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
+        longest = room_of(type(self._pipeline).__name__)
+        if longest is not None and not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
+            # What CLIP does not read beside it is read all the same.
+            parts = dict([max(parts.items())])
+        elif not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
             return ()
         found = {}
         for field, text in readable_fields(spec):
             for tokenizer in parts.values():
                 # The text's start and end are marked.
-                room = tokenizer.model_max_length - 2
+                room = tokenizer.model_max_length - 2 if longest is None else longest
                 read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
                 if len(read.input_ids) > room:
                     # Where the word begins, even if some of it is read.
@@ -179,7 +183,7 @@ class Prompts:
 
     def _plain(self, text: str, spec: Spec) -> dict[str, torch.Tensor]:
         def encode() -> dict[str, torch.Tensor]:
-            with _text_model(self._pipeline.text_encoder):
+            with text_model(self._pipeline.text_encoder):
                 found = self._pipeline.encode_prompt(
                     prompt=text,
                     device=self._pipeline._execution_device,

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    DDIMParallelScheduler,
     DDIMScheduler,
+    DDPMParallelScheduler,
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -17,16 +21,23 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
+    SASolverScheduler,
     UniPCMultistepScheduler,
 )
 
 Floats = np.ndarray[Any, Any]
 
-#: Classes whose timesteps can be given in the ways below.
+#: Classes that interpolate timesteps between those of their steps: they are not given any, but another spacing.
+_INTERPOLATING = (KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler)
+#: Classes whose timesteps can be put right in the ways below.
 _KNOWN = (
+    *(DDIMParallelScheduler, DDPMParallelScheduler, CogVideoXDDIMScheduler, CogVideoXDPMScheduler),
+    *(SASolverScheduler, *_INTERPOLATING),
     *(DDIMScheduler, DDPMScheduler, PNDMScheduler, LCMScheduler),
     *(DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, DEISMultistepScheduler, UniPCMultistepScheduler),
     *(EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler),
@@ -50,13 +61,19 @@ def keep_timesteps_right(scheduler: Any) -> Any:
     def set_right(num_inference_steps: int | None = None, *given: Any, **named: Any) -> None:
         set_timesteps(num_inference_steps, *given, **named)
         if num_inference_steps is not None and not scheduler.config.get("use_flow_sigmas"):
-            _put_right(scheduler, num_inference_steps)
+            if _is(scheduler, _INTERPOLATING) and not hold(scheduler, num_inference_steps):
+                # For one step "linspace" gives the last timestep, for some others "trailing" gives one too many.
+                spacing = "trailing" if num_inference_steps == 1 else "linspace"
+                scheduler.register_to_config(timestep_spacing=spacing)
+                set_timesteps(num_inference_steps, *given, **named)
+            else:
+                _put_right(scheduler, num_inference_steps)
         if hasattr(scheduler, "set_begin_index"):
             # Otherwise the first of equal timesteps is skipped.
             scheduler.set_begin_index(0)
 
     scheduler.set_timesteps = set_right
-    if _is(scheduler, (DDIMScheduler, PNDMScheduler)):
+    if _is(scheduler, (DDIMScheduler, DDIMParallelScheduler, CogVideoXDDIMScheduler, PNDMScheduler)):
         _step_to_the_next_timestep(scheduler)
     return scheduler
 
@@ -68,7 +85,7 @@ def noise_levels(scheduler: Any) -> Floats:
     timesteps: Floats = scheduler.timesteps.double().cpu().numpy()
     if _is(scheduler, HeunDiscreteScheduler):
         return np.concatenate([timesteps[:1], timesteps[1::2]])
-    return timesteps
+    return timesteps[::2] if _is(scheduler, _INTERPOLATING) else timesteps
 
 
 def hold(scheduler: Any, steps: int) -> bool:

@@ -1,0 +1,135 @@
+"""Every control of every architecture: a value of its own changes the picture, or is refused, or a word is said."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+from storage.errors import BadSpecification
+from storage.objects.folder import LocalObjects
+from storage.spec.capabilities import remarks
+from storage.spec.model_files import own_pipeline
+from storage.spec.models import Weights
+from storage.spec.picture import Request, Spec
+from storage.spec.prompt_length import room_of, unread
+from storage.spec.registry import Registry, parse_registry
+from tests.pipelines import architectures
+from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
+from worker.devices import Device
+from worker.rendering.backend import BackendResources
+from worker.rendering.input_cache import InputCache
+from worker.rendering.open_backend import open_backend
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
+
+#: A value of each control that is not its default; several where they go different ways.
+CONTROLS: dict[str, tuple[Any, ...]] = {
+    "prompt": ("a blue cross",),
+    "negative_prompt": ("a grey thing",),
+    "guidance_scale": (1.0, 2.0, 12.0),
+    "num_inference_steps": (5,),
+    "seed": (9,),
+    "sampler": ("heun", "dpm++ 2m karras"),
+    "eta": (0.7,),
+    "clip_skip": (1,),
+    "width": (128,),
+    "height": (128,),
+    "original_size": ((512, 256),),
+    "crops_coords_top_left": ((32, 16),),
+    "target_size": ((256, 512),),
+    "guess_mode": (True,),
+    "controlnet_conditioning_scale": (0.3,),
+    "prior_num_inference_steps": (7,),
+    "prior_guidance_scale": (9.0,),
+}
+
+
+class Tried:
+    """One architecture: its model as a farm has it, and what it draws."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._folder = architectures.build(name, folder)
+        entry = f'[models.m]\nkind = "diffusers"\nsource = "{folder}"\nwidth = 64\nheight = 64\nnum_inference_steps = 3'
+        self.registry: Registry = parse_registry(f"{entry}\nguidance_scale = 5.0", where="here")
+        self._inputs = InputCache(LocalObjects(folder / "objects"))
+        self._model: Any = None
+        self._drawn: dict[str, Any] = {}
+
+    def spec(self, **fields: Any) -> Spec:
+        return self.registry.resolve(Request.parse({"prompt": "a red star", "seed": 1} | fields), seed=1)
+
+    def accepted(self, **fields: Any) -> Spec | None:
+        """Return the specification, or None if the door refuses it, naming one of these fields."""
+        try:
+            return self.spec(**fields)
+        except BadSpecification as error:
+            if not any(name in str(error) for name in fields):
+                raise
+            return None
+
+    def said(self, spec: Spec) -> list[str]:
+        return list(remarks(spec, self.registry["m"]))
+
+    def drawn(self, spec: Spec) -> Any:
+        if self._model is None:
+            resources = BackendResources(inputs=self._inputs, loras={}, home=self._folder)
+            self._model = open_backend("diffusers", Device("cpu", 0), resources).load(self.registry["m"])
+        if spec.canonical() not in self._drawn:
+            [picture] = self._model.render([spec], lambda: None).pictures
+            self._drawn[spec.canonical()] = np.asarray(picture).astype(np.int16)
+        return self._drawn[spec.canonical()]
+
+
+@pytest.fixture(scope="module", params=[*WELL_KNOWN, *ARCHITECTURES])
+def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tried:
+    return Tried(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_changes_the_picture_or_is_refused_or_a_word_is_said(tried: Tried, control: str) -> None:
+    plain = tried.spec()
+    for value in CONTROLS[control]:
+        spec = tried.accepted(**{control: value})
+        if spec is None:
+            continue
+        drawn = tried.drawn(spec)
+        assert drawn.shape == (spec.height, spec.width, 3), value
+        if drawn.shape != tried.drawn(plain).shape or (drawn != tried.drawn(plain)).any():
+            continue
+        assert any(control in remark for remark in tried.said(spec)), value
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5])
+def test_a_negative_prompt_is_read_or_a_word_is_said_at_every_guidance_scale(tried: Tried, guidance: float) -> None:
+    plain = tried.spec(guidance_scale=guidance)
+    spec = tried.accepted(guidance_scale=guidance, negative_prompt="a grey thing")
+    if spec is None:
+        return
+    differs = bool((tried.drawn(spec) != tried.drawn(plain)).any())
+    assert differs != any(remark.startswith("negative_prompt") for remark in tried.said(spec))
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-schnell", "pixart-sigma", "kandinsky3"])
+def test_words_that_t5_does_not_read_are_named_at_the_door_and_by_the_worker(name: str, tmp_path: Path) -> None:
+    tried = Tried(name, tmp_path / name)
+    room = room_of(own_pipeline(Weights(source=str(tmp_path / name))))
+    assert room is not None
+    short, long = (tried.spec(prompt="star " * count + "end") for count in (room // 4, room))
+    assert list(unread(short, tried.registry["m"])) == []
+    [end] = unread(long, tried.registry["m"])
+    assert (end.text, end.character) == ("end", 5 * room + 1)
+    tried.drawn(long)
+    [said] = tried._model._prompts.unread(long, "m")
+    assert said.startswith(f"prompt: the model m reads {room} of its ")
+    assert tried._model._prompts.unread(short, "m") == ()
+
+
+def test_the_tokens_that_pipelines_read_are_those_of_the_installed_diffusers() -> None:
+    for pipeline in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
+        most = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+        room = room_of(pipeline.__name__)
+        if most is not None and room is not None:
+            assert room == most.default - 1, pipeline.__name__
