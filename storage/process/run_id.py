@@ -1,7 +1,6 @@
 """Names for runs of `farm-worker`, by which two machines of one host name are told apart."""
 
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +21,8 @@ def _machine() -> str:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    import uuid  # Only here, and slow to load.
+
     return f"{uuid.getnode():x}"
 
 

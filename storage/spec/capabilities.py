@@ -9,14 +9,12 @@ from functools import cache
 from importlib.resources import files
 
 from storage.errors import BadSpecification
-from storage.spec import other_languages
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
 from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import own_configuration, own_pipeline
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
-from storage.spec.prompt_length import pooled_remarks
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
 
 #: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
@@ -72,6 +70,10 @@ def check_controls(spec: Spec, model: Model) -> None:
 
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
     """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
+    # Loaded where a prompt is checked: commands that read the registry start sooner.
+    from storage.spec import other_languages
+    from storage.spec.prompt_length import pooled_remarks
+
     for name in ("prompt", "negative_prompt"):
         yield from other_languages.remarks(name, getattr(spec, name), spec.prompt_weighting)
     if isinstance(model, SimulatedModel):

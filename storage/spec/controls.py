@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
 
-from storage.spec import compel_prompts, webui_prompts
-
 #: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
 #: Controls with a number for each ControlNet.
@@ -180,6 +178,9 @@ class Controls(ModelControls):
 
 def check_weights(name: str, prompt: str, language: str) -> None:
     """Raise ValueError for what a weighted prompt cannot be read as, or would not be done."""
+    # Loaded where a prompt is checked: commands that read the registry start sooner.
+    from storage.spec import compel_prompts, webui_prompts
+
     try:
         (webui_prompts if language == "webui" else compel_prompts).check(prompt)
     except ValueError as error:
