@@ -94,7 +94,7 @@ class Followers(SharedReader[_Asked, _Found]):
 
     def __init__(self, database: Database, ending: Flag) -> None:
         super().__init__(every_seconds=_LOOK_SECONDS, ending=ending)
-        self._places = Places("streams of events")
+        self.places = Places("streams of events")
         self._rows = Followed(database)
         self._events = EventLog(database)
         self._keys = Keys(database)
@@ -106,7 +106,7 @@ class Followers(SharedReader[_Asked, _Found]):
 
         It ends with the render, with the caller's key, and when the API stops. Raises Refused if too many follow.
         """
-        with self._places.taken(caller):
+        with self.places.taken(caller):
             render = self._renders.setdefault(render_id, _Render())
             stream = _Stream(caller.key_id)
             render.streams.add(stream)

@@ -24,6 +24,11 @@ class Places:
         self._in_all = in_all
         self._taken: Counter[str | None] = Counter()
 
+    @property
+    def busy(self) -> int:
+        """How many are taken."""
+        return self._taken.total()
+
     @contextmanager
     def taken(self, caller: Caller) -> Iterator[None]:
         """Take a place. Raises Refused: 429 if the caller's key has no more of them, 503 if nobody has."""
@@ -32,7 +37,7 @@ class Places:
             raise Refused(
                 429, f"this key has {self._per_key} {self._what} already; try again when one of them has ended", retry
             )
-        if self._taken.total() >= self._in_all:
+        if self.busy >= self._in_all:
             raise Refused(503, f"the API has {self._in_all} {self._what} already; try again later", retry)
         self._taken[caller.key_id] += 1
         try:

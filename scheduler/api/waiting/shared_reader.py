@@ -36,6 +36,11 @@ class SharedReader(ABC, Generic[Asked, Found]):
         self._limiter: CapacityLimiter | None = None
         self._throttle = LogThrottle()
 
+    @property
+    def reading(self) -> bool:
+        """Whether its task runs: somebody waits."""
+        return self._task is not None and not self._task.done()
+
     @abstractmethod
     def _asked(self) -> Asked | None:
         """Return what to look for; None if nobody waits any more."""
@@ -54,7 +59,7 @@ class SharedReader(ABC, Generic[Asked, Found]):
 
     def _awake(self) -> None:
         """Start reading, unless it goes on."""
-        if self._task is None or self._task.done():
+        if not self.reading:
             self._task = asyncio.get_running_loop().create_task(self._read())
 
     async def _read(self) -> None:
