@@ -1,23 +1,27 @@
 """Many clients at once that submit renders over HTTP and ask for them until they are done.
 
 python -m benchmarks.api --clients 200 --seconds 60 --database postgresql --out api.json
+python -m benchmarks.api --clients 100 --seconds 60 --waiting 200 --streams 100
 
 A farm with a simulated device is started on this machine. No answer may be an error, and no picture may be missing.
+Beside the clients, callers may wait for pictures of a model that nobody serves, and follow such renders.
 """
 
 import argparse
 import json
 import multiprocessing
 import platform
+import socket
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import httpx
@@ -28,6 +32,12 @@ from tests.forks import Starter
 from tests.servers import postgres_server
 
 _POLL_SECONDS = 0.5
+#: Until all who wait do so.
+_SETTLING_SECONDS = 5.0
+#: A model of the benchmark's registry that its worker is not told to serve.
+_UNSERVED = "slow"
+_BODY = {"prompt": "a star", "model": "quick"}
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
@@ -36,6 +46,7 @@ class Told:
 
     submit: list[float] = field(default_factory=list)
     status: list[float] = field(default_factory=list)
+    healthz: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     renders: list[str] = field(default_factory=list)
 
@@ -44,18 +55,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--waiting", type=int, default=0, help="requests for images that wait all the while")
+    parser.add_argument("--streams", type=int, default=0, help="streams of events that are open all the while")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with ExitStack() as held:
-        settings = {}
+        settings = {"FARM_SERVE": "quick"}
         if options.database == "postgresql":
             server = held.enter_context(postgres_server())
             settings["FARM_DATABASE_URL"] = server.url(server.create())
         folder, starter = held.enter_context(tempfile.TemporaryDirectory()), Starter()
         api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
         key = api.key("bench")
-        result = {"database": options.database, **_measured(api.address, key, options.clients, options.seconds)}
+        beside = held.enter_context(_beside(api.address, key, options.waiting, options.streams))
+        result = {
+            "database": options.database,
+            **_measured(api.address, key, options.clients, options.seconds),
+            "waiting": options.waiting,
+            "streams": options.streams,
+            "ended_early": sum(_ended(one) for one in beside),
+        }
     for name, value in result.items():
         click.echo(f"{name:24} {value}")
     if options.out:
@@ -69,11 +89,13 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
         if connection.status == psutil.CONN_LISTEN and f":{connection.laddr.port}" in address
     )
     process, told, stop = psutil.Process(server), Told(), threading.Event()
-    before = process.memory_info().rss
+    before, spent = process.memory_info().rss, _cpu_seconds(process)
     threads = [threading.Thread(target=_client, args=(address, key, told, stop)) for _ in range(clients)]
+    threads.append(threading.Thread(target=_healthy, args=(address, told, stop)))
     for thread in threads:
         thread.start()
     stop.wait(seconds)
+    spent = _cpu_seconds(process) - spent
     stop.set()
     for thread in threads:
         thread.join()
@@ -90,6 +112,8 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
         "errors": len(told.errors),
         "first_error": told.errors[0] if told.errors else None,
         "pictures_lost": lost,
+        "cpu_percent": round(100 * spent / seconds, 1),
+        **{f"healthz_{name}": value for name, value in _quantiles(told.healthz).items()},
         "memory_mib": [round(before / 2**20, 1), round(after / 2**20, 1)],
     }
 
@@ -97,7 +121,9 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
 def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
     with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
         while not stop.is_set():
-            answer = _timed(told.submit, told, lambda: client.post("/v1/renders", json={"prompt": "a star"}))
+            answer = _timed(
+                told.submit, told, lambda: client.post("/v1/renders", json={"prompt": "a star", "model": "quick"})
+            )
             if answer is None:
                 continue
             render_id = answer["id"]
@@ -106,6 +132,52 @@ def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
                 found = _timed(told.status, told, lambda: client.get(f"/v1/renders/{render_id}"))  # noqa: B023
                 if found is None or found["state"] != "running":
                     break
+
+
+def _healthy(address: str, told: Told, stop: threading.Event) -> None:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        while not stop.wait(_POLL_SECONDS):
+            started = time.perf_counter()
+            try:
+                client.get("/healthz").raise_for_status()
+            except httpx.HTTPError as error:
+                told.errors.append(f"/healthz: {error!r}")
+            told.healthz.append(time.perf_counter() - started)
+
+
+@contextmanager
+def _beside(address: str, key: str, waiting: int, streams: int) -> Iterator[list[socket.socket]]:
+    """Open connections whose answers do not come: requests for images of a model that nobody serves, and streams."""
+    url, headers = urlsplit(address), {"Authorization": f"Bearer {key}"}
+    body = json.dumps({"prompt": "a star", "model": _UNSERVED})
+    with ExitStack() as held, httpx.Client(base_url=address, headers=headers, timeout=60) as client:
+        follow = [client.post("/v1/renders", content=body, headers=_JSON).json()["id"] for _ in range(streams)]
+        asked = [("POST", "/v1/images/generations", body)] * waiting
+        asked += [("GET", f"/v1/renders/{render}/events", "") for render in follow]
+        connections = []
+        for method, path, content in asked:
+            connection = held.enter_context(closing(socket.create_connection((url.hostname, url.port))))
+            head = f"{method} {path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {key}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+            connection.sendall((head + content).encode())
+            connections.append(connection)
+        time.sleep(_SETTLING_SECONDS)
+        yield connections
+
+
+def _ended(connection: socket.socket) -> bool:
+    """Whether an answer has come to its end, or an error instead of one."""
+    connection.setblocking(False)
+    try:
+        got = connection.recv(2**20)
+    except BlockingIOError:
+        return False
+    return not got.startswith(b"HTTP/1.1 200") or got.endswith(b"0\r\n\r\n")
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _timed(times: list[float], told: Told, ask: Any) -> Any:

@@ -88,7 +88,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
 
 @asynccontextmanager
 async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
-    # Routes are plain functions, and requests that wait for a render hold a thread; the default is forty threads.
+    # Most routes are plain functions, which run in threads; requests that wait for a render hold none.
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     yield
 

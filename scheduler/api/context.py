@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
 from threading import BoundedSemaphore, Event
@@ -12,6 +13,8 @@ from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
 from scheduler.api.signed_urls import SignedUrls
+from scheduler.api.waiting.followers import Followers
+from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.services import Services
@@ -80,6 +83,14 @@ class ApiContext:
     @property
     def waits(self) -> Waits:
         return Waits(self.services.database)
+
+    @cached_property
+    def waiters(self) -> Waiters:
+        return Waiters(self.services.database, self.ending)
+
+    @cached_property
+    def followers(self) -> Followers:
+        return Followers(self.services.database, self.ending)
 
     @property
     def schedules(self) -> Schedules:

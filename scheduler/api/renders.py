@@ -1,13 +1,15 @@
 """Routes of renders and their jobs: submit, read, cancel, retry, hold."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.concurrency import run_in_threadpool
 
-from scheduler.api.access import Caller, CanRead, CanSubmit
+from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat.pictures import encoded
-from scheduler.api.context import ApiContext, Context
+from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
@@ -22,11 +24,8 @@ from scheduler.api.response_models import (
     RetryAnswer,
 )
 from scheduler.api.signed_urls import Format
-from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
-from scheduler.intake.order import Order
 from scheduler.intake.submit import admit, publish_tickets, quanta, remarks_of, submit_order
-from scheduler.results.follow import wait_for_render
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
 from storage.errors import BadSpecification
@@ -34,49 +33,75 @@ from storage.rules.states import Priority, State
 
 _PAGE = 1000
 
+
+@dataclass(frozen=True)
+class Call:
+    """Hold what comes with a render's body."""
+
+    context: Context
+    caller: CanSubmit
+    request: Request
+    idempotency_key: IdempotencyKey = None
+
+
 router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
 
 @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
-def submit_render(
-    context: Context,
+async def submit_render(
+    call: Annotated[Call, Depends()],
     body: RenderBody,
-    caller: CanSubmit,
     response: Response,
-    idempotency_key: IdempotencyKey = None,
     prefer: Annotated[
         str | None, Header(description="`wait=N`: answer when the render is done, after N seconds at most.")
     ] = None,
 ) -> AcceptedAnswer | DryAnswer:
     """Accept a render, whole or not at all, and return at once. With `dry_run`, check it and accept nothing."""
     seconds = wait_of(prefer)
-    terms = terms_of(context, caller, body, idempotency_key=idempotency_key)
-    with order_of(context, caller, body) as order:
-        if body.dry_run:
-            response.status_code = 200
-            return _dry_run(context, caller, order, terms)
-        accepted = submit_order(context.intake, caller.submitter, order, terms)
-    if seconds is not None:
+    if body.dry_run:
+        response.status_code = 200
+        return await run_in_threadpool(_dry_run, call, body)
+    if seconds is None:
+        answer = await run_in_threadpool(_submitted, call, body)
+    else:
+        waiters = call.context.waiters
+        with waiters.places.taken(call.caller):
+            accepted = await run_in_threadpool(_submitted, call, body)
+            await waiters.wait(call.request, accepted.id, seconds=seconds)
+            answer = await run_in_threadpool(_answer, call, accepted.id, accepted.remarks)
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
-    render = context.render(caller, accepted.render_id)
-    response.headers["Location"] = f"/v1/renders/{render.id}"
+    response.headers["Location"] = f"/v1/renders/{answer.id}"
+    return answer
+
+
+def _submitted(call: Call, body: RenderBody) -> AcceptedAnswer:
+    context = call.context
+    terms = terms_of(context, call.caller, body, idempotency_key=call.idempotency_key)
+    with order_of(context, call.caller, body) as order:
+        accepted = submit_order(context.intake, call.caller.submitter, order, terms)
+    return _answer(call, accepted.render_id, sorted(accepted.remarks))
+
+
+def _answer(call: Call, render_id: str, remarks: list[str]) -> AcceptedAnswer:
+    context = call.context
+    render = context.render(call.caller, render_id)
     # From the rows: a repeated request gets the seeds of the first one.
     seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
     return AcceptedAnswer(
-        **RenderForm.of(render, **outlook(context.services, render)).model_dump(),
-        seeds=seeds,
-        remarks=sorted(accepted.remarks),
+        **RenderForm.of(render, **outlook(context.services, render)).model_dump(), seeds=seeds, remarks=remarks
     )
 
 
-def _dry_run(context: ApiContext, caller: Caller, order: Order, terms: Terms) -> DryAnswer:
-    before = context.jobs.accepted_before(terms.submission(caller.submitter))
-    jobs = admit(context.intake, caller.submitter, order, terms)
-    expected = outlook_of_new(
-        context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
-    )
-    remarks = sorted(remarks_of(context.intake, jobs))
+def _dry_run(call: Call, body: RenderBody) -> DryAnswer:
+    context = call.context
+    terms = terms_of(context, call.caller, body, idempotency_key=call.idempotency_key)
+    with order_of(context, call.caller, body) as order:
+        before = context.jobs.accepted_before(terms.submission(call.caller.submitter))
+        jobs = admit(context.intake, call.caller.submitter, order, terms)
+        expected = outlook_of_new(
+            context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
+        )
+        remarks = sorted(remarks_of(context.intake, jobs))
     return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), remarks=remarks, **expected)
 
 

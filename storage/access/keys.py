@@ -5,7 +5,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -127,6 +127,18 @@ class Keys:
                 )
             ).first()
         return None if row is None else _key(row)
+
+    def usable_of(self, key_ids: Collection[str]) -> set[str]:
+        """Return those of these keys, by id, that are neither expired nor revoked."""
+        if not key_ids:
+            return set()
+        statement = select(keys.c.id).where(
+            keys.c.id.in_(sorted(key_ids)),
+            keys.c.revoked_at.is_(None),
+            keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
+        )
+        with self.database.read() as connection:
+            return set(connection.execute(statement).scalars())
 
     def all(self) -> Sequence[Key]:
         """List all keys, oldest first."""

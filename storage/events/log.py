@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
 from storage.rules.ids import job_id
+
+#: Databases take only so many values in a statement.
+_AT_ONCE = 500
 
 
 class EventKind(StrEnum):
@@ -132,13 +135,22 @@ class EventLog:
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [
-                Event(
-                    seq=row.seq,
-                    at=row.at,
-                    kind=EventKind(row.kind),
-                    index=row._mapping["index"],
-                    data=json.loads(row.data),
-                )
-                for row in connection.execute(statement)
-            ]
+            return [_event(row) for row in connection.execute(statement)]
+
+    def these(self, numbers: Iterable[tuple[str, int]]) -> dict[str, list[Event]]:
+        """Return these events, by render and in order: one statement for those of many renders."""
+        found: defaultdict[str, list[Event]] = defaultdict(list)
+        left = sorted(numbers)
+        with self._database.read() as connection:
+            while left:
+                some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+                statement = select(events).where(tuple_(events.c.render_id, events.c.seq).in_(some))
+                for row in connection.execute(statement.order_by(events.c.render_id, events.c.seq)):
+                    found[row.render_id].append(_event(row))
+        return found
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event(
+        seq=row.seq, at=row.at, kind=EventKind(row.kind), index=row._mapping["index"], data=json.loads(row.data)
+    )

@@ -16,6 +16,11 @@ from storage.settings import Settings
 
 #: Libraries that repeat themselves while a service is unavailable.
 _CHATTER = ("celery", "kombu")
+#: Libraries that log every connection, every address or every ticket.
+_TALKATIVE = (
+    *("alembic", "amqp", "botocore", "boto3", "s3transfer", "celery.worker.strategy", "celery.app.trace", "kombu"),
+    *("httpcore", "httpx", "urllib3"),
+)
 _ONCE_IN_SECONDS = 60.0
 _OURS = ("storage", "scheduler", "worker", "__main__")
 #: What every record has; the rest was handed over as `extra`.
@@ -50,6 +55,15 @@ class _OnceAMinute(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.name.startswith(_CHATTER) or self._throttle.passes((record.pathname, record.lineno))
+
+
+class _WithoutQueries(logging.Filter):
+    """Leaves out what follows the question mark in a web server's lines: signatures of addresses stand there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(_without_query(one) for one in record.args)
+        return True
 
 
 class TextFormatter(logging.Formatter):
@@ -101,9 +115,16 @@ def configure_logging(settings: Settings, process: str) -> None:
     # A warning of Python's own would be a line that is no JSON.
     logging.captureWarnings(settings.log_format == "json")
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # Libraries that log every connection, or every ticket.
-    for name in ("alembic", "amqp", "botocore", "celery.worker.strategy", "celery.app.trace", "kombu", "urllib3"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    access = logging.getLogger("uvicorn.access")
+    if not any(isinstance(one, _WithoutQueries) for one in access.filters):
+        access.addFilter(_WithoutQueries())
+
+
+def _without_query(value: object) -> object:
+    path, mark, _ = value.partition("?") if isinstance(value, str) and value.startswith("/") else (value, "", "")
+    return f"{path}?…" if mark else value
 
 
 def _as_text(value: object) -> str:

@@ -115,7 +115,7 @@ class Views:
                 row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
             raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
-        return _render(row)
+        return read_render(row)
 
     def renders(
         self, *, limit: int = 20, owner: str | None = None, after: str | None = None, before: str | None = None
@@ -142,7 +142,7 @@ class Views:
             same = renders.c.created_at == first.created_at
             statement = statement.where(newer | (same & (renders.c.id < first.id)))
         with self._database.read() as connection:
-            found = [_render(row) for row in connection.execute(statement)]
+            found = [read_render(row) for row in connection.execute(statement)]
         return found if before is None else found[::-1]
 
     def accepted_as(self, owner: str, name: str) -> bool:
@@ -316,7 +316,8 @@ def _split(name: str) -> tuple[str, int]:
     return found
 
 
-def _render(row: Row[Any]) -> RenderView:
+def read_render(row: Row[Any]) -> RenderView:
+    """Return the render in a row."""
     return RenderView(
         id=row.id,
         owner=row.owner,

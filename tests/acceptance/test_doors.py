@@ -46,7 +46,7 @@ def test_pictures_come_in_the_format_asked_for(client: openai.OpenAI, form: str,
     assert picture(answer.data[0].b64_json).format == kind
 
 
-def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.OpenAI) -> None:
+def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.OpenAI, api: Api) -> None:
     answer = client.images.generate(prompt="a", response_format="url")
     assert answer.data is not None
     address = str(answer.data[0].url)
@@ -58,6 +58,9 @@ def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.Op
         address.replace("-000000", "-000001"),
     ):
         assert httpx.get(forged).status_code == 404
+    logs = "".join(file.read_text(errors="replace") for file in api.home.folder.rglob("*.err"))
+    assert "/v1/pictures/" in logs
+    assert address.partition("signature=")[2] not in logs
 
 
 def test_a_name_of_openais_means_the_default_model(client: openai.OpenAI) -> None:

@@ -15,7 +15,7 @@ from scheduler.api.access import Open
 from scheduler.api.app import make_api
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
-from scheduler.services import Services, open_services
+from scheduler.services import open_services
 from storage.access.keys import Keys, Limits, Role
 from storage.database import schema
 from storage.database.connection import Database
@@ -73,8 +73,9 @@ source = "somewhere/ink"
 class Stage:
     """A farm in this process: SQLite, a folder, the API on a port, and a worker by hand."""
 
-    def __init__(self, services: Services, address: str, *, keyed: bool = True) -> None:
-        self.services = services
+    def __init__(self, context: ApiContext, address: str, *, keyed: bool = True) -> None:
+        self.context = context
+        self.services = context.services
         self.address = address
         #: To be closed; making a client takes longer than most of its requests.
         self.held = ExitStack()
@@ -135,9 +136,10 @@ def running_stage(folder: Path, *, keyed: bool = True, database_url: str | None 
     (folder / "models.toml").write_text(MODELS)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
-    app = make_api(ApiContext(services, None), without_keys=Open.TO_THIS_MACHINE)
+    context = ApiContext(services, None)
+    app = make_api(context, without_keys=Open.TO_THIS_MACHINE)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
-    stage = Stage(services, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
+    stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()
 
     def work() -> None:
@@ -152,13 +154,17 @@ def running_stage(folder: Path, *, keyed: bool = True, database_url: str | None 
     ]
     for thread in threads:
         thread.start()
-    with stage.held:
-        yield stage
-    server.should_exit = True
-    stopped.set()
-    for thread in threads:
-        thread.join()
-    services.database.close()
+    try:
+        with stage.held:
+            yield stage
+    finally:
+        # Whoever still waits is answered, as when `farm api` is stopped.
+        context.ending.set()
+        server.should_exit = True
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        services.database.close()
 
 
 def png(size: int = 64) -> bytes:

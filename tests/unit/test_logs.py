@@ -21,6 +21,10 @@ for _ in range(100):
     logging.getLogger("kombu.connection").warning("connection lost")
     logging.getLogger("worker.serving.batch").warning("job failed", extra={"job": "r-000001"})
 logging.getLogger("celery.worker.consumer.consumer").error("something else")
+said = ("127.0.0.1:1", "GET", "/v1/pictures/r-000001?until=1&signature=s1gned", "1.1", 200)
+logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', *said)
+for name in ("httpx", "httpcore.http11", "botocore.auth", "boto3.s3", "s3transfer.futures", "urllib3.connectionpool"):
+    logging.getLogger(name).info("GET %s", "https://store/r-000001.png?X-Amz-Signature=s1gned")
 warnings.warn("old")
 """
 
@@ -46,10 +50,21 @@ def test_with_json_every_line_is_an_object_also_those_of_libraries(monkeypatch: 
         "connection lost",
         "job failed",
         "something else",
+        '127.0.0.1:1 - "GET /v1/pictures/r-000001?… HTTP/1.1" 200',
     }
     assert ["UserWarning: old" in line["message"] for line in lines if line["logger"] == "py.warnings"] == [True]
     assert list(lines[0])[:5] == ["time", "level", "process", "logger", "message"]
     assert {line.get("job") for line in lines if line["message"] == "job failed"} == {"r-000001"}
+
+
+def test_signed_addresses_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    for level in ("info", "debug"):
+        monkeypatch.setenv("FARM_LOG_LEVEL", level)
+        lines = talk(monkeypatch, "text")
+        assert [line.partition("w: ")[2] for line in lines if "GET" in line] == [
+            '127.0.0.1:1 - "GET /v1/pictures/r-000001?… HTTP/1.1" 200'
+        ]
+        assert not any("s1gned" in line for line in lines)
 
 
 def record(message: str, *args: Any, name: str = "worker.serving.batch", **fields: Any) -> logging.LogRecord:

@@ -4,22 +4,26 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat import webui_answers
-from scheduler.api.compat.pictures import as_base64, encoded, rendered
+from scheduler.api.compat.pictures import Call, as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.compat.webui_request import FIELDS, TextToImage, wanted
 from scheduler.api.compat.webui_samplers import schedules
-from scheduler.api.compat.webui_settings import KEPT, alias_of, read_settings
+from scheduler.api.compat.webui_settings import KEPT, WebUISettings, alias_of, read_settings
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import Accepted
+from storage.renders.views import JobView
 from storage.rules.states import Priority, State
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import SAMPLERS
@@ -49,35 +53,33 @@ extension = APIRouter(
 )
 
 
-@router.post("/txt2img")
-def text_to_image(
-    context: Context, body: TextToImage, caller: CanSubmit, idempotency_key: IdempotencyKey = None
-) -> TextToImageAnswer:
+@router.post("/txt2img", response_model=TextToImageAnswer)
+async def text_to_image(
+    context: Context, body: TextToImage, caller: CanSubmit, http: Request, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Render, wait, and return the pictures: for clients of the web UI.
 
     Of an interrupted call, those that were made before, as the web UI does.
     """
-    terms = Terms(
-        priority=Priority.INTERACTIVE,
-        idempotency_key=idempotency_key,
-        request_hash=hash_of(body.model_dump(mode="json")) if idempotency_key else None,
-        watched=True,
-    )
-    asked = wanted(context, body, context.webui_options.get(caller.owner, {}))
-    if not body.override_settings_restore_afterwards:
-        _keep(context, caller.owner, body.override_settings)
+    given = await run_in_threadpool(wanted, context, body, context.webui_options.get(caller.owner, {}))
+
+    def asked() -> tuple[Order, Terms]:
+        terms = Terms(
+            priority=Priority.INTERACTIVE,
+            idempotency_key=idempotency_key,
+            request_hash=hash_of(body.model_dump(mode="json")) if idempotency_key else None,
+            watched=True,
+        )
+        if not body.override_settings_restore_afterwards:
+            _keep(context, caller.owner, body.override_settings)
+        return given.order, terms
+
+    def answer(accepted: Accepted, jobs: Sequence[JobView]) -> TextToImageAnswer:
+        return _answer(context, body, given.settings, accepted, jobs)
+
+    call = Call(context=context, caller=caller, request=http, seconds=_SECONDS, interruptible=True)
     with spelled(FIELDS):
-        accepted, jobs = rendered(context, caller, asked.order, terms, seconds=_SECONDS, interruptible=True)
-    form, quality = asked.settings.samples_format, asked.settings.jpeg_quality
-    made = [job for job in jobs if job.state is State.DONE]
-    remarks = sorted(accepted.remarks)
-    if len(made) < len(jobs):
-        remarks.append(f"interrupted: {len(made)} of {len(jobs)} pictures were made (render {accepted.render_id})")
-    return TextToImageAnswer(
-        images=[as_base64(encoded(context, job, form=form, quality=quality)) for job in made] * body.send_images,
-        parameters=body.model_dump(mode="json"),
-        info=json.dumps({**webui_answers.info(context, body, jobs[0].spec, made), "remarks": remarks}),
-    )
+        return await rendered(call, asked, answer)
 
 
 @router.get("/progress")
@@ -186,6 +188,21 @@ def list_controlnets(context: Context, _caller: CanRead) -> dict[str, list[str]]
 def list_modules(_caller: CanRead) -> dict[str, Any]:
     """List the preprocessors: none."""
     return {"module_list": ["none"], "module_detail": {}}
+
+
+def _answer(
+    context: ApiContext, body: TextToImage, settings: WebUISettings, accepted: Accepted, jobs: Sequence[JobView]
+) -> TextToImageAnswer:
+    form, quality = settings.samples_format, settings.jpeg_quality
+    made = [job for job in jobs if job.state is State.DONE]
+    remarks = sorted(accepted.remarks)
+    if len(made) < len(jobs):
+        remarks.append(f"interrupted: {len(made)} of {len(jobs)} pictures were made (render {accepted.render_id})")
+    return TextToImageAnswer(
+        images=[as_base64(encoded(context, job, form=form, quality=quality)) for job in made] * body.send_images,
+        parameters=body.model_dump(mode="json"),
+        info=json.dumps({**webui_answers.info(context, body, jobs[0].spec, made), "remarks": remarks}),
+    )
 
 
 def _keep(context: ApiContext, owner: str, options: dict[str, Any]) -> list[str]:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanSubmit
 from scheduler.api.compat.bodies import ClientBody
-from scheduler.api.compat.pictures import as_base64, encoded, rendered
+from scheduler.api.compat.pictures import Call, as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
@@ -21,6 +21,7 @@ from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest, at
+from scheduler.intake.submit import Accepted
 from storage.errors import BadSpecification
 from storage.renders.views import JobView
 from storage.rules.states import Priority
@@ -106,31 +107,37 @@ class ImagesAnswer(BaseModel):
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError), route_class=JsonRoute)
 
 
-@router.post("/images/generations")
-def generate_images(
+@router.post("/images/generations", response_model=ImagesAnswer)
+async def generate_images(
     context: Context,
     body: ImagesBody,
     caller: CanSubmit,
     http: HttpRequest,
     idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[int, Header(ge=0, description="Set by OpenAI's clients when they retry.")] = 0,
-) -> ImagesAnswer:
+) -> Response:
     """Render, wait, and return the pictures: for clients of OpenAI's Images API.
 
     A client that has lost patience and asks again gets the pictures of its first request.
     """
-    order = Order(requests=(source_of(context, body),), remarks=tuple(remarks_on(context, body)))
-    terms = Terms(
-        priority=Priority.INTERACTIVE,
-        idempotency_key=idempotency_key,
-        request_hash=hash_of(body.model_dump(mode="json")),
-        repeated=x_stainless_retry_count > 0,
-        watched=True,
-    )
+
+    def asked() -> tuple[Order, Terms]:
+        order = Order(requests=(source_of(context, body),), remarks=tuple(remarks_on(context, body)))
+        terms = Terms(
+            priority=Priority.INTERACTIVE,
+            idempotency_key=idempotency_key,
+            request_hash=hash_of(body.model_dump(mode="json")),
+            repeated=x_stainless_retry_count > 0,
+            watched=True,
+        )
+        return order, terms
+
+    def answer(accepted: Accepted, jobs: Sequence[JobView]) -> ImagesAnswer:
+        made = answer_of(context, body, jobs, base_url=str(http.base_url))
+        return made.model_copy(update={"remarks": sorted(accepted.remarks)})
+
     with spelled(FIELDS):
-        accepted, jobs = rendered(context, caller, order, terms, seconds=_SECONDS)
-    answer = answer_of(context, body, jobs, base_url=str(http.base_url))
-    return answer.model_copy(update={"remarks": sorted(accepted.remarks)})
+        return await rendered(Call(context=context, caller=caller, request=http, seconds=_SECONDS), asked, answer)
 
 
 def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:

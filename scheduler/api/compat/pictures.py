@@ -2,9 +2,13 @@
 
 import base64
 import io
-from contextlib import nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from fastapi import Request, Response
 from PIL import ExifTags, Image
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
@@ -13,7 +17,6 @@ from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
-from scheduler.results.follow import wait_for_render
 from storage.renders.views import JobView
 from storage.rules.states import State
 
@@ -21,23 +24,54 @@ from storage.rules.states import State
 _MOST_EXIF_BYTES = 65_000
 
 
-def rendered(
-    context: ApiContext, caller: Caller, order: Order, terms: Terms, *, seconds: float, interruptible: bool = False
-) -> tuple[Accepted, list[JobView]]:
-    """Submit an order, wait for its end and return its jobs, all done.
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """Hold whose request it is, and how long it may wait for its pictures."""
+
+    context: ApiContext
+    caller: Caller
+    request: Request
+    seconds: float
+    #: While it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`); its jobs are then
+    #: done or cancelled.
+    interruptible: bool = False
+
+
+async def rendered(
+    call: Call, asked: Callable[[], tuple[Order, Terms]], answer: Callable[[Accepted, list[JobView]], BaseModel]
+) -> Response:
+    """Submit an order, wait for its end and return the answer about its jobs, all done.
 
     Args:
-        interruptible: while it is waited for, the protocol's own `interrupt` may end it (`storage.renders.waits`);
-            its jobs are then done or cancelled.
+        asked: what to submit; called in a thread, as is `answer`.
 
-    Raises what submitting raises; Refused: 504 after so many seconds, 503 if the API is stopping (in both cases
-    the render goes on), 409 if it was cancelled, 422 with the reason if a picture failed.
+    Raises what submitting raises; Refused: 429 or 503 if too many wait, before anything is submitted; 504 after the
+    call's seconds, 503 if the API is stopping (in both cases the render goes on), 409 if it was cancelled, 422 with
+    the reason if a picture failed.
     """
-    accepted = submit_order(context.intake, caller.submitter, order, terms)
-    with context.waits.waiting(accepted.render_id) if interruptible else nullcontext(_nothing) as renew:
-        render = wait_for_render(
-            context.views, accepted.render_id, seconds=seconds, look=lambda _: bool(renew()), ending=context.ending
+    context = call.context
+
+    def submitted() -> Accepted:
+        order, terms = asked()
+        return submit_order(context.intake, call.caller.submitter, order, terms)
+
+    def answered() -> Response:
+        made = answer(accepted, _finished(call, accepted.render_id))
+        # Written here: megabytes of pictures take their time.
+        return Response(made.model_dump_json(), media_type="application/json")
+
+    with context.waiters.places.taken(call.caller):
+        accepted = await run_in_threadpool(submitted)
+        await context.waiters.wait(
+            call.request, accepted.render_id, seconds=call.seconds, interruptible=call.interruptible
         )
+        return await run_in_threadpool(answered)
+
+
+def _finished(call: Call, render_id: str) -> list[JobView]:
+    """Return the jobs of a render that was waited for. Raises Refused."""
+    context = call.context
+    render = context.views.render(render_id)
     if not render.finished:
         status, why = (503, "the API is stopping") if context.ending.is_set() else (504, "it is not finished yet")
         raise Refused(
@@ -47,11 +81,11 @@ def rendered(
         )
     jobs = list(context.views.jobs(render.id))
     for job in jobs:
-        if job.state is State.CANCELLED and not interruptible:
+        if job.state is State.CANCELLED and not call.interruptible:
             raise Refused(409, f"render {render.id} was cancelled")
         if job.state is State.FAILED:
             raise Refused(422, f"picture {job.index}: {job.error}")
-    return accepted, jobs
+    return jobs
 
 
 def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
@@ -77,10 +111,6 @@ def converted(picture: Image.Image, form: Format, quality: int) -> bytes:
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
     picture.convert("RGB").save(buffer, form.upper(), quality=quality, exif=exif)
     return buffer.getvalue()
-
-
-def _nothing() -> None:
-    """Renew nothing: nobody can interrupt this wait."""
 
 
 def as_base64(data: bytes) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanRead, CanSubmit
@@ -21,8 +22,7 @@ from scheduler.api.problems import RESPONSES
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
-from scheduler.intake.submit import submit_order
-from scheduler.results.follow import wait_for_render
+from scheduler.intake.submit import Accepted, submit_order
 from storage.errors import BadSpecification
 from storage.renders.views import RenderView
 from storage.rules.states import Priority, State
@@ -97,13 +97,13 @@ Call = Annotated[_Call, Depends()]
 
 
 @router.post("/predictions", status_code=201)
-def create_prediction(body: PredictionBody, call: Call) -> Prediction:
+async def create_prediction(body: PredictionBody, call: Call) -> Prediction:
     """Submit a prediction; `version` names the model."""
-    return _created(call, body, body.version)
+    return await _created(call, body, body.version)
 
 
 @router.post("/models/{owner}/{name}/predictions", status_code=201)
-def create_prediction_of_model(
+async def create_prediction_of_model(
     owner: Annotated[str, Path(max_length=63, description="Anything.")],
     name: Annotated[str, Path(max_length=63, description="A registered model.")],
     body: PredictionBody,
@@ -113,7 +113,7 @@ def create_prediction_of_model(
     del owner
     if body.version is not None and _alias(body.version) != name:
         raise BadSpecification(f"version: the address names the model {name}; leave the version out")
-    return _created(call, body, name)
+    return await _created(call, body, name)
 
 
 @router.get("/predictions")
@@ -157,10 +157,21 @@ def cancel_prediction(context: Context, render_id: RenderId, caller: CanSubmit, 
     return _prediction(context, context.render(caller, render_id), request)
 
 
-def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
+async def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction:
     if call.cancel_after is not None:
         raise BadSpecification("Cancel-After: not supported; POST /v1/predictions/ID/cancel cancels a prediction")
-    context, seconds = call.context, wait_of(call.prefer)
+    seconds = wait_of(call.prefer)
+    if seconds is None:
+        accepted = await run_in_threadpool(_accepted, call, body, model)
+        return await run_in_threadpool(_answer, call, accepted)
+    waiters = call.context.waiters
+    with waiters.places.taken(call.caller):
+        accepted = await run_in_threadpool(_accepted, call, body, model)
+        await waiters.wait(call.request, accepted.render_id, seconds=seconds)
+        return await run_in_threadpool(_answer, call, accepted)
+
+
+def _accepted(call: _Call, body: PredictionBody, model: str | None) -> Accepted:
     terms = Terms(
         priority=Priority.INTERACTIVE,
         idempotency_key=call.idempotency_key,
@@ -169,11 +180,12 @@ def _created(call: _Call, body: PredictionBody, model: str | None) -> Prediction
     )
     spellings = {"model": "version", **{ours: theirs for theirs, ours in _INPUTS.items() if theirs in body.input}}
     with spelled(spellings):
-        accepted = submit_order(context.intake, call.caller.submitter, _order(context, body, model), terms)
-    if seconds is not None:
-        wait_for_render(context.views, accepted.render_id, seconds=seconds, ending=context.ending)
-    render = context.render(call.caller, accepted.render_id)
-    made = _prediction(context, render, call.request)
+        return submit_order(call.context.intake, call.caller.submitter, _order(call.context, body, model), terms)
+
+
+def _answer(call: _Call, accepted: Accepted) -> Prediction:
+    render = call.context.render(call.caller, accepted.render_id)
+    made = _prediction(call.context, render, call.request)
     # Replicate's client takes every other state in this answer, `processing` too, for the end of the prediction.
     status = {} if render.finished else {"status": "starting"}
     return made.model_copy(update={**status, "remarks": sorted(accepted.remarks)})

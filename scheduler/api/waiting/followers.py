@@ -1,0 +1,213 @@
+"""Tell what happens to renders to all who follow them: one reader of rows for every stream of this process."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event as Flag
+
+from starlette.concurrency import run_in_threadpool
+
+from scheduler.api.access import Caller
+from scheduler.api.waiting.places import Places
+from scheduler.api.waiting.shared_reader import SharedReader
+from scheduler.results.json_forms import RenderForm
+from storage.access.keys import Keys
+from storage.database.connection import Database
+from storage.errors import ServiceProblem
+from storage.events.log import Event, EventLog, event_fields
+from storage.renders.followed import Followed, FollowedRender
+from storage.rules.ids import job_id
+
+#: How often rows are read, and so how often progress is sent at most.
+_LOOK_SECONDS = 0.5
+#: Proxies close idle connections, mostly after a minute.
+_KEEP_ALIVE_SECONDS = 15.0
+#: Events of a render that are kept for its streams; one that is further behind reads them by itself.
+_KEPT = 200
+
+#: The number of an event, and what is sent of it.
+_Told = tuple[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A render as it was read last."""
+
+    row: FollowedRender
+    shares: Mapping[int, float]
+    #: What is sent of it.
+    progress: str
+
+
+@dataclass(eq=False)
+class _Render:
+    """A render that is followed."""
+
+    seen: _Seen | None = None
+    #: The last events, without a gap.
+    recent: deque[_Told] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    streams: "set[_Stream]" = field(default_factory=set)
+
+    def after(self, seq: int) -> list[_Told] | None:
+        """Return the events after number `seq`; None if they are no longer, or not yet, all here."""
+        if not self.recent or self.recent[0][0] > seq + 1:
+            return None
+        return [one for one in self.recent if one[0] > seq]
+
+
+@dataclass(eq=False)
+class _Stream:
+    """Somebody who follows a render."""
+
+    #: None: no key was needed.
+    key_id: str | None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
+
+    def end(self) -> None:
+        self.over = True
+        self.news.set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    renders: Mapping[str, _Render]
+    keys: Collection[str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What is new of what was asked for; a render that is not in `seen` is gone."""
+
+    renders: Mapping[str, _Render]
+    seen: Mapping[str, _Seen]
+    told: Mapping[str, list[_Told]]
+    #: Keys that let nobody in any more.
+    ended: Collection[str | None]
+
+
+class Followers(SharedReader[_Asked, _Found]):
+    """Streams of server-sent events."""
+
+    def __init__(self, database: Database, ending: Flag) -> None:
+        super().__init__(every_seconds=_LOOK_SECONDS, ending=ending)
+        self.places = Places("streams of events")
+        self._rows = Followed(database)
+        self._events = EventLog(database)
+        self._keys = Keys(database)
+        self._renders: dict[str, _Render] = {}
+
+    @contextmanager
+    def follow(self, render_id: str, caller: Caller, seen: int) -> Iterator[AsyncIterator[str]]:
+        """Follow a render from event number `seen` on; what is yielded is what to send.
+
+        It ends with the render, with the caller's key, and when the API stops. Raises Refused if too many follow.
+        """
+        with self.places.taken(caller):
+            render = self._renders.setdefault(render_id, _Render())
+            stream = _Stream(caller.key_id)
+            render.streams.add(stream)
+            if render.seen is not None:
+                stream.news.set()
+            self._awake()
+            try:
+                yield self._texts(render_id, render, stream, seen)
+            finally:
+                render.streams.discard(stream)
+                if not render.streams:
+                    self._renders.pop(render_id, None)
+
+    async def _texts(self, render_id: str, render: _Render, stream: _Stream, seen: int) -> AsyncIterator[str]:
+        said = ""
+        while True:
+            try:
+                async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
+                    await stream.news.wait()
+            except TimeoutError:
+                yield ": keep-alive\n\n"
+                continue
+            stream.news.clear()
+            now = render.seen
+            if stream.over or now is None:
+                # The client reconnects and continues after the last event seen, or learns why it cannot.
+                return
+            while seen < now.row.events:
+                told = render.after(seen)
+                if told is None:
+                    try:
+                        told = await run_in_threadpool(self._read_after, render_id, seen)
+                    except ServiceProblem:
+                        return
+                if not told:
+                    break
+                for seen, text in told:  # noqa: B007 - where it goes on
+                    yield text
+            if now.row.view.finished:
+                return
+            if now.progress != said:
+                said = now.progress
+                yield said
+
+    def _read_after(self, render_id: str, seen: int) -> list[_Told]:
+        return [(event.seq, _text(render_id, event)) for event in self._events.after(render_id, seen)]
+
+    def _asked(self) -> _Asked | None:
+        if not self._renders:
+            return None
+        keys = {stream.key_id for render in self._renders.values() for stream in render.streams}
+        return _Asked(renders=dict(self._renders), keys=keys)
+
+    def _look(self, asked: _Asked) -> _Found:
+        keys = {key for key in asked.keys if key is not None}
+        ended: set[str | None] = set(keys - self._keys.usable_of(keys))
+        if None in asked.keys and self._keys.any_made():
+            ended.add(None)
+        rows = self._rows.renders(asked.renders)
+        shares = self._rows.shares(rows.keys())
+        seen: dict[str, _Seen] = {}
+        numbers: list[tuple[str, int]] = []
+        for render_id, row in rows.items():
+            before = asked.renders[render_id].seen
+            seen[render_id] = _seen(row, shares.get(render_id, {}), before)
+            # Of a render that nobody followed before, each stream reads by itself what it has missed.
+            last = row.events if before is None else before.row.events
+            numbers += ((render_id, seq) for seq in range(max(last + 1, row.events - _KEPT + 1), row.events + 1))
+        events = self._events.these(numbers) if numbers else {}
+        told = {name: [(event.seq, _text(name, event)) for event in some] for name, some in events.items()}
+        return _Found(renders=asked.renders, seen=seen, told=told, ended=ended)
+
+    def _tell(self, found: _Found) -> None:
+        for render_id, render in found.renders.items():
+            now = found.seen.get(render_id)
+            told = found.told.get(render_id, ())
+            if told and render.recent and render.recent[-1][0] + 1 != told[0][0]:
+                render.recent.clear()
+            render.recent.extend(told)
+            changed, render.seen = now != render.seen, now
+            for stream in render.streams:
+                if now is None or stream.key_id in found.ended:
+                    stream.end()
+                elif changed:
+                    stream.news.set()
+
+    def _end(self, error: Exception | None) -> None:
+        del error  # the client reconnects, and is told of it then
+        for render in self._renders.values():
+            for stream in render.streams:
+                stream.end()
+
+
+def _seen(row: FollowedRender, shares: Mapping[int, float], before: _Seen | None) -> _Seen:
+    if before is not None and (before.row.view, before.shares) == (row.view, shares):
+        return _Seen(row=row, shares=shares, progress=before.progress)
+    jobs = {job_id(row.view.id, index): share for index, share in shares.items()}
+    data = json.dumps({**RenderForm.of(row.view).model_dump(mode="json"), "jobs": jobs})
+    return _Seen(row=row, shares=shares, progress=f"event: progress\ndata: {data}\n\n")
+
+
+def _text(render_id: str, event: Event) -> str:
+    data = {"seq": event.seq, "at": event.at, **event_fields(render_id, event.index, event.data)}
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
