@@ -237,6 +237,7 @@ open_backends({"simulated"}, Device("simulated", 0), resources)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", _LIGHT)
 def test_a_light_process_never_imports_torch(process: str) -> None:
     program = f"{_LIGHT[process]}\nimport sys\nprint(*{{'torch', 'diffusers', 'transformers'}} & sys.modules.keys())"

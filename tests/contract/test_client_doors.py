@@ -189,6 +189,7 @@ def test_a_prediction_that_is_over_within_the_wait_has_its_pictures(stage: Stage
     assert (made["status"], len(made["output"])) == ("succeeded", 1)
 
 
+@pytest.mark.slow
 def test_predictions_are_listed_by_pages_in_both_directions(stage: Stage) -> None:
     key = stage.new_key("paul")
     jobs = stage.services.jobs

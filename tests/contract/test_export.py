@@ -46,6 +46,7 @@ def test_shards_may_be_cut_by_their_bytes(farm: Jobs, database: Database, object
     assert all(shard["bytes"] <= each * 7 for shard in stats)
 
 
+@pytest.mark.slow
 def test_shards_are_written_while_the_render_runs(
     farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_receiver_that_trickles_its_answer_is_given_up(farm: Jobs, database: D
     assert (only(database).state, only(database).answer) == (DeliveryState.PENDING, "ReadTimeout")
 
 
+@pytest.mark.slow
 def test_as_many_receivers_are_heard_at_once_as_messages_are_sent(farm: Jobs, database: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
         for _ in range(16):
@@ -202,6 +203,7 @@ def test_as_many_receivers_are_heard_at_once_as_messages_are_sent(farm: Jobs, da
     assert {one.state for one in Webhooks(database).all()} == {DeliveryState.DELIVERED}
 
 
+@pytest.mark.slow
 def test_messages_go_on_while_one_receiver_does_not_answer(
     farm: Jobs, receiver: Receiver, deliverer: WebhookDelivery
 ) -> None:

@@ -16,6 +16,7 @@ print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "then",
     ["pass", "open_services(read_settings(home=sys.argv[1])).views"],

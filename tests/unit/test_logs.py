@@ -34,6 +34,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, format: str) -> list[str]:  # noqa: A0
     return subprocess.run([sys.executable, "-c", _TALK], capture_output=True, text=True, check=True).stderr.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "times"), [("Cannot connect to redis", 1), ("connection lost", 1), ("job failed", 100), ("else", 1)]
 )

@@ -203,6 +203,7 @@ def test_bad_rows_can_be_left_out_and_are_reported(tmp_path: Path) -> None:
     assert bad.left_out == 4
 
 
+@pytest.mark.slow
 def test_a_line_without_end_is_refused_without_being_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     with path.open("wb") as file:
