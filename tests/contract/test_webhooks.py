@@ -205,8 +205,10 @@ def test_as_many_receivers_are_heard_at_once_as_messages_are_sent(farm: Jobs, da
 
 @pytest.mark.slow
 def test_messages_go_on_while_one_receiver_does_not_answer(
-    farm: Jobs, receiver: Receiver, deliverer: WebhookDelivery
+    farm: Jobs, receiver: Receiver, deliverer: WebhookDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On a busy machine the others may take longer than an attempt may.
+    monkeypatch.setattr("scheduler.background.webhook_delivery._TIMEOUT_SECONDS", 600.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as threads:
         render(farm, f"http://127.0.0.1:{silent.getsockname()[1]}/hook")
         render(farm, receiver.url, EventKind.JOB_DONE, n=8)
@@ -215,7 +217,7 @@ def test_messages_go_on_while_one_receiver_does_not_answer(
         delivering = threads.submit(deliverer.run_once)
         connection, _ = silent.accept()
         try:
-            eventually(lambda: len(receiver.got) == 32, "all others are delivered", timeout=15)
+            eventually(lambda: len(receiver.got) == 32, "all others are delivered")
             assert not delivering.done()
         finally:
             connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
