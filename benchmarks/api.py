@@ -205,6 +205,8 @@ def _lost(address: str, key: str, renders: Sequence[str]) -> int:
 
 
 def _quantiles(times: Sequence[float]) -> dict[str, float]:
+    if not times:
+        return {}  # nothing was answered; the errors say so
     ordered = sorted(times)
     return {
         "median_ms": round(1000 * statistics.median(ordered), 1),

@@ -1,5 +1,6 @@
 """Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
+import resource
 import socket
 from threading import Event
 from types import FrameType
@@ -20,6 +21,9 @@ from storage.settings import read_settings
 if TYPE_CHECKING:
     import uvicorn
 
+#: 1,200 requests that wait and as many streams (`scheduler.api.waiting.places`), and room for all else. Most systems
+#: begin with 1,024.
+_DESCRIPTORS = 4096
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -64,6 +68,7 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         context,
         without_keys=Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY,
     )
+    hold_connections()
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
     )
@@ -83,6 +88,16 @@ def _server(config: "uvicorn.Config", ending: Event) -> "uvicorn.Server":
             super().handle_exit(sig, frame)
 
     return Server(config)
+
+
+def hold_connections() -> None:
+    """Let this process hold as many connections as it has places for callers that wait, where the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < _DESCRIPTORS:
+        say(f"this system allows {wanted} open files; for as many callers as the API lets wait, allow {_DESCRIPTORS}")
 
 
 def listening(host: str, port: int) -> socket.socket:

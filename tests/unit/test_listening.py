@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -33,3 +35,17 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(BadSettings, match=f"--port {port}: cannot listen there"):
             listening("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("soft", "hard", "then"), [(256, 8192, 4096), (256, 512, 512), (5000, 8192, 5000)])
+def test_it_may_hold_as_many_connections_as_there_are_places(soft: int, hard: int, then: int) -> None:
+    limited = f"""
+import resource
+from scheduler.cli.api import hold_connections
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+hold_connections()
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
+    assert done.stdout == f"({then}, {hard})\n"
+    assert ("this system allows 512 open files" in done.stderr) == (hard == 512)
