@@ -25,7 +25,7 @@ from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.order import Order
-from scheduler.intake.submit import admit, publish_tickets, quanta, remarks_of, submit_order
+from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.follow import wait_for_render
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
@@ -51,6 +51,8 @@ def submit_render(
     """Accept a render, whole or not at all, and return at once. With `dry_run`, check it and accept nothing."""
     seconds = wait_of(prefer)
     terms = terms_of(context, caller, body, idempotency_key=idempotency_key)
+    # Before thousands of pictures are specified, or a prompt file is fetched, which has a row at least.
+    check_room(context.intake, caller.submitter, terms, body.jobs)
     with order_of(context, caller, body) as order:
         if body.dry_run:
             response.status_code = 200

@@ -96,15 +96,18 @@ class StoredInputs(dict[str, str | BadSpecification]):
         try:
             found: str | BadSpecification = _reference_of(self._objects, name, local_files=self._local_files)
         except BadSpecification as error:
-            found = error
+            # Without its frames, which hold all that was read there.
+            found = error.with_traceback(None)
         self[name] = found
         return found
 
-    def fill(self, asked: Iterable[SourcedRequest]) -> None:
-        """Look up every input that requests name."""
+    def fill(self, asked: Iterable[SourcedRequest], *, beyond_wrong: bool = False) -> None:
+        """Look up every input that requests name, up to the first that is missing or wrong, or beyond it."""
         for one in asked:
             for _, name in _named(one.request):
-                self[name]
+                if isinstance(self[name], BadSpecification) and not beyond_wrong:
+                    # Whoever reads these requests gets no further.
+                    return
 
 
 def stored_inputs(objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool) -> StoredInputs:
