@@ -9,6 +9,11 @@ from starlette.exceptions import HTTPException
 
 from scheduler.intake.files.json_text import DoubledKey, read_json
 
+#: In a form; a route that takes one reads a file and a field.
+_MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 16, 2**16
+#: Lists and objects in a body: an empty one takes thirty times its two bytes in memory.
+_MOST_VALUES = 1_000_000
+
 
 class DoubledField(HTTPException):
     """Raised when a body has a field twice. FastAPI lets this kind of error alone pass while it reads a body."""
@@ -40,7 +45,16 @@ class _JsonRequest(Request):
         # What was read stays, as in the class that this one extends.
         if not hasattr(self, "_json"):
             try:
-                self._json = read_json(await self.body())
+                body = await self.body()
+                if body.count(b"[") + body.count(b"{") > _MOST_VALUES:
+                    raise HTTPException(
+                        413, f"request body with more than {_MOST_VALUES:,} lists and objects; split it"
+                    )
+                self._json = read_json(body)
             except DoubledKey as error:
                 raise DoubledField(error.place, str(error)) from None
         return self._json
+
+    def form(self, **_limits: Any) -> Any:
+        # Of files, the beginning is held in memory: a thousand of them would be a gigabyte.
+        return super().form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES)

@@ -20,6 +20,8 @@ MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
 #: Modes that Pillow converts to RGB faithfully: not 16 or 32 bits per channel.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+#: Of a safetensors file: the names and shapes of its tensors.
+_MOST_HEADER_BYTES = 2**16
 _DTYPES = {"F16", "BF16", "F32"}
 
 
@@ -63,6 +65,9 @@ def check_image(data: bytes) -> None:
 
 def check_embeddings(data: bytes) -> None:
     """Check that this is a safetensors file with one picture's `prompt_embeds`. Raises ValueError."""
+    if (header := int.from_bytes(data[:8], "little")) > _MOST_HEADER_BYTES and header < len(data):
+        # A million empty tensors would be a gigabyte of objects.
+        raise ValueError(f"its header has {header:,} bytes; that of one picture's embeddings has a few hundred")
     try:
         tensors = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
