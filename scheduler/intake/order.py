@@ -75,10 +75,10 @@ class Order:
         """Count its pictures, reading no more of it than makes so many. Raises InvalidInput as `asked` does."""
         combinations = grid.size(self.in_step, self.combined)
         count = len(self.specs)
-        for one in self._single() if combinations else ():
+        for one in self._single() if combinations and count < at_most else ():
+            count += (one.copies or self.pictures_each) * combinations
             if count >= at_most:
                 break
-            count += (one.copies or self.pictures_each) * combinations
         return min(count, at_most)
 
     def names_inputs(self) -> bool:
