@@ -10,7 +10,12 @@ from starlette.exceptions import HTTPException
 
 from scheduler.intake.files.json_text import DoubledKey, read_json
 
+#: What is parsed beside other requests: a large body takes a second.
 _LARGE_BYTES = 2**16
+#: In a form; a route that takes one reads a file and a field.
+_MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 16, 2**16
+#: Lists and objects in a body: an empty one takes thirty times its two bytes in memory.
+_MOST_VALUES = 1_000_000
 
 
 class DoubledField(HTTPException):
@@ -44,9 +49,17 @@ class _JsonRequest(Request):
         if not hasattr(self, "_json"):
             try:
                 body = await self.body()
+                if body.count(b"[") + body.count(b"{") > _MOST_VALUES:
+                    raise HTTPException(
+                        413, f"request body with more than {_MOST_VALUES:,} lists and objects; split it"
+                    )
                 # A large one takes a second: others are answered meanwhile.
                 large = len(body) > _LARGE_BYTES
                 self._json = await run_in_threadpool(read_json, body) if large else read_json(body)
             except DoubledKey as error:
                 raise DoubledField(error.place, str(error)) from None
         return self._json
+
+    def form(self, **_limits: Any) -> Any:
+        # Of files, the beginning is held in memory: a thousand of them would be a gigabyte.
+        return super().form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES)

@@ -24,8 +24,9 @@ from scheduler.api.response_models import (
     RetryAnswer,
 )
 from scheduler.api.signed_urls import Format
+from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
-from scheduler.intake.submit import admit, publish_tickets, quanta, remarks_of, submit_order
+from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
 from storage.errors import BadSpecification
@@ -76,10 +77,18 @@ async def submit_render(
 
 def _submitted(call: Call, body: RenderBody) -> AcceptedAnswer:
     context = call.context
-    terms = terms_of(context, call.caller, body, idempotency_key=call.idempotency_key)
+    terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:
         accepted = submit_order(context.intake, call.caller.submitter, order, terms)
     return _answer(call, accepted.render_id, sorted(accepted.remarks))
+
+
+def _terms(call: Call, body: RenderBody) -> Terms:
+    """Return how to submit. Raises QuotaExceeded and NotPermitted if the key has no room for it."""
+    terms = terms_of(call.context, call.caller, body, idempotency_key=call.idempotency_key)
+    # Before thousands of pictures are specified, or a prompt file is fetched, which has a row at least.
+    check_room(call.context.intake, call.caller.submitter, terms, body.jobs)
+    return terms
 
 
 def _answer(call: Call, render_id: str, remarks: list[str]) -> AcceptedAnswer:
@@ -94,7 +103,7 @@ def _answer(call: Call, render_id: str, remarks: list[str]) -> AcceptedAnswer:
 
 def _dry_run(call: Call, body: RenderBody) -> DryAnswer:
     context = call.context
-    terms = terms_of(context, call.caller, body, idempotency_key=call.idempotency_key)
+    terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:
         before = context.jobs.accepted_before(terms.submission(call.caller.submitter))
         jobs = admit(context.intake, call.caller.submitter, order, terms)

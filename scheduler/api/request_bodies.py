@@ -94,7 +94,7 @@ class RenderBody(Request):
         grid.check(self._lists(), self.product, given)
         if self.jobs > MAX_JOBS:
             raise ValueError(
-                f"n: {self.jobs} pictures in one call; the maximum is {MAX_JOBS}, a manifest takes any number"
+                f"n: {self.jobs} pictures in one call; the maximum is {MAX_JOBS}, a manifest takes up to ten million"
             )
         return self
 

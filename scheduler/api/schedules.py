@@ -15,6 +15,7 @@ from scheduler.cron.firing import schedule_runner
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.cron.plan import check_plan
 from scheduler.cron.stored_orders import store_order
+from scheduler.intake.admission import check_number
 from storage.errors import BadSpecification
 from storage.renders.schedules import NAME, Plan
 
@@ -70,6 +71,7 @@ def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> Sch
         raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
     seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
     terms = terms_of(context, caller, body.render)
+    check_number(body.render.jobs, caller.submitter.limits)
     with order_of(context, caller, body.render) as order:
         kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=seeds == "same")
     plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)

@@ -1,11 +1,13 @@
 """Admission: who submits, and what their key allows. The same for every way in."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from scheduler.intake.requests import MOST_PICTURES
 from storage.access.keys import Limits
-from storage.access.quotas import Quotas, refuse_excess
-from storage.errors import NotPermitted
+from storage.access.quotas import UNUSED, Quotas, most_at_once, refuse_excess
+from storage.errors import BadSpecification, NotPermitted
 from storage.jobs.values import Idempotency, Submission, Webhook
 from storage.rules.states import Priority
 from storage.spec.picture import Spec
@@ -64,19 +66,30 @@ class Terms:
         )
 
 
-def limits_count_pictures(limits: Limits) -> bool:
-    """Return whether these limits depend on the number of pictures."""
-    return limits.queued is not None or limits.per_day is not None
+def check_quota(quotas: Quotas, submitter: Submitter, pictures: int | Callable[[int], int]) -> None:
+    """Check a key's quotas for more pictures before they are read: those that fit are checked when accepted.
 
-
-def check_quota(quotas: Quotas, submitter: Submitter, pictures: int) -> None:
-    """Check a key's quotas for so many more pictures before they are read: those that fit are checked when accepted.
+    Args:
+        pictures: how many, or what counts them, up to a number; it is not called where there is room for none.
 
     Raises QuotaExceeded; NotPermitted if waiting cannot help.
     """
     limits = submitter.limits
-    if submitter.key_id is not None and (limits_count_pictures(limits) or limits.per_minute is not None):
-        refuse_excess(limits, quotas.used(submitter.key_id, limits), pictures)
+    if submitter.key_id is None or limits == Limits(work=limits.work):
+        return
+    used = quotas.used(submitter.key_id, limits)
+    refuse_excess(limits, used, pictures if isinstance(pictures, int) else 1)
+    if not isinstance(pictures, int) and (most := most_at_once(limits)) is not None:
+        refuse_excess(limits, used, pictures(most + 1))
+
+
+def check_number(pictures: int, limits: Limits) -> None:
+    """Check whether one render may ever have so many pictures. Raises NotPermitted, BadSpecification."""
+    if pictures > MOST_PICTURES:
+        raise BadSpecification(f"more than {MOST_PICTURES:,} pictures in one render; split it")
+    if (most := most_at_once(limits)) is not None and pictures > most:
+        # As if nothing else were asked for.
+        refuse_excess(limits, UNUSED, pictures)
 
 
 def check_work(spec: Spec, limits: Limits) -> None:

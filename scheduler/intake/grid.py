@@ -7,11 +7,13 @@ from typing import Any
 
 from scheduler.intake.files.columns import canonical
 from scheduler.intake.files.json_text import DoubledKey, read_json
-from scheduler.intake.requests import SourcedRequest
-from storage.errors import InvalidInput
+from scheduler.intake.requests import MOST_PICTURES, SourcedRequest
+from storage.errors import BadSpecification, InvalidInput
 from storage.spec.picture import NAMES, Request
 
 Columns = Mapping[str, Sequence[Any]]
+#: Combinations in memory at once.
+_KEPT = 10_000
 
 
 def check(in_step: Columns, combined: Columns, given: Collection[str] = ()) -> None:
@@ -61,8 +63,12 @@ def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Colu
     if not in_step and not combined:
         yield from asked
         return
-    changes = [_read(values) for values in combinations(in_step, combined)]
+    if (count := size(in_step, combined)) > MOST_PICTURES:
+        raise BadSpecification(f"{count:,} combinations of values; the most pictures of a render are {MOST_PICTURES:,}")
+    # A million of them are made again for each row: they would not fit into memory.
+    kept = [_read(values) for values in combinations(in_step, combined)] if count <= _KEPT else None
     for one in asked:
+        changes = kept if kept is not None else map(_read, combinations(in_step, combined))
         for number, change in enumerate(changes):
             name = one.request.custom_id and f"{one.request.custom_id}-{number}"
             yield one._replace(request=one.request.model_copy(update={**change, "custom_id": name}))

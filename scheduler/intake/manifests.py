@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.intake.files import delimited, forms, json_values, other_tools, pasted, plain
+from scheduler.intake.files import delimited, forms, json_values, other_tools, parquet, pasted, plain
 from scheduler.intake.files.columns import Row, request_of
 from scheduler.intake.files.text import head, read_lines
 from scheduler.intake.requests import BadRows, SourcedRequest, at
-from storage.errors import BadSettings, BadSpecification, InvalidInput
+from storage.errors import BadSpecification, InvalidInput
 from storage.spec.controls import REFERENCE
 from storage.spec.picture import Request
 
@@ -87,7 +87,7 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
                 raise BadSpecification(f"{shown} {error}") from None
             match form:
                 case "parquet":
-                    yield from _of_parquet(manifest)
+                    yield from parquet.rows(manifest.path, shown)
                 case "json values":
                     yield from other_tools.rows(json_values.rows_of_values(file, shown, bad), bad)
                 case "table":
@@ -102,16 +102,6 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
                     yield from plain.rows(read_lines(file, shown, bad), bad)
     except OSError as error:
         raise InvalidInput(f"{shown}: {error.strerror or error}") from None
-
-
-def _of_parquet(manifest: Manifest) -> Iterator[Row]:
-    # Of the extra `datasets`: needed only for such files.
-    try:
-        from scheduler.intake.files import parquet
-    except ImportError:
-        raise BadSettings('Parquet files cannot be read; run `pip install "diffusion-farm[datasets]"`') from None
-
-    yield from parquet.rows(manifest.path, manifest.shown)
 
 
 def _anchored(request: Request, folder: Path) -> Request:

@@ -43,6 +43,10 @@ class Order:
 
     def asked(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
         """Yield a request for each picture, copies not counted. Raises InvalidInput with the place of the error."""
+        return grid.multiplied(self._single(bad), self.in_step, self.combined)
+
+    def _single(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
+        """Yield the requests before values are combined with them."""
         drawn = self._of_templates() if self.templates is not None else ()
         found: Iterator[SourcedRequest] = chain(self.rows(bad), drawn)
         named = (self.prompts, self.requests, self.manifest, self.templates, self.specs)
@@ -52,7 +56,7 @@ class Order:
         elif not any(named) and "prompt" in {*self.in_step, *self.combined}:
             # To be replaced by each of the prompts there.
             found = iter([SourcedRequest("", Request.parse({"prompt": "-"}))])
-        return grid.multiplied(with_defaults(found, self.defaults), self.in_step, self.combined)
+        return with_defaults(found, self.defaults)
 
     def rows(self, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
         """Yield what was typed and the rows of the file, before defaults are filled in."""
@@ -62,9 +66,20 @@ class Order:
             read_manifest(self.manifest, bad=bad) if self.manifest is not None else (),
         )
 
-    def pictures(self, bad: BadRows | None = None) -> int:
-        """Count its pictures by reading all of it. Raises InvalidInput as `asked` does."""
-        return len(self.specs) + sum(one.copies or self.pictures_each for one in self.asked(bad))
+    @property
+    def is_read(self) -> bool:
+        """Return whether its pictures can only be counted by reading them."""
+        return self.manifest is not None or self.templates is not None
+
+    def pictures(self, at_most: int) -> int:
+        """Count its pictures, reading no more of it than makes so many. Raises InvalidInput as `asked` does."""
+        combinations = grid.size(self.in_step, self.combined)
+        count = len(self.specs)
+        for one in self._single() if combinations and count < at_most else ():
+            count += (one.copies or self.pictures_each) * combinations
+            if count >= at_most:
+                break
+        return min(count, at_most)
 
     def names_inputs(self) -> bool:
         """Return whether it may name conditioning images or embeddings: much faster than reading it."""

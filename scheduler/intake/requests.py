@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from storage.errors import InvalidInput
 from storage.spec.picture import Request
 
+#: More pictures than a farm renders in a year are a mistake, or meant to do harm.
+MOST_PICTURES = 10_000_000
+
 
 class SourcedRequest(NamedTuple):
     """Hold a request and where it was read: `prompts.jsonl line 3`; empty if there is only one."""

@@ -7,18 +7,19 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
-from scheduler.intake.admission import NO_LIMITS, Submitter, Terms, check_quota, check_work, limits_count_pictures
+from scheduler.intake.admission import NO_LIMITS, Submitter, Terms, check_number, check_quota, check_work
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
-from scheduler.intake.remarks import remarks_on
-from scheduler.intake.requests import BadRows
+from scheduler.intake.remarks import LabelRemarks, remarks_on
+from scheduler.intake.requests import MOST_PICTURES, BadRows
 from scheduler.intake.specify import specify
 from scheduler.intake.tickets import top_up
 from scheduler.intake.uploads import StoredInputs, check_stored, with_references
 from scheduler.services import Services
-from storage.access.quotas import Quotas
+from storage.access.keys import Limits
+from storage.access.quotas import Quotas, most_at_once
 from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, NotFound, NotPermitted, QuotaExceeded
 from storage.fleet.workers import Workers
@@ -68,8 +69,13 @@ def intake_of(services: Services, tickets: Tickets | None) -> Intake:
 class SpecifiedJobs(Iterator[NewJob]):
     """Iterate over the specified pictures of an order, counting them and collecting remarks."""
 
-    def __init__(self, jobs: Iterator[NewJob], registry: Registry, remarks: Iterable[str] = ()) -> None:
+    def __init__(
+        self, jobs: Iterator[NewJob], registry: Registry, remarks: Iterable[str] = (), limits: Limits = NO_LIMITS
+    ) -> None:
         self._jobs = jobs
+        self._limits = limits
+        self._total = 0
+        self._labels = LabelRemarks()
         self._registry = registry
         self._of_the_way_in = tuple(remarks)
         self._noted: Counter[str] = Counter()
@@ -78,8 +84,12 @@ class SpecifiedJobs(Iterator[NewJob]):
 
     def __next__(self) -> NewJob:
         one = next(self._jobs)
+        self._total += 1
+        check_number(self._total, self._limits)
         self._by_model[one.spec.model] += 1
         self._noted.update(remarks_on(one, self._registry))
+        if one.labels:
+            self._noted.update(self._labels.on(one.labels))
         for end in unread(one.spec, self._registry[one.spec.model]):
             # Each place is another remark: a few are shown, not a million.
             self._places += 1
@@ -89,7 +99,7 @@ class SpecifiedJobs(Iterator[NewJob]):
     @property
     def total(self) -> int:
         """How many were read so far."""
-        return self._by_model.total()
+        return self._total
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -132,7 +142,10 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     known = StoredInputs(intake.objects, local_files=submitter.local_files)
     if order.names_inputs():
         # Rows that are skipped here are met again, and counted then.
-        known.fill(order.asked(BadRows(report=lambda _: None) if bad is not None and bad.report else BadRows()))
+        skipping = bad is not None and bad.report is not None
+        asked = order.asked(BadRows(report=lambda _: None) if skipping else BadRows())
+        most = most_at_once(submitter.limits) or MOST_PICTURES
+        known.fill(islice(asked, most + 1), beyond_wrong=skipping)
     asked = with_references(order.asked(bad), known, bad)
     jobs = specify(
         asked,
@@ -142,7 +155,8 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
         limits=submitter.limits,
         bad=bad,
     )
-    return SpecifiedJobs(chain((NewJob(spec=spec) for spec in order.specs), jobs), intake.registry, order.remarks)
+    of_specs = (NewJob(spec=spec) for spec in order.specs)
+    return SpecifiedJobs(chain(of_specs, jobs), intake.registry, order.remarks, submitter.limits)
 
 
 def admit(
@@ -153,15 +167,23 @@ def admit(
     A repeated idempotency key is not counted against the quota again.
     Raises QuotaExceeded, NotPermitted, and what `specified` raises.
     """
-    key = terms.idempotency_key
-    if submitter.limits != NO_LIMITS:
-        try:
-            check_quota(intake.quotas, submitter, order.pictures() if limits_count_pictures(submitter.limits) else 1)
-        except (QuotaExceeded, NotPermitted):
-            # Asked afterwards: the first of two equal requests may be accepted meanwhile.
-            if not (key and intake.views.accepted_as(submitter.owner, key)):
-                raise
+    # What has to be read is counted no further than the limits go.
+    check_room(intake, submitter, terms, order.pictures if order.is_read else order.pictures(MOST_PICTURES + 1))
     return specified(intake, submitter, order, bad=bad)
+
+
+def check_room(intake: Intake, submitter: Submitter, terms: Terms, pictures: int | Callable[[int], int]) -> None:
+    """Check that a key's limits have room for more pictures: so many, or as many as are counted up to a number.
+
+    Raises QuotaExceeded, NotPermitted.
+    """
+    try:
+        check_quota(intake.quotas, submitter, pictures)
+    except (QuotaExceeded, NotPermitted):
+        # Asked afterwards: the first of two equal requests may be accepted meanwhile.
+        key = terms.idempotency_key
+        if not (key and intake.views.accepted_as(submitter.owner, key)):
+            raise
 
 
 def submit_order(

@@ -5,6 +5,7 @@ is left is a value that can be stored and expanded elsewhere.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -27,7 +28,7 @@ from dynamicprompts.wildcards import WildcardManager
 from dynamicprompts.wildcards.collection.base import WildcardCollection
 from dynamicprompts.wildcards.collection.list import ListWildcardCollection
 from dynamicprompts.wildcards.item import WildcardItem
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, PrivateAttr
 from pyparsing import ParseException
 
 from scheduler.intake.files.wildcards import SUFFIXES, Wildcards, WildcardValue, check_weight, read_folder
@@ -36,6 +37,13 @@ from storage.errors import BadSpecification, InvalidInput
 
 #: More prompts than a farm renders in a year are a mistake in a template.
 MOST = 10_000_000
+#: What cannot be counted in so many steps is a trap: each of twenty variables that stands twice in the next.
+_MOST_STEPS = 300_000
+#: Counts end here; the number of a trap's prompts has thousands of digits.
+_ENDLESS = 10**15
+_MOST_CHOSEN = 17  # 18! is more than that
+#: Values in which there is nothing to draw.
+_PLAIN = re.compile(r"[A-Za-z0-9 ,.-]+")
 #: Wildcards nested deeper than that are circular.
 _DEEPEST = 30
 
@@ -50,6 +58,8 @@ class Templates(BaseModel):
     #: How many random prompts of each template; None: every combination.
     random: PositiveInt | None = None
     seed: int = 0
+    #: Of counting the template that is counted now.
+    _steps: int = PrivateAttr(0)
 
     def prompts(self) -> Iterator[str]:
         """Yield the prompts of each template in turn; the same ones every time.
@@ -76,8 +86,9 @@ class Templates(BaseModel):
         for text in self.texts:
             self._count(text)  # syntax errors are found before anything is drawn
         if sum(found) > MOST:
+            number = f"{sum(found):,}" if sum(found) < _ENDLESS else f"more than {_ENDLESS:,}"
             raise BadSpecification(
-                f"the templates expand to {sum(found):,} prompts; the maximum is {MOST:,}: "
+                f"the templates expand to {number} prompts; the maximum is {MOST:,}: "
                 "use fewer choices, or draw at random (--random N)"
             )
         return found
@@ -85,6 +96,7 @@ class Templates(BaseModel):
     def _count(self, text: str) -> int:
         if not text.strip():
             raise BadSpecification("an empty template")
+        self._steps = 0
         try:
             return self._combinations(_parsed(guarded(text)), {}, 0)
         except BadSpecification as error:
@@ -93,6 +105,9 @@ class Templates(BaseModel):
     def _combinations(self, command: Command, variables: Mapping[str, Command], depth: int) -> int:
         if depth > _DEEPEST:
             raise BadSpecification("its wildcards are circular")
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise BadSpecification("its wildcards and variables stand within one another too often to be counted")
         if command.sampling_method not in (None, SamplingMethod.COMBINATORIAL):
             return 1
         match command:
@@ -107,7 +122,7 @@ class Templates(BaseModel):
                             total *= self._combinations(token.value, known, depth + 1)
                         known[token.name] = LiteralCommand("") if token.immediate else token.value
                     else:
-                        total *= self._combinations(token, known, depth + 1)
+                        total = min(total * self._combinations(token, known, depth + 1), _ENDLESS)
                 return total
             case VariantCommand():
                 _check_weights(command)
@@ -138,11 +153,14 @@ class Templates(BaseModel):
             counts = [self._combinations(value, variables, depth + 1) for value in values]
         if command.min_bound > len(counts):
             raise BadSpecification(f"it chooses {command.min_bound} of {len(counts)} values")
-        # Coefficients of Π (1 + c·x): the elementary symmetric polynomials of the counts.
+        least, most = (min(bound, len(counts)) for bound in (command.min_bound, command.max_bound))
+        if most > _MOST_CHOSEN:
+            return _ENDLESS
+        # Coefficients of Π (1 + c·x), as far as they are asked for: the elementary symmetric polynomials of the counts.
         chosen = [1]
         for count in counts:
-            chosen = [a + b * count for a, b in zip([*chosen, 0], [0, *chosen], strict=True)]
-        least, most = (min(bound, len(counts)) for bound in (command.min_bound, command.max_bound))
+            longer = zip([*chosen, 0], [0, *chosen], strict=True)
+            chosen = [min(a + b * count, _ENDLESS) for a, b in longer][: most + 1]
         return sum(math.factorial(k) * chosen[k] for k in range(least, most + 1))
 
     def _of_wildcard(self, command: WildcardCommand, variables: Mapping[str, Command], depth: int) -> list[int]:
@@ -162,9 +180,19 @@ class Templates(BaseModel):
             raise BadSpecification(f"no wildcard named {name!r}; {known}")
         known_there = {**variables, **command.variables}
         return [
-            self._combinations(_value(command.wildcard, value), known_there, depth + 1)
+            1 if _PLAIN.fullmatch(value) else self._combinations(self._value(command, value), known_there, depth + 1)
             for value in values.string_values
         ]
+
+    def _value(self, command: WildcardCommand, text: str) -> Command:
+        """Parse a value of a wildcard, which may stand in many places."""
+        if text not in self._known_values:
+            self._known_values[text] = _value(str(command.wildcard), text)
+        return self._known_values[text]
+
+    @cached_property
+    def _known_values(self) -> dict[str, Command]:
+        return {}
 
     @cached_property
     def _manager(self) -> WildcardManager:

@@ -20,6 +20,8 @@ MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")
 #: Modes that Pillow converts to RGB faithfully: not 16 or 32 bits per channel.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+#: Of a safetensors file: the names and shapes of its tensors.
+_MOST_HEADER_BYTES = 2**16
 _DTYPES = {"F16", "BF16", "F32"}
 
 
@@ -63,6 +65,9 @@ def check_image(data: bytes) -> None:
 
 def check_embeddings(data: bytes) -> None:
     """Check that this is a safetensors file with one picture's `prompt_embeds`. Raises ValueError."""
+    if (header := int.from_bytes(data[:8], "little")) > _MOST_HEADER_BYTES and header < len(data):
+        # A million empty tensors would be a gigabyte of objects.
+        raise ValueError(f"its header has {header:,} bytes; that of one picture's embeddings has a few hundred")
     try:
         tensors = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
@@ -96,15 +101,18 @@ class StoredInputs(dict[str, str | BadSpecification]):
         try:
             found: str | BadSpecification = _reference_of(self._objects, name, local_files=self._local_files)
         except BadSpecification as error:
-            found = error
+            # Without its frames, which hold all that was read there.
+            found = error.with_traceback(None)
         self[name] = found
         return found
 
-    def fill(self, asked: Iterable[SourcedRequest]) -> None:
-        """Look up every input that requests name."""
+    def fill(self, asked: Iterable[SourcedRequest], *, beyond_wrong: bool = False) -> None:
+        """Look up every input that requests name, up to the first that is missing or wrong, or beyond it."""
         for one in asked:
             for _, name in _named(one.request):
-                self[name]
+                if isinstance(self[name], BadSpecification) and not beyond_wrong:
+                    # Whoever reads these requests gets no further.
+                    return
 
 
 def stored_inputs(objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool) -> StoredInputs:

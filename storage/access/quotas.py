@@ -24,6 +24,10 @@ class QuotaUsage:
     requests_last_minute: int
 
 
+#: As of a key that has asked for nothing yet.
+UNUSED = QuotaUsage(unfinished=0, accepted_last_day=0, requests_last_minute=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LimitExceeded:
     """A limit that would be exceeded, in words, and when a retry makes sense; None: never."""
@@ -61,16 +65,18 @@ def refuse_excess(limits: Limits, used: QuotaUsage, pictures: int) -> None:
         raise QuotaExceeded(over.words, retry_seconds=over.retry_seconds)
 
 
+def most_at_once(limits: Limits) -> int | None:
+    """Return the most pictures that one render of a key can ever have; None: any number."""
+    return min((most for most in (limits.queued, limits.per_day) if most is not None), default=None)
+
+
 def _exceeded_by_itself(limits: Limits, pictures: int) -> str | None:
     """Return, in words, the limit that so many pictures exceed even where nothing of it is used up."""
     if limits.per_minute == 0:
         return "this key may submit no renders"
     for most, what in ((limits.queued, "unfinished pictures"), (limits.per_day, "pictures a day")):
         if most is not None and pictures > most:
-            return (
-                f"{pictures} pictures are more than this key's limit of {most} {what}, now and later; "
-                "submit fewer at a time"
-            )
+            return f"more pictures than this key's limit of {most} {what} allows, now and later; submit fewer at a time"
     return None
 
 

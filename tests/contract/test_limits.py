@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, insert, select, text, update
 
-from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.admission import Submitter, Terms, check_number
+from scheduler.intake.manifests import manifest
 from scheduler.intake.order import Order
+from scheduler.intake.requests import MOST_PICTURES
 from scheduler.intake.submit import Intake, submit_order
 from storage.access.keys import Limits
 from storage.access.quotas import Quotas, unfinished_of
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, key_usage, renders
-from storage.errors import NotPermitted, QuotaExceeded
+from storage.errors import BadSpecification, NotPermitted, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK
 from storage.objects.folder import LocalObjects
@@ -36,9 +38,9 @@ def ask(farm: Jobs, database: Database, tmp_path: Path) -> Ask:
         tickets=None,
     )
 
-    def asked(n: int = 1, name: str | None = None, **limits: int) -> str:
+    def asked(n: int = 1, name: str | None = None, rows: Path | None = None, **limits: int) -> str:
         submitter = Submitter(owner="ann", key_id="a key", limits=Limits(**limits))
-        order = Order(prompts=("a kitten",), pictures_each=n)
+        order = Order(prompts=("a kitten",), pictures_each=n) if rows is None else Order(manifest=manifest(rows))
         terms = Terms(idempotency_key=name, request_hash="a" * 64 if name else None)
         try:
             return submit_order(intake, submitter, order, terms).render_id
@@ -86,6 +88,25 @@ def test_what_is_finished_makes_room_and_counts_for_the_day_even_when_it_is_purg
 def test_what_can_never_fit_is_said_so(ask: Ask) -> None:
     with pytest.raises(NotPermitted):
         ask(3, queued=2)
+
+
+def test_pictures_are_read_no_further_than_limits_go(ask: Ask, tmp_path: Path) -> None:
+    # The row that is wrong is never reached.
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n' * 6 + '{"prompt": 7}\n')
+    with pytest.raises(NotPermitted, match="more pictures than this key's limit of 5 unfinished pictures"):
+        ask(rows=tmp_path / "prompts.jsonl", queued=5)
+    ask(4, queued=5)
+    ask(1, queued=5)
+    # Where there is room for none, not even the first is.
+    (tmp_path / "wrong.jsonl").write_text('{"prompt": 7}\n')
+    assert ask(rows=tmp_path / "wrong.jsonl", queued=5) == "refused"
+    with pytest.raises(BadSpecification):
+        ask(rows=tmp_path / "wrong.jsonl", queued=6)
+
+
+def test_a_render_has_no_more_pictures_than_a_farm_could_make() -> None:
+    with pytest.raises(BadSpecification, match="more than 10,000,000 pictures in one render; split it"):
+        check_number(MOST_PICTURES + 1, Limits())
 
 
 def test_admission_reads_nothing_of_what_a_key_has_finished(database: Database) -> None:

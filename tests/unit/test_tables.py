@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,21 @@ def test_the_same_table_asks_for_the_same_pictures_whatever_it_is_written_as(
 
 
 #: Whatever people write; not what no database takes.
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+#: What stands for nothing, or for a spreadsheet's own, is refused in tables alone.
+_REFUSED = re.compile(r"(?:null|nan|<na>|\\N|none)|[#=].*", re.IGNORECASE | re.DOTALL)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30).filter(
+    lambda text: not _REFUSED.fullmatch(text.strip())
+)
 _ROW = st.fixed_dictionaries(
     {
-        "prompt": _TEXT.filter(lambda text: bool(text.strip())),
+        "prompt": _TEXT.filter(lambda text: bool(text.strip()) and not _REFUSED.fullmatch(text.strip())),
         "Steps": st.none() | st.integers(1, 1000),
         "CFG scale": st.none() | st.floats(0, 100, width=16),
         "seed": st.none() | st.integers(0, 2**63 - 1),
         "topic": st.none()
-        | st.from_regex(r"[a-zäß,;\"'\n\t ]+", fullmatch=True).filter(lambda text: bool(text.strip())),
+        | st.from_regex(r"[a-zäß,;\"'\n\t ]+", fullmatch=True).filter(
+            lambda text: bool(text.strip()) and not _REFUSED.fullmatch(text.strip())
+        ),
         "score": st.none() | st.integers(-(10**9), 10**9) | st.floats(-1000, 1000, width=32).filter(lambda x: x % 1),
     }
 )

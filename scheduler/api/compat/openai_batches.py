@@ -4,7 +4,6 @@ Nothing of it runs by itself: how a batch stands is read from its render, and it
 are fetched.
 """
 
-import io
 import json
 from bisect import bisect_right
 from collections import Counter
@@ -27,14 +26,15 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
 from scheduler.api.problems import responses_in
-from scheduler.intake.admission import Terms
+from scheduler.intake.admission import Terms, check_number
 from scheduler.intake.files.json_values import rows_of_lines
 from scheduler.intake.files.text import read_lines
 from scheduler.intake.order import Order
 from scheduler.intake.requests import BadRows
-from scheduler.intake.submit import submit_order
+from scheduler.intake.submit import check_room, submit_order
+from storage.access.keys import Limits
 from storage.errors import BadSpecification
-from storage.objects.inputs import copy_input, get_input
+from storage.objects.inputs import copy_input
 from storage.renders.openai_files import Line, OpenAIBatch
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
@@ -130,7 +130,11 @@ def create_batch(
         watched=True,
     )
     with _of_the_file():
-        lines = _read(get_input(context.objects, file.object))
+        # Before the file is fetched, which has a line at least.
+        check_room(context.intake, caller.submitter, terms, 1)
+        with TemporaryFile() as copy:
+            copy_input(context.objects, file.object, copy)
+            lines = _read(copy, caller.submitter.limits)
         order = _order(context, body, lines)
         with spelled(FIELDS):
             accepted = submit_order(context.intake, caller.submitter, order, terms)
@@ -208,11 +212,15 @@ def _of_the_file() -> Iterator[None]:
         raise BadSpecification(f"input_file_id: {error}") from None
 
 
-def _read(data: bytes) -> dict[int, _BatchLine]:
-    """Return the requests of a file by the numbers of their lines. Raises BadSpecification with the line."""
+def _read(file: IO[bytes], limits: Limits) -> dict[int, _BatchLine]:
+    """Return the requests of a file by the numbers of their lines, as far as a key's limits go.
+
+    Raises BadSpecification with the line, NotPermitted.
+    """
+    pictures = 0
     lines: dict[int, _BatchLine] = {}
     seen: dict[str, str] = {}
-    for row in rows_of_lines(read_lines(io.BytesIO(data), "", BadRows()), BadRows()):
+    for row in rows_of_lines(read_lines(file, "", BadRows()), BadRows()):
         try:
             line = _BatchLine.model_validate(row.cells)
         except ValidationError as error:
@@ -223,8 +231,12 @@ def _read(data: bytes) -> dict[int, _BatchLine]:
             )
         seen[line.custom_id] = row.where
         lines[int(row.where.removeprefix("line "))] = line
-    if not lines or len(lines) > _MOST_LINES:
-        raise BadSpecification(f"{len(lines)} requests in this file; a batch has 1 to {_MOST_LINES}")
+        pictures += line.body.n
+        check_number(pictures, limits)
+        if len(lines) > _MOST_LINES:
+            raise BadSpecification(f"more than {_MOST_LINES:,} requests in this file; split it")
+    if not lines:
+        raise BadSpecification(f"no requests in this file; a batch has 1 to {_MOST_LINES:,}")
     return lines
 
 

@@ -13,7 +13,9 @@ from scheduler.api.context import ApiContext
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
 from storage.objects.inputs import put_input
+from storage.spec.controls import MAX_CONTROLNETS
 from storage.spec.models import DiffusersModel, Model
+from storage.spec.picture import MAX_PIXELS
 
 #: Fields that steer, and their values that the farm does.
 _AS_IT_IS: Mapping[str, tuple[Any, ...]] = {
@@ -85,6 +87,14 @@ def conditioning(
             raise BadSpecification(f"alwayson_scripts: the extension {name} is not supported")
     if not units:
         return {}, []
+    if len(units) > MAX_CONTROLNETS:
+        raise BadSpecification(f"alwayson_scripts: {len(units)} units of ControlNet; the most are {MAX_CONTROLNETS}")
+    # Images are brought to this size: before any memory is taken for it, it must be one.
+    if canvas.width * canvas.height > MAX_PIXELS:
+        raise BadSpecification(
+            f"width, height: {canvas.width} × {canvas.height} is {canvas.width * canvas.height / 1e6:.1f} megapixels; "
+            f"the maximum is {MAX_PIXELS / 1e6:.1f}"
+        )
     for number, unit in enumerate(units):
         _check_model(unit.get("model"), model, number)
     fields = {
@@ -155,10 +165,15 @@ def _image(context: ApiContext, unit: Mapping[str, Any], canvas: Canvas) -> str:
     text = given.get("image", "") if isinstance(given, Mapping) else str(given)
     try:
         data = base64.b64decode(text.rpartition(",")[2], validate=True)
-        check_image(data)
+        # As of files that are uploaded: of what they decode to, only so much is in memory at the same time.
+        with context.checking:
+            check_image(data)
+            data = _resized(data, unit.get("resize_mode"), canvas)
+    except BadSpecification:
+        raise
     except ValueError as error:
         raise BadSpecification(f"alwayson_scripts: ControlNet's image: {error}") from None
-    return put_input(context.objects, _resized(data, unit.get("resize_mode"), canvas))
+    return put_input(context.objects, data)
 
 
 def _resized(data: bytes, mode: Any, canvas: Canvas) -> bytes:

@@ -40,6 +40,8 @@ _NUMBERS = {"controlnet_conditioning_scale", "control_guidance_start", "control_
 _PAIRS = {"original_size", "crops_coords_top_left", "target_size"}
 _AS_THEY_ARE = {"prompt", "negative_prompt", "negative", "model", "sampler", "custom_id"}
 _LABELS: TypeAdapter[dict[str, Any] | None] = TypeAdapter(Labels | None)
+#: Characters of a field's name, and of all columns of a row that are remembered.
+_LONGEST_NAME, _REMEMBERED = 200, 5000
 #: Beyond it, a floating-point number has lost digits.
 _EXACT = 2**53
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
@@ -66,9 +68,14 @@ class Row(NamedTuple):
     copies: int | None = None
 
 
-@lru_cache(maxsize=10_000)
 def field_of(column: str) -> str | None:
     """Return the field that a column is, whatever its case, spaces and underscores; None for a label."""
+    # A longer name is none, and is not to stay in memory.
+    return _field_of(column) if len(column) <= _LONGEST_NAME else None
+
+
+@lru_cache(maxsize=10_000)
+def _field_of(column: str) -> str | None:
     if column in NAMES:
         return column
     bare = _PUNCTUATION.sub("", column).casefold()
@@ -156,9 +163,14 @@ def _text(row: Row) -> Request:
         raise _in_the_words_of_the_file(error, columns, cells) from None
 
 
-@lru_cache(maxsize=1000)
 def _split(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Split the columns of a row into fields, each with its column, and labels. Raises BadSpecification."""
+    # Each row of JSON may have other columns, and a million of them: those are not to stay in memory.
+    return _split_once(names) if sum(map(len, names)) <= _REMEMBERED else _split_once.__wrapped__(names)
+
+
+@lru_cache(maxsize=1000)
+def _split_once(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     check_columns(names)
     fields = tuple((field, name) for name in names if (field := field_of(name)) is not None)
     return fields, tuple(name for name in names if field_of(name) is None)

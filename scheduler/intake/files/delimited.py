@@ -7,6 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from scheduler.intake.files.columns import Row, check_columns, field_of
+from scheduler.intake.files.text import MAX_LINE
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
 
@@ -55,6 +56,7 @@ class _Table:
     def __init__(self, lines: Lines, shown: str) -> None:
         self._shown = shown
         self._number = 0
+        self._of_this_row = 0
         self._lines = self._counted(lines)
         header, separator = self._header_lines()
         self.dialect = dialect_of("".join(header), only=separator)
@@ -73,6 +75,7 @@ class _Table:
 
     def body(self) -> Iterator[tuple[str, list[str]]]:
         for cells in self._reader:
+            self._of_this_row = 0
             if cells:
                 yield self.where(), cells
 
@@ -96,12 +99,19 @@ class _Table:
     def _counted(self, lines: Lines) -> Iterator[str]:
         for _, line in lines:
             self._number += 1
+            # Within quotes a row may go on for ever.
+            self._of_this_row += len(line)
+            if self._of_this_row > MAX_LINE:
+                raise BadSpecification(
+                    f"{self.where()}: a row longer than {MAX_LINE:,} characters; is a quote left open?"
+                )
             yield line
 
     def _header_lines(self) -> tuple[list[str], str | None]:
         """Return the lines of the first row that has something in it, and the separator that Excel names before it."""
         separator = None
         for line in self._lines:
+            self._of_this_row = len(line)
             if self._number == 1 and (named := _EXCEL.fullmatch(line)):
                 separator = named[1]
             elif line.strip("".join(_SEPARATORS) + ' "\r\n'):

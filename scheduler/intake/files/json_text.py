@@ -1,6 +1,7 @@
 """Read JSON so that no value of it gets lost: Python's own reader keeps the last of two equal keys in silence."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,8 +63,8 @@ def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(pairs: list[tuple[str, Any]]) -> str:
-    names = [name for name, _ in pairs]
-    return next(name for name in names if names.count(name) > 1)
+    times = Counter(name for name, _ in pairs)
+    return next(name for name, _ in pairs if times[name] > 1)
 
 
 def _with_place(value: Any, key: str) -> DoubledKey:

@@ -1,100 +1,99 @@
-"""Prompt files in Parquet, one column per field, read in batches. Needs the extra `datasets`."""
+"""Prompt files in Parquet, one column per field, unpacked by a process of its own. Needs the extra `datasets`."""
 
-import datetime
 import decimal
-import math
-import re
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import pyarrow
-import pyarrow.parquet
+from typing import IO, Any
 
 from scheduler.intake.files.columns import Row, check_columns, field_of, is_empty
 from scheduler.intake.files.delimited import has_prompts
-from storage.errors import BadSpecification
+from scheduler.intake.files.text import MAX_LINE
+from scheduler.intake.requests import MOST_PICTURES
+from storage.errors import BadSettings, BadSpecification
 
-#: Rows in memory at once, as far as the file's own row groups allow.
-_ROWS = 1000
-#: Where Pandas keeps the row numbers of a table of which rows were taken out.
-_INDEX = re.compile(r"__index_level_\d+__")
+_CHILD = "scheduler.intake.files.parquet_child"
+#: What unpacking may take: a thousand rows of the longest prompts and labels, several times over.
+_MOST_BYTES = 256 * 2**20
+#: Libraries that would take memory for more threads than one, or in advance.
+_FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
 def rows(path: Path, shown: str) -> Iterator[Row]:
     """Yield the rows, without their empty cells (null, NaN).
 
-    Raises BadSpecification if this is no Parquet, or has no column that could be a prompt or a label.
+    Raises BadSpecification if this is no Parquet, has no column that could be a prompt or a label, or unpacks to more
+    than a prompt file could; BadSettings without the library.
     """
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check(file.schema_arrow, shown)
-            for batch in file.iter_batches(_ROWS):
-                for cells in _as_written(batch).to_pylist(maps_as_pydicts="strict"):
-                    number += 1
-                    plain = {
-                        name: None if _missing(cell) else _plain(name, cell)
-                        for name, cell in cells.items()
-                        if not _INDEX.fullmatch(name)
-                    }
-                    if not is_empty(plain):
-                        said = {name: cell for name, cell in plain.items() if cell is not None}
-                        yield Row(f"{shown} row {number}", said)
-    except pyarrow.ArrowException as error:
-        raise BadSpecification(f"{shown}: not Parquet ({str(error).splitlines()[0].rstrip('.')})") from None
-
-
-def _check(schema: pyarrow.Schema, shown: str) -> None:
-    if not has_prompts(schema.names):
-        raise BadSpecification(f"{shown}: expected a column named prompt; found {', '.join(schema.names)}"[:400])
-    try:
-        check_columns(schema.names)
-    except BadSpecification as error:
-        raise BadSpecification(f"{shown}: {error}") from None
-    for field in schema:
-        if _holds_bytes(field.type):
-            kept = "text" if field_of(field.name) else "kept as a label; leave the column out"
-            raise BadSpecification(f"{shown}: the column {field.name} holds bytes, which cannot be {kept}")
-
-
-def _holds_bytes(kind: pyarrow.DataType) -> bool:
-    """Return whether values of this type are bytes, or have some in them, as the pictures of a dataset have."""
-    if any(kind.field(number) and _holds_bytes(kind.field(number).type) for number in range(kind.num_fields)):
-        return True
-    if pyarrow.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    types = pyarrow.types
-    return any(
-        is_one(kind)
-        for is_one in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    if find_spec("pyarrow") is None:
+        raise BadSettings('Parquet files cannot be read; run `pip install "diffusion-farm[datasets]"`')
+    # What cannot be opened is told as of any other file.
+    path.open("rb").close()
+    with _unpacked(path) as lines:
+        decimals: frozenset[str] = frozenset()
+        number = 0
+        for line in lines:
+            said = json.loads(line)
+            if isinstance(said, list):
+                number, cells = said
+                if not is_empty(cells):
+                    yield Row(f"{shown} row {number}", _without_gaps(cells, decimals))
+            elif "columns" in said:
+                _check(said["columns"], said["rows"], shown)
+                decimals = frozenset(name for name, kind in said["columns"] if kind == "decimal" and field_of(name))
+            elif "wrong" in said:
+                raise BadSpecification(f"{shown}{'' if said['wrong'].startswith('row ') else ':'} {said['wrong']}")
+            else:
+                return
+    raise BadSpecification(
+        f"{shown}: what follows row {number} takes more than {_MOST_BYTES // 2**20} MiB when it is unpacked; is this a "
+        "prompt file?"
     )
 
 
-def _as_written(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
-    """Return a batch in which 7.1 of single precision is 7.1, as in any other file, and not 7.099999904632568."""
-    for number, field in enumerate(batch.schema):
-        if pyarrow.types.is_float32(field.type):
-            column = batch.column(number).cast(pyarrow.string()).cast(pyarrow.float64())
-            batch = batch.set_column(number, field.name, column)
-    return batch
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[str]]:
+    """Yield what the child says; it ends with whoever reads it."""
+    # Not -m alone: it would look for modules in the current folder first.
+    command = [sys.executable, "-P", "-m", _CHILD, str(path.absolute()), str(_MOST_BYTES), str(MAX_LINE)]
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        env={**os.environ, **_FRUGAL},
+    ) as child:
+        try:
+            yield child.stdout  # type: ignore[misc]  # it is a pipe
+        finally:
+            child.kill()
 
 
-def _missing(cell: object) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+def _without_gaps(cells: dict[str, Any], decimals: frozenset[str]) -> dict[str, Any]:
+    said = {name: cell for name, cell in cells.items() if cell is not None}
+    for name in decimals & said.keys():
+        exact = decimal.Decimal(said[name])
+        said[name] = int(exact) if exact == exact.to_integral_value() else float(exact)
+    return said
 
 
-def _plain(name: str, cell: Any) -> Any:
-    """Return a value that JSON can write."""
-    if isinstance(cell, datetime.date | datetime.time):
-        return cell.isoformat()
-    if isinstance(cell, decimal.Decimal) and field_of(name) is not None:
-        return int(cell) if cell == cell.to_integral_value() else float(cell)
-    if isinstance(cell, decimal.Decimal | datetime.timedelta):
-        return str(cell)
-    if isinstance(cell, list):
-        return [_plain("", item) for item in cell]
-    if isinstance(cell, dict):
-        # A structure has every key in every row.
-        return {key: _plain("", item) for key, item in cell.items() if item is not None}
-    return cell
+def _check(columns: list[list[str]], n_rows: int, shown: str) -> None:
+    names = [name for name, _ in columns]
+    if not has_prompts(names):
+        raise BadSpecification(f"{shown}: expected a column named prompt; found {', '.join(names)}"[:400])
+    try:
+        check_columns(names)
+    except BadSpecification as error:
+        raise BadSpecification(f"{shown}: {error}") from None
+    for name, kind in columns:
+        if kind == "bytes":
+            kept = "text" if field_of(name) else "kept as a label; leave the column out"
+            raise BadSpecification(f"{shown}: the column {name} holds bytes, which cannot be {kept}")
+    if n_rows > MOST_PICTURES:
+        raise BadSpecification(f"{shown}: {n_rows:,} rows; the most pictures of a render are {MOST_PICTURES:,}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, field_of
 from scheduler.intake.files.options import sampler_of
+from scheduler.intake.files.text import MAX_LINE
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
 from storage.spec.infotext import MODELS_OWN
@@ -30,6 +31,8 @@ _ALONE = re.compile(r"(Seed|CFG scale|Size|Clip skip|Width|Height): *[\d.x]+ *(,
 _SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 #: The version that the farm's own pictures name.
 _OURS = "diffusion-farm"
+#: Lines of a block, empty ones among them.
+_LONGEST_BLOCK = 1000
 #: So many lines before the first settings are prompts of their own, not one.
 _MOST_LINES = 20
 #: Settings of what the farm does not do: a picture without it would be another one.
@@ -75,6 +78,8 @@ class _Block:
 
     def __init__(self) -> None:
         self._where = ""
+        self._lines = 0
+        self._characters = 0
         self._prompt: list[str] = []
         self._negative: list[str] | None = None
         self._settings: str | None = None
@@ -89,7 +94,9 @@ class _Block:
         return self._negative is not None and self._empty_line and bool(line) and not _is_settings(line)
 
     def add(self, where: str, line: str) -> None:
-        if line and not self._where:
+        if not self._where:
+            if not line:
+                return
             self._where = where
         self._empty_line = not line
         if _is_settings(line):
@@ -106,9 +113,21 @@ class _Block:
             self._named = True
             self._prompt = [line[named.end() :].strip()]
         elif self._negative is not None:
-            self._negative.append(line)
+            self._keep(self._negative, line)
         else:
-            self._prompt.append(line)
+            self._keep(self._prompt, line)
+
+    def _keep(self, text: list[str], line: str) -> None:
+        self._lines += 1
+        self._characters += len(line)
+        if self._lines <= _LONGEST_BLOCK and self._characters <= MAX_LINE:
+            text.append(line)
+        elif self._wrong is None:
+            # Of a file without settings, all lines are one block.
+            self._wrong = BadSpecification(
+                f"{self._where}: more than {_LONGEST_BLOCK:,} lines before one 'Negative prompt:' or 'Steps:'; keep "
+                "prompts without settings in a file of their own"
+            )
 
     def rows(self, bad: BadRows) -> Iterator[Row]:
         if not self._where:

@@ -20,6 +20,16 @@ def parse_yaml(text: str) -> Any:
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
     """YAML's safe loader, which by itself keeps the last of two equal keys in silence."""
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            # Lists of lists of lists: a few lines that stand for more values than there is memory.
+            raise yaml.MarkedYAMLError(
+                problem="an alias of a list or a mapping; write its values out", problem_mark=node.start_mark
+            )
+        return node
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
         for key, _ in node.value:

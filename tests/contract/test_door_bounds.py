@@ -1,0 +1,98 @@
+"""At the doors: what limits refuse is refused before it is made, and bodies are bounded by what they unpack to."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.contract.stage import Stage, running_stage
+from tests.contract.test_webui_controlnet import picture
+from tests.contract.webui import Drawn
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("bounds") / "home") as stage:
+        yield stage
+
+
+#: A few hundred bytes that ask for thousands of pictures, of which the last is wrong.
+MANY: dict[str, Any] = {"prompt": "a star", "n": 100, "product": {"seed": [*range(49)], "steps": [4, -1]}}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_pictures_beyond_the_limits_are_refused_before_they_are_specified(stage: Stage, dry_run: bool) -> None:
+    client = stage.client(stage.new_key(queued=5))
+    answer = client.post("/v1/renders", json={**MANY, "dry_run": dry_run})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        403,
+        "more pictures than this key's limit of 5 unfinished pictures allows, now and later; submit fewer at a time",
+    )
+    within = stage.client(stage.new_key(queued=10_000)).post("/v1/renders", json={**MANY, "dry_run": dry_run})
+    assert within.status_code == 422
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_prompt_file_is_read_no_further_than_limits_go(stage: Stage, dry_run: bool) -> None:
+    key = stage.new_key(queued=5)
+    rows = b'{"prompt": "a"}\n' * 6 + b'{"prompt": 7}\n'
+    file = stage.client(key).post(
+        "/v1/files", files={"file": ("rows.jsonl", io.BytesIO(rows))}, data={"purpose": "manifest"}
+    )
+    answer = stage.client(key).post("/v1/renders", json={"manifest": file.json()["id"], "dry_run": dry_run})
+    assert answer.status_code == 403, answer.text
+
+
+def test_a_schedule_that_could_never_fire_is_refused_before_its_pictures_are_specified(stage: Stage) -> None:
+    body = {"name": "nightly", "cron": "0 2 * * *", "render": MANY}
+    answer = stage.client(stage.new_key(queued=5)).post("/v1/schedules", json=body)
+    assert answer.status_code == 403, answer.text
+
+
+def test_a_batch_is_read_no_further_than_limits_go(stage: Stage) -> None:
+    client = stage.client(stage.new_key(queued=5))
+    line = {"method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a", "n": 2}}
+    lines = "".join(json.dumps({"custom_id": str(number), **line}) + "\n" for number in range(3)) + "wrong\n"
+    file = client.post("/v1/files", files={"file": ("a.jsonl", lines.encode())}, data={"purpose": "batch"}).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/images/generations", "completion_window": "24h"}
+    assert client.post("/v1/batches", json=body).status_code == 403
+
+
+def test_a_form_has_few_files_and_short_fields(stage: Stage) -> None:
+    five = [("file", (f"{number}.txt", b"a")) for number in range(5)]
+    assert "Too many files" in stage.client().post("/v1/files", files=five).text
+    long = stage.client().post("/v1/files", files=five[:1], data={"purpose": "p" * 100_000})
+    assert "Part exceeded maximum size" in long.text
+    fields = {f"field{number}": "a" for number in range(20)}
+    assert "Too many fields" in stage.client().post("/v1/files", files=five[:1], data=fields).text
+
+
+def test_json_of_very_many_lists_is_refused_before_it_is_read(stage: Stage) -> None:
+    body = b'{"prompt": "a", "product": [' + b"[]," * 1_100_000 + b"[]]}"
+    answer = stage.client().post("/v1/renders", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "request body with more than 1,000,000 lists and objects; split it",
+    )
+
+
+def units(*units: dict[str, Any], **body: Any) -> dict[str, Any]:
+    return {
+        "override_settings": {"sd_model_checkpoint": "net"},
+        "alwayson_scripts": {"controlnet": {"args": [*units]}},
+        **body,
+    }
+
+
+def test_control_images_are_not_brought_to_a_size_that_no_picture_has(stage: Stage) -> None:
+    drawn = Drawn(stage, **units({"image": picture(8, 8)}, width=9000, height=2000))
+    assert drawn.status == 422
+    assert "9000 × 2000 is 18.0 megapixels; the maximum is 16.8" in drawn.words
+
+
+def test_control_images_are_no_more_than_a_picture_can_have(stage: Stage) -> None:
+    drawn = Drawn(stage, **units(*[{"image": "not even read"}] * 9))
+    assert drawn.status == 422
+    assert "9 units of ControlNet; the most are 8" in drawn.words
