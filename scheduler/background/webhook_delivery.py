@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import httpcore
@@ -46,11 +46,23 @@ class WebhookDelivery:
     every_seconds: float
 
     def run_once(self) -> int:
-        """Try every message that is due; how many there were. Raises DatabaseProblem."""
-        due = self.webhooks.take_due(limit=_AT_ONCE)
+        """Try every message that is due, until none is; how many there were. Raises DatabaseProblem.
+
+        Whoever is done takes the next one: a slow receiver occupies its own thread alone.
+        """
+        tried = 0
+        under_way: set[Future[None]] = set()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as threads:
-            list(threads.map(self._deliver, due))
-        return len(due)
+            while True:
+                free = _AT_ONCE - len(under_way)
+                due = self.webhooks.take_due(limit=free) if free else []
+                tried += len(due)
+                under_way |= {threads.submit(self._deliver, one) for one in due}
+                if not under_way:
+                    return tried
+                done, under_way = wait(under_way, timeout=self.every_seconds, return_when=FIRST_COMPLETED)
+                for one in done:
+                    one.result()
 
     def run(self, stopping: threading.Event) -> None:
         """Deliver until asked to stop; a database that is away is waited for."""

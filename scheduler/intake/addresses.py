@@ -6,6 +6,8 @@ differently the second time changes nothing (DNS rebinding). No redirects, no pr
 
 import ipaddress
 import socket
+import ssl
+import time
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,11 +73,44 @@ def _literal(host: str) -> _IPv4Or6 | None:
         return None
 
 
+class BoundedStream(httpcore.NetworkStream):
+    """A connection that lives no longer than its time, however slowly the other side trickles."""
+
+    def __init__(self, stream: httpcore.NetworkStream, *, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = self._left(timeout, httpcore.ConnectTimeout)
+        return BoundedStream(self._stream.start_tls(ssl_context, server_hostname, left), deadline=self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def _left(self, timeout: float | None, error: type[httpcore.TimeoutException]) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise error("the attempt took too long")
+        return left if timeout is None else min(timeout, left)
+
+
 class CheckedBackend(httpcore.SyncBackend):
     """Open connections to what a name resolves to, if all of its addresses are public."""
 
-    def __init__(self, *, allow_private: bool) -> None:
+    def __init__(self, *, allow_private: bool, seconds: float = 20.0) -> None:
         self._allow_private = allow_private
+        self._seconds = seconds
 
     def connect_tcp(
         self,
@@ -86,6 +121,7 @@ class CheckedBackend(httpcore.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect to a checked address. Raises Forbidden, httpcore.ConnectError."""
+        deadline = time.monotonic() + self._seconds
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -95,14 +131,17 @@ class CheckedBackend(httpcore.SyncBackend):
             for address in addresses:
                 if not is_public(ipaddress.ip_address(address.split("%", 1)[0])):
                     raise Forbidden(f"{host} resolves to {address}, which is not a public address")
-        return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        stream = super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        return BoundedStream(stream, deadline=deadline)
 
 
-def pool(*, allow_private: bool) -> httpcore.ConnectionPool:
-    """Return a pool of connections to callers' URLs."""
+def pool(*, allow_private: bool, seconds: float = 20.0) -> httpcore.ConnectionPool:
+    """Return a pool of connections to callers' URLs, each of which lives for so many seconds at most."""
     return httpcore.ConnectionPool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
-        network_backend=CheckedBackend(allow_private=allow_private),
+        network_backend=CheckedBackend(allow_private=allow_private, seconds=seconds),
+        # As many as deliveries: none waits for another one's receiver.
+        max_connections=None,
         # One connection per message, to an address that was checked for it.
         max_keepalive_connections=0,
     )

@@ -22,6 +22,7 @@ from storage.settings import without_secrets
 _RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 _TRIES = 6
 _SQLITE_WAIT_SECONDS = 30.0
+_LOCKED = "database is locked"
 
 
 class database_now(GenericFunction[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -91,6 +92,11 @@ class Database:
             kind = DatabaseBusy if _is_transient(error) else DatabaseProblem
             # Without a statement there was no connection to send one over.
             remedy = "; check FARM_DATABASE_URL" if error.statement is None else ""
+            if _LOCKED in str(error.orig):
+                remedy = (
+                    f": another process has been writing to it for {_SQLITE_WAIT_SECONDS:.0f} s; if one was stopped "
+                    "(Ctrl-Z, a debugger), let it go on or end it"
+                )
             raise kind(f"database {self.shown}: {_first_line(error.orig or error)}{remedy}") from error
 
 
@@ -124,7 +130,7 @@ def transaction(work: Callable[Concatenate[S, Connection, P], R]) -> Callable[Co
 def _is_transient(error: DBAPIError) -> bool:
     if getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES:
         return True
-    return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+    return isinstance(error, OperationalError) and _LOCKED in str(error.orig)
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,6 +27,9 @@ _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.watched,
 )
 
+#: A claimer that says nothing for so long has been stopped; a claim takes milliseconds. Far below a lease.
+_FROZEN = "5s"
+
 
 def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
     """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
@@ -94,7 +97,15 @@ def _open_to(worker: str) -> ColumnElement[bool]:
 def _one_claim_at_a_time(connection: Connection, model: str) -> None:
     """Serialise the claims of one model (SQLite's transactions are serial anyway).
 
-    Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction.
+    Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction, and
+    with the connection of a claimer that was stopped in the middle: its
+    next statement fails, and nothing was claimed.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"claim:{model}"})
+        connection.execute(
+            text(
+                "SELECT set_config('idle_in_transaction_session_timeout', :frozen, true), "
+                "pg_advisory_xact_lock(hashtextextended(:name, 0))"
+            ),
+            {"name": f"claim:{model}", "frozen": _FROZEN},
+        )

@@ -46,8 +46,8 @@ def recover(
 ) -> dict[int, State]:
     """Take running jobs from their workers because of a fault; the present states of these jobs, by row id.
 
-    Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those of renders that
-    somebody holds or releases at this moment.
+    Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those that
+    somebody has locked at this moment.
     """
     message = message[:MESSAGE_CHARACTERS]
     met = _lock(connection, which, wait=wait)
@@ -88,8 +88,9 @@ def recover(
 def _lock(connection: Connection, which: ColumnElement[bool], *, wait: bool) -> Sequence[Row[Any]]:
     which = coming_back(connection, which, at_most=_AT_ONCE, wait=wait)
     found = select(*_MET).where(jobs.c.state == State.RUNNING, which).order_by(jobs.c.id).limit(_AT_ONCE)
-    # Waited for, not skipped: it may be our own lease thread that is just renewing them.
-    return connection.execute(found.with_for_update()).all()
+    # Waited for: it may be our own lease thread that is just renewing them. The sweep skips what somebody has locked,
+    # who may have been stopped in the middle.
+    return connection.execute(found.with_for_update(skip_locked=not wait)).all()
 
 
 def _told(row: Row[Any], state: State, fault: Fault, message: str) -> NewEvent:

@@ -1,16 +1,20 @@
 """Moves of jobs made at the same moment: in threads on both databases, and step by step where only locks decide."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, event, select, text, update
 
+import storage.database.connection
+import storage.jobs.claim
 from storage.database.connection import Database
-from storage.database.tables import renders
+from storage.database.tables import jobs, renders
+from storage.errors import DatabaseBusy, DatabaseProblem
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob
 from storage.renders.views import Views
@@ -24,6 +28,7 @@ from tests.contract.renders import (
     died,
     drain,
     fail,
+    lapse_leases,
     pictures,
     published,
     rendered,
@@ -192,3 +197,58 @@ def test_a_claim_passes_over_jobs_that_a_cancel_is_taking(postgres_farm: Jobs) -
             cancelling = start(threads, database, lambda: postgres_farm.cancel(cancelled))
             assert [job.render_id for job in claim(postgres_farm).jobs] == [kept] * 2
         assert cancelling.result() == 2
+
+
+def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
+    postgres_farm: Jobs, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped, or its machine went to sleep, with its claim not committed."""
+    submit(postgres_farm, pictures(4))
+    patience: list[str] = []
+    frozen, wakes = threading.Event(), threading.Event()
+
+    def freeze(connection: Connection) -> None:
+        patience.append(str(connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar()))
+        frozen.set()
+        wakes.wait()
+
+    with closing(Database(postgres)) as elsewhere, ThreadPoolExecutor() as threads:
+        event.listen(elsewhere.engine, "commit", freeze)
+        monkeypatch.setattr(storage.jobs.claim, "_FROZEN", "100ms", raising=False)
+        claiming = threads.submit(claim, Jobs(elsewhere))
+        frozen.wait()
+        try:
+            other = threads.submit(claim, postgres_farm, worker="w2")
+            eventually(other.done, "another worker claims")
+        finally:
+            wakes.set()
+        assert len(other.result().jobs) == 4
+        with pytest.raises(DatabaseProblem):
+            claiming.result()
+    assert patience == ["100ms"]
+
+
+def test_leases_are_judged_while_somebody_freezes_who_renews_another(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    render_id = submit(postgres_farm, pictures(2))
+    frozen, lapsed = claim(postgres_farm, limit=1, worker="w1"), claim(postgres_farm, limit=1, worker="w2")
+    lapse_leases(database)
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == frozen.jobs[0].id).values(lease_until=1))
+        assert postgres_farm.recover_lapsed() == 1
+    assert states(database, render_id) == [State.RUNNING, State.QUEUED]
+    assert postgres_farm.recover_lapsed() == 1
+    assert lapsed.jobs[0].index == 1
+
+
+def test_what_a_stopped_writer_does_to_sqlite_is_said_with_its_remedy(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.database.connection, "_SQLITE_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(storage.database.connection, "_TRIES", 1)
+    said = r"database is locked: another process .* let it go on or end it"
+    with closing(Database(sqlite)) as stopped, closing(Database(sqlite)) as other:
+        claiming = partial(Jobs(other).claim, model="tiny", worker="w1", limit=1)
+        with stopped.write(), pytest.raises(DatabaseBusy, match=said):
+            claiming()
+        assert claiming() is None

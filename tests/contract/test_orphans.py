@@ -199,8 +199,12 @@ def test_a_picture_stored_while_the_one_before_is_deleted_is_removed_too(
     with ThreadPoolExecutor() as threads:
         removing = threads.submit(Orphans(database, hanging).remove_due)
         hanging.asked.wait()
-        assert set(complete(farm, found).values()) == {State.CANCELLED}
-        hanging.answers.set()
+        completing = threads.submit(complete, farm, found)
+        try:
+            eventually(completing.done, "it waits for no store")
+        finally:
+            hanging.answers.set()
+        assert set(completing.result().values()) == {State.CANCELLED}
         removing.result()
     store(hanging, found)
     assert remove_orphans() == []

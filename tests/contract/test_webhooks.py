@@ -1,8 +1,12 @@
 """Webhooks to a real receiver, on both databases."""
 
+import contextlib
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import update
@@ -20,6 +24,7 @@ from storage.jobs.values import Submission, Webhook
 from storage.rules.states import Priority
 from tests.contract.renders import at_once, claim, complete, pictures
 from tests.receiver import Receiver, webhook_receiver
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -153,6 +158,67 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     render(farm, receiver.url)
     deliverer.run_once()
     assert only(database).state is DeliveryState.DELIVERED
+
+
+def test_a_receiver_that_trickles_its_answer_is_given_up(farm: Jobs, database: Database) -> None:
+    """Each byte comes in time, the answer never does."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        given_up = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while not given_up.wait(0.02):
+                    connection.sendall(b"x")
+
+        threads.submit(trickle)
+        render(farm, f"http://127.0.0.1:{server.getsockname()[1]}/hook")
+        with pool(allow_private=True, seconds=0.3) as connections:
+            deliverer = WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1)
+            delivering = threads.submit(deliverer.run_once)
+            try:
+                eventually(delivering.done, "it is given up")
+            finally:
+                given_up.set()
+    assert (only(database).state, only(database).answer) == (DeliveryState.PENDING, "ReadTimeout")
+
+
+def test_as_many_receivers_are_heard_at_once_as_messages_are_sent(farm: Jobs, database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        for _ in range(16):
+            render(farm, f"http://127.0.0.1:{server.getsockname()[1]}/hook")
+        with pool(allow_private=True) as connections:
+            deliverer = WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1)
+            delivering = threads.submit(deliverer.run_once)
+            # None is answered before all have come.
+            server.settimeout(30)
+            met = [server.accept()[0] for _ in range(16)]
+            for connection in met:
+                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert delivering.result() == 16
+            for connection in met:
+                connection.close()
+    assert {one.state for one in Webhooks(database).all()} == {DeliveryState.DELIVERED}
+
+
+def test_messages_go_on_while_one_receiver_does_not_answer(
+    farm: Jobs, receiver: Receiver, deliverer: WebhookDelivery
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as threads:
+        render(farm, f"http://127.0.0.1:{silent.getsockname()[1]}/hook")
+        render(farm, receiver.url, EventKind.JOB_DONE, n=8)
+        for _ in range(3):
+            render(farm, receiver.url, EventKind.JOB_DONE, n=8)
+        delivering = threads.submit(deliverer.run_once)
+        connection, _ = silent.accept()
+        try:
+            eventually(lambda: len(receiver.got) == 32, "all others are delivered", timeout=15)
+            assert not delivering.done()
+        finally:
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            delivering.result()
+            connection.close()
 
 
 def test_an_address_that_has_turned_inside_is_not_connected_to(
