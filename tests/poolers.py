@@ -6,9 +6,10 @@ import shutil
 import socket
 import struct
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from select import select
@@ -39,7 +40,7 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
         settings.write_text(
             f"""
             [databases]
-            * = host={Path(server).parent} port=5432
+            * = host={Path(server).parent} port=5432 user=postgres
             [pgbouncer]
             listen_addr = 127.0.0.1
             listen_port = {port}
@@ -81,10 +82,12 @@ def rotating_pooler(server: str, database: str, *, mode: PoolMode = "transaction
         free: Queue[_Peer] = Queue()
         for _ in range(size):
             free.put(stack.enter_context(closing(_log_in(server, database))))
+        threads = stack.enter_context(ThreadPoolExecutor(50, thread_name_prefix="pooled client"))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        stack.callback(listener.shutdown, socket.SHUT_RDWR)
-        threading.Thread(target=_listen, args=(listener, free, mode), name="pooler", daemon=True).start()
+        listening = threads.submit(_listen, listener, partial(threads.submit, _serve, free=free, mode=mode))
         yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        listening.result()
 
 
 class _Peer:
@@ -125,13 +128,14 @@ def _log_in(path: str, database: str) -> _Peer:
     return server
 
 
-def _listen(listener: socket.socket, free: "Queue[_Peer]", mode: PoolMode) -> None:
+def _listen(listener: socket.socket, serve: Callable[[_Peer], object]) -> None:
     while True:
         try:
-            client = _Peer(listener.accept()[0])
-        except OSError:  # it was closed
+            client = listener.accept()[0]
+        except OSError:  # it was shut down
             return
-        threading.Thread(target=_serve, args=(client, free, mode), name="pooled client", daemon=True).start()
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        serve(_Peer(client))
 
 
 def _serve(client: _Peer, free: "Queue[_Peer]", mode: PoolMode) -> None:
