@@ -33,7 +33,7 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     assert program is not None, "pgbouncer is not installed (Debian: apt-get install pgbouncer)"
     port = free_port()
-    # Outside pytest's folders, for PgBouncer refuses to run as root and another user must be able to come in.
+    # Outside pytest's folders: PgBouncer refuses to run as root, and another user must be able to come in.
     with tempfile.TemporaryDirectory(prefix="farm-test-") as name:
         folder = Path(name)
         settings = folder / "pgbouncer.ini"
@@ -53,10 +53,11 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
         )
         command = [program, str(settings)]
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
+            # PostgreSQL's own user may go to its socket.
+            owner = pwd.getpwuid(os.stat(server).st_uid)
             for path in (folder, settings):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
-            command += ["--user", "nobody"]
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+            command += ["--user", owner.pw_name]
         with running(command, folder / "log") as process:
             eventually(lambda: process.poll() is not None or _listens(port), "PgBouncer listens")
             assert process.poll() is None, (folder / "log").read_text()
