@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from queue import Queue
 from select import select
@@ -85,7 +84,7 @@ def rotating_pooler(server: str, database: str, *, mode: PoolMode = "transaction
             free.put(stack.enter_context(closing(_log_in(server, database))))
         threads = stack.enter_context(ThreadPoolExecutor(50, thread_name_prefix="pooled client"))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listening = threads.submit(_listen, listener, partial(threads.submit, _serve, free=free, mode=mode))
+        listening = threads.submit(_listen, listener, lambda client: threads.submit(_serve, client, free, mode))
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
         listening.result()

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Double, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import GenericFunction
 
 from storage.database.pooler import STATEMENT_POOLING, prepare_postgresql
@@ -53,7 +54,7 @@ class Database:
         """Prepare an engine; it connects on first use. Raises DatabaseProblem if the URL cannot be understood.
 
         Args:
-            connections: to PostgreSQL, at most; whoever needs another one waits for it.
+            connections: to PostgreSQL, at most; whoever needs another one waits for it. 0: none is kept after its use.
         """
         self.url = url
         self.shown = without_secrets(url)
@@ -159,8 +160,7 @@ def _make_engine(url: str, connections: int) -> Engine:
         url,
         # A connection that died while idle (restart, failover) is replaced, not handed out.
         pool_pre_ping=True,
-        pool_size=connections,
-        max_overflow=0,
+        **_pool(connections),
         connect_args={
             "connect_timeout": 5,
             # A server or network that has gone without a word is noticed within half a minute, not after two hours.
@@ -172,6 +172,10 @@ def _make_engine(url: str, connections: int) -> Engine:
     )
     prepare_postgresql(engine)
     return engine
+
+
+def _pool(connections: int) -> dict[str, Any]:
+    return {"pool_size": connections, "max_overflow": 0} if connections else {"poolclass": NullPool}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

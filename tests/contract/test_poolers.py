@@ -7,7 +7,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import delete, select, text
+from sqlalchemy import Connection, delete, select, text
 
 from storage.database import schema
 from storage.database.connection import Database
@@ -75,7 +75,7 @@ def test_renders_submitted_at_once_have_their_own_pictures_alone(pooled: Databas
 
 
 def test_a_render_is_refused_whose_staged_rows_are_not_those_that_were_submitted(database: Database) -> None:
-    def lose_one(connection: staging.Connection, accept: Accept) -> str:
+    def lose_one(connection: Connection, accept: Accept) -> str:
         connection.execute(delete(staging.staged).where(staging.staged.c.index == 3))
         return accept()
 
