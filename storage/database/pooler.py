@@ -13,6 +13,8 @@ from storage.errors import DatabaseProblem
 #: Not in the connection's `options`, which PgBouncer refuses.
 _SETTINGS = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
 _POOLED = "pooled"
+#: Whatever a transaction's first statement is read by: a cursor that nobody reads would set nothing.
+_AT_ONCE = {"yield_per": None, "stream_results": False}
 #: What to do about a pooler that knows no transactions.
 STATEMENT_POOLING = (
     "the pooler in front of it pools statements, and a farm needs whole transactions; "
@@ -51,7 +53,7 @@ def _connected(connection: Any, record: Any) -> None:
 
 def _begun(connection: Connection) -> None:
     if connection.info.get(_POOLED):
-        connection.exec_driver_sql(_set(local=True))
+        connection.exec_driver_sql(_set(local=True), execution_options=_AT_ONCE)
 
 
 def _set(*, local: bool) -> str:

@@ -110,6 +110,10 @@ def test_every_transaction_has_the_farms_settings(postgres: str, pooled: Databas
     with closing(Database(postgres)) as direct:
         for database in (direct, pooled, direct, pooled, pooled):
             assert settings(database) == ["10s", "1min"]
+    # Also where the first statement is read page by page.
+    with pooled.read() as connection:
+        paged = connection.execution_options(yield_per=10).execute(text("SELECT current_setting('lock_timeout')"))
+        assert paged.scalars().all() == ["10s"]
 
 
 def test_others_who_share_the_servers_connections_keep_their_own_settings(pooled: Database) -> None:
