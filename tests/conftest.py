@@ -18,7 +18,7 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, servers
+from tests import durations, poolers, servers
 from tests.forks import Starter
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends", default="simulated,diffusers", help="Deselects the tests of backends not named here."
     )
+    parser.addoption("--pgbouncer", action="store_true", help="Has tests reach PostgreSQL through PgBouncer.")
     parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
 
 
@@ -167,11 +168,22 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def pgbouncer(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[int | None]:
+    """The port of a PgBouncer in transaction mode; None unless it was asked for."""
+    if not request.config.getoption("--pgbouncer"):
+        yield None
+        return
+    with poolers.pgbouncer(postgres_server.socket) as port:
+        yield port
+
+
 @pytest.fixture
-def postgres(postgres_server: PostgresServer) -> Iterator[str]:
-    """The address of a PostgreSQL database with tables and no rows."""
+def postgres(postgres_server: PostgresServer, pgbouncer: int | None) -> Iterator[str]:
+    """The address of a PostgreSQL database with tables and no rows; with `--pgbouncer`, through that."""
     name = postgres_server.create(template=POSTGRES_TEMPLATE)
-    yield postgres_server.url(name)
+    url = postgres_server.url(name)
+    yield url if pgbouncer is None else postgres_server.tcp_url(url, pgbouncer)
     postgres_server.drop(name)
 
 

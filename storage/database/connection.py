@@ -13,8 +13,10 @@ from sqlalchemy import Connection, Double, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import GenericFunction
 
+from storage.database.pooler import STATEMENT_POOLING, prepare_postgresql
 from storage.errors import DatabaseBusy, DatabaseProblem
 from storage.settings import without_secrets
 
@@ -23,6 +25,8 @@ _RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
 _TRIES = 6
 _SQLITE_WAIT_SECONDS = 30.0
 _LOCKED = "database is locked"
+#: To PostgreSQL, of a process that serves many at once: enough for its few cores, and for two that are held for long.
+CONNECTIONS = 8
 
 
 class database_now(GenericFunction[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -46,12 +50,16 @@ def _sqlite_now(*_: Any, **__: Any) -> str:
 class Database:
     """One engine; safe to share between threads, never across a fork."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare an engine; it connects on first use. Raises DatabaseProblem if the URL cannot be understood."""
+    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
+        """Prepare an engine; it connects on first use. Raises DatabaseProblem if the URL cannot be understood.
+
+        Args:
+            connections: to PostgreSQL, at most; whoever needs another one waits for it. 0: none is kept after its use.
+        """
         self.url = url
         self.shown = without_secrets(url)
         try:
-            self.engine = _make_engine(url)
+            self.engine = _make_engine(url, connections)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from None
         # SQLite has one writer. Threads queue here for it: none polls for the file's lock meanwhile, none holds a
@@ -72,7 +80,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """Open one connection for several transactions (`connection.begin()`) that share temporary tables.
+        """Open one connection for several transactions (`connection.begin()`) that share SQLite's temporary tables.
 
         They lock nothing of the farm's own until `farm_read` is switched off.
         """
@@ -97,6 +105,8 @@ class Database:
                     f": another process has been writing to it for {_SQLITE_WAIT_SECONDS:.0f} s; if one was stopped "
                     "(Ctrl-Z, a debugger), let it go on or end it"
                 )
+            elif "statement pooling" in str(error.orig):
+                remedy = f": {STATEMENT_POOLING}"
             raise kind(f"database {self.shown}: {_first_line(error.orig or error)}{remedy}") from error
 
 
@@ -137,7 +147,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _make_engine(url: str) -> Engine:
+def _make_engine(url: str, connections: int) -> Engine:
     if url.startswith("sqlite"):
         # How long the driver waits for a writer in another process; with WAL, readers need not wait.
         engine = create_engine(url, connect_args={"timeout": _SQLITE_WAIT_SECONDS, "check_same_thread": False})
@@ -146,11 +156,11 @@ def _make_engine(url: str) -> Engine:
         return engine
     if not url.startswith("postgresql"):
         raise ValueError("expected postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE")
-    return create_engine(
+    engine = create_engine(
         url,
         # A connection that died while idle (restart, failover) is replaced, not handed out.
         pool_pre_ping=True,
-        pool_size=8,
+        **_pool(connections),
         connect_args={
             "connect_timeout": 5,
             # A server or network that has gone without a word is noticed within half a minute, not after two hours.
@@ -158,9 +168,14 @@ def _make_engine(url: str) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
-            "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
         },
     )
+    prepare_postgresql(engine)
+    return engine
+
+
+def _pool(connections: int) -> dict[str, Any]:
+    return {"pool_size": connections, "max_overflow": 0} if connections else {"poolclass": NullPool}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

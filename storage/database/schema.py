@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from sqlalchemy import Connection, inspect, text
 
 from storage.database.connection import Database
+from storage.database.pooler import refuse_statement_pooling
 from storage.errors import SchemaMismatch
 
 #: An arbitrary number that all migrators share, for PostgreSQL's advisory lock.
@@ -21,6 +22,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     """
     head = revisions()[-1]
     with database.write() as connection:
+        refuse_statement_pooling(connection, database.shown)
         # SQLite's transactions are exclusive already.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATOR_LOCK})
@@ -32,8 +34,12 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def check(database: Database) -> None:
-    """Raise SchemaMismatch unless the tables have exactly this version, DatabaseProblem without a connection."""
+    """Raise SchemaMismatch unless the tables have exactly this version.
+
+    Raises DatabaseProblem without a connection, and behind a pooler that tears transactions apart.
+    """
     with database.read() as connection:
+        refuse_statement_pooling(connection, database.shown)
         found = _revision(connection)
     _refuse_unknown(database, found)
     head = revisions()[-1]

@@ -1,14 +1,21 @@
-"""Staging: new jobs in a temporary table, so that a long manifest holds no lock while it is read.
+"""Staging: new jobs where only their submitter sees them, so that a long manifest holds no lock while it is read.
 
 SQLite has one writer at a time, and a worker that cannot write for long loses its leases. So the rows of a large render
-are gathered where only their submitter sees them, and are accepted by one statement.
+are gathered in a temporary table of its submitter's connection, and are accepted by one statement.
+
+On PostgreSQL they are gathered in a file of the submitter's. Its transaction would be open for as long as a manifest is
+read, and a temporary table outlives a transaction only where no pooler gives its connection to others. So the table is
+filled in the transaction that accepts: all at once, and before that takes any lock.
 """
 
+import json
+import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -26,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from storage.database.connection import Database
 from storage.errors import BadSpecification
 from storage.jobs.values import NewJob
 from storage.spec.picture import write_labels
@@ -36,7 +44,8 @@ CHUNK = 1000
 _named = text("custom_id IS NOT NULL")
 
 staged = Table(
-    "staged",
+    # By another name than in versions that left it behind in connections of a pooler.
+    "staged_jobs",
     MetaData(),
     Column("index", Integer, primary_key=True, autoincrement=False),
     Column("model", String(63), nullable=False),
@@ -47,16 +56,16 @@ staged = Table(
     Column("spec", Text, nullable=False),
     Column("custom_id", String(200)),
     Column("labels", Text),
-    Index("ix_staged_custom_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
+    Index("ix_staged_jobs_custom_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 
-class Stage:
+class Stage(ABC):
     """The rows of one render that is not accepted yet."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
         #: Model → how many of its pictures there are.
         self.models: Counter[str] = Counter()
 
@@ -65,10 +74,16 @@ class Stage:
         return self.models.total()
 
     def fill(self, wanted: Iterable[NewJob]) -> None:
-        """Stage jobs. Raises BadSpecification for a duplicate custom_id, and whatever `wanted` raises."""
+        """Stage jobs. Raises whatever `wanted` raises; BadSpecification for a duplicate custom_id, here or later."""
         for chunk in chunks(wanted):
-            with self._connection.begin():
-                insert_named(self._connection, staged, [self._row(one) for one in chunk])
+            self._keep([self._row(one) for one in chunk])
+
+    @abstractmethod
+    def accepting(self) -> AbstractContextManager[Connection]:
+        """Open the transaction that accepts, in which the table `staged` holds these rows and no others."""
+
+    @abstractmethod
+    def _keep(self, rows: list[dict[str, Any]]) -> None: ...
 
     def _row(self, one: NewJob) -> dict[str, Any]:
         index, ordinal = self.models.total(), self.models[one.spec.model]
@@ -76,17 +91,57 @@ class Stage:
         return {"index": index, "ordinal": ordinal, **row_of(one)}
 
 
+class _StageInTable(Stage):
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        with self._connection.begin():
+            insert_named(self._connection, staged, rows)
+
+    @contextmanager
+    def accepting(self) -> Iterator[Connection]:
+        self._connection.execution_options(farm_read=False)
+        with self._connection.begin():
+            yield self._connection
+
+
+class _StageInFile(Stage):
+    def __init__(self, database: Database, file: IO[str]) -> None:
+        super().__init__()
+        self._database = database
+        self._file = file
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        self._file.write(json.dumps(rows) + "\n")
+
+    @contextmanager
+    def accepting(self) -> Iterator[Connection]:
+        self._file.seek(0)
+        with self._database.write() as connection:
+            staged.create(connection)
+            for line in self._file:
+                insert_named(connection, staged, json.loads(line))
+            yield connection
+
+
 @contextmanager
-def stage(connection: Connection) -> Iterator[Stage]:
-    """Open an empty stage over a connection that is in no transaction; it is dropped at the end."""
-    with connection.begin():
-        staged.create(connection)
-    try:
-        yield Stage(connection)
-    finally:
-        # Of the connection, which others get after us.
+def stage(database: Database) -> Iterator[Stage]:
+    """Open an empty stage; nothing is left of it at the end, nor when its process is killed."""
+    if not database.url.startswith("sqlite"):
+        with tempfile.TemporaryFile("w+", encoding="utf-8", prefix="farm-staged-") as file:
+            yield _StageInFile(database, file)
+        return
+    with database.session() as connection:
         with connection.begin():
-            staged.drop(connection)
+            staged.create(connection)
+        try:
+            yield _StageInTable(connection)
+        finally:
+            # Of the connection, which others get after us.
+            with connection.begin():
+                staged.drop(connection)
 
 
 def row_of(one: NewJob) -> dict[str, Any]:

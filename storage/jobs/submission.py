@@ -11,7 +11,7 @@ from storage.access.quotas import accept_alone, keep_to_limits, note_accepted
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, renders
 from storage.database.upsert import insert_on_conflict
-from storage.errors import BadSpecification, IdempotencyConflict
+from storage.errors import BadSpecification, DatabaseProblem, IdempotencyConflict
 from storage.jobs.fair_share import RoundDealer
 from storage.jobs.staging import CHUNK, Stage, insert_named, row_of, stage, staged
 from storage.jobs.values import Idempotency, NewJob, Submission
@@ -48,27 +48,22 @@ def accept_stream(
     if len(few) < CHUNK:
         with database.write() as connection:
             return within(connection, partial(_accept_few, connection, few, submission, quanta))
-    with database.session() as connection:
-        before = _accepted_before(connection, submission)
-        if before is not None:
-            return _write_within(connection, within, lambda: before)
-        # A long manifest is read before the transaction that accepts it, which then is short.
-        with stage(connection) as staging:
-            staging.fill(chain(few, stream))
-            return _write_within(connection, within, partial(_accept_staged, connection, staging, submission, quanta))
+    before = _accepted_before(database, submission)
+    if before is not None:
+        with database.write() as connection:
+            return within(connection, lambda: before)
+    # A long manifest is read before the transaction that accepts it, which then is short.
+    with stage(database) as staging:
+        staging.fill(chain(few, stream))
+        with staging.accepting() as connection:
+            return within(connection, partial(_accept_staged, connection, staging, submission, quanta))
 
 
-def _write_within(connection: Connection, within: Callable[[Connection, Accept], T], accept: Accept) -> T:
-    connection.execution_options(farm_read=False)
-    with connection.begin():
-        return within(connection, accept)
-
-
-def _accepted_before(connection: Connection, submission: Submission) -> str | None:
+def _accepted_before(database: Database, submission: Submission) -> str | None:
     """Look before a long manifest is read for nothing."""
     if submission.once is None:
         return None
-    with connection.begin():
+    with database.read() as connection:
         return accepted_before(connection, submission.owner, submission.once)
 
 
@@ -111,7 +106,13 @@ def _accept_staged(connection: Connection, staging: Stage, submission: Submissio
         "round": dealt // quantum,
     }
     rows = select(*values.values()).order_by(staged.c.index)
-    connection.execute(insert(jobs).from_select([*values], rows, include_defaults=False))
+    copying = insert(jobs).from_select([*values], rows, include_defaults=False)
+    written = connection.execute(copying.execution_options(preserve_rowcount=True)).rowcount
+    if written != staging.total:
+        raise DatabaseProblem(
+            f"{written} rows were staged where {staging.total} pictures were submitted; nothing was accepted: "
+            "two submitters share one session of the database"
+        )
     _set_total(connection, render_id, staging.total)
     return render_id
 

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: BSD's EX_TEMPFAIL: try again, with a fresh process.
 _EXIT_CODE = 75
+#: To the database: one for a claim that waits, one for everything else, each of it short.
+_CONNECTIONS = 2
 #: How long to go on storing finished pictures after the device hung.
 _LAST_SECONDS = 10.0
 
@@ -52,7 +54,7 @@ class DeviceProcess:
         self.me = Identity.of(settings)
         configure_logging(settings, self.me.name)
 
-        database, objects = Database(settings.database), open_objects(settings)
+        database, objects = Database(settings.database, connections=_CONNECTIONS), open_objects(settings)
         self._jobs = Jobs(database, settings.retry_policy)
         self._workers = Workers(database, run=this_run())
         faults = FaultLog(database)

@@ -56,7 +56,7 @@ def _watch_child(settings: Settings, name: str) -> None:
 
     def start(sender: Any, **_: Any) -> None:
         ChildWatch(
-            Workers(Database(settings.database)),
+            Workers(Database(settings.database, connections=0)),
             name=name,
             # Far longer than the child ever blocks its interpreter, and than its jobs' leases last.
             silent_seconds=max(60.0, 2 * settings.lease_seconds),
