@@ -50,7 +50,7 @@ def follow_render(
     if render.finished and not context.events.after(render_id, seen, limit=1):
         # An EventSource reconnects forever; 204 tells it to stop.
         return Response(status_code=204)
-    return _Stream(context, caller, render_id, seen)
+    return _EventStream(context, caller, render_id, seen)
 
 
 @router.get("/webhooks/secret", tags=["webhooks"])
@@ -59,7 +59,7 @@ def get_webhook_secret(context: Context, caller: CanSubmit) -> SecretAnswer:
     return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 
 
-class _Stream(StreamingResponse):
+class _EventStream(StreamingResponse):
     """The answer to a follower, who takes a place as long as it is being sent."""
 
     def __init__(self, context: ApiContext, caller: Caller, render_id: str, seen: int) -> None:

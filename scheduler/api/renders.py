@@ -36,7 +36,7 @@ _PAGE = 1000
 
 
 @dataclass(frozen=True)
-class Call:
+class SubmitCall:
     """Hold what comes with a render's body."""
 
     context: Context
@@ -50,7 +50,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
 @router.post("/renders", status_code=202, response_model=AcceptedAnswer | DryAnswer, tags=["renders"])
 async def submit_render(
-    call: Annotated[Call, Depends()],
+    call: Annotated[SubmitCall, Depends()],
     body: RenderBody,
     response: Response,
     prefer: Annotated[
@@ -75,7 +75,7 @@ async def submit_render(
     return answer
 
 
-def _submitted(call: Call, body: RenderBody) -> AcceptedAnswer:
+def _submitted(call: SubmitCall, body: RenderBody) -> AcceptedAnswer:
     context = call.context
     terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:
@@ -83,7 +83,7 @@ def _submitted(call: Call, body: RenderBody) -> AcceptedAnswer:
     return _answer(call, accepted.render_id, sorted(accepted.remarks))
 
 
-def _terms(call: Call, body: RenderBody) -> Terms:
+def _terms(call: SubmitCall, body: RenderBody) -> Terms:
     """Return how to submit. Raises QuotaExceeded and NotPermitted if the key has no room for it."""
     terms = terms_of(call.context, call.caller, body, idempotency_key=call.idempotency_key)
     # Before thousands of pictures are specified, or a prompt file is fetched, which has a row at least.
@@ -91,7 +91,7 @@ def _terms(call: Call, body: RenderBody) -> Terms:
     return terms
 
 
-def _answer(call: Call, render_id: str, remarks: list[str]) -> AcceptedAnswer:
+def _answer(call: SubmitCall, render_id: str, remarks: list[str]) -> AcceptedAnswer:
     context = call.context
     render = context.render(call.caller, render_id)
     # From the rows: a repeated request gets the seeds of the first one.
@@ -101,7 +101,7 @@ def _answer(call: Call, render_id: str, remarks: list[str]) -> AcceptedAnswer:
     )
 
 
-def _dry_run(call: Call, body: RenderBody) -> DryAnswer:
+def _dry_run(call: SubmitCall, body: RenderBody) -> DryAnswer:
     context = call.context
     terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:

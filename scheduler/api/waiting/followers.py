@@ -49,7 +49,7 @@ class _Render:
     seen: _Seen | None = None
     #: The last events, without a gap.
     recent: deque[_Told] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    streams: "set[_Stream]" = field(default_factory=set)
+    streams: "set[_Follower]" = field(default_factory=set)
 
     def after(self, seq: int) -> list[_Told] | None:
         """Return the events after number `seq`; None if they are no longer, or not yet, all here."""
@@ -59,7 +59,7 @@ class _Render:
 
 
 @dataclass(eq=False)
-class _Stream:
+class _Follower:
     """Somebody who follows a render."""
 
     #: None: no key was needed.
@@ -73,7 +73,7 @@ class _Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _FollowedRenders:
     renders: Mapping[str, _Render]
     keys: Collection[str | None]
 
@@ -89,7 +89,7 @@ class _Found:
     ended: Collection[str | None]
 
 
-class Followers(SharedReader[_Asked, _Found]):
+class Followers(SharedReader[_FollowedRenders, _Found]):
     """Streams of server-sent events."""
 
     def __init__(self, database: Database, ending: Flag) -> None:
@@ -108,7 +108,7 @@ class Followers(SharedReader[_Asked, _Found]):
         """
         with self.places.taken(caller):
             render = self._renders.setdefault(render_id, _Render())
-            stream = _Stream(caller.key_id)
+            stream = _Follower(caller.key_id)
             render.streams.add(stream)
             if render.seen is not None:
                 stream.news.set()
@@ -120,7 +120,7 @@ class Followers(SharedReader[_Asked, _Found]):
                 if not render.streams:
                     self._renders.pop(render_id, None)
 
-    async def _texts(self, render_id: str, render: _Render, stream: _Stream, seen: int) -> AsyncIterator[str]:
+    async def _texts(self, render_id: str, render: _Render, stream: _Follower, seen: int) -> AsyncIterator[str]:
         said = ""
         while True:
             try:
@@ -154,13 +154,13 @@ class Followers(SharedReader[_Asked, _Found]):
     def _read_after(self, render_id: str, seen: int) -> list[_Told]:
         return [(event.seq, _text(render_id, event)) for event in self._events.after(render_id, seen)]
 
-    def _asked(self) -> _Asked | None:
+    def _asked(self) -> _FollowedRenders | None:
         if not self._renders:
             return None
         keys = {stream.key_id for render in self._renders.values() for stream in render.streams}
-        return _Asked(renders=dict(self._renders), keys=keys)
+        return _FollowedRenders(renders=dict(self._renders), keys=keys)
 
-    def _look(self, asked: _Asked) -> _Found:
+    def _look(self, asked: _FollowedRenders) -> _Found:
         keys = {key for key in asked.keys if key is not None}
         ended: set[str | None] = set(keys - self._keys.usable_of(keys))
         if None in asked.keys and self._keys.any_made():

@@ -23,7 +23,7 @@ _CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _WaitedRenders:
     """Renders."""
 
     waiting: Collection[str]
@@ -31,7 +31,7 @@ class _Asked:
     unmarked: Collection[str]
 
 
-class Waiters(SharedReader[_Asked, set[str]]):
+class Waiters(SharedReader[_WaitedRenders, set[str]]):
     """Requests that wait for renders."""
 
     def __init__(self, database: Database, ending: Event) -> None:
@@ -89,14 +89,14 @@ class Waiters(SharedReader[_Asked, set[str]]):
                 self._unmarked.add(render_id)
                 self._awake()
 
-    def _asked(self) -> _Asked | None:
+    def _asked(self) -> _WaitedRenders | None:
         if not (self._waiting or self._unmarked):
             return None
         # What is not unmarked for want of a database is not marked again either.
         unmarked, self._unmarked = self._unmarked, set()
-        return _Asked(waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked)
+        return _WaitedRenders(waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked)
 
-    def _look(self, asked: _Asked) -> set[str]:
+    def _look(self, asked: _WaitedRenders) -> set[str]:
         if asked.unmarked:
             self._marks.unmark(asked.unmarked)
         if asked.marked and time.monotonic() - self._renewed_at > RENEWED_EVERY_SECONDS:
