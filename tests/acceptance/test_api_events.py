@@ -22,7 +22,7 @@ def home(api: Api) -> Home:
 def test_events_are_told_once_and_in_order_however_often_the_connection_is_cut(ann: httpx.Client, address: str) -> None:
     key = ann.headers["authorization"].removeprefix("Bearer ")
     with Farm(address, key=key) as farm:
-        render = farm.submit("a", n=12, model="slow", steps=8)
+        render = farm.submit("a", n=12, model="slow", steps=24)
         told: list[dict[str, Any]] = []
         while not told or told[-1]["kind"] != "render.finished":
             # Three events, and the line is cut; the next time it goes on after the last one.

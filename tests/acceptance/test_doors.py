@@ -115,7 +115,7 @@ def line(body: str, *, method: str = "POST") -> str:
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ("", "0 requests"),
+        ("", "no requests in this file"),
         ("{", "line 1"),
         (line("{}"), "line 1: body.prompt"),
         (line('{"prompt": "a"}', method="GET"), "method"),
