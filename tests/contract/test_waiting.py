@@ -27,6 +27,8 @@ from tests.contract.renders import claim, pictures, published, rendered, submit
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
 
+pytestmark = pytest.mark.slow
+
 #: Every request that waits for its render: its address, body and headers.
 WAITING: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
     "images": ("/v1/images/generations", {"prompt": "a star"}, {}),

@@ -39,6 +39,8 @@ from scheduler.intake.templates import Templates
 from scheduler.intake.files.json_text import read_json
 from storage.errors import InvalidInput
 
+pytestmark = pytest.mark.slow
+
 def peak():
     status = Path("/proc/self/status")
     if status.exists():  # more exact: the other figure begins with what the parent process had
