@@ -33,7 +33,10 @@ def _started(pid: int) -> str:
             # Its name stands in parentheses and may hold anything; the 20th field behind it is the start, in ticks.
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         return ""
-    with suppress(OSError):
+    try:
         os.kill(pid, 0)
-        return "0"
-    return ""
+    except PermissionError:
+        pass  # Another user's: there it is.
+    except OSError:
+        return ""
+    return "0"

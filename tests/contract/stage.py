@@ -127,7 +127,13 @@ class Stage:
 
 
 @contextmanager
-def running_stage(folder: Path, *, keyed: bool = True, database_url: str | None = None) -> Iterator[Stage]:
+def running_stage(
+    folder: Path,
+    *,
+    keyed: bool = True,
+    without_keys: Open = Open.TO_THIS_MACHINE,
+    database_url: str | None = None,
+) -> Iterator[Stage]:
     """A farm whose pictures are made as soon as they wait. With a database's address, one of several machines."""
     settings = Settings(home=folder, owner="ann", webhook_private=True, database_url=database_url)
     folder.mkdir()
@@ -137,7 +143,7 @@ def running_stage(folder: Path, *, keyed: bool = True, database_url: str | None 
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
     context = ApiContext(services, None)
-    app = make_api(context, without_keys=Open.TO_THIS_MACHINE)
+    app = make_api(context, without_keys=without_keys)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()

@@ -8,9 +8,11 @@ import httpx
 import pytest
 
 from diffusion_farm import ApiProblem
+from scheduler.api.access import Open
 from storage.access.keys import Keys, Limits, Role
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
+from tests.servers import eventually
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +237,20 @@ def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: str, header: 
     answer = httpx.get(f"{keyless}/v1/renders", headers={header: "127.0.0.1"})
     assert answer.status_code == 401
     assert f"came through a proxy (it has the header {header.lower()})" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("without_keys", "status"), [(Open.TO_EVERYBODY, 200), (Open.TO_THIS_MACHINE, 403), (Open.TO_NOBODY, 401)]
+)
+def test_who_is_let_in_without_a_key(tmp_path: Path, without_keys: Open, status: int) -> None:
+    with running_stage(tmp_path / "home", keyed=False, without_keys=without_keys) as stage:
+        address = f"{stage.address}/v1/renders"
+        elsewhere = {"Host": "farm.example.org"}
+        assert httpx.get(address, headers=elsewhere).status_code == status
+        strange = elsewhere | {"Origin": "https://example.org"}
+        assert httpx.get(address, headers=strange).status_code == (401 if status == 401 else 403)
+        stage.new_key()
+        eventually(lambda: httpx.get(address, headers=elsewhere).status_code == 401, "the first key closes it")
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired"])
