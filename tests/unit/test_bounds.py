@@ -30,6 +30,8 @@ from storage.errors import BadSpecification
 from storage.objects.folder import LocalObjects
 from storage.spec.picture import Request
 
+pytestmark = pytest.mark.slow
+
 #: Run before each trap: what says how much memory the process and its children have had, in MiB.
 _BEFORE = """
 import re, resource, sys
@@ -38,8 +40,6 @@ from scheduler.intake.manifests import manifest, read_manifest
 from scheduler.intake.templates import Templates
 from scheduler.intake.files.json_text import read_json
 from storage.errors import InvalidInput
-
-pytestmark = pytest.mark.slow
 
 def peak():
     status = Path("/proc/self/status")
