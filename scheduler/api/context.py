@@ -48,6 +48,11 @@ class ApiContext:
     #: Set when this process is asked to stop: whoever waits is then answered at once.
     ending: Event = field(default_factory=Event)
 
+    #: How often the rows of renders that callers wait for are read.
+    waits_read_seconds: float = 0.1
+    #: How often the rows of renders that streams of events follow are read.
+    events_read_seconds: float = 0.5
+
     @property
     def jobs(self) -> Jobs:
         return self.services.jobs
@@ -86,11 +91,11 @@ class ApiContext:
 
     @cached_property
     def waiters(self) -> Waiters:
-        return Waiters(self.services.database, self.ending)
+        return Waiters(self.services.database, self.ending, every_seconds=self.waits_read_seconds)
 
     @cached_property
     def followers(self) -> Followers:
-        return Followers(self.services.database, self.ending)
+        return Followers(self.services.database, self.ending, every_seconds=self.events_read_seconds)
 
     @property
     def schedules(self) -> Schedules:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 from PIL import Image
+from sqlalchemy import event
 
 from diffusion_farm import Farm
 from scheduler.api.access import Open
@@ -79,12 +80,15 @@ class Stage:
         self.address = address
         #: To be closed; making a client takes longer than most of its requests.
         self.held = ExitStack()
-        self._clients: dict[str, httpx.Client] = {}
+        self._clients: dict[str | None, httpx.Client] = {}
         self._farms: dict[str, Farm] = {}
         self.key = self.new_key() if keyed else ""
         #: Whether the worker by hand works; tests that look at what waits clear it.
         self.working = threading.Event()
         self.working.set()
+        #: Something may wait: the worker by hand looks.
+        self.changed = threading.Event()
+        event.listen(self.services.database.engine, "commit", lambda _connection: self.changed.set())
 
     def new_key(self, owner: str = "ann", **limits: int) -> str:
         keys = Keys(self.services.database)
@@ -92,8 +96,13 @@ class Stage:
 
     def client(self, key: str | None = None) -> httpx.Client:
         key = key or self.key
+        return self._client(key, {"Authorization": f"Bearer {key}"})
+
+    def keyless(self) -> httpx.Client:
+        return self._client(None, {})
+
+    def _client(self, key: str | None, headers: dict[str, str]) -> httpx.Client:
         if key not in self._clients:
-            headers = {"Authorization": f"Bearer {key}"}
             made = httpx.Client(base_url=self.address, headers=headers, timeout=90)
             self._clients[key] = self.held.enter_context(made)
         return self._clients[key]
@@ -142,14 +151,17 @@ def running_stage(
     (folder / "models.toml").write_text(MODELS)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
-    context = ApiContext(services, None)
+    context = ApiContext(services, None, waits_read_seconds=0.01, events_read_seconds=0.05)
     app = make_api(context, without_keys=without_keys)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()
 
     def work() -> None:
-        while not stopped.wait(0.01):
+        while not stopped.is_set():
+            # Not for ever: a test may let it work again.
+            stage.changed.wait(0.05)
+            stage.changed.clear()
             # Asked first: a look costs a fraction of a claim for each model, and nobody else can write during a claim.
             if stage.working.is_set() and services.views.unfinished_jobs():
                 any(stage.complete(model) for model in services.registry.models)
@@ -166,6 +178,7 @@ def running_stage(
     finally:
         # Whoever still waits is answered, as when `farm api` is stopped.
         context.ending.set()
+        stage.changed.set()
         server.should_exit = True
         stopped.set()
         for thread in threads:

@@ -210,13 +210,13 @@ def test_what_can_never_pass_a_quota_is_refused_for_good(stage: Stage) -> None:
     assert (again.status_code, again.headers["Retry-After"]) == (429, "3600")
 
 
-@pytest.fixture
-def keyless(tmp_path: Path) -> Iterator[str]:
-    with running_stage(tmp_path / "home", keyed=False) as stage:
-        yield stage.address
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with running_stage(tmp_path_factory.mktemp("keyless") / "home", keyed=False) as stage:
+        yield stage.keyless()
 
 
-def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: str) -> None:
+def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: httpx.Client) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer sk-anything"},
@@ -225,16 +225,16 @@ def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: str) -> 
         {"Authorization": "Basic YW5uOnNlY3JldA=="},
         {"Authorization": f"Bearer farm_{'0' * 12}_{'x' * 43}"},
     ):
-        assert httpx.get(f"{keyless}/v1/renders", headers=headers).status_code == 200, headers
+        assert keyless.get("/v1/renders", headers=headers).status_code == 200, headers
     strange = {"Authorization": "Bearer sk-anything", "Origin": "https://example.org"}
-    assert httpx.get(f"{keyless}/v1/renders", headers=strange).status_code == 403
+    assert keyless.get("/v1/renders", headers=strange).status_code == 403
     elsewhere = {"Authorization": "Bearer sk-anything", "Host": "farm.example.org"}
-    assert httpx.get(f"{keyless}/v1/renders", headers=elsewhere).status_code == 403
+    assert keyless.get("/v1/renders", headers=elsewhere).status_code == 403
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"])
-def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: str, header: str) -> None:
-    answer = httpx.get(f"{keyless}/v1/renders", headers={header: "127.0.0.1"})
+def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: httpx.Client, header: str) -> None:
+    answer = keyless.get("/v1/renders", headers={header: "127.0.0.1"})
     assert answer.status_code == 401
     assert f"came through a proxy (it has the header {header.lower()})" in answer.json()["detail"]
 
@@ -244,13 +244,13 @@ def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: str, header: 
 )
 def test_who_is_let_in_without_a_key(tmp_path: Path, without_keys: Open, status: int) -> None:
     with running_stage(tmp_path / "home", keyed=False, without_keys=without_keys) as stage:
-        address = f"{stage.address}/v1/renders"
+        anybody, address = stage.keyless(), "/v1/renders"
         elsewhere = {"Host": "farm.example.org"}
-        assert httpx.get(address, headers=elsewhere).status_code == status
+        assert anybody.get(address, headers=elsewhere).status_code == status
         strange = elsewhere | {"Origin": "https://example.org"}
-        assert httpx.get(address, headers=strange).status_code == (401 if status == 401 else 403)
+        assert anybody.get(address, headers=strange).status_code == (401 if status == 401 else 403)
         stage.new_key()
-        eventually(lambda: httpx.get(address, headers=elsewhere).status_code == 401, "the first key closes it")
+        eventually(lambda: anybody.get(address, headers=elsewhere).status_code == 401, "the first key closes it")
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired"])
@@ -263,9 +263,9 @@ def test_when_its_last_key_ends_a_farm_is_closed_and_not_open(tmp_path: Path, en
         if end == "revoked":
             ring.revoke(key.id)
         for headers in ({}, {"X-API-Key": secret}, {"X-API-Key": "anything"}):
-            assert httpx.get(f"{stage.address}/v1/renders", headers=headers).status_code == 401, headers
+            assert stage.keyless().get("/v1/renders", headers=headers).status_code == 401, headers
 
 
 def test_once_a_key_is_made_no_other_one_opens(stage: Stage) -> None:
     wrong = {"Authorization": "Bearer sk-anything"}
-    assert httpx.get(f"{stage.address}/v1/renders", headers=wrong).status_code == 401
+    assert stage.keyless().get("/v1/renders", headers=wrong).status_code == 401

@@ -22,7 +22,6 @@ from storage.renders.followed import Followed, FollowedRender
 from storage.rules.ids import job_id
 
 #: How often rows are read, and so how often progress is sent at most.
-_LOOK_SECONDS = 0.5
 #: Proxies close idle connections, mostly after a minute.
 _KEEP_ALIVE_SECONDS = 15.0
 #: Events of a render that are kept for its streams; one that is further behind reads them by itself.
@@ -92,8 +91,8 @@ class _Found:
 class Followers(SharedReader[_FollowedRenders, _Found]):
     """Streams of server-sent events."""
 
-    def __init__(self, database: Database, ending: Flag) -> None:
-        super().__init__(every_seconds=_LOOK_SECONDS, ending=ending)
+    def __init__(self, database: Database, ending: Flag, *, every_seconds: float) -> None:
+        super().__init__(every_seconds=every_seconds, ending=ending)
         self.places = Places("streams of events")
         self._rows = Followed(database)
         self._events = EventLog(database)

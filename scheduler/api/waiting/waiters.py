@@ -17,7 +17,6 @@ from storage.database.connection import Database
 from storage.renders.followed import Followed
 from storage.renders.waits import RENEWED_EVERY_SECONDS, Waits
 
-_LOOK_SECONDS = 0.1
 #: nginx's word for it; nobody reads this answer.
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -34,8 +33,8 @@ class _WaitedRenders:
 class Waiters(SharedReader[_WaitedRenders, set[str]]):
     """Requests that wait for renders."""
 
-    def __init__(self, database: Database, ending: Event) -> None:
-        super().__init__(every_seconds=_LOOK_SECONDS, ending=ending)
+    def __init__(self, database: Database, ending: Event, *, every_seconds: float) -> None:
+        super().__init__(every_seconds=every_seconds, ending=ending)
         self.places = Places("requests that wait for renders")
         self._rows = Followed(database)
         self._marks = Waits(database)
