@@ -42,7 +42,7 @@ def webhook_receiver() -> Iterator[Receiver]:
     """One that listens on a port of this machine."""
     receiver = Receiver()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"receiver": receiver}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
     yield receiver

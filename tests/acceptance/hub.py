@@ -39,7 +39,7 @@ def hub(root: Path) -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": found, "released": released})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     found.address = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -17,6 +17,9 @@ from storage.settings import Settings
 from tests.contract.datasets import FORMATS, exported, make, render_of, wanted
 from tests.contract.renders import pictures, submit
 
+#: The libraries are half of the work: pandas, datasets, torch.
+pytestmark = pytest.mark.slow
+
 
 def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
     """Whether a row says what was asked for and made; `nothing` is how it says so."""
@@ -37,7 +40,6 @@ def agrees(row: dict[str, Any], index: int, *, nothing: object = None) -> bool:
 
 
 # Its reader leaves closing its files to the garbage collector.
-@pytest.mark.slow  # imports torch
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_webdataset_reads_every_picture_with_its_row(

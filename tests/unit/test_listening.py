@@ -37,6 +37,7 @@ def test_a_port_that_is_taken_is_named() -> None:
             listening("127.0.0.1", port)
 
 
+@pytest.mark.slow  # a process for each
 @pytest.mark.parametrize(("soft", "hard", "then"), [(256, 8192, 4096), (256, 512, 512), (5000, 8192, 5000)])
 def test_it_may_hold_as_many_connections_as_there_are_places(soft: int, hard: int, then: int) -> None:
     limited = f"""
