@@ -27,11 +27,11 @@ affected: .venv/test lint
 
 # Some folders or files of tests: make tests TESTS=tests/acceptance
 tests: .venv/test
-	$(PYTEST) --numprocesses 3 $(TESTS)
+	$(PYTEST) --numprocesses 4 $(TESTS)
 
 # More at once than two cores: they wait for servers, leases and one another half of the time.
 test: .venv/test lint
-	$(PYTEST) --numprocesses 3 --durations-to=$(or $(DURATIONS),.pytest_cache/durations.json)
+	$(PYTEST) --numprocesses 4 --durations-to=$(or $(DURATIONS),.pytest_cache/durations.json)
 
 # The same, and the figures kept for the next runs.
 durations:
@@ -40,7 +40,7 @@ durations:
 # Which lines the tests run, those that farm processes run included; figures on the screen, pages in htmlcov/.
 coverage: .venv/test
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
+	$(BIN)/coverage run -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 4
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report --skip-covered --sort cover

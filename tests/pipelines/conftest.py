@@ -1,5 +1,6 @@
 """Pipelines with random weights, once per session, and what they need beside words."""
 
+import gc
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ height = 64
 num_inference_steps = 3
 guidance_scale = 5.0
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_was_imported_is_no_garbage() -> None:
+    """Collecting garbage, as a worker does after each failure, need not look through the libraries every time."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
