@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
-from scheduler.local.weights import missing, not_found
+from scheduler.local.weights import missing
 from scheduler.services import open_services
 from storage.fleet.workers import SILENT_SECONDS
 from storage.settings import read_settings
 from storage.spec.capabilities import pipeline_of, taken_controls
+from storage.spec.model_files import not_found
 from storage.spec.models import DiffusersModel, Model, Running
 from storage.spec.registry import read_registry
 

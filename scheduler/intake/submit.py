@@ -21,12 +21,14 @@ from scheduler.services import Services
 from storage.access.keys import Limits
 from storage.access.quotas import Quotas, most_at_once
 from storage.broker.tickets import Tickets
-from storage.errors import BrokerProblem, NotFound, NotPermitted, QuotaExceeded
+from storage.errors import BadSpecification, BrokerProblem, NotFound, NotPermitted, QuotaExceeded
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
 from storage.renders.views import Views
+from storage.spec.model_files import not_found
+from storage.spec.models import Model
 from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry
 
@@ -70,9 +72,17 @@ class SpecifiedJobs(Iterator[NewJob]):
     """Iterate over the specified pictures of an order, counting them and collecting remarks."""
 
     def __init__(
-        self, jobs: Iterator[NewJob], registry: Registry, remarks: Iterable[str] = (), limits: Limits = NO_LIMITS
+        self,
+        jobs: Iterator[NewJob],
+        registry: Registry,
+        remarks: Iterable[str] = (),
+        limits: Limits = NO_LIMITS,
+        *,
+        rendered_here: bool = False,
     ) -> None:
+        """Prepare to iterate; with `rendered_here`, over models whose files are on this machine."""
         self._jobs = jobs
+        self._rendered_here = rendered_here
         self._limits = limits
         self._total = 0
         self._labels = LabelRemarks()
@@ -86,6 +96,8 @@ class SpecifiedJobs(Iterator[NewJob]):
         one = next(self._jobs)
         self._total += 1
         check_number(self._total, self._limits)
+        if self._rendered_here and one.spec.model not in self._by_model:
+            _check_files(self._registry[one.spec.model])
         self._by_model[one.spec.model] += 1
         self._noted.update(remarks_on(one, self._registry))
         if one.labels:
@@ -156,7 +168,16 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
         bad=bad,
     )
     of_specs = (NewJob(spec=spec) for spec in order.specs)
-    return SpecifiedJobs(chain(of_specs, jobs), intake.registry, order.remarks, submitter.limits)
+    here = intake.workers is None
+    return SpecifiedJobs(chain(of_specs, jobs), intake.registry, order.remarks, submitter.limits, rendered_here=here)
+
+
+def _check_files(model: Model) -> None:
+    """Raise BadSpecification if a model names folders that are not on this machine, which renders it."""
+    if gone := not_found(model):
+        raise BadSpecification(
+            f"model: {model.alias} needs {', '.join(gone)}, which is not there; correct `source` in the registry"
+        )
 
 
 def admit(

@@ -70,7 +70,8 @@ def _look_at_home(settings: Settings) -> Finding | str:
 
 
 def _look_at_models(settings: Settings) -> Finding | str:
-    from scheduler.local.weights import missing, not_found
+    from scheduler.local.weights import missing
+    from storage.spec.model_files import not_found
     from storage.spec.registry import read_registry
 
     registry = read_registry(settings)

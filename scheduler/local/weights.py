@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.spec.model_files import local_folder, named_folder
-from storage.spec.models import DiffusersModel, Lora, Model, Weights
+from storage.spec.models import DiffusersModel, Model, Weights
 
 
 def missing(model: Model) -> list[str]:
@@ -14,13 +14,6 @@ def missing(model: Model) -> list[str]:
     if not isinstance(model, DiffusersModel):
         return []
     return [weights.source for weights in _needed(model) if not _is_here(weights)]
-
-
-def not_found(entry: Model | Lora) -> list[str]:
-    """Return the folders and files that a model or LoRA names and that are not there; nothing can fetch those."""
-    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
-    folders = [named_folder(weights) for weights in named if isinstance(weights, Weights | Lora)]
-    return [str(folder) for folder in folders if folder is not None and not folder.exists()]
 
 
 def _needed(model: DiffusersModel) -> Iterator[Weights]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from storage.spec.models import Lora, Weights
+from storage.spec.models import DiffusersModel, Lora, Model, Weights
 
 #: The models that come with the farm, each a folder in Diffusers layout.
 SHIPPED = Path(__file__).parents[2] / "worker" / "models"
@@ -61,6 +61,13 @@ def named_folder(weights: Weights | Lora) -> Path | None:
         return SHIPPED / name
     path = Path(weights.source)
     return path if path.is_absolute() or not _HUB_ID.fullmatch(weights.source) else None
+
+
+def not_found(entry: Model | Lora) -> list[str]:
+    """Return the folders and files that a model or LoRA names and that are not there; nothing can fetch those."""
+    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
+    folders = [named_folder(weights) for weights in named if isinstance(weights, Weights | Lora)]
+    return [str(folder) for folder in folders if folder is not None and not folder.exists()]
 
 
 def local_folder(weights: Weights) -> Path:

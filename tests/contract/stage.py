@@ -142,13 +142,14 @@ def running_stage(
     keyed: bool = True,
     without_keys: Open = Open.TO_THIS_MACHINE,
     database_url: str | None = None,
+    models: str = MODELS,
 ) -> Iterator[Stage]:
     """A farm whose pictures are made as soon as they wait. With a database's address, one of several machines."""
     settings = Settings(home=folder, owner="ann", webhook_private=True, database_url=database_url)
     folder.mkdir()
     if database_url is not None:
         schema.upgrade(Database(database_url))
-    (folder / "models.toml").write_text(MODELS)
+    (folder / "models.toml").write_text(models)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
     context = ApiContext(services, None, waits_read_seconds=0.01, events_read_seconds=0.05)

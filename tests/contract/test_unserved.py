@@ -51,6 +51,18 @@ def test_a_dry_run_says_it_too(stage: Stage) -> None:
     assert f"{REMARK} (1 picture)" in result.stderr
 
 
+def test_a_model_whose_folder_is_not_on_the_machine_that_renders_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    models = '[models.own]\nkind = "diffusers"\nsource = "./weights"\npipeline = "StableDiffusionPipeline"\n'
+    with running_stage(home, models=models) as alone:
+        alone.working.clear()
+        refused = alone.client().post("/v1/renders", json={"prompt": "a star"})
+        assert refused.status_code == 422
+        assert f"own needs {home / 'weights'}, which is not there; correct `source`" in refused.json()["detail"]
+        (home / "weights").mkdir()
+        assert alone.client().post("/v1/renders", json={"prompt": "a star"}).status_code == 202
+
+
 def test_nothing_is_said_on_a_machine_whose_workers_start_when_there_is_work(tmp_path: Path) -> None:
     with running_stage(tmp_path / "home") as alone:
         told = alone.client().post("/v1/renders", json={"prompt": "a star", "dry_run": True}).json()

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.local.doctor import Finding, Grade, examine
-from scheduler.local.weights import not_found
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
+from storage.spec.model_files import not_found
 from storage.spec.models import DiffusersModel, SimulatedModel
 from storage.spec.picture import VERSION, Request
 from storage.spec.registry import parse_registry, read_registry

@@ -12,6 +12,7 @@ import transformers
 from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
+from storage.spec.model_files import not_found
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
@@ -39,6 +40,11 @@ class DiffusersBackend:
     def load(self, model: Model, *, shared: LoadedModel | None = None) -> LoadedModel:
         if not isinstance(model, DiffusersModel):
             raise TypeError(f"{model.alias} is not a diffusers model")
+        if gone := not_found(model):
+            # Diffusers would look for it on the hub, and blame the connection.
+            raise ModelUnavailable(
+                f"model {model.alias} cannot be loaded: there is no {', '.join(gone)} on this machine"
+            )
         try:
             return self._load(model, shared if isinstance(shared, LoadedPipeline) else None)
         except Exception as error:

@@ -14,6 +14,7 @@ from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activ
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
+from storage.spec.model_files import not_found
 from storage.spec.models import Lora
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, by_component, lora_file, read_tensors, written_config
@@ -85,6 +86,8 @@ class LoraAdapters:
     def _load(self, alias: str) -> None:
         if alias not in self._known:
             raise RenderFailed(f"loras: no LoRA named {alias!r} is registered on this worker")
+        if gone := not_found(self._known[alias]):
+            raise RenderFailed(f"loras: {alias} cannot be loaded: there is no {', '.join(gone)} on this machine")
         if self._offload_again is not None:
             self._pipeline.remove_all_hooks()
         before = ModuleState(self._components())

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 
 from storage.errors import FarmError, InvalidInput, ModelUnavailable
 from storage.settings import read_settings
-from storage.spec.model_files import named_folder
+from storage.spec.model_files import named_folder, not_found
 from storage.spec.models import DiffusersModel, Lora, Model, Weights
 from storage.spec.registry import read_registry
 
@@ -36,11 +36,11 @@ def main(alias: str) -> None:
     """Download the weights of a model or LoRA, safetensors only; files that are here are not downloaded again."""
     try:
         registry = read_registry(read_settings())
-        for weights in _needed(registry.loras[alias] if alias in registry.loras else registry[alias]):
-            named = named_folder(weights)
-            if named is not None and not named.exists():
-                raise ModelUnavailable(f"there is no {named} on this machine; correct `source` in the registry")
-            if named is not None:
+        entry = registry.loras[alias] if alias in registry.loras else registry[alias]
+        if gone := not_found(entry):
+            raise ModelUnavailable(f"there is no {', '.join(gone)} on this machine; correct `source` in the registry")
+        for weights in _needed(entry):
+            if named_folder(weights) is not None:
                 click.echo(f"{weights.source}: on this machine")
             else:
                 click.echo(f"{weights.source}: {_fetched(weights)}")
