@@ -76,7 +76,7 @@ def _scales_by_name(value: Any) -> dict[str, float]:
         pairs = [item.partition("=") for item in _items(value)]
         names = [name.strip() for name, _, _ in pairs]
         if other := next((name for name in names if ":" in name), None):
-            raise ValueError(f"write a LoRA's scale as {other.replace(':', '=', 1)} (given: {other})")
+            raise ValueError(f"write a LoRA's scale as {other.replace(':', '=', 1)}")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"name {twice} twice; give it one scale")
         value = {name.strip(): scale or 1.0 for name, _, scale in pairs}

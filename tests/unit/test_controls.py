@@ -84,7 +84,7 @@ def test_loras_are_named_with_their_scales() -> None:
     assert spec(loras="ink=0.5").loras == {"ink": 0.5}
     with pytest.raises(BadSpecification, match="loras: name ink twice; give it one scale"):
         Request.parse({"prompt": "a", "loras": "ink=0.5, ink=0.6"})
-    with pytest.raises(BadSpecification, match=r"loras: write a LoRA's scale as ink=0\.6 \(given: ink:0\.6\)"):
+    with pytest.raises(BadSpecification, match=r"loras: write a LoRA's scale as ink=0\.6 \(given: 'ink:0\.6'\)"):
         Request.parse({"prompt": "a", "loras": "ink:0.6"})
 
 
