@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from scheduler.cron.firing import ScheduleRunner
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from tests.contract.datasets import MADE, hugging_face, read_back
 from tests.contract.renders import assert_rows_agree
-from tests.contract.schedules import TWO_AT_NIGHT, Clock, runner_over
+from tests.contract.schedules import TWO_AT_NIGHT, ByTurns, Clock, runner_over
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ScheduleRunner:
+def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ByTurns:
     return runner_over(farm, database, objects, clock)
 
 

@@ -18,7 +18,7 @@ def at(text: str, zone: str = "UTC") -> float:
 
 def times(cron: str, zone: str, first: str, last: str) -> list[str]:
     """What is due between two moments of a zone, as its clocks show it."""
-    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone))
+    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone), ticking_since=at(last, zone))
     return [datetime.fromtimestamp(one.at, ZoneInfo(zone)).strftime("%d %H:%M%z") for one in planned]
 
 
@@ -70,7 +70,7 @@ def test_daylight_saving_is_kept_as_cron_users_expect(
 
 
 def decided(catch_up: CatchUp, *, after: str, now: str) -> list[tuple[str, bool]]:
-    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now))
+    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now), ticking_since=at(now))
     return [(datetime.fromtimestamp(one.at, ZoneInfo("UTC")).strftime("%H:%M"), one.fires) for one in planned]
 
 
