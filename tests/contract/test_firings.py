@@ -1,0 +1,503 @@
+"""What is taken is accepted beside the clock: once, whoever freezes or dies meanwhile, and in nobody else's way."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from scheduler.cron.acceptors import LONG_THREADS, SHORT_THREADS
+from scheduler.cron.firing import ScheduleRunner
+from scheduler.intake.order import Order
+from scheduler.intake.templates import Templates
+from storage.database.connection import Database
+from storage.database.tables import firings, renders, schedules
+from storage.errors import ObjectStoreProblem
+from storage.jobs.jobs import Jobs
+from storage.jobs.values import NewJob, Submission
+from storage.objects.store import ObjectStore, open_objects
+from storage.renders.firings import ClaimedFiring
+from storage.renders.schedules import FiringOutcome, Schedule
+from storage.renders.views import Views
+from storage.rules.states import Priority
+from storage.settings import Settings
+from storage.spec.picture import Request
+from tests.contract.schedules import NIGHTLY, REGISTRY, TWO_AT_NIGHT, ByTurns, Clock, add, lapse, outcomes, runner_over
+from tests.servers import eventually
+
+#: Needs nothing of the object store.
+BARE = Order(templates=Templates(texts=("a kitten",)))
+
+
+@pytest.fixture
+def objects(local: Settings) -> ObjectStore:
+    return open_objects(local)
+
+
+class Gate:
+    """An object store that hangs for some schedules' prompts until it is opened."""
+
+    def __init__(self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._opened = threading.Event()
+        self._copy = objects.copy
+        self._keys: set[str] = set()
+        self.waiting = 0
+        self.fails = False
+        monkeypatch.setattr(objects, "copy", self._through)
+
+    def hang(self, *hanging: Schedule) -> None:
+        self._keys |= {f"inputs/{str(one.order['rows']).partition(':')[2]}" for one in hanging}
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def _through(self, key: str, file: Any) -> None:
+        if key in self._keys:
+            self.waiting += 1
+            assert self._opened.wait(120)
+            if self.fails:
+                raise ObjectStoreProblem("objects: read timeout")
+        self._copy(key, file)
+
+
+@pytest.fixture
+def gate(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(objects, monkeypatch)
+    yield gate
+    gate.open()
+
+
+@contextmanager
+def accepting(runner: ByTurns) -> Iterator[ScheduleRunner]:
+    """Threads that accept, and a clock that calls them, as in a scheduler process."""
+    before = {*threading.enumerate()}
+    runner.acceptors.start()
+    try:
+        yield ScheduleRunner(runner.schedules, runner.firings, on_taken=runner.acceptors.call, clock=runner.clock)
+    finally:
+        runner.acceptors.close()
+        eventually(lambda: not ({*threading.enumerate()} - before), "its threads have ended")
+
+
+def prompts(text: str, pictures: int = 1) -> Order:
+    return Order(prompts=(text,), pictures_each=pictures)
+
+
+def taken(runner: ByTurns, schedule: Schedule, *, long: bool = False) -> None:
+    assert runner.firings.take(schedule, {TWO_AT_NIGHT: FiringOutcome.TAKEN}, long=long) == 1
+
+
+def claimed(runner: ByTurns, *, long: bool = False) -> ClaimedFiring:
+    found = runner.firings.claim(long=long)
+    assert found is not None
+    return found
+
+
+def accept(runner: ByTurns, firing: ClaimedFiring, *, pictures: int = 2) -> str | None:
+    """Accept as one does whose pictures are all specified."""
+    request = Request.parse({"prompt": "a"})
+    jobs = [NewJob(spec=REGISTRY.resolve(request, seed=seed)) for seed in range(pictures)]
+    return runner.firings.accept(firing, jobs, Submission(owner="ann", priority=Priority.NORMAL), {"tiny": 8})
+
+
+def rendered(database: Database) -> int:
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(renders)).scalar_one()
+
+
+# -- beside the clock ------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_that_takes_minutes_to_accept_makes_no_other_late(runner: ByTurns, clock: Clock, gate: Gate) -> None:
+    slow = add(runner, name="slow", order=prompts("slow", 1500))
+    quick = add(runner, name="quick", plan=replace(NIGHTLY, cron="1 2 * * *"), order=prompts("quick"))
+    gate.hang(slow)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting, "the slow one is being accepted")
+        assert [(one.outcome, one.note) for one in runner.schedules.history(slow)] == [
+            (FiringOutcome.TAKEN, "being accepted")
+        ]
+        for _ in range(15):
+            clock.moment += 10
+            ticks.run_once()
+        eventually(lambda: outcomes(runner, quick) == [FiringOutcome.FIRED], "the quick one has fired")
+        assert outcomes(runner, slow) == [FiringOutcome.TAKEN]
+        gate.open()
+        eventually(lambda: outcomes(runner, slow) == [FiringOutcome.FIRED], "the slow one has fired, too")
+
+
+def test_a_store_that_hangs_for_some_holds_up_neither_short_nor_long_ones_of_others(
+    runner: ByTurns, clock: Clock, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.cron.acceptors._FIRST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr("scheduler.cron.acceptors._LONGEST_PAUSE_SECONDS", 3600.0)
+    hanging = [add(runner, name=f"hangs {n}", order=prompts(f"hangs {n}")) for n in range(SHORT_THREADS)]
+    gate.hang(*hanging)
+    gate.fails = True
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting == SHORT_THREADS, "every thread of the short ones hangs")
+        long = add(runner, name="long", order=prompts("long", 1500))
+        short = add(runner, name="short", order=prompts("short"))
+        ticks.run_once()
+        eventually(lambda: outcomes(runner, long) == [FiringOutcome.FIRED], "the long one has fired meanwhile")
+        assert outcomes(runner, short) == [FiringOutcome.TAKEN]
+
+        gate.open()  # and each of them is told that it timed out
+        eventually(lambda: outcomes(runner, short) == [FiringOutcome.FIRED], "the short one, after their first try")
+    assert [outcomes(runner, one) for one in hanging] == [[FiringOutcome.TAKEN]] * SHORT_THREADS
+    assert {one.note for this in hanging for one in runner.schedules.history(this)} == {"objects: read timeout"}
+
+
+def test_short_ones_wait_for_no_long_ones(runner: ByTurns, clock: Clock, gate: Gate) -> None:
+    long = [add(runner, name=f"long {n}", order=prompts(f"long {n}", 1500)) for n in range(LONG_THREADS + 1)]
+    short = add(runner, name="short", order=prompts("short"))
+    gate.hang(*long)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting == LONG_THREADS, "every thread of the long ones is at work")
+        eventually(lambda: outcomes(runner, short) == [FiringOutcome.FIRED], "the short one has fired")
+        gate.open()
+        eventually(lambda: {*outcomes(runner, long[-1])} == {FiringOutcome.FIRED}, "the last long one has fired")
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_the_clock_waits_for_no_schedule_that_is_locked(runner: ByTurns, clock: Clock, database: Database) -> None:
+    locked, free = add(runner, name="a"), add(runner, name="b")
+    clock.moment = TWO_AT_NIGHT
+    with database.write() as connection:  # as whoever copies a million rows does
+        connection.execute(select(schedules).where(schedules.c.id == locked.id).with_for_update())
+        runner.ticks.run_once()
+        assert [outcomes(runner, one) for one in (locked, free)] == [[], [FiringOutcome.TAKEN]]
+        for _ in range(20):
+            clock.moment += 30
+            runner.ticks.run_once()
+    runner.run_once()
+    assert [outcomes(runner, one) for one in (locked, free)] == [[FiringOutcome.FIRED]] * 2
+
+
+# -- late is what came due while nobody was ticking ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"), [(300, FiringOutcome.TAKEN), (3600, FiringOutcome.MISSED)], ids=["waited", "was frozen"]
+)
+def test_what_came_due_while_a_tick_waited_for_the_database_is_not_missed(
+    runner: ByTurns, seconds: float, outcome: FiringOutcome
+) -> None:
+    schedule = add(runner, plan=replace(NIGHTLY, cron="1 2 * * *"))
+    # Read when the tick begins, when it has the database to itself, and when it ends.
+    moments = iter([TWO_AT_NIGHT, TWO_AT_NIGHT + seconds, TWO_AT_NIGHT + seconds])
+    ScheduleRunner(runner.schedules, runner.firings, clock=lambda: next(moments)).run_once()
+    assert outcomes(runner, schedule) == [outcome]
+
+
+def test_what_came_due_while_a_tick_waited_for_another_schedule_is_not_missed(runner: ByTurns) -> None:
+    first = add(runner, name="a")
+    second = add(runner, name="b", plan=replace(NIGHTLY, cron="1 2 * * *"))
+    later = TWO_AT_NIGHT + 300
+    moments = iter([TWO_AT_NIGHT, TWO_AT_NIGHT, later, later + 2, later + 2, later + 2])
+    ticks = ScheduleRunner(runner.schedules, runner.firings, clock=lambda: next(moments))
+    ticks.run_once()
+    ticks.run_once()
+    assert [outcomes(runner, one) for one in (first, second)] == [[FiringOutcome.TAKEN]] * 2
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"), [(30, FiringOutcome.TAKEN), (90, FiringOutcome.MISSED)], ids=["ticking", "down"]
+)
+def test_a_time_is_missed_only_if_no_process_was_ticking(
+    runner: ByTurns, clock: Clock, step: float, outcome: FiringOutcome
+) -> None:
+    clock.moment = TWO_AT_NIGHT - 1000
+    while clock.moment <= TWO_AT_NIGHT + 1000:  # another process, that cannot read this schedule
+        runner.firings.tick(began=clock.moment, gap=60, clock=clock)
+        clock.moment += step
+    schedule = add(runner)
+    runner.ticks.run_once()
+    assert outcomes(runner, schedule) == [outcome]
+
+
+def test_a_process_that_was_killed_before_a_time_and_back_long_after_it_has_missed_it(
+    runner: ByTurns, clock: Clock, farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    schedule = add(runner)
+    clock.moment = TWO_AT_NIGHT - 5
+    runner.ticks.run_once()
+    clock.moment = TWO_AT_NIGHT + 600
+    runner_over(farm, database, objects, clock).run_once()
+    assert outcomes(runner, schedule) == [FiringOutcome.MISSED]
+
+
+# -- once ------------------------------------------------------------------------------------------------------
+
+
+def test_one_that_froze_and_comes_back_accepts_nothing_again(runner: ByTurns, database: Database) -> None:
+    taken(runner, add(runner))
+    frozen = claimed(runner)
+    lapse(runner)
+    other = claimed(runner, long=True)
+    assert (frozen.fence, other.fence) == (1, 2)
+
+    assert accept(runner, frozen) is None, "while the other one accepts"
+    assert accept(runner, other) is not None
+    assert accept(runner, frozen) is None, "after the other one has accepted"
+    assert not runner.firings.decide(frozen, FiringOutcome.FAILED, "late")
+    assert not runner.firings.give_back(frozen, note="late")
+    assert runner.firings.renew([frozen]) == {frozen.key}
+    assert outcomes(runner, frozen.schedule) == [FiringOutcome.FIRED]
+    assert rendered(database) == 1
+
+
+def test_a_long_one_that_froze_and_comes_back_accepts_nothing_again(runner: ByTurns, database: Database) -> None:
+    taken(runner, add(runner), long=True)
+    frozen = claimed(runner, long=True)
+    lapse(runner)
+    other = claimed(runner, long=True)
+    assert accept(runner, frozen, pictures=1500) is None
+    assert accept(runner, other, pictures=1500) is not None
+    assert rendered(database) == 1
+
+
+def test_one_that_was_slow_and_that_nobody_replaced_accepts_after_its_lease(runner: ByTurns) -> None:
+    taken(runner, add(runner))
+    slow = claimed(runner)
+    lapse(runner)
+    assert accept(runner, slow) is not None
+    assert runner.firings.claim(long=True) is None
+
+
+def test_a_lease_that_is_renewed_is_nobody_elses_to_claim(
+    farm: Jobs, database: Database, objects: ObjectStore, clock: Clock
+) -> None:
+    runner = runner_over(farm, database, objects, clock, lease_seconds=3600)
+    taken(runner, add(runner))
+    mine = claimed(runner)
+    assert runner.firings.claim(long=True) is None
+    lapse(runner)
+    assert runner.firings.renew([mine]) == set()
+    assert runner.firings.claim(long=True) is None
+
+
+def test_who_loses_a_firing_stops_in_the_middle_of_it(
+    runner: ByTurns, clock: Clock, gate: Gate, database: Database
+) -> None:
+    schedule = add(runner, order=prompts("slow", 1500))
+    gate.hang(schedule)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting, "it is being accepted")
+        lapse(runner)
+        other = claimed(runner, long=True)
+        runner.acceptors.renew()
+        gate.open()
+        eventually(lambda: not runner.acceptors._in_hand, "whoever lost it has stopped")
+        assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
+        assert accept(runner, other) is not None
+    assert rendered(database) == 1
+
+
+def test_a_process_that_stops_leaves_what_it_has_in_hand_to_another_at_once(
+    runner: ByTurns, clock: Clock, gate: Gate, database: Database
+) -> None:
+    schedule = add(runner, order=prompts("slow"))
+    gate.hang(schedule)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting, "it is being accepted")
+        runner.acceptors.close()
+        other = claimed(runner, long=True)
+        assert other.attempt == 1, "no attempt is counted"
+        gate.open()
+    assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
+    assert accept(runner, other) is not None
+    assert rendered(database) == 1
+
+
+# -- what is wrong with one is nobody else's trouble -----------------------------------------------------------------
+
+
+def test_what_kills_whoever_accepts_it_is_given_up(runner: ByTurns, clock: Clock) -> None:
+    schedule, other = add(runner, name="a"), add(runner, name="b")
+    taken(runner, schedule)
+    for attempt in range(1, 6):
+        assert claimed(runner, long=attempt > 1).attempt == attempt
+        lapse(runner)
+    clock.moment = TWO_AT_NIGHT
+    runner.run_once()
+    [firing] = runner.schedules.history(schedule)
+    assert (firing.outcome, firing.note) == (
+        FiringOutcome.FAILED,
+        "given up after 5 attempts, its process died or hung each time",
+    )
+    assert outcomes(runner, other) == [FiringOutcome.FIRED]
+
+
+def test_what_nobody_foresaw_is_tried_again_and_told(
+    runner: ByTurns, clock: Clock, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule, other = add(runner, name="a"), add(runner, name="b", order=BARE)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(objects, "copy", broken)
+    clock.moment = TWO_AT_NIGHT
+    for _ in range(5):
+        runner.run_once()
+        assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
+        lapse(runner)
+    runner.run_once()
+    [firing] = runner.schedules.history(schedule)
+    assert (firing.outcome, firing.note) == (
+        FiringOutcome.FAILED,
+        "given up after 5 attempts: internal error: RuntimeError: a bug",
+    )
+    assert outcomes(runner, other) == [FiringOutcome.FIRED]
+
+
+def test_a_full_disk_is_waited_for(
+    runner: ByTurns, clock: Clock, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = add(runner)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    clock.moment = TWO_AT_NIGHT
+    with monkeypatch.context() as patched:
+        patched.setattr(objects, "copy", full)
+        for _ in range(10):
+            runner.run_once()
+            lapse(runner)
+    assert [one.note for one in runner.schedules.history(schedule)] == ["[Errno 28] No space left on device"]
+    runner.run_once()
+    assert outcomes(runner, schedule) == [FiringOutcome.FIRED]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"order": "{not json"},
+        {"order": "[]"},
+        {"order": '{"pictures": "many"}'},
+        {"cron": "now and then"},
+        {"timezone": "Europe/Atlantis"},
+        {"timezone": "../../etc/passwd"},
+        {"window": "at night"},
+    ],
+    ids=str,
+)
+def test_a_row_that_cannot_be_read_stops_no_other_schedule(
+    runner: ByTurns, clock: Clock, database: Database, spoiled: dict[str, str]
+) -> None:
+    bad = add(runner, name="a", plan=replace(NIGHTLY, window="01:00-06:00"))
+    good = add(runner, name="b", plan=replace(NIGHTLY, window="03:00-06:00"))
+    with database.write() as connection:
+        connection.execute(schedules.update().where(schedules.c.id == bad.id).values(**spoiled))
+
+    clock.moment = TWO_AT_NIGHT
+    runner.run_once()
+    [firing] = runner.schedules.history(good)
+    assert Views(database).render(str(firing.render_id)).held
+    clock.moment = TWO_AT_NIGHT + 3600
+    runner.run_once()
+    assert not Views(database).render(str(firing.render_id)).held
+    assert FiringOutcome.FIRED not in outcomes(runner, bad)
+
+
+# -- the rules of overlap, as ever -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        ("skip", [FiringOutcome.FIRED, FiringOutcome.SKIPPED]),
+        ("queue", [FiringOutcome.FIRED, FiringOutcome.FIRED]),
+        ("cancel", [FiringOutcome.FIRED, FiringOutcome.FIRED]),
+    ],
+)
+def test_what_comes_due_while_the_one_before_is_being_accepted_waits_for_its_turn(
+    runner: ByTurns, clock: Clock, gate: Gate, overlap: str, expected: list[FiringOutcome]
+) -> None:
+    schedule = add(runner, plan=replace(NIGHTLY, cron="* 2 * * *", overlap=overlap), order=prompts("slow"))
+    gate.hang(schedule)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting, "the first one is being accepted")
+        clock.moment += 60
+        ticks.run_once()
+        assert runner.firings.claim(long=False) is None
+        assert [one.note for one in runner.schedules.history(schedule)] == ["waits for its turn", "being accepted"]
+        gate.open()
+        eventually(lambda: FiringOutcome.TAKEN not in outcomes(runner, schedule), "both are decided")
+    assert outcomes(runner, schedule) == expected
+    second, first = runner.schedules.history(schedule)
+    assert first.render_state == ("cancelled" if overlap == "cancel" else "running")
+    if overlap == "skip":
+        assert second.note == f"render {first.render_id} was not finished"
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before its prompts are read", "while they are read"])
+def test_a_schedule_that_is_paused_while_it_is_accepted_skips_that(
+    runner: ByTurns, database: Database, *, early: bool
+) -> None:
+    schedule = add(runner)
+    taken(runner, schedule)
+    if early:
+        runner.schedules.pause(schedule)
+        runner.accept_all()
+    else:
+        one = claimed(runner)
+        runner.schedules.pause(schedule)
+        assert accept(runner, one) is None
+    [firing] = runner.schedules.history(schedule)
+    assert (firing.outcome, firing.note) == (
+        FiringOutcome.SKIPPED,
+        "the schedule was paused before it was accepted",
+    )
+    assert rendered(database) == 0
+
+
+def test_a_schedule_that_is_removed_while_it_is_accepted_accepts_nothing(runner: ByTurns, database: Database) -> None:
+    schedule = add(runner)
+    taken(runner, schedule)
+    one = claimed(runner)
+    runner.schedules.remove(schedule)
+    assert accept(runner, one) is None
+    assert rendered(database) == 0
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(firings)).scalar_one() == 0
+
+
+# -- windows -------------------------------------------------------------------------------------------------------
+
+
+def test_windows_of_long_renders_and_of_others_are_kept_apart(
+    runner: ByTurns, clock: Clock, database: Database
+) -> None:
+    plan = replace(NIGHTLY, window="03:00-06:00")
+    made = [add(runner, name=str(pictures), plan=plan, order=prompts("a", pictures)) for pictures in (1, 1500)]
+    clock.moment = TWO_AT_NIGHT
+    runner.run_once()
+    found = [str(runner.schedules.history(one)[0].render_id) for one in made]
+
+    def held() -> list[bool]:
+        return [Views(database).render(render_id).held for render_id in found]
+
+    clock.moment = TWO_AT_NIGHT + 3600
+    assert held() == [True, True]
+    runner.windows.run_once(long=False)
+    assert held() == [False, True]
+    runner.windows.run_once(long=True)
+    assert held() == [False, False]
