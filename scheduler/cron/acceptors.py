@@ -25,8 +25,10 @@ SHORT_THREADS = 2
 LONG_THREADS = 2
 #: A firing whose process died so often while it accepted it has failed: it may be what kills them.
 MOST_ATTEMPTS = 5
-#: Not a row, nor a byte of its prompts, was read for so long: its thread hangs, and another may try.
+#: None of its pictures has passed for so long: its thread hangs, and another process may try.
 STALL_SECONDS = 900.0
+#: How long a stopping process waits for its threads' claims.
+_CLOSE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 
@@ -102,10 +104,14 @@ class Acceptors:
 
         Raises ServiceProblem; then leases run out.
         """
-        # Threads that claim this moment are waited for.
-        with self._lock:
-            self._closed.set()
+        self._closed.set()
+        # Threads that claim this moment are waited for, unless the database does not answer.
+        if not self._lock.acquire(timeout=_CLOSE_SECONDS):
+            return
+        try:
             left = [one.claimed for one in self._in_hand.values()]
+        finally:
+            self._lock.release()
         if left and (given := self._firings.give_all_back(left)):
             log.info("firings given back", extra={"n": given})
 
@@ -179,7 +185,7 @@ class Acceptors:
         """Give a firing back, for later; a database that is away is waited for."""
         claimed = in_hand.claimed
         # Each try raises the fence twice: when it is claimed, and when it is given back.
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** (claimed.fence // 2), _LONGEST_PAUSE_SECONDS)
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(claimed.fence // 2, 10), _LONGEST_PAUSE_SECONDS)
         while not (in_hand.lost or self._closed.is_set()):
             try:
                 self._firings.give_back(claimed, note=note, after_seconds=pause, counted=counted)

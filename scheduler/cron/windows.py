@@ -1,7 +1,7 @@
 """Hold and release the pictures of schedules as their windows shut and open, beside the clock."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from scheduler.cron.acceptance import call_workers
@@ -34,7 +34,15 @@ class WindowKeeper:
         Raises ServiceProblem; what was done stays done.
         """
         now = self.schedules.now() if self.clock is None else self.clock()
-        one_by_one(self.schedules.all(), lambda schedule: self._keep(schedule, now, long=long), self._throttle)
+        released: list[str] = []
+
+        def keep(schedule: Schedule) -> None:
+            released.extend(self._keep(schedule, now, long=long))
+
+        one_by_one(self.schedules.all(), keep, self._throttle)
+        if released:
+            # Once for all of them: a broker that hangs holds up no window. If this fails, the sweep does it.
+            call_workers(self.intake)
 
     def run(self, stopping: threading.Event, *, every_seconds: float, long: bool) -> None:
         """Keep windows until asked to stop; a service that is away is waited for."""
@@ -42,7 +50,8 @@ class WindowKeeper:
             lambda: self.run_once(long=long), doing="keep windows", every_seconds=every_seconds, stopping=stopping
         )
 
-    def _keep(self, schedule: Schedule, now: float, *, long: bool) -> None:
+    def _keep(self, schedule: Schedule, now: float, *, long: bool) -> Iterator[str]:
+        """Yield the renders that were released."""
         plan = schedule.plan
         if plan.window is None:
             return
@@ -50,7 +59,7 @@ class WindowKeeper:
         for render_id in self.firings.out_of_step(schedule, window_open=opened, long=long):
             if opened:
                 self.intake.jobs.release(render_id)
-                call_workers(self.intake)
+                yield render_id
             else:
                 self.intake.jobs.hold(render_id)
             self.firings.note_window(render_id, window_open=opened)

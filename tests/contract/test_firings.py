@@ -1,5 +1,6 @@
 """What is taken is accepted beside the clock: once, whoever freezes or dies meanwhile, and in nobody else's way."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from storage.database.tables import firings, renders, schedules
 from storage.errors import ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Submission
+from storage.objects.inputs import put_input
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.firings import ClaimedFiring
 from storage.renders.schedules import FiringOutcome, Schedule
@@ -382,6 +384,25 @@ def test_a_full_disk_is_waited_for(
     assert [one.note for one in runner.schedules.history(schedule)] == ["[Errno 28] No space left on device"]
     runner.run_once()
     assert outcomes(runner, schedule) == [FiringOutcome.FIRED]
+
+
+@pytest.mark.parametrize("stored", [None, b'{"prompt": "a kitt', b'{"prompt": "a kitten", "steps": 0}\n'])
+def test_prompts_that_cannot_be_read_fail_and_stop_no_other_schedule(
+    runner: ByTurns, clock: Clock, objects: ObjectStore, database: Database, stored: bytes | None
+) -> None:
+    bad, good = add(runner, name="a", order=prompts("bad")), add(runner, name="b", order=prompts("good"))
+    if stored is None:
+        objects.delete(f"inputs/{str(bad.order['rows']).partition(':')[2]}")
+    else:
+        order = json.dumps({**bad.order, "rows": put_input(objects, stored)})
+        with database.write() as connection:
+            connection.execute(schedules.update().where(schedules.c.id == bad.id).values(order=order))
+    clock.moment = TWO_AT_NIGHT
+    runner.run_once()
+    [firing] = runner.schedules.history(bad)
+    assert firing.outcome == FiringOutcome.FAILED
+    assert ("is not in the store" if stored is None else "prompts of the schedule a line 1") in str(firing.note)
+    assert outcomes(runner, good) == [FiringOutcome.FIRED]
 
 
 @pytest.mark.parametrize(

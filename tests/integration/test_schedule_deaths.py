@@ -17,7 +17,9 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import intake_of
 from scheduler.intake.templates import Templates
 from storage.database.tables import firings, jobs, renders, schedules
+from storage.jobs.jobs import Jobs
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
+from storage.rules.faults import RetryPolicy
 from storage.settings import Settings
 from tests.integration.farm import SHORT_LEASES, Farm
 from tests.proxy import HttpProxy, Mode, proxy_loop
@@ -189,8 +191,10 @@ def test_a_store_that_hangs_for_one_schedule_stops_neither_the_others_nor_the_sw
     # Later than that, and meanwhile: another schedule, and a job whose worker died.
     bare = add(farm, "bare", Order(templates=Templates(texts=("a star",)), defaults={"model": "quick"}))
     eventually(lambda: outcome(farm, bare) == "fired", "the other one has fired")
-    [claimed] = farm.services.jobs.claim(model="quick", worker="w1", limit=1).jobs  # type: ignore[union-attr]
-    eventually(lambda: farm.rows(claimed.render_id)[0].state == "queued", "its lease has run out and was swept")
+    claim = Jobs(farm.services.database, RetryPolicy(lease_seconds=1)).claim(model="quick", worker="w1", limit=1)
+    assert claim is not None
+    render_id = claim.jobs[0].render_id
+    eventually(lambda: farm.rows(render_id)[0].state == "queued", "its lease has run out and was swept")
     assert outcome(farm, hanging) == "taken"
 
     process.kill()
