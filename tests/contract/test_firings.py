@@ -1,33 +1,25 @@
-"""What is taken is accepted beside the clock: once, whoever freezes or dies meanwhile, and in nobody else's way."""
+"""What is taken is accepted beside the clock: nothing that is wrong with one schedule is another one's trouble."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from scheduler.cron.acceptors import LONG_THREADS, SHORT_THREADS
 from scheduler.cron.firing import ScheduleRunner
 from scheduler.intake.order import Order
 from scheduler.intake.templates import Templates
 from storage.database.connection import Database
-from storage.database.tables import firings, renders, schedules
-from storage.errors import ObjectStoreProblem
+from storage.database.tables import schedules
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import NewJob, Submission
 from storage.objects.inputs import put_input
 from storage.objects.store import ObjectStore, open_objects
-from storage.renders.firings import ClaimedFiring
-from storage.renders.schedules import FiringOutcome, Schedule
+from storage.renders.schedules import FiringOutcome
 from storage.renders.views import Views
-from storage.rules.states import Priority
 from storage.settings import Settings
-from storage.spec.picture import Request
-from tests.contract.schedules import NIGHTLY, REGISTRY, TWO_AT_NIGHT, ByTurns, Clock, add, lapse, outcomes, runner_over
+from tests.contract.firings import Gate, accepting, claimed, prompts, taken
+from tests.contract.schedules import NIGHTLY, TWO_AT_NIGHT, ByTurns, Clock, add, lapse, outcomes, runner_over
 from tests.servers import eventually
 
 #: Needs nothing of the object store.
@@ -37,77 +29,6 @@ BARE = Order(templates=Templates(texts=("a kitten",)))
 @pytest.fixture
 def objects(local: Settings) -> ObjectStore:
     return open_objects(local)
-
-
-class Gate:
-    """An object store that hangs for some schedules' prompts until it is opened."""
-
-    def __init__(self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._opened = threading.Event()
-        self._copy = objects.copy
-        self._keys: set[str] = set()
-        self.waiting = 0
-        self.fails = False
-        monkeypatch.setattr(objects, "copy", self._through)
-
-    def hang(self, *hanging: Schedule) -> None:
-        self._keys |= {f"inputs/{str(one.order['rows']).partition(':')[2]}" for one in hanging}
-
-    def open(self) -> None:
-        self._opened.set()
-
-    def _through(self, key: str, file: Any) -> None:
-        if key in self._keys:
-            self.waiting += 1
-            assert self._opened.wait(120)
-            if self.fails:
-                raise ObjectStoreProblem("objects: read timeout")
-        self._copy(key, file)
-
-
-@pytest.fixture
-def gate(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate(objects, monkeypatch)
-    yield gate
-    gate.open()
-
-
-@contextmanager
-def accepting(runner: ByTurns) -> Iterator[ScheduleRunner]:
-    """Threads that accept, and a clock that calls them, as in a scheduler process."""
-    before = {*threading.enumerate()}
-    runner.acceptors.start()
-    try:
-        yield ScheduleRunner(runner.schedules, runner.firings, on_taken=runner.acceptors.call, clock=runner.clock)
-    finally:
-        runner.acceptors.close()
-        eventually(lambda: not ({*threading.enumerate()} - before), "its threads have ended")
-
-
-def prompts(text: str, pictures: int = 1) -> Order:
-    return Order(prompts=(text,), pictures_each=pictures)
-
-
-def taken(runner: ByTurns, schedule: Schedule, *, long: bool = False) -> None:
-    assert runner.firings.take(schedule, {TWO_AT_NIGHT: FiringOutcome.TAKEN}, long=long) == 1
-
-
-def claimed(runner: ByTurns, *, long: bool = False) -> ClaimedFiring:
-    found = runner.firings.claim(long=long)
-    assert found is not None
-    return found
-
-
-def accept(runner: ByTurns, firing: ClaimedFiring, *, pictures: int = 2) -> str | None:
-    """Accept as one does whose pictures are all specified."""
-    request = Request.parse({"prompt": "a"})
-    jobs = [NewJob(spec=REGISTRY.resolve(request, seed=seed)) for seed in range(pictures)]
-    return runner.firings.accept(firing, jobs, Submission(owner="ann", priority=Priority.NORMAL), {"tiny": 8})
-
-
-def rendered(database: Database) -> int:
-    with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(renders)).scalar_one()
 
 
 # -- beside the clock ------------------------------------------------------------------------------------------
@@ -238,93 +159,6 @@ def test_a_process_that_was_killed_before_a_time_and_back_long_after_it_has_miss
     assert outcomes(runner, schedule) == [FiringOutcome.MISSED]
 
 
-# -- once ------------------------------------------------------------------------------------------------------
-
-
-def test_one_that_froze_and_comes_back_accepts_nothing_again(runner: ByTurns, database: Database) -> None:
-    taken(runner, add(runner))
-    frozen = claimed(runner)
-    lapse(runner)
-    other = claimed(runner, long=True)
-    assert (frozen.fence, other.fence) == (1, 2)
-
-    assert accept(runner, frozen) is None, "while the other one accepts"
-    assert accept(runner, other) is not None
-    assert accept(runner, frozen) is None, "after the other one has accepted"
-    assert not runner.firings.decide(frozen, FiringOutcome.FAILED, "late")
-    assert not runner.firings.give_back(frozen, note="late")
-    assert runner.firings.renew([frozen]) == {frozen.key}
-    assert outcomes(runner, frozen.schedule) == [FiringOutcome.FIRED]
-    assert rendered(database) == 1
-
-
-def test_a_long_one_that_froze_and_comes_back_accepts_nothing_again(runner: ByTurns, database: Database) -> None:
-    taken(runner, add(runner), long=True)
-    frozen = claimed(runner, long=True)
-    lapse(runner)
-    other = claimed(runner, long=True)
-    assert accept(runner, frozen, pictures=1500) is None
-    assert accept(runner, other, pictures=1500) is not None
-    assert rendered(database) == 1
-
-
-def test_one_that_was_slow_and_that_nobody_replaced_accepts_after_its_lease(runner: ByTurns) -> None:
-    taken(runner, add(runner))
-    slow = claimed(runner)
-    lapse(runner)
-    assert accept(runner, slow) is not None
-    assert runner.firings.claim(long=True) is None
-
-
-def test_a_lease_that_is_renewed_is_nobody_elses_to_claim(
-    farm: Jobs, database: Database, objects: ObjectStore, clock: Clock
-) -> None:
-    runner = runner_over(farm, database, objects, clock, lease_seconds=3600)
-    taken(runner, add(runner))
-    mine = claimed(runner)
-    assert runner.firings.claim(long=True) is None
-    lapse(runner)
-    assert runner.firings.renew([mine]) == set()
-    assert runner.firings.claim(long=True) is None
-
-
-def test_who_loses_a_firing_stops_in_the_middle_of_it(
-    runner: ByTurns, clock: Clock, gate: Gate, database: Database
-) -> None:
-    schedule = add(runner, order=prompts("slow", 1500))
-    gate.hang(schedule)
-    clock.moment = TWO_AT_NIGHT
-    with accepting(runner) as ticks:
-        ticks.run_once()
-        eventually(lambda: gate.waiting, "it is being accepted")
-        lapse(runner)
-        other = claimed(runner, long=True)
-        runner.acceptors.renew()
-        gate.open()
-        eventually(lambda: not runner.acceptors._in_hand, "whoever lost it has stopped")
-        assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
-        assert accept(runner, other) is not None
-    assert rendered(database) == 1
-
-
-def test_a_process_that_stops_leaves_what_it_has_in_hand_to_another_at_once(
-    runner: ByTurns, clock: Clock, gate: Gate, database: Database
-) -> None:
-    schedule = add(runner, order=prompts("slow"))
-    gate.hang(schedule)
-    clock.moment = TWO_AT_NIGHT
-    with accepting(runner) as ticks:
-        ticks.run_once()
-        eventually(lambda: gate.waiting, "it is being accepted")
-        runner.acceptors.close()
-        other = claimed(runner, long=True)
-        assert other.attempt == 1, "no attempt is counted"
-        gate.open()
-    assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
-    assert accept(runner, other) is not None
-    assert rendered(database) == 1
-
-
 # -- what is wrong with one is nobody else's trouble -----------------------------------------------------------------
 
 
@@ -434,71 +268,6 @@ def test_a_row_that_cannot_be_read_stops_no_other_schedule(
     runner.run_once()
     assert not Views(database).render(str(firing.render_id)).held
     assert FiringOutcome.FIRED not in outcomes(runner, bad)
-
-
-# -- the rules of overlap, as ever -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overlap", "expected"),
-    [
-        ("skip", [FiringOutcome.FIRED, FiringOutcome.SKIPPED]),
-        ("queue", [FiringOutcome.FIRED, FiringOutcome.FIRED]),
-        ("cancel", [FiringOutcome.FIRED, FiringOutcome.FIRED]),
-    ],
-)
-def test_what_comes_due_while_the_one_before_is_being_accepted_waits_for_its_turn(
-    runner: ByTurns, clock: Clock, gate: Gate, overlap: str, expected: list[FiringOutcome]
-) -> None:
-    schedule = add(runner, plan=replace(NIGHTLY, cron="* 2 * * *", overlap=overlap), order=prompts("slow"))
-    gate.hang(schedule)
-    clock.moment = TWO_AT_NIGHT
-    with accepting(runner) as ticks:
-        ticks.run_once()
-        eventually(lambda: gate.waiting, "the first one is being accepted")
-        clock.moment += 60
-        ticks.run_once()
-        assert runner.firings.claim(long=False) is None
-        assert [one.note for one in runner.schedules.history(schedule)] == ["waits for its turn", "being accepted"]
-        gate.open()
-        eventually(lambda: FiringOutcome.TAKEN not in outcomes(runner, schedule), "both are decided")
-    assert outcomes(runner, schedule) == expected
-    second, first = runner.schedules.history(schedule)
-    assert first.render_state == ("cancelled" if overlap == "cancel" else "running")
-    if overlap == "skip":
-        assert second.note == f"render {first.render_id} was not finished"
-
-
-@pytest.mark.parametrize("early", [True, False], ids=["before its prompts are read", "while they are read"])
-def test_a_schedule_that_is_paused_while_it_is_accepted_skips_that(
-    runner: ByTurns, database: Database, *, early: bool
-) -> None:
-    schedule = add(runner)
-    taken(runner, schedule)
-    if early:
-        runner.schedules.pause(schedule)
-        runner.accept_all()
-    else:
-        one = claimed(runner)
-        runner.schedules.pause(schedule)
-        assert accept(runner, one) is None
-    [firing] = runner.schedules.history(schedule)
-    assert (firing.outcome, firing.note) == (
-        FiringOutcome.SKIPPED,
-        "the schedule was paused before it was accepted",
-    )
-    assert rendered(database) == 0
-
-
-def test_a_schedule_that_is_removed_while_it_is_accepted_accepts_nothing(runner: ByTurns, database: Database) -> None:
-    schedule = add(runner)
-    taken(runner, schedule)
-    one = claimed(runner)
-    runner.schedules.remove(schedule)
-    assert accept(runner, one) is None
-    assert rendered(database) == 0
-    with database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(firings)).scalar_one() == 0
 
 
 # -- windows -------------------------------------------------------------------------------------------------------
