@@ -79,6 +79,10 @@ class ScheduleRunner:
         except DatabaseBusy:
             self._last = began, self._now()
             raise
+        if self._ticking is not None:
+            # What this process knows of itself, be it that another one kept it from noting that.
+            own = self._ticking.then(began=began, now=noted.until, gap=LATE_SECONDS)
+            noted = Ticking(since=min(own.since, noted.since), until=noted.until)
         self._ticking = noted
         return noted
 

@@ -85,10 +85,14 @@ class Firings:
             began: when it began, before it waited for whoever writes.
             clock: in seconds since 1970; None: the database's.
         """
-        row = connection.execute(select(ticking).where(ticking.c.clock == _CLOCK).with_for_update()).first()
+        noted = select(ticking).where(ticking.c.clock == _CLOCK)
+        mine = connection.execute(noted.with_for_update(skip_locked=True)).first()
+        row = mine or connection.execute(noted).first()
         now = clock() if clock is not None else connection.execute(select(database_now())).scalar_one()
         before = Ticking(since=row.since, until=row.until) if row is not None else Ticking(since=began, until=began)
         after = before.then(began=began, now=now, gap=gap)
+        if row is not None and mine is None:
+            return after  # another process notes it this moment, or froze while it did: nobody waits for that
         values = {"since": after.since, "until": after.until}
         connection.execute(
             insert_on_conflict(connection, ticking)

@@ -11,7 +11,7 @@ from scheduler.cron.firing import ScheduleRunner
 from scheduler.intake.order import Order
 from scheduler.intake.templates import Templates
 from storage.database.connection import Database
-from storage.database.tables import schedules
+from storage.database.tables import schedules, ticking
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import put_input
 from storage.objects.store import ObjectStore, open_objects
@@ -94,9 +94,11 @@ def test_short_ones_wait_for_no_long_ones(runner: ByTurns, clock: Clock, gate: G
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
 def test_the_clock_waits_for_no_schedule_that_is_locked(runner: ByTurns, clock: Clock, database: Database) -> None:
     locked, free = add(runner, name="a"), add(runner, name="b")
+    runner.ticks.run_once()
     clock.moment = TWO_AT_NIGHT
     with database.write() as connection:  # as whoever copies a million rows does
         connection.execute(select(schedules).where(schedules.c.id == locked.id).with_for_update())
+        connection.execute(select(ticking).with_for_update())  # and one that froze while it ticked
         runner.ticks.run_once()
         assert [outcomes(runner, one) for one in (locked, free)] == [[], [FiringOutcome.TAKEN]]
         for _ in range(20):
