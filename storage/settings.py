@@ -77,10 +77,10 @@ class Settings(BaseModel):
     """Name of this machine in workers' names; must be unique in the farm (default: the host's name)."""
 
     lease_seconds: PositiveFloat = Field(30, allow_inf_nan=False)
-    """How long a claimed job stays with its worker without a renewal."""
+    """How long a claimed job stays with its worker, and a schedule's firing with its scheduler, without a renewal."""
 
     renew_seconds: PositiveFloat = 10
-    """How often a worker renews its leases: at most half of the lease, preferably a third."""
+    """How often leases are renewed: at most half of the lease, preferably a third."""
 
     stall_seconds: PositiveFloat = 300
     """A device that reports no step for this long counts as hung; sooner once its step time is known."""

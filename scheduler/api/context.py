@@ -99,7 +99,7 @@ class ApiContext:
 
     @property
     def schedules(self) -> Schedules:
-        return Schedules(self.services.database, self.jobs)
+        return Schedules(self.services.database)
 
     @property
     def links(self) -> SignedUrls:

@@ -11,7 +11,7 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
-from scheduler.cron.firing import schedule_runner
+from scheduler.cron.acceptance import acceptance_of
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.cron.plan import check_plan
 from scheduler.cron.stored_orders import store_order
@@ -124,7 +124,7 @@ def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> Schedule
 def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowForm:
     """Run a schedule once now, whatever its plan says."""
     found = context.schedules.get(name, owner=caller.owner)
-    render_id = schedule_runner(context.services, context.tickets).fire_by_hand(found)
+    render_id = acceptance_of(context.services, context.tickets).fire_by_hand(found)
     last = context.schedules.history(found, limit=1)
     return RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None)
 

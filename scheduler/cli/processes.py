@@ -10,16 +10,15 @@ from scheduler.background.orphan_removal import OrphanRemoval
 from scheduler.background.sweep import Sweep
 from scheduler.background.webhook_delivery import WebhookDelivery
 from scheduler.cli.output import json_option, print_json, say
-from scheduler.cron.beat import start_beat
-from scheduler.cron.firing import schedule_runner
+from scheduler.cron.acceptors import Acceptors
+from scheduler.cron.beat import start_schedules
 from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
 from scheduler.services import make_home, open_services, open_tickets
-from storage.broker.celery_app import make_celery
 from storage.database import schema
 from storage.database.connection import Database
-from storage.errors import BadSettings
+from storage.errors import BadSettings, ServiceProblem
 from storage.events.webhooks import Webhooks
 from storage.fleet.fault_log import FaultLog
 from storage.jobs.orphans import Orphans
@@ -83,7 +82,12 @@ def scheduler(stop_with_parent: bool) -> None:
     )
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
     tickets = open_tickets(settings, settings.broker_url)
-    start_beat(make_celery(settings), schedule_runner(services, tickets), every_seconds=settings.sweep_seconds)
+    acceptors = start_schedules(
+        *(services, tickets),
+        every_seconds=settings.sweep_seconds,
+        renew_seconds=settings.renew_seconds,
+        stopping=stopping,
+    )
     Sweep(
         jobs=services.jobs,
         faults=FaultLog(services.database),
@@ -93,8 +97,16 @@ def scheduler(stop_with_parent: bool) -> None:
         renew_seconds=settings.renew_seconds,
         lease_seconds=settings.lease_seconds,
     ).run(stopping)
+    _close(acceptors)
     if failed.is_set():
         raise SystemExit(1)
+
+
+def _close(acceptors: Acceptors) -> None:
+    try:
+        acceptors.close()
+    except ServiceProblem as error:
+        log.warning("firings not given back, others take them when their leases run out", extra={"error": error})
 
 
 def _stop_when_a_thread_fails(stopping: threading.Event) -> threading.Event:

@@ -6,7 +6,7 @@ from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, json_option, print_json, print_table, say
 from scheduler.cli.progress import counting
 from scheduler.cli.waiting import reachable_broker
-from scheduler.cron.firing import schedule_runner
+from scheduler.cron.acceptance import acceptance_of
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.cron.plan import check_plan, in_zone, next_time
 from scheduler.cron.stored_orders import store_order
@@ -100,7 +100,7 @@ def add(
             same_seeds=seeds == "same",
         )
     plan = Plan(cron=cron, timezone=timezone, window=window, overlap=overlap, catch_up=catch_up, seeds=seeds)
-    schedules = Schedules(services.database, services.jobs)
+    schedules = Schedules(services.database)
     made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
     for remark in kept.remarks:
         say(remark)
@@ -124,7 +124,7 @@ def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
     """List your schedules and when they fire next."""
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)
-    schedules = Schedules(services.database, services.jobs)
+    schedules = Schedules(services.database)
     found, now = schedules.all(owner=None if everybodys else settings.owner), schedules.now()
     if as_json:
         print_json([ScheduleForm.of(one, now).model_dump() for one in found])
@@ -132,20 +132,20 @@ def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
     if not found:
         click.echo('no schedules yet; try: farm schedule add nightly --cron "0 2 * * *" "a red star"')
         return
+    forms = [ScheduleForm.of(one, now) for one in found]
+    for form in forms:
+        if not form.pictures or _next(form) == "never":
+            say(f"schedule {form.name} cannot fire: {'; '.join(form.remarks) or 'its plan has no time to come'}")
     print_table(
         ["NAME", "OWNER", "CRON", "ZONE", "WINDOW", "NEXT", "PICTURES", "LAST"],
         (
             (
-                one.name,
-                one.owner,
-                one.plan.cron,
-                one.plan.timezone,
-                one.plan.window,
-                _next(one, now),
-                one.order["pictures"],
+                *(form.name, form.owner, form.cron, form.timezone, form.window),
+                _next(form),
+                form.pictures,
                 next((firing.outcome for firing in schedules.history(one, limit=1)), None),
             )
-            for one in found
+            for one, form in zip(found, forms, strict=True)
         ),
     )
 
@@ -202,7 +202,7 @@ def run_now(name: str, owner: str | None, as_json: bool) -> None:
     Its regular times do not change.
     """
     schedules, found, services = _named(name, owner)
-    render_id = schedule_runner(services, reachable_broker(services)).fire_by_hand(found)
+    render_id = acceptance_of(services, reachable_broker(services)).fire_by_hand(found)
     last = schedules.history(found, limit=1)
     if as_json:
         print_json(RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None).model_dump())
@@ -246,18 +246,17 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
 def _named(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]:
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     services = open_services(settings)
-    schedules = Schedules(services.database, services.jobs)
+    schedules = Schedules(services.database)
     return schedules, schedules.get(name, owner=settings.owner), services
 
 
 def _say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) -> None:
-    found = schedules.get(before.name, owner=before.owner)
+    form = ScheduleForm.of(schedules.get(before.name, owner=before.owner), schedules.now())
     if as_json:
-        print_json(ScheduleForm.of(found, schedules.now()).model_dump())
+        print_json(form.model_dump())
     else:
-        click.echo(f"schedule {found.name}: next {_next(found, schedules.now())}")
+        click.echo(f"schedule {form.name}: next {_next(form)}")
 
 
-def _next(schedule: Schedule, now: float) -> str:
-    coming = next_time(schedule.plan.cron, schedule.plan.timezone, now)
-    return "paused" if schedule.paused else in_zone(coming, schedule.plan.timezone) if coming else "never"
+def _next(form: ScheduleForm) -> str:
+    return "paused" if form.paused else in_zone(form.next_at, form.timezone) if form.next_at else "never"

@@ -1,4 +1,4 @@
-"""Run schedules from Celery's beat: a scheduler class whose tick runs ours."""
+"""Run schedules: the clock, from Celery's beat, and beside it what accepts and holds what it has taken."""
 
 import logging
 import threading
@@ -8,7 +8,13 @@ from typing import Any
 import celery.beat
 from celery import Celery
 
+from scheduler.cron.acceptance import acceptance_of
+from scheduler.cron.acceptors import Acceptors
 from scheduler.cron.firing import ScheduleRunner
+from scheduler.cron.windows import WindowKeeper
+from scheduler.services import Services
+from storage.broker.celery_app import make_celery
+from storage.broker.tickets import Tickets
 from storage.errors import ServiceProblem
 from storage.process.logs import LogThrottle
 
@@ -16,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery has no types
-    """Fire what is due at each tick of beat. It fires by itself, since a firing is a row before it is a message."""
+    """Take what is due at each tick of beat. It sends no message: a firing is a row."""
 
     def __init__(self, app: Celery, *, runner: ScheduleRunner, **options: Any) -> None:
         self._runner = runner
@@ -27,7 +33,7 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
         """Set up nothing of Celery's own: all schedules are rows."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Fire what is due and return the seconds until the next tick. An unavailable database is retried."""
+        """Take what is due and return the seconds until the next tick. An unavailable database is retried."""
         try:
             return float(min(self._runner.run_once(), self.max_interval))
         except ServiceProblem as error:
@@ -36,6 +42,30 @@ class DatabaseScheduler(celery.beat.Scheduler):  # type: ignore[misc] # Celery h
                     "service unavailable, retrying until it is back", extra={"action": "fire schedules", "error": error}
                 )
             return float(self.max_interval)
+
+
+def start_schedules(
+    services: Services, tickets: Tickets, *, every_seconds: float, renew_seconds: float, stopping: threading.Event
+) -> Acceptors:
+    """Start the clock, and what accepts and keeps windows beside it, in daemon threads.
+
+    To be closed when the process stops, so that others need not wait until its leases run out.
+    """
+    acceptance = acceptance_of(services, tickets)
+    acceptors = Acceptors(acceptance, renew_seconds=renew_seconds, every_seconds=every_seconds)
+    acceptors.start()
+    windows = WindowKeeper(schedules=acceptance.schedules, firings=acceptance.firings, intake=acceptance.intake)
+    for long in (False, True):
+        threading.Thread(
+            target=windows.run,
+            args=(stopping,),
+            kwargs={"every_seconds": every_seconds, "long": long},
+            name="windows of long renders" if long else "windows",
+            daemon=True,
+        ).start()
+    runner = ScheduleRunner(acceptance.schedules, acceptance.firings, on_taken=acceptors.call)
+    start_beat(make_celery(services.settings), runner, every_seconds=every_seconds)
+    return acceptors
 
 
 def start_beat(app: Celery, runner: ScheduleRunner, *, every_seconds: float) -> celery.beat.Service:

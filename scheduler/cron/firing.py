@@ -1,135 +1,108 @@
-"""Fire what is due, note what was missed, open and close windows.
+"""Take what is due, and note what was missed: nothing else, so that no schedule waits for another one.
 
-Any number of processes may do this at once, and be killed in it: a firing is decided in one transaction, by whoever
-writes its row first (`storage.renders.schedules`).
+Any number of processes may do this at once, and be killed in it: a time is decided in one transaction, by whoever
+writes its row first (`storage.renders.firings`). What was taken is accepted elsewhere (`scheduler.cron.acceptors`).
 """
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from scheduler.cron.plan import Planned, due, is_open, next_time
-from scheduler.cron.stored_orders import StoredOrder, restored_order
-from scheduler.intake.admission import Submitter
-from scheduler.intake.submit import Intake, admit, intake_of, publish_tickets, quanta
-from scheduler.services import Services
-from storage.access.keys import Keys
-from storage.broker.tickets import Tickets
-from storage.errors import InvalidInput, ObjectStoreProblem
+from scheduler.cron.one_by_one import one_by_one
+from scheduler.cron.plan import LATE_SECONDS, due, next_time
+from storage.errors import DatabaseBusy
+from storage.process.logs import LogThrottle
+from storage.renders.firings import LONG_PICTURES, Firings, Ticking
 from storage.renders.schedules import FiringOutcome, Schedule, Schedules
 
-log = logging.getLogger(__name__)
+#: Between two notes that somebody is ticking; far less than what makes a time late.
+_NOTE_SECONDS = 15.0
+_LONGEST_WAIT_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScheduleRunner:
-    schedules: Schedules
-    keys: Keys
-    intake: Intake
-    #: Seconds since 1970; None: the database's clock.
-    clock: Callable[[], float] | None = None
+    """The clock of all schedules; for one thread."""
 
-    def now(self) -> float:
-        return self.schedules.now() if self.clock is None else self.clock()
+    def __init__(
+        self,
+        schedules: Schedules,
+        firings: Firings,
+        *,
+        on_taken: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Prepare to tick.
+
+        Args:
+            on_taken: called after something was taken.
+            clock: in seconds since 1970; None: the database's clock.
+        """
+        self._schedules = schedules
+        self._firings = firings
+        self._on_taken = on_taken
+        self._clock = clock
+        self._throttle = LogThrottle()
+        #: As it was noted last.
+        self._ticking: Ticking | None = None
+        #: The last tick: from when until when it ran, or waited for a database that was busy.
+        self._last: tuple[float, float] | None = None
 
     def run_once(self) -> float:
-        """Fire everything that is due; return the seconds until something is due again, at most an hour.
+        """Take everything that is due; return the seconds until something is due again, at most an hour.
 
-        Raises ServiceProblem; what was done stays done, and the rest is tried again with the next turn.
+        Raises ServiceProblem; what was done stays done, and the rest is tried again with the next tick.
         """
-        now = self.now()
-        wait = 3600.0
-        problem: ObjectStoreProblem | None = None
-        for schedule in self.schedules.all():
-            try:
-                if not schedule.paused:
-                    wait = min(wait, self._fire_due(schedule, now))
-                self._keep_window(schedule, now)
-            except ObjectStoreProblem as error:
-                # Only this schedule's prompts are out of reach; the others go on.
-                problem = error
-        if problem is not None:
-            raise problem
-        return wait
-
-    def fire_by_hand(self, schedule: Schedule) -> str | None:
-        """Fire now, whatever the plan says, and return the render; None if overlap forbids it. Raises InvalidInput."""
-        return self._fire(schedule, self.now(), note="by hand")
-
-    def _fire_due(self, schedule: Schedule, now: float) -> float:
-        plan = schedule.plan
-        for planned in due(plan.cron, plan.timezone, plan.catch_up, after=schedule.decided_to, now=now):  # type: ignore[arg-type]
-            self._decide(schedule, planned)
-        coming = next_time(plan.cron, plan.timezone, max(now, schedule.decided_to))
-        return 3600.0 if coming is None else coming - now
-
-    def _decide(self, schedule: Schedule, planned: Planned) -> None:
-        if not planned.fires:
-            self.schedules.note(schedule, planned.at, FiringOutcome.MISSED)
-            return
+        now = self._now()
+        clocked = [schedule for schedule in self._schedules.all() if not schedule.paused]
+        if not clocked:
+            return _LONGEST_WAIT_SECONDS
+        ticking = self._tick(now)
+        waits = [_LONGEST_WAIT_SECONDS]
         try:
-            self._fire(schedule, planned.at)
-        except InvalidInput as error:
-            # Such as a model that is no longer registered, or lost rows: retrying would not help.
-            if self.schedules.note(schedule, planned.at, FiringOutcome.FAILED, str(error)):
-                log.error("schedule cannot fire", extra={"schedule": schedule.name, "error": error})
+            one_by_one(clocked, lambda schedule: waits.append(self._take_due(schedule, ticking)), self._throttle)
+        except DatabaseBusy:
+            self._last = now, self._now()
+            raise
+        self._last = now, self._now()
+        return min(waits)
 
-    def _fire(self, schedule: Schedule, at: float, note: str | None = None) -> str | None:
+    def _now(self) -> float:
+        return self._schedules.now() if self._clock is None else self._clock()
+
+    def _tick(self, now: float) -> Ticking:
+        """Note that somebody is ticking, and return since when, and the present moment."""
+        if self._ticking is not None and 0 <= now - self._ticking.until < _NOTE_SECONDS:
+            return Ticking(since=self._ticking.since, until=now)
+        # A tick that waited for whoever writes was ticking all the while.
+        waited = self._last is not None and 0 <= now - self._last[1] <= LATE_SECONDS
+        began = self._last[0] if self._last is not None and waited else now
         try:
-            kept = StoredOrder.model_validate(schedule.order)
-        except ValidationError:
-            raise InvalidInput(
-                "the schedule was added by another version of the farm; remove it and add it again"
-            ) from None
-        submitter = self._submitter(schedule, kept)
-        opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
-        terms = kept.terms(held=not opened)
-        with restored_order(kept, self.intake.objects, name=schedule.name) as order:
-            jobs = admit(self.intake, submitter, order, terms)
-            render_id = self.schedules.fire(
-                *(schedule, at, jobs, terms.submission(submitter), quanta(self.intake.registry)), by_hand=note
+            noted = self._firings.tick(began=began, gap=LATE_SECONDS, clock=self._clock)
+        except DatabaseBusy:
+            self._last = began, self._now()
+            raise
+        if self._ticking is not None:
+            # What this process knows of itself, be it that another one kept it from noting that.
+            own = self._ticking.then(began=began, now=noted.until, gap=LATE_SECONDS)
+            noted = Ticking(since=min(own.since, noted.since), until=noted.until)
+        self._ticking = noted
+        return noted
+
+    def _take_due(self, schedule: Schedule, ticking: Ticking) -> float:
+        plan, now = schedule.plan, ticking.until
+        times = {
+            planned.at: FiringOutcome.TAKEN if planned.fires else FiringOutcome.MISSED
+            for planned in due(
+                *(plan.cron, plan.timezone, plan.catch_up),  # type: ignore[arg-type]
+                after=schedule.decided_to,
+                now=now,
+                ticking_since=ticking.since,
             )
-        if render_id is not None:
-            log.info("schedule fired", extra={"schedule": schedule.name, "render": render_id})
-            self._call_workers()
-        return render_id
-
-    def _submitter(self, schedule: Schedule, kept: StoredOrder) -> Submitter:
-        """Return whose order it is, with the limits of its key. Raises InvalidInput if the key is no longer valid."""
-        if kept.key_id is None:
-            return Submitter(owner=schedule.owner)
-        key = self.keys.usable(kept.key_id)
-        if key is None:
-            raise InvalidInput("the API key that the schedule was added with is revoked or expired")
-        return Submitter(owner=schedule.owner, key_id=key.id, limits=key.limits)
-
-    def _call_workers(self) -> None:
-        """Top up the tickets of every model with waiting jobs."""
-        intake = self.intake
-        waiting = intake.jobs.best_waiting(intake.registry.models)
-        publish_tickets(intake.jobs, intake.registry, intake.tickets, waiting)
-
-    def _keep_window(self, schedule: Schedule, now: float) -> None:
-        """Release the schedule's renders when its window opens, and hold the rest of them when it closes."""
-        plan = schedule.plan
-        if plan.window is None:
-            return
-        opened = is_open(plan.window, plan.timezone, now)
-        for render_id in self.schedules.out_of_step(schedule, window_open=opened):
-            if opened:
-                self.intake.jobs.release(render_id)
-                self._call_workers()
-            else:
-                self.intake.jobs.hold(render_id)
-            self.schedules.note_window(render_id, window_open=opened)
+        }
+        if times and self._firings.take(schedule, times, long=_is_long(schedule)):
+            self._on_taken()
+        coming = next_time(plan.cron, plan.timezone, max(now, schedule.decided_to))
+        return _LONGEST_WAIT_SECONDS if coming is None else coming - now
 
 
-def schedule_runner(services: Services, tickets: Tickets | None) -> ScheduleRunner:
-    """Return the runner over these services."""
-    return ScheduleRunner(
-        schedules=Schedules(services.database, services.jobs),
-        keys=Keys(services.database),
-        intake=intake_of(services, tickets),
-    )
+def _is_long(schedule: Schedule) -> bool:
+    pictures = schedule.order.get("pictures")
+    return not isinstance(pictures, int) or pictures > LONG_PICTURES

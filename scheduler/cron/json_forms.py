@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pydantic import BaseModel, Field
 
 from scheduler.cron.plan import next_time
-from scheduler.cron.stored_orders import StoredOrder
+from scheduler.cron.stored_orders import StoredOrder, kept_order
+from storage.errors import InvalidInput
 from storage.renders.schedules import Firing, Schedule
 
 
@@ -21,16 +22,25 @@ class ScheduleForm(BaseModel):
     catch_up: str
     seeds: str
     paused: bool
-    pictures: int = Field(description="Per run.")
+    pictures: int = Field(description="Per run; 0 if its order cannot be read.")
     priority: str
-    next_at: float | None = Field(description="Seconds since 1970; null while paused.")
+    next_at: float | None = Field(
+        description="Seconds since 1970; null while paused, and for a plan that cannot be read."
+    )
     remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
 
     @classmethod
     def of(cls, schedule: Schedule, now: float) -> "ScheduleForm":
-        """Return the form of a schedule at a time, in seconds since 1970."""
-        kept = StoredOrder.model_validate(schedule.order)
-        coming = None if schedule.paused else next_time(schedule.plan.cron, schedule.plan.timezone, now)
+        """Return the form of a schedule at a time, in seconds since 1970. What cannot be read of it is remarked."""
+        remarks: list[str] = []
+        try:
+            kept = kept_order(schedule)
+        except InvalidInput as error:
+            kept = StoredOrder(pictures=0, remarks=(str(error),))
+        try:
+            coming = next_time(schedule.plan.cron, schedule.plan.timezone, now)
+        except InvalidInput as error:
+            coming, remarks = None, [str(error)]
         return cls(
             name=schedule.name,
             owner=schedule.owner,
@@ -38,8 +48,8 @@ class ScheduleForm(BaseModel):
             paused=schedule.paused,
             pictures=kept.pictures,
             priority=kept.priority,
-            next_at=coming,
-            remarks=list(kept.remarks),
+            next_at=None if schedule.paused else coming,
+            remarks=[*kept.remarks, *remarks],
         )
 
 
@@ -48,7 +58,9 @@ class FiringForm(BaseModel):
 
     planned_at: float = Field(description="Seconds since 1970.")
     at: float
-    outcome: str = Field(description="fired, skipped, missed or failed")
+    outcome: str = Field(
+        description="taken (waits for its turn, or is being accepted: see the note), fired, skipped, missed or failed"
+    )
     render_id: str | None
     render_state: str | None
     note: str | None

@@ -7,6 +7,7 @@ skips runs right after it, one at a time that comes twice runs once; hourly ones
 import re
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from typing import Literal
@@ -18,7 +19,7 @@ from storage.errors import BadSpecification
 
 CatchUp = Literal["none", "last", "all"]
 
-#: A run that is later than that counts as missed: the farm was down.
+#: What came due longer ago, before anybody looked, counts as missed: the farm was down.
 LATE_SECONDS = 60.0
 #: Of more missed runs only the latest are noted, or made up for.
 MOST_MISSED = 1000
@@ -66,34 +67,58 @@ def check_plan(cron: str, timezone: str, window: str | None) -> None:
 
 
 def next_time(cron: str, timezone: str, after: float) -> float | None:
-    """Return the first time after that; None if there is none."""
-    return next(_times(cron, ZoneInfo(timezone), after), None)
+    """Return the first time after that; None if there is none. Raises BadSpecification if nobody can say."""
+    with _read(cron, timezone):
+        return next(_times(cron, ZoneInfo(timezone), after), None)
 
 
-def due(cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float) -> list[Planned]:
-    """Return the times after `after` and up to `now`, in order, and what becomes of each."""
+def due(
+    cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float, ticking_since: float
+) -> list[Planned]:
+    """Return the times after `after` and up to `now`, in order, and what becomes of each.
+
+    Args:
+        ticking_since: since when somebody has looked without a pause. What came due before that, by more than a
+            minute, is missed; what came due since then is not, however late it is looked at.
+
+    Raises BadSpecification if nobody can say.
+    """
     found: deque[float] = deque(maxlen=MOST_MISSED)
-    for at in _times(cron, ZoneInfo(timezone), after):
-        if at > now:
-            break
-        found.append(at)
-    missed = [at for at in found if at < now - LATE_SECONDS]
+    with _read(cron, timezone):
+        for at in _times(cron, ZoneInfo(timezone), after):
+            if at > now:
+                break
+            found.append(at)
+    missed = [at for at in found if at < ticking_since - LATE_SECONDS]
     made_up_for = {"none": [], "last": missed[-1:] if len(missed) == len(found) else [], "all": missed}[catch_up]
     return [Planned(at=at, fires=at not in missed or at in made_up_for) for at in found]
 
 
 def is_open(window: str | None, timezone: str, now: float) -> bool:
-    """Return whether a window, such as 22:00-06:00, is open; without one it always is."""
+    """Return whether a window, such as 22:00-06:00, is open; without one it always is.
+
+    Raises BadSpecification if nobody can say.
+    """
     if window is None:
         return True
-    first, last = (time.fromisoformat(part) for part in window.split("-"))
-    here = datetime.fromtimestamp(now, ZoneInfo(timezone)).time()
+    with _read(window, timezone):
+        first, last = (time.fromisoformat(part) for part in window.split("-"))
+        here = datetime.fromtimestamp(now, ZoneInfo(timezone)).time()
     return first <= here < last if first < last else here >= first or here < last
 
 
 def in_zone(at: float, timezone: str) -> str:
     """Return a time as local time: `2026-03-29 03:00 CEST`."""
     return datetime.fromtimestamp(at, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M %Z")
+
+
+@contextmanager
+def _read(what: str, timezone: str) -> Iterator[None]:
+    """Say what cannot be read of a stored plan: another version or another machine may know more time zones."""
+    try:
+        yield
+    except (CronSimError, ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadSpecification(f"{what!r} in the time zone {timezone!r} cannot be read here: {error}") from error
 
 
 def _times(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.manifests import Manifest
@@ -17,10 +17,11 @@ from scheduler.intake.specify import draw_seed
 from scheduler.intake.submit import Intake, specified
 from scheduler.intake.templates import Templates
 from scheduler.intake.uploads import MAX_BYTES, stored_inputs, with_references
-from storage.errors import BadSpecification
+from storage.errors import BadSpecification, InvalidInput
 from storage.jobs.values import Webhook
 from storage.objects.inputs import copy_input, put_input_file
 from storage.objects.store import ObjectStore
+from storage.renders.schedules import Schedule
 from storage.rules.states import Priority
 from storage.spec.picture import Request
 
@@ -92,6 +93,16 @@ def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms
         webhook_events=terms.webhook.events if terms.webhook else (),
         remarks=tuple(checked.remarks),
     )
+
+
+def kept_order(schedule: Schedule) -> StoredOrder:
+    """Return what a schedule renders. Raises InvalidInput if this version of the farm cannot read it."""
+    try:
+        return StoredOrder.model_validate(schedule.order)
+    except ValidationError:
+        raise InvalidInput(
+            "the schedule was added by another version of the farm; remove it and add it again"
+        ) from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ _CONDITIONS = {
     "ix_jobs_held": "state = 'held'",
     "ix_renders_unfinished": "finished_at IS NULL",
     "ix_deliveries_due": "state = 'pending'",
+    "ix_firings_taken": "outcome = 'taken'",
 }
 
 

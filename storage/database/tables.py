@@ -361,7 +361,26 @@ firings = Table(
     Column("note", Text),
     # The window's state that its render last followed: between two changes, people hold and release as they like.
     Column("window_open", Boolean),
+    # While it is taken, and not accepted yet: whose it is, or before when nobody is to try again.
+    Column("lease_until", Double),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    # How many processes were given it and did not give it back.
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # Accepted apart from the short ones, which are not to wait for it.
+    Column("long", Boolean, nullable=False, server_default=false()),
     Index("ix_firings_render_id", "render_id"),
+    # What is to be accepted.
+    Index("ix_firings_taken", "planned_at"),
+)
+
+#: Since when some scheduler process has looked at the schedules without a pause (`storage.renders.firings`).
+ticking = Table(
+    "ticking",
+    metadata,
+    # One row: "schedules".
+    Column("clock", String(16), primary_key=True),
+    Column("since", Double, nullable=False),
+    Column("until", Double, nullable=False),
 )
 
 #: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.

@@ -1,12 +1,11 @@
-"""Schedules and their firings. A firing is a row whose key is the planned time: the first to write it has fired."""
+"""Schedules, as people make and read them. What the clock does with them: `storage.renders.firings`."""
 
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -14,11 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
-from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
-from storage.jobs.jobs import Jobs
-from storage.jobs.submission import Accept, accept_stream
-from storage.jobs.values import NewJob, Submission
 from storage.rules.states import render_state
 
 #: What a schedule may be called (a regular expression).
@@ -26,10 +21,12 @@ NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 
 class FiringOutcome(StrEnum):
+    #: Due, and not accepted yet: it waits for its turn, or is being accepted.
+    TAKEN = "taken"
     FIRED = "fired"
-    #: The previous render was still unfinished.
+    #: The previous render was still unfinished, or the schedule was paused meanwhile.
     SKIPPED = "skipped"
-    #: No scheduler process was running.
+    #: No scheduler process was running when it came due.
     MISSED = "missed"
     #: Its order can no longer be rendered.
     FAILED = "failed"
@@ -59,6 +56,7 @@ class Schedule:
     owner: str
     name: str
     plan: Plan
+    #: What to render; empty if its row cannot be read.
     order: Mapping[str, Any]
     paused: bool
     created_at: float
@@ -80,9 +78,8 @@ class Firing:
 class Schedules:
     """Every method is one transaction."""
 
-    def __init__(self, database: Database, jobs: Jobs) -> None:
+    def __init__(self, database: Database) -> None:
         self.database = database
-        self._jobs = jobs
 
     def now(self) -> float:
         """Return the seconds since 1970 by the database's clock, which all processes share."""
@@ -123,7 +120,7 @@ class Schedules:
             ).first()
         if row is None:
             raise NotFound(f"no schedule named {name[:40]!r}; `farm schedule list` lists them")
-        return _schedule(row)
+        return schedule_of(row)
 
     def all(self, *, owner: str | None = None) -> list[Schedule]:
         """List schedules by owner and name; one owner's, if given."""
@@ -131,7 +128,7 @@ class Schedules:
         if owner is not None:
             statement = statement.where(schedules.c.owner == owner)
         with self.database.read() as connection:
-            return [_schedule(row) for row in connection.execute(statement)]
+            return [schedule_of(row) for row in connection.execute(statement)]
 
     @transaction
     def pause(self, connection: Connection, schedule: Schedule) -> None:
@@ -146,7 +143,9 @@ class Schedules:
 
     @transaction
     def remove(self, connection: Connection, schedule: Schedule) -> None:
-        """Delete a schedule with its history; its renders stay."""
+        """Delete a schedule with its history; its renders stay. What is being accepted is not accepted."""
+        # Locked first, as by whoever accepts: each would wait for the other.
+        connection.execute(select(schedules.c.id).where(schedules.c.id == schedule.id).with_for_update())
         connection.execute(delete(firings).where(firings.c.schedule_id == schedule.id))
         connection.execute(delete(schedules).where(schedules.c.id == schedule.id))
 
@@ -164,110 +163,14 @@ class Schedules:
         with self.database.read() as connection:
             return [_firing(row) for row in connection.execute(statement)]
 
-    # -- what the clock does -----------------------------------------------------------------------------------
-
     def unfinished_renders(self, schedule: Schedule) -> dict[str, bool]:
         """Return this schedule's unfinished renders, each with whether it is held."""
         with self.database.read() as connection:
-            return {row.id: row.held for row in connection.execute(_unfinished(schedule))}
-
-    def out_of_step(self, schedule: Schedule, *, window_open: bool) -> list[str]:
-        """List the unfinished renders that do not follow the window's present state yet (`note_window`)."""
-        statement = _unfinished(schedule).where(firings.c.window_open.is_distinct_from(window_open))
-        with self.database.read() as connection:
-            return [row.id for row in connection.execute(statement)]
-
-    @transaction
-    def note_window(self, connection: Connection, render_id: str, *, window_open: bool) -> None:
-        connection.execute(update(firings).where(firings.c.render_id == render_id).values(window_open=window_open))
-
-    @transaction
-    def note(
-        self,
-        connection: Connection,
-        schedule: Schedule,
-        planned_at: float,
-        outcome: FiringOutcome,
-        note: str | None = None,
-    ) -> bool:
-        """Note what became of a planned time without a render; False if it was decided before."""
-        return _take(connection, _Due(schedule=schedule, planned_at=planned_at), outcome, note)
-
-    def fire(
-        self,
-        schedule: Schedule,
-        planned_at: float,
-        wanted: Iterable[NewJob],
-        submission: Submission,
-        quanta: Mapping[str, int],
-        *,
-        by_hand: str | None = None,
-    ) -> str | None:
-        """Accept a render for a planned time, once, however many processes try; its id, None if the time was decided.
-
-        Args:
-            by_hand: a note on why it fires outside its plan; then a paused schedule fires too.
-
-        A process that is killed leaves the firing and its render, or neither. Raises InvalidInput for what cannot be
-        rendered; then nothing is decided.
-        """
-        due = _Due(schedule=schedule, planned_at=planned_at, by_hand=by_hand)
-        return accept_stream(self.database, wanted, submission, quanta, within=partial(self._fire, due, submission))
-
-    def _fire(self, due: "_Due", submission: Submission, connection: Connection, accept: Accept) -> str | None:
-        schedule, planned_at = due.schedule, due.planned_at
-        if not _take(connection, due, FiringOutcome.FIRED, due.by_hand):
-            return None
-        minds = schedule.plan.overlap != "queue"
-        before = [row.id for row in connection.execute(_unfinished(schedule))] if minds else []
-        if before and schedule.plan.overlap == "skip":
-            said = f"render {before[0]} was not finished"
-            _set(connection, schedule, planned_at, outcome=FiringOutcome.SKIPPED, note=said)
-            return None
-        if schedule.plan.overlap == "cancel":
-            for render_id in before:
-                self._jobs.cancel_within(connection, render_id)
-        render_id = accept()
-        _set(connection, schedule, planned_at, render_id=render_id, window_open=not submission.held)
-        return render_id
+            return {row.id: row.held for row in connection.execute(unfinished(schedule))}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Due:
-    """A time at which a schedule is to fire; `by_hand`: why it fires outside its plan."""
-
-    schedule: Schedule
-    planned_at: float
-    by_hand: str | None = None
-
-
-def _take(connection: Connection, due: _Due, outcome: FiringOutcome, note: str | None) -> bool:
-    """Take a time; False if it was taken before, or the schedule was removed, or paused and this time is planned."""
-    schedule, planned_at, by_hand = due.schedule, due.planned_at, due.by_hand is not None
-    # Its row is locked: firings of one schedule follow one another.
-    alive = connection.execute(
-        select(schedules.c.paused).where(schedules.c.id == schedule.id).with_for_update()
-    ).first()
-    if alive is None or (alive.paused and not by_hand):
-        return False
-    taken = connection.execute(
-        insert_on_conflict(connection, firings)
-        .values(schedule_id=schedule.id, planned_at=planned_at, at=database_now(), outcome=outcome, note=note)
-        .on_conflict_do_nothing()
-        .returning(firings.c.planned_at)
-    ).first()
-    if not by_hand:  # which decides no planned time before it
-        later = (schedules.c.id == schedule.id) & (schedules.c.decided_to < planned_at)
-        connection.execute(update(schedules).where(later).values(decided_to=planned_at))
-    return taken is not None
-
-
-def _set(connection: Connection, schedule: Schedule, planned_at: float, **values: Any) -> None:
-    this = (firings.c.schedule_id == schedule.id) & (firings.c.planned_at == planned_at)
-    connection.execute(update(firings).where(this).values(**values))
-
-
-def _unfinished(schedule: Schedule) -> Any:
+def unfinished(schedule: Schedule) -> Any:
+    """Select a schedule's unfinished renders, oldest first."""
     return (
         select(renders.c.id, renders.c.held)
         .join(firings, firings.c.render_id == renders.c.id)
@@ -276,7 +179,8 @@ def _unfinished(schedule: Schedule) -> Any:
     )
 
 
-def _schedule(row: Row[Any]) -> Schedule:
+def schedule_of(row: Row[Any]) -> Schedule:
+    """Return the schedule that a row is."""
     return Schedule(
         id=row.id,
         owner=row.owner,
@@ -289,15 +193,26 @@ def _schedule(row: Row[Any]) -> Schedule:
             catch_up=row.catch_up,
             seeds=row.seeds,
         ),
-        order=json.loads(row.order),
+        order=_order(row.order),
         paused=row.paused,
         created_at=row.created_at,
         decided_to=row.decided_to,
     )
 
 
+def _order(stored: str) -> Mapping[str, Any]:
+    """Read an order. One that another program spoiled is nobody's but its schedule's trouble."""
+    try:
+        order = json.loads(stored)
+    except ValueError:
+        return {}
+    return order if isinstance(order, dict) else {}
+
+
 def _firing(row: Row[Any]) -> Firing:
-    state = None
+    state, note = None, row.note
+    if row.outcome == FiringOutcome.TAKEN and note is None:
+        note = "waits for its turn" if row.lease_until is None else "being accepted"
     if row.total is not None:
         state = render_state(
             total=row.total, done=row.done, failed=row.failed, cancelled=row.cancelled, held=bool(row.held)
@@ -308,5 +223,5 @@ def _firing(row: Row[Any]) -> Firing:
         outcome=FiringOutcome(row.outcome),
         render_id=row.render_id,
         render_state=state,
-        note=row.note,
+        note=note,
     )

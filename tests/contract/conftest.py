@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from scheduler.cron.firing import ScheduleRunner
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from tests.contract.datasets import MADE, hugging_face, read_back
+from tests.contract.firings import Gate
 from tests.contract.renders import assert_rows_agree
-from tests.contract.schedules import TWO_AT_NIGHT, Clock, runner_over
+from tests.contract.schedules import TWO_AT_NIGHT, ByTurns, Clock, runner_over
 
 
 @pytest.fixture
@@ -27,8 +27,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ScheduleRunner:
+def runner(farm: Jobs, database: Database, objects: ObjectStore, clock: Clock) -> ByTurns:
     return runner_over(farm, database, objects, clock)
+
+
+@pytest.fixture
+def gate(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(objects, monkeypatch)
+    yield gate
+    gate.open()
 
 
 @pytest.fixture

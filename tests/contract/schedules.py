@@ -1,19 +1,24 @@
 """Schedules on a faked clock, for the suites of schedules."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from scheduler.cron.acceptance import Acceptance
+from scheduler.cron.acceptors import Acceptors
 from scheduler.cron.firing import ScheduleRunner
 from scheduler.cron.stored_orders import store_order
+from scheduler.cron.windows import WindowKeeper
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Intake
 from storage.access.keys import Keys
 from storage.access.quotas import Quotas
 from storage.database.connection import Database
-from storage.database.tables import schedules
+from storage.database.tables import firings, schedules
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
+from storage.renders.firings import Firings
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.renders.views import Views
 from storage.spec.registry import parse_registry
@@ -34,9 +39,57 @@ class Clock:
         return self.moment
 
 
-def runner_over(farm: Jobs, database: Database, objects: ObjectStore, clock: Callable[[], float]) -> ScheduleRunner:
-    return ScheduleRunner(
-        schedules=Schedules(database, farm),
+@dataclass(kw_only=True)
+class ByTurns:
+    """A scheduler process of one thread: what the clock takes is accepted with its next turn, then windows are kept."""
+
+    schedules: Schedules
+    firings: Firings
+    keys: Keys
+    intake: Intake
+    clock: Callable[[], float]
+    most_attempts: int = 5
+
+    def __post_init__(self) -> None:
+        self.ticks = ScheduleRunner(self.schedules, self.firings, clock=self.clock)
+        self.acceptance = Acceptance(
+            schedules=self.schedules, firings=self.firings, keys=self.keys, intake=self.intake, clock=self.clock
+        )
+        self.acceptors = Acceptors(
+            self.acceptance, renew_seconds=10, every_seconds=0.01, most_attempts=self.most_attempts
+        )
+        self.windows = WindowKeeper(
+            schedules=self.schedules, firings=self.firings, intake=self.intake, clock=self.clock
+        )
+
+    def run_once(self) -> float:
+        """Take, accept everything, and keep windows; the seconds until something is due again."""
+        wait = self.ticks.run_once()
+        self.accept_all()
+        for long in (False, True):
+            self.windows.run_once(long=long)
+        return wait
+
+    def accept_all(self) -> None:
+        while self.acceptors.accept_one(long=False) or self.acceptors.accept_one(long=True):
+            pass
+
+    def fire_by_hand(self, schedule: Schedule) -> str | None:
+        return self.acceptance.fire_by_hand(schedule)
+
+
+def runner_over(
+    farm: Jobs,
+    database: Database,
+    objects: ObjectStore,
+    clock: Callable[[], float],
+    *,
+    lease_seconds: float = 30.0,
+    most_attempts: int = 5,
+) -> ByTurns:
+    return ByTurns(
+        schedules=Schedules(database),
+        firings=Firings(database, farm, lease_seconds=lease_seconds),
         keys=Keys(database),
         intake=Intake(
             jobs=farm,
@@ -47,11 +100,12 @@ def runner_over(farm: Jobs, database: Database, objects: ObjectStore, clock: Cal
             tickets=None,
         ),
         clock=clock,
+        most_attempts=most_attempts,
     )
 
 
 def add(
-    runner: ScheduleRunner,
+    runner: ByTurns,
     *,
     name: str = "nightly",
     plan: Plan = NIGHTLY,
@@ -69,7 +123,13 @@ def add(
     return runner.schedules.get(name, owner="ann")
 
 
-def outcomes(runner: ScheduleRunner, schedule: Schedule) -> list[FiringOutcome]:
+def lapse(runner: ByTurns) -> None:
+    """Let all leases of firings run out, and all pauses before another try."""
+    with runner.schedules.database.write() as connection:
+        connection.execute(firings.update().where(firings.c.lease_until.is_not(None)).values(lease_until=0))
+
+
+def outcomes(runner: ByTurns, schedule: Schedule) -> list[FiringOutcome]:
     return [firing.outcome for firing in reversed(runner.schedules.history(schedule, limit=10_000))]
 
 

@@ -1,17 +1,21 @@
 """A render and a job as JSON: the same form, whoever tells of them."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from scheduler.cli.main import cli
 from scheduler.results.json_forms import JobForm, RenderForm
+from storage.database.tables import schedules
 from storage.events.log import EventKind
 from storage.events.webhooks import Webhooks
+from storage.renders.firings import Firings
+from storage.renders.schedules import FiringOutcome
 from storage.rules.states import State
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
@@ -41,6 +45,14 @@ def command(stage: Stage, *words: str) -> Any:
     result = CliRunner().invoke(cli, [*words, "--json"], env=environment, standalone_mode=False)
     assert result.exception is None, result.exception
     return json.loads(result.stdout)
+
+
+def words(stage: Stage, *words: str) -> Result:
+    """A command's words for people."""
+    environment = {"FARM_HOME": str(stage.services.settings.home), "FARM_OWNER": "ann", "COLUMNS": "200"}
+    result = CliRunner().invoke(cli, words, env=environment, standalone_mode=False)
+    assert result.exception is None, result.exception
+    return result
 
 
 def test_a_render_is_the_same_in_every_answer(stage: Stage, render_id: str) -> None:
@@ -104,3 +116,48 @@ def test_a_schedule_and_its_firings_are_the_same_in_every_answer(stage: Stage) -
     history = stage.client().get("/v1/schedules/nightly/history").json()
     assert command(stage, "schedule", "history", "nightly") == history
     assert [(one["outcome"], one["render_state"]) for one in history] == [("fired", State.DONE)]
+
+
+def test_a_firing_that_is_being_accepted_is_told_as_such(stage: Stage) -> None:
+    stage.client().post("/v1/schedules", json={"name": "slow", "cron": "@yearly", "render": {"prompt": "a star"}})
+    schedule = stage.context.schedules.get("slow", owner="ann")
+    clock = Firings(stage.services.database, stage.services.jobs)
+
+    def told() -> tuple[str, str]:
+        history = stage.client().get("/v1/schedules/slow/history").json()
+        assert command(stage, "schedule", "history", "slow") == history
+        return history[0]["outcome"], history[0]["note"]
+
+    clock.take(schedule, {0.0: FiringOutcome.TAKEN})
+    assert told() == ("taken", "waits for its turn")
+    claimed = clock.claim(long=False)
+    assert claimed is not None
+    assert told() == ("taken", "being accepted")
+    assert re.search(r"slow .* taken\n", words(stage, "schedule", "list").stdout)
+    clock.give_back(claimed, note="the store is away", after_seconds=60)
+    assert told() == ("taken", "the store is away")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "says"),
+    [
+        ({"order": "{}"}, "the schedule was added by another version of the farm; remove it and add it again"),
+        ({"timezone": "Europe/Atlantis"}, "'@yearly' in the time zone 'Europe/Atlantis' cannot be read here"),
+        ({"cron": "now and then"}, "'now and then' in the time zone 'UTC' cannot be read here"),
+    ],
+    ids=["order", "time zone", "expression"],
+)
+def test_a_schedule_that_cannot_be_read_is_listed_beside_the_others_and_says_why(
+    stage: Stage, spoiled: dict[str, str], says: str
+) -> None:
+    stage.client().post("/v1/schedules", json={"name": "bad", "cron": "@yearly", "render": {"prompt": "a star"}})
+    with stage.services.database.write() as connection:
+        connection.execute(schedules.update().where(schedules.c.name == "bad").values(**spoiled))
+
+    listed = stage.client().get("/v1/schedules").json()
+    assert command(stage, "schedule", "list") == listed
+    [bad] = [one for one in listed if one["name"] == "bad"]
+    assert says in " ".join(bad["remarks"])
+    assert f"schedule bad cannot fire: {says}" in words(stage, "schedule", "list").output
+    assert stage.client().get("/v1/schedules/bad").json() == bad
+    assert stage.client().delete("/v1/schedules/bad").status_code == 204

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.cron.firing import ScheduleRunner
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
@@ -12,7 +11,7 @@ from storage.renders.views import Views
 from storage.rules.states import State
 from storage.settings import Settings
 from tests.contract.renders import claim, states
-from tests.contract.schedules import NIGHTLY, TWO_AT_NIGHT, Clock, add, finish
+from tests.contract.schedules import NIGHTLY, TWO_AT_NIGHT, ByTurns, Clock, add, finish
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def objects(local: Settings) -> ObjectStore:
 
 
 def test_pictures_are_rendered_within_the_window_only(
-    runner: ScheduleRunner, clock: Clock, farm: Jobs, database: Database
+    runner: ByTurns, clock: Clock, farm: Jobs, database: Database
 ) -> None:
     schedule = add(runner, plan=replace(NIGHTLY, window="03:00-06:00", overlap="queue"))
     clock.moment = TWO_AT_NIGHT
@@ -49,7 +48,7 @@ def test_pictures_are_rendered_within_the_window_only(
 
 
 def test_between_the_edges_of_a_window_people_hold_and_release_as_they_like(
-    runner: ScheduleRunner, clock: Clock, farm: Jobs, database: Database
+    runner: ByTurns, clock: Clock, farm: Jobs, database: Database
 ) -> None:
     schedule = add(runner, plan=replace(NIGHTLY, window="03:00-06:00"))
     clock.moment = TWO_AT_NIGHT

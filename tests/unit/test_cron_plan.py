@@ -7,6 +7,7 @@ import pytest
 
 from scheduler.cron.plan import CatchUp, Planned, check_plan, due, is_open
 from storage.errors import BadSpecification
+from storage.renders.firings import Ticking
 
 
 def at(text: str, zone: str = "UTC") -> float:
@@ -18,7 +19,7 @@ def at(text: str, zone: str = "UTC") -> float:
 
 def times(cron: str, zone: str, first: str, last: str) -> list[str]:
     """What is due between two moments of a zone, as its clocks show it."""
-    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone))
+    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone), ticking_since=at(last, zone))
     return [datetime.fromtimestamp(one.at, ZoneInfo(zone)).strftime("%d %H:%M%z") for one in planned]
 
 
@@ -70,7 +71,7 @@ def test_daylight_saving_is_kept_as_cron_users_expect(
 
 
 def decided(catch_up: CatchUp, *, after: str, now: str) -> list[tuple[str, bool]]:
-    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now))
+    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now), ticking_since=at(now))
     return [(datetime.fromtimestamp(one.at, ZoneInfo("UTC")).strftime("%H:%M"), one.fires) for one in planned]
 
 
@@ -137,3 +138,30 @@ def test_a_plan_that_cannot_be_meant_is_refused(cron: str, zone: str, window: st
 @pytest.mark.parametrize("cron", ["0 2 * * *", "@daily", "*/15 8-18 * * mon-fri", "0 0 29 2 *", "0 0 L * *"])
 def test_a_plan_that_can_be_meant_is_taken(cron: str) -> None:
     check_plan(cron, "Europe/Paris", "22:00-06:00")
+
+
+def test_what_came_due_while_somebody_was_ticking_is_due_however_late_it_is_looked_at() -> None:
+    first, now = at("2026-01-01 08:30"), at("2026-01-01 12:30")
+    found = due("0 * * * *", "UTC", "none", after=first, now=now, ticking_since=at("2026-01-01 10:30"))
+    assert [one.fires for one in found] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "began", "now", "after"),
+    [
+        pytest.param((0, 100), 102, 102, (0, 102), id="goes on"),
+        pytest.param((0, 100), 160, 160, (0, 160), id="goes on after a minute"),
+        pytest.param((0, 100), 161, 161, (161, 161), id="nobody ticked for longer"),
+        pytest.param((0, 100), 102, 702, (0, 702), id="waited for whoever wrote"),
+        pytest.param((0, 100), 200, 300, (200, 300), id="nobody ticked, then it waited"),
+        pytest.param((0, 100), 102, 703, (703, 703), id="was frozen while it waited"),
+        pytest.param((0, 100), 70, 70, (0, 70), id="the clock was set back a little"),
+        pytest.param((50, 100), 45, 45, (45, 45), id="further than it had ticked"),
+        pytest.param((0, 10_000), 100, 100, (100, 100), id="the clock was set back by hours"),
+    ],
+)
+def test_ticks_that_follow_one_another_are_one_stretch(
+    before: tuple[float, float], began: float, now: float, after: tuple[float, float]
+) -> None:
+    stretch = Ticking(since=before[0], until=before[1]).then(began=began, now=now, gap=60)
+    assert (stretch.since, stretch.until) == after
