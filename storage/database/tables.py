@@ -285,9 +285,19 @@ deliveries = Table(
     Column("answer", Text),
     Column("created_at", Double, nullable=False),
     Column("delivered_at", Double),
-    Index("ix_deliveries_due", "next_at"),
+    # Whose it is and where it goes (`storage.events.receivers`); unknown of what no longer waited when this was added.
+    Column("receiver", Text, nullable=False, server_default="unknown"),
+    Index("ix_deliveries_due", "receiver", "next_at"),
     Index("ix_deliveries_owner", "owner", "created_at"),
     Index("ix_deliveries_render_id", "render_id"),
+)
+
+#: Receivers of webhooks that failed, or took long, the last time (`storage.events.receivers`).
+failing_receivers = Table(
+    "failing_receivers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("failed_at", Double, nullable=False),
 )
 
 #: What the farm signs with, webhooks by owner among it: it must be known to sign, so it cannot be a hash.
