@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal_column, select, update
 
 from storage.access.signing import SigningSecrets
 from storage.database.connection import Database, database_now, transaction
@@ -19,7 +19,7 @@ from storage.events.receivers import note_failing, note_well, receiver_of
 #: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 #: In the statement itself, so that the index of what waits serves it.
-_PENDING = literal_column("'pending'")
+_PENDING: ColumnElement[str] = literal_column("'pending'")
 #: Longer than an attempt may take: then another process may try.
 _LEASE_SECONDS = 120.0
 
@@ -92,7 +92,7 @@ class Webhooks:
 
         None for one whose messages other processes have taken meanwhile.
         """
-        ids = []
+        ids: list[str] = []
         for receiver in receivers:
             due = (
                 select(deliveries.c.id)
