@@ -47,6 +47,9 @@ class Limits:
     work: int | None = None
     #: Submissions a minute.
     per_minute: int | None = None
+    #: Uploads that are kept at once, and their bytes.
+    uploads: int | None = None
+    upload_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, delete, func, literal_column, select
 
 from storage.database.connection import Database, database_now
-from storage.database.tables import deliveries, failing_receivers
 from storage.database.upsert import insert_on_conflict
+from storage.database.webhook_tables import deliveries, failing_receivers
 
 #: What was not tried for longer than any retry takes is forgotten: nothing waits for it.
 _FORGOTTEN_SECONDS = 7 * 86400.0

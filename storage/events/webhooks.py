@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal_col
 
 from storage.access.signing import SigningSecrets
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import deliveries
+from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.events.receivers import note_failing, note_well, receiver_of
 

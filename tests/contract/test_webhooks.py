@@ -15,7 +15,7 @@ from standardwebhooks import Webhook as StandardWebhook
 from scheduler.background.webhook_delivery import WebhookDelivery, signed
 from scheduler.intake.addresses import pool
 from storage.database.connection import Database
-from storage.database.tables import deliveries
+from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.events.log import EventKind
 from storage.events.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
