@@ -2,7 +2,8 @@
 
 from sqlalchemy import MetaData, text
 
-from storage.database import webhook_tables  # which loads the others
+import storage.database.webhook_tables  # noqa: F401 - its tables are part of the metadata once it is loaded
+from storage.database.tables import metadata
 
 #: Index → the rows that it covers.
 _CONDITIONS = {
@@ -21,9 +22,9 @@ def complete_metadata() -> MetaData:
     Reading and writing rows does without: an option of a dialect makes SQLAlchemy import all drivers of that dialect,
     which takes a tenth of a second at the start of every command.
     """
-    for table in webhook_tables.metadata.tables.values():
+    for table in metadata.tables.values():
         for index in table.indexes:
             if (condition := _CONDITIONS.get(str(index.name))) is not None:
                 for dialect in ("sqlite", "postgresql"):
                     index.dialect_kwargs[f"{dialect}_where"] = text(condition)
-    return webhook_tables.metadata
+    return metadata
