@@ -143,6 +143,14 @@ class Keys:
         with self.database.read() as connection:
             return set(connection.execute(statement).scalars())
 
+    def ended(self, key_ids: Collection[str | None]) -> set[str | None]:
+        """Return those of these keys that let nobody in any more; None, no key, does once the first one is made."""
+        named = {key_id for key_id in key_ids if key_id is not None}
+        ended: set[str | None] = set(named - self.usable_of(named))
+        if None in key_ids and self.any_made():
+            ended.add(None)
+        return ended
+
     def all(self) -> Sequence[Key]:
         """List all keys, oldest first."""
         with self.database.read() as connection:
