@@ -11,6 +11,7 @@ from storage.errors import BadSettings, NotFound
 from storage.settings import Settings
 
 if TYPE_CHECKING:
+    from storage.access.uploads import Uploads
     from storage.broker.tickets import Tickets
     from storage.database.connection import Database
     from storage.fleet.workers import Workers
@@ -48,6 +49,13 @@ class Services:
         return open_objects(self.settings)
 
     @cached_property
+    def uploads(self) -> "Uploads":
+        """Raises BadSettings as `objects`."""
+        from storage.access.uploads import Uploads
+
+        return Uploads(self.database, self.objects)
+
+    @cached_property
     def jobs(self) -> "Jobs":
         from storage.jobs.jobs import Jobs
 
@@ -76,7 +84,7 @@ class Services:
 
         Raises BadSettings.
         """
-        _ = self.registry, self.objects, self.jobs, self.views, self.measures, self.workers
+        _ = self.registry, self.objects, self.uploads, self.jobs, self.views, self.measures, self.workers
         return self
 
 

@@ -19,11 +19,11 @@ from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
+from storage.access.uploads import Uploads
 from storage.broker.tickets import Tickets
 from storage.events.log import EventLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
-from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
@@ -74,6 +74,10 @@ class ApiContext:
         return self.services.objects
 
     @property
+    def uploads(self) -> Uploads:
+        return self.services.uploads
+
+    @property
     def intake(self) -> Intake:
         return intake_of(self.services, self.tickets)
 
@@ -122,7 +126,7 @@ class ApiContext:
         """Copy an uploaded prompt file to this machine. Raises NotFound, also for another owner's."""
         file = self.files.file(caller.sees, file_id)
         with NamedTemporaryFile(prefix="farm-manifest-") as copy:
-            copy_input(self.objects, file.object, copy)
+            self.uploads.copy(file.object, copy)
             kind = PurePath(file.name).suffix.lower().removeprefix(".")
             yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
 

@@ -24,7 +24,6 @@ from scheduler.intake.uploads import MAX_BYTES, check_embeddings, check_image
 from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS
-from storage.objects.inputs import put_input_file
 from storage.rules.states import Priority
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.models import DiffusersModel
@@ -48,7 +47,8 @@ def upload_file(
     """Store a conditioning image (PNG, JPEG, WebP) or embeddings (safetensors).
 
     With the purpose `manifest` a prompt file (.txt, .jsonl, .csv, .tsv, .json, .parquet), with `batch` requests of
-    OpenAI's API.
+    OpenAI's API. It is kept as long as a job, a schedule or a batch names it, and otherwise until the farm is purged, a
+    day or more after it was last used.
     """
     name, size = file.filename or "", file.size or 0
     if size > MAX_BYTES:
@@ -60,7 +60,7 @@ def upload_file(
             _check_input(name, file.file.read())
     elif purpose != "batch":
         raise BadSpecification(f"purpose: must be input, manifest or batch (given: {purpose!r})")
-    reference = put_input_file(context.objects, file.file)
+    reference = context.uploads.keep(file.file, caller.submitter.uploader)
     stored = context.files.add_file(owner=caller.owner, name=name, purpose=purpose, n_bytes=size, reference=reference)
     return FileAnswer(
         id=stored.id,

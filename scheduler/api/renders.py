@@ -68,7 +68,7 @@ async def submit_render(
         waiters = call.context.waiters
         with waiters.places.taken(call.caller):
             accepted = await run_in_threadpool(_submitted, call, body)
-            await waiters.wait(call.request, accepted.id, seconds=seconds)
+            await waiters.wait(call.request, accepted.id, call.caller, seconds=seconds)
             answer = await run_in_threadpool(_answer, call, accepted.id, accepted.remarks)
         response.headers["Preference-Applied"] = f"wait={seconds}"
     response.headers["Location"] = f"/v1/renders/{answer.id}"

@@ -7,20 +7,23 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpcore
 
+from scheduler.background.webhook_places import DeliveryPlaces, UnderWay, next_receivers
 from scheduler.intake.addresses import Forbidden
+from storage.events.receivers import due_receivers
 from storage.events.webhooks import RETRY_SECONDS, Delivery, Webhooks
 from storage.process.service_loop import run_until_stopped
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 16
 _TIMEOUT_SECONDS = 20.0
+#: A receiver that takes longer is tried after others, as one that fails is.
+_SLOW_SECONDS = 5.0
 #: What a receiver answers is not read further than that.
 _ANSWER_BYTES = 4096
 _JITTER = 0.1
@@ -44,31 +47,49 @@ class WebhookDelivery:
     webhooks: Webhooks
     connections: httpcore.ConnectionPool
     every_seconds: float
+    places: DeliveryPlaces = field(default_factory=DeliveryPlaces)
 
-    def run_once(self) -> int:
+    def run_once(self, stopping: threading.Event | None = None) -> int:
         """Try every message that is due, until none is; how many there were. Raises DatabaseProblem.
 
-        Whoever is done takes the next one: a slow receiver occupies its own thread alone.
+        Whoever is done takes the next one: a slow receiver occupies its own few places alone. Once asked to stop, only
+        those under way are tried to their end.
         """
+        stopping = stopping or threading.Event()
         tried = 0
-        under_way: set[Future[None]] = set()
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as threads:
+        under_way: dict[Future[None], UnderWay] = {}
+        with ThreadPoolExecutor(self.places.total, thread_name_prefix="webhook") as threads:
             while True:
-                free = _AT_ONCE - len(under_way)
-                due = self.webhooks.take_due(limit=free) if free else []
-                tried += len(due)
-                under_way |= {threads.submit(self._deliver, one) for one in due}
+                taken = [] if stopping.is_set() else self._take(under_way.values())
+                tried += len(taken)
+                under_way |= {threads.submit(self._deliver, one): place for one, place in taken}
+                if taken:
+                    # Of each receiver one was taken: there may be places for more of them.
+                    continue
                 if not under_way:
                     return tried
-                done, under_way = wait(under_way, timeout=self.every_seconds, return_when=FIRST_COMPLETED)
-                for one in done:
-                    one.result()
+                for done in wait(under_way, timeout=self.every_seconds, return_when=FIRST_COMPLETED).done:
+                    del under_way[done]
+                    done.result()
+
+    def _take(self, under_way: Collection[UnderWay]) -> list[tuple[Delivery, UnderWay]]:
+        """Take the messages for which there are places now, at most one of each receiver."""
+        if len(under_way) == self.places.total:
+            return []
+        chosen = next_receivers(due_receivers(self.webhooks.database), under_way, self.places)
+        if not chosen:
+            return []
+        failing = {one.name: one.failing for one in chosen}
+        return [
+            (one, UnderWay(receiver=one.receiver, failing=failing[one.receiver]))
+            for one in self.webhooks.take_next(failing)
+        ]
 
     def run(self, stopping: threading.Event) -> None:
         """Deliver until asked to stop; a database that is away is waited for."""
 
         def deliver_what_is_due() -> None:
-            while self.run_once() and not stopping.is_set():
+            while self.run_once(stopping) and not stopping.is_set():
                 continue
 
         run_until_stopped(
@@ -76,6 +97,7 @@ class WebhookDelivery:
         )
 
     def _deliver(self, delivery: Delivery) -> None:
+        began = time.monotonic()
         try:
             status, patience = self._send(delivery)
         except Forbidden as error:
@@ -86,7 +108,7 @@ class WebhookDelivery:
             self._failed(delivery, type(error).__name__, patience=None)
             return
         if 200 <= status < 300:
-            self.webhooks.delivered(delivery, str(status))
+            self.webhooks.delivered(delivery, str(status), slowly=time.monotonic() - began > _SLOW_SECONDS)
         elif status == 410:
             self.webhooks.gone(delivery)
         else:

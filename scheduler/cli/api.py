@@ -146,23 +146,21 @@ def keys() -> None:
 @click.option("--per-day", type=click.IntRange(min=1), help="Maximum pictures per 24 hours.")
 @click.option("--per-minute", type=click.IntRange(min=1), help="Maximum submissions per minute.")
 @click.option("--work", type=click.IntRange(min=1), help="Maximum pixels × steps of a picture.")
+@click.option("--uploads", type=click.IntRange(min=1), help="Maximum uploads kept at once.")
+@click.option("--upload-bytes", type=click.IntRange(min=1), help="Maximum bytes of uploads kept at once.")
 @json_option
 def create(
     name: str,
     owner: str | None,
     role: str,
     seconds: float | None,
-    queued: int | None,
-    per_day: int | None,
-    per_minute: int | None,
-    work: int | None,
     as_json: bool,
+    **limits: int | None,
 ) -> None:
     """Create a key. It is shown only once."""
     settings = read_settings()
-    limits = Limits(queued=queued, per_day=per_day, per_minute=per_minute, work=work)
     key, secret = Keys(open_services(settings).database).create(
-        name=name, owner=owner or settings.owner, role=Role(role), limits=limits, seconds=seconds
+        name=name, owner=owner or settings.owner, role=Role(role), limits=Limits(**limits), seconds=seconds
     )
     if as_json:
         print_json({"id": key.id, "key": secret, "owner": key.owner, "role": key.role})

@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "sheet": _lazy("sheet", "sheet", "Draw a contact sheet of a render."),
         "export": _lazy("export", "export", "Export the pictures of a render as a dataset."),
         "usage": _lazy("purge", "usage", "Show how much storage each owner uses."),
-        "purge": _lazy("purge", "purge", "Delete old renders and their pictures."),
+        "purge": _lazy("purge", "purge", "Delete old renders and their pictures, and old uploads that nothing needs."),
     },
     "Inputs and schedules": {
         "upload": _lazy("upload", "upload", "Upload conditioning images and embeddings."),

@@ -10,9 +10,11 @@ import click
 from scheduler.cli.output import counted, duration, json_option, print_json, print_table, say, size, when
 from scheduler.cli.param_types import Duration
 from scheduler.cli.progress import amount_of
-from scheduler.results.purge import Purge
-from scheduler.services import open_services
+from scheduler.results.purge import Purge, UploadPurge
+from scheduler.services import Services, open_services
+from storage.access.uploads import OldUpload
 from storage.errors import InvalidInput
+from storage.objects.probe import remove_old_probes
 from storage.renders.exports import Exports, ExportView
 from storage.renders.purge import PurgeCandidate, PurgeRows
 from storage.settings import read_settings
@@ -56,10 +58,11 @@ def purge(
     given_up: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Delete old renders and their pictures.
+    """Delete old renders and their pictures, and old uploads that nothing needs.
 
-    Only finished renders are deleted, and none with an unfinished export. An interrupted purge resumes on the next
-    run.
+    Only finished renders are deleted, and none with an unfinished export. An upload stays as long as a job, a schedule
+    or a batch names it, and for at least a day after it was stored or used; with --state, all stay. An interrupted
+    purge resumes on the next run.
     """
     settings = read_settings()
     services = open_services(settings)
@@ -74,20 +77,20 @@ def purge(
     found, interrupted = purging.old(seconds=seconds, states=states, owner=owner), purging.marked()
     old = [one for one in found if not one.needed]
     kept = [export for export in exports.unfinished() if export.render_id in {one.render_id for one in found}]
+    of_uploads = None if states else UploadPurge(uploads=services.uploads, seconds=seconds, owner=owner)
+    going = {one.render_id for one in old} | set(interrupted)
+    unneeded = of_uploads.unneeded(without=going) if of_uploads else []
     if not as_json:
-        _show(old, kept, interrupted, seconds=seconds)
-    deleting = not dry_run and bool(old or interrupted) and (yes or _confirmed(context, as_json=as_json))
-    if deleting:
-        services.objects.check()
-        jobs = sum(one.jobs for one in old)
-        with amount_of("purge", jobs, "pictures") as show:
-            gone = Purge(purging=purging, objects=services.objects).run(old, show)
-        if not as_json:
-            click.echo(f"deleted {counted(len(gone), 'render')}")
+        _show(old, kept, interrupted, unneeded, seconds=seconds)
+    deletable = bool(going or unneeded)
+    deleting = not dry_run and deletable and (yes or _confirmed(context, as_json=as_json))
+    if deleting or not (dry_run or deletable):
+        _delete(services, old, of_uploads, say_so=deleting and not as_json)
     if as_json:
         print_json(
             {
                 "renders": [dataclasses.asdict(one) for one in old],
+                "uploads": [dataclasses.asdict(one) for one in unneeded],
                 "kept_for_exports": [dataclasses.asdict(export) for export in kept],
                 "pictures": sum(one.pictures for one in old),
                 "bytes": sum(one.bytes for one in old),
@@ -110,6 +113,18 @@ def usage(as_json: bool) -> None:
     )
 
 
+def _delete(services: Services, old: Sequence[PurgeCandidate], of_uploads: UploadPurge | None, *, say_so: bool) -> None:
+    """Delete what there is to delete; uploads of an earlier version are noted, to be judged later."""
+    services.objects.check()
+    jobs = sum(one.jobs for one in old)
+    with amount_of("purge", jobs, "pictures") as show:
+        gone = Purge(purging=PurgeRows(services.database), objects=services.objects).run(old, show)
+    uploads = of_uploads.run() if of_uploads else []
+    remove_old_probes(services.objects)
+    if say_so:
+        click.echo(f"deleted {counted(len(gone), 'render')}, {counted(len(uploads), 'upload')}")
+
+
 def _give_up(exports: Exports, ids: Sequence[str]) -> None:
     for export_id in ids:
         if not exports.give_up(export_id):
@@ -127,7 +142,12 @@ def _confirmed(context: click.Context, *, as_json: bool) -> bool:
 
 
 def _show(
-    old: Sequence[PurgeCandidate], kept: Sequence[ExportView], interrupted: Sequence[str], *, seconds: float
+    old: Sequence[PurgeCandidate],
+    kept: Sequence[ExportView],
+    interrupted: Sequence[str],
+    uploads: Sequence[OldUpload],
+    *,
+    seconds: float,
 ) -> None:
     by_owner: defaultdict[str, list[PurgeCandidate]] = defaultdict(list)
     for one in old:
@@ -142,6 +162,9 @@ def _show(
         click.echo(f"no deletable render finished more than {duration(seconds)} ago")
     if interrupted:
         click.echo(f"resuming the interrupted deletion of {counted(len(interrupted), 'render')}")
+    if uploads:
+        takes = size(sum(one.bytes for one in uploads))
+        click.echo(f"{counted(len(uploads), 'upload')} that nothing needs any more, {takes}")
     for export in kept:
         say(
             f"kept: render {export.render_id}: its export to {export.target} is unfinished; "

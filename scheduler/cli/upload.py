@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.intake.admission import Submitter
 from scheduler.intake.uploads import upload as store
 from scheduler.services import open_services
 from storage.settings import read_settings
@@ -19,9 +20,11 @@ def upload(files: Sequence[Path], as_json: bool) -> None:
 
     Prints a reference for each file, which `farm render` takes in place of the file.
     """
-    objects = open_services(read_settings()).objects
-    objects.check()
-    found = {str(file): store(objects, file) for file in files}
+    settings = read_settings()
+    services = open_services(settings)
+    services.objects.check()
+    submitter = Submitter(owner=settings.owner, local_files=True)
+    found = {str(file): store(services.uploads, submitter, file) for file in files}
     if as_json:
         print_json(found)
     else:

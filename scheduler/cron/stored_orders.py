@@ -17,9 +17,10 @@ from scheduler.intake.specify import draw_seed
 from scheduler.intake.submit import Intake, specified
 from scheduler.intake.templates import Templates
 from scheduler.intake.uploads import MAX_BYTES, stored_inputs, with_references
+from storage.access.uploads import Uploads
 from storage.errors import BadSpecification, InvalidInput
 from storage.jobs.values import Webhook
-from storage.objects.inputs import copy_input, put_input_file
+from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore
 from storage.renders.schedules import Schedule
 from storage.rules.states import Priority
@@ -78,9 +79,9 @@ def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms
     if same_seeds and seed is None:
         seed = draw_seed()
     return StoredOrder(
-        rows=_kept_rows(order, intake.objects, submitter),
+        rows=_kept_rows(order, intake.uploads, submitter),
         templates=order.templates,
-        defaults=_kept_defaults(order, intake.objects, submitter),
+        defaults=_kept_defaults(order, intake.uploads, submitter),
         in_step={name: [*values] for name, values in order.in_step.items()},
         combined={name: [*values] for name, values in order.combined.items()},
         pictures_each=order.pictures_each,
@@ -128,15 +129,15 @@ def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Ite
         )
 
 
-def _kept_rows(order: Order, objects: ObjectStore, submitter: Submitter) -> str | None:
-    known = stored_inputs(objects, order.rows(), local_files=submitter.local_files)
+def _kept_rows(order: Order, uploads: Uploads, submitter: Submitter) -> str | None:
+    known = stored_inputs(uploads, order.rows(), submitter)
     with tempfile.TemporaryFile() as file:
         for one in with_references(order.rows(), known):
             for request in _each_copy(one, order.pictures_each):
                 file.write(json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n")
             if file.tell() > MAX_BYTES:
                 raise BadSpecification(f"prompts of a schedule larger than {MAX_BYTES // 2**20} MB")
-        return put_input_file(objects, file) if file.tell() else None
+        return uploads.keep(file, submitter.uploader) if file.tell() else None
 
 
 def _each_copy(one: SourcedRequest, pictures_each: int) -> Iterator[Request]:
@@ -156,7 +157,7 @@ def _fields(request: Request) -> Mapping[str, Any]:
     return {**request.asked(), **{name: value for name, value in beside.items() if value is not None}}
 
 
-def _kept_defaults(order: Order, objects: ObjectStore, submitter: Submitter) -> dict[str, Any]:
+def _kept_defaults(order: Order, uploads: Uploads, submitter: Submitter) -> dict[str, Any]:
     asked = [SourcedRequest("options", Request.parse({"prompt": "-", **order.defaults}))]
-    [one] = with_references(asked, stored_inputs(objects, asked, local_files=submitter.local_files))
+    [one] = with_references(asked, stored_inputs(uploads, asked, submitter))
     return {name: value for name, value in one.request.asked().items() if name != "prompt"}

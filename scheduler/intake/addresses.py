@@ -5,8 +5,10 @@ differently the second time changes nothing (DNS rebinding). No redirects, no pr
 """
 
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -73,6 +75,31 @@ def _literal(host: str) -> _IPv4Or6 | None:
         return None
 
 
+def resolve(host: str, port: int, *, seconds: float) -> list[str]:
+    """Return the addresses of a name. Raises httpcore.ConnectError, ConnectTimeout if no answer comes in time.
+
+    The system's resolver waits as long as it likes, and cannot be interrupted: its thread stays behind until it is
+    done, and keeps no process from ending.
+    """
+    answered: queue.SimpleQueue[list[str] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answered.put([str(entry[4][0]) for entry in found])
+        except (OSError, UnicodeError) as error:  # a name that is none in IDNA is the latter
+            answered.put(error)
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        answer = answered.get(timeout=seconds)
+    except queue.Empty:
+        raise httpcore.ConnectTimeout(f"{host} cannot be resolved: no answer after {seconds:g} s") from None
+    if not isinstance(answer, list):
+        raise httpcore.ConnectError(f"{host} cannot be resolved: {answer}") from None
+    return answer
+
+
 class BoundedStream(httpcore.NetworkStream):
     """A connection that lives no longer than its time, however slowly the other side trickles."""
 
@@ -120,18 +147,16 @@ class CheckedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to a checked address. Raises Forbidden, httpcore.ConnectError."""
+        """Connect to a checked address. Raises Forbidden, httpcore.ConnectError, httpcore.ConnectTimeout."""
         deadline = time.monotonic() + self._seconds
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from None
-        addresses = [str(entry[4][0]) for entry in found]
+        addresses = resolve(host, port, seconds=self._seconds)
         if not self._allow_private:
             for address in addresses:
                 if not is_public(ipaddress.ip_address(address.split("%", 1)[0])):
                     raise Forbidden(f"{host} resolves to {address}, which is not a public address")
-        stream = super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        left = max(deadline - time.monotonic(), 0.001)  # 0 would be: without waiting
+        patience = left if timeout is None else min(left, timeout)
+        stream = super().connect_tcp(addresses[0], port, patience, local_address, socket_options)
         return BoundedStream(stream, deadline=deadline)
 
 

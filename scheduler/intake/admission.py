@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scheduler.intake.requests import MOST_PICTURES
 from storage.access.keys import Limits
 from storage.access.quotas import UNUSED, Quotas, most_at_once, refuse_excess
+from storage.access.uploads import Uploader
 from storage.errors import BadSpecification, NotPermitted
 from storage.jobs.values import Idempotency, Submission, Webhook
 from storage.rules.states import Priority
@@ -25,6 +26,10 @@ class Submitter:
     limits: Limits = NO_LIMITS
     #: Whether inputs may be files of this machine.
     local_files: bool = False
+
+    @property
+    def uploader(self) -> Uploader:
+        return Uploader(owner=self.owner, key_id=self.key_id, limits=self.limits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from scheduler.intake.uploads import StoredInputs, check_stored, with_references
 from scheduler.services import Services
 from storage.access.keys import Limits
 from storage.access.quotas import Quotas, most_at_once
+from storage.access.uploads import Uploads
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, BrokerProblem, NotFound, NotPermitted, QuotaExceeded
 from storage.fleet.workers import Workers
@@ -53,6 +54,10 @@ class Intake:
     tickets: Tickets | None
     #: Who serves which model; None: workers start when there is work, or whoever submits watches for them.
     workers: Workers | None = None
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(self.jobs.database, self.objects)
 
 
 def intake_of(services: Services, tickets: Tickets | None) -> Intake:
@@ -150,8 +155,8 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     """
     for spec in order.specs:
         check_work(spec, submitter.limits)
-    check_stored(intake.objects, order.specs)
-    known = StoredInputs(intake.objects, local_files=submitter.local_files)
+    check_stored(intake.uploads, order.specs)
+    known = StoredInputs(intake.uploads, submitter)
     if order.names_inputs():
         # Rows that are skipped here are met again, and counted then.
         skipping = bad is not None and bad.report is not None

@@ -1,6 +1,7 @@
 """Decide how many tickets to publish: enough to wake every worker that could help, never more than a window."""
 
 from storage.broker.tickets import Tickets
+from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.rules.states import Priority
 from storage.spec.models import Model
@@ -16,9 +17,10 @@ def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
     """Publish the tickets that a model's waiting jobs lack, and return how many. Raises BrokerProblem.
 
     Each priority has its share of the window, less what workers hold and may put back. So there are never more than
-    the window holds, whatever the backlog, and an urgent job's ticket is never crowded out.
+    the window holds, whatever the backlog, and an urgent job's ticket is never crowded out. What dead workers held is
+    not waited for: it comes back after Redis's visibility timeout, beyond the window, and does no harm.
     """
-    share = max(1, (tickets.window - tickets.in_hand()) // len(Priority))
+    share = max(1, (tickets.window - _held(jobs, tickets)) // len(Priority))
     queued = tickets.queued(model.alias)
     published = 0
     for priority in Priority:
@@ -31,3 +33,9 @@ def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
         tickets.publish(model.alias, priority, n)
         published += n
     return published
+
+
+def _held(jobs: Jobs, tickets: Tickets) -> int:
+    """Return how many tickets living workers hold, at most: each has one in hand."""
+    in_hand = tickets.in_hand()
+    return in_hand and min(in_hand, Workers(jobs.database).heard_of())

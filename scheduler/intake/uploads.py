@@ -7,10 +7,10 @@ from pathlib import Path
 import safetensors
 from PIL import Image, UnidentifiedImageError
 
+from scheduler.intake.admission import Submitter
 from scheduler.intake.requests import BadRows, SourcedRequest, at
+from storage.access.uploads import Uploads
 from storage.errors import BadSpecification
-from storage.objects.inputs import has_input, put_input
-from storage.objects.store import ObjectStore
 from storage.spec.controls import REFERENCE, Controls
 from storage.spec.picture import Spec
 
@@ -25,17 +25,18 @@ _MOST_HEADER_BYTES = 2**16
 _DTYPES = {"F16", "BF16", "F32"}
 
 
-def upload(objects: ObjectStore, file: Path) -> str:
+def upload(uploads: Uploads, submitter: Submitter, file: Path) -> str:
     """Check a file, store it and return its reference. Idempotent.
 
-    Raises BadSpecification if it is neither an image nor embeddings that a pipeline could use.
+    Raises BadSpecification if it is neither an image nor embeddings that a pipeline could use, and what
+    `Uploads.keep` raises.
     """
     data = _read(file)
     try:
         check_embeddings(data) if file.suffix == ".safetensors" else check_image(data)
     except ValueError as error:
         raise BadSpecification(f"{file}: {error}") from None
-    return put_input(objects, data)
+    return uploads.keep(io.BytesIO(data), submitter.uploader)
 
 
 def check_image(data: bytes) -> None:
@@ -87,19 +88,15 @@ def check_embeddings(data: bytes) -> None:
 class StoredInputs(dict[str, str | BadSpecification]):
     """Map the names of inputs to their references, or to what is wrong with them; each is looked up once."""
 
-    def __init__(self, objects: ObjectStore, *, local_files: bool) -> None:
-        """Look inputs up in a store.
-
-        Args:
-            local_files: store the local files that are named; otherwise only stored inputs may be named.
-        """
+    def __init__(self, uploads: Uploads, submitter: Submitter) -> None:
+        """Look inputs up for somebody: those who may name local files have them stored."""
         super().__init__()
-        self._objects = objects
-        self._local_files = local_files
+        self._uploads = uploads
+        self._submitter = submitter
 
     def __missing__(self, name: str) -> str | BadSpecification:
         try:
-            found: str | BadSpecification = _reference_of(self._objects, name, local_files=self._local_files)
+            found: str | BadSpecification = _reference_of(self._uploads, name, self._submitter)
         except BadSpecification as error:
             # Without its frames, which hold all that was read there.
             found = error.with_traceback(None)
@@ -115,18 +112,18 @@ class StoredInputs(dict[str, str | BadSpecification]):
                     return
 
 
-def stored_inputs(objects: ObjectStore, asked: Iterable[SourcedRequest], *, local_files: bool) -> StoredInputs:
+def stored_inputs(uploads: Uploads, asked: Iterable[SourcedRequest], submitter: Submitter) -> StoredInputs:
     """Return the inputs that requests name."""
-    known = StoredInputs(objects, local_files=local_files)
+    known = StoredInputs(uploads, submitter)
     known.fill(asked)
     return known
 
 
-def check_stored(objects: ObjectStore, specs: Iterable[Spec]) -> None:
+def check_stored(uploads: Uploads, specs: Iterable[Spec]) -> None:
     """Check that the inputs of complete specifications are in the store. Raises BadSpecification."""
     for field, name in {named for spec in specs for named in _named(spec)}:
         try:
-            _reference_of(objects, name, local_files=False)
+            _check_there(uploads, name)
         except BadSpecification as error:
             raise BadSpecification(f"{field}: {error}") from None
 
@@ -162,16 +159,22 @@ def _named(controls: Controls) -> list[tuple[str, str]]:
     return named if controls.prompt_embeds is None else [*named, ("prompt_embeds", controls.prompt_embeds)]
 
 
-def _reference_of(objects: ObjectStore, name: str, *, local_files: bool) -> str:
+def _reference_of(uploads: Uploads, name: str, submitter: Submitter) -> str:
     if not REFERENCE.fullmatch(name):
-        if not local_files:
+        if not submitter.local_files:
             raise BadSpecification(
                 f"{name[:60]!r} is not a stored input; upload its file first (POST /v1/files or `farm upload`)"
             )
-        return upload(objects, Path(name))
-    if not has_input(objects, name):
-        raise BadSpecification(f"{name} is not in the store; upload its file first (POST /v1/files or `farm upload`)")
+        return upload(uploads, submitter, Path(name))
+    _check_there(uploads, name)
     return name
+
+
+def _check_there(uploads: Uploads, reference: str) -> None:
+    if not uploads.has(reference):
+        raise BadSpecification(
+            f"{reference} is not in the store; upload its file first (POST /v1/files or `farm upload`)"
+        )
 
 
 def _read(file: Path) -> bytes:

@@ -1,14 +1,19 @@
-"""Deleting old renders, pictures first. An interrupted purge resumes on the next run."""
+"""Delete old renders, pictures first, and uploads that nothing names. An interrupted purge resumes on the next run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from storage.access.uploads import OldUpload, Uploads
+from storage.objects.inputs import list_inputs
 from storage.objects.object_keys import folder_of
 from storage.objects.store import ObjectStore
+from storage.renders.named_inputs import named_inputs
 from storage.renders.purge import PurgeCandidate, PurgeRows
 
 _THREADS = 8
+#: What was just uploaded or looked up may be named in a moment.
+LEAST_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +45,33 @@ class Purge:
                 self.purging.delete_render(render_id)
                 gone.append(render_id)
         return gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPurge:
+    """Deletes uploads that no job, schedule or batch names, and that were not stored or used for a while."""
+
+    uploads: Uploads
+    seconds: float
+    #: Only what is theirs alone; None: everybody's.
+    owner: str | None = None
+
+    def unneeded(self, *, without: Collection[str] = ()) -> Sequence[OldUpload]:
+        """List what would go; `without`: as if these renders were deleted. Raises as `run`."""
+        old = self.uploads.unused(seconds=self._spared, owner=self.owner)
+        if not old:
+            return []
+        named = named_inputs(self.uploads.database, self.uploads.objects, without=without)
+        return [one for one in old if one.reference not in named]
+
+    def run(self) -> list[str]:
+        """Delete what nothing needs, and return the references. Raises DatabaseProblem, ObjectStoreProblem."""
+        # What an earlier version stored is judged from now on.
+        self.uploads.adopt(list_inputs(self.uploads.objects))
+        return [
+            one.reference for one in self.unneeded() if self.uploads.delete_unused(one.reference, seconds=self._spared)
+        ]
+
+    @property
+    def _spared(self) -> float:
+        return max(self.seconds, LEAST_SECONDS)

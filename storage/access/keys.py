@@ -47,6 +47,9 @@ class Limits:
     work: int | None = None
     #: Submissions a minute.
     per_minute: int | None = None
+    #: Uploads that are kept at once, and their bytes.
+    uploads: int | None = None
+    upload_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,14 @@ class Keys:
         )
         with self.database.read() as connection:
             return set(connection.execute(statement).scalars())
+
+    def ended(self, key_ids: Collection[str | None]) -> set[str | None]:
+        """Return those of these keys that let nobody in any more; None, no key, does once the first one is made."""
+        named = {key_id for key_id in key_ids if key_id is not None}
+        ended: set[str | None] = set(named - self.usable_of(named))
+        if None in key_ids and self.any_made():
+            ended.add(None)
+        return ended
 
     def all(self) -> Sequence[Key]:
         """List all keys, oldest first."""

@@ -1,4 +1,7 @@
-"""The tables. The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL."""
+"""The tables, but for those of webhooks (`webhook_tables.py`).
+
+The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -257,6 +260,21 @@ key_usage = Table(
     Column("pictures", BigInteger, nullable=False),
 )
 
+#: Inputs by who stored them (`storage.access.uploads`); their bytes are objects, equal ones the same.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("object", String(71), primary_key=True),
+    # Empty: at the command line, without a key, or by an earlier version, which noted no owner either.
+    Column("key_id", String(12), primary_key=True),
+    Column("owner", String(64), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    # When it was stored, or named, last.
+    Column("used_at", Double, nullable=False),
+    # What a key may keep.
+    Index("ix_uploads_key_id", "key_id"),
+)
+
 #: What happened to watched renders, numbered by render (`storage.events.log`).
 events = Table(
     "events",
@@ -267,27 +285,6 @@ events = Table(
     Column("kind", String(20), nullable=False),
     Column("index", Integer),
     Column("data", Text, nullable=False),
-)
-
-#: Webhook messages, and what became of them (`storage.events.webhooks`).
-deliveries = Table(
-    "deliveries",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("render_id", String(32), nullable=False),
-    Column("owner", String(64), nullable=False),
-    Column("url", Text, nullable=False),
-    Column("kind", String(20), nullable=False),
-    Column("body", Text, nullable=False),
-    Column("state", String(9), nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("next_at", Double, nullable=False),
-    Column("answer", Text),
-    Column("created_at", Double, nullable=False),
-    Column("delivered_at", Double),
-    Index("ix_deliveries_due", "next_at"),
-    Index("ix_deliveries_owner", "owner", "created_at"),
-    Index("ix_deliveries_render_id", "render_id"),
 )
 
 #: What the farm signs with, webhooks by owner among it: it must be known to sign, so it cannot be a hash.

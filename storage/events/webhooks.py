@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, literal_column, select, update
 
 from storage.access.signing import SigningSecrets
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import deliveries
+from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
+from storage.events.receivers import note_failing, note_well, receiver_of
 
 #: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+#: In the statement itself, so that the index of what waits serves it.
+_PENDING: ColumnElement[str] = literal_column("'pending'")
 #: Longer than an attempt may take: then another process may try.
 _LEASE_SECONDS = 120.0
 
@@ -47,6 +50,8 @@ class Delivery:
     answer: str | None
     created_at: float
     delivered_at: float | None
+    #: Whose it is and where it goes (`storage.events.receivers`).
+    receiver: str
 
 
 def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
@@ -64,6 +69,7 @@ def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> N
                 "attempt": 0,
                 "next_at": now,
                 "created_at": now,
+                "receiver": receiver_of(row["owner"], row["url"]),
             }
         )
     if noted:
@@ -81,36 +87,55 @@ class Webhooks:
         return "whsec_" + SigningSecrets(self.database).get(f"webhook:{owner}")
 
     @transaction
-    def take_due(self, connection: Connection, *, limit: int) -> Sequence[Delivery]:
-        """Take messages that are due, for this process to try: no other process does so for two minutes."""
-        due = connection.execute(
-            select(deliveries.c.id)
-            .where(deliveries.c.state == DeliveryState.PENDING, deliveries.c.next_at <= database_now())
-            .order_by(deliveries.c.next_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).scalars()
+    def take_next(self, connection: Connection, receivers: Iterable[str]) -> Sequence[Delivery]:
+        """Take the next due message for each receiver, to try it here: no other process does so for two minutes.
+
+        None for one whose messages other processes have taken meanwhile.
+        """
+        ids: list[str] = []
+        for receiver in receivers:
+            due = (
+                select(deliveries.c.id)
+                .where(
+                    deliveries.c.state == _PENDING,
+                    deliveries.c.receiver == receiver,
+                    deliveries.c.next_at <= database_now(),
+                )
+                .order_by(deliveries.c.next_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            ids += connection.execute(due).scalars()
         taken = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id.in_(due.all()))
+            .where(deliveries.c.id.in_(ids))
             .values(attempt=deliveries.c.attempt + 1, next_at=database_now() + _LEASE_SECONDS)
             .returning(deliveries)
         ).all()
         return [_delivery(row) for row in taken]
 
     @transaction
-    def delivered(self, connection: Connection, delivery: Delivery, answer: str) -> None:
+    def delivered(self, connection: Connection, delivery: Delivery, answer: str, *, slowly: bool = False) -> None:
+        """Record that a message has arrived; a receiver that took long is tried after others from then on."""
         connection.execute(
             _this(delivery).values(state=DeliveryState.DELIVERED, answer=answer, delivered_at=database_now())
         )
+        if slowly:
+            note_failing(connection, delivery.receiver)
+        else:
+            note_well(connection, delivery.receiver)
 
     @transaction
     def failed(self, connection: Connection, delivery: Delivery, answer: str, *, after: float | None) -> None:
-        """Record a failed attempt; the next one follows after so many seconds, None: there is none."""
+        """Record a failed attempt; the next one follows after so many seconds, None: there is none.
+
+        The receiver's messages are tried after those of others from then on.
+        """
         if after is None:
             connection.execute(_this(delivery).values(state=DeliveryState.FAILED, answer=answer))
         else:
             connection.execute(_this(delivery).values(next_at=database_now() + after, answer=answer))
+        note_failing(connection, delivery.receiver)
 
     @transaction
     def gone(self, connection: Connection, delivery: Delivery) -> None:
@@ -150,13 +175,16 @@ class Webhooks:
     @transaction
     def replay(self, connection: Connection, delivery_id: str) -> None:
         """Send a message again, under its id, whatever became of it. Raises NotFound."""
-        moved = connection.execute(
-            update(deliveries)
-            .where(deliveries.c.id == delivery_id)
-            .values(state=DeliveryState.PENDING, attempt=0, next_at=database_now())
-        ).rowcount
-        if not moved:
+        this = deliveries.c.id == delivery_id
+        found = connection.execute(select(deliveries.c.owner, deliveries.c.url).where(this)).first()
+        if found is None:
             raise NotFound(f"no webhook message with id {delivery_id[:40]!r}; `farm webhooks list` lists them")
+        receiver = receiver_of(found.owner, found.url)
+        connection.execute(
+            update(deliveries)
+            .where(this)
+            .values(state=DeliveryState.PENDING, attempt=0, next_at=database_now(), receiver=receiver)
+        )
 
 
 def _this(delivery: Delivery) -> Any:

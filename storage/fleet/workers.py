@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import workers
@@ -158,6 +158,12 @@ class Workers:
             )
             for row in rows
         ]
+
+    def heard_of(self) -> int:
+        """Count the workers that were heard of recently."""
+        recently = workers.c.seen_at >= database_now() - SILENT_SECONDS
+        with self.database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(workers).where(recently)).scalar_one())
 
     def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:
         """List workers that serve this model and were heard of recently."""

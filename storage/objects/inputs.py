@@ -1,6 +1,7 @@
 """Inputs: conditioning images and embeddings that callers upload, stored once and named by their hash."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol
@@ -26,6 +27,15 @@ def put_input(objects: ObjectStore, data: bytes) -> str:
     reference = reference_of(data)
     objects.put(_key(reference), data)
     return reference
+
+
+def reference_of_file(file: IO[bytes]) -> tuple[str, int]:
+    """Return the reference of a file's bytes, and how many they are; it is left at its beginning."""
+    file.seek(0)
+    reference = _digested(file)
+    n_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return reference, n_bytes
 
 
 def put_input_file(objects: ObjectStore, file: IO[bytes]) -> str:
@@ -55,6 +65,18 @@ def get_input(objects: ObjectReader, reference: str) -> bytes:
 
 def has_input(objects: ObjectStore, reference: str) -> bool:
     return objects.exists(_key(reference))
+
+
+def delete_input(objects: ObjectStore, reference: str) -> None:
+    """Delete an input. Idempotent."""
+    objects.delete(_key(reference))
+
+
+def list_inputs(objects: ObjectStore) -> Iterator[str]:
+    """List the references of all stored inputs."""
+    for key in objects.list("inputs/"):
+        if REFERENCE.fullmatch(reference := f"sha256:{key.removeprefix('inputs/')}"):
+            yield reference
 
 
 @contextmanager

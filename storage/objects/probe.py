@@ -1,8 +1,14 @@
 """Whether a store keeps what was written first: all that the farm promises about pictures rests on it."""
 
+import time
+
 from storage.errors import ObjectStoreOverwrites
 from storage.objects.store import ObjectStore
 from storage.rules.ids import random_id
+
+_FOLDER = "probe/"
+#: Longer than a probe takes, and than clocks of machines differ.
+_OLD_SECONDS = 86_400.0
 
 
 def check_first_write_wins(objects: ObjectStore) -> None:
@@ -10,8 +16,9 @@ def check_first_write_wins(objects: ObjectStore) -> None:
 
     Raises ObjectStoreOverwrites if the second write replaced the first, ObjectStoreProblem if the store cannot be used.
     """
-    # A name of its own: two processes that probe at the same moment must not meet.
-    key = f"probe/{random_id()}"
+    # A name of its own: two processes that probe at the same moment must not meet. The time is for whoever finds it
+    # after a process that was killed in between.
+    key = f"{_FOLDER}{int(time.time())}-{random_id()}"
     first = objects.put(key, b"first")
     try:
         second = objects.put(key, b"second")
@@ -22,3 +29,17 @@ def check_first_write_wins(objects: ObjectStore) -> None:
             f"{objects.shown}: the store ignores `If-None-Match: *`, so a picture could be overwritten; "
             "use a store, or a version of it, that honours conditional writes (deploy/README.md lists some)"
         )
+
+
+def remove_old_probes(objects: ObjectStore) -> int:
+    """Delete what probes that were killed have left, a day after; how many there were. Raises ObjectStoreProblem."""
+    old = [key for key in objects.list(_FOLDER) if time.time() - _written_at(key) > _OLD_SECONDS]
+    for key in old:
+        objects.delete(key)
+    return len(old)
+
+
+def _written_at(key: str) -> float:
+    """Return when an object was written by its name; those of earlier versions do not say, and are old."""
+    written_at, dash, _ = key.removeprefix(_FOLDER).partition("-")
+    return float(written_at) if dash and written_at.isdigit() else 0.0

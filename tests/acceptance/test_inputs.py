@@ -2,6 +2,8 @@
 
 import io
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,26 @@ def test_an_upload_is_named_by_its_bytes_and_may_be_repeated(served: Home) -> No
         "render", "a red shape on a blue background", "--model", "shapes-silhouette", "--control", reference, "--json"
     ).json
     assert result["state"] == "done"
+
+
+def test_an_upload_that_nothing_names_is_purged_and_others_are_not(served: Home, inputs: Path) -> None:
+    (inputs / "named.png").write_bytes(silhouette(compress_level=1))
+    (inputs / "unneeded.png").write_bytes(silhouette(compress_level=2))
+    named, unneeded = served.farm("upload", "inputs/named.png", "inputs/unneeded.png", "--json").json.values()
+    command = ("render", "a red shape", "--model", "shapes-silhouette", "--control", named, "--json")
+    assert served.farm(*command).json["state"] == "done"
+    assert unneeded not in str(served.farm("purge", "--older-than", "0d", "--yes", "--json").json["uploads"])
+    with closing(sqlite3.connect(served.path / "farm.db", timeout=60)) as connection, connection:
+        connection.execute("UPDATE uploads SET used_at = used_at - 90000")
+    kept = served.farm("purge", "--older-than", "1d", "--state", "done", "--dry-run", "--json").json
+    assert kept["uploads"] == []
+    shown = served.farm("purge", "--older-than", "1d", "--dry-run").out
+    assert "that nothing needs any more" in shown
+    told = served.farm("purge", "--older-than", "1d", "--yes", "--json").json
+    references = [one["reference"] for one in told["uploads"]]
+    assert (unneeded in references, named in references) == (True, False)
+    stored = {f"sha256:{file.name}" for file in (served.path / "objects" / "inputs").iterdir()}
+    assert (unneeded in stored, named in stored) == (False, True)
 
 
 def test_the_photo_of_a_phone_conditions_as_its_first_picture(served: Home, inputs: Path) -> None:

@@ -1,5 +1,6 @@
 """Requests that miss what was meant: what each is told, in the words of what it sent."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from diffusion_farm import ApiProblem
 from scheduler.api.access import Open
 from storage.access.keys import Keys, Limits, Role
 from storage.rules.states import Priority
-from tests.contract.stage import Stage, running_stage
+from tests.contract.stage import Stage, png, running_stage
 from tests.servers import eventually
 
 
@@ -208,6 +209,32 @@ def test_what_can_never_pass_a_quota_is_refused_for_good(stage: Stage) -> None:
         assert "Retry-After" not in answer.headers
     again = stage.client(key).post("/v1/renders", json={"prompt": "a star"})
     assert (again.status_code, again.headers["Retry-After"]) == (429, "3600")
+
+
+def test_what_a_key_uploads_counts_against_it_at_every_door(stage: Stage) -> None:
+    key = stage.new_key("dora", uploads=2)
+    client = stage.client(key)
+
+    def upload(n: int) -> httpx.Response:
+        return client.post("/v1/files", files={"file": ("lines.jsonl", f"line {n}")}, data={"purpose": "batch"})
+
+    assert [upload(n).status_code for n in (1, 1)] == [201, 201]
+    unit = {"image": base64.b64encode(png(8)).decode()}
+    wanted = {"prompt": "a", "override_settings": {"sd_model_checkpoint": "net"}}
+    drawn = {**wanted, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    assert client.post("/sdapi/v1/txt2img", json=drawn).status_code == 200
+    refused = upload(2)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "3600")
+    assert "may keep 2 uploads and has 2" in refused.json()["detail"]
+    # What is there already may be named again, and sent again.
+    assert client.post("/sdapi/v1/txt2img", json=drawn).status_code == 200
+    other = {**wanted, "alwayson_scripts": {"controlnet": {"args": [{"image": base64.b64encode(png(16)).decode()}]}}}
+    assert client.post("/sdapi/v1/txt2img", json=other).status_code == 429
+    schedule = {"name": "nightly", "cron": "0 2 * * *", "timezone": "UTC", "render": {"prompt": "a"}}
+    assert client.post("/v1/schedules", json=schedule).status_code == 429
+    small = stage.client(stage.new_key("dora", upload_bytes=3))
+    answer = small.post("/v1/files", files={"file": ("lines.jsonl", "more")}, data={"purpose": "batch"})
+    assert (answer.status_code, "Retry-After" in answer.headers) == (403, False)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from storage.database.connection import Database
 from storage.database.partial_indexes import complete_metadata
 from storage.database.schema import check, migrate, revisions, upgrade
 from storage.errors import SchemaMismatch
+from storage.events.receivers import due_receivers
+from storage.events.webhooks import Webhooks
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob
 from storage.renders.views import Views
@@ -122,6 +124,26 @@ def test_an_upgrade_keeps_what_keys_have_used_up_today(empty_database: Database)
             )
     upgrade(empty_database)
     assert Quotas(empty_database).used("a key", Limits(per_day=10)).accepted_last_day == 6
+
+
+def test_an_upgrade_keeps_the_webhook_messages_that_wait(empty_database: Database) -> None:
+    with empty_database.write() as connection:
+        migrate(connection, "0010")
+        for id_, state in (("waits", "pending"), ("arrived", "delivered")):
+            connection.execute(
+                text(
+                    "INSERT INTO deliveries (id, render_id, owner, url, kind, body, state, attempt, next_at, "
+                    "created_at) VALUES (:id, 'r', 'ann', 'https://hooks.example/x', 'job.done', '{}', :state, 1, 0, 0)"
+                ),
+                {"id": id_, "state": state},
+            )
+    upgrade(empty_database)
+    assert [one.name for one in due_receivers(empty_database)] == ["ann hooks.example:443"]
+    webhooks = Webhooks(empty_database)
+    assert [one.id for one in webhooks.take_next(["ann hooks.example:443"])] == ["waits"]
+    # One that had arrived is sent again.
+    webhooks.replay("arrived")
+    assert [one.id for one in webhooks.take_next(["ann hooks.example:443"])] == ["arrived"]
 
 
 def test_a_database_without_tables_is_refused_with_the_remedy(empty_database: Database) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
@@ -18,7 +18,8 @@ from scheduler.api.waiting.followers import Followers
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.waiters import Waiters
 from storage.access.keys import Keys, Limits, Role
-from storage.database.connection import Database
+from storage.database.connection import Database, database_now
+from storage.database.tables import keys
 from storage.events.log import EventLog
 from storage.jobs.jobs import Jobs
 from storage.renders.followed import Followed
@@ -94,6 +95,14 @@ def streaming(stage: Stage, held: ExitStack, render: str, key: str = "") -> sock
     return connection
 
 
+def end(stage: Stage, *, revoked: str, expired: str) -> None:
+    """Revoke a key, and let another one run out."""
+    Keys(stage.services.database).revoke(revoked.split("_")[1])
+    with stage.services.database.write() as connection:
+        theirs = update(keys).where(keys.c.id == expired.split("_")[1])
+        connection.execute(theirs.values(expires_at=database_now()))
+
+
 # -- they hold up nobody ---------------------------------------------------------------------------------------
 
 
@@ -140,6 +149,32 @@ def test_a_render_that_two_wait_for_is_marked_until_both_have_gone(stage: Stage,
     eventually(lambda: stage.context.waiters.places.busy == 1, "one has gone")
     assert stage.client().post("/sdapi/v1/interrupt").json() == {}
     assert answer(second).startswith("HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("door", WAITING)
+def test_whoever_waits_is_turned_away_when_their_key_is_revoked_or_expires(
+    stage: Stage, held: ExitStack, door: str
+) -> None:
+    revoked, expired = stage.new_key(), stage.new_key()
+    valid, *others = (waiting(stage, held, door, key) for key in (stage.key, revoked, expired))
+    end(stage, revoked=revoked, expired=expired)
+    for connection in others:
+        told = answer(connection)
+        assert told.startswith("HTTP/1.1 401")
+        assert "www-authenticate: bearer" in told.lower()
+        assert "the API key was revoked, or has expired, since this request came" in told
+    eventually(lambda: stage.context.waiters.places.busy == 1, "only one is left")
+    assert stage.services.views.unfinished_jobs() == 3, "their renders continue"
+    stage.working.set()
+    assert answer(valid).partition("\r\n")[0].split()[1] in ("200", "201", "202")
+
+
+def test_whoever_waits_without_a_key_is_turned_away_when_the_first_key_is_made(tmp_path: Path, held: ExitStack) -> None:
+    with running_stage(tmp_path / "home", keyed=False) as stage:
+        stage.working.clear()
+        connection = waiting(stage, held, "images")
+        stage.new_key()
+        assert answer(connection).startswith("HTTP/1.1 401")
 
 
 # -- they are bounded ------------------------------------------------------------------------------------------
@@ -206,12 +241,10 @@ def test_one_key_cannot_take_the_places_of_all(held: ExitStack) -> None:
 
 
 def test_a_stream_ends_when_its_key_is_revoked_or_expires(stage: Stage, held: ExitStack) -> None:
-    keys = Keys(stage.services.database)
     render = stage.client().post("/v1/renders", json={"prompt": "a star"}).json()["id"]
-    revoked = stage.new_key()
-    _, brief = keys.create(name="brief", owner="ann", role=Role.READ, limits=Limits(), seconds=3)
-    valid, *others = (streaming(stage, held, render, key) for key in (stage.key, revoked, brief))
-    keys.revoke(revoked.split("_")[1])
+    revoked, expired = stage.new_key(), stage.new_key()
+    valid, *others = (streaming(stage, held, render, key) for key in (stage.key, revoked, expired))
+    end(stage, revoked=revoked, expired=expired)
     for connection in others:
         answer(connection)
     eventually(lambda: stage.context.followers.places.busy == 1, "only one is left")

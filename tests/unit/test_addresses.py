@@ -2,6 +2,8 @@
 
 import ipaddress
 import socket
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import httpcore
@@ -128,3 +130,27 @@ def test_a_name_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", unknown)
     with pytest.raises(httpcore.ConnectError, match="cannot be resolved"):
         CheckedBackend(allow_private=False).connect_tcp("nothing.example", 443)
+
+
+def test_a_name_of_which_the_resolver_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", lambda *_, **__: free.wait() and [])
+    try:
+        with pytest.raises(httpcore.ConnectTimeout, match="cannot be resolved: no answer after 0.05 s"):
+            CheckedBackend(allow_private=False, seconds=0.05).connect_tcp("never.example", 443)
+    finally:
+        free.set()
+
+
+def test_what_resolving_took_is_not_left_for_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, patience = [100.0], []
+
+    def resolve(*_: Any, **__: Any) -> Any:
+        now[0] += 15
+        return [(socket.AF_INET, 1, 6, "", ("8.8.8.8", 443))]
+
+    monkeypatch.setattr("scheduler.intake.addresses.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("scheduler.intake.addresses.socket.getaddrinfo", resolve)
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", lambda *given: patience.append(given[3]))
+    CheckedBackend(allow_private=False, seconds=20).connect_tcp("slow.example", 443, 20)
+    assert patience == [5]

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from scheduler.intake import grid
+from scheduler.intake.admission import Submitter
 from scheduler.intake.files.columns import Row, request_of
 from scheduler.intake.files.yaml_values import parse_yaml
 from scheduler.intake.manifests import manifest, read_manifest
@@ -26,6 +27,8 @@ from scheduler.intake.order import Order
 from scheduler.intake.remarks import LabelRemarks
 from scheduler.intake.requests import MOST_PICTURES, BadRows, SourcedRequest
 from scheduler.intake.uploads import StoredInputs, check_embeddings
+from storage.access.uploads import Uploads
+from storage.database.connection import Database
 from storage.errors import BadSpecification
 from storage.objects.folder import LocalObjects
 from storage.spec.picture import Request
@@ -222,7 +225,8 @@ def asked(*prompts: str) -> Iterator[SourcedRequest]:
 
 
 def test_inputs_beyond_the_first_that_is_wrong_are_not_looked_up(tmp_path: Path) -> None:
-    known = StoredInputs(LocalObjects(tmp_path), local_files=False)
+    uploads = Uploads(Database("sqlite://"), LocalObjects(tmp_path))
+    known = StoredInputs(uploads, Submitter(owner="ann"))
     wanted = [SourcedRequest("", Request(prompt_embeds=f"file {number}")) for number in range(5)]
     known.fill(wanted)
     [found] = known.values()

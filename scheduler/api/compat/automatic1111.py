@@ -61,7 +61,7 @@ async def text_to_image(
 
     Of an interrupted call, those that were made before, as the web UI does.
     """
-    given = await run_in_threadpool(wanted, context, body, context.webui_options.get(caller.owner, {}))
+    given = await run_in_threadpool(wanted, context, caller, body, context.webui_options.get(caller.owner, {}))
 
     def asked() -> tuple[Order, Terms]:
         terms = Terms(

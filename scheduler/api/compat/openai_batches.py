@@ -133,7 +133,7 @@ def create_batch(
         # Before the file is fetched, which has a line at least.
         check_room(context.intake, caller.submitter, terms, 1)
         with TemporaryFile() as copy:
-            copy_input(context.objects, file.object, copy)
+            context.uploads.copy(file.object, copy)
             lines = _read(copy, caller.submitter.limits)
         order = _order(context, body, lines)
         with spelled(FIELDS):

@@ -47,7 +47,7 @@ async def rendered(
 
     Raises what submitting raises; Refused: 429 or 503 if too many wait, before anything is submitted; 504 after the
     call's seconds, 503 if the API is stopping (in both cases the render goes on), 409 if it was cancelled, 422 with
-    the reason if a picture failed.
+    the reason if a picture failed, 401 if the caller's key was revoked meanwhile (the render goes on).
     """
     context = call.context
 
@@ -63,7 +63,7 @@ async def rendered(
     with context.waiters.places.taken(call.caller):
         accepted = await run_in_threadpool(submitted)
         await context.waiters.wait(
-            call.request, accepted.render_id, seconds=call.seconds, interruptible=call.interruptible
+            call.request, accepted.render_id, call.caller, seconds=call.seconds, interruptible=call.interruptible
         )
         return await run_in_threadpool(answered)
 

@@ -167,7 +167,7 @@ async def _created(call: _Call, body: PredictionBody, model: str | None) -> Pred
     waiters = call.context.waiters
     with waiters.places.taken(call.caller):
         accepted = await run_in_threadpool(_accepted, call, body, model)
-        await waiters.wait(call.request, accepted.render_id, seconds=seconds)
+        await waiters.wait(call.request, accepted.render_id, call.caller, seconds=seconds)
         return await run_in_threadpool(_answer, call, accepted)
 
 

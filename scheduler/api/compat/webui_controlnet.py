@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image, ImageOps, ImageStat
 
+from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
-from storage.objects.inputs import put_input
 from storage.spec.controls import MAX_CONTROLNETS
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import MAX_PIXELS
@@ -69,7 +69,7 @@ class Canvas:
 
 
 def conditioning(
-    context: ApiContext, scripts: Mapping[str, Any], model: Model, canvas: Canvas
+    context: ApiContext, caller: Caller, scripts: Mapping[str, Any], model: Model, canvas: Canvas
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the fields of ControlNet's units, and remarks.
 
@@ -98,7 +98,7 @@ def conditioning(
     for number, unit in enumerate(units):
         _check_model(unit.get("model"), model, number)
     fields = {
-        "control_images": [_image(context, unit, canvas) for unit in units],
+        "control_images": [_image(context, caller, unit, canvas) for unit in units],
         "controlnet_conditioning_scale": [_number(unit, "weight", 1.0) for unit in units],
         "control_guidance_start": [_number(unit, "guidance_start", 0.0) for unit in units],
         "control_guidance_end": [_number(unit, "guidance_end", _number(unit, "guidance", 1.0)) for unit in units],
@@ -158,7 +158,7 @@ def _number(unit: Mapping[str, Any], name: str, default: float) -> float:
         ) from None
 
 
-def _image(context: ApiContext, unit: Mapping[str, Any], canvas: Canvas) -> str:
+def _image(context: ApiContext, caller: Caller, unit: Mapping[str, Any], canvas: Canvas) -> str:
     given = unit.get("image") or unit.get("input_image") or ""
     if isinstance(given, Mapping) and given.get("mask"):
         raise BadSpecification("alwayson_scripts: ControlNet's mask is not supported")
@@ -173,7 +173,7 @@ def _image(context: ApiContext, unit: Mapping[str, Any], canvas: Canvas) -> str:
         raise
     except ValueError as error:
         raise BadSpecification(f"alwayson_scripts: ControlNet's image: {error}") from None
-    return put_input(context.objects, data)
+    return context.uploads.keep(io.BytesIO(data), caller.submitter.uploader)
 
 
 def _resized(data: bytes, mode: Any, canvas: Canvas) -> bytes:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from scheduler.api.access import Caller
 from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.compat.webui_controlnet import Canvas, conditioning
@@ -134,7 +135,7 @@ class Wanted:
     settings: WebUISettings
 
 
-def wanted(context: ApiContext, body: TextToImage, standing: Mapping[str, Any]) -> Wanted:
+def wanted(context: ApiContext, caller: Caller, body: TextToImage, standing: Mapping[str, Any]) -> Wanted:
     """Return what a body asks for; `standing`: the caller's settings. Raises BadSpecification in the web UI's words."""
     n = body.batch_size * body.n_iter
     if n > _MOST_PICTURES:
@@ -146,7 +147,7 @@ def wanted(context: ApiContext, body: TextToImage, standing: Mapping[str, Any]) 
     sampler, more = sampler_of(body.sampler_name or body.sampler_index, body.scheduler)
     remarks += more
     canvas = Canvas(body.width or model.width, body.height or model.height)
-    control, more = conditioning(context, body.alwayson_scripts, model, canvas)
+    control, more = conditioning(context, caller, body.alwayson_scripts, model, canvas)
     remarks += more
     if "#" in body.prompt + body.negative_prompt:
         remarks.append("prompt: # is drawn as it stands; it begins no comment here")

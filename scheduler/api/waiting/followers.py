@@ -160,10 +160,7 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
         return _FollowedRenders(renders=dict(self._renders), keys=keys)
 
     def _look(self, asked: _FollowedRenders) -> _Found:
-        keys = {key for key in asked.keys if key is not None}
-        ended: set[str | None] = set(keys - self._keys.usable_of(keys))
-        if None in asked.keys and self._keys.any_made():
-            ended.add(None)
+        ended = self._keys.ended(asked.keys)
         rows = self._rows.renders(asked.renders)
         shares = self._rows.shares(rows.keys())
         seen: dict[str, _Seen] = {}

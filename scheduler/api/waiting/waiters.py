@@ -10,27 +10,49 @@ from threading import Event
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
+from storage.access.keys import Keys
 from storage.database.connection import Database
 from storage.renders.followed import Followed
 from storage.renders.waits import RENEWED_EVERY_SECONDS, Waits
 
+#: How often it is looked whether the keys of those who wait still let anybody in.
+_KEYS_SECONDS = 0.5
 #: nginx's word for it; nobody reads this answer.
 _CLIENT_CLOSED_REQUEST = 499
 
 
+@dataclass(eq=False, frozen=True)
+class _Waiter:
+    """Somebody who waits for a render."""
+
+    #: None: no key was needed.
+    key_id: str | None
+    over: asyncio.Future[None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _WaitedRenders:
-    """Renders."""
+    """Renders, and the keys of those who wait for them; empty when it is not time to look at keys."""
 
     waiting: Collection[str]
     marked: Collection[str]
     unmarked: Collection[str]
+    keys: Collection[str | None]
 
 
-class Waiters(SharedReader[_WaitedRenders, set[str]]):
+@dataclass(frozen=True, kw_only=True)
+class _WaitsOver:
+    """Renders that are finished, and keys that let nobody in any more."""
+
+    finished: Collection[str]
+    ended: Collection[str | None]
+
+
+class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
     """Requests that wait for renders."""
 
     def __init__(self, database: Database, ending: Event, *, every_seconds: float) -> None:
@@ -38,25 +60,30 @@ class Waiters(SharedReader[_WaitedRenders, set[str]]):
         self.places = Places("requests that wait for renders")
         self._rows = Followed(database)
         self._marks = Waits(database)
-        #: Render → what to set once it is finished, for each who waits.
-        self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._keys = Keys(database)
+        #: Render → who waits for it.
+        self._waiting: defaultdict[str, set[_Waiter]] = defaultdict(set)
         #: Render → how many wait for it who may interrupt it.
         self._marked: Counter[str] = Counter()
         #: Marks to take away.
         self._unmarked: set[str] = set()
         self._renewed_at = 0.0
+        self._keys_at = 0.0
 
-    async def wait(self, request: Request, render_id: str, *, seconds: float, interruptible: bool = False) -> None:
+    async def wait(
+        self, request: Request, render_id: str, caller: Caller, *, seconds: float, interruptible: bool = False
+    ) -> None:
         """Wait until a render is finished, so many seconds have passed, or the API is stopping.
 
         Args:
             interruptible: it is marked meanwhile as waited for (`storage.renders.waits`).
 
-        Raises Refused as soon as the caller has gone; the render goes on.
+        Raises Refused as soon as the caller has gone, or their key lets nobody in any more (401); the render goes on.
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(caller.key_id, over)
         gone = asyncio.ensure_future(_gone(request))
-        self._enter(render_id, over, interruptible)
+        self._enter(render_id, waiter, interruptible)
         try:
             if interruptible:
                 await run_in_threadpool(self._marks.mark, [render_id])
@@ -67,17 +94,17 @@ class Waiters(SharedReader[_WaitedRenders, set[str]]):
                 raise Refused(_CLIENT_CLOSED_REQUEST, f"the caller has gone; render {render_id} continues")
         finally:
             gone.cancel()
-            self._leave(render_id, over, interruptible)
+            self._leave(render_id, waiter, interruptible)
 
-    def _enter(self, render_id: str, over: asyncio.Future[None], interruptible: bool) -> None:
-        self._waiting[render_id].add(over)
+    def _enter(self, render_id: str, waiter: _Waiter, interruptible: bool) -> None:
+        self._waiting[render_id].add(waiter)
         if interruptible:
             self._marked[render_id] += 1
             self._unmarked.discard(render_id)
         self._awake()
 
-    def _leave(self, render_id: str, over: asyncio.Future[None], interruptible: bool) -> None:
-        self._waiting[render_id].discard(over)
+    def _leave(self, render_id: str, waiter: _Waiter, interruptible: bool) -> None:
+        self._waiting[render_id].discard(waiter)
         if not self._waiting[render_id]:
             del self._waiting[render_id]
         if interruptible:
@@ -93,28 +120,48 @@ class Waiters(SharedReader[_WaitedRenders, set[str]]):
             return None
         # What is not unmarked for want of a database is not marked again either.
         unmarked, self._unmarked = self._unmarked, set()
-        return _WaitedRenders(waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked)
+        keys: set[str | None] = set()
+        if time.monotonic() - self._keys_at > _KEYS_SECONDS:
+            keys = {waiter.key_id for waiters in self._waiting.values() for waiter in waiters}
+            self._keys_at = time.monotonic()
+        return _WaitedRenders(waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked, keys=keys)
 
-    def _look(self, asked: _WaitedRenders) -> set[str]:
+    def _look(self, asked: _WaitedRenders) -> _WaitsOver:
         if asked.unmarked:
             self._marks.unmark(asked.unmarked)
         if asked.marked and time.monotonic() - self._renewed_at > RENEWED_EVERY_SECONDS:
             self._marks.mark(asked.marked)
             self._renewed_at = time.monotonic()
-        return set(asked.waiting) - self._rows.unfinished(asked.waiting)
+        ended = self._keys.ended(asked.keys)
+        return _WaitsOver(finished=set(asked.waiting) - self._rows.unfinished(asked.waiting), ended=ended)
 
-    def _tell(self, found: set[str]) -> None:
-        for render_id in found:
+    def _tell(self, found: _WaitsOver) -> None:
+        for render_id in found.finished:
             self._release(render_id, None)
+        if not found.ended:
+            return
+        for render_id, waiters in self._waiting.items():
+            for waiter in waiters:
+                if waiter.key_id in found.ended and not waiter.over.done():
+                    waiter.over.set_exception(_turned_away(render_id))
 
     def _end(self, error: Exception | None) -> None:
         for render_id in list(self._waiting):
             self._release(render_id, error)
 
     def _release(self, render_id: str, error: Exception | None) -> None:
-        for over in self._waiting.get(render_id, ()):
-            if not over.done():
-                over.set_result(None) if error is None else over.set_exception(error)
+        for waiter in self._waiting.get(render_id, ()):
+            if not waiter.over.done():
+                waiter.over.set_result(None) if error is None else waiter.over.set_exception(error)
+
+
+def _turned_away(render_id: str) -> Refused:
+    """Return what is said to somebody whose key was revoked, or ran out, while they waited."""
+    return Refused(
+        401,
+        f"the API key was revoked, or has expired, since this request came; render {render_id} continues",
+        {"WWW-Authenticate": "Bearer"},
+    )
 
 
 async def _gone(request: Request) -> None:
