@@ -56,7 +56,7 @@ class ByTurns:
             schedules=self.schedules, firings=self.firings, keys=self.keys, intake=self.intake, clock=self.clock
         )
         self.acceptors = Acceptors(
-            self.acceptance, renew_seconds=10, every_seconds=0.01, most_attempts=self.most_attempts
+            self.acceptance, renew_seconds=3600, every_seconds=0.05, most_attempts=self.most_attempts
         )
         self.windows = WindowKeeper(
             schedules=self.schedules, firings=self.firings, intake=self.intake, clock=self.clock

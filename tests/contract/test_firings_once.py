@@ -72,7 +72,7 @@ def test_a_lease_that_is_renewed_is_nobody_elses_to_claim(
 
 
 def test_who_loses_a_firing_stops_in_the_middle_of_it(
-    runner: ByTurns, clock: Clock, gate: Gate, database: Database
+    runner: ByTurns, clock: Clock, gate: Gate, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     schedule = add(runner, order=prompts("slow", 1500))
     gate.hang(schedule)
@@ -85,6 +85,7 @@ def test_who_loses_a_firing_stops_in_the_middle_of_it(
         runner.acceptors.renew()
         gate.open()
         eventually(lambda: not runner.acceptors._in_hand, "whoever lost it has stopped")
+        assert "firing was taken over by another process" in caplog.messages
         assert outcomes(runner, schedule) == [FiringOutcome.TAKEN]
         assert accept(runner, other) is not None
     assert rendered(database) == 1
