@@ -229,7 +229,9 @@ class Farm:
         if answer.is_redirect:
             # The redirect leads to the object store, which must not see our key.
             answer = httpx.get(answer.headers["location"], timeout=self._http.timeout)
-            answer.raise_for_status()
+            if not answer.is_success:
+                # Not httpx's error: it quotes the address, which lets in whoever reads it.
+                raise ApiProblem(answer.status_code, f"the object store answers HTTP {answer.status_code}")
         return answer.content
 
     def _ask(self, method: str, address: str, *, again: bool = False, **parts: Any) -> httpx.Response:

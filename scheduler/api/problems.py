@@ -214,25 +214,26 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
             request, 400, "the body cannot be read as its Content-Type says; JSON must be UTF-8, and not deep"
         )
     if error.status_code == 405 and error.detail == _TITLES[405]:
-        allowed = _methods(request) or (error.headers or {}).get("Allow", "GET")
+        useful = _methods(request) or set((error.headers or {}).get("Allow", "GET").split(", "))
+        # HEAD is answered as GET, but for what has no end (`scheduler.api.app`).
+        allowed = useful | ({"HEAD"} if "GET" in useful and not request.url.path.endswith("/events") else set())
         return answer(
             request,
             405,
-            f"{request.method} does nothing at {request.url.path[:200]}; use {allowed}",
-            headers={**(error.headers or {}), "Allow": allowed},
+            f"{request.method} does nothing at {request.url.path[:200]}; use {', '.join(sorted(useful))}",
+            headers={**(error.headers or {}), "Allow": ", ".join(sorted(allowed))},
         )
     return answer(request, error.status_code, str(error.detail), headers=error.headers)
 
 
-def _methods(request: Request) -> str:
-    """Return the methods that an address has."""
-    found = {
+def _methods(request: Request) -> set[str]:
+    """Return the methods that an address has, by all of its routes."""
+    return {
         method.upper()
         for path, methods in request.app.openapi()["paths"].items()
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path)
         for method in methods
     }
-    return ", ".join(sorted(found))
 
 
 def _farm(request: Request, error: Exception) -> JSONResponse:

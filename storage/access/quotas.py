@@ -1,5 +1,6 @@
 """How much of a key's limits is used up."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ from sqlalchemy import Connection, Select, delete, func, select, text
 
 from storage.access.keys import Limits
 from storage.database.connection import Database, database_now
-from storage.database.tables import key_usage, renders
+from storage.database.tables import key_usage, keys, renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import NotPermitted, QuotaExceeded
 
@@ -109,6 +110,20 @@ def keep_to_limits(connection: Connection, key_id: str, limits: Limits, pictures
     """
     if limits != Limits(work=limits.work):
         refuse_excess(limits, _used(connection, key_id, limits), pictures)
+
+
+def keep_retry_to_limits(connection: Connection, render_id: str, pictures: int) -> None:
+    """Check the limits of the key that a render counts against, in the transaction that queues some of it again.
+
+    Raises QuotaExceeded; NotPermitted if waiting cannot help.
+    """
+    theirs = select(keys.c.id, keys.c.limits).join(renders, renders.c.key_id == keys.c.id)
+    key = connection.execute(theirs.where(renders.c.id == render_id)).first()
+    if key is not None:
+        # What was accepted in a day or a minute is not accepted again.
+        limits = Limits(queued=Limits(**json.loads(key.limits)).queued)
+        accept_alone(connection, key.id, limits)
+        keep_to_limits(connection, key.id, limits, pictures)
 
 
 def note_accepted(connection: Connection, key_id: str, limits: Limits, pictures: int) -> None:

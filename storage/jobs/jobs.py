@@ -22,6 +22,7 @@ from sqlalchemy import (
     update,
 )
 
+from storage.access.quotas import keep_retry_to_limits
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import batches, jobs, renders
 from storage.database.upsert import insert_on_conflict
@@ -242,7 +243,8 @@ class Jobs:
     def retry(self, render_id: str, *, quanta: Mapping[str, int]) -> int:
         """Queue the failed jobs of a render again, with fresh attempts and rounds; how many.
 
-        Raises ObjectStoreProblem while pictures of earlier attempts are being deleted, and the store does not answer.
+        Raises ObjectStoreProblem while pictures of earlier attempts are being deleted, and the store does not answer;
+        QuotaExceeded or NotPermitted where the limits of the render's key have no room for them.
         """
         deadline = time.monotonic() + _REMOVAL_SECONDS
         while (retried := self._retry(render_id, quanta=quanta)) is None:
@@ -268,6 +270,7 @@ class Jobs:
             return 0
         if connection.execute(being_removed(render_id).limit(1)).first() is not None:
             return None
+        keep_retry_to_limits(connection, render_id, len(failed))
         dealer = RoundDealer(connection, owner=failed[0].owner, priority=Priority(failed[0].priority), quanta=quanta)
         retried = 0
         for round_, ids in _by_round(failed, dealer):

@@ -1,6 +1,7 @@
 """Limits hold whoever submits at the same moment, and cost the same however much a key has made before."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,24 @@ from scheduler.intake.manifests import manifest
 from scheduler.intake.order import Order
 from scheduler.intake.requests import MOST_PICTURES
 from scheduler.intake.submit import Intake, submit_order
-from storage.access.keys import Limits
+from storage.access.keys import Keys, Limits, Role
 from storage.access.quotas import Quotas, unfinished_of
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, key_usage, renders
 from storage.errors import BadSpecification, NotPermitted, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK
+from storage.jobs.values import Submission
 from storage.objects.folder import LocalObjects
 from storage.renders.views import Views
-from tests.contract.renders import at_once, claim, complete
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State
+from tests.contract.renders import at_once, claim, complete, pictures, rows
 from tests.contract.schedules import REGISTRY
 
 Ask = Callable[..., str]
+
+QUANTA = {"tiny": 8}
 
 
 @pytest.fixture
@@ -83,6 +89,52 @@ def test_what_is_finished_makes_room_and_counts_for_the_day_even_when_it_is_purg
     with database.read() as connection:
         kept = connection.execute(select(key_usage.c.pictures)).scalars().all()
     assert kept == [1], "what is older than a day is forgotten"
+
+
+def failed_of_a_key(farm: Jobs, database: Database, n: int, limits: Limits) -> tuple[str, Submission]:
+    """A render of a key that has failed, and on what terms more of the key's are submitted."""
+    key, _ = Keys(database).create(name="a", owner="ann", role=Role.SUBMIT, limits=limits)
+    terms = Submission(owner="ann", priority=Priority.NORMAL, key_id=key.id, limits=limits)
+    render_id = farm.submit(pictures(n), terms, quanta=QUANTA)
+    farm.recover(claim(farm, limit=n).jobs, Fault.BAD_SPECIFICATION, "cannot be drawn")
+    return render_id, terms
+
+
+def test_what_failed_is_queued_again_only_where_the_limit_leaves_room(farm: Jobs, database: Database) -> None:
+    render_id, terms = failed_of_a_key(farm, database, 3, Limits(queued=4, per_minute=2))
+    farm.submit(pictures(2), terms, quanta=QUANTA)
+    with pytest.raises(QuotaExceeded, match="this key may have 4 unfinished pictures and has 2") as refused:
+        farm.retry(render_id, quanta=QUANTA)
+    assert refused.value.retry_seconds == 30
+    assert {row.state for row in rows(database, render_id)} == {State.FAILED}
+    complete(farm, claim(farm, limit=1))
+    # A retry is no request and no picture of the day.
+    assert farm.retry(render_id, quanta=QUANTA) == 3
+
+
+def test_of_retries_and_requests_at_the_same_moment_as_many_pass_as_the_limit_allows(
+    farm: Jobs, database: Database
+) -> None:
+    limits = Limits(queued=5)
+    first, terms = failed_of_a_key(farm, database, 5, limits)
+    second = farm.submit(pictures(5), terms, quanta=QUANTA)
+    farm.recover(claim(farm, limit=5).jobs, Fault.BAD_SPECIFICATION, "cannot be drawn")
+
+    def passed(action: Callable[[], object]) -> bool:
+        try:
+            action()
+        except QuotaExceeded:
+            return False
+        return True
+
+    actions: list[Callable[[], object]] = [partial(farm.submit, pictures(5), terms, quanta=QUANTA)] * 2
+    actions += [partial(farm.retry, render_id, quanta=QUANTA) for render_id in (first, second)]
+    assert at_once(*[partial(passed, action) for action in actions]).count(True) == 1
+
+
+def test_what_failed_of_no_key_or_of_one_without_this_limit_is_queued_again(farm: Jobs, database: Database) -> None:
+    render_id, _ = failed_of_a_key(farm, database, 3, Limits(per_day=3, per_minute=1))
+    assert farm.retry(render_id, quanta=QUANTA) == 3
 
 
 def test_what_can_never_fit_is_said_so(ask: Ask) -> None:

@@ -113,7 +113,7 @@ def test_an_address_that_is_asked_for_its_head_answers_as_for_all_of_it(stage: S
 
 def test_a_wrong_method_is_told_all_the_right_ones(stage: Stage) -> None:
     answer = stage.client().put("/v1/renders", json={})
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_a_wait_that_is_no_number_is_refused(stage: Stage) -> None:

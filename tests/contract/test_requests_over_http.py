@@ -11,6 +11,7 @@ import pytest
 from diffusion_farm import ApiProblem
 from scheduler.api.access import Open
 from storage.access.keys import Keys, Limits, Role
+from storage.rules.faults import Fault
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, png, running_stage
 from tests.servers import eventually
@@ -209,6 +210,23 @@ def test_what_can_never_pass_a_quota_is_refused_for_good(stage: Stage) -> None:
         assert "Retry-After" not in answer.headers
     again = stage.client(key).post("/v1/renders", json={"prompt": "a star"})
     assert (again.status_code, again.headers["Retry-After"]) == (429, "3600")
+
+
+def test_a_retry_that_exceeds_a_quota_is_refused_as_a_request_is(stage: Stage) -> None:
+    key = stage.new_key("dora", queued=2)
+    client, jobs = stage.client(key), stage.services.jobs
+    stage.working.clear()
+    try:
+        failed = client.post("/v1/renders", json={"prompt": "a star", "n": 2}).json()["id"]
+        taken = jobs.claim(model="tiny", worker="by hand", limit=8)
+        assert taken is not None
+        jobs.recover(taken.jobs, Fault.BAD_SPECIFICATION, "cannot be drawn")
+        assert client.post("/v1/renders", json={"prompt": "a star"}).status_code == 202
+        refused = client.post(f"/v1/renders/{failed}/retry")
+    finally:
+        stage.working.set()
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "30")
+    assert "this key may have 2 unfinished pictures and has 1" in refused.json()["detail"]
 
 
 def test_what_a_key_uploads_counts_against_it_at_every_door(stage: Stage) -> None:
