@@ -29,15 +29,17 @@ class Bomb:
 
 def bombs() -> list[Bomb]:
     """Make them all; some MiB each at most."""
-    found = [_upload(what, f"prompts.{kind}", "manifest", file) for (what, kind), file in _MANIFESTS.items()]
-    found += [_upload(name, name, "input", file) for name, file in _INPUTS.items()]
+    found = [_upload(what, f"prompts.{kind}", "manifest", file) for (what, kind), file in _manifests().items()]
+    found += [_upload(name, name, "input", file) for name, file in _inputs().items()]
     found += [_upload("nested", "requests.jsonl", "batch", b'{"custom_id": "a", "x": ' + b"[" * 500_000)]
-    for what, text in _BODIES.items():
+    for what, text in _bodies().items():
         content = text.encode()
         found += [
             Bomb(name=f"JSON: {what}", path=path, content_type="application/json", content=content)
             for path in ("/v1/renders", "/sdapi/v1/txt2img", "/v1/predictions")
         ]
+    # Writing them took much more than they are.
+    pyarrow.default_memory_pool().release_unused()
     return found
 
 
@@ -74,53 +76,63 @@ def _safetensors(header: bytes, *, told: int | None = None) -> bytes:
     return (len(header) if told is None else told).to_bytes(8, "little") + header
 
 
-_MULTIPLYING = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrst"))
-_TENSORS = json.dumps({f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}).encode()
+def _multiplying() -> bytes:
+    text = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrst"))
+    return text.encode()
 
-_INPUTS: Mapping[str, bytes] = {
-    "65535 squared.png": _png(65535, 65535),
-    "8000 squared.png": _png(8000, 8000),
-    "comment.png": _png(64, 64, text=bytes(2**26)),
-    "header.safetensors": _safetensors(_TENSORS),
-    "long header.safetensors": _safetensors(b"{}", told=2**40),
-    "nested.safetensors": _safetensors(b'{"a":' + b"[" * 100_000),
-}
 
-#: What it is, extension → file. In YAML no prompt file is written, under whichever name.
-_MANIFESTS: Mapping[tuple[str, str], bytes] = {
-    ("cell", "parquet"): _parquet(pyarrow.table({"prompt": ["a" * 120_000_000]})),
-    ("rows", "parquet"): _parquet(pyarrow.table({"prompt": ["a" * 500_000] * 1000})),
-    ("list", "parquet"): _parquet(
-        pyarrow.table(
-            {"prompt": ["a"], "tags": pyarrow.ListArray.from_arrays([0, 20_000_000], pyarrow.repeat(0, 20_000_000))}
-        )
-    ),
-    ("quote", "csv"): b"prompt\n" + b'"a\n",' * 1_000_000,
-    ("columns", "csv"): b"prompt," + b",".join(b"c%d" % n for n in range(200_000)) + b"\na\n",
-    ("block", "txt"): b"Negative prompt: blurry\n" + (b"more and more words " * 5 + b"\n") * 40_000,
-    ("line", "txt"): b"a" * 8_000_000,
-    ("keys", "jsonl"): b"{" + b"".join(b'"k%d": 1,' % n for n in range(300_000)) + b'"prompt": "a"}',
-    ("nested", "json"): b"[" * 1_000_000,
-    ("aliases", "yaml"): _MULTIPLYING.encode(),
-    ("aliases", "txt"): _MULTIPLYING.encode(),
-}
+def _inputs() -> Mapping[str, bytes]:
+    tensors = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}
+    return {
+        "65535 squared.png": _png(65535, 65535),
+        "8000 squared.png": _png(8000, 8000),
+        "comment.png": _png(64, 64, text=bytes(2**26)),
+        "header.safetensors": _safetensors(json.dumps(tensors).encode()),
+        "long header.safetensors": _safetensors(b"{}", told=2**40),
+        "nested.safetensors": _safetensors(b'{"a":' + b"[" * 100_000),
+    }
 
-_INPUT_TEXT = base64.b64encode(_INPUTS["8000 squared.png"]).decode()
 
-_BODIES: Mapping[str, str] = {
-    "nested": '{"prompt": ' + "[" * 500_000,
-    "nested and closed": '{"prompt": "a", "labels": ' + '{"a":' * 100_000 + "1" + "}" * 100_001,
-    "very many keys": "{" + "".join(f'"k{n}": 1,' for n in range(200_000)) + '"prompt": "a"}',
-    "a long number": '{"prompt": "a", "seed": ' + "9" * 1_000_000 + "}",
-    "very many lists": '{"prompt": [' + "[]," * 1_000_000 + "[]]}",
-    "a long product": json.dumps(
-        {"prompt": "a", "product": {name: list(range(1, 1000)) for name in ("seed", "num_inference_steps", "width")}}
-    ),
-    "a large body": '{"prompt": "' + "a" * (15 * 2**20) + '"}',
-    "a body too large": '{"prompt": "' + "a" * (17 * 2**20) + '"}',
-    "escapes": '{"prompt": "' + "\\u0000" * 1_000_000 + '"}',
-    "a picture in a picture": json.dumps(
-        {"prompt": "a", "alwayson_scripts": {"controlnet": {"args": [{"image": _INPUT_TEXT}] * 8}}}
-    ),
-    "a template": json.dumps({"prompt": "{a|b}" * 1500}),
-}
+def _manifests() -> Mapping[tuple[str, str], bytes]:
+    """What it is, extension → file. In YAML no prompt file is written, under whichever name."""
+    return {
+        ("cell", "parquet"): _parquet(pyarrow.table({"prompt": ["a" * 120_000_000]})),
+        ("rows", "parquet"): _parquet(pyarrow.table({"prompt": ["a" * 500_000] * 1000})),
+        ("list", "parquet"): _parquet(
+            pyarrow.table(
+                {"prompt": ["a"], "tags": pyarrow.ListArray.from_arrays([0, 20_000_000], pyarrow.repeat(0, 20_000_000))}
+            )
+        ),
+        ("quote", "csv"): b"prompt\n" + b'"a\n",' * 1_000_000,
+        ("columns", "csv"): b"prompt," + b",".join(b"c%d" % n for n in range(200_000)) + b"\na\n",
+        ("block", "txt"): b"Negative prompt: blurry\n" + (b"more and more words " * 5 + b"\n") * 40_000,
+        ("line", "txt"): b"a" * 8_000_000,
+        ("keys", "jsonl"): b"{" + b"".join(b'"k%d": 1,' % n for n in range(300_000)) + b'"prompt": "a"}',
+        ("nested", "json"): b"[" * 1_000_000,
+        ("aliases", "yaml"): _multiplying(),
+        ("aliases", "txt"): _multiplying(),
+    }
+
+
+def _bodies() -> Mapping[str, str]:
+    picture = base64.b64encode(_inputs()["8000 squared.png"]).decode()
+    return {
+        "nested": '{"prompt": ' + "[" * 500_000,
+        "nested and closed": '{"prompt": "a", "labels": ' + '{"a":' * 100_000 + "1" + "}" * 100_001,
+        "very many keys": "{" + "".join(f'"k{n}": 1,' for n in range(200_000)) + '"prompt": "a"}',
+        "a long number": '{"prompt": "a", "seed": ' + "9" * 1_000_000 + "}",
+        "very many lists": '{"prompt": [' + "[]," * 1_000_000 + "[]]}",
+        "a long product": json.dumps(
+            {
+                "prompt": "a",
+                "product": {name: list(range(1, 1000)) for name in ("seed", "num_inference_steps", "width")},
+            }
+        ),
+        "a large body": '{"prompt": "' + "a" * (15 * 2**20) + '"}',
+        "a body too large": '{"prompt": "' + "a" * (17 * 2**20) + '"}',
+        "escapes": '{"prompt": "' + "\\u0000" * 1_000_000 + '"}',
+        "a picture in a picture": json.dumps(
+            {"prompt": "a", "alwayson_scripts": {"controlnet": {"args": [{"image": picture}] * 8}}}
+        ),
+        "a template": json.dumps({"prompt": "{a|b}" * 1500}),
+    }

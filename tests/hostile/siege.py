@@ -79,7 +79,10 @@ class Siege:
     def memory_by_thirds(self) -> dict[str, list[float]]:
         """Process → MiB at the start, and in the middle and the last third of the hostile phase (medians)."""
         return {
-            name: [round(one, 1) for one in (of[0], _third(of, 1), _third(of, 2))] for name, of in self.memory.items()
+            name: [round(one, 1) for one in (of[0], _third(of, 1), _third(of, 2))]
+            for name, of in self.memory.items()
+            # Children that read a prompt file come and go.
+            if len(of) > max(map(len, self.memory.values())) / 2
         }
 
     def broken(self, terms: Terms) -> list[str]:

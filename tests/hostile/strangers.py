@@ -342,7 +342,7 @@ def main() -> None:
 
     threading.Thread(target=leave_at_the_end, daemon=True).start()
     strangers.run()
-    print(json.dumps(asdict(strangers.tally.result())))
+    sys.stdout.write(json.dumps(asdict(strangers.tally.result())) + "\n")
 
 
 if __name__ == "__main__":
