@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: affected chaos clean coverage durations format lint load quick render shapes test tests
+.PHONY: affected chaos clean coverage durations format hostile lint load quick render shapes test tests
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
@@ -58,6 +58,10 @@ load: .venv/test
 # The farm under kills, outages and lies for ten minutes, and what must be true of it afterwards (tests/chaos/).
 chaos: .venv/test
 	$(BIN)/python -m tests.chaos $(or $(SEED),1) $(or $(MINUTES),10) --database $(or $(DATABASE),postgresql) --jobs $(or $(JOBS),0)
+
+# What strangers send, for an hour, beside two honest users, and what those notice of it (tests/hostile/).
+hostile: .venv/test
+	$(BIN)/python -m tests.hostile $(or $(MINUTES),60) --seed $(or $(SEED),1)
 
 # The model that comes with the farm, trained again from nothing and measured: four hours on two cores. What was stopped
 # goes on where it was (checkpoints and logs in .shapes/).

@@ -1,18 +1,24 @@
 """Many clients at once that submit renders over HTTP and ask for them until they are done.
 
 python -m benchmarks.api --clients 200 --seconds 60 --database postgresql --out api.json
-python -m benchmarks.api --clients 100 --seconds 60 --waiting 200 --streams 100
+python -m benchmarks.api --clients 100 --seconds 60 --waiting 200 --streams 100 --against ../before
 
 A farm with a simulated device is started on this machine. No answer may be an error, and no picture may be missing.
 Beside the clients, callers may wait for pictures of a model that nobody serves, and follow such renders.
+
+With `--against`, the farm of another checkout, with its own code and this interpreter's packages, answers the same
+afterwards; with `--rounds` both do so in turns.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
+import re
 import socket
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -27,13 +33,16 @@ import click
 import httpx
 import psutil
 
-from tests.acceptance.api import running_api
+from tests.acceptance.api import MODELS, Api
+from tests.acceptance.command import Home
 from tests.forks import Starter
-from tests.servers import postgres_server
+from tests.servers import eventually, postgres_server
 
+_REPOSITORY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.5
 #: Until all who wait do so.
 _SETTLING_SECONDS = 5.0
+_LAST_SECONDS = 120.0
 #: A model of the benchmark's registry that its worker is not told to serve.
 _UNSERVED = "slow"
 _BODY = {"prompt": "a star", "model": "quick"}
@@ -58,28 +67,89 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=0, help="requests for images that wait all the while")
     parser.add_argument("--streams", type=int, default=0, help="streams of events that are open all the while")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of the farm")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each answers (default: once)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    builds = {"this": _REPOSITORY} | ({"other": options.against.resolve()} if options.against else {})
+    if not all((path / "scheduler").is_dir() for path in builds.values()):
+        parser.error(f"--against {options.against}: no checkout of the farm")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
+    for number in range(options.rounds):
+        # Neither is always the first.
+        for name in reversed(builds) if number % 2 else builds:
+            found[name].append(_round(options, builds[name]))
+    result = {
+        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
+        "load_average": os.getloadavg(),
+        "clients": options.clients,
+        "seconds": options.seconds,
+        "waiting": options.waiting,
+        "streams": options.streams,
+        "database": options.database,
+        "commits": {name: _commit(path) for name, path in builds.items()},
+        "rounds": found,
+    }
+    click.echo(_table(result))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _round(options: argparse.Namespace, checkout: Path) -> dict[str, Any]:
+    """Start the farm of a checkout and measure it."""
     with ExitStack() as held:
-        settings = {"FARM_SERVE": "quick"}
+        settings = {"FARM_SERVE": "quick", "PYTHONPATH": str(checkout)}
         if options.database == "postgresql":
             server = held.enter_context(postgres_server())
             settings["FARM_DATABASE_URL"] = server.url(server.create())
         folder, starter = held.enter_context(tempfile.TemporaryDirectory()), Starter()
-        api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
+        api = held.enter_context(_running_api(Path(folder) / "farm", starter, **settings))
         key = api.key("bench")
         beside = held.enter_context(_beside(api.address, key, options.waiting, options.streams))
-        result = {
-            "database": options.database,
+        return {
             **_measured(api.address, key, options.clients, options.seconds),
-            "waiting": options.waiting,
-            "streams": options.streams,
             "ended_early": sum(_ended(one) for one in beside),
         }
-    for name, value in result.items():
-        click.echo(f"{name:24} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@contextmanager
+def _running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
+    """Start a farm and its API, of any version: the words in which they say so have changed."""
+    home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true", **settings)
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS)
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        with home.started("api", "--port", "0") as api:
+            api.says("Ctrl-C stops it")
+            match = re.search(r"http://[\d.]+:\d+", api.err)
+            if match is None:
+                raise AssertionError(f"the API names no address: {api.err}")
+            eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves")
+            # Killed at the end: some versions would wait for whoever waits.
+            yield Api(home, match[0])
+        up.interrupted()
+
+
+def _table(result: dict[str, Any]) -> str:
+    """A line for each figure, a column for each round of each build."""
+    columns = [(name, one) for name, rounds in result["rounds"].items() for one in rounds]
+    lines = [f"{name:24} {value}" for name, value in result.items() if name != "rounds"]
+    lines.append(f"{'':24}" + "".join(f"{name:>16}" for name, _ in columns))
+    for figure in dict.fromkeys(figure for _, one in columns for figure in one if figure != "first_error"):
+        lines.append(f"{figure:24}" + "".join(f"{one.get(figure)!s:>16}" for _, one in columns))
+    lines += [f"first error of {name}: {one['first_error'][:200]}" for name, one in columns if one["first_error"]]
+    return "\n".join(lines)
+
+
+def _commit(folder: Path) -> str | None:
+    found = subprocess.run(  # noqa: S603 - the folder that the caller named
+        ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607 - whichever git there is
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None
 
 
 def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str, Any]:
@@ -102,9 +172,6 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
     after = process.memory_info().rss
     lost = _lost(address, key, told.renders)
     return {
-        "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
-        "clients": clients,
-        "seconds": seconds,
         "renders": len(told.renders),
         "requests_per_second": round((len(told.submit) + len(told.status)) / seconds, 1),
         **{f"submit_{name}": value for name, value in _quantiles(told.submit).items()},
@@ -112,9 +179,11 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
         "errors": len(told.errors),
         "first_error": told.errors[0] if told.errors else None,
         "pictures_lost": lost,
-        "cpu_percent": round(100 * spent / seconds, 1),
+        "cpu_seconds": round(spent, 1),
+        "cpu_ms_per_answer": round(1000 * spent / max(1, len(told.submit) + len(told.status)), 2),
         **{f"healthz_{name}": value for name, value in _quantiles(told.healthz).items()},
-        "memory_mib": [round(before / 2**20, 1), round(after / 2**20, 1)],
+        "mib_before": round(before / 2**20, 1),
+        "mib_after": round(after / 2**20, 1),
     }
 
 
@@ -195,13 +264,25 @@ def _timed(times: list[float], told: Told, ask: Any) -> Any:
 
 
 def _lost(address: str, key: str, renders: Sequence[str]) -> int:
-    """Accepted pictures that are not done once nothing waits any more."""
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
-        left = list(renders)
-        deadline = time.monotonic() + 600
-        while left and time.monotonic() < deadline:
-            left = [one for one in left if client.get(f"/v1/renders/{one}").json()["state"] == "running"]
-        return sum(client.get(f"/v1/renders/{one}").json()["state"] != "done" for one in renders)
+    """Accepted pictures that are not done once nothing waits any more, or after two minutes."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=10) as client:
+        states = dict.fromkeys(renders, "running")
+        deadline = time.monotonic() + _LAST_SECONDS
+        while "running" in states.values() and time.monotonic() < deadline:
+            for render_id in [one for one, state in states.items() if state == "running"]:
+                states[render_id] = _state(client, render_id) or "running"
+                if time.monotonic() > deadline:
+                    break
+        return sum(state != "done" for state in states.values())
+
+
+def _state(client: httpx.Client, render_id: str) -> str | None:
+    """The state of a render; None if the API does not answer."""
+    try:
+        return str(client.get(f"/v1/renders/{render_id}").raise_for_status().json()["state"])
+    except httpx.HTTPError:
+        return None
 
 
 def _quantiles(times: Sequence[float]) -> dict[str, float]:

@@ -29,7 +29,7 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
     Args:
         size: the server's connections that it keeps for each database.
     """
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    program = _program()
     assert program is not None, "pgbouncer is not installed (Debian: apt-get install pgbouncer)"
     port = free_port()
     # Outside pytest's folders: PgBouncer refuses to run as root, and another user must be able to come in.
@@ -48,6 +48,7 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
             pool_mode = {mode}
             default_pool_size = {size}
             max_client_conn = 1000
+            server_login_retry = 1
             """
         )
         command = [program, str(settings)]
@@ -61,6 +62,15 @@ def pgbouncer(server: str, *, mode: PoolMode = "transaction", size: int = 20) ->
             eventually(lambda: process.poll() is not None or _listens(port), "PgBouncer listens")
             assert process.poll() is None, (folder / "log").read_text()
             yield port
+
+
+def is_installed() -> bool:
+    """Whether there is a PgBouncer to start."""
+    return _program() is not None
+
+
+def _program() -> str | None:
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
 def _listens(port: int) -> bool:

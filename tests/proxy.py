@@ -45,6 +45,8 @@ class Proxy:
         self._loop = loop
         self._target = target
         self._mode = Mode.PASS
+        #: Seconds by which whatever is said arrives later, each way.
+        self.delay = 0.0
         self._connections: set[asyncio.Task[None]] = set()
         self.port: int = loop.do(self._open())
 
@@ -113,6 +115,8 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
             await self._flowing.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
             writer.write(data)
             await writer.drain()
 
@@ -137,6 +141,8 @@ class HttpProxy(Proxy):
         length = re.search(rb"(?im)^content-length:\s*(\d+)", head)
         body = await reader.readexactly(int(length[1]) if length else 0)
         await self._flowing.wait()
+        if self.delay:
+            await asyncio.sleep(self.delay)
         luck, moods = self._rng.random(), self.moods
         if luck < moods.refused:
             writer.write(_SLOW_DOWN)

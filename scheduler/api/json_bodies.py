@@ -16,6 +16,8 @@ _LARGE_BYTES = 2**16
 _MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 16, 2**16
 #: Lists and objects in a body: an empty one takes thirty times its two bytes in memory.
 _MOST_VALUES = 1_000_000
+#: Fields of one object: each that is not known is an error of its own, of a kilobyte.
+_MOST_KEYS = 10_000
 
 
 class DoubledField(HTTPException):
@@ -43,6 +45,19 @@ class JsonRoute(APIRoute):
         return handle_strictly
 
 
+def _read_large(body: bytes) -> Any:
+    """Read JSON. Raises HTTPException for an object with very many fields, and what `read_json` raises."""
+    read = read_json(body)
+    left = [read]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict) and len(value) > _MOST_KEYS:
+            raise HTTPException(413, f"request body with an object of more than {_MOST_KEYS:,} fields; split it")
+        if isinstance(value, dict | list):
+            left += value.values() if isinstance(value, dict) else value
+    return read
+
+
 class _JsonRequest(Request):
     async def json(self) -> Any:
         # What was read stays, as in the class that this one extends.
@@ -55,7 +70,7 @@ class _JsonRequest(Request):
                     )
                 # A large one takes a second: others are answered meanwhile.
                 large = len(body) > _LARGE_BYTES
-                self._json = await run_in_threadpool(read_json, body) if large else read_json(body)
+                self._json = await run_in_threadpool(_read_large, body) if large else read_json(body)
             except DoubledKey as error:
                 raise DoubledField(error.place, str(error)) from None
         return self._json

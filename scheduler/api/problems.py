@@ -127,7 +127,7 @@ def answer_with_problems(app: FastAPI, forms: Mapping[str, Form], instead: Calla
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    problems = _innermost(error.errors())
+    problems = innermost(error.errors())
     if words := _unread(request, problems[0]):
         return answer(request, 415, words)
     errors = []
@@ -140,14 +140,12 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     return answer(request, 422, f"{first.field}: {first.message}" if first.field else first.message, errors=errors)
 
 
-def _innermost(problems: Sequence[Any]) -> list[Any]:
+def innermost(problems: Sequence[Any]) -> list[Any]:
     """Leave out the problems of a place of which an inner place has one: the forms that were not meant."""
     places = [_place(problem["loc"]) for problem in problems]
-    return [
-        problem
-        for problem, place in zip(problems, places, strict=True)
-        if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
-    ]
+    # A set, for there may be as many problems as a body has fields.
+    outer = {place[:length] for place in places for length in range(len(place))}
+    return [problem for problem, place in zip(problems, places, strict=True) if place not in outer]
 
 
 def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:

@@ -65,7 +65,7 @@ class Fault:
     """A kind of fault: what may be hit by it, and how."""
 
     name: str
-    #: machine, scheduler, redis, database or s3
+    #: machine, scheduler, api, redis, database, s3 or distance
     part: str
     inject: Inject
     databases: frozenset[DatabaseKind] = frozenset({"sqlite", "postgresql"})
@@ -73,13 +73,15 @@ class Fault:
     loses_jobs: bool = False
 
 
-#: In the order of this file.
+#: Those of this file, and of `tests.chaos.more_faults`.
 FAULTS: list[Fault] = []
 
 
-def _fault(
+def fault(
     name: str, *, part: str, only: DatabaseKind | None = None, loses_jobs: bool = False
 ) -> Callable[[Inject], Inject]:
+    """Enter a function into the deck."""
+
     def enter(inject: Inject) -> Inject:
         databases: frozenset[DatabaseKind] = frozenset({only} if only else {"sqlite", "postgresql"})
         FAULTS.append(Fault(name=name, part=part, inject=inject, databases=databases, loses_jobs=loses_jobs))
@@ -97,21 +99,24 @@ def parts(stage: Stage) -> dict[str, Sequence[Part]]:
     return {
         "machine": [Part(name=machine.name, taken=machine.taken, thing=machine) for machine in stage.machines],
         "scheduler": [Part(name=kept.name, taken=kept.taken, thing=kept) for kept in stage.schedulers],
+        "api": [Part(name=stage.api.name, taken=stage.api.taken, thing=stage.api)],
         "redis": one("redis", stage.redis),
         "database": one("database", stage.postgres),
         "s3": one("s3", None),
+        # Beside whatever else happens to the services.
+        "distance": one("distance", None),
     }
 
 
 # -- machines --------------------------------------------------------------------------------------------------
 
 
-@_fault("kill device process", part="machine", loses_jobs=True)
+@fault("kill device process", part="machine", loses_jobs=True)
 def _kill_device(act: Act) -> None:
     _kill_one(act, act.part.thing, act.part.thing.device())
 
 
-@_fault("kill worker", part="machine", loses_jobs=True)
+@fault("kill worker", part="machine", loses_jobs=True)
 def _kill_worker(act: Act) -> None:
     _kill_one(act, act.part.thing, act.part.thing.parent())
 
@@ -130,7 +135,7 @@ def _kill_one(act: Act, machine: Machine, process: Any) -> None:
     act.log(pid=process.pid, held=sorted(held))
 
 
-@_fault("kill machine", part="machine", loses_jobs=True)
+@fault("kill machine", part="machine", loses_jobs=True)
 def _kill_machine(act: Act) -> None:
     machine: Machine = act.part.thing
     down = act.stage.plan.down.draw(act.rng)
@@ -141,7 +146,7 @@ def _kill_machine(act: Act) -> None:
     act.wait(down)
 
 
-@_fault("freeze machine", part="machine", loses_jobs=True)
+@fault("freeze machine", part="machine", loses_jobs=True)
 def _freeze_machine(act: Act) -> None:
     machine: Machine = act.part.thing
     seconds = act.stage.plan.frozen.draw(act.rng)
@@ -173,7 +178,7 @@ def _below(process: Any) -> list[Any]:
         return []
 
 
-@_fault("rolling restart", part="machine")
+@fault("rolling restart", part="machine")
 def _restart_machine(act: Act) -> None:
     machine: Machine = act.part.thing
     if machine.device() is None:
@@ -187,7 +192,7 @@ def _restart_machine(act: Act) -> None:
         machine.unasked.append(f"{machine.name} ended with exit code {code} when it was asked to stop")
 
 
-@_fault("clock steps", part="machine", only="postgresql")
+@fault("clock steps", part="machine", only="postgresql")
 def _step_clock(act: Act) -> None:
     machine: Machine = act.part.thing
     if machine.clock is None:
@@ -203,7 +208,7 @@ def _step_clock(act: Act) -> None:
 # -- scheduler processes ---------------------------------------------------------------------------------------
 
 
-@_fault("kill scheduler", part="scheduler")
+@fault("kill scheduler", part="scheduler")
 def _kill_scheduler(act: Act) -> None:
     scheduler: StoredOrder = act.part.thing
     down = act.stage.plan.down.draw(act.rng)
@@ -215,13 +220,13 @@ def _kill_scheduler(act: Act) -> None:
 # -- Redis -----------------------------------------------------------------------------------------------------
 
 
-@_fault("FLUSHALL", part="redis")
+@fault("FLUSHALL", part="redis")
 def _flush(act: Act) -> None:
     act.stage.redis.client.flushall()
     act.log()
 
 
-@_fault("kill Redis", part="redis")
+@fault("kill Redis", part="redis")
 def _kill_redis(act: Act) -> None:
     server: MortalRedis = act.part.thing
     seconds = act.outage()
@@ -231,7 +236,7 @@ def _kill_redis(act: Act) -> None:
     server.start()
 
 
-@_fault("freeze Redis", part="redis")
+@fault("freeze Redis", part="redis")
 def _freeze_redis(act: Act) -> None:
     server: MortalRedis = act.part.thing
     seconds = act.outage()
@@ -241,13 +246,13 @@ def _freeze_redis(act: Act) -> None:
     server.resume()
 
 
-@_fault("kill Redis clients", part="redis")
+@fault("kill Redis clients", part="redis")
 def _kill_clients(act: Act) -> None:
     killed = act.stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     act.log(killed=killed)
 
 
-@_fault("surplus tickets", part="redis")
+@fault("surplus tickets", part="redis")
 def _publish_surplus(act: Act) -> None:
     n = act.rng.randint(20, _MOST_SURPLUS)
     try:
@@ -258,7 +263,7 @@ def _publish_surplus(act: Act) -> None:
     act.log(n=n)
 
 
-@_fault("tickets doubled and shuffled", part="redis")
+@fault("tickets doubled and shuffled", part="redis")
 def _shuffle_tickets(act: Act) -> None:
     client = act.stage.redis.client
     doubled = 0
@@ -276,12 +281,12 @@ def _shuffle_tickets(act: Act) -> None:
     act.log(n=doubled, lists=[queue_name(model) for model in MODEL_NAMES])
 
 
-@_fault("cut Redis", part="redis")
+@fault("cut Redis", part="redis")
 def _cut_redis(act: Act) -> None:
     _disturb(act, "redis", Mode.CUT)
 
 
-@_fault("stall Redis", part="redis")
+@fault("stall Redis", part="redis")
 def _stall_redis(act: Act) -> None:
     _disturb(act, "redis", Mode.STALL)
 
@@ -289,13 +294,13 @@ def _stall_redis(act: Act) -> None:
 # -- the database ----------------------------------------------------------------------------------------------
 
 
-@_fault("terminate backends", part="database", only="postgresql")
+@fault("terminate backends", part="database", only="postgresql")
 def _terminate_backends(act: Act) -> None:
     server: MortalPostgres = act.part.thing
     act.log(backends=server.terminate_backends())
 
 
-@_fault("crash PostgreSQL", part="database", only="postgresql")
+@fault("crash PostgreSQL", part="database", only="postgresql")
 def _crash_postgres(act: Act) -> None:
     server: MortalPostgres = act.part.thing
     seconds = act.outage()
@@ -305,17 +310,17 @@ def _crash_postgres(act: Act) -> None:
     server.start()
 
 
-@_fault("cut database", part="database", only="postgresql")
+@fault("cut database", part="database", only="postgresql")
 def _cut_database(act: Act) -> None:
     _disturb(act, "postgresql", Mode.CUT)
 
 
-@_fault("stall database", part="database", only="postgresql")
+@fault("stall database", part="database", only="postgresql")
 def _stall_database(act: Act) -> None:
     _disturb(act, "postgresql", Mode.STALL)
 
 
-@_fault("lock jobs", part="database")
+@fault("lock jobs", part="database")
 def _lock_jobs(act: Act) -> None:
     seconds = act.outage()
     with act.stage.locked_jobs():
@@ -326,17 +331,17 @@ def _lock_jobs(act: Act) -> None:
 # -- the object store ------------------------------------------------------------------------------------------
 
 
-@_fault("cut S3", part="s3")
+@fault("cut S3", part="s3")
 def _cut_s3(act: Act) -> None:
     _disturb(act, "s3", Mode.CUT)
 
 
-@_fault("stall S3", part="s3")
+@fault("stall S3", part="s3")
 def _stall_s3(act: Act) -> None:
     _disturb(act, "s3", Mode.STALL)
 
 
-@_fault("S3 errs", part="s3")
+@fault("S3 errs", part="s3")
 def _err_s3(act: Act) -> None:
     moods = Moods(refused=act.rng.choice((0.08, 0.3, 1.0)), unanswered=act.rng.choice((0.0, 0.06, 0.3)))
     seconds = 2 * act.outage()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.rules.states import FINAL, State
-from tests.chaos.faults import FAULTS
+from tests.chaos.deck import FAULTS
 from tests.chaos.invariants import Snapshot, objects_have_their_done_row
 from tests.chaos.observer import Delay
 from tests.chaos.plan import Plan
@@ -50,6 +50,17 @@ class Figures:
     longest_until_running_undisturbed: Mapping[str, float]
     most_tickets: int
     settled_after: float
+    #: Whether PgBouncer stood between the farm and PostgreSQL.
+    pgbouncer: bool = False
+    healthz_asked: int = 0
+    healthz_slowest: float = 0.0
+    #: By how much the driver's own threads overslept just before the slowest answer, and at worst: the machine's share.
+    driver_overslept_then: float = 0.0
+    driver_overslept_most: float = 0.0
+    #: Of the machine at the end: with more than it has cores, times are not the farm's alone.
+    load_average: Sequence[float] = ()
+    most_queued_with_a_limit: int = 0
+    webhooks_taken: int = 0
 
     def fields(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

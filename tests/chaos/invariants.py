@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,6 +43,13 @@ class Snapshot:
     silent: Sequence[str]
     #: Processes that ended though nobody made them.
     unasked: Sequence[str]
+    #: Messages to receivers, and the ids of those that the receiver answered with success.
+    deliveries: Sequence[Row]
+    taken: Collection[str]
+    #: First seeds of orders whose receiver is to hear of their end.
+    hooked: Collection[int]
+    #: What was seen meanwhile and must not be.
+    noted: Sequence[str]
 
     @cached_property
     def by_render(self) -> Mapping[str, Sequence[Row]]:
@@ -212,6 +219,33 @@ def tickets_do_not_grow(snapshot: Snapshot) -> Iterator[str]:
         yield f"{snapshot.most_tickets} tickets of one model at once, allowed were {snapshot.tickets_allowed}"
 
 
+def receivers_hear_of_each_end_once(snapshot: Snapshot) -> Iterator[str]:
+    """Each render that ended once has one message about it; and what counts as delivered was taken by the receiver."""
+    messages = Counter(one.render_id for one in snapshot.deliveries if one.kind == "render.finished")
+    for render_id, order in snapshot.ledger.accepted.items():
+        ended_once = order.first_seed in snapshot.hooked and render_id not in snapshot.ledger.retried
+        if ended_once and messages[render_id] != 1:
+            yield f"render {render_id}: {messages[render_id]} messages about its end"
+    for one in snapshot.deliveries:
+        if one.state == "delivered" and one.id not in snapshot.taken:
+            yield f"message {one.id} of {one.render_id}: delivered, but its receiver did not take it"
+
+
+def nothing_was_seen_meanwhile(snapshot: Snapshot) -> Iterator[str]:
+    """No visitor got what is another's or an internal error, no limit was exceeded, and the API lived."""
+    yield from snapshot.noted
+
+
+def renders_are_held_with_their_jobs(snapshot: Snapshot) -> Iterator[str]:
+    """What waits of a held render is held, and nothing else is."""
+    held = {render.id: render.held for render in snapshot.renders}
+    for job in snapshot.jobs:
+        if job.state in (State.QUEUED, State.HELD) and (job.state == State.HELD) != held.get(job.render_id):
+            yield f"job {name_of(job)}: {job.state}, its render is " + (
+                "held" if held.get(job.render_id) else "not held"
+            )
+
+
 def every_worker_came_back(snapshot: Snapshot) -> Iterator[str]:
     """Each worker renders again soon after the last fault, whatever it lived through."""
     yield from snapshot.silent
@@ -239,6 +273,9 @@ INVARIANTS: tuple[Callable[[Snapshot], Iterator[str]], ...] = (
     fences_cover_attempts,
     batches_tell_of_their_jobs,
     tickets_do_not_grow,
+    renders_are_held_with_their_jobs,
+    receivers_hear_of_each_end_once,
+    nothing_was_seen_meanwhile,
     every_worker_came_back,
     no_process_is_left_or_lost,
 )

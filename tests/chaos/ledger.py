@@ -14,7 +14,7 @@ from tests.chaos.plan import MODEL_NAMES
 ROOM = 1_000_000
 _COLOURS = ("red", "green", "blue", "yellow", "orange")
 _SHAPES = ("star", "circle", "square", "moon", "heart")
-_OWNERS = ("ann", "bob", "eve")
+OWNERS = ("ann", "bob", "eve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +54,15 @@ class Ledger:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def order(self, rng: Random, *, most: int) -> Order:
-        """Something new to ask for."""
+    def order(self, rng: Random, *, most: int, owner: str | None = None) -> Order:
+        """Something new to ask for, for one of the owners unless one is named."""
         with self._lock:
             order = Order(
                 first_seed=next(self._numbers) * ROOM,
                 jobs=rng.randint(1, most),
                 prompt=f"a {rng.choice(_COLOURS)} {rng.choice(_SHAPES)}",
                 model=rng.choice(MODEL_NAMES),
-                owner=rng.choice(_OWNERS),
+                owner=owner or rng.choice(OWNERS),
                 priority=rng.choice(tuple(Priority)),
             )
             self.orders[order.first_seed] = order

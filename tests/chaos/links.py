@@ -16,7 +16,11 @@ REST = "rest"
 class SignedUrls:
     """Proxies by service and by who uses them."""
 
-    def __init__(self, loop: Loop, stack: ExitStack, targets: dict[str, str | int], rng: Random) -> None:
+    def __init__(
+        self, loop: Loop, stack: ExitStack, targets: dict[str, str | int], rng: Random, *, pooled: bool
+    ) -> None:
+        #: Whether the cables to PostgreSQL end at PgBouncer.
+        self.pooled = pooled
         self._proxies = {
             (service, end): stack.enter_context(_closing(_proxy(loop, service, target, rng)))
             for service, target in targets.items()
@@ -53,13 +57,13 @@ class SignedUrls:
 
 @contextmanager
 def open_links(
-    *, redis: MortalRedis, s3_endpoint_url: str, postgres: MortalPostgres | None, rng: Random
+    *, redis: MortalRedis, s3_endpoint_url: str, postgres: MortalPostgres | None, pooler: int | None, rng: Random
 ) -> Iterator[SignedUrls]:
     targets: dict[str, str | int] = {"redis": redis.port, "s3": urlsplit(s3_endpoint_url).port or 80}
     if postgres is not None:
-        targets["postgresql"] = postgres.socket
+        targets["postgresql"] = postgres.socket if pooler is None else pooler
     with proxy_loop() as loop, ExitStack() as stack:
-        yield SignedUrls(loop, stack, targets, rng)
+        yield SignedUrls(loop, stack, targets, rng, pooled=pooler is not None)
 
 
 def _proxy(loop: Loop, service: str, target: str | int, rng: Random) -> Proxy:

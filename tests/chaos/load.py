@@ -40,6 +40,8 @@ class Load:
     _next_command_at: float = 0.0
     _next_cancel_at: float = 0.0
     _to_cancel: list[str] = field(default_factory=list)
+    #: Render → when it is released.
+    _held: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         try:
@@ -47,7 +49,10 @@ class Load:
                 self.top_up()
                 self._tend_command()
                 self._cancel()
+                self._release(now=time.monotonic())
         finally:
+            while self._held and not self.stage.over.wait(_TICK_SECONDS):
+                self._release(now=float("inf"))
             if self._command is not None:
                 self._command.process.kill()
                 self._command.process.wait()
@@ -122,7 +127,10 @@ class Load:
         if now >= self._next_cancel_at and stage.ledger.accepted:
             self._next_cancel_at = now + stage.plan.between_cancels.draw(self.rng)
             chosen = self.rng.choice(list(stage.ledger.accepted)[-_LATEST:])
-            if self.rng.random() < 0.5:
+            luck = self.rng.random()
+            if luck < 0.3:
+                self._hold(chosen)
+            elif luck < 0.6:
                 self._to_cancel.append(chosen)
             elif chosen not in stage.ledger.cancelled and chosen not in self._to_cancel:
                 self._retry(chosen)
@@ -134,6 +142,24 @@ class Load:
             stage.ledger.cancelled.setdefault(render_id, stage.observer.standing(render_id))
             stage.events.write("driver", "cancel", render=render_id, jobs=cancelled)
             self._to_cancel.remove(render_id)
+
+    def _hold(self, render_id: str) -> None:
+        # Before it is asked for: it may be held though no answer says so.
+        self._held[render_id] = time.monotonic() + self.stage.plan.outage.draw(self.rng)
+        try:
+            held = self.stage.services.jobs.hold(render_id)
+        except ServiceProblem:
+            return
+        self.stage.events.write("driver", "hold", render=render_id, jobs=held)
+
+    def _release(self, *, now: float) -> None:
+        for render_id in [render_id for render_id, due_at in self._held.items() if due_at <= now]:
+            try:
+                released = self.stage.services.jobs.release(render_id)
+            except ServiceProblem:
+                continue  # asked again at the next tick
+            self.stage.events.write("driver", "release", render=render_id, jobs=released)
+            del self._held[render_id]
 
     def _retry(self, render_id: str) -> None:
         try:

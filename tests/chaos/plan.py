@@ -31,6 +31,10 @@ seconds_per_step_and_picture = 0.003
 """
 MODEL_NAMES = ("swift", "steady")
 
+#: An owner with a key that may have so many unfinished pictures.
+LIMITED = "lim"
+MOST_QUEUED = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spell:
@@ -76,6 +80,8 @@ class Plan:
     comeback: float
     #: How long the work that is left may take once the faults have ceased.
     settle: float
+    #: Whether it counts as a violation if the API answers late: not where many tests share a machine.
+    judges_speed: bool
     #: More settings of the farm, by name (FARM_…).
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,6 +97,7 @@ class Plan:
             "FARM_TURN_SECONDS": "3" if self.lease < 10 else "10",
             # Random kills look like a poison job.
             "FARM_MAX_ATTEMPTS": "10",
+            "FARM_WEBHOOK_PRIVATE": "true",
             **self.settings,
         }
 
@@ -114,6 +121,7 @@ def short_plan(*, seed: int, seconds: float, database: DatabaseKind, jobs: int =
         between_commands=Spell(shortest=1, longest=3),
         between_cancels=Spell(shortest=0.5, longest=1.5),
         comeback=90,
+        judges_speed=False,
         settle=180,
     )
 
@@ -144,5 +152,6 @@ def long_plan(
         between_commands=Spell(shortest=2, longest=8),
         between_cancels=Spell(shortest=2, longest=8),
         comeback=75,
+        judges_speed=True,
         settle=240 + 4 * lease,
     )

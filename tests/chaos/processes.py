@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ class StoredOrder:
     events: Events
     #: Held by the fault that plays with it.
     taken: threading.Lock = field(default_factory=threading.Lock)
+    #: Exit codes when it is asked to end.
+    ends_with: Collection[int] = (0,)
     #: What it ended with though nobody had killed it or asked it to end.
     unasked: list[str] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)
@@ -120,9 +122,11 @@ class StoredOrder:
         self._asked = True
         self._start_at = time.monotonic() + _RESTART_SECONDS
         age = time.monotonic() - self._started_at
-        last = (self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        said = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        last = said[-1]
         self.events.write(self.name, "ended by itself", code=code, age=round(age, 1), last=last)
-        if age >= _GROWN_UP_SECONDS:
+        # One that says a single word has waited for a service that froze in the middle of its start.
+        if age >= _GROWN_UP_SECONDS and len(said) > 1:
             self.unasked.append(f"{self.name} ended by itself after {age:.0f} s with exit code {code}: {last}")
 
 

@@ -1,6 +1,8 @@
 """One run from start to verdict: storm, calm, and then what must be true."""
 
+import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from storage.database.tables import batches, jobs, renders
+from storage.database.tables import batches, deliveries, jobs, renders
 from storage.errors import BrokerProblem
 from tests.chaos.figures import Figures, figures
 from tests.chaos.invariants import Snapshot, violations
 from tests.chaos.load import Load
 from tests.chaos.plan import MODEL_NAMES, SCHEDULERS, Plan
 from tests.chaos.processes import strays
+from tests.chaos.sentry import Sentry
 from tests.chaos.stage import Stage, open_stage
 from tests.chaos.storm import storm
+from tests.chaos.visitors import Visitors
 from tests.servers import eventually
 
 _LOOK_SECONDS = 0.5
@@ -40,6 +44,7 @@ def run(plan: Plan, folder: Path, show: Show) -> Verdict:
         watch = _Watch(stage=stage, show=show, injected_before=time.monotonic())
         with ThreadPoolExecutor(thread_name_prefix="driver") as threads:
             load = Load(stage=stage, rng=Random(f"load {plan.seed}"))
+            visitors, sentry = Visitors(stage=stage, seed=plan.seed), Sentry(stage=stage)
             background = [
                 threads.submit(task)
                 for task in (
@@ -47,6 +52,9 @@ def run(plan: Plan, folder: Path, show: Show) -> Verdict:
                     load.run,
                     lambda: stage.recoveries.watch(stage.over),
                     watch.run,
+                    visitors.run,
+                    sentry.ask_for_health,
+                    sentry.look_at_rows,
                 )
             ]
             try:
@@ -55,7 +63,8 @@ def run(plan: Plan, folder: Path, show: Show) -> Verdict:
                 settled_after = _settle(stage, background)
                 stage.over.set()
                 took = time.monotonic() - began
-                verdict = _judge(stage, watch, show, silent, took=took, settled_after=settled_after)
+                beside = Beside(watch=watch, visitors=visitors, sentry=sentry)
+                verdict = _judge(stage, beside, show, silent, took=took, settled_after=settled_after)
             finally:
                 stage.calm.set()
                 stage.over.set()
@@ -117,7 +126,7 @@ def _settle(stage: Stage, background: Sequence[Future[None]]) -> float:
 
 
 def _judge(
-    stage: Stage, watch: "_Watch", show: Show, silent: Sequence[str], *, took: float, settled_after: float
+    stage: Stage, beside: "Beside", show: Show, silent: Sequence[str], *, took: float, settled_after: float
 ) -> Verdict:
     show("everything has come to rest; looking at every row and object")
     tickets, in_hand = _tickets(stage), stage.direct_tickets.in_hand()
@@ -127,7 +136,7 @@ def _judge(
     bad_ends = [
         f"{kept.name} ended with exit code {code} when it was asked to stop at the end"
         for kept, code in zip(stage.kept, codes, strict=True)
-        if code != 0
+        if code not in kept.ends_with
     ]
     keys = list(stage.objects.list("renders/"))
     with ThreadPoolExecutor(_GET_THREADS) as threads:
@@ -141,7 +150,7 @@ def _judge(
         objects=objects,
         tickets=tickets,
         tickets_in_hand=in_hand,
-        most_tickets=watch.most_tickets,
+        most_tickets=beside.watch.most_tickets,
         # Each scheduler process tops the window up by what it counted a moment before.
         tickets_allowed=len(SCHEDULERS) * stage.tickets.window + sum(stage.ledger.surplus),
         buried_allowed=sum(
@@ -151,10 +160,37 @@ def _judge(
         strays=[*left, *strays(stage.home, stage.kept)],
         silent=silent,
         unasked=[*(end for kept in stage.kept for end in kept.unasked), *bad_ends],
+        deliveries=stage.observer.table(deliveries),
+        taken=frozenset(stage.receiver.taken),
+        hooked=frozenset(beside.visitors.hooked),
+        noted=[*beside.visitors.violations, *beside.sentry.violations],
     )
     found = violations(snapshot)
     counted = figures(stage.plan, snapshot, events, stage.recoveries.delays, took=took, settled_after=settled_after)
-    return Verdict(figures=counted, violations=found)
+    return Verdict(figures=_with_what_was_seen(counted, stage, beside), violations=found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Those who looked on while the farm ran."""
+
+    watch: "_Watch"
+    visitors: Visitors
+    sentry: Sentry
+
+
+def _with_what_was_seen(counted: Figures, stage: Stage, beside: Beside) -> Figures:
+    return dataclasses.replace(
+        counted,
+        pgbouncer=stage.links.pooled,
+        load_average=[round(load, 1) for load in os.getloadavg()],
+        healthz_asked=beside.sentry.asked,
+        healthz_slowest=round(beside.sentry.slowest_healthz, 2),
+        driver_overslept_then=round(beside.sentry.lag_at_slowest, 2),
+        driver_overslept_most=round(beside.sentry.most_lag, 2),
+        most_queued_with_a_limit=beside.sentry.most_queued,
+        webhooks_taken=sum(stage.receiver.taken.values()),
+    )
 
 
 def _tickets(stage: Stage) -> dict[str, int]:

@@ -1,6 +1,8 @@
 """Everything that a chaos run starts: services, cables, machines, scheduler processes; and takes down again."""
 
 import os
+import signal
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -8,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import httpx
 import pytest
 from sqlalchemy import text
 
@@ -17,15 +20,19 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import servers
+from tests import poolers, servers
 from tests.chaos.events import Events
 from tests.chaos.ledger import Ledger
 from tests.chaos.links import REST, SignedUrls, open_links
 from tests.chaos.observer import Observer, Recoveries
 from tests.chaos.plan import MACHINES, MODELS, SCHEDULERS, Plan
 from tests.chaos.processes import Machine, StoredOrder, faketime, with_clock
+from tests.chaos.slow_receiver import SlowReceiver, slow_receiver
 from tests.mortal import MortalPostgres, MortalRedis
-from tests.servers import S3Server, eventually
+from tests.servers import S3Server, eventually, free_port
+
+#: Reading the machine's certificates for each client takes longer than what it asks for.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,8 @@ class Stage:
     links: SignedUrls
     machines: Sequence[Machine]
     schedulers: Sequence[StoredOrder]
+    api: StoredOrder
+    receiver: SlowReceiver
     #: Opened as by the driver, through the cables that schedulers use.
     services: Services
     tickets: Tickets
@@ -51,6 +60,8 @@ class Stage:
     observer: Observer
     recoveries: Recoveries
     ledger: Ledger = field(default_factory=Ledger)
+    #: The id of the key that has a limit, as soon as there is one.
+    limited_key: list[str] = field(default_factory=list)
     #: Set when faults and load should cease.
     calm: threading.Event = field(default_factory=threading.Event)
     #: Set when nobody should watch or restart anything any more.
@@ -62,7 +73,7 @@ class Stage:
 
     @property
     def kept(self) -> Sequence[StoredOrder]:
-        return (*self.machines, *self.schedulers)
+        return (*self.machines, *self.schedulers, self.api)
 
     def tend(self) -> None:
         """Restart what ended, until it is over."""
@@ -78,6 +89,16 @@ class Stage:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
             yield
+
+    @property
+    def api_address(self) -> str:
+        return f"http://127.0.0.1:{self.api.module[-1]}"
+
+    def api_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.api_address}/healthz", timeout=5, verify=NO_TLS).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def serving(self) -> bool:
         """Whether every machine has a device process."""
@@ -97,9 +118,11 @@ def open_stage(plan: Plan, folder: Path) -> Iterator[Stage]:
             server = stack.enter_context(servers.postgres_server())
             postgres = stack.enter_context(closing(MortalPostgres(server, folder)))
         s3 = stack.enter_context(servers.moto_server(folder))
-        rng = Random(plan.seed)
+        pooler = _pooler(postgres, events, stack)
         links = stack.enter_context(
-            open_links(redis=redis, s3_endpoint_url=s3.endpoint_url, postgres=postgres, rng=rng)
+            open_links(
+                redis=redis, s3_endpoint_url=s3.endpoint_url, postgres=postgres, pooler=pooler, rng=Random(plan.seed)
+            )
         )
         environment = _environment(plan, folder, s3)
         for name, value in environment.items():
@@ -112,6 +135,7 @@ def open_stage(plan: Plan, folder: Path) -> Iterator[Stage]:
             stack.callback(kept.close)
             kept.tend()
         eventually(stage.serving, "every machine serves")
+        eventually(stage.api_answers, "the API answers")
         yield stage
 
 
@@ -153,16 +177,9 @@ def _set(
             _machine(name, folder, environment | links.environment(name, redis=redis, postgres=postgres), events, plan)
             for name in MACHINES
         ],
-        schedulers=[
-            StoredOrder(
-                name=name,
-                module=["scheduler.cli.main", "scheduler"],
-                environment=at_the_rest,
-                folder=folder,
-                events=events,
-            )
-            for name in SCHEDULERS
-        ],
+        schedulers=[_scheduler(name, at_the_rest, folder, events) for name in SCHEDULERS],
+        api=_api(at_the_rest, folder, events),
+        receiver=stack.enter_context(slow_receiver(Random(plan.seed))),
         services=services,
         tickets=Tickets(settings),
         objects=open_objects(direct),
@@ -170,6 +187,34 @@ def _set(
         observer=observer,
         recoveries=Recoveries(observer, events),
     )
+
+
+def _scheduler(name: str, environment: dict[str, str], folder: Path, events: Events) -> StoredOrder:
+    module = ["scheduler.cli.main", "scheduler"]
+    return StoredOrder(name=name, module=module, environment=environment, folder=folder, events=events)
+
+
+def _api(environment: dict[str, str], folder: Path, events: Events) -> StoredOrder:
+    return StoredOrder(
+        name="api",
+        # The same port after each restart: its last word is also its address.
+        module=["scheduler.cli.main", "api", "--port", str(free_port())],
+        environment=environment,
+        folder=folder,
+        events=events,
+        # Uvicorn ends by the signal that asked it to; systemd takes that for a clean end, too.
+        ends_with=(0, -signal.SIGTERM),
+    )
+
+
+def _pooler(postgres: MortalPostgres | None, events: Events, stack: ExitStack) -> int | None:
+    """Start PgBouncer in transaction mode, where it is installed; the port on which it listens."""
+    if postgres is None:
+        return None
+    if not poolers.is_installed():
+        events.write("driver", "no PgBouncer", reason="it is not installed (Debian: apt-get install pgbouncer)")
+        return None
+    return stack.enter_context(poolers.pgbouncer(postgres.socket))
 
 
 def _machine(name: str, folder: Path, environment: dict[str, str], events: Events, plan: Plan) -> Machine:

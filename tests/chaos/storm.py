@@ -6,7 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
 
-from tests.chaos.faults import FAULTS, Act, Fault, Part, parts
+from tests.chaos.deck import FAULTS
+from tests.chaos.faults import Act, Fault, Part, parts
 from tests.chaos.plan import Plan
 from tests.chaos.stage import Stage
 

@@ -78,6 +78,29 @@ def test_json_of_very_many_lists_is_refused_before_it_is_read(stage: Stage) -> N
     )
 
 
+def test_json_of_an_object_of_very_many_fields_is_refused_before_they_are_errors(stage: Stage) -> None:
+    fields = {f"field {number}": 1 for number in range(10_001)}
+    answer = stage.client().post("/v1/renders", json={"prompt": "a", "webhook": {"url": "https://a.b", **fields}})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "request body with an object of more than 10,000 fields; split it",
+    )
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_prompt_of_the_web_ui_that_is_too_long_is_not_read(stage: Stage, field: str) -> None:
+    # Its weight would be told, if it were.
+    drawn = Drawn(stage, **{"prompt": "a", field: "(a:1.1.1)" * 2000})
+    assert drawn.status == 422
+    assert f"{field}: must have at most 10000 characters" in drawn.words
+
+
+def test_control_images_that_no_controlnet_takes_are_not_read(stage: Stage) -> None:
+    drawn = Drawn(stage, alwayson_scripts={"controlnet": {"args": [{"image": "not even read"}]}})
+    assert drawn.status == 422
+    assert "alwayson_scripts: the model tiny has no ControlNet, and 1 unit is given" in drawn.words
+
+
 def units(*units: dict[str, Any], **body: Any) -> dict[str, Any]:
     return {
         "override_settings": {"sd_model_checkpoint": "net"},

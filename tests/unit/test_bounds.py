@@ -156,6 +156,12 @@ def test_a_key_twice_among_very_many_is_found_at_once() -> None:
     assert trapped(code)[0] == "k299999: duplicate key; give it once"
 
 
+def test_as_many_problems_as_a_body_has_fields_are_sorted_at_once() -> None:
+    code = """from scheduler.api.problems import innermost; """
+    code += """print(len(innermost([{"loc": ("body", f"k{n}", "a")[:2 + n % 2]} for n in range(200_000)])))"""
+    assert trapped(code)[0] == "200000\nread"
+
+
 def test_a_header_of_safetensors_is_not_unpacked_beyond_what_embeddings_need() -> None:
     tensors = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(2000)}
     header = json.dumps(tensors).encode()

@@ -95,6 +95,13 @@ def conditioning(
             f"width, height: {canvas.width} × {canvas.height} is {canvas.width * canvas.height / 1e6:.1f} megapixels; "
             f"the maximum is {MAX_PIXELS / 1e6:.1f}"
         )
+    # Nor is any image of them read that no ControlNet takes.
+    nets = len(model.controlnets) if isinstance(model, DiffusersModel) else 0
+    if len(units) > nets:
+        raise BadSpecification(
+            f"alwayson_scripts: the model {model.alias} has {nets or 'no'} ControlNet{'s' if nets > 1 else ''}, "
+            f"and {len(units)} unit{'s are' if len(units) > 1 else ' is'} given"
+        )
     for number, unit in enumerate(units):
         _check_model(unit.get("model"), model, number)
     fields = {

@@ -19,7 +19,7 @@ from storage.errors import BadSpecification
 from storage.spec import webui_prompts
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.models import DiffusersModel, Model
-from storage.spec.picture import Request
+from storage.spec.picture import MAX_PROMPT_CHARACTERS, Request
 from storage.spec.registry import Registry
 
 _MOST_PICTURES = 100
@@ -101,8 +101,12 @@ class TextToImage(ClientBody):
         json_schema_extra={"examples": [{"prompt": "a red star", "steps": 20, "cfg_scale": 5, "batch_size": 2}]},
     )
 
-    prompt: str = Field("", description="In the web UI's language: `(red:1.3)`, `[red]`, `BREAK`, `<lora:ALIAS:0.8>`.")
-    negative_prompt: str = ""
+    prompt: str = Field(
+        "",
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="In the web UI's language: `(red:1.3)`, `[red]`, `BREAK`, `<lora:ALIAS:0.8>`.",
+    )
+    negative_prompt: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
     seed: Annotated[int, Field(ge=-1, description="-1: random.")] = -1
     sampler_name: str | None = None
     sampler_index: str | None = None
