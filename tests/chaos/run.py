@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from storage.database.tables import batches, deliveries, jobs, renders
+from storage.database.tables import batches, jobs, renders
+from storage.database.webhook_tables import deliveries
 from storage.errors import BrokerProblem
 from tests.chaos.figures import Figures, figures
 from tests.chaos.invariants import Snapshot, violations
