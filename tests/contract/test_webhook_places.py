@@ -144,10 +144,12 @@ def test_messages_of_others_arrive_while_one_receiver_answers_none_of_many(
             few = DeliveryPlaces().per_receiver
             eventually(lambda: few == (len(asked) if kind == "unresolvable" else dead.met), "a few of ann's are tried")
             assert not done()
-    waiting = Counter((one.owner, one.state, one.attempt) for one in Webhooks(database).all(limit=1000))
-    # Those that were let go were tried, one after another.
-    assert waiting[("bob", DeliveryState.DELIVERED, 1)] == 64
-    assert waiting[("ann", DeliveryState.PENDING, 1)] == 64
+    messages = Webhooks(database).all(limit=1000)
+    became = Counter((one.owner, one.state) for one in messages)
+    assert became == {("bob", DeliveryState.DELIVERED): 64, ("ann", DeliveryState.PENDING): 64}
+    # Those that were let go were tried, one after another; on a slow machine the first ones are due again meanwhile.
+    assert all(one.attempt >= 1 for one in messages)
+    assert {one.attempt for one in messages if one.owner == "bob"} == {1}
 
 
 def test_an_owner_of_many_receivers_that_answer_nothing_holds_up_no_other_owner(
