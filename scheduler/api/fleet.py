@@ -53,6 +53,8 @@ def upload_file(
     name, size = file.filename or "", file.size or 0
     if size > MAX_BYTES:
         raise Refused(413, f"file larger than {MAX_BYTES // 2**20} MiB")
+    if "\0" in name:
+        raise BadSpecification("file: its name must not contain the character NUL")
     if purpose == "manifest":
         _check_manifest(name)
     elif purpose in _INPUT_PURPOSES:

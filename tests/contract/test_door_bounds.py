@@ -10,6 +10,7 @@ import pytest
 from tests.contract.stage import Stage, running_stage
 from tests.contract.test_webui_controlnet import picture
 from tests.contract.webui import Drawn
+from tests.hostile.documented import multipart
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,16 @@ def test_a_form_has_few_files_and_short_fields(stage: Stage) -> None:
     assert "Part exceeded maximum size" in long.text
     fields = {f"field{number}": "a" for number in range(20)}
     assert "Too many fields" in stage.client().post("/v1/files", files=five[:1], data=fields).text
+
+
+@pytest.mark.parametrize("purpose", ["batch", "manifest", "input"])
+def test_a_name_of_a_file_that_no_database_could_keep_is_refused(stage: Stage, purpose: str) -> None:
+    content_type, content = multipart("\0.jsonl", purpose, b'{"prompt": "a"}\n')
+    answer = stage.client().post("/v1/files", content=content, headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "file: its name must not contain the character NUL",
+    )
 
 
 def test_json_of_very_many_lists_is_refused_before_it_is_read(stage: Stage) -> None:
