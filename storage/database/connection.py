@@ -10,14 +10,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import GenericFunction
 
 from storage.database.pooler import STATEMENT_POOLING, prepare_postgresql
-from storage.errors import DatabaseBusy, DatabaseProblem
+from storage.errors import DatabaseBusy, DatabaseProblem, InvalidInput
 from storage.settings import without_secrets
 
 #: Serialisation failure, deadlock, lock timeout: the transaction did nothing and may be run again.
@@ -97,6 +97,9 @@ class Database:
         except PoolTimeout as error:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from error
         except DBAPIError as error:
+            if _holds_nul(error):
+                # Nothing is wrong with the database: whoever waited for it to come back would wait for ever.
+                raise InvalidInput("text with the character NUL (U+0000) cannot be stored; leave it out") from error
             kind = DatabaseBusy if _is_transient(error) else DatabaseProblem
             # Without a statement there was no connection to send one over.
             remedy = "; check FARM_DATABASE_URL" if error.statement is None else ""
@@ -141,6 +144,12 @@ def _is_transient(error: DBAPIError) -> bool:
     if getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES:
         return True
     return isinstance(error, OperationalError) and _LOCKED in str(error.orig)
+
+
+def _holds_nul(error: DBAPIError) -> bool:
+    """Return whether PostgreSQL, or its driver, refused text for the one character that it cannot store."""
+    untranslatable = getattr(error.orig, "sqlstate", None) == "22P05"  # within JSON
+    return isinstance(error, DataError) and (untranslatable or "NUL (0x00)" in str(error.orig))
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from storage.rules.faults import Fault
 from storage.rules.ids import batch_id, job_id
 
 #: A line or two say what is wrong, however much a library says.
-MESSAGE_CHARACTERS = 1000
+_MESSAGE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class FaultLog:
     @transaction
     def note_outage(self, connection: Connection, *, fault: Fault, worker: str | None, message: str) -> None:
         """Record that a service was unavailable, which is no job's fault."""
-        row = {"fault": fault, "worker": worker, "incident": "", "message": message[:MESSAGE_CHARACTERS]}
+        row = {"fault": fault, "worker": worker, "incident": "", "message": storable(message)}
         connection.execute(insert(faults).values(at=database_now(), **row))
 
     def latest(
@@ -154,6 +154,11 @@ class FaultLog:
             .values(until=database_now())
         )
         return ended.rowcount
+
+
+def storable(message: str) -> str:
+    """Return what is kept of a message: its beginning, without NUL, which libraries quote and PostgreSQL refuses."""
+    return message.replace("\0", "")[:_MESSAGE_CHARACTERS]
 
 
 def note_faults(connection: Connection, met: Sequence[Row[Any]], fault: Fault, message: str) -> None:

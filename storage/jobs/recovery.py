@@ -9,7 +9,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, select
 from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
 from storage.events.log import EventKind, NewEvent, record_events
-from storage.fleet.fault_log import MESSAGE_CHARACTERS, note_faults
+from storage.fleet.fault_log import note_faults, storable
 from storage.fleet.quarantines import Suspicion, others_serve, quarantine_if_due
 from storage.jobs.holding import coming_back
 from storage.jobs.orphans import note_orphans
@@ -49,7 +49,7 @@ def recover(
     Jobs that were cancelled, taken over or finished before are left alone; without `wait` also those that
     somebody has locked at this moment.
     """
-    message = message[:MESSAGE_CHARACTERS]
+    message = storable(message)
     met = _lock(connection, which, wait=wait)
     others = {
         (worker, model): others_serve(connection, worker, model)

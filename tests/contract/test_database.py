@@ -7,13 +7,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Timer
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, Select, insert, literal, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import renders
-from storage.errors import DatabaseBusy, DatabaseProblem
+from storage.errors import DatabaseBusy, DatabaseProblem, InvalidInput
 from tests.contract.renders import at_once
 from tests.servers import PostgresServer, eventually, free_port
 
@@ -44,6 +46,18 @@ def test_the_clock_goes_on_within_a_transaction(database: Database) -> None:
         start = connection.execute(select(database_now())).scalar_one()
         later = select(database_now() > start)
         assert eventually(lambda: connection.execute(later).scalar_one(), "the database's clock has moved")
+
+
+# -- text ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("statement", [select(literal("a\0b")), select(literal('{"a": "\\u0000"}').cast(JSONB))])
+def test_text_that_cannot_be_stored_is_the_callers_mistake_and_no_outage(
+    database: Database, statement: Select[Any]
+) -> None:
+    with pytest.raises(InvalidInput, match="the character NUL"), database.read() as connection:
+        connection.execute(statement)
 
 
 # -- transactions ----------------------------------------------------------------------------------------------

@@ -99,6 +99,16 @@ def test_a_long_message_is_cut(farm: Jobs, log: FaultLog, database: Database) ->
     assert len(log.latest(limit=1)[0].message) == 1000
 
 
+def test_a_message_with_a_character_that_no_database_keeps_is_kept_without_it(
+    farm: Jobs, log: FaultLog, database: Database
+) -> None:
+    render_id = submit(farm, pictures(1))
+    fail(farm, claim(farm).jobs[0], "header is \0bad")
+    log.note_outage(fault=Fault.LOST_LEASE, worker=None, message="gone\0")
+    assert [fault.message for fault in log.latest(limit=2)] == ["gone", "header is bad"]
+    assert rows(database, render_id)[0].error == "header is bad"
+
+
 # -- retried alone, retried elsewhere --------------------------------------------------------------------------
 
 
