@@ -16,6 +16,7 @@ from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
+from storage.process.memory import return_freed_memory
 from storage.settings import read_settings
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         from scheduler.api.context import ApiContext
     except ImportError:
         raise BadSettings('the HTTP API is not installed; run `pip install "diffusion-farm[api]"`') from None
+    return_freed_memory()
     settings = read_settings()
     configure_logging(settings, "api")
     services = open_services(settings).open_all()
