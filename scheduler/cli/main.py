@@ -45,6 +45,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "render": _lazy("render", "render", "Render pictures from prompts, a prompt file or templates."),
         "status": _lazy("status", "status", "Show the state of a render, or list the latest renders."),
         "jobs": _lazy("status", "jobs", "List the jobs of a render, one per picture."),
+        "watch": _lazy("fetch", "watch", "Follow a render until it is finished."),
         "cancel": _lazy("cancel", "cancel", "Cancel the unfinished jobs of a render."),
         "hold": _lazy("cancel", "hold", "Pause a render."),
         "release": _lazy("cancel", "release", "Resume a held render."),
@@ -53,6 +54,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "rerender": _lazy("retry", "rerender", "Reproduce a picture and compare it with the original."),
     },
     "Results": {
+        "fetch": _lazy("fetch", "fetch", "Download the pictures of a render."),
         "sheet": _lazy("sheet", "sheet", "Draw a contact sheet of a render."),
         "export": _lazy("export", "export", "Export the pictures of a render as a dataset."),
         "usage": _lazy("purge", "usage", "Show how much storage each owner uses."),

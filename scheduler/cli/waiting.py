@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from scheduler.intake.submit import Accepted, publish_tickets
 from scheduler.local import local_farm, redis_server
 from scheduler.local.home import Home
 from scheduler.results.download import Downloads
+from scheduler.results.file_names import FileNames
 from scheduler.results.follow import wait_for_render
 from scheduler.services import Services, open_tickets
 from storage.broker.tickets import Tickets
@@ -60,10 +61,13 @@ class FinishedRender:
     """A render that finished while we waited."""
 
     render: RenderView
-    seconds: float
+    #: How long we waited; None if it was finished before.
+    seconds: float | None
     out: Path | None
+    #: Of the files in `out`; None: as ever.
+    names: FileNames | None = None
     #: Index → file, of pictures that were not given the name of one that was there.
-    renamed: Mapping[int, Path]
+    renamed: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -71,9 +75,13 @@ class FinishedRender:
         return 0 if self.render.done == self.render.total else 1
 
 
-def see_through(services: Services, accepted: Accepted, *, out: Path | None = None) -> FinishedRender:
+def see_through(
+    services: Services, accepted: Accepted, *, out: Path | None = None, names: FileNames | None = None
+) -> FinishedRender:
     """Wait until a render is finished and its pictures are in `out`, showing progress."""
-    downloads = None if out is None else Downloads(services.views, services.objects, accepted.render_id, out)
+    downloads = (
+        None if out is None else Downloads(services.views, services.objects, accepted.render_id, out, names=names)
+    )
     with heard_interrupts() as check_interrupt, _farm(services, accepted.models):
         started = time.monotonic()
         try:
@@ -82,21 +90,28 @@ def see_through(services: Services, accepted: Accepted, *, out: Path | None = No
             _say_what_becomes_of(services, accepted.render_id)
             raise
         renamed = downloads.renamed if downloads is not None else {}
-        return FinishedRender(render=render, seconds=time.monotonic() - started, out=out, renamed=renamed)
+        seconds = time.monotonic() - started
+        return FinishedRender(render=render, seconds=seconds, out=out, names=names, renamed=renamed)
 
 
 def report(services: Services, outcome: FinishedRender, *, as_json: bool) -> None:
     """Print how a render ended."""
-    if outcome.renamed:
-        n, file = len(outcome.renamed), outcome.renamed[min(outcome.renamed)]
-        say(
-            f"{outcome.out} held other pictures under the names of {counted(n, 'picture')}; they are kept, and the new "
-            f"ones have the render in their names, such as {file.name}"
-        )
+    if outcome.out is not None:
+        say_renamed(outcome.out, outcome.renamed)
     if as_json:
         print_json(_result(services, outcome))
     else:
         _summarise(services, outcome)
+
+
+def say_renamed(out: Path, renamed: Mapping[int, Path]) -> None:
+    """Say that pictures did not get the names of others that were there."""
+    if renamed:
+        n, file = len(renamed), renamed[min(renamed)]
+        say(
+            f"{out} held other pictures under the names of {counted(n, 'picture')}; they are kept, and the new "
+            f"ones have the render in their names, such as {file.name}"
+        )
 
 
 def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, called: bool) -> None:
@@ -106,9 +121,7 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         print_json(shown_render(services, render))
         return
     click.echo(render.id)
-    say(
-        f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm status {render.id}`"
-    )
+    say(f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm watch {render.id}`")
     if not called:
         say("no farm is running on this machine; `farm up` starts one, which renders the queue")
 
@@ -208,7 +221,10 @@ class _Watch:
 def _say_what_becomes_of(services: Services, render_id: str) -> None:
     left = services.views.render(render_id).remaining
     goes_on = "`farm up` goes on with them" if services.settings.embedded else "the farm goes on with them"
-    say(f"\nleft render {render_id} with {counted(left, 'job')} to go: {goes_on}, `farm cancel {render_id}` drops them")
+    say(
+        f"\nleft render {render_id} with {counted(left, 'job')} to go: {goes_on}, `farm watch {render_id}` follows "
+        f"again, `farm fetch {render_id} --out DIR` downloads what is done, `farm cancel {render_id}` drops them"
+    )
 
 
 def _result(services: Services, outcome: FinishedRender) -> dict[str, object]:
@@ -220,15 +236,18 @@ def _file(outcome: FinishedRender, job: JobView) -> str | None:
     """Return where a picture was downloaded to."""
     if outcome.out is None or job.state is not State.DONE:
         return None
-    return str(outcome.renamed.get(job.index, outcome.out / job.file_name))
+    name = job.file_name if outcome.names is None else outcome.names(job)
+    return str(outcome.renamed.get(job.index, outcome.out / name))
 
 
 def _summarise(services: Services, outcome: FinishedRender) -> None:
     render, took = outcome.render, outcome.seconds
     parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
     parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
-    where = f"in {outcome.out}" if outcome.out else f"in {services.objects.shown} (--out DIR downloads them)"
-    click.echo(f"render {render.id} is {render.state}: {', '.join(parts)} in {duration(took)}, {where}")
+    fetched = f"in {services.objects.shown} (`farm fetch {render.id} --out DIR` downloads them)"
+    where = f"in {outcome.out}" if outcome.out else fetched
+    after = "" if took is None else f" in {duration(took)}"
+    click.echo(f"render {render.id} is {render.state}: {', '.join(parts)}{after}, {where}")
     for job in services.views.jobs(render.id, state=State.FAILED, limit=_SHOWN_FAILURES):
         say(f"failed: {job.id} ({job.spec.prompt[:40]}): {job.error}")
     if render.failed:

@@ -4,10 +4,13 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
+from scheduler.results.file_names import FileNames
 from storage.errors import InvalidInput, ObjectStoreProblem
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
@@ -38,14 +41,29 @@ def check_folder(folder: Path, *, option: str = "--out") -> None:
         raise InvalidInput(f"{option} {folder}: cannot be written to ({reason}); choose another folder")
 
 
-class Downloads:
-    """Writes each finished picture once, as `<index>-<seed>.png`."""
+def _holds(path: Path, sha256: str | None) -> bool:
+    """Return whether a file holds these bytes."""
+    try:
+        return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
 
-    def __init__(self, views: Views, objects: ObjectStore, render_id: str, folder: Path) -> None:
+
+class Downloads:
+    """Writes each finished picture once, and over no other file; what is there already is not fetched again."""
+
+    def __init__(
+        self, views: Views, objects: ObjectStore, render_id: str, folder: Path, *, names: FileNames | None = None
+    ) -> None:
+        """Prepare to write; without `names`, `<index>-<seed>.png`."""
         self._views = views
         self._objects = objects
         self._render_id = render_id
         self._folder = folder
+        self._names = names
+        self._placing = threading.Lock()
+        #: How many were written, and how many were there already.
+        self.written = self.found = 0
         #: Index → file of a picture whose name another picture had.
         self.renamed: dict[int, Path] = {}
         #: Every job up to this index is final, and its picture here.
@@ -63,26 +81,50 @@ class Downloads:
         self._move_on(window)
         return len(fetched)
 
-    def fetch(self, job: JobView) -> Path:
-        """Fetch one picture and return its file. Raises ObjectStoreProblem if the stored object is damaged.
+    def fetch_finished(self, show: Callable[[int], None]) -> None:
+        """Fetch all that are finished now, telling after each how many that were so far."""
+        n = 0
+        finished = self._views.jobs(self._render_id, state=State.DONE)
+        while some := [*islice(finished, _WINDOW)]:
+            for _ in self._pool.map(self.fetch, some):
+                n += 1
+                show(n)
 
-        A file of this name that holds another picture is kept: then this one gets the render's id in its name.
+    def fetch(self, job: JobView) -> Path:
+        """Fetch one picture, unless it is here, and return its file.
+
+        A file of its name that holds another picture is kept: then this one gets the render's id in its name (with a
+        pattern, under which two pictures of a render can have one name, the job's).
+        Raises ObjectStoreProblem if the stored object is damaged, InvalidInput if the file cannot be written.
         """
         if job.object is None:
             raise ValueError(f"job {job.id} has no picture")
+        named = self._folder / (job.file_name if self._names is None else self._names(job))
+        own = named.with_stem(f"{named.stem}-{job.render_id if self._names is None else job.id}")
+        for path in (named, own):
+            if _holds(path, job.sha256):
+                return self._noted(job, path, renamed=path is own, found=True)
         data = self._objects.get(job.object)
         if hashlib.sha256(data).hexdigest() != job.sha256:
             raise ObjectStoreProblem(f"job {job.id}: the picture in {self._objects.shown} is damaged ({job.object})")
-        path = self._folder / job.file_name
         unfinished = self._folder / f"{job.id}.part"
         try:
-            if path.exists() and (not path.is_file() or path.read_bytes() != data):
-                path = path.with_stem(f"{path.stem}-{job.render_id}")
-                self.renamed[job.index] = path
+            named.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(data)
-            unfinished.rename(path)
+            # One at a time: two pictures may come to have one name.
+            with self._placing:
+                path = own if named.exists() else named
+                unfinished.rename(path)
         except OSError as error:
-            raise InvalidInput(f"{path}: cannot be written ({error.strerror})") from None
+            raise InvalidInput(f"{named}: cannot be written ({error.strerror})") from None
+        return self._noted(job, path, renamed=path is own)
+
+    def _noted(self, job: JobView, path: Path, *, renamed: bool, found: bool = False) -> Path:
+        with self._placing:
+            self.found += found
+            self.written += not found
+            if renamed:
+                self.renamed[job.index] = path
         return path
 
     def _move_on(self, window: Iterable[JobView]) -> None:

@@ -208,6 +208,12 @@ class Views:
             for row in connection.execution_options(yield_per=_PAGE).execute(statement):
                 yield row._mapping["index"], State(row.state)
 
+    def unfinished_models(self, render_id: str) -> list[str]:
+        """List the models of a render's jobs that wait or run."""
+        left = (jobs.c.render_id == render_id) & jobs.c.state.not_in(FINAL)
+        with self._database.read() as connection:
+            return [*connection.execute(select(jobs.c.model).where(left).distinct().order_by(jobs.c.model)).scalars()]
+
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)

@@ -36,6 +36,40 @@ def test_the_status_of_a_render_is_told(served: Home, render: Any) -> None:
     assert told["created_at"] < told["finished_at"]
 
 
+def test_pictures_are_fetched_by_names_of_ones_own_and_once(served: Home, render: Any, tmp_path: Path) -> None:
+    command = ("fetch", render["id"], "--out", str(tmp_path), "--name", "{model}/{prompt:5}-{seed}")
+
+    assert served.farm(*command).out == f"3 pictures of render {render['id']} in {tmp_path}\n"
+    names = [file.name for file in (tmp_path / "simulated").iterdir()]
+    assert sorted(names) == [f"a red-{seed}.png" for seed in (5, 6, 7)]
+    assert served.farm(*command, "--json").json == {
+        "render": render["id"],
+        "out": str(tmp_path),
+        "pictures": 3,
+        "downloaded": 0,
+    }
+    assert "(3 pictures there already)" in served.farm(*command).out
+    served.farm("fetch", render["id"], "--out", str(tmp_path), "--name", "../{seed}", code=2).complains("stay inside")
+    assert "--out DIR; give a folder" in served.farm("watch", render["id"], "--name", "{seed}", code=2).err
+
+
+def test_a_render_is_watched_to_its_end_by_two(served: Home, tmp_path: Path) -> None:
+    left = served.farm(*SLOW, "-n", "2").json["id"]
+    served.farm("fetch", left, "--out", str(tmp_path), code=2).complains(f"{left} is \\w+ and has no finished pictures")
+    served.farm("hold", left)
+    with served.started("watch", left, "--out", str(tmp_path)) as watcher:
+        watcher.says(f"render {left} is held; `farm release {left}` resumes it")
+        served.farm("release", left)
+        told = served.farm("watch", left, "--out", str(tmp_path / "other"), "--json").json
+        watched = watcher.ends()
+    assert watched.code == 0
+    assert watched.out.startswith(f"render {left} is done: 2 pictures")
+    assert [Path(job["file"]).parent for job in told["jobs"]] == [tmp_path / "other"] * 2
+    assert len([*tmp_path.glob("*.png")]) == 2
+    again = served.farm("watch", left)
+    assert again.out.startswith(f"render {left} is done: 2 pictures, in ")
+
+
 def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -> None:
     later = served.farm("render", "b", "--model", "simulated", "--priority", "bulk", "--json").json
 
