@@ -57,6 +57,8 @@ class Render:
     #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None
+    #: What it waits for, in a sentence; None in lists, and where it does not wait.
+    why: str | None = None
     #: Only in the answer to `submit`.
     seeds: Sequence[int] = ()
     remarks: Sequence[str] = ()

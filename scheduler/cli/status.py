@@ -58,6 +58,8 @@ def status(render_id: str | None, as_json: bool) -> None:
         f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
         + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
     )
+    if (why := outlook(services, render)["why"]) is not None:
+        click.echo(f"waits: {why}")
     # Not queried when there are none: that would scan a million jobs.
     for job in views.jobs(render_id, state=State.FAILED, limit=5) if render.failed else ():
         click.echo(f"failed: {job.id}: {job.error}")

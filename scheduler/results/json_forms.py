@@ -30,10 +30,16 @@ class RenderForm(BaseModel):
     seconds_left: float | None = Field(
         None, description="Estimated from the pace of recent batches, if known; null while held."
     )
+    why: str | None = Field(
+        None,
+        description="What it waits for, in a sentence; null in lists, once it is finished, and while one of its "
+        "pictures is being rendered.",
+        examples=["no worker serves sdxl; 2 workers now, serving shapes"],
+    )
 
     @classmethod
     def of(cls, render: RenderView, **more: Any) -> "RenderForm":
-        """Return the form of a render; `more`: `position` and `seconds_left`, where somebody has asked."""
+        """Return the form of a render; `more`: `position`, `seconds_left` and `why`, where somebody has asked."""
         return RenderForm(
             id=render.id,
             state=render.state,

@@ -1,6 +1,6 @@
 """Estimate a waiting render's position in the queue, and when it will be done."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage.rules.states import Priority
 
@@ -13,25 +13,33 @@ if TYPE_CHECKING:
 _COUNTED_TO = 100_000
 
 
-def outlook(services: "Services", render: "RenderView") -> dict[str, float | None]:
-    """Return the position of a render's next picture, and seconds until its last one, as far as known.
+def outlook(services: "Services", render: "RenderView") -> dict[str, Any]:
+    """Return a render's `position` in the queue, its `seconds_left` as far as known, and `why` it waits.
 
-    A held render has neither: it ends when somebody releases it.
+    A held render has neither of the first two: it ends when somebody releases it.
     """
     if render.finished:
-        return {"position": None, "seconds_left": 0.0}
+        return {"position": None, "seconds_left": 0.0, "why": None}
+    # Loaded here, as below: a command that shows a render's end does without.
+    from scheduler.results.why import why_held, why_waiting
+
     if render.held:
-        return {"position": None, "seconds_left": None}
+        return {"position": None, "seconds_left": None, "why": why_held(services, render)}
+    running = services.views.running(render.id)
     waiting = services.views.next_waiting(render.id)
     position = (waiting and services.views.position(waiting)) or 0
     # Without any that waits, its last ones are on a device; they are like its others.
     like = waiting or next(iter(services.views.jobs(render.id, limit=1)))
-    return {"position": position, "seconds_left": _seconds(services, like.spec, position + render.remaining)}
+    seconds_left = _seconds(services, like.spec, position + render.remaining)
+    why = None
+    if waiting is not None and not running:
+        ahead = None if seconds_left is None else seconds_left * position / (position + render.remaining)
+        why = why_waiting(services, render, waiting, position=position, seconds=ahead)
+    return {"position": position, "seconds_left": seconds_left, "why": why}
 
 
 def outlook_of_new(services: "Services", estimate: "Estimate", priority: Priority) -> dict[str, float | None]:
     """Return the same of what would be submitted now."""
-    # Loaded here, as below: a command that shows a render's end does without.
     from scheduler.intake.pace import serving
 
     ahead = sum(

@@ -163,6 +163,13 @@ class Schedules:
         with self.database.read() as connection:
             return [_firing(row) for row in connection.execute(statement)]
 
+    def of_render(self, render_id: str) -> Schedule | None:
+        """Return the schedule that submitted a render; None if none did, or it was removed."""
+        fired = select(schedules).join(firings, firings.c.schedule_id == schedules.c.id)
+        with self.database.read() as connection:
+            row = connection.execute(fired.where(firings.c.render_id == render_id)).first()
+        return None if row is None else schedule_of(row)
+
     def unfinished_renders(self, schedule: Schedule) -> dict[str, bool]:
         """Return this schedule's unfinished renders, each with whether it is held."""
         with self.database.read() as connection:

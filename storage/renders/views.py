@@ -214,6 +214,13 @@ class Views:
         with self._database.read() as connection:
             return [*connection.execute(select(jobs.c.model).where(left).distinct().order_by(jobs.c.model)).scalars()]
 
+    def running(self, render_id: str) -> bool:
+        """Return whether one of a render's pictures is on a device."""
+        # Leases are few, and have an index; a render may have a million jobs.
+        leased = (jobs.c.lease_until.is_not(None)) & (jobs.c.render_id == render_id) & (jobs.c.state == State.RUNNING)
+        with self._database.read() as connection:
+            return connection.execute(select(jobs.c.id).where(leased).limit(1)).first() is not None
+
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)

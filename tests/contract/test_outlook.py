@@ -47,7 +47,8 @@ def made(services: Services, farm: Jobs, *times: float, worker: str = "w1") -> N
 
 
 def left(services: Services, render_id: str) -> float | None:
-    return outlook(services, services.views.render(render_id))["seconds_left"]
+    seconds: float | None = outlook(services, services.views.render(render_id))["seconds_left"]
+    return seconds
 
 
 @pytest.mark.parametrize("idle", [5, 60, 3600, 86_400])
@@ -86,7 +87,8 @@ def test_nobody_knows_when_a_held_render_ends(services: Services, farm: Jobs) ->
     serve(services, "w1")
     made(services, farm, -50)
     render_id = submit(farm, pictures(4), held=True)
-    assert outlook(services, services.views.render(render_id)) == {"position": None, "seconds_left": None}
+    expected = outlook(services, services.views.render(render_id))
+    assert (expected["position"], expected["seconds_left"]) == (None, None)
     farm.release(render_id)
     assert left(services, render_id) == pytest.approx(CALL)
 

@@ -1,0 +1,115 @@
+"""Say in one sentence, from the rows, what a render waits for: for `farm status`, the API and its clients.
+
+The sentence names nobody else's renders, prompts or errors: it is for whoever may see the render.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
+from storage.renders.schedules import Schedules
+from storage.rules.states import Priority
+
+if TYPE_CHECKING:
+    from scheduler.services import Services
+    from storage.renders.views import JobView, RenderView
+
+_COUNTED_TO = 100_000
+
+
+def why_held(services: "Services", render: "RenderView") -> str:
+    """Say who holds a held render, and until when."""
+    # Loaded here: a command that shows a render that runs does without.
+    from scheduler.cron.plan import is_open
+
+    schedules = Schedules(services.database)
+    schedule = schedules.of_render(render.id)
+    if schedule is not None and schedule.plan.window is not None:
+        window, timezone = schedule.plan.window, schedule.plan.timezone
+        if not is_open(window, timezone, schedules.now()):
+            return f"held by schedule {schedule.name} until {window.split('-')[0]} ({timezone})"
+    return f"held until somebody resumes it (`farm release {render.id}`)"
+
+
+def why_waiting(
+    services: "Services", render: "RenderView", first: "JobView", *, position: int, seconds: float | None
+) -> str:
+    """Say what a render waits for none of whose pictures is on a device.
+
+    Args:
+        first: of its waiting jobs, the one that is claimed next.
+        position: how many pictures are ahead of that.
+        seconds: how long those take, if known.
+    """
+    model = first.spec.model
+    workers = Workers(services.database).all()
+    alive = [worker for worker in workers if worker.silent_for <= SILENT_SECONDS]
+    if not alive:
+        return _nobody_works(services, workers)
+    serving = [worker for worker in alive if model in worker.models]
+    if not serving:
+        served = ", ".join(sorted({alias for worker in alive for alias in worker.models}))
+        return f"no worker serves {model}; {_counted(len(alive), 'worker')} now, serving {served or 'nothing'}"
+    if (left := _seconds_of_quarantine(services, serving, model)) is not None:
+        return f"every worker that serves {model} is in quarantine, the first until {_clock(services, left)}"
+    again = f" (attempt {first.attempt + 1}, after a fault: {first.fault})" if first.fault else ""
+    if position:
+        return _behind(services, render, model, position, seconds) + again
+    return _next(serving, model) + again
+
+
+def _nobody_works(services: "Services", workers: Sequence[WorkerView]) -> str:
+    embedded = services.settings.embedded
+    start = "`farm up` starts one" if embedded else "`farm-worker` starts one on a machine with a device"
+    if not workers:
+        return f"no worker runs; {start}"
+    last = min(worker.silent_for for worker in workers)
+    return f"no worker has been heard of since {_clock(services, -last)}; {start}"
+
+
+def _seconds_of_quarantine(services: "Services", serving: Sequence[WorkerView], model: str) -> float | None:
+    """Return the seconds until the first of these workers may serve a model again; None if one may now."""
+    until: dict[str, float] = {}
+    for quarantine in FaultLog(services.database).quarantines():
+        if quarantine.model in (None, model):
+            until[quarantine.worker] = max(quarantine.seconds_left, until.get(quarantine.worker, 0.0))
+    left = [until.get(worker.name, 0.0) for worker in serving]
+    return min(left) if all(left) else None
+
+
+def _behind(services: "Services", render: "RenderView", model: str, position: int, seconds: float | None) -> str:
+    better = [priority for priority in Priority if priority < render.priority]
+    higher = min(position, sum(services.jobs.waiting(model, one, at_most=_COUNTED_TO) for one in better))
+    of_which = "" if not higher else " of higher priority" if higher == position else f", {higher:,} of higher priority"
+    takes = "" if seconds is None else f", about {_duration(seconds)}"
+    return f"behind {_counted(position, 'picture')}{of_which}{takes}"
+
+
+def _next(serving: Sequence[WorkerView], model: str) -> str:
+    troubled = [worker.trouble for worker in serving if worker.trouble]
+    if troubled and len(troubled) == len(serving):
+        return f"every worker that serves {model} waits: {troubled[0]}"
+    if any(worker.state == "loading" for worker in serving):
+        return "next in turn: a worker is loading a model"
+    if all(worker.state == "rendering" for worker in serving):
+        return f"next in turn: {_counted(len(serving), 'worker')} that could render it, each with other pictures"
+    return "next in turn"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _clock(services: "Services", seconds_from_now: float) -> str:
+    """Return a time, with its day unless that is today."""
+    now = Schedules(services.database).now()
+    at, today = datetime.fromtimestamp(now + seconds_from_now, UTC), datetime.fromtimestamp(now, UTC)
+    return at.strftime("%H:%M UTC" if at.date() == today.date() else "%Y-%m-%d %H:%M UTC")
