@@ -207,13 +207,15 @@ def test_cancelling_tells_how_many_jobs_it_dropped(served: Home) -> None:
 
 
 def test_jobs_that_failed_are_told_and_rendered_again_with_their_seeds(served: Home) -> None:
+    served.farm("render", "a red star", "--model", "late", code=2).complains("late needs .*late, which is not there")
+    (served.folder / "late").mkdir()
     failed = served.farm("render", "a red star", "--model", "late", "--json", code=1).json
     [job] = failed["jobs"]
     assert (failed["state"], failed["failed"], job["state"]) == ("failed", 1, "failed")
     assert "late" in job["error"]
     assert f"failed: {job['id']}: " in served.farm("status", failed["id"]).out
 
-    shutil.copytree(Path(worker.__file__).parent / "models" / "shapes", served.folder / "late")
+    shutil.copytree(Path(worker.__file__).parent / "models" / "shapes", served.folder / "late", dirs_exist_ok=True)
     retried = served.farm("retry", failed["id"], "--out", "retried", "--json").json
 
     assert (retried["id"], retried["state"], retried["done"], retried["failed"]) == (failed["id"], "done", 1, 0)

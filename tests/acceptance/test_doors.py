@@ -209,7 +209,10 @@ def test_the_web_uis_client_is_told_what_is_wrong(webui: webuiapi.WebUIApi) -> N
         ({"enable_hr": True}, "enable_hr"),
         ({"override_settings": {"sd_model_checkpoint": "x"}}, "no model named .*x"),
         ({"alwayson_scripts": {"roop": {"args": [True]}}}, "the extension roop is not supported"),
-        ({"controlnet_units": [webuiapi.ControlNetUnit(image=Image.new("RGB", (8, 8)))]}, "is simulated"),
+        (
+            {"controlnet_units": [webuiapi.ControlNetUnit(image=Image.new("RGB", (8, 8)))]},
+            "quick has no ControlNet",
+        ),
     ):
         with pytest.raises(RuntimeError, match=says):
             webui.txt2img(prompt="a", **wrong)
