@@ -21,15 +21,10 @@ _COUNTED_TO = 100_000
 
 def why_held(services: "Services", render: "RenderView") -> str:
     """Say who holds a held render, and until when."""
-    # Loaded here: a command that shows a render that runs does without.
-    from scheduler.cron.plan import is_open
-
-    schedules = Schedules(services.database)
-    schedule = schedules.of_render(render.id)
+    schedule = Schedules(services.database).holding(render.id)
     if schedule is not None and schedule.plan.window is not None:
-        window, timezone = schedule.plan.window, schedule.plan.timezone
-        if not is_open(window, timezone, schedules.now()):
-            return f"held by schedule {schedule.name} until {window.split('-')[0]} ({timezone})"
+        opens = schedule.plan.window.split("-")[0]
+        return f"held by schedule {schedule.name} until {opens} ({schedule.plan.timezone})"
     return f"held until somebody resumes it (`farm release {render.id}`)"
 
 

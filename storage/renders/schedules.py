@@ -163,11 +163,12 @@ class Schedules:
         with self.database.read() as connection:
             return [_firing(row) for row in connection.execute(statement)]
 
-    def of_render(self, render_id: str) -> Schedule | None:
-        """Return the schedule that submitted a render; None if none did, or it was removed."""
+    def holding(self, render_id: str) -> Schedule | None:
+        """Return the schedule that keeps a render held since its window is shut; None if none does."""
         fired = select(schedules).join(firings, firings.c.schedule_id == schedules.c.id)
+        shut = (firings.c.render_id == render_id) & firings.c.window_open.is_(False)
         with self.database.read() as connection:
-            row = connection.execute(fired.where(firings.c.render_id == render_id)).first()
+            row = connection.execute(fired.where(shut)).first()
         return None if row is None else schedule_of(row)
 
     def unfinished_renders(self, schedule: Schedule) -> dict[str, bool]:

@@ -10,6 +10,9 @@ from scheduler.api.access import Open
 from scheduler.api.app import make_api
 from tests.contract.stage import Stage, running_stage
 
+#: Thousands of requests.
+pytestmark = pytest.mark.slow
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 

@@ -20,6 +20,9 @@ from storage.events.webhooks import DeliveryState, Webhooks, note_deliveries
 from tests.receiver import Receiver, webhook_receiver
 from tests.servers import eventually
 
+#: Hundreds of messages are delivered.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,16 +158,17 @@ def test_it_is_held_until_somebody_resumes_it(services: Services, why: Why, farm
     assert why(render_id) == f"held until somebody resumes it (`farm release {render_id}`)"
 
 
-def test_its_schedules_window_is_shut(why: Why, runner: ByTurns, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = type(NIGHTLY)(**{**NIGHTLY.__dict__, "window": "22:00-01:00"})
-    schedule = add(runner, plan=plan)
+def test_its_schedules_window_is_shut(why: Why, farm: Jobs, runner: ByTurns, clock: Clock) -> None:
+    schedule = add(runner, plan=replace(NIGHTLY, window="22:00-01:00"))
     clock.moment = TWO_AT_NIGHT
     runner.run_once()
     [firing] = runner.schedules.history(schedule)
     assert firing.render_id is not None
-    monkeypatch.setattr("storage.renders.schedules.Schedules.now", lambda _: TWO_AT_NIGHT)
     assert why(firing.render_id) == "held by schedule nightly until 22:00 (Europe/Paris)"
-    monkeypatch.setattr("storage.renders.schedules.Schedules.now", lambda _: TWO_AT_NIGHT - 3 * 3600)
+    clock.moment = TWO_AT_NIGHT + 21 * 3600
+    runner.run_once()
+    assert why(firing.render_id) == "no worker runs; `farm up` starts one"
+    farm.hold(firing.render_id)
     assert why(firing.render_id) == f"held until somebody resumes it (`farm release {firing.render_id}`)"
 
 
