@@ -87,6 +87,8 @@ class Stage:
         # On SQLite the transaction alone excludes every other writer.
         with closing(Database(self.database_url)) as database, database.write() as connection:
             if connection.dialect.name == "postgresql":
+                # A process that another fault has frozen may hold a job for longer than the farm waits.
+                connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
             yield
 
