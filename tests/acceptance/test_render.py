@@ -211,7 +211,8 @@ def test_a_render_tells_people_how_it_ended_and_where_the_pictures_are(served: H
     fetched = served.farm("render", "--model", "simulated", "a red star", "--out", "some/where", "--seed", "3")
 
     [line] = kept.out.splitlines()
-    assert re.fullmatch(rf"render \w+ is done: 1 picture .*, in {served.path}/objects \(--out DIR .*\)", line)
+    where = rf"in {served.path}/objects \(`farm fetch \1 --out DIR` downloads them\)"
+    assert re.fullmatch(rf"render (\w+) is done: 1 picture .*, {where}", line), line
     assert fetched.out.endswith(", in some/where\n")
     assert [file.name for file in (served.folder / "some/where").iterdir()] == ["000000-3.png"]
 
@@ -234,7 +235,7 @@ def test_a_render_that_nobody_waits_for_is_finished_by_the_farm_that_runs(served
     accepted = served.farm("render", "--model", "simulated", "a red star", "--no-wait")
 
     render_id = accepted.out.strip()
-    assert f"farm status {render_id}" in accepted.err
+    assert f"farm watch {render_id}" in accepted.err
     assert "farm up" not in accepted.err
     served.wait_until_done(render_id)
 
