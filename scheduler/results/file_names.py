@@ -66,7 +66,7 @@ def _check(pattern: str, name: str, width: str, conversion: str | None) -> None:
     if name not in _NUMBERS + _TEXTS:
         known = ", ".join((*_NUMBERS, *_TEXTS))
         raise InvalidInput(f"--name {pattern!r}: no field {name!r}; the fields are {known}")
-    if conversion or not re.fullmatch(r"0?\d{0,2}" if name in _NUMBERS else r"\d{0,3}", width) or width == "0":
+    if conversion or not re.fullmatch(r"(0?[1-9]\d?)?" if name in _NUMBERS else r"([1-9]\d{0,2})?", width):
         digits = "such as {index:06}, six digits" if name in _NUMBERS else f"such as {{{name}:40}}, forty characters"
         raise InvalidInput(f"--name {pattern!r}: {{{name}}} takes a number, {digits}")
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from scheduler.services import Services
     from storage.renders.views import JobView, RenderView
 
-_COUNTED_TO = 100_000
+#: As far as positions are counted (`Views.position`).
+_COUNTED_TO = 10_000
 
 
 def why_held(services: "Services", render: "RenderView") -> str:
@@ -79,7 +80,8 @@ def _behind(services: "Services", render: "RenderView", model: str, position: in
     higher = min(position, sum(services.jobs.waiting(model, one, at_most=_COUNTED_TO) for one in better))
     of_which = "" if not higher else " of higher priority" if higher == position else f", {higher:,} of higher priority"
     takes = "" if seconds is None else f", about {_duration(seconds)}"
-    return f"behind {_counted(position, 'picture')}{of_which}{takes}"
+    at_least = "at least " if position >= _COUNTED_TO else ""
+    return f"behind {at_least}{_counted(position, 'picture')}{of_which}{takes}"
 
 
 def _next(serving: Sequence[WorkerView], model: str) -> str:

@@ -113,6 +113,14 @@ def test_others_are_before_it(services: Services, why: Why, farm: Jobs) -> None:
     assert why(bulk) == "behind 71 pictures of higher priority"
 
 
+def test_more_than_are_counted_are_at_least_so_many(services: Services, why: Why, farm: Jobs) -> None:
+    serve(services, "w1")
+    submit(farm, pictures(10_001))
+    assert (
+        why(submit(farm, pictures(1), priority=Priority.BULK)) == "behind at least 10,000 pictures of higher priority"
+    )
+
+
 def test_how_long_those_take_is_told_once_the_pace_is_known(
     services: Services, why: Why, farm: Jobs, database: Database
 ) -> None:

@@ -78,6 +78,8 @@ def test_no_value_leads_out_of_the_folder(field: str, value: str, name: str) -> 
         ("{spec.prompt}", "no field 'spec.prompt'"),
         ("{prompt!r}", "{prompt} takes a number, such as {prompt:40}"),
         ("{prompt:>40}", "such as {prompt:40}, forty characters"),
+        ("{prompt:00}", "such as {prompt:40}, forty characters"),
+        ("{index:00}", "such as {index:06}, six digits"),
         ("{prompt:0}", "such as {prompt:40}, forty characters"),
         ("{index:x}", "such as {index:06}, six digits"),
         ("{index:{seed}}", "such as {index:06}, six digits"),
