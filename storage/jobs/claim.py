@@ -33,7 +33,7 @@ _FROZEN = "5s"
 
 def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
     """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
-    _one_claim_at_a_time(connection, model)
+    one_claim_at_a_time(connection, model)
     head = connection.execute(head_of(model, worker).with_for_update(skip_locked=True)).first()
     if head is None:
         return None
@@ -94,7 +94,7 @@ def _open_to(worker: str) -> ColumnElement[bool]:
     return or_(jobs.c.elsewhere_until.is_(None), jobs.c.worker != worker, jobs.c.elsewhere_until < database_now())
 
 
-def _one_claim_at_a_time(connection: Connection, model: str) -> None:
+def one_claim_at_a_time(connection: Connection, model: str) -> None:
     """Serialise the claims of one model (SQLite's transactions are serial anyway).
 
     Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction, and

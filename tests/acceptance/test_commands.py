@@ -78,7 +78,11 @@ def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -
     assert lines[0].split()[:7] == [later["id"], "done", "1", "0", "0", "1", later["owner"]]
     assert " bulk " in lines[0]
     told = served.farm("status", "--json").json
-    assert [one["id"] for one in told][:2] == [later["id"], render["id"]]
+    ids = [one["id"] for one in told]
+    assert ids[0] == later["id"]
+    assert ids.index(render["id"]) > 0
+    submitted = [one["created_at"] for one in told]
+    assert submitted == sorted(submitted, reverse=True)
 
 
 def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:

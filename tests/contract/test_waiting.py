@@ -321,6 +321,6 @@ def test_a_reader_reads_nothing_while_nobody_waits(stage: Stage, held: ExitStack
     connection = waiting(stage, held, "images") if waits else streaming(stage, held, render)
     eventually(lambda: places.busy == 1, "somebody waits")
     one = stage.context.waiters if waits else stage.context.followers
-    assert one.reading
+    eventually(lambda: one.reading, "rows are read for them")
     connection.close()
     eventually(lambda: not one.reading, "it has ended")
