@@ -271,6 +271,8 @@ uploads = Table(
     Column("bytes", BigInteger, nullable=False),
     # When it was stored, or named, last.
     Column("used_at", Double, nullable=False),
+    # Until when somebody may be deleting it.
+    Column("marked_until", Double),
     # What a key may keep.
     Index("ix_uploads_key_id", "key_id"),
 )

@@ -17,7 +17,7 @@ from storage.access.keys import Limits
 from storage.access.uploads import Uploader, Uploads
 from storage.database.connection import Database
 from storage.database.tables import api_files, uploads
-from storage.errors import NotPermitted, QuotaExceeded
+from storage.errors import NotPermitted, ObjectStoreProblem, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import has_input, put_input
 from storage.objects.store import ObjectStore
@@ -206,6 +206,9 @@ class Interrupted:
 
     there: ObjectStore
     meanwhile: threading.Thread
+    #: Whoever waits for the purge is not done before it is; whoever does not has every opportunity to be.
+    seconds: float = 0.5
+    error: BaseException | None = None
 
     @property
     def shown(self) -> str:
@@ -219,8 +222,9 @@ class Interrupted:
 
     def delete(self, key: str) -> None:
         self.meanwhile.start()
-        # Whoever waits for the purge is not done before it is; whoever does not has every opportunity to be.
-        self.meanwhile.join(0.5)
+        self.meanwhile.join(self.seconds)
+        if self.error is not None:
+            raise self.error
         self.there.delete(key)
 
 
@@ -258,3 +262,49 @@ def test_what_was_used_since_somebody_looked_is_not_deleted(kept: Uploads, datab
     assert kept.has(reference)
     assert not kept.delete_unused(one.reference, seconds=DAY)
     assert kept.has(reference)
+
+
+def test_nobody_waits_for_a_store_that_is_slow_to_delete(kept: Uploads, database: Database) -> None:
+    reference = keep(kept, b"slow to go")
+    aged(database, 31 * DAY)
+    others: list[str] = []
+    thread = threading.Thread(target=lambda: others.append(keep(kept, b"another")))
+    interrupted: Any = Interrupted(kept.objects, thread, seconds=30)
+    assert purge(Uploads(database, interrupted)) == [reference]
+    assert len(others) == 1, "stored while the object was being deleted"
+
+
+def test_a_purge_that_was_killed_while_it_deleted_is_finished_by_a_later_one(
+    kept: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = keep(kept, b"half gone")
+    aged(database, 31 * DAY)
+    killed = threading.Thread(target=lambda: None)
+    interrupted: Any = Interrupted(kept.objects, killed, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        purge(Uploads(database, interrupted))
+    # Until its mark has run out it counts as missing, and nobody can store it.
+    assert not kept.has(reference)
+    assert purge(kept) == []
+    monkeypatch.setattr("storage.access.uploads._REMOVAL_SECONDS", 0.2)
+    with pytest.raises(ObjectStoreProblem, match="is being purged, and the object store does not answer"):
+        keep(kept, b"half gone")
+    with database.write() as connection:
+        connection.execute(update(uploads).values(marked_until=uploads.c.marked_until - 200))
+    assert purge(kept) == [reference]
+    assert keep(kept, b"half gone") == reference
+    assert kept.has(reference)
+
+
+def test_rows_written_after_the_mark_of_a_purge_ran_out_stay(
+    kept: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = keep(kept, b"stored again")
+    keep(kept, b"stored again", Uploader(owner="bob"))
+    aged(database, 31 * DAY)
+    monkeypatch.setattr("storage.access.uploads._MARKED_SECONDS", -1.0)
+    thread = threading.Thread(target=lambda: keep(kept, b"stored again"))
+    interrupted: Any = Interrupted(kept.objects, thread, seconds=30)
+    assert purge(Uploads(database, interrupted)) == [reference]
+    with database.read() as connection:
+        assert connection.execute(select(uploads.c.object, uploads.c.owner)).all() == [(reference, "ann")]
