@@ -1,28 +1,88 @@
 """Routes of schedules: recurring renders."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import CanRead, CanSubmit
-from scheduler.api.context import Context
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.request_bodies import RenderBody
 from scheduler.cron.acceptance import acceptance_of
+from scheduler.cron.changes import PlanChange, resume_schedule
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
-from scheduler.cron.plan import check_plan
 from scheduler.cron.stored_orders import store_order
 from scheduler.intake.admission import check_number
 from storage.errors import BadSpecification
-from storage.renders.schedules import NAME, Plan
+from storage.renders.schedules import NAME, Schedule
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 
 
-class ScheduleBody(BaseModel):
+class LimitsBody(BaseModel):
+    """Say how much may be fired; null: any amount. A firing that is more does not happen, and its history says so."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pictures: Annotated[int, Field(ge=1)] | None = Field(None, description="Of one firing.")
+    device_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None, description="Of one firing, on one device, by the pace that was measured."
+    )
+    pictures_per_day: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Of all firings that are planned for one day of the time zone."
+    )
+    device_minutes_per_day: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None, description="Of all firings that are planned for one day of the time zone."
+    )
+
+
+class PlanBody(BaseModel):
+    """Say when to fire, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cron: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="Minute, hour, day of the month, month, day of the week; or @daily, @hourly, …"
+    )
+    at: Annotated[str, Field(max_length=40)] | None = Field(
+        None,
+        description="Fire once, at this time of the time zone, or with an offset of its own (RFC 3339); instead of "
+        "`cron`.",
+        examples=["2026-12-01 02:00"],
+    )
+    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="A name such as Europe/Paris. Default: UTC."
+    )
+    window: str | None = Field(
+        None, description="Render only at these times, such as 01:00-06:00; the rest waits for the next day."
+    )
+    overlap: Literal["skip", "queue", "cancel"] | None = Field(
+        None, description="What to do if the previous render is not finished. Default: skip."
+    )
+    catch_up: Literal["none", "last", "all"] | None = Field(
+        None,
+        description="Which runs to make up for that were missed while the farm was down. Default: none, or last with "
+        "`at`.",
+    )
+    seeds: Literal["fresh", "same"] | None = Field(
+        None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
+    )
+    limits: LimitsBody | None = None
+
+    def change(self) -> PlanChange:
+        """Return what was said."""
+        limits = {} if self.limits is None else self.limits.model_dump(exclude_unset=True)
+        names = ("cron", "at", "timezone", "window", "overlap", "catch_up", "seeds")
+        gone = {name for name in ("window", "limits") if name in self.model_fields_set and getattr(self, name) is None}
+        return PlanChange(**self.model_dump(include={*names}), limits=limits, without=frozenset(gone))
+
+
+class ScheduleBody(PlanBody):
     """Say what to render, and when."""
 
     model_config = ConfigDict(
@@ -41,23 +101,12 @@ class ScheduleBody(BaseModel):
     )
 
     name: Annotated[str, Field(pattern=NAME)]
-    cron: Annotated[str, Field(max_length=200)] = Field(
-        description="Minute, hour, day of the month, month, day of the week; or @daily, @hourly, …"
-    )
-    timezone: Annotated[str, Field(max_length=64)] = Field("UTC", description="A name such as Europe/Paris.")
-    window: str | None = Field(
-        None, description="Render only at these times, such as 01:00-06:00; the rest waits for the next day."
-    )
-    overlap: Literal["skip", "queue", "cancel"] = Field(
-        "skip", description="What to do if the previous render is not finished."
-    )
-    catch_up: Literal["none", "last", "all"] = Field(
-        "none", description="Which runs to make up for that were missed while the farm was down."
-    )
-    seeds: Literal["fresh", "same"] | None = Field(
-        None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
-    )
     render: RenderBody
+
+
+def _form(context: ApiContext, made: Schedule, remarks: Iterable[str]) -> ScheduleForm:
+    form = ScheduleForm.of(made, context.schedules.now())
+    return form.model_copy(update={"remarks": [*remarks, *form.remarks]})
 
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES, route_class=JsonRoute)
@@ -66,17 +115,18 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONS
 @router.post("", status_code=201)
 def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleForm:
     """Add a schedule. Its order is checked now; its name must be unused."""
-    check_plan(body.cron, body.timezone, body.window)
     if body.render.dry_run:
         raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
-    seeds = body.seeds or ("fresh" if body.render.seed is None else "same")
+    plan, remarks = body.change().new(timezone="UTC", now=context.schedules.now())
+    if body.seeds is None and body.render.seed is not None:
+        plan = replace(plan, seeds="same")
     terms = terms_of(context, caller, body.render)
     check_number(body.render.jobs, caller.submitter.limits)
     with order_of(context, caller, body.render) as order:
-        kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=seeds == "same")
-    plan = Plan(**body.model_dump(include={"cron", "timezone", "window", "overlap", "catch_up"}), seeds=seeds)
+        kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=plan.seeds == "same")
     made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
-    return ScheduleForm.of(made, context.schedules.now())
+    zone = [] if body.timezone is not None else ["timezone: UTC, since none was given"]
+    return _form(context, made, [*zone, *remarks])
 
 
 @router.get("")
@@ -114,9 +164,9 @@ def pause_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleF
 
 
 @router.post("/{name}/resume")
-def resume_schedule(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
+def resume(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
     """Resume a paused schedule; missed runs are not made up for. Idempotent."""
-    context.schedules.resume(context.schedules.get(name, owner=caller.owner))
+    resume_schedule(context.schedules, context.schedules.get(name, owner=caller.owner))
     return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from scheduler.cron.plan import is_open
 from scheduler.cron.stored_orders import StoredOrder, kept_order, restored_order
 from scheduler.intake.admission import Submitter
+from scheduler.intake.moments import in_zone, is_open
 from scheduler.intake.submit import Intake, admit, intake_of, publish_tickets, quanta
 from scheduler.services import Services
 from storage.access.keys import Keys
@@ -61,7 +61,13 @@ class Acceptance:
             log.error("schedule cannot fire", extra={"schedule": claimed.schedule.name, "error": note})
 
     def fire_by_hand(self, schedule: Schedule) -> str | None:
-        """Fire now, whatever the plan says, and return the render; None if overlap forbids it. Raises InvalidInput."""
+        """Fire now, whatever the plan says, and return the render; None if a rule forbids it. Raises InvalidInput."""
+        if schedule.ended:
+            at = in_zone(schedule.plan.at or 0.0, schedule.plan.timezone)
+            raise InvalidInput(
+                f"schedule {schedule.name} has ended, its time was {at}; "
+                f"`farm schedule edit {schedule.name} --at TIME` gives it another"
+            )
         with self._pictures(schedule) as (jobs, submission):
             render_id = self.firings.fire_by_hand(schedule, self.now(), jobs, submission, quanta(self.intake.registry))
         if render_id is not None:

@@ -54,7 +54,7 @@ def start_schedules(
     acceptance = acceptance_of(services, tickets)
     acceptors = Acceptors(acceptance, renew_seconds=renew_seconds, every_seconds=every_seconds)
     acceptors.start()
-    windows = WindowKeeper(schedules=acceptance.schedules, firings=acceptance.firings, intake=acceptance.intake)
+    windows = WindowKeeper(schedules=acceptance.schedules, intake=acceptance.intake)
     for long in (False, True):
         threading.Thread(
             target=windows.run,

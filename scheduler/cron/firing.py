@@ -7,7 +7,7 @@ writes its row first (`storage.renders.firings`). What was taken is accepted els
 from collections.abc import Callable
 
 from scheduler.cron.one_by_one import one_by_one
-from scheduler.cron.plan import LATE_SECONDS, due, next_time
+from scheduler.cron.plan import LATE_SECONDS, due, next_of, past
 from storage.errors import DatabaseBusy
 from storage.process.logs import LogThrottle
 from storage.renders.firings import LONG_PICTURES, Firings, Ticking
@@ -51,7 +51,7 @@ class ScheduleRunner:
         Raises ServiceProblem; what was done stays done, and the rest is tried again with the next tick.
         """
         now = self._now()
-        clocked = [schedule for schedule in self._schedules.all() if not schedule.paused]
+        clocked = [schedule for schedule in self._schedules.all() if not schedule.ended]
         if not clocked:
             return _LONGEST_WAIT_SECONDS
         ticking = self._tick(now)
@@ -88,18 +88,14 @@ class ScheduleRunner:
 
     def _take_due(self, schedule: Schedule, ticking: Ticking) -> float:
         plan, now = schedule.plan, ticking.until
-        times = {
-            planned.at: FiringOutcome.TAKEN if planned.fires else FiringOutcome.MISSED
-            for planned in due(
-                *(plan.cron, plan.timezone, plan.catch_up),  # type: ignore[arg-type]
-                after=schedule.decided_to,
-                now=now,
-                ticking_since=ticking.since,
-            )
-        }
+        if schedule.paused:
+            times = dict.fromkeys(past(plan, after=schedule.decided_to, now=now), FiringOutcome.SKIPPED)
+        else:
+            found = due(plan, after=schedule.decided_to, now=now, ticking_since=ticking.since)
+            times = {one.at: FiringOutcome.TAKEN if one.fires else FiringOutcome.MISSED for one in found}
         if times and self._firings.take(schedule, times, long=_is_long(schedule)):
             self._on_taken()
-        coming = next_time(plan.cron, plan.timezone, max(now, schedule.decided_to))
+        coming = next_of(plan, max(now, schedule.decided_to))
         return _LONGEST_WAIT_SECONDS if coming is None else coming - now
 
 

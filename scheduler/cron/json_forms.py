@@ -4,10 +4,10 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, Field
 
-from scheduler.cron.plan import next_time
+from scheduler.cron.plan import next_of
 from scheduler.cron.stored_orders import StoredOrder, kept_order
 from storage.errors import InvalidInput
-from storage.renders.schedules import Firing, Schedule
+from storage.renders.schedules import Firing, FiringLimits, Schedule
 
 
 class ScheduleForm(BaseModel):
@@ -15,17 +15,22 @@ class ScheduleForm(BaseModel):
 
     name: str
     owner: str
-    cron: str
+    cron: str | None = Field(description="Null if it fires once.")
+    at: float | None = Field(description="When it fires, if that is once; seconds since 1970.")
     timezone: str
     window: str | None
     overlap: str
     catch_up: str
     seeds: str
+    limits: FiringLimits = Field(
+        description="The most that one firing, and all of a day of its time zone, may be; null: any amount."
+    )
     paused: bool
+    ended: bool = Field(description="Whether it has fired once, as it was to, or missed that.")
     pictures: int = Field(description="Per run; 0 if its order cannot be read.")
     priority: str
     next_at: float | None = Field(
-        description="Seconds since 1970; null while paused, and for a plan that cannot be read."
+        description="Seconds since 1970; null while paused, once it has ended, and for a plan that cannot be read."
     )
     remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
 
@@ -38,7 +43,7 @@ class ScheduleForm(BaseModel):
         except InvalidInput as error:
             kept = StoredOrder(pictures=0, remarks=(str(error),))
         try:
-            coming = next_time(schedule.plan.cron, schedule.plan.timezone, now)
+            coming = next_of(schedule.plan, max(now, schedule.decided_to))
         except InvalidInput as error:
             coming, remarks = None, [str(error)]
         return cls(
@@ -46,6 +51,7 @@ class ScheduleForm(BaseModel):
             owner=schedule.owner,
             **asdict(schedule.plan),
             paused=schedule.paused,
+            ended=schedule.ended,
             pictures=kept.pictures,
             priority=kept.priority,
             next_at=None if schedule.paused else coming,

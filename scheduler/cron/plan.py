@@ -4,25 +4,26 @@ Expressions are those of Debian's cron (library `cronsim`), daylight saving incl
 skips runs right after it, one at a time that comes twice runs once; hourly ones and the like follow real time.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
-from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import UTC, datetime
+from itertools import islice
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from scheduler.intake.moments import check_window, check_zone, in_zone, is_open, opens_at, read_here
 from storage.errors import BadSpecification
-
-CatchUp = Literal["none", "last", "all"]
+from storage.renders.schedules import Plan
 
 #: What came due longer ago, before anybody looked, counts as missed: the farm was down.
 LATE_SECONDS = 60.0
 #: Of more missed runs only the latest are noted, or made up for.
 MOST_MISSED = 1000
+#: How many times to come are compared with a window.
+_LOOKED_AT = 100
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -32,7 +33,6 @@ _NICKNAMES = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,12 @@ class Planned:
 
 
 def check_plan(cron: str, timezone: str, window: str | None) -> None:
-    """Check a plan. Raises BadSpecification naming the wrong field."""
-    try:
-        zone = ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadSpecification(
-            f"timezone: {timezone!r} is not a time zone; expected a name such as Europe/Paris"
-        ) from None
+    """Check a plan that recurs. Raises BadSpecification naming the wrong field."""
+    check_zone(timezone)
     try:
         if len(cron.split()) > 5:
             raise CronSimError("Wrong number of fields")  # the library knows seconds, the farm does not
-        next(_times(cron, zone, 0.0), None)
+        next(_times(cron, ZoneInfo(timezone), 0.0), None)
     except CronSimError as error:
         raise BadSpecification(
             f"cron: {cron!r} is not a cron expression ({str(error).lower()}); expected minute, hour, day of month, "
@@ -62,8 +57,52 @@ def check_plan(cron: str, timezone: str, window: str | None) -> None:
         ) from None
     if next_time(cron, timezone, 0.0) is None:
         raise BadSpecification(f"cron: {cron!r} never fires: no month has such a day")
-    if window is not None and ((match := _WINDOW.fullmatch(window)) is None or match.group(1, 2) == match.group(3, 4)):
-        raise BadSpecification(f"window: {window!r} is not a window; expected two times of day, such as 01:00-06:00")
+    if window is not None:
+        check_window(window)
+
+
+def check_once(at: float, timezone: str, window: str | None, *, now: float) -> None:
+    """Check a plan that fires once. Raises BadSpecification naming the wrong field."""
+    check_zone(timezone)
+    if at <= now:
+        raise BadSpecification(f"at: {in_zone(at, timezone)} is past; it is {in_zone(now, timezone)} now")
+    if window is not None:
+        check_window(window)
+
+
+def outside_remarks(plan: Plan, *, now: float) -> list[str]:
+    """Return remarks on times that lie outside the plan's window: what is fired then waits until it opens."""
+    if plan.window is None:
+        return []
+    if plan.at is not None:
+        if is_open(plan.window, plan.timezone, plan.at):
+            return []
+        opens = in_zone(opens_at(plan.window, plan.timezone, plan.at), plan.timezone)
+        return [f"at: outside the window {plan.window}; its pictures wait until {opens}"]
+    coming = [*islice(times_after(plan, now), _LOOKED_AT)]
+    outside = [at for at in coming if not is_open(plan.window, plan.timezone, at)]
+    if not outside:
+        return []
+    opens = in_zone(opens_at(plan.window, plan.timezone, outside[0]), plan.timezone)
+    first = f"those of {in_zone(outside[0], plan.timezone)} wait until {opens}"
+    if len(outside) == len(coming):
+        return [f"cron: no time lies within the window {plan.window}; the pictures wait for it: {first}"]
+    return [f"cron: {len(outside)} of the next {len(coming)} times lie outside the window {plan.window}: {first}"]
+
+
+def times_after(plan: Plan, after: float) -> Iterator[float]:
+    """Yield the times of a plan after a moment, in order. Raises BadSpecification if nobody can say."""
+    if plan.cron is None:
+        if plan.at is not None and plan.at > after:
+            yield plan.at
+        return
+    with _read(plan.cron, plan.timezone):
+        yield from _times(plan.cron, ZoneInfo(plan.timezone), after)
+
+
+def next_of(plan: Plan, after: float) -> float | None:
+    """Return a plan's first time after that; None if there is none. Raises BadSpecification if nobody can say."""
+    return next(times_after(plan, after), None)
 
 
 def next_time(cron: str, timezone: str, after: float) -> float | None:
@@ -72,9 +111,7 @@ def next_time(cron: str, timezone: str, after: float) -> float | None:
         return next(_times(cron, ZoneInfo(timezone), after), None)
 
 
-def due(
-    cron: str, timezone: str, catch_up: CatchUp, *, after: float, now: float, ticking_since: float
-) -> list[Planned]:
+def due(plan: Plan, *, after: float, now: float, ticking_since: float) -> list[Planned]:
     """Return the times after `after` and up to `now`, in order, and what becomes of each.
 
     Args:
@@ -83,42 +120,33 @@ def due(
 
     Raises BadSpecification if nobody can say.
     """
-    found: deque[float] = deque(maxlen=MOST_MISSED)
-    with _read(cron, timezone):
-        for at in _times(cron, ZoneInfo(timezone), after):
-            if at > now:
-                break
-            found.append(at)
+    found = past(plan, after=after, now=now)
     missed = [at for at in found if at < ticking_since - LATE_SECONDS]
-    made_up_for = {"none": [], "last": missed[-1:] if len(missed) == len(found) else [], "all": missed}[catch_up]
+    made_up_for = {"none": [], "last": missed[-1:] if len(missed) == len(found) else [], "all": missed}[plan.catch_up]
     return [Planned(at=at, fires=at not in missed or at in made_up_for) for at in found]
 
 
-def is_open(window: str | None, timezone: str, now: float) -> bool:
-    """Return whether a window, such as 22:00-06:00, is open; without one it always is.
+def past(plan: Plan, *, after: float, now: float) -> list[float]:
+    """Return the times after `after` and up to `now`, in order, the latest if they are many.
 
     Raises BadSpecification if nobody can say.
     """
-    if window is None:
-        return True
-    with _read(window, timezone):
-        first, last = (time.fromisoformat(part) for part in window.split("-"))
-        here = datetime.fromtimestamp(now, ZoneInfo(timezone)).time()
-    return first <= here < last if first < last else here >= first or here < last
-
-
-def in_zone(at: float, timezone: str) -> str:
-    """Return a time as local time: `2026-03-29 03:00 CEST`."""
-    return datetime.fromtimestamp(at, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M %Z")
+    found: deque[float] = deque(maxlen=MOST_MISSED)
+    for at in times_after(plan, after):
+        if at > now:
+            break
+        found.append(at)
+    return [*found]
 
 
 @contextmanager
-def _read(what: str, timezone: str) -> Iterator[None]:
-    """Say what cannot be read of a stored plan: another version or another machine may know more time zones."""
-    try:
-        yield
-    except (CronSimError, ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise BadSpecification(f"{what!r} in the time zone {timezone!r} cannot be read here: {error}") from error
+def _read(cron: str, timezone: str) -> Iterator[None]:
+    """Say what cannot be read of a stored plan."""
+    with read_here(cron, timezone):
+        try:
+            yield
+        except CronSimError as error:
+            raise ValueError(error) from error
 
 
 def _times(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:

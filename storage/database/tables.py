@@ -1,4 +1,4 @@
-"""The tables, but for those of webhooks (`webhook_tables.py`).
+"""The tables, but for those of webhooks (`webhook_tables.py`) and schedules (`schedule_tables.py`).
 
 The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL.
 """
@@ -63,6 +63,12 @@ renders = Table(
     Column("request_hash", String(64)),
     # The API key that it was submitted with, against whose limits it counts.
     Column("key_id", String(12)),
+    # When it may be rendered: not before then, and within these hours (01:00-06:00) of this zone. No zone: at any time.
+    Column("not_before", Double),
+    Column("window", String(11)),
+    Column("timezone", String(64)),
+    # Whether it may be rendered, as it last followed that: between two changes, people hold and release as they like.
+    Column("window_open", Boolean),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
     # An owner's own, newest first.
@@ -70,6 +76,8 @@ renders = Table(
     Index("ix_renders_key_id", "key_id", "created_at"),
     # What is unfinished, of a key and of all: however much was finished before, it costs nothing.
     Index("ix_renders_unfinished", "key_id"),
+    # What has times of its own, and is unfinished.
+    Index("ix_renders_timed", "timezone"),
 )
 
 jobs = Table(
@@ -323,63 +331,6 @@ api_batches = Table(
     Column("created_at", Double, nullable=False),
     Index("ix_api_batches_owner", "owner", "created_at"),
     Index("ix_api_batches_render_id", "render_id"),
-)
-
-#: Renders that are submitted again and again (`storage.renders.schedules`).
-schedules = Table(
-    "schedules",
-    metadata,
-    Column("id", String(12), primary_key=True),
-    Column("owner", String(64), nullable=False),
-    Column("name", String(100), nullable=False),
-    Column("cron", String(200), nullable=False),
-    Column("timezone", String(64), nullable=False),
-    # When its pictures may be rendered, such as 01:00-06:00; None: at any time.
-    Column("window", String(11)),
-    Column("overlap", String(6), nullable=False),
-    Column("catch_up", String(4), nullable=False),
-    Column("seeds", String(5), nullable=False),
-    # What to render (JSON).
-    Column("order", Text, nullable=False),
-    Column("paused", Boolean, nullable=False, server_default=false()),
-    Column("created_at", Double, nullable=False),
-    # Every time planned up to then is decided.
-    Column("decided_to", Double, nullable=False),
-    UniqueConstraint("owner", "name"),
-)
-
-#: What became of each planned time of a schedule; the key is what makes a firing happen once.
-firings = Table(
-    "firings",
-    metadata,
-    Column("schedule_id", String(12), primary_key=True),
-    Column("planned_at", Double, primary_key=True),
-    Column("at", Double, nullable=False),
-    Column("outcome", String(8), nullable=False),
-    Column("render_id", String(32)),
-    Column("note", Text),
-    # The window's state that its render last followed: between two changes, people hold and release as they like.
-    Column("window_open", Boolean),
-    # While it is taken, and not accepted yet: whose it is, or before when nobody is to try again.
-    Column("lease_until", Double),
-    Column("fence", Integer, nullable=False, server_default="0"),
-    # How many processes were given it and did not give it back.
-    Column("attempt", Integer, nullable=False, server_default="0"),
-    # Accepted apart from the short ones, which are not to wait for it.
-    Column("long", Boolean, nullable=False, server_default=false()),
-    Index("ix_firings_render_id", "render_id"),
-    # What is to be accepted.
-    Index("ix_firings_taken", "planned_at"),
-)
-
-#: Since when some scheduler process has looked at the schedules without a pause (`storage.renders.firings`).
-ticking = Table(
-    "ticking",
-    metadata,
-    # One row: "schedules".
-    Column("clock", String(16), primary_key=True),
-    Column("since", Double, nullable=False),
-    Column("until", Double, nullable=False),
 )
 
 #: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.

@@ -178,6 +178,7 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
             key_id=submission.key_id,
             watched=submission.watched,
             held=submission.held,
+            **_times(submission),
             webhook_url=submission.webhook.url if submission.webhook else None,
             webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
             idempotency_key=once.name if once else None,
@@ -187,6 +188,12 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
         .returning(renders.c.id)
     )
     return connection.execute(statement).first() is not None
+
+
+def _times(submission: Submission) -> dict[str, Any]:
+    if (times := submission.times) is None:
+        return {}
+    return {**times.__dict__, "window_open": not submission.held}
 
 
 def accepted_before(connection: Connection, owner: str, once: Idempotency) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
 from storage.rules.states import Priority
+from storage.rules.times import RenderTimes
 from storage.spec.picture import Spec
 
 
@@ -87,6 +88,8 @@ class Submission:
     watched: bool = False
     #: Keep it out of the queue until it is released.
     held: bool = False
+    #: When it may be rendered; held until then (`scheduler.cron.windows`). None: at any time.
+    times: RenderTimes | None = None
     #: Only for watched renders.
     webhook: Webhook | None = None
 

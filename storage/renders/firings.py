@@ -15,18 +15,23 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import firings, renders, schedules, ticking
+from storage.database.schedule_tables import firings, schedules, ticking
 from storage.database.upsert import insert_on_conflict
 from storage.jobs.jobs import Jobs
 from storage.jobs.submission import Accept, accept_stream
 from storage.jobs.values import NewJob, Submission
-from storage.renders.schedules import FiringOutcome, Schedule, schedule_of, unfinished
+from storage.renders.schedules import PAUSED, FiringOutcome, Schedule, schedule_of, unfinished
 
 #: A render of more pictures is long: to accept it, to hold it and to release it can take minutes.
 LONG_PICTURES = 1000
 #: A tick that took longer was frozen with its process.
 _LONGEST_TICK_SECONDS = 600.0
 _CLOCK = "schedules"
+#: Of what the clock decides.
+_NOTES = {
+    FiringOutcome.MISSED: "no scheduler process was running when it came due",
+    FiringOutcome.SKIPPED: PAUSED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,20 +110,23 @@ class Firings:
     def take(
         self, connection: Connection, schedule: Schedule, times: Mapping[float, FiringOutcome], *, long: bool = False
     ) -> int:
-        """Decide planned times, in order: each is taken, or was missed. How many nobody had decided before.
+        """Decide planned times, in order: each is taken, was missed, or went by. How many nobody had decided before.
 
         None while another transaction has the schedule: the next tick comes back to it. None of a schedule that was
-        removed or paused.
+        removed, paused, resumed or edited since it was read.
         """
         # Whoever accepts a long render has this row for a minute; the clock does not wait for it.
         alive = connection.execute(
-            select(schedules.c.paused).where(schedules.c.id == schedule.id).with_for_update(skip_locked=True)
+            select(schedules.c.paused, schedules.c.version)
+            .where(schedules.c.id == schedule.id)
+            .with_for_update(skip_locked=True)
         ).first()
-        if not times or alive is None or alive.paused:
+        if not times or alive is None or (alive.paused, alive.version) != (schedule.paused, schedule.version):
             return 0
         decided = 0
         for planned_at, outcome in times.items():
-            values = {"planned_at": planned_at, "at": database_now(), "outcome": outcome, "long": long}
+            note = _NOTES.get(outcome)
+            values = {"planned_at": planned_at, "at": database_now(), "outcome": outcome, "long": long, "note": note}
             decided += _insert(connection, schedule, values)
         later = (schedules.c.id == schedule.id) & (schedules.c.decided_to < max(times))
         connection.execute(update(schedules).where(later).values(decided_to=max(times)))
@@ -334,23 +342,6 @@ class Firings:
         render_id = accept()
         connection.execute(update(firings).where(this).values(render_id=render_id, window_open=not submission.held))
         return render_id
-
-    # -- windows -----------------------------------------------------------------------------------------------
-
-    def out_of_step(self, schedule: Schedule, *, window_open: bool, long: bool) -> list[str]:
-        """List the unfinished renders that do not follow the window's present state yet (`note_window`).
-
-        Args:
-            long: the long ones, or the others.
-        """
-        size = renders.c.total > LONG_PICTURES if long else renders.c.total <= LONG_PICTURES
-        statement = unfinished(schedule).where(firings.c.window_open.is_distinct_from(window_open), size)
-        with self.database.read() as connection:
-            return [row.id for row in connection.execute(statement)]
-
-    @transaction
-    def note_window(self, connection: Connection, render_id: str, *, window_open: bool) -> None:
-        connection.execute(update(firings).where(firings.c.render_id == render_id).values(window_open=window_open))
 
 
 @dataclass(frozen=True, kw_only=True)

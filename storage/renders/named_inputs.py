@@ -7,7 +7,8 @@ from collections.abc import Collection
 from sqlalchemy import select
 
 from storage.database.connection import Database
-from storage.database.tables import api_batches, api_files, jobs, schedules
+from storage.database.schedule_tables import schedules
+from storage.database.tables import api_batches, api_files, jobs
 from storage.errors import NotFound
 from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,10 +12,15 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import firings, renders, schedules
+from storage.database.schedule_tables import firings, schedules
+from storage.database.tables import renders
+from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.rules.states import render_state
 
+#: Why planned times did not fire.
+PAUSED = "the schedule was paused"
+EDITED = "the schedule was edited before this was accepted, and has other times now"
 #: What a schedule may be called (a regular expression).
 NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
@@ -24,7 +29,7 @@ class FiringOutcome(StrEnum):
     #: Due, and not accepted yet: it waits for its turn, or is being accepted.
     TAKEN = "taken"
     FIRED = "fired"
-    #: The previous render was still unfinished, or the schedule was paused meanwhile.
+    #: By one of its schedule's rules: the note says which.
     SKIPPED = "skipped"
     #: No scheduler process was running when it came due.
     MISSED = "missed"
@@ -33,11 +38,25 @@ class FiringOutcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FiringLimits:
+    """How much a schedule may have rendered; None: any amount. A firing that is more does not happen."""
+
+    #: Of one firing.
+    pictures: int | None = None
+    device_minutes: float | None = None
+    #: Of all firings that are planned for one day of the schedule's zone.
+    pictures_per_day: int | None = None
+    device_minutes_per_day: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """When a schedule fires, and how."""
 
-    #: Minute, hour, day of the month, month, day of the week.
-    cron: str
+    #: Minute, hour, day of the month, month, day of the week; None: it fires once.
+    cron: str | None
+    #: When it fires, in seconds since 1970, if that is once.
+    at: float | None = None
     #: A name such as Europe/Paris.
     timezone: str
     #: When its pictures may be rendered, such as 01:00-06:00; None: at any time.
@@ -48,6 +67,7 @@ class Plan:
     catch_up: str
     #: fresh, or the same every time.
     seeds: str
+    limits: FiringLimits = FiringLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +82,13 @@ class Schedule:
     created_at: float
     #: Every planned time up to this one has been decided.
     decided_to: float
+    #: How often it was edited.
+    version: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has fired once, as it was to, or missed that: no time will come."""
+        return self.plan.at is not None and self.decided_to >= self.plan.at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +127,7 @@ class Schedules:
                         id=schedule_id,
                         owner=owner,
                         name=name,
-                        **plan.__dict__,
+                        **columns_of(plan),
                         order=json.dumps(order, ensure_ascii=False),
                         created_at=database_now(),
                         decided_to=database_now(),
@@ -136,10 +163,60 @@ class Schedules:
         connection.execute(update(schedules).where(schedules.c.id == schedule.id).values(paused=True))
 
     @transaction
-    def resume(self, connection: Connection, schedule: Schedule) -> None:
-        """Resume a schedule from now on. Idempotent."""
+    def resume(self, connection: Connection, schedule: Schedule, undecided: Iterable[float] = ()) -> None:
+        """Resume a schedule from now on. Idempotent.
+
+        Args:
+            undecided: planned times that went by while it was paused, and that no scheduler process has noted.
+        """
         paused = (schedules.c.id == schedule.id) & schedules.c.paused
-        connection.execute(update(schedules).where(paused).values(paused=False, decided_to=database_now()))
+        if connection.execute(update(schedules).where(paused).values(paused=False, decided_to=database_now())).rowcount:
+            for planned_at in undecided:
+                note_skipped(connection, schedule.id, planned_at, PAUSED)
+
+    @transaction
+    def edit(
+        self,
+        connection: Connection,
+        before: Schedule,
+        *,
+        plan: Plan,
+        order: Mapping[str, Any],
+        undecided: Iterable[float] = (),
+    ) -> None:
+        """Change a schedule, before whatever it fires next or after what it fired last: never within a firing.
+
+        What is due and not accepted yet is accepted as the schedule now is; with other times, it is not any more, and
+        history says so. Its times are those that come from now on.
+
+        Args:
+            before: as it was read; nothing is changed if somebody else has edited it since.
+            undecided: times that were planned before, went by, and that no scheduler process has noted.
+
+        Raises NotFound, InvalidInput.
+        """
+        # Locked first, as by whoever accepts: an edit waits for that, or that finds the edit.
+        locked = select(schedules.c.version).where(schedules.c.id == before.id).with_for_update()
+        version = connection.execute(locked).scalar()
+        if version is None:
+            raise NotFound(f"no schedule named {before.name[:40]!r}; it was removed meanwhile")
+        if version != before.version:
+            raise InvalidInput(
+                f"schedule {before.name} was edited by somebody else at the same time; look at it "
+                f"(`farm schedule show`), and edit it again"
+            )
+        values = columns_of(plan) | {"order": json.dumps(order, ensure_ascii=False), "version": version + 1}
+        due = (firings.c.schedule_id == before.id) & (firings.c.outcome == FiringOutcome.TAKEN)
+        if _times_of(plan) != _times_of(before.plan):
+            values["decided_to"] = database_now()
+            given_up = {"outcome": FiringOutcome.SKIPPED, "note": EDITED, "at": database_now(), "lease_until": None}
+            connection.execute(update(firings).where(due).values(**given_up, fence=firings.c.fence + 1))
+            for planned_at in undecided:
+                note_skipped(connection, before.id, planned_at, EDITED)
+        # Whoever accepts it now, as the schedule was, accepts nothing: its fence is raised.
+        tried = due & (firings.c.fence > 0)
+        connection.execute(update(firings).where(tried).values(fence=firings.c.fence + 1, lease_until=None))
+        connection.execute(update(schedules).where(schedules.c.id == before.id).values(**values))
 
     @transaction
     def remove(self, connection: Connection, schedule: Schedule) -> None:
@@ -195,17 +272,43 @@ def schedule_of(row: Row[Any]) -> Schedule:
         name=row.name,
         plan=Plan(
             cron=row.cron,
+            at=row.at,
             timezone=row.timezone,
             window=row.window,
             overlap=row.overlap,
             catch_up=row.catch_up,
             seeds=row.seeds,
+            limits=_limits(row.limits),
         ),
         order=_order(row.order),
         paused=row.paused,
         created_at=row.created_at,
         decided_to=row.decided_to,
+        version=row.version,
     )
+
+
+def _times_of(plan: Plan) -> tuple[str | None, float | None, str]:
+    return plan.cron, plan.at, plan.timezone
+
+
+def columns_of(plan: Plan) -> dict[str, Any]:
+    """Return the columns that a plan is."""
+    limits = {name: value for name, value in plan.limits.__dict__.items() if value is not None}
+    return {**plan.__dict__, "limits": json.dumps(limits) if limits else None}
+
+
+def note_skipped(connection: Connection, schedule_id: str, planned_at: float, why: str) -> None:
+    """Note in history why a planned time that nobody has decided did not fire."""
+    values = {"planned_at": planned_at, "at": database_now(), "outcome": FiringOutcome.SKIPPED, "note": why}
+    statement = insert_on_conflict(connection, firings).values(schedule_id=schedule_id, **values)
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def _limits(stored: str | None) -> FiringLimits:
+    """Read limits; those that another version has set, and this one does not know, are not this one's to keep."""
+    given = _order(stored or "{}")
+    return FiringLimits(**{name: given[name] for name in FiringLimits.__dataclass_fields__ if name in given})
 
 
 def _order(stored: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.states import FINAL, Priority, State, render_state
+from storage.rules.times import RenderTimes
 
 if TYPE_CHECKING:
     # Its models take as long to import as half of what a list of renders needs.
@@ -37,6 +38,10 @@ class RenderView:
     finished_at: float | None
     #: Taken out of the queue until it is released.
     held: bool = False
+    #: When it may be rendered; None: at any time.
+    times: RenderTimes | None = None
+    #: Whether it last followed that this is not now.
+    times_shut: bool = False
 
     @property
     def state(self) -> str:
@@ -342,6 +347,8 @@ def read_render(row: Row[Any]) -> RenderView:
         created_at=row.created_at,
         finished_at=row.finished_at,
         held=row.held,
+        times=RenderTimes.of(row),
+        times_shut=row.window_open is not None and not row.window_open,
     )
 
 

@@ -80,6 +80,17 @@ def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: 
     served.wait_until_done(render_id)
 
 
+def test_a_schedule_that_fires_once_says_when_and_in_whose_zone(served: Home) -> None:
+    asked = ("schedule", "add", "once", "--at", "2036-10-26 02:30", "a star", "--model", "simulated", "--owner", "bob")
+    said = served.farm(*asked, settings={"TZ": "Europe/Paris"})
+    assert said.out == (
+        "schedule once: 1 picture once, 2036-10-26 02:30 CEST (Europe/Paris, this machine's time zone)\n"
+    )
+    assert "comes twice in Europe/Paris that day, and the first is meant (CEST)" in said.err
+    assert " once " in served.farm("schedule", "list", "--owner", "bob").out
+    served.farm("schedule", "remove", "once", "--owner", "bob")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -87,6 +98,15 @@ def test_removing_a_schedule_names_the_renders_that_wait_for_its_window(served: 
         (("--cron", "0 0 31 4 *", "a star"), "cron: .*(never fires|is not a cron expression)"),
         (("--cron", "@daily", "--timezone", "Mars/Base", "a star"), "timezone: 'Mars/Base' is not a time zone"),
         (("--cron", "@daily", "--window", "1-6", "a star"), "window: '1-6'"),
+        (("--at", "2026-01-01 02:00", "a star"), "at: 2026-01-01 02:00 UTC is past; it is .* UTC now"),
+        (
+            ("--at", "2030-03-31 02:30", "--timezone", "Europe/Paris", "a star"),
+            "2030-03-31 02:30 does not exist in Europe/Paris",
+        ),
+        (("--at", "tomorrow", "a star"), "at: 'tomorrow' is not a time; expected one such as 2026-12-01 02:00"),
+        (("--at", "2030-01-01 02:00", "--cron", "@daily", "a star"), "either cron or at .* both were given"),
+        (("a star",), "either cron or at says when to fire, and neither was given"),
+        (("--cron", "@daily", "--max-device-minutes", "nan", "a star"), "device_minutes: nan is not a limit"),
         (("--cron", "@daily", "--prompts", "bad.jsonl"), "bad.jsonl line 2: prompt: missing"),
         (("--cron", "@daily", "a star", "--model", "nope"), "no model named 'nope'"),
     ],

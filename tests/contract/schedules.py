@@ -15,7 +15,7 @@ from scheduler.intake.submit import Intake
 from storage.access.keys import Keys
 from storage.access.quotas import Quotas
 from storage.database.connection import Database
-from storage.database.tables import firings, schedules
+from storage.database.schedule_tables import firings, schedules
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from storage.renders.firings import Firings
@@ -58,9 +58,7 @@ class ByTurns:
         self.acceptors = Acceptors(
             self.acceptance, renew_seconds=3600, every_seconds=0.05, most_attempts=self.most_attempts
         )
-        self.windows = WindowKeeper(
-            schedules=self.schedules, firings=self.firings, intake=self.intake, clock=self.clock
-        )
+        self.windows = WindowKeeper(schedules=self.schedules, intake=self.intake, clock=self.clock)
 
     def run_once(self) -> float:
         """Take, accept everything, and keep windows; the seconds until something is due again."""

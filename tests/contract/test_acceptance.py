@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, update
 
 from storage.database.connection import Database
-from storage.database.tables import jobs, renders, schedules
+from storage.database.schedule_tables import schedules
+from storage.database.tables import jobs, renders
 from storage.jobs.staging import CHUNK
 from storage.jobs.submission import Accept, accept_stream
 from storage.jobs.values import Idempotency, NewJob, Submission

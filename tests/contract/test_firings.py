@@ -11,7 +11,7 @@ from scheduler.cron.firing import ScheduleRunner
 from scheduler.intake.order import Order
 from scheduler.intake.templates import Templates
 from storage.database.connection import Database
-from storage.database.tables import schedules, ticking
+from storage.database.schedule_tables import schedules, ticking
 from storage.jobs.jobs import Jobs
 from storage.objects.inputs import put_input
 from storage.objects.store import ObjectStore, open_objects

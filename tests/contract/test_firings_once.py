@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 
 from storage.database.connection import Database
-from storage.database.tables import firings
+from storage.database.schedule_tables import firings
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.schedules import FiringOutcome

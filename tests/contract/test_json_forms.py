@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from scheduler.cli.main import cli
 from scheduler.results.json_forms import JobForm, RenderForm
-from storage.database.tables import schedules
+from storage.database.schedule_tables import schedules
 from storage.events.log import EventKind
 from storage.events.webhooks import Webhooks
 from storage.renders.firings import Firings

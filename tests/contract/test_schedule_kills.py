@@ -14,8 +14,9 @@ from sqlalchemy import event, func, select
 
 from scheduler.intake.order import Order
 from storage.database.connection import Database
-from storage.database.tables import firings, renders
+from storage.database.schedule_tables import firings
 from storage.database.tables import jobs as rows
+from storage.database.tables import renders
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.schedules import FiringOutcome

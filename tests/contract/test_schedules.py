@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from scheduler.cron.plan import in_zone
+from scheduler.cron.changes import resume_schedule
 from scheduler.intake.manifests import manifest
+from scheduler.intake.moments import in_zone
 from scheduler.intake.order import Order
 from scheduler.intake.templates import Templates
 from storage.access.keys import Limits, Role
 from storage.database.connection import Database
-from storage.database.tables import firings, renders, schedules
+from storage.database.schedule_tables import firings, schedules
+from storage.database.tables import renders
 from storage.errors import BadSpecification, InvalidInput, NotFound, ObjectStoreProblem
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
@@ -232,15 +234,25 @@ def test_a_paused_schedule_fires_nothing_and_goes_on_from_when_it_is_resumed(run
     runner.schedules.pause(schedule)
     clock.moment = TWO_AT_NIGHT + 86_400
     runner.run_once()
-    assert outcomes(runner, schedule) == []
+    told = [(one.outcome, one.note) for one in runner.schedules.history(schedule)]
+    assert told == [(FiringOutcome.SKIPPED, "the schedule was paused")] * 2
 
     runner.schedules.resume(schedule)  # by the database's clock, which is past all that
     runner.run_once()
 
-    assert outcomes(runner, schedule) == []
+    assert len(outcomes(runner, schedule)) == 2
     clock.moment = runner.schedules.now() + 86_400
     runner.run_once()
-    assert len(outcomes(runner, schedule)) == 1
+    assert outcomes(runner, schedule)[2:] == [FiringOutcome.FIRED]
+
+
+def test_what_went_by_while_it_was_paused_and_nobody_looked_is_noted_when_it_is_resumed(runner: ByTurns) -> None:
+    schedule = add(runner, plan=replace(NIGHTLY, cron="0 0 1 1 *"), since=runner.schedules.now() - 800 * 86_400)
+    runner.schedules.pause(schedule)
+    for _ in range(2):
+        resume_schedule(runner.schedules, runner.schedules.get("nightly", owner="ann"))
+    assert outcomes(runner, schedule) == [FiringOutcome.SKIPPED] * 2
+    assert not runner.schedules.get("nightly", owner="ann").paused
 
 
 def test_firing_by_hand_leaves_the_plan_alone(runner: ByTurns, clock: Clock) -> None:

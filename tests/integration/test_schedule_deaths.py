@@ -17,7 +17,8 @@ from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import intake_of
 from scheduler.intake.templates import Templates
-from storage.database.tables import firings, jobs, renders, schedules
+from storage.database.schedule_tables import firings, schedules
+from storage.database.tables import jobs, renders
 from storage.jobs.jobs import Jobs
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.rules.faults import RetryPolicy

@@ -1,13 +1,17 @@
 """When schedules are due: daylight saving, what was missed, windows."""
 
+import re
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from scheduler.cron.plan import CatchUp, Planned, check_plan, due, is_open
+from scheduler.cron.plan import Planned, check_once, check_plan, due, outside_remarks, times_after
+from scheduler.intake.moments import is_open
 from storage.errors import BadSpecification
 from storage.renders.firings import Ticking
+from storage.renders.schedules import Plan
 
 
 def at(text: str, zone: str = "UTC") -> float:
@@ -17,9 +21,14 @@ def at(text: str, zone: str = "UTC") -> float:
     return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=ZoneInfo(zone)).timestamp()
 
 
+def plan(cron: str | None, *, zone: str = "UTC", catch_up: str = "all", **more: Any) -> Plan:
+    said = {"window": None, "overlap": "skip", "seeds": "fresh"} | more
+    return Plan(cron=cron, timezone=zone, catch_up=catch_up, **said)
+
+
 def times(cron: str, zone: str, first: str, last: str) -> list[str]:
     """What is due between two moments of a zone, as its clocks show it."""
-    planned = due(cron, zone, "all", after=at(first, zone), now=at(last, zone), ticking_since=at(last, zone))
+    planned = due(plan(cron, zone=zone), after=at(first, zone), now=at(last, zone), ticking_since=at(last, zone))
     return [datetime.fromtimestamp(one.at, ZoneInfo(zone)).strftime("%d %H:%M%z") for one in planned]
 
 
@@ -70,22 +79,24 @@ def test_daylight_saving_is_kept_as_cron_users_expect(
     assert times(cron, zone, first, last) == expected.split(", ")
 
 
-def decided(catch_up: CatchUp, *, after: str, now: str) -> list[tuple[str, bool]]:
-    planned: list[Planned] = due("0 * * * *", "UTC", catch_up, after=at(after), now=at(now), ticking_since=at(now))
+def decided(catch_up: str, *, after: str, now: str) -> list[tuple[str, bool]]:
+    planned: list[Planned] = due(
+        plan("0 * * * *", catch_up=catch_up), after=at(after), now=at(now), ticking_since=at(now)
+    )
     return [(datetime.fromtimestamp(one.at, ZoneInfo("UTC")).strftime("%H:%M"), one.fires) for one in planned]
 
 
 @pytest.mark.parametrize(
     ("catch_up", "fire"), [("none", []), ("last", ["12:00"]), ("all", ["09:00", "10:00", "11:00", "12:00"])]
 )
-def test_what_was_missed_follows_its_rule(catch_up: CatchUp, fire: list[str]) -> None:
+def test_what_was_missed_follows_its_rule(catch_up: str, fire: list[str]) -> None:
     found = decided(catch_up, after="2026-01-01 08:30", now="2026-01-01 12:30")
     assert [time for time, _ in found] == ["09:00", "10:00", "11:00", "12:00"]
     assert [time for time, fires in found if fires] == fire
 
 
 @pytest.mark.parametrize(("catch_up", "fire"), [("none", ["12:00"]), ("last", ["12:00"]), ("all", ["11:00", "12:00"])])
-def test_what_is_due_now_fires_whatever_was_missed(catch_up: CatchUp, fire: list[str]) -> None:
+def test_what_is_due_now_fires_whatever_was_missed(catch_up: str, fire: list[str]) -> None:
     found = decided(catch_up, after="2026-01-01 10:30", now="2026-01-01 12:01")
     assert [time for time, fires in found if fires] == fire
 
@@ -142,7 +153,7 @@ def test_a_plan_that_can_be_meant_is_taken(cron: str) -> None:
 
 def test_what_came_due_while_somebody_was_ticking_is_due_however_late_it_is_looked_at() -> None:
     first, now = at("2026-01-01 08:30"), at("2026-01-01 12:30")
-    found = due("0 * * * *", "UTC", "none", after=first, now=now, ticking_since=at("2026-01-01 10:30"))
+    found = due(plan("0 * * * *", catch_up="none"), after=first, now=now, ticking_since=at("2026-01-01 10:30"))
     assert [one.fires for one in found] == [False, False, True, True]
 
 
@@ -165,3 +176,49 @@ def test_ticks_that_follow_one_another_are_one_stretch(
 ) -> None:
     stretch = Ticking(since=before[0], until=before[1]).then(began=began, now=now, gap=60)
     assert (stretch.since, stretch.until) == after
+
+
+def test_what_fires_once_is_due_once_and_then_never() -> None:
+    once = plan(None, at=at("2026-12-01 02:00"), catch_up="last")
+    assert due(once, after=at("2026-11-30 00:00"), now=at("2026-12-01 01:59"), ticking_since=0) == []
+    [planned] = due(once, after=at("2026-11-30 00:00"), now=at("2026-12-01 02:00"), ticking_since=0)
+    assert (planned.at, planned.fires) == (at("2026-12-01 02:00"), True)
+    assert due(once, after=planned.at, now=at("2027-12-01 02:00"), ticking_since=0) == []
+    assert list(times_after(once, planned.at)) == []
+
+
+@pytest.mark.parametrize(("catch_up", "fires"), [("none", False), ("last", True), ("all", True)])
+def test_what_was_to_fire_once_and_was_missed_follows_its_rule(catch_up: str, *, fires: bool) -> None:
+    once, later = plan(None, at=at("2026-12-01 02:00"), catch_up=catch_up), at("2026-12-02 02:00")
+    [planned] = due(once, after=at("2026-11-30 00:00"), now=later, ticking_since=later)
+    assert planned.fires == fires
+
+
+def test_a_time_in_the_past_is_refused() -> None:
+    now = at("2026-12-01 02:00")
+    check_once(now + 1, "UTC", None, now=now)
+    with pytest.raises(BadSpecification, match="at: 2026-12-01 02:00 UTC is past; it is 2026-12-01 02:00 UTC now"):
+        check_once(now, "UTC", None, now=now)
+    with pytest.raises(BadSpecification, match="window: '1-6'"):
+        check_once(now + 1, "UTC", "1-6", now=now)
+
+
+@pytest.mark.parametrize(
+    ("cron", "window", "says"),
+    [
+        ("0 2 * * *", None, None),
+        ("0 2 * * *", "01:00-06:00", None),
+        ("0 6 * * *", "01:00-06:00", "no time lies within the window 01:00-06:00; .*06:00 CET wait until .*01:00 CET"),
+        ("0 */12 * * *", "22:00-06:00", "50 of the next 100 times lie outside the window 22:00-06:00: .*12:00 CET"),
+    ],
+)
+def test_times_outside_the_window_are_remarked(cron: str, window: str | None, says: str | None) -> None:
+    found = outside_remarks(plan(cron, zone="Europe/Paris", window=window), now=at("2026-01-01 00:30"))
+    assert [bool(re.search(says or "", remark)) for remark in found] == ([] if says is None else [True])
+
+
+def test_a_time_outside_the_window_is_remarked_if_it_fires_once() -> None:
+    once = plan(None, at=at("2026-12-01 07:00"), window="01:00-06:00")
+    [remark] = outside_remarks(once, now=0)
+    assert remark == "at: outside the window 01:00-06:00; its pictures wait until 2026-12-02 01:00 UTC"
+    assert outside_remarks(plan(None, at=at("2026-12-01 05:59"), window="01:00-06:00"), now=0) == []

@@ -1,0 +1,169 @@
+"""`farm schedule list|pause|resume|remove|run-now|history`: schedules that are there."""
+
+import click
+
+from scheduler.cli.output import json_option, print_json, print_table, say
+from scheduler.cli.waiting import reachable_broker
+from scheduler.cron.acceptance import acceptance_of
+from scheduler.cron.changes import resume_schedule
+from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
+from scheduler.intake.moments import in_zone
+from scheduler.services import Services, open_services
+from storage.renders.schedules import Schedule, Schedules
+from storage.settings import read_settings
+
+owner_option = click.option(
+    "--owner", metavar="NAME", help="Owner of the schedule (default: FARM_OWNER, else your user name)."
+)
+
+
+@click.command("list")
+@click.option("--all", "everybodys", is_flag=True, help="Include all owners.")
+@owner_option
+@json_option
+def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
+    """List your schedules and when they fire next."""
+    settings = read_settings(owner=owner) if owner is not None else read_settings()
+    services = open_services(settings)
+    schedules = Schedules(services.database)
+    found, now = schedules.all(owner=None if everybodys else settings.owner), schedules.now()
+    if as_json:
+        print_json([ScheduleForm.of(one, now).model_dump() for one in found])
+        return
+    if not found:
+        click.echo('no schedules yet; try: farm schedule add nightly --cron "0 2 * * *" "a red star"')
+        return
+    forms = [ScheduleForm.of(one, now) for one in found]
+    for form in forms:
+        if not form.pictures or next_words(form) == "never":
+            say(f"schedule {form.name} cannot fire: {'; '.join(form.remarks) or 'its plan has no time to come'}")
+    print_table(
+        ["NAME", "OWNER", "CRON", "ZONE", "WINDOW", "NEXT", "PICTURES", "LAST"],
+        (
+            (
+                *(form.name, form.owner, form.cron or "once", form.timezone, form.window),
+                next_words(form),
+                form.pictures,
+                next((firing.outcome for firing in schedules.history(one, limit=1)), None),
+            )
+            for one, form in zip(found, forms, strict=True)
+        ),
+    )
+
+
+@click.command()
+@click.argument("name")
+@owner_option
+@json_option
+def pause(name: str, owner: str | None, as_json: bool) -> None:
+    """Pause a schedule until it is resumed. Idempotent."""
+    schedules, found, _ = named_schedule(name, owner)
+    schedules.pause(found)
+    say_how_it_stands(schedules, found, as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@owner_option
+@json_option
+def resume(name: str, owner: str | None, as_json: bool) -> None:
+    """Resume a paused schedule. Idempotent."""
+    schedules, found, _ = named_schedule(name, owner)
+    resume_schedule(schedules, found)
+    say_how_it_stands(schedules, found, as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@owner_option
+@json_option
+def remove(name: str, owner: str | None, as_json: bool) -> None:
+    """Remove a schedule and its history.
+
+    Its renders are kept.
+    """
+    schedules, found, _ = named_schedule(name, owner)
+    held = [render_id for render_id, is_held in schedules.unfinished_renders(found).items() if is_held]
+    schedules.remove(found)
+    if as_json:
+        print_json({"name": name, "removed": True, "held": held})
+        return
+    click.echo(f"removed schedule {name}; its renders are kept")
+    for one in held:
+        say(f"render {one} is still held: resume it with `farm release {one}`, or drop it with `farm cancel {one}`")
+
+
+@click.command("run-now")
+@click.argument("name")
+@owner_option
+@json_option
+def run_now(name: str, owner: str | None, as_json: bool) -> None:
+    """Fire a schedule once, now.
+
+    Its regular times do not change.
+    """
+    schedules, found, services = named_schedule(name, owner)
+    render_id = acceptance_of(services, reachable_broker(services)).fire_by_hand(found)
+    last = schedules.history(found, limit=1)
+    if as_json:
+        print_json(RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None).model_dump())
+    elif render_id is None:
+        click.echo(f"schedule {name} did not fire: {last[0].note if last else 'it was removed'}")
+    else:
+        held = services.views.render(render_id).held
+        until = f", held until its window {found.plan.window} opens" if held else ""
+        click.echo(f"schedule {name} fired: render {render_id}{until}")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "-n", "limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many firings to show."
+)
+@owner_option
+@json_option
+def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
+    """List past firings and their outcomes, newest first."""
+    schedules, found, _ = named_schedule(name, owner)
+    firings = schedules.history(found, limit=limit)
+    if as_json:
+        print_json([FiringForm.of(firing).model_dump() for firing in firings])
+        return
+    print_table(
+        ["PLANNED", "OUTCOME", "RENDER", "STATE", "NOTE"],
+        (
+            (
+                in_zone(firing.planned_at, found.plan.timezone),
+                firing.outcome,
+                firing.render_id,
+                firing.render_state,
+                firing.note,
+            )
+            for firing in firings
+        ),
+    )
+
+
+def named_schedule(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]:
+    settings = read_settings(owner=owner) if owner is not None else read_settings()
+    services = open_services(settings)
+    schedules = Schedules(services.database)
+    return schedules, schedules.get(name, owner=settings.owner), services
+
+
+def say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) -> None:
+    form = ScheduleForm.of(schedules.get(before.name, owner=before.owner), schedules.now())
+    if as_json:
+        print_json(form.model_dump())
+    else:
+        click.echo(f"schedule {form.name}: {'has ended' if form.ended else f'next {next_words(form)}'}")
+
+
+def next_words(form: ScheduleForm) -> str:
+    """Say when a schedule fires next."""
+    if form.ended:
+        return "ended"
+    return "paused" if form.paused else in_zone(form.next_at, form.timezone) if form.next_at else "never"
+
+
+COMMANDS = (list_schedules, pause, resume, remove, run_now, history)
