@@ -54,6 +54,10 @@ class Render:
     #: Seconds since 1970.
     created_at: float
     finished_at: float | None
+    #: It is not rendered before then, and only at these times of day of this zone; None: at any time.
+    not_before: float | None = None
+    window: str | None = None
+    timezone: str | None = None
     #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None

@@ -12,8 +12,10 @@ from scheduler.api.request_bodies import RenderBody
 from scheduler.intake.addresses import check_url
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
+from scheduler.intake.times import is_shut, read_times
 from storage.jobs.values import Webhook
 from storage.rules.states import Priority
+from storage.rules.times import RenderTimes
 
 
 @contextmanager
@@ -22,11 +24,21 @@ def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[
 
     Raises BadSpecification with the place of what is wrong, NotFound for a manifest that is not the caller's.
     """
+    _, remarks = times_of(context, body)
     if body.manifest is None:
-        yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
+        yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed, remarks=remarks)
         return
     with context.manifest(caller, body.manifest) as rows:
-        yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
+        yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed, remarks=remarks)
+
+
+def times_of(context: ApiContext, body: RenderBody) -> tuple[RenderTimes | None, tuple[str, ...]]:
+    """Return when a body may be rendered, and remarks on that. Raises BadSpecification."""
+    if body.not_before is None and body.window is None:
+        return None, ()
+    times, remarks = read_times(body.not_before, body.window, body.timezone or "UTC", now=context.schedules.now())
+    zone = () if body.timezone is not None else ("timezone: UTC, since none was given",)
+    return times, (*zone, *remarks)
 
 
 def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempotency_key: str | None = None) -> Terms:
@@ -34,7 +46,10 @@ def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempoten
     webhook = body.webhook
     if webhook is not None:
         check_url(webhook.url, allow_private=context.services.settings.webhook_private)
+    times, _ = times_of(context, body)
     return Terms(
+        times=times,
+        held=times is not None and is_shut(times, context.schedules.now()),
         priority=Priority[body.priority.upper()],
         idempotency_key=idempotency_key,
         request_hash=None if idempotency_key is None else _hash(context, caller, body),

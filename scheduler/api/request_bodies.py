@@ -73,6 +73,17 @@ class RenderBody(Request):
         1, description="Pictures per combination; their seeds count up."
     )
     priority: PriorityName = Field("normal", description="Higher priorities are rendered first.")
+    not_before: Annotated[str, Field(max_length=40)] | None = Field(
+        None,
+        description="Hold the render until this time of the time zone, or with an offset of its own (RFC 3339).",
+        examples=["2026-12-01 02:00"],
+    )
+    window: Annotated[str, Field(max_length=11)] | None = Field(
+        None, description="Render only at these times of day, such as 01:00-05:00; the rest waits for the next day."
+    )
+    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="Of `not_before` and `window`, such as Europe/Paris. Default: UTC."
+    )
     webhook: WebhookBody | None = None
     dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 
@@ -83,6 +94,12 @@ class RenderBody(Request):
                 raise ValueError("manifest: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _zone_of_something(self) -> "RenderBody":
+        if self.timezone is not None and self.not_before is None and self.window is None:
+            raise ValueError("timezone: says in which zone not_before and window are, and neither is given")
         return self
 
     @model_validator(mode="after")

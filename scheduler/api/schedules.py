@@ -1,6 +1,5 @@
 """Routes of schedules: recurring renders."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -8,7 +7,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import CanRead, CanSubmit
-from scheduler.api.context import ApiContext, Context
+from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
@@ -19,7 +18,7 @@ from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.cron.stored_orders import store_order
 from scheduler.intake.admission import check_number
 from storage.errors import BadSpecification
-from storage.renders.schedules import NAME, Schedule
+from storage.renders.schedules import NAME
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
 
@@ -104,9 +103,15 @@ class ScheduleBody(PlanBody):
     render: RenderBody
 
 
-def _form(context: ApiContext, made: Schedule, remarks: Iterable[str]) -> ScheduleForm:
-    form = ScheduleForm.of(made, context.schedules.now())
-    return form.model_copy(update={"remarks": [*remarks, *form.remarks]})
+def _check_render(render: RenderBody) -> None:
+    """Refuse what renders have and schedules say otherwise. Raises BadSpecification."""
+    if render.dry_run:
+        raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
+    for name in ("not_before", "window", "timezone"):
+        if getattr(render, name) is not None:
+            raise BadSpecification(
+                f"render.{name}: not allowed in a schedule, which says beside `render` when it fires"
+            )
 
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES, route_class=JsonRoute)
@@ -115,8 +120,7 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONS
 @router.post("", status_code=201)
 def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleForm:
     """Add a schedule. Its order is checked now; its name must be unused."""
-    if body.render.dry_run:
-        raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
+    _check_render(body.render)
     plan, remarks = body.change().new(timezone="UTC", now=context.schedules.now())
     if body.seeds is None and body.render.seed is not None:
         plan = replace(plan, seeds="same")
@@ -124,9 +128,10 @@ def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> Sch
     check_number(body.render.jobs, caller.submitter.limits)
     with order_of(context, caller, body.render) as order:
         kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=plan.seeds == "same")
-    made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=kept.model_dump(mode="json"))
     zone = [] if body.timezone is not None else ["timezone: UTC, since none was given"]
-    return _form(context, made, [*zone, *remarks])
+    stored = kept.remarked(zone + remarks).model_dump(mode="json")
+    made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=stored)
+    return ScheduleForm.of(made, context.schedules.now())
 
 
 @router.get("")

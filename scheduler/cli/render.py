@@ -10,6 +10,7 @@ from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, duration, json_option, print_json, say, size
 from scheduler.cli.progress import counting
 from scheduler.cli.sheet import write_sheet
+from scheduler.cli.time_options import TimeOptions, with_time_options
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.estimate import estimate
@@ -17,10 +18,12 @@ from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import Intake, intake_of, remarks_of, specified, submit_order
+from scheduler.intake.times import is_shut
 from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
+from storage.renders.schedules import Schedules
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
 
@@ -31,6 +34,7 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 
 @click.command()
 @with_order_options
+@with_time_options
 @click.option("--priority", type=click.Choice(_PRIORITIES), default="normal", show_default=True, help="Priority.")
 @click.option("--owner", metavar="NAME", help="Owner of the render (default: FARM_OWNER, else your user name).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
@@ -47,6 +51,7 @@ def render(
     context: click.Context,
     /,
     order_options: OrderOptions,
+    time_options: TimeOptions,
     priority: str,
     owner: str | None,
     out: Path | None,
@@ -72,15 +77,14 @@ def render(
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
         bad = BadRows(report=_Report() if skip_bad else None)
+        terms = _terms_at(services, order, priority, once, time_options)
         if dry_run:
             _check_the_rest(services, order, once, out=out, sheet=sheet)
             _say_what_it_takes(services, order, bad, as_json=as_json)
             return
         tickets = reachable_broker(services)
         _prepare_folders(out, sheet)
-        services.objects.check()
-        _say_what_is_left(services)
-        terms = _terms(order, priority, once)
+        _check_store(services)
         with counting("pictures checked") as through:
             intake = _intake(services, tickets, watched=not no_wait)
             accepted = submit_order(intake, _submitter(settings), order, terms, bad=bad, through=through)
@@ -122,6 +126,15 @@ def _terms(order: Order, priority: str, once: str | None) -> Terms:
     )
 
 
+def _terms_at(services: Services, order: Order, priority: str, once: str | None, asked: TimeOptions) -> Terms:
+    """Return the terms, with the times that were asked for; what is to be said of those is said."""
+    now = Schedules(services.database).now()
+    times, remarks = asked.times(now=now)
+    for remark in remarks:
+        say(remark)
+    return dataclasses.replace(_terms(order, priority, once), times=times, held=is_shut(times, now))
+
+
 def _intake(services: Services, tickets: Tickets | None, *, watched: bool) -> Intake:
     """Return the intake; whoever waits is told by the wait, which looks more closely, who serves the models."""
     intake = intake_of(services, tickets)
@@ -155,7 +168,9 @@ def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_jso
     click.echo(f"{takes}; about {size(found.bytes)} of storage")
 
 
-def _say_what_is_left(services: Services) -> None:
+def _check_store(services: Services) -> None:
+    """Check that pictures can be stored, and say what is rendered besides."""
+    services.objects.check()
     if services.settings.embedded and (left := services.views.unfinished_jobs()):
         say(
             f"{counted(left, 'unfinished job')} from earlier renders will be rendered too "

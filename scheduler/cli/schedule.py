@@ -54,10 +54,11 @@ def add(
     plan, remarks = change.new(timezone=machine_zone(), now=schedules.now())
     if change.seeds is None and order_options.seed is not None:
         plan = replace(plan, seeds="same")
-    kept = _stored(services, order_options, priority, plan)
+    kept = _stored(services, order_options, priority, plan).remarked(remarks)
     made = schedules.add(owner=settings.owner, name=name, plan=plan, order=kept.model_dump(mode="json"))
-    _say(remarks, kept)
     form = ScheduleForm.of(made, schedules.now())
+    for remark in form.remarks:
+        say(remark)
     if as_json:
         print_json(form.model_dump())
         return
@@ -78,8 +79,3 @@ def _stored(services: Services, order_options: OrderOptions, priority: str, plan
             Terms(priority=Priority[priority.upper()]),
             same_seeds=plan.seeds == "same",
         )
-
-
-def _say(remarks: list[str], kept: StoredOrder) -> None:
-    for remark in [*remarks, *kept.remarks]:
-        say(remark)

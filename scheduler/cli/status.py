@@ -13,6 +13,7 @@ from storage.settings import read_settings
 
 if TYPE_CHECKING:
     from storage.renders.views import JobView, RenderView
+    from storage.rules.times import RenderTimes
 
 
 @click.command()
@@ -58,6 +59,8 @@ def status(render_id: str | None, as_json: bool) -> None:
         f"submitted {when(render.created_at)}, priority {render.priority.name.lower()}"
         + (f", took {duration(render.finished_at - render.created_at)}" if render.finished_at else "")
     )
+    if render.times is not None:
+        click.echo(_times_of(render.times))
     if (why := outlook(services, render)["why"]) is not None:
         click.echo(f"waits: {why}")
     # Not queried when there are none: that would scan a million jobs.
@@ -124,6 +127,14 @@ def recipe(job_id: str, as_json: bool) -> None:
         print_json(fields)
     else:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+
+
+def _times_of(times: "RenderTimes") -> str:
+    from scheduler.intake.moments import in_zone
+
+    parts = [] if times.not_before is None else [f"not before {in_zone(times.not_before, times.timezone)}"]
+    parts += [] if times.window is None else [f"only within {times.window} ({times.timezone})"]
+    return f"rendered {', '.join(parts)}"
 
 
 def render_fields(render: "RenderView", **more: Any) -> dict[str, Any]:

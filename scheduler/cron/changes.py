@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scheduler.cron.plan import check_once, check_plan, outside_remarks, past
+from scheduler.cron.plan import check_once, check_plan, past
 from scheduler.intake.moments import moment
 from storage.errors import BadSpecification, InvalidInput
 from storage.renders.schedules import FiringLimits, Plan, Schedule, Schedules
@@ -62,7 +62,7 @@ class PlanChange:
         elif self.cron is not None:
             plan = replace(plan, cron=self.cron, at=None)
         _check(plan, before, now)
-        return plan, [*remarks, *outside_remarks(plan, now=now)]
+        return plan, remarks
 
 
 def _check(plan: Plan, before: Plan, now: float) -> None:

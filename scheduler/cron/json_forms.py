@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, Field
 
-from scheduler.cron.plan import next_of
+from scheduler.cron.plan import next_of, outside_remarks
 from scheduler.cron.stored_orders import StoredOrder, kept_order
 from storage.errors import InvalidInput
 from storage.renders.schedules import Firing, FiringLimits, Schedule
@@ -44,6 +44,7 @@ class ScheduleForm(BaseModel):
             kept = StoredOrder(pictures=0, remarks=(str(error),))
         try:
             coming = next_of(schedule.plan, max(now, schedule.decided_to))
+            remarks = [] if schedule.ended else outside_remarks(schedule.plan, now=now)
         except InvalidInput as error:
             coming, remarks = None, [str(error)]
         return cls(
@@ -55,7 +56,7 @@ class ScheduleForm(BaseModel):
             pictures=kept.pictures,
             priority=kept.priority,
             next_at=None if schedule.paused else coming,
-            remarks=[*kept.remarks, *remarks],
+            remarks=[*remarks, *kept.remarks],
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,10 @@ class StoredOrder(BaseModel):
 
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
+
+    def remarked(self, remarks: Iterable[str]) -> "StoredOrder":
+        """Return it with remarks on its plan, before those on its pictures."""
+        return self.model_copy(update={"remarks": (*remarks, *self.remarks)})
 
     def terms(self, *, held: bool) -> Terms:
         """Return how each firing is submitted."""

@@ -11,6 +11,7 @@ from storage.access.uploads import Uploader
 from storage.errors import BadSpecification, NotPermitted
 from storage.jobs.values import Idempotency, Submission, Webhook
 from storage.rules.states import Priority
+from storage.rules.times import RenderTimes
 from storage.spec.picture import Spec
 
 NO_LIMITS = Limits()
@@ -50,6 +51,8 @@ class Terms:
     together: bool = False
     #: Keep the render out of the queue until it is released.
     held: bool = False
+    #: When it may be rendered: held where that is not now.
+    times: RenderTimes | None = None
 
     def submission(self, submitter: Submitter) -> Submission:
         """Return the submission that storage accepts."""
@@ -67,6 +70,7 @@ class Terms:
             limits=submitter.limits,
             watched=self.watched,
             held=self.held,
+            times=self.times,
             webhook=self.webhook,
         )
 

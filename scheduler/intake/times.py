@@ -23,6 +23,11 @@ def read_times(
     return RenderTimes(not_before=at, window=window, timezone=timezone), remarks
 
 
+def is_shut(times: RenderTimes | None, now: float) -> bool:
+    """Return whether a render with these times, or with none, is to be held now."""
+    return times is not None and not may_render(times, now)
+
+
 def may_render(times: RenderTimes, now: float) -> bool:
     """Return whether a render may be rendered now. Raises BadSpecification if nobody can say."""
     return (times.not_before is None or now >= times.not_before) and is_open(times.window, times.timezone, now)

@@ -3,6 +3,7 @@
 Events tell of a render or a job by some of these fields, under these names (`storage.events.log`).
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -24,6 +25,11 @@ class RenderForm(BaseModel):
     cancelled: int
     created_at: float = Field(description="Seconds since 1970.")
     finished_at: float | None = Field(description="When the last picture was finished.")
+    not_before: float | None = Field(
+        None, description="It is not rendered before then; seconds since 1970. Null: at once."
+    )
+    window: str | None = Field(None, description="It is rendered only at these times of day. Null: at any time.")
+    timezone: str | None = Field(None, description="Of the window; null where it has no times of its own.")
     position: int | None = Field(
         None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
@@ -51,6 +57,7 @@ class RenderForm(BaseModel):
             cancelled=render.cancelled,
             created_at=render.created_at,
             finished_at=render.finished_at,
+            **({} if render.times is None else asdict(render.times)),
             **more,
         )
 

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from scheduler.intake.moments import in_zone
+from scheduler.intake.times import starts_at
+from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
 from storage.renders.schedules import Schedules
 from storage.rules.states import Priority
+from storage.rules.times import RenderTimes
 
 if TYPE_CHECKING:
     from scheduler.services import Services
@@ -26,7 +30,21 @@ def why_held(services: "Services", render: "RenderView") -> str:
     if schedule is not None and schedule.plan.window is not None:
         opens = schedule.plan.window.split("-")[0]
         return f"held by schedule {schedule.name} until {opens} ({schedule.plan.timezone})"
+    if render.times is not None and render.times_shut:
+        return _held_by_times(services, render.times)
     return f"held until somebody resumes it (`farm release {render.id}`)"
+
+
+def _held_by_times(services: "Services", times: RenderTimes) -> str:
+    now = Schedules(services.database).now()
+    try:
+        starts = in_zone(starts_at(times, now), times.timezone)
+    except BadSpecification as error:
+        return f"held, and nobody here can say until when: {error}"
+    if times.window is None:
+        return f"held until {starts}, as it was submitted"
+    waits = "not before then, and " if times.not_before is not None and times.not_before > now else ""
+    return f"held until {starts}: {waits}rendered only within the window {times.window}"
 
 
 def why_waiting(

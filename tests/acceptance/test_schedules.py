@@ -91,6 +91,21 @@ def test_a_schedule_that_fires_once_says_when_and_in_whose_zone(served: Home) ->
     served.farm("schedule", "remove", "once", "--owner", "bob")
 
 
+def test_a_render_that_is_held_until_a_time_says_so(served: Home) -> None:
+    times = ("--not-before", "2036-12-01 07:00", "--window", "01:00-05:00")
+    said = served.farm("render", "a star", "--model", "simulated", "--no-wait", *times, settings={"TZ": "Asia/Tokyo"})
+    assert "times are in Asia/Tokyo, this machine's time zone" in said.err
+    render_id = said.out.strip()
+    status = served.farm("status", render_id).out
+    assert "rendered not before 2036-12-01 07:00 JST, only within 01:00-05:00 (Asia/Tokyo)" in status
+    assert "waits: held until 2036-12-02 01:00 JST" in status
+    served.farm("cancel", render_id)
+    served.farm("render", "a star", "--timezone", "UTC", code=2).complains("neither is given")
+    served.farm("render", "a star", "--not-before", "2036-02-30 02:00", code=2).complains(
+        "not_before: .* is not a time that there is"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

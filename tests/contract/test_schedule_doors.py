@@ -60,3 +60,36 @@ def test_a_schedule_fires_once_in_its_zone_which_is_utc_unless_another_is_given(
 def test_a_plan_that_cannot_be_meant_is_refused(ann: httpx.Client, change: dict[str, Any], says: str) -> None:
     refused(ann.post("/v1/schedules", json={"name": "wrong", "render": {"prompt": "a", "model": "toy"}} | change), says)
     assert ann.get("/v1/schedules/wrong").status_code == 404
+
+
+# -- renders with times ----------------------------------------------------------------------------------------
+
+
+def test_a_render_is_held_until_its_time_and_says_so(ann: httpx.Client) -> None:
+    asked = {"prompt": "a star", "model": "toy", "not_before": "2036-12-01 02:00", "window": "01:00-05:00"}
+    made = ann.post("/v1/renders", json=asked).json()
+    assert (made["state"], made["not_before"], made["window"]) == ("held", 2_111_709_600.0, "01:00-05:00")
+    assert made["timezone"] == "UTC"
+    assert "timezone: UTC, since none was given" in made["remarks"]
+    assert made["why"].startswith("held until 2036-12-01 02:00 UTC")
+    assert ann.post(f"/v1/renders/{made['id']}/release").json()["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"not_before": "soon"}, "not_before: 'soon' is not a time"),
+        ({"not_before": "2036-03-30 02:30", "timezone": "Europe/Paris"}, "not_before: 2036-03-30 02:30 does not exist"),
+        ({"window": "1-5"}, "window: '1-5' is not a window"),
+        ({"window": "01:00-05:00", "timezone": "Mars/Base"}, "timezone: 'Mars/Base'"),
+        ({"timezone": "Europe/Paris"}, "neither is given"),
+    ],
+)
+def test_times_that_cannot_be_meant_are_refused(ann: httpx.Client, change: dict[str, Any], says: str) -> None:
+    refused(ann.post("/v1/renders", json={"prompt": "a star", "model": "toy"} | change), says)
+
+
+@pytest.mark.parametrize("name", ["not_before", "window"])
+def test_a_schedules_render_has_no_times_of_its_own(ann: httpx.Client, name: str) -> None:
+    render = {"prompt": "a", "model": "toy", name: {"not_before": "2036-12-01 02:00", "window": "01:00-05:00"}[name]}
+    refused(ann.post("/v1/schedules", json={"name": "w", "cron": "@daily", "render": render}), f"render.{name}: not")
