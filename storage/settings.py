@@ -109,6 +109,9 @@ class Settings(BaseModel):
     grace_seconds: PositiveFloat = 60
     """How long a stopping worker may take to finish its running batch before its jobs are requeued."""
 
+    prompt_sources: str = ""
+    """Where schedules made over HTTP may read prompts at firing, e.g. s3://prompts/ (default: nowhere)."""
+
     webhook_private: bool = False
     """Allow webhooks to private addresses, and over http, for receivers in your own network."""
 

@@ -89,9 +89,9 @@ class RenderBody(Request):
 
     @model_validator(mode="after")
     def _says_something(self) -> "RenderBody":
-        if self.manifest is not None:
+        if (file := self._file()) is not None:
             if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
-                raise ValueError("manifest: not together with prompt, prompt_embeds, zip or product")
+                raise ValueError(f"{file}: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
         return self
@@ -138,6 +138,10 @@ class RenderBody(Request):
         # A single seed is that of the first picture; the next ones count up from it.
         once = (self.model_fields_set & _FIELDS) - {"seed"}
         return {name: value for name in once if not isinstance(value := getattr(self, name), list)}
+
+    def _file(self) -> str | None:
+        """Return the field that names a file with the prompts; None: they are in the body."""
+        return None if self.manifest is None else "manifest"
 
     def _lists(self) -> Mapping[str, list[Any]]:
         """Return the lists that go in step, a list of prompts among them."""

@@ -1,117 +1,32 @@
 """Routes of schedules: recurring renders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
 
-from scheduler.api.access import CanRead, CanSubmit
-from scheduler.api.context import Context
+from scheduler.api.access import Caller, CanRead, CanSubmit
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
-from scheduler.api.request_bodies import RenderBody
+from scheduler.api.schedule_bodies import ScheduleBody, ScheduledRenderBody, ScheduleEditBody
 from scheduler.cron.acceptance import acceptance_of
-from scheduler.cron.changes import PlanChange, resume_schedule
-from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
-from scheduler.cron.stored_orders import store_order
+from scheduler.cron.changes import resume_schedule
+from scheduler.cron.details import Paces, details
+from scheduler.cron.edits import Editor, OrderChange
+from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleDetails, ScheduleForm
+from scheduler.cron.stored_orders import KeptSource, kept_order, store_order
 from scheduler.intake.admission import check_number
+from scheduler.intake.order import Order
+from scheduler.intake.sources import opened_at_firing
 from storage.errors import BadSpecification
-from storage.renders.schedules import NAME
+from storage.renders.schedules import NAME, Schedule
+from storage.rules.states import Priority
 
 Name = Annotated[str, Path(pattern=NAME, description="Such as `nightly`.")]
-
-
-class LimitsBody(BaseModel):
-    """Say how much may be fired; null: any amount. A firing that is more does not happen, and its history says so."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    pictures: Annotated[int, Field(ge=1)] | None = Field(None, description="Of one firing.")
-    device_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        None, description="Of one firing, on one device, by the pace that was measured."
-    )
-    pictures_per_day: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Of all firings that are planned for one day of the time zone."
-    )
-    device_minutes_per_day: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        None, description="Of all firings that are planned for one day of the time zone."
-    )
-
-
-class PlanBody(BaseModel):
-    """Say when to fire, and how."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    cron: Annotated[str, Field(max_length=200)] | None = Field(
-        None, description="Minute, hour, day of the month, month, day of the week; or @daily, @hourly, …"
-    )
-    at: Annotated[str, Field(max_length=40)] | None = Field(
-        None,
-        description="Fire once, at this time of the time zone, or with an offset of its own (RFC 3339); instead of "
-        "`cron`.",
-        examples=["2026-12-01 02:00"],
-    )
-    timezone: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="A name such as Europe/Paris. Default: UTC."
-    )
-    window: str | None = Field(
-        None, description="Render only at these times, such as 01:00-06:00; the rest waits for the next day."
-    )
-    overlap: Literal["skip", "queue", "cancel"] | None = Field(
-        None, description="What to do if the previous render is not finished. Default: skip."
-    )
-    catch_up: Literal["none", "last", "all"] | None = Field(
-        None,
-        description="Which runs to make up for that were missed while the farm was down. Default: none, or last with "
-        "`at`.",
-    )
-    seeds: Literal["fresh", "same"] | None = Field(
-        None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
-    )
-    limits: LimitsBody | None = None
-
-    def change(self) -> PlanChange:
-        """Return what was said."""
-        limits = {} if self.limits is None else self.limits.model_dump(exclude_unset=True)
-        names = ("cron", "at", "timezone", "window", "overlap", "catch_up", "seeds")
-        gone = {name for name in ("window", "limits") if name in self.model_fields_set and getattr(self, name) is None}
-        return PlanChange(**self.model_dump(include={*names}), limits=limits, without=frozenset(gone))
-
-
-class ScheduleBody(PlanBody):
-    """Say what to render, and when."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "nightly",
-                    "cron": "0 2 * * *",
-                    "timezone": "Europe/Paris",
-                    "window": "01:00-06:00",
-                    "render": {"prompt": ["a red star", "a green circle"], "n": 4, "priority": "bulk"},
-                }
-            ]
-        },
-    )
-
-    name: Annotated[str, Field(pattern=NAME)]
-    render: RenderBody
-
-
-def _check_render(render: RenderBody) -> None:
-    """Refuse what renders have and schedules say otherwise. Raises BadSpecification."""
-    if render.dry_run:
-        raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
-    for name in ("not_before", "window", "timezone"):
-        if getattr(render, name) is not None:
-            raise BadSpecification(
-                f"render.{name}: not allowed in a schedule, which says beside `render` when it fires"
-            )
 
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES, route_class=JsonRoute)
@@ -120,14 +35,18 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONS
 @router.post("", status_code=201)
 def add_schedule(context: Context, body: ScheduleBody, caller: CanSubmit) -> ScheduleForm:
     """Add a schedule. Its order is checked now; its name must be unused."""
-    _check_render(body.render)
     plan, remarks = body.change().new(timezone="UTC", now=context.schedules.now())
     if body.seeds is None and body.render.seed is not None:
         plan = replace(plan, seeds="same")
-    terms = terms_of(context, caller, body.render)
-    check_number(body.render.jobs, caller.submitter.limits)
-    with order_of(context, caller, body.render) as order:
-        kept = store_order(context.intake, caller.submitter, order, terms, same_seeds=plan.seeds == "same")
+    with _order_of(context, caller, body.render) as (order, source):
+        kept = store_order(
+            context.intake,
+            caller.submitter,
+            order,
+            terms_of(context, caller, body.render),
+            same_seeds=plan.seeds == "same",
+            source=source,
+        )
     zone = [] if body.timezone is not None else ["timezone: UTC, since none was given"]
     stored = kept.remarked(zone + remarks).model_dump(mode="json")
     made = context.schedules.add(owner=caller.owner, name=body.name, plan=plan, order=stored)
@@ -142,9 +61,40 @@ def list_schedules(context: Context, caller: CanRead) -> list[ScheduleForm]:
 
 
 @router.get("/{name}")
-def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleForm:
-    """Return a schedule and its next run."""
-    return ScheduleForm.of(context.schedules.get(name, owner=caller.owner), context.schedules.now())
+def get_schedule(context: Context, name: Name, caller: CanRead) -> ScheduleDetails:
+    """Return a schedule: its order, its next times, its last runs, and why it does not run."""
+    return _details(context, context.schedules.get(name, owner=caller.owner))
+
+
+@router.patch("/{name}")
+def edit_schedule(context: Context, name: Name, body: ScheduleEditBody, caller: CanSubmit) -> ScheduleDetails:
+    """Change any part of a schedule; what is not given stays, its history too.
+
+    It is changed before a run or after it, never in the middle; from now on it runs with your key.
+    """
+    found = context.schedules.get(name, owner=caller.owner)
+    editor = Editor(schedules=context.schedules, intake=context.intake, settings=context.services.settings)
+    priority = None if body.priority is None else Priority[body.priority.upper()]
+    if body.render is None:
+        fields = {} if body.model is None else {"model": body.model}
+        change = OrderChange(fields=fields, priority=priority)
+        return _details(context, editor.edit(found, body.change(), change, caller.submitter))
+    if priority is None and "priority" not in body.render.model_fields_set:
+        priority = kept_order(found).terms(held=False).priority
+    with _order_of(context, caller, body.render) as (order, source):
+        change = OrderChange(
+            prompts=order,
+            source=source,
+            whole=True,
+            seed=body.render.seed,
+            priority=priority,
+            terms=terms_of(context, caller, body.render),
+        )
+        return _details(context, editor.edit(found, body.change(), change, caller.submitter))
+
+
+def _details(context: ApiContext, found: Schedule) -> ScheduleDetails:
+    return details(context.schedules, found, Paces(context.registry, context.services.measures))
 
 
 @router.get("/{name}/history")
@@ -188,3 +138,38 @@ def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowF
 def remove_schedule(context: Context, name: Name, caller: CanSubmit) -> None:
     """Remove a schedule and its history; its renders stay, and held ones stay held."""
     context.schedules.remove(context.schedules.get(name, owner=caller.owner))
+
+
+@contextmanager
+def _order_of(
+    context: ApiContext, caller: Caller, render: ScheduledRenderBody
+) -> Iterator[tuple[Order, KeptSource | None]]:
+    """Make an order of what a schedule is to render. Raises InvalidInput with the place of what is wrong."""
+    if render.dry_run:
+        raise BadSpecification("render.dry_run: not allowed in a schedule; use POST /v1/renders for a dry run")
+    for name in ("not_before", "window", "timezone"):
+        if getattr(render, name) is not None:
+            raise BadSpecification(
+                f"render.{name}: not allowed in a schedule, which says beside `render` when it fires"
+            )
+    check_number(render.jobs, caller.submitter.limits)
+    if render.prompts_at_firing is None:
+        with order_of(context, caller, render) as order:
+            yield order, None
+        return
+    settings = context.services.settings
+    _check_allowed(render.prompts_at_firing, settings.prompt_sources)
+    with opened_at_firing(render.prompts_at_firing, settings) as rows:
+        order = Order(manifest=rows, defaults=render.shared(), pictures_each=render.n, seed=render.seed)
+        yield order, KeptSource(source=render.prompts_at_firing)
+
+
+def _check_allowed(address: str, allowed: str) -> None:
+    """Refuse what the farm could read and callers may not: other buckets, and its own. Raises BadSpecification."""
+    places = [place.strip().rstrip("/") + "/" for place in allowed.split(",") if place.strip()]
+    if not any(address.startswith(place) for place in places):
+        where = f"it allows {', '.join(places)}" if places else "it allows none"
+        raise BadSpecification(
+            f"render.prompts_at_firing: {address[:80]} is not where this farm lets callers read (FARM_PROMPT_SOURCES); "
+            f"{where}"
+        )

@@ -13,7 +13,7 @@ import click
 from scheduler.intake import grid
 from scheduler.intake.manifests import KINDS
 from scheduler.intake.order import Order
-from scheduler.intake.sources import opened
+from scheduler.intake.sources import opened, opened_at_firing
 from scheduler.intake.specify import draw_seed
 from scheduler.intake.templates import Templates, read_wildcards
 from storage.errors import BadSpecification
@@ -154,13 +154,24 @@ class OrderOptions:
     pictures_each: int
     seed: int | None
     fields: Mapping[str, Any]
+    #: A prompt file that a schedule reads anew each time.
+    at_firing: str | None = None
+
+    @property
+    def names_prompts(self) -> bool:
+        """Whether it says what to draw."""
+        varied = {name.partition("=")[0].strip() for name in (*self.in_step, *self.combined)}
+        said = {*self.fields, *varied} & {"prompt", "prompt_embeds"}
+        return bool(self.prompts or self.file or self.templates or self.at_firing or said)
 
     @contextmanager
     def order(self, settings: Settings) -> Iterator[Order]:
         """Yield the order. Raises InvalidInput naming the wrong option, and what reading the file raises."""
         in_step = grid.read_columns(self.in_step, "--zip")
         combined = grid.read_columns(self.combined, "--product")
-        named = bool(self.prompts or self.file or self.templates)
+        named = bool(self.prompts or self.file or self.templates or self.at_firing)
+        if self.at_firing is not None and (self.prompts or self.file or self.templates):
+            raise click.UsageError("--prompts-at-firing says all prompts; drop the others, or put them into its file")
         if not named and {"prompt", "prompt_embeds"}.isdisjoint({*self.fields, *in_step, *combined}):
             raise click.UsageError(
                 'nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE'
@@ -172,7 +183,7 @@ class OrderOptions:
             grid.check(in_step, combined, given)
         except ValueError as error:
             raise BadSpecification(f"--{error}" if str(error).startswith("zip") else str(error)) from None
-        defaults = _checked_fields(self.fields, self.seed)
+        defaults = checked_fields(self.fields, self.seed)
         templates = self._templates()
         with self._manifest(settings) as manifest:
             yield Order(
@@ -199,6 +210,8 @@ class OrderOptions:
         )
 
     def _manifest(self, settings: Settings) -> Any:
+        if self.at_firing is not None:
+            return opened_at_firing(self.at_firing, settings, kind=self.kind)
         return nullcontext() if self.file is None else opened(self.file, settings, kind=self.kind)
 
 
@@ -225,8 +238,8 @@ def _check_is_prompt(prompt: str) -> None:
         raise click.UsageError(f"{prompt} is a file; --prompts {prompt} renders the prompts in it")
 
 
-def _checked_fields(fields: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """Return the options as defaults for rows that lack them. Raises BadSpecification."""
+def checked_fields(fields: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
+    """Return the options of a picture as a request has them. Raises BadSpecification."""
     if "loras" in fields:
         fields = {**fields, "loras": ",".join(fields["loras"])}
     checked = Request.parse({"prompt": "-", **fields, **({} if seed is None else {"seed": seed})})

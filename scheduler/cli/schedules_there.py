@@ -1,15 +1,19 @@
 """`farm schedule list|pause|resume|remove|run-now|history`: schedules that are there."""
 
+from collections.abc import Iterable
+
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table, say
+from scheduler.cli.schedule_lines import lines_of, next_words
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.acceptance import acceptance_of
 from scheduler.cron.changes import resume_schedule
+from scheduler.cron.details import Paces, details
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.intake.moments import in_zone
 from scheduler.services import Services, open_services
-from storage.renders.schedules import Schedule, Schedules
+from storage.renders.schedules import Firing, Schedule, Schedules
 from storage.settings import read_settings
 
 owner_option = click.option(
@@ -49,6 +53,28 @@ def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
             for one, form in zip(found, forms, strict=True)
         ),
     )
+
+
+@click.command()
+@click.argument("name")
+@owner_option
+@json_option
+def show(name: str, owner: str | None, as_json: bool) -> None:
+    """Show everything about a schedule.
+
+    That is its order, its next times, its limits, its last firings and why it does not fire.
+    """
+    schedules, found, services = named_schedule(name, owner)
+    form = details(schedules, found, Paces(services.registry, services.measures))
+    if as_json:
+        print_json(form.model_dump())
+        return
+    for line in lines_of(form):
+        click.echo(line)
+    for remark in form.remarks:
+        say(remark)
+    if form.history:
+        _print_history(schedules.history(found, limit=len(form.history)), form.timezone)
 
 
 @click.command()
@@ -129,11 +155,15 @@ def history(name: str, limit: int, owner: str | None, as_json: bool) -> None:
     if as_json:
         print_json([FiringForm.of(firing).model_dump() for firing in firings])
         return
+    _print_history(firings, found.plan.timezone)
+
+
+def _print_history(firings: Iterable[Firing], timezone: str) -> None:
     print_table(
         ["PLANNED", "OUTCOME", "RENDER", "STATE", "NOTE"],
         (
             (
-                in_zone(firing.planned_at, found.plan.timezone),
+                in_zone(firing.planned_at, timezone),
                 firing.outcome,
                 firing.render_id,
                 firing.render_state,
@@ -159,11 +189,4 @@ def say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) 
         click.echo(f"schedule {form.name}: {'has ended' if form.ended else f'next {next_words(form)}'}")
 
 
-def next_words(form: ScheduleForm) -> str:
-    """Say when a schedule fires next."""
-    if form.ended:
-        return "ended"
-    return "paused" if form.paused else in_zone(form.next_at, form.timezone) if form.next_at else "never"
-
-
-COMMANDS = (list_schedules, pause, resume, remove, run_now, history)
+COMMANDS = (list_schedules, show, pause, resume, remove, run_now, history)

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from scheduler.cron.meter import Meter, OverLimit
 from scheduler.cron.stored_orders import StoredOrder, kept_order, restored_order
 from scheduler.intake.admission import Submitter
 from scheduler.intake.moments import in_zone, is_open
@@ -15,7 +17,9 @@ from storage.broker.tickets import Tickets
 from storage.errors import InvalidInput
 from storage.jobs.values import NewJob, Submission
 from storage.renders.firings import ClaimedFiring, Firings
+from storage.renders.measures import Measures
 from storage.renders.schedules import FiringOutcome, Schedule, Schedules
+from storage.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ class Acceptance:
     firings: Firings
     keys: Keys
     intake: Intake
+    settings: Settings
     #: Seconds since 1970; None: the database's clock.
     clock: Callable[[], float] | None = None
 
@@ -45,9 +50,15 @@ class Acceptance:
         if (why := self.firings.why_not(claimed)) is not None:
             self.firings.decide(claimed, FiringOutcome.SKIPPED, why)
             return
+        meter = self._meter(schedule, claimed.planned_at)
         try:
             with self._pictures(schedule) as (jobs, submission):
-                render_id = self.firings.accept(claimed, through(jobs), submission, quanta(self.intake.registry))
+                measured = through(meter.through(jobs))
+                size = partial(meter.size, held=submission.held, now=self.now())
+                render_id = self.firings.accept(claimed, measured, submission, quanta(self.intake.registry), size=size)
+        except OverLimit as error:
+            self.firings.decide(claimed, FiringOutcome.SKIPPED, str(error))
+            return
         except InvalidInput as error:
             # Such as a model that is no longer registered, or lost rows: retrying would not help.
             self.fail(claimed, str(error))
@@ -68,8 +79,16 @@ class Acceptance:
                 f"schedule {schedule.name} has ended, its time was {at}; "
                 f"`farm schedule edit {schedule.name} --at TIME` gives it another"
             )
-        with self._pictures(schedule) as (jobs, submission):
-            render_id = self.firings.fire_by_hand(schedule, self.now(), jobs, submission, quanta(self.intake.registry))
+        now = self.now()
+        meter = self._meter(schedule, now)
+        try:
+            with self._pictures(schedule) as (jobs, submission):
+                size = partial(meter.size, held=submission.held, now=now)
+                render_id = self.firings.fire_by_hand(
+                    schedule, now, meter.through(jobs), submission, quanta(self.intake.registry), size=size
+                )
+        except OverLimit as error:
+            raise InvalidInput(f"schedule {schedule.name} did not fire: {error}") from None
         if render_id is not None:
             self._fired(schedule, render_id)
         return render_id
@@ -78,11 +97,14 @@ class Acceptance:
     def _pictures(self, schedule: Schedule) -> Iterator[tuple[Iterable[NewJob], Submission]]:
         """Restore what a schedule renders. Raises InvalidInput, here or while the pictures are read."""
         kept = kept_order(schedule)
-        submitter = self._submitter(schedule, kept)
+        submitter = replace(self._submitter(schedule, kept), local_files=kept.reads_local_file)
         opened = is_open(schedule.plan.window, schedule.plan.timezone, self.now())
         terms = kept.terms(held=not opened)
-        with restored_order(kept, self.intake.objects, name=schedule.name) as order:
+        with restored_order(kept, self.intake.objects, self.settings, name=schedule.name) as order:
             yield admit(self.intake, submitter, order, terms), terms.submission(submitter)
+
+    def _meter(self, schedule: Schedule, planned_at: float) -> Meter:
+        return Meter(schedule, planned_at, self.intake.registry, Measures(self.schedules.database))
 
     def _submitter(self, schedule: Schedule, kept: StoredOrder) -> Submitter:
         """Return whose order it is, with the limits of its key. Raises InvalidInput if the key is no longer valid."""
@@ -111,4 +133,5 @@ def acceptance_of(services: Services, tickets: Tickets | None) -> Acceptance:
         firings=Firings(services.database, services.jobs, lease_seconds=services.settings.lease_seconds),
         keys=Keys(services.database),
         intake=intake_of(services, tickets),
+        settings=services.settings,
     )

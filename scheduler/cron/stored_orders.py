@@ -2,8 +2,10 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.order import Order
+from scheduler.intake.pace import work
 from scheduler.intake.requests import SourcedRequest, at
+from scheduler.intake.sources import opened_at_firing
 from scheduler.intake.specify import draw_seed
 from scheduler.intake.submit import Intake, specified
 from scheduler.intake.templates import Templates
@@ -24,10 +28,13 @@ from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore
 from storage.renders.schedules import Schedule
 from storage.rules.states import Priority
+from storage.settings import Settings
 from storage.spec.picture import Request
 
+#: How many prompts are shown of an order.
+_SHOWN = 3
 _INPUTS = {"control_images", "prompt_embeds"}
-_PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
+PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
     Priority.INTERACTIVE: "interactive",
     Priority.NORMAL: "normal",
     Priority.BULK: "bulk",
@@ -41,6 +48,9 @@ class StoredOrder(BaseModel):
 
     #: The prompts and the rows of files, as a stored object of JSON lines.
     rows: str | None = None
+    #: A prompt file that is read anew at each firing instead: an absolute path, or s3://bucket/key; and its format.
+    source: str | None = None
+    source_kind: str | None = None
     templates: Templates | None = None
     defaults: dict[str, Any] = {}
     in_step: dict[str, list[Any]] = {}
@@ -48,8 +58,12 @@ class StoredOrder(BaseModel):
     pictures_each: int = 1
     #: Of every run; None: drawn for each run.
     seed: int | None = None
-    #: How many pictures it had when it was added.
+    #: How many pictures it had when it was checked last.
     pictures: int
+    #: The first prompts of these.
+    shown: tuple[str, ...] = ()
+    #: Model → `scheduler.intake.pace.work` of these; None: an earlier version has not weighed them.
+    work: dict[str, int] | None = None
     priority: Literal["interactive", "normal", "bulk"] = "normal"
     #: The API key that it was added with.
     key_id: str | None = None
@@ -61,6 +75,11 @@ class StoredOrder(BaseModel):
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
 
+    @property
+    def reads_local_file(self) -> bool:
+        """Whether its prompts are read from a file of this machine, whose rows may name others beside it."""
+        return self.source is not None and not self.source.startswith("s3://")
+
     def remarked(self, remarks: Iterable[str]) -> "StoredOrder":
         """Return it with remarks on its plan, before those on its pictures."""
         return self.model_copy(update={"remarks": (*remarks, *self.remarks)})
@@ -71,19 +90,47 @@ class StoredOrder(BaseModel):
         return Terms(priority=Priority[self.priority.upper()], watched=self.watched, webhook=webhook, held=held)
 
 
-def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms, *, same_seeds: bool) -> StoredOrder:
-    """Check an order whole, and store all that it needs. Raises InvalidInput with the place of what is wrong."""
+@dataclass(frozen=True, kw_only=True)
+class KeptSource:
+    """A prompt file that is read anew at each firing, and its format, if its name does not tell."""
+
+    #: An absolute path, or s3://bucket/key.
+    source: str
+    kind: str | None = None
+
+
+def store_order(
+    intake: Intake,
+    submitter: Submitter,
+    order: Order,
+    terms: Terms,
+    *,
+    same_seeds: bool,
+    source: KeptSource | None = None,
+) -> StoredOrder:
+    """Check an order whole, and store all that it needs. Raises InvalidInput with the place of what is wrong.
+
+    Args:
+        source: what the order's manifest was read from, and is to be read from again.
+    """
     if named := _INPUTS & {*order.in_step, *order.combined}:
         raise BadSpecification(f"{min(named)}: not allowed as a list in a schedule; use the rows of a prompt file")
     checked = specified(intake, submitter, order)
-    checked.exhaust()
+    weight: Counter[str] = Counter()
+    shown: dict[str, None] = {}
+    for one in checked:
+        if len(shown) < _SHOWN:
+            shown[one.spec.prompt] = None
+        weight[one.spec.model] += work(one.spec, intake.registry[one.spec.model])
     if not checked.total:
         raise BadSpecification("nothing to render: no prompt was given")
     seed = order.seed
     if same_seeds and seed is None:
         seed = draw_seed()
     return StoredOrder(
-        rows=_kept_rows(order, intake.uploads, submitter),
+        rows=_kept_rows(order, intake.uploads, submitter) if source is None else None,
+        source=source.source if source is not None else None,
+        source_kind=source.kind if source is not None else None,
         templates=order.templates,
         defaults=_kept_defaults(order, intake.uploads, submitter),
         in_step={name: [*values] for name, values in order.in_step.items()},
@@ -91,7 +138,9 @@ def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms
         pictures_each=order.pictures_each,
         seed=seed if same_seeds else None,
         pictures=checked.total,
-        priority=_PRIORITY_NAMES[terms.priority],
+        work=dict(weight),
+        shown=tuple(shown),
+        priority=PRIORITY_NAMES[terms.priority],
         key_id=submitter.key_id,
         watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
@@ -111,17 +160,14 @@ def kept_order(schedule: Schedule) -> StoredOrder:
 
 
 @contextmanager
-def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Iterator[Order]:
-    """Restore the order, with random prompts drawn anew unless its seed is kept. Raises NotFound if rows are lost."""
+def restored_order(kept: StoredOrder, objects: ObjectStore, settings: Settings, *, name: str) -> Iterator[Order]:
+    """Restore the order, with random prompts drawn anew unless its seed is kept, and a file that it names read anew.
+
+    Raises NotFound if rows are lost, InvalidInput if the file cannot be read, ObjectStoreProblem.
+    """
     seed = draw_seed() if kept.seed is None else kept.seed
     templates = kept.templates.model_copy(update={"seed": seed}) if kept.templates is not None else None
-    with tempfile.NamedTemporaryFile(prefix="farm-schedule-") as file:
-        manifest = None
-        if kept.rows is not None:
-            copy_input(objects, kept.rows, file)
-            manifest = Manifest(
-                path=Path(file.name), kind="jsonl", shown=f"prompts of the schedule {name}", folder=Path()
-            )
+    with _manifest_of(kept, objects, settings, name=name) as manifest:
         yield Order(
             manifest=manifest,
             templates=templates,
@@ -133,12 +179,28 @@ def restored_order(kept: StoredOrder, objects: ObjectStore, *, name: str) -> Ite
         )
 
 
+@contextmanager
+def _manifest_of(
+    kept: StoredOrder, objects: ObjectStore, settings: Settings, *, name: str
+) -> Iterator[Manifest | None]:
+    if kept.source is not None:
+        with opened_at_firing(kept.source, settings, kind=kept.source_kind) as manifest:
+            yield manifest
+        return
+    with tempfile.NamedTemporaryFile(prefix="farm-schedule-") as file:
+        if kept.rows is None:
+            yield None
+            return
+        copy_input(objects, kept.rows, file)
+        yield Manifest(path=Path(file.name), kind="jsonl", shown=f"prompts of the schedule {name}", folder=Path())
+
+
 def _kept_rows(order: Order, uploads: Uploads, submitter: Submitter) -> str | None:
     known = stored_inputs(uploads, order.rows(), submitter)
     with tempfile.TemporaryFile() as file:
         for one in with_references(order.rows(), known):
             for request in _each_copy(one, order.pictures_each):
-                file.write(json.dumps(_fields(request), ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(fields_of(request), ensure_ascii=False).encode() + b"\n")
             if file.tell() > MAX_BYTES:
                 raise BadSpecification(f"prompts of a schedule larger than {MAX_BYTES // 2**20} MB")
         return uploads.keep(file, submitter.uploader) if file.tell() else None
@@ -156,7 +218,7 @@ def _each_copy(one: SourcedRequest, pictures_each: int) -> Iterator[Request]:
         yield request.model_copy(update={**own, **name})
 
 
-def _fields(request: Request) -> Mapping[str, Any]:
+def fields_of(request: Request) -> Mapping[str, Any]:
     beside = {"custom_id": request.custom_id, "labels": request.labels}
     return {**request.asked(), **{name: value for name, value in beside.items() if value is not None}}
 

@@ -103,6 +103,14 @@ def _local(first: datetime, field: str) -> Moment:
     )
 
 
+def day_of(at: float, timezone: str) -> tuple[float, float]:
+    """Return when a moment's day begins and ends in a zone."""
+    zone = ZoneInfo(timezone)
+    day = datetime.fromtimestamp(at, zone).date()
+    first, last = (datetime.combine(one, time(), zone).timestamp() for one in (day, day + timedelta(days=1)))
+    return first, last
+
+
 # -- windows ---------------------------------------------------------------------------------------------------
 
 

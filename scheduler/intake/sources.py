@@ -1,6 +1,8 @@
 """Open prompt files: a path, `-` (standard input) or an object, `s3://bucket/key`."""
 
+import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -9,9 +11,12 @@ from pathlib import Path
 from typing import IO
 
 from scheduler.intake.manifests import Manifest, manifest
-from storage.errors import InvalidInput
+from scheduler.intake.uploads import MAX_BYTES
+from storage.errors import InvalidInput, ObjectStoreRefused
 from storage.objects.store import copy_object
 from storage.settings import Settings
+
+_PIECE = 2**20
 
 
 @contextmanager
@@ -34,6 +39,42 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
             shown="standard input" if given == "-" else given,
             folder=Path(),
         )
+
+
+@contextmanager
+def opened_at_firing(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
+    """Open a prompt file that a schedule reads anew each time: an absolute path, or an object, `s3://bucket/key`.
+
+    It is copied first, up to `MAX_BYTES`: whoever writes it meanwhile changes nothing of what is read.
+
+    Raises InvalidInput for what is not there, may not be read, is no file or too large; ObjectStoreProblem.
+    """
+    with tempfile.NamedTemporaryFile(prefix="farm-prompts-") as file:
+        if given.startswith("s3://"):
+            try:
+                copy_object(given, file, settings, at_most=MAX_BYTES)
+            except ObjectStoreRefused as error:
+                raise InvalidInput(f"{given}: {error}") from None  # waiting would not help
+        else:
+            _copy_file(Path(given), file)
+        file.flush()
+        suffix = Path(given).suffix.lower().removeprefix(".")
+        yield Manifest(path=Path(file.name), kind=kind or suffix, shown=given, folder=Path(given).parent)
+
+
+def _copy_file(path: Path, file: IO[bytes]) -> None:
+    try:
+        # A pipe without a writer is not waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as given:
+            if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
+                raise InvalidInput(f"{path}: not a file")
+            left = MAX_BYTES
+            while piece := given.read(min(_PIECE, left + 1)):
+                if (left := left - len(piece)) < 0:
+                    raise InvalidInput(f"{path}: larger than {MAX_BYTES // 2**20} MB")
+                file.write(piece)
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error.strerror}") from None
 
 
 def _copy(given: str, settings: Settings, file: IO[bytes]) -> None:

@@ -7,10 +7,10 @@ made the same picture leave one object, whose hash is the one in the row.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 from urllib.parse import urlsplit
 
-from storage.errors import BadSettings
+from storage.errors import BadSettings, InvalidInput
 from storage.objects.folder import LocalObjects
 from storage.objects.object_keys import Stored
 from storage.settings import Settings
@@ -97,15 +97,32 @@ def open_place(url: str, settings: Settings) -> Bucket:
     return _bucket(bucket, prefix, settings, named="the address")
 
 
-def copy_object(url: str, file: IO[bytes], settings: Settings) -> None:
+def copy_object(url: str, file: IO[bytes], settings: Settings, *, at_most: int | None = None) -> None:
     """Copy an object of any bucket, `s3://bucket/key`, into a file; memory stays flat.
 
-    Raises NotFound, BadSettings, ObjectStoreProblem.
+    Raises NotFound, BadSettings, ObjectStoreProblem; InvalidInput if it is larger than `at_most` bytes.
     """
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise BadSettings(f"{url}: expected s3://bucket/key")
-    _bucket(bucket, "", settings, named="the address").copy(key, file)
+    there = _bucket(bucket, "", settings, named="the address")
+    there.copy(key, file if at_most is None else cast("IO[bytes]", _BoundedFile(file, url, at_most)))
+
+
+class _BoundedFile:
+    """A file that takes so many bytes, whatever the store said how many there are."""
+
+    def __init__(self, file: IO[bytes], shown: str, at_most: int) -> None:
+        self._file = file
+        self._shown = shown
+        self._at_most = self._left = at_most
+
+    def write(self, data: bytes) -> int:
+        """Raises InvalidInput for more than the file takes."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidInput(f"{self._shown}: larger than {self._at_most // 2**20} MB")
+        return self._file.write(data)
 
 
 def _bucket(name: str, prefix: str, settings: Settings, *, named: str = "FARM_OBJECTS_URL") -> Bucket:

@@ -17,40 +17,22 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, update
 from storage.database.connection import Database, database_now, transaction
 from storage.database.schedule_tables import firings, schedules, ticking
 from storage.database.upsert import insert_on_conflict
+from storage.errors import InvalidInput
 from storage.jobs.jobs import Jobs
 from storage.jobs.submission import Accept, accept_stream
 from storage.jobs.values import NewJob, Submission
+from storage.renders.firing_limits import FiringSize, over_limit
 from storage.renders.schedules import PAUSED, FiringOutcome, Schedule, schedule_of, unfinished
+from storage.renders.ticking import Ticking
 
 #: A render of more pictures is long: to accept it, to hold it and to release it can take minutes.
 LONG_PICTURES = 1000
-#: A tick that took longer was frozen with its process.
-_LONGEST_TICK_SECONDS = 600.0
 _CLOCK = "schedules"
 #: Of what the clock decides.
 _NOTES = {
     FiringOutcome.MISSED: "no scheduler process was running when it came due",
     FiringOutcome.SKIPPED: PAUSED,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ticking:
-    """From when until when some process has looked at the schedules without a pause, in seconds since 1970."""
-
-    since: float
-    until: float
-
-    def then(self, *, began: float, now: float, gap: float) -> "Ticking":
-        """Return it after a tick that began at `began`, maybe waited for the database, and now looks.
-
-        More than `gap` seconds without a tick are a pause; so is a clock that was set back by more.
-        """
-        if now - began > _LONGEST_TICK_SECONDS:
-            return Ticking(since=now, until=now)
-        if began - self.until > gap or self.until - now > gap:
-            return Ticking(since=began, until=now)
-        return Ticking(since=min(self.since, began), until=now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,24 +271,35 @@ class Firings:
         wanted: Iterable[NewJob],
         submission: Submission,
         quanta: Mapping[str, int],
+        *,
+        size: Callable[[], FiringSize] | None = None,
     ) -> str | None:
         """Accept the render of a claimed firing, once, however many processes try; its id.
 
         None if it was skipped, or is no longer ours. The lease may have run out: as long as nobody else has claimed
         the firing, it is ours. A process that is killed leaves it taken, or fired with its render. Raises InvalidInput
         for what cannot be rendered; then nothing is decided.
+
+        Args:
+            size: how much it is, asked once its pictures are read; None: no limit is looked at.
         """
         return accept_stream(
-            self.database, wanted, submission, quanta, within=partial(self._accept, claimed, submission)
+            self.database, wanted, submission, quanta, within=partial(self._accept, claimed, submission, size)
         )
 
     def _accept(
-        self, claimed: ClaimedFiring, submission: Submission, connection: Connection, accept: Accept
+        self,
+        claimed: ClaimedFiring,
+        submission: Submission,
+        size: Callable[[], FiringSize] | None,
+        connection: Connection,
+        accept: Accept,
     ) -> str | None:
-        paused = _lock(connection, claimed.schedule)
-        if paused is None or not _decide(connection, claimed, outcome=FiringOutcome.FIRED, note=None):
+        found = _lock(connection, claimed.schedule)
+        if found is None or not _decide(connection, claimed, outcome=FiringOutcome.FIRED, note=None):
             return None
-        due = _Due(schedule=claimed.schedule, at=claimed.planned_at, paused=paused)
+        measured = None if size is None else size()
+        due = _Due(schedule=claimed.schedule, at=claimed.planned_at, paused=found.paused, size=measured)
         return self._fire(connection, due, submission, accept)
 
     def fire_by_hand(
@@ -316,31 +309,47 @@ class Firings:
         wanted: Iterable[NewJob],
         submission: Submission,
         quanta: Mapping[str, int],
+        *,
+        size: Callable[[], FiringSize] | None = None,
     ) -> str | None:
         """Accept a render outside the plan, of a paused schedule too; its id, None if it was skipped or removed.
 
-        A process that is killed leaves the firing and its render, or neither. Raises InvalidInput.
+        A process that is killed leaves the firing and its render, or neither. Raises InvalidInput, also where somebody
+        has edited the schedule since it was read.
         """
 
         def within(connection: Connection, accept: Accept) -> str | None:
             values = {"planned_at": at, "at": database_now(), "outcome": FiringOutcome.FIRED, "note": "by hand"}
-            if _lock(connection, schedule) is None or not _insert(connection, schedule, values):
+            found = _lock(connection, schedule)
+            if found is not None and found.version != schedule.version:
+                raise InvalidInput(
+                    f"schedule {schedule.name} was edited while it was fired; nothing was, fire it again"
+                )
+            if found is None or not _insert(connection, schedule, values):
                 return None
-            return self._fire(connection, _Due(schedule=schedule, at=at, paused=False), submission, accept)
+            due = _Due(schedule=schedule, at=at, paused=False, size=None if size is None else size(), note="by hand")
+            return self._fire(connection, due, submission, accept)
 
         return accept_stream(self.database, wanted, submission, quanta, within=within)
 
     def _fire(self, connection: Connection, due: "_Due", submission: Submission, accept: Accept) -> str | None:
         """Accept within the transaction that has decided the firing, as the schedule's rule of overlap says."""
         schedule, this = due.schedule, _at(due.schedule.id, due.at)
-        if (why := _why_not(connection, schedule, paused=due.paused)) is not None:
+        size, why = due.size, _why_not(connection, schedule, paused=due.paused)
+        if why is None and size is not None:
+            why = over_limit(connection, schedule, size)
+        if why is not None:
             connection.execute(update(firings).where(this).values(outcome=FiringOutcome.SKIPPED, note=why))
             return None
         if schedule.plan.overlap == "cancel":
             for row in connection.execute(unfinished(schedule)).all():
                 self._jobs.cancel_within(connection, row.id)
         render_id = accept()
-        connection.execute(update(firings).where(this).values(render_id=render_id, window_open=not submission.held))
+        told = {"render_id": render_id, "window_open": not submission.held}
+        if size is not None:
+            notes = "; ".join(filter(None, (due.note, size.note))) or None
+            told |= {"pictures": size.pictures, "device_seconds": size.device_seconds, "note": notes}
+        connection.execute(update(firings).where(this).values(**told))
         return render_id
 
 
@@ -351,14 +360,15 @@ class _Due:
     schedule: Schedule
     at: float
     paused: bool
+    size: FiringSize | None
+    #: How it came to be.
+    note: str | None = None
 
 
-def _lock(connection: Connection, schedule: Schedule) -> bool | None:
-    """Lock a schedule, so that its firings follow one another; whether it is paused. None if it was removed."""
-    paused: bool | None = connection.execute(
-        select(schedules.c.paused).where(schedules.c.id == schedule.id).with_for_update()
-    ).scalar()
-    return paused
+def _lock(connection: Connection, schedule: Schedule) -> Any:
+    """Lock a schedule, so that its firings follow one another; `paused` and `version` of it. None if it was removed."""
+    found = select(schedules.c.paused, schedules.c.version).where(schedules.c.id == schedule.id)
+    return connection.execute(found.with_for_update()).first()
 
 
 def _insert(connection: Connection, schedule: Schedule, values: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from storage.objects.store import ObjectStore
 from storage.renders.firings import Firings
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.renders.views import Views
+from storage.settings import Settings
 from storage.spec.registry import parse_registry
 from tests.contract.renders import claim, complete
 
@@ -53,7 +54,12 @@ class ByTurns:
     def __post_init__(self) -> None:
         self.ticks = ScheduleRunner(self.schedules, self.firings, clock=self.clock)
         self.acceptance = Acceptance(
-            schedules=self.schedules, firings=self.firings, keys=self.keys, intake=self.intake, clock=self.clock
+            schedules=self.schedules,
+            firings=self.firings,
+            keys=self.keys,
+            intake=self.intake,
+            clock=self.clock,
+            settings=Settings(),
         )
         self.acceptors = Acceptors(
             self.acceptance, renew_seconds=3600, every_seconds=0.05, most_attempts=self.most_attempts

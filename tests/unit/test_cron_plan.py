@@ -10,8 +10,8 @@ import pytest
 from scheduler.cron.plan import Planned, check_once, check_plan, due, outside_remarks, times_after
 from scheduler.intake.moments import is_open
 from storage.errors import BadSpecification
-from storage.renders.firings import Ticking
 from storage.renders.schedules import Plan
+from storage.renders.ticking import Ticking
 
 
 def at(text: str, zone: str = "UTC") -> float:
