@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import events, fleet, health, problems, renders, schedules
+from scheduler.api import agenda, events, fleet, health, problems, renders, schedules
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.compat.absent import instead
@@ -78,7 +78,18 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, instead)
-    for room in (renders, events, schedules, fleet, openai_images, openai_batches, automatic1111, replicate, health):
+    for room in (
+        renders,
+        events,
+        schedules,
+        agenda,
+        fleet,
+        openai_images,
+        openai_batches,
+        automatic1111,
+        replicate,
+        health,
+    ):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     app.add_middleware(_Bounded)

@@ -63,6 +63,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
     "Inputs and schedules": {
         "upload": _lazy("upload", "upload", "Upload conditioning images and embeddings."),
         "schedule": _lazy("schedule", "schedule", "Submit renders on a schedule."),
+        "agenda": _lazy("agenda", "agenda", "Show what will run when, for how long, and what does not fit its window."),
     },
     "The farm": {
         "up": _lazy("processes", "up", "Run a whole farm on this machine until Ctrl-C."),

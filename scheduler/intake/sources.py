@@ -65,7 +65,7 @@ def opened_at_firing(given: str, settings: Settings, *, kind: str | None = None)
 def _copy_file(path: Path, file: IO[bytes]) -> None:
     try:
         # A pipe without a writer is not waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as given:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as given:
             if not stat.S_ISREG(os.fstat(given.fileno()).st_mode):
                 raise InvalidInput(f"{path}: not a file")
             left = MAX_BYTES

@@ -1,5 +1,6 @@
 """`farm schedule`, as a person uses it, and a running farm that fires."""
 
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -104,6 +105,63 @@ def test_a_render_that_is_held_until_a_time_says_so(served: Home) -> None:
     served.farm("render", "a star", "--not-before", "2036-02-30 02:00", code=2).complains(
         "not_before: .* is not a time that there is"
     )
+
+
+def test_a_schedule_is_shown_edited_and_on_the_agenda(served: Home) -> None:
+    prompts = served.file("anew.txt", "a star\na circle\n")
+    zone, bob = ("--timezone", "Europe/Paris"), ("--owner", "bob")
+    limits = ("--max-pictures", "5", "--max-device-minutes-per-day", "2.5")
+    served.farm(
+        *("schedule", "add", "shown", "--cron", "0 2 * * *", *zone, "--prompts-at-firing", "anew.txt", *limits, *bob),
+        *("--model", "simulated"),
+    )
+    shown = served.farm("schedule", "show", "shown", *bob)
+    assert "schedule shown of bob: 0 2 * * * (Europe/Paris)" in shown.out
+    assert "limits: 5 pictures each time, 2.5 device minutes a day" in shown.out
+    assert f"prompts: read at each firing from {served.folder / 'anew.txt'}" in shown.out
+    assert "order: 2 pictures with simulated, " in shown.out
+    assert len(served.farm("schedule", "show", "shown", *bob, "--json").json["next_times"]) == 5
+
+    said = served.farm(
+        *("schedule", "edit", "shown", "a square", "-n", "3", "--cron", "30 7 * * *", "--window", "01:00-06:00", *bob),
+        *("--priority", "bulk", "--no-limits"),
+    )
+    assert said.out.startswith("schedule shown: 3 pictures each time, next ")
+    assert "cron: no time lies within the window 01:00-06:00; the pictures wait for it" in said.err
+    form = served.farm("schedule", "show", "shown", *bob, "--json").json
+    assert (form["order"]["prompts"], form["order"]["models"]) == (["a square"], ["simulated"])
+    assert (form["prompts_at_firing"], form["priority"], form["limits"]["pictures"]) == (None, "bulk", None)
+
+    agenda = served.farm("agenda", *bob).out
+    assert agenda.count("schedule shown") in (1, 2)
+    assert served.farm("agenda", "--days", "3", *bob, "--json").json["entries"][0]["pictures"] == 3
+    assert prompts
+    served.farm("schedule", "remove", "shown", *bob)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("edit", "same"), "nothing to change"),
+        (("edit", "same", "--cron", "0 25 * * *"), "cron: '0 25 .*bad hour"),
+        (("edit", "same", "--at", "2026-01-01 02:00"), "is past; it is"),
+        (("edit", "same", "--model", "nope"), "no model named 'nope'"),
+        (("edit", "same", "--window", "01:00-02:00", "--no-window"), "exclude each other"),
+        (("edit", "same", "--prompts-at-firing", "gone.txt"), "gone.txt: No such file or directory"),
+        (("edit", "a/b", "--cron", "@daily"), "no schedule named 'a/b'"),
+        (("add", "a/b", "--cron", "@daily", "a star"), "name: expected up to 100 letters"),
+        (("add", "new", "--cron", "@daily", "--prompts-at-firing", "-"), "standard input can be read once only"),
+        (("add", "new", "--cron", "@daily", "a", "--prompts-at-firing", "x.txt"), "says all prompts; drop the others"),
+    ],
+)
+def test_what_cannot_be_meant_leaves_schedules_alone(served: Home, arguments: tuple[str, ...], says: str) -> None:
+    if served.farm("schedule", "show", "same", code=None).code:
+        served.farm("schedule", "add", "same", "--cron", "@yearly", "a star", "--model", "simulated")
+    before = served.farm("schedule", "show", "same", "--json").json
+    refused = served.farm("schedule", *arguments, code=2)
+    assert re.search(says, refused.err), refused.err
+    assert "Traceback" not in refused.err
+    assert served.farm("schedule", "show", "same", "--json").json == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Schedules on a faked clock, for the suites of schedules."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from scheduler.cron.acceptance import Acceptance
@@ -49,6 +49,7 @@ class ByTurns:
     keys: Keys
     intake: Intake
     clock: Callable[[], float]
+    settings: Settings = field(default_factory=Settings)
     most_attempts: int = 5
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class ByTurns:
             keys=self.keys,
             intake=self.intake,
             clock=self.clock,
-            settings=Settings(),
+            settings=self.settings,
         )
         self.acceptors = Acceptors(
             self.acceptance, renew_seconds=3600, every_seconds=0.05, most_attempts=self.most_attempts

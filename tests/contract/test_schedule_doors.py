@@ -93,3 +93,97 @@ def test_times_that_cannot_be_meant_are_refused(ann: httpx.Client, change: dict[
 def test_a_schedules_render_has_no_times_of_its_own(ann: httpx.Client, name: str) -> None:
     render = {"prompt": "a", "model": "toy", name: {"not_before": "2036-12-01 02:00", "window": "01:00-05:00"}[name]}
     refused(ann.post("/v1/schedules", json={"name": "w", "cron": "@daily", "render": render}), f"render.{name}: not")
+
+
+# -- looked into, edited ---------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_edited_in_part_and_its_history_stays(ann: httpx.Client) -> None:
+    add(ann, "edited", cron="@yearly", limits={"pictures": 5, "pictures_per_day": 50})
+    ann.post("/v1/schedules/edited/run-now")
+    asked = {"cron": "0 3 * * *", "timezone": "Europe/Paris", "window": "02:00-04:00", "limits": {"pictures": None}}
+    made = ann.patch("/v1/schedules/edited", json=asked)
+    assert made.status_code == 200, made.text
+    shown = made.json()
+    assert (shown["cron"], shown["window"], shown["priority"]) == ("0 3 * * *", "02:00-04:00", "normal")
+    assert (shown["limits"]["pictures"], shown["limits"]["pictures_per_day"]) == (None, 50)
+    assert (len(shown["next_times"]), [one["note"] for one in shown["history"]]) == (5, ["by hand"])
+    assert not any(remark.startswith("timezone") for remark in shown["remarks"])
+    assert shown == ann.get("/v1/schedules/edited").json()
+    gone = ann.patch("/v1/schedules/edited", json={"window": None, "limits": None, "priority": "bulk"}).json()
+    assert (gone["window"], gone["limits"]["pictures_per_day"], gone["priority"]) == (None, None, "bulk")
+
+
+def test_prompts_and_the_model_are_changed(ann: httpx.Client) -> None:
+    add(ann, "prompts", cron="@yearly", overlap="queue")
+    shown = ann.patch("/v1/schedules/prompts", json={"model": "tiny"}).json()
+    assert (shown["order"]["models"], shown["order"]["prompts"]) == (["tiny"], ["a star"])
+    render = {"prompt": ["a circle", "a square"], "model": "toy", "seed": 7}
+    shown = ann.patch("/v1/schedules/prompts", json={"render": render}).json()
+    assert (shown["order"]["prompts"], shown["pictures"], shown["seeds"]) == (["a circle", "a square"], 2, "same")
+    render_id = ann.post("/v1/schedules/prompts/run-now").json()["render_id"]
+    jobs = ann.get(f"/v1/renders/{render_id}/jobs").json()["jobs"]
+    assert [(job["prompt"], job["seed"], job["model"]) for job in jobs] == [
+        ("a circle", 7, "toy"),
+        ("a square", 8, "toy"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "nothing to change"),
+        ({"cron": "0 25 * * *"}, "cron: '0 25"),
+        ({"at": "2026-01-01 02:00"}, "is past"),
+        ({"model": "nope"}, "nope"),
+        ({"model": "toy", "render": {"prompt": "a"}}, "model: given beside render"),
+        ({"render": {"prompt": "a", "dry_run": True}}, "render.dry_run"),
+        ({"name": "another"}, "name"),
+    ],
+)
+def test_an_edit_that_cannot_be_meant_changes_nothing(ann: httpx.Client, change: dict[str, Any], says: str) -> None:
+    if ann.get("/v1/schedules/same").status_code == 404:
+        add(ann, "same", cron="@yearly")
+    before = ann.get("/v1/schedules/same").json()
+    refused(ann.patch("/v1/schedules/same", json=change), says)
+    assert ann.get("/v1/schedules/same").json() == before
+
+
+@pytest.mark.parametrize("name", ["..%2Fetc", "a%2Fb", "-", "%20"])
+def test_no_schedule_has_such_a_name(ann: httpx.Client, name: str) -> None:
+    for method in ("GET", "PATCH", "DELETE"):
+        body = {"json": {"priority": "bulk"}} if method == "PATCH" else {}
+        assert ann.request(method, f"/v1/schedules/{name}", **body).status_code in (404, 405, 422)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "source", ["/etc/passwd", "file:///etc/passwd", "s3://secrets/keys.txt", "s3://prompts-of-others/a.txt", "s3://"]
+)
+def test_the_api_reads_no_prompts_but_where_the_farm_allows_it(
+    ann: httpx.Client, stage: Stage, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowing = stage.services.settings.model_copy(update={"prompt_sources": "s3://prompts"})
+    monkeypatch.setitem(stage.services.__dict__, "settings", allowing)
+    asked = {"name": "reads", "cron": "@daily", "render": {"prompts_at_firing": source, "model": "toy"}}
+    refused(ann.post("/v1/schedules", json=asked), "prompts_at_firing")
+    both = {"prompts_at_firing": "s3://prompts/a.txt", "prompt": "a"}
+    refused(ann.post("/v1/schedules", json=asked | {"render": both}), "not together with prompt")
+
+
+def test_one_that_has_ended_is_not_run_now(ann: httpx.Client, stage: Stage) -> None:
+    add(ann, "ended", at="2036-12-01 02:00")
+    with stage.services.database.write() as connection:
+        connection.exec_driver_sql("UPDATE schedules SET decided_to = 2e12 WHERE name = 'ended'")
+    refused(ann.post("/v1/schedules/ended/run-now"), "schedule ended has ended, its time was 2036-12-01 02:00 UTC")
+    shown = ann.get("/v1/schedules/ended").json()
+    assert (shown["ended"], shown["next_at"], shown["why"]) == (True, None, "it has ended: its time is past")
+
+
+def test_the_agenda_tells_ones_own(stage: Stage) -> None:
+    eve, bob = (stage.client(stage.new_key(owner)) for owner in ("eve", "bob"))
+    add(eve, "hourly", cron="@hourly")
+    found = eve.get("/v1/agenda", params={"days": 1}).json()
+    assert {one["name"] for one in found["entries"]} == {"hourly"}
+    assert len(found["entries"]) == 24
+    assert bob.get("/v1/agenda").json()["entries"] == []
+    assert eve.get("/v1/agenda", params={"days": 0}).status_code == 422
