@@ -14,11 +14,12 @@ from scheduler.cli.time_options import TimeOptions, with_time_options
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.estimate import estimate
+from scheduler.intake.moments import in_zone
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import Intake, intake_of, remarks_of, specified, submit_order
-from scheduler.intake.times import is_shut
+from scheduler.intake.times import is_shut, starts_at
 from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
@@ -132,6 +133,8 @@ def _terms_at(services: Services, order: Order, priority: str, once: str | None,
     times, remarks = asked.times(now=now)
     for remark in remarks:
         say(remark)
+    if times is not None and is_shut(times, now):
+        say(f"the render is held until {in_zone(starts_at(times, now), times.timezone)}")
     return dataclasses.replace(_terms(order, priority, once), times=times, held=is_shut(times, now))
 
 

@@ -85,8 +85,7 @@ def add(
         print_json(form.model_dump())
         return
     zone = f" ({plan.timezone}, this machine's time zone)" if change.timezone is None else ""
-    when = "each time, next" if plan.at is None else "once,"
-    click.echo(f"schedule {name}: {counted(kept.pictures, 'picture')} {when} {next_words(form)}{zone}")
+    click.echo(_line(form) + zone)
     if settings.embedded:
         say("schedules fire only while a farm runs here: `farm up`")
 
@@ -161,7 +160,14 @@ def edit(
     if as_json:
         print_json(form.model_dump())
     else:
-        click.echo(f"schedule {name}: {counted(form.pictures, 'picture')} each time, next {next_words(form)}")
+        click.echo(_line(form))
+
+
+def _line(form: ScheduleForm) -> str:
+    when = (
+        "once, and it has ended" if form.ended else f"{'each time, next' if form.cron else 'once,'} {next_words(form)}"
+    )
+    return f"schedule {form.name}: {counted(form.pictures, 'picture')} {when}"
 
 
 @contextmanager

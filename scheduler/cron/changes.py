@@ -10,6 +10,10 @@ from scheduler.intake.moments import moment
 from storage.errors import BadSpecification, InvalidInput
 from storage.renders.schedules import FiringLimits, Plan, Schedule, Schedules
 
+_CATCH_UP = "none"
+#: What is to happen once happens late, where nothing else was said.
+_CATCH_UP_ONCE = "last"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChange:
@@ -41,7 +45,7 @@ class PlanChange:
             timezone=timezone,
             window=None,
             overlap="skip",
-            catch_up="none" if self.at is None else "last",
+            catch_up=_CATCH_UP if self.at is None else _CATCH_UP_ONCE,
             seeds="fresh",
         )
         return self.applied(blank, now=now)
@@ -55,6 +59,8 @@ class PlanChange:
         if "window" in self.without:
             given["window"] = None
         limits = replace(FiringLimits() if "limits" in self.without else before.limits, **self.limits)
+        if self.catch_up is None and (before.cron if self.at else before.at) is not None and (self.at or self.cron):
+            given["catch_up"] = _CATCH_UP_ONCE if self.at else _CATCH_UP  # it fires in another way than before
         plan, remarks = replace(before, **given, limits=limits), []
         if self.at is not None:
             at, remark = moment(self.at, plan.timezone, field="at")

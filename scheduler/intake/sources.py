@@ -59,7 +59,9 @@ def opened_at_firing(given: str, settings: Settings, *, kind: str | None = None)
             _copy_file(Path(given), file)
         file.flush()
         suffix = Path(given).suffix.lower().removeprefix(".")
-        yield Manifest(path=Path(file.name), kind=kind or suffix, shown=given, folder=Path(given).parent)
+        # Beside an object there are no files.
+        folder = Path() if given.startswith("s3://") else Path(given).parent
+        yield Manifest(path=Path(file.name), kind=kind or suffix, shown=given, folder=folder)
 
 
 def _copy_file(path: Path, file: IO[bytes]) -> None:

@@ -96,6 +96,7 @@ def test_a_render_that_is_held_until_a_time_says_so(served: Home) -> None:
     times = ("--not-before", "2036-12-01 07:00", "--window", "01:00-05:00")
     said = served.farm("render", "a star", "--model", "simulated", "--no-wait", *times, settings={"TZ": "Asia/Tokyo"})
     assert "times are in Asia/Tokyo, this machine's time zone" in said.err
+    assert "the render is held until 2036-12-02 01:00 JST" in said.err
     render_id = said.out.strip()
     status = served.farm("status", render_id).out
     assert "rendered not before 2036-12-01 07:00 JST, only within 01:00-05:00 (Asia/Tokyo)" in status

@@ -199,6 +199,15 @@ def test_one_that_has_ended_fires_again_at_another_time(runner: ByTurns, clock: 
     assert outcomes(runner, schedule) == [FiringOutcome.FIRED] * 2
 
 
+def test_what_is_to_fire_once_instead_happens_late_unless_somebody_said_otherwise(runner: ByTurns) -> None:
+    add(runner)
+    assert edit(runner, change=PlanChange(at="2036-01-01 02:00")).plan.catch_up == "last"
+    assert edit(runner, change=PlanChange(at="2036-01-02 02:00", catch_up="none")).plan.catch_up == "none"
+    assert edit(runner, change=PlanChange(at="2036-01-03 02:00")).plan.catch_up == "none"
+    assert edit(runner, change=PlanChange(cron="@daily", catch_up="all")).plan.catch_up == "all"
+    assert edit(runner, change=PlanChange(cron="@weekly")).plan.catch_up == "all"
+
+
 # -- limits ----------------------------------------------------------------------------------------------------
 
 
