@@ -137,6 +137,14 @@ class Settings(BaseModel):
                     raise ValueError(f"{name.strip()!r} is not a device; use auto, cuda:N, mps, cpu or simulated:N")
         return devices
 
+    @field_validator("prompt_sources")
+    @classmethod
+    def _buckets(cls, places: str) -> str:
+        for place in filter(None, map(str.strip, places.split(","))):
+            if not re.fullmatch(r"s3://[^/\s]+(/\S*)?", place):
+                raise ValueError(f"{place!r} is not a place in a bucket; use s3://bucket or s3://bucket/prefix")
+        return places
+
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, word: object) -> object:

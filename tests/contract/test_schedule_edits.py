@@ -19,9 +19,10 @@ from storage.renders.schedules import FiringLimits, FiringOutcome, Schedule
 from storage.renders.views import Views
 from storage.rules.states import Priority, State
 from storage.settings import Settings
-from tests.contract.firings import accept, claimed, taken
+from tests.contract.firings import Gate, accept, accepting, claimed, rendered, taken
 from tests.contract.renders import states
 from tests.contract.schedules import NIGHTLY, REGISTRY, TWO_AT_NIGHT, ByTurns, Clock, add, finish, outcomes
+from tests.servers import eventually
 
 NOTHING, SAME = PlanChange(), OrderChange()
 ANN = Submitter(owner="ann", local_files=True)
@@ -68,6 +69,22 @@ def test_an_edit_while_it_is_accepted_comes_first_and_what_was_read_before_is_no
     runner.accept_all()
     assert outcomes(runner, again(runner)) == [FiringOutcome.FIRED]
     assert prompts_of(database, runner) == ["a puppy"] * 2
+
+
+def test_an_edit_while_a_thread_reads_the_prompts_of_a_firing_comes_first(
+    runner: ByTurns, clock: Clock, database: Database, gate: Gate
+) -> None:
+    schedule = add(runner)
+    gate.hang(schedule)
+    clock.moment = TWO_AT_NIGHT
+    with accepting(runner) as ticks:
+        ticks.run_once()
+        eventually(lambda: gate.waiting, "a thread reads its prompts")
+        edit(runner, order=OTHER)
+        gate.open()
+        eventually(lambda: outcomes(runner, schedule) == [FiringOutcome.FIRED], "it has fired")
+    assert prompts_of(database, runner) == ["a puppy"] * 2
+    assert rendered(database) == 1
 
 
 def test_an_edit_after_it_was_accepted_leaves_that_as_it_was(runner: ByTurns, database: Database) -> None:

@@ -123,3 +123,15 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
 )
 def test_a_password_is_not_shown_wherever_it_stands_and_whatever_is_in_it(url: str) -> None:
     assert "cret" not in without_secrets(url)
+
+
+@pytest.mark.parametrize("places", ["s3://prompts", "s3://prompts/of-ann", " s3://a/b/ , s3://c", ""])
+def test_where_prompts_may_be_read_is_in_buckets(places: str) -> None:
+    assert Settings(prompt_sources=places).prompt_sources == places
+
+
+@pytest.mark.parametrize("places", ["/etc", "s3://", "s3:///etc", "https://here/x", "s3://a, /etc"])
+def test_where_else_prompts_are_not_read(places: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_PROMPT_SOURCES", places)
+    with pytest.raises(BadSettings, match="is not a place in a bucket"):
+        read_settings()
