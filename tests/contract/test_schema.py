@@ -16,11 +16,12 @@ from storage.access.quotas import Quotas
 from storage.database.connection import Database
 from storage.database.partial_indexes import complete_metadata
 from storage.database.schema import check, migrate, revisions, upgrade
-from storage.errors import SchemaMismatch
+from storage.errors import InvalidInput, SchemaMismatch
 from storage.events.receivers import due_receivers
 from storage.events.webhooks import Webhooks
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob
+from storage.renders.schedules import FiringLimits, Schedules
 from storage.renders.views import Views
 from tests.contract.renders import at_once, pictures, published, rendered
 
@@ -144,6 +145,29 @@ def test_an_upgrade_keeps_the_webhook_messages_that_wait(empty_database: Databas
     # One that had arrived is sent again.
     webhooks.replay("arrived")
     assert [one.id for one in webhooks.take_next(["ann hooks.example:443"])] == ["arrived"]
+
+
+def test_an_upgrade_keeps_schedules_and_their_history(empty_database: Database) -> None:
+    with empty_database.write() as connection:
+        migrate(connection, "0014")
+        connection.execute(
+            text(
+                'INSERT INTO schedules (id, owner, name, cron, timezone, "window", overlap, catch_up, seeds, '
+                "\"order\", created_at, decided_to) VALUES ('s', 'ann', 'nightly', '0 2 * * *', 'Europe/Paris', "
+                "'01:00-06:00', 'queue', 'none', 'fresh', '{}', 1, 2)"
+            )
+        )
+        connection.execute(
+            text("INSERT INTO firings (schedule_id, planned_at, at, outcome) VALUES ('s', 1, 1, 'fired')")
+        )
+    upgrade(empty_database)
+    schedules = Schedules(empty_database)
+    [kept] = schedules.all()
+    assert (kept.plan.cron, kept.plan.at, kept.plan.window) == ("0 2 * * *", None, "01:00-06:00")
+    assert (kept.plan.limits, kept.version, kept.paused, kept.ended) == (FiringLimits(), 0, False, False)
+    assert [one.planned_at for one in schedules.history(kept)] == [1.0]
+    with pytest.raises(InvalidInput, match="already exists"):
+        schedules.add(owner="ann", name="nightly", plan=kept.plan, order={})
 
 
 def test_a_database_without_tables_is_refused_with_the_remedy(empty_database: Database) -> None:
