@@ -14,8 +14,8 @@ from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.times import is_shut, read_times
 from storage.jobs.values import Webhook
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
-from storage.rules.times import RenderTimes
 
 
 @contextmanager

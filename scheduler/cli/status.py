@@ -13,7 +13,7 @@ from storage.settings import read_settings
 
 if TYPE_CHECKING:
     from storage.renders.views import JobView, RenderView
-    from storage.rules.times import RenderTimes
+    from storage.rules.render_times import RenderTimes
 
 
 @click.command()

@@ -10,7 +10,7 @@ import click
 from scheduler.intake.moments import machine_zone
 from scheduler.intake.times import read_times
 from storage.errors import BadSpecification
-from storage.rules.times import RenderTimes
+from storage.rules.render_times import RenderTimes
 
 _OPTIONS = (
     click.option("--not-before", metavar="TIME", help='Hold the render until then, such as "2026-12-01 02:00".'),

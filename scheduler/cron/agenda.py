@@ -18,7 +18,7 @@ from storage.errors import InvalidInput
 from storage.renders.schedules import Schedule, Schedules
 from storage.renders.views import RenderView
 from storage.renders.windows import Windows
-from storage.rules.times import RenderTimes
+from storage.rules.render_times import RenderTimes
 
 MOST_DAYS = 31
 #: Of one schedule: one that fires each minute has 1,440 a day.

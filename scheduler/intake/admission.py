@@ -10,8 +10,8 @@ from storage.access.quotas import UNUSED, Quotas, most_at_once, refuse_excess
 from storage.access.uploads import Uploader
 from storage.errors import BadSpecification, NotPermitted
 from storage.jobs.values import Idempotency, Submission, Webhook
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
-from storage.rules.times import RenderTimes
 from storage.spec.picture import Spec
 
 NO_LIMITS = Limits()

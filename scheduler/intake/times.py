@@ -1,7 +1,7 @@
 """When a render may be rendered: not before a moment, and only within a window."""
 
 from scheduler.intake.moments import check_window, check_zone, in_zone, is_open, moment, opens_at
-from storage.rules.times import RenderTimes
+from storage.rules.render_times import RenderTimes
 
 
 def read_times(

@@ -13,8 +13,8 @@ from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
 from storage.renders.schedules import Schedules
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
-from storage.rules.times import RenderTimes
 
 if TYPE_CHECKING:
     from scheduler.services import Services

@@ -6,8 +6,8 @@ from typing import Any
 
 from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
-from storage.rules.times import RenderTimes
 from storage.spec.picture import Spec
 
 

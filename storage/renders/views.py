@@ -14,8 +14,8 @@ from storage.errors import NotFound
 from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import FINAL, Priority, State, render_state
-from storage.rules.times import RenderTimes
 
 if TYPE_CHECKING:
     # Its models take as long to import as half of what a list of renders needs.

@@ -9,7 +9,7 @@ from storage.database.schedule_tables import firings
 from storage.database.tables import renders
 from storage.renders.firings import LONG_PICTURES
 from storage.renders.schedules import Schedule, unfinished
-from storage.rules.times import RenderTimes
+from storage.rules.render_times import RenderTimes
 
 
 @dataclass(frozen=True, kw_only=True)

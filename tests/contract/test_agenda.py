@@ -17,7 +17,7 @@ from storage.fleet.workers import NewWorker, WorkerActivity
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.schedules import FiringLimits, Plan
-from storage.rules.times import RenderTimes
+from storage.rules.render_times import RenderTimes
 from storage.settings import Settings
 from tests.contract.renders import pictures, submit
 from tests.contract.schedules import NIGHTLY, ByTurns, finish

@@ -15,8 +15,8 @@ from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.views import Views
+from storage.rules.render_times import RenderTimes
 from storage.rules.states import State
-from storage.rules.times import RenderTimes
 from storage.settings import Settings
 from tests.contract.renders import states
 from tests.contract.schedules import TWO_AT_NIGHT, ByTurns, Clock, finish
