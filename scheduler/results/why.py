@@ -69,6 +69,12 @@ def why_waiting(
     return _next(_serving(workers, model)) + again
 
 
+def nobody_renders(services: "Services") -> str | None:
+    """Say that no worker is alive, and how to start one; None if one is."""
+    workers = Workers(services.database).all()
+    return None if any(worker.silent_for <= SILENT_SECONDS for worker in workers) else _nobody_works(services, workers)
+
+
 def what_hinders(services: "Services", model: str) -> Hindered | None:
     """Return what keeps every job of a model in the queue; None if a worker could render one now."""
     return _hindered(services, Workers(services.database).all(), model)
