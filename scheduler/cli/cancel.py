@@ -3,9 +3,8 @@
 import click
 
 from scheduler.cli.output import counted, json_option, print_json
+from scheduler.cli.reading import services_to_find
 from scheduler.cli.status import render_fields
-from scheduler.services import open_services
-from storage.settings import read_settings
 
 
 @click.command()
@@ -16,7 +15,7 @@ def cancel(render_id: str, as_json: bool) -> None:
 
     Finished pictures are kept. Idempotent.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     services.views.render(render_id)
     cancelled = services.jobs.cancel(render_id)
     after = services.views.render(render_id)
@@ -38,7 +37,7 @@ def hold(render_id: str, as_json: bool) -> None:
 
     Its queued jobs are held back; jobs that are already running finish. Idempotent.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     services.views.render(render_id)
     held = services.jobs.hold(render_id)
     if as_json:
@@ -60,7 +59,7 @@ def release(render_id: str, as_json: bool) -> None:
     from scheduler.intake.submit import publish_tickets
 
     # All of them: what is wrong with a setting is said before anything changes.
-    services = open_services(read_settings()).open_all()
+    services = services_to_find(render_id).open_all()
     services.views.render(render_id)
     released = services.jobs.release(render_id)
     publish_tickets(

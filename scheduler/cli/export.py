@@ -8,11 +8,11 @@ import click
 from scheduler.cli.output import counted, duration, json_option, print_json, size
 from scheduler.cli.param_types import Size
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.export.formats import Format
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
-from scheduler.services import open_services
 from storage.errors import BadSettings, InvalidInput
 from storage.renders.exports import Exports
 from storage.settings import read_settings
@@ -46,7 +46,7 @@ def export(
         raise InvalidInput("--shard-size and --shard-bytes are mutually exclusive")
     format_ = _format(layout)
     settings = read_settings()
-    services = open_services(settings)
+    services = services_to_find(render_id, settings)
     render = services.views.render(render_id)
     started = time.monotonic()
     with amount_of(f"export of {render_id}", render.total, "pictures") as show:

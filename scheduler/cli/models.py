@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.cli.reading import services_to_read
 from scheduler.local.weights import missing
-from scheduler.services import open_services
 from storage.fleet.workers import SILENT_SECONDS
 from storage.settings import read_settings
 from storage.spec.capabilities import pipeline_of, taken_controls
@@ -29,7 +29,7 @@ def models(context: click.Context, as_json: bool) -> None:
         return
     settings = read_settings()
     registry = read_registry(settings)
-    serving = open_services(settings).workers
+    serving = services_to_read(settings).workers
     rows = [
         {
             **model.model_dump(mode="json", exclude_none=True),

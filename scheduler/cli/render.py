@@ -9,6 +9,7 @@ import click
 from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, duration, json_option, print_json, say, size
 from scheduler.cli.progress import counting
+from scheduler.cli.reading import services_to_read
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
@@ -68,7 +69,7 @@ def render(
         raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     with order_options.order(settings) as order:
-        services = open_services(settings).open_all()
+        services = (services_to_read(settings) if dry_run else open_services(settings)).open_all()
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
         bad = BadRows(report=_Report() if skip_bad else None)

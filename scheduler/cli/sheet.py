@@ -7,13 +7,13 @@ import click
 
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.results import contact_sheet as contact_sheet
 from scheduler.results import html_sheet
 from scheduler.results.contact_sheet import Tile
 from scheduler.results.picture_checks import PictureChecks
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.errors import InvalidInput
-from storage.settings import read_settings
 
 
 @click.command()
@@ -33,7 +33,7 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
 
     Each picture is shown with its prompt and seed. Duplicates and nearly black pictures are counted and marked.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     found = write_sheet(services, render_id, out, columns=columns)
     if as_json:
         print_json(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, when
+from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.results.outlook import outlook
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.rules.states import State
-from storage.settings import read_settings
 
 if TYPE_CHECKING:
     from storage.renders.views import JobView, RenderView
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
     """Show the state of a render, or list the latest renders."""
-    services = open_services(read_settings())
+    services = services_to_read() if render_id is None else services_to_find(render_id)
     views = services.views
     if render_id is None:
         renders = views.renders()
@@ -71,7 +71,7 @@ def status(render_id: str | None, as_json: bool) -> None:
 @json_option
 def jobs(render_id: str, state: str | None, as_json: bool) -> None:
     """List the jobs of a render, one per picture."""
-    views = open_services(read_settings()).views
+    views = services_to_find(render_id).views
     views.render(render_id)
     found = views.jobs(render_id, state=None if state is None else State(state))
     if as_json:
@@ -107,7 +107,7 @@ def why(name: str, as_json: bool) -> None:
     """
     from scheduler.results.why_job import why_job
 
-    services = open_services(read_settings())
+    services = services_to_find(name)
     views = services.views
     if "-" in name:
         job = views.job(name)
@@ -131,7 +131,7 @@ def recipe(job_id: str, as_json: bool) -> None:
 
     That is its specification, seed, library versions, device and batch.
     """
-    views = open_services(read_settings()).views
+    views = services_to_find(job_id).views
     job = views.job(job_id)
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:

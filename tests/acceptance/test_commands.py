@@ -122,7 +122,7 @@ def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
     accepted = home.farm("render", "--model", "simulated", "a red star", "--no-wait").out.strip()
 
     assert (
-        f"render {accepted} is running and has no finished pictures yet"
+        f"render {accepted} is waiting and has no finished pictures yet"
         in home.farm("sheet", accepted, code=2).complaint
     )
 
