@@ -5,7 +5,7 @@ from importlib import import_module
 
 import click
 
-from scheduler.cli.output import counted, duration, json_option, print_json, size
+from scheduler.cli.output import counted, duration, json_option, print_json, rate, size
 from scheduler.cli.param_types import Size
 from scheduler.cli.progress import amount_of
 from scheduler.cli.reading import services_to_find
@@ -89,7 +89,7 @@ def _summary(done: Progress, to: str, seconds: float) -> str:
     made = (
         f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){without} in {counted(done.shards, 'shard')} in {to}"
     )
-    return f"{made}, {done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
+    return f"{made}, {rate(done.pictures / max(seconds, 0.001))} in {duration(seconds)}"
 
 
 def _format(layout: str) -> Format:
