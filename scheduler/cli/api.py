@@ -25,6 +25,7 @@ from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
 from storage.settings import read_settings
+from storage.spec.registry_watch import watch_registry
 
 if TYPE_CHECKING:
     import uvicorn
@@ -88,6 +89,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
     hold_connections()
     with listening(host, port) as listener, _farm(services, with_worker) as tickets:
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
+        watch_registry(settings, context.ending)
         app = make_api(context, without_keys=without_keys)
         say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
         config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
