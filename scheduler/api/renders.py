@@ -1,5 +1,7 @@
 """Routes of renders and their jobs: submit, read, cancel, retry, hold."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,9 +29,10 @@ from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
+from scheduler.results.deletion import Deletion
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
-from storage.errors import BadSpecification
+from storage.errors import BadSpecification, StillNeeded
 from storage.rules.states import Priority, State
 
 _PAGE = 1000
@@ -153,11 +156,34 @@ def list_jobs(
 
 
 @router.delete("/renders/{render_id}", tags=["renders"])
-def cancel_render(context: Context, render_id: RenderId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel the unfinished jobs of a render; finished pictures are kept. Idempotent."""
+def cancel_render(
+    context: Context,
+    render_id: RenderId,
+    caller: CanSubmit,
+    purge: Annotated[bool, Query(description="Delete the render for good, with its pictures.")] = False,
+) -> CancelAnswer:
+    """Cancel the unfinished jobs of a render; finished pictures are kept. Idempotent.
+
+    With `purge=true` the render is deleted, too: it is gone at once, and its pictures follow. 409 while an export of it
+    is unfinished.
+    """
     context.render(caller, render_id)
+    if purge:
+        with _needed_is_conflict():
+            return CancelAnswer(
+                id=render_id, state="deleted", cancelled=Deletion(services=context.services).hide(render_id)
+            )
     cancelled = context.jobs.cancel(render_id)
     return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
+
+
+@contextmanager
+def _needed_is_conflict() -> Iterator[None]:
+    """Answer 409 where something still needs what is to be deleted."""
+    try:
+        yield
+    except StillNeeded as error:
+        raise Refused(409, str(error)) from None
 
 
 @router.post("/renders/{render_id}/retry", tags=["renders"])
@@ -262,8 +288,20 @@ def get_picture(
 
 
 @router.delete("/jobs/{job_id}", tags=["jobs"])
-def cancel_job(context: Context, job_id: JobId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel one job; the others of its batch continue. Idempotent."""
+def cancel_job(
+    context: Context,
+    job_id: JobId,
+    caller: CanSubmit,
+    purge: Annotated[bool, Query(description="Delete the job for good, with its picture.")] = False,
+) -> CancelAnswer:
+    """Cancel one job; the others of its batch continue. Idempotent.
+
+    With `purge=true` it is deleted, too, and its render has one picture less. 409 while an export of the render is
+    unfinished, and for a line of an OpenAI batch.
+    """
     job = context.job(caller, job_id)
+    if purge:
+        with _needed_is_conflict():
+            return CancelAnswer(id=job.id, state="deleted", cancelled=Deletion(services=context.services).job(job))
     cancelled = context.jobs.cancel_job(job.render_id, job.index)
     return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))

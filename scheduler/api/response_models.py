@@ -38,7 +38,7 @@ class JobPage(BaseModel):
 
 class CancelAnswer(BaseModel):
     id: str
-    state: str
+    state: str = Field(description="Its state now; `deleted`, if it was to be.")
     cancelled: int = Field(description="How many pictures this call has cancelled; 0: none was left to cancel.")
 
 

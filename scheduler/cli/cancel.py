@@ -4,19 +4,24 @@ import click
 
 from scheduler.cli.output import counted, json_option, print_json
 from scheduler.cli.status import render_fields
-from scheduler.services import open_services
+from scheduler.services import Services, open_services
+from storage.renders.views import JobView
+from storage.rules.ids import parse_job_id
 from storage.settings import read_settings
 
 
 @click.command()
-@click.argument("render_id", metavar="RENDER")
+@click.argument("render_id", metavar="RENDER|JOB")
 @json_option
 def cancel(render_id: str, as_json: bool) -> None:
-    """Cancel the unfinished jobs of a render.
+    """Cancel the unfinished jobs of a render, or one job.
 
     Finished pictures are kept. Idempotent.
     """
     services = open_services(read_settings())
+    if parse_job_id(render_id) is not None:
+        _cancel_job(services, services.views.job(render_id), as_json=as_json)
+        return
     services.views.render(render_id)
     cancelled = services.jobs.cancel(render_id)
     after = services.views.render(render_id)
@@ -28,6 +33,15 @@ def cancel(render_id: str, as_json: bool) -> None:
         )
     else:
         click.echo(f"render {render_id} is already {after.state}; nothing to cancel")
+
+
+def _cancel_job(services: Services, job: JobView, *, as_json: bool) -> None:
+    cancelled = services.jobs.cancel_job(job.render_id, job.index)
+    after = services.views.job(job.id)
+    if as_json:
+        print_json({"id": job.id, "state": after.state, "cancelled": int(cancelled)})
+    else:
+        click.echo(f"cancelled job {job.id}" if cancelled else f"job {job.id} is already {after.state}")
 
 
 @click.command()

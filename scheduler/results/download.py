@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from scheduler.results.file_names import FileNames
-from storage.errors import InvalidInput, ObjectStoreProblem
+from storage.errors import InvalidInput, NotFound, ObjectStoreProblem
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
 from storage.rules.states import FINAL, State
@@ -76,7 +76,7 @@ class Downloads:
         """Fetch the finished ones among the next pictures and return how many; call again until it returns 0."""
         window = list(self._views.jobs(self._render_id, after=self._complete_to, limit=_WINDOW))
         finished = [job for job in window if job.state is State.DONE and job.index not in self._ahead]
-        fetched = list(self._pool.map(self.fetch, finished))
+        fetched = [file for file in self._pool.map(self._fetched, finished) if file is not None]
         self._ahead.update(job.index for job in finished)
         self._move_on(window)
         return len(fetched)
@@ -86,16 +86,41 @@ class Downloads:
         n = 0
         finished = self._views.jobs(self._render_id, state=State.DONE)
         while some := [*islice(finished, _WINDOW)]:
-            for _ in self._pool.map(self.fetch, some):
+            for _ in self._pool.map(self._fetched, some):
                 n += 1
                 show(n)
+        # Pages of a render that is being deleted are short, or missing.
+        self._look_whether_it_is_there()
+
+    def _fetched(self, job: JobView) -> Path | None:
+        """Fetch one picture; None if it was deleted meanwhile. Raises as `fetch`, and NotFound if its render was."""
+        try:
+            return self.fetch(job)
+        except NotFound:
+            self._look_whether_it_is_there()
+            try:
+                self._views.job(job.id)
+            except NotFound:
+                return None
+            raise ObjectStoreProblem(
+                f"job {job.id}: its picture is not in {self._objects.shown} ({job.object})"
+            ) from None
+
+    def _look_whether_it_is_there(self) -> None:
+        """Raise NotFound if the render was deleted."""
+        try:
+            self._views.render(self._render_id)
+        except NotFound:
+            kept = f"{self.written + self.found} of its pictures are in {self._folder}"
+            raise NotFound(f"render {self._render_id} was deleted while it was downloaded; {kept}") from None
 
     def fetch(self, job: JobView) -> Path:
         """Fetch one picture, unless it is here, and return its file.
 
         A file of its name that holds another picture is kept: then this one gets the render's id in its name (with a
         pattern, under which two pictures of a render can have one name, the job's).
-        Raises ObjectStoreProblem if the stored object is damaged, InvalidInput if the file cannot be written.
+        Raises ObjectStoreProblem if the stored object is damaged, NotFound if there is none, InvalidInput if the file
+        cannot be written.
         """
         if job.object is None:
             raise ValueError(f"job {job.id} has no picture")
