@@ -42,7 +42,7 @@ class Render:
     """The state of a render at the time of the request."""
 
     id: str
-    #: running, held, done, failed or cancelled
+    #: waiting, running, held, done, failed or cancelled
     state: str
     owner: str
     #: interactive, normal or bulk

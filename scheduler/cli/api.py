@@ -1,7 +1,10 @@
 """Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
+import logging
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -11,7 +14,10 @@ import click
 from scheduler.cli.output import json_option, print_json, print_table, say, when
 from scheduler.cli.param_types import Duration
 from scheduler.cli.waiting import reachable_broker
-from scheduler.services import open_services
+from scheduler.local import local_farm
+from scheduler.local.home import Home
+from scheduler.results.why import nobody_renders
+from scheduler.services import Services, open_services, open_tickets
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
 from storage.events.webhooks import DeliveryState, Webhooks
@@ -21,6 +27,10 @@ from storage.settings import read_settings
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from storage.broker.tickets import Tickets
+
+log = logging.getLogger(__name__)
 
 #: 1,200 requests that wait and as many streams (`scheduler.api.waiting.places`), and room for all else. Most systems
 #: begin with 1,024.
@@ -37,9 +47,17 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
     show_default=True,
     help="Port to listen on; 0 picks a free one.",
 )
+@click.option(
+    "--with-worker/--without-worker",
+    default=None,
+    help="Keep a whole farm running on this machine, as `farm render` does (default: where no address is set).",
+)
 @click.option("--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made.")
-def api(host: str, port: int, open_to_all: bool) -> None:
+def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> None:
     """Serve the HTTP API.
+
+    Where no address is set, a farm on this machine renders what is submitted, as long as the API runs: the one that is
+    running, or one that this command starts.
 
     Its documentation is at /docs. On a local address no key is required until the first one is created
     (`farm keys create`); requests that come through a proxy require one all the same.
@@ -65,19 +83,38 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         raise BadSettings(
             f"--host {host}: anybody could use the API; create a key (`farm keys create`), or allow it with --open"
         )
-    context = ApiContext(services, reachable_broker(services))
-    app = make_api(
-        context,
-        without_keys=Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY,
-    )
+    without_keys = Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY
     hold_connections()
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
-    )
-    with listening(host, port) as listener:
-        address = listener.getsockname()
-        say(f"API listening on http://{host}:{address[1]}, documentation at /docs; Ctrl-C stops it")
+    with listening(host, port) as listener, _farm(services, with_worker) as tickets:
+        context = ApiContext(services, tickets, with_worker=with_worker is not False)
+        app = make_api(context, without_keys=without_keys)
+        say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
+        config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
         _server(config, context.ending).run(sockets=[listener])
+
+
+@contextmanager
+def _farm(services: Services, with_worker: bool | None) -> "Iterator[Tickets | None]":
+    """Yield the tickets of a farm: of one that is kept running on this machine, or of the one elsewhere.
+
+    Raises BadSettings, BrokerProblem, ServiceProblem.
+    """
+    settings = services.settings
+    if with_worker and not settings.embedded:
+        raise BadSettings("--with-worker: addresses are set, so workers are started elsewhere (`farm-worker`)")
+    if settings.embedded and with_worker is not False:
+        reachable_broker(services)  # what a farm needs is installed here
+        with local_farm.use(settings, say=say) as broker_url:
+            yield open_tickets(settings, broker_url)
+        return
+    if settings.embedded:
+        running = Home(settings).running()
+        tickets = None if running is None else open_tickets(settings, running.broker_url)
+    else:
+        tickets = reachable_broker(services)
+    if (nobody := nobody_renders(services)) is not None:
+        log.warning("nothing renders what is submitted: %s", nobody)
+    yield tickets
 
 
 def _server(config: "uvicorn.Config", ending: Event) -> "uvicorn.Server":

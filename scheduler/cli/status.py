@@ -98,6 +98,32 @@ def jobs(render_id: str, state: str | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name", metavar="JOB|RENDER")
+@json_option
+def why(name: str, as_json: bool) -> None:
+    """Say why a job waits, or what became of it, and which rule decides.
+
+    Of a render it is said for the job that is claimed next; where none waits, for its first one.
+    """
+    from scheduler.results.why_job import why_job
+
+    services = open_services(read_settings())
+    views = services.views
+    if "-" in name:
+        job = views.job(name)
+    else:
+        render = views.render(name)
+        job = views.next_waiting(render.id) or next(iter(views.jobs(render.id, limit=1)))
+    reason = why_job(services, job)
+    if as_json:
+        print_json({"id": job.id, "state": job.state, "why": reason.sentence, "rules": list(reason.rules)})
+        return
+    click.echo(f"{job.id} is {job.state}: {reason.sentence}")
+    for rule in reason.rules:
+        click.echo(f"rule: {rule}")
+
+
+@click.command()
 @click.argument("job_id", metavar="JOB")
 @json_option
 def recipe(job_id: str, as_json: bool) -> None:

@@ -54,14 +54,21 @@ class Intake:
     tickets: Tickets | None
     #: Who serves which model; None: workers start when there is work, or whoever submits watches for them.
     workers: Workers | None = None
+    #: The files of models are on this machine.
+    rendered_here: bool = False
 
     @property
     def uploads(self) -> Uploads:
         return Uploads(self.jobs.database, self.objects)
 
 
-def intake_of(services: Services, tickets: Tickets | None) -> Intake:
-    """Return the intake over these services."""
+def intake_of(services: Services, tickets: Tickets | None, *, starts_workers: bool = True) -> Intake:
+    """Return the intake over these services.
+
+    Args:
+        starts_workers: where no address is set, a worker starts on this machine when there is work.
+    """
+    embedded = services.settings.embedded
     return Intake(
         jobs=services.jobs,
         views=services.views,
@@ -69,7 +76,8 @@ def intake_of(services: Services, tickets: Tickets | None) -> Intake:
         registry=services.registry,
         objects=services.objects,
         tickets=tickets,
-        workers=None if services.settings.embedded else services.workers,
+        workers=None if embedded and starts_workers else services.workers,
+        rendered_here=embedded,
     )
 
 
@@ -173,7 +181,7 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
         bad=bad,
     )
     of_specs = (NewJob(spec=spec) for spec in order.specs)
-    here = intake.workers is None
+    here = intake.rendered_here
     return SpecifiedJobs(chain(of_specs, jobs), intake.registry, order.remarks, submitter.limits, rendered_here=here)
 
 

@@ -15,7 +15,9 @@ class RenderForm(BaseModel):
     """Describe a render."""
 
     id: str = Field(examples=["k7m2p9x4tq8z"])
-    state: str = Field(description="running, held, done, failed or cancelled")
+    state: str = Field(
+        description="waiting (none of its pictures is on a device), running, held, done, failed or cancelled"
+    )
     owner: str
     priority: str = Field(description="interactive, normal or bulk")
     total: int = Field(description="How many pictures it has; those not done, failed or cancelled are still to come.")

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
 from storage.errors import InvalidInput, NotFound
+from storage.renders.views import on_device
 from storage.rules.states import render_state
 
 #: What a schedule may be called (a regular expression).
@@ -154,6 +155,7 @@ class Schedules:
         statement = (
             select(
                 *(firings, renders.c.total, renders.c.done, renders.c.failed, renders.c.cancelled, renders.c.held),
+                on_device().label("running"),
             )
             .outerjoin_from(firings, renders, renders.c.id == firings.c.render_id)
             .where(firings.c.schedule_id == schedule.id)
@@ -222,9 +224,8 @@ def _firing(row: Row[Any]) -> Firing:
     if row.outcome == FiringOutcome.TAKEN and note is None:
         note = "waits for its turn" if row.lease_until is None else "being accepted"
     if row.total is not None:
-        state = render_state(
-            total=row.total, done=row.done, failed=row.failed, cancelled=row.cancelled, held=bool(row.held)
-        )
+        counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
+        state = render_state(**counters, held=bool(row.held), running=bool(row.running))
     return Firing(
         planned_at=row.planned_at,
         at=row.at,

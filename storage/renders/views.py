@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders, workers
@@ -37,12 +37,13 @@ class RenderView:
     finished_at: float | None
     #: Taken out of the queue until it is released.
     held: bool = False
+    #: One of its pictures is on a device. It comes and goes with each batch, and so makes no other view of it.
+    running: bool = field(default=False, compare=False)
 
     @property
     def state(self) -> str:
-        return render_state(
-            total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled, held=self.held
-        )
+        counters = {"total": self.total, "done": self.done, "failed": self.failed, "cancelled": self.cancelled}
+        return render_state(**counters, held=self.held, running=self.running)
 
     @property
     def remaining(self) -> int:
@@ -112,7 +113,7 @@ class Views:
         row = None
         if _RENDER_ID.fullmatch(render_id):
             with self._database.read() as connection:
-                row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
+                row = connection.execute(select_renders().where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
             raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
         return read_render(row)
@@ -128,7 +129,7 @@ class Views:
         """
         newest_first = (renders.c.created_at.desc(), renders.c.id)
         oldest_first = (renders.c.created_at, renders.c.id.desc())
-        statement = select(renders).where(~renders.c.purging).limit(limit)
+        statement = select_renders().where(~renders.c.purging).limit(limit)
         statement = statement.order_by(*(newest_first if before is None else oldest_first))
         if owner is not None:
             statement = statement.where(renders.c.owner == owner)
@@ -213,13 +214,6 @@ class Views:
         left = (jobs.c.render_id == render_id) & jobs.c.state.not_in(FINAL)
         with self._database.read() as connection:
             return [*connection.execute(select(jobs.c.model).where(left).distinct().order_by(jobs.c.model)).scalars()]
-
-    def running(self, render_id: str) -> bool:
-        """Return whether one of a render's pictures is on a device."""
-        # Leases are few, and have an index; a render may have a million jobs.
-        leased = (jobs.c.lease_until.is_not(None)) & (jobs.c.render_id == render_id) & (jobs.c.state == State.RUNNING)
-        with self._database.read() as connection:
-            return connection.execute(select(jobs.c.id).where(leased).limit(1)).first() is not None
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""
@@ -329,8 +323,19 @@ def _split(name: str) -> tuple[str, int]:
     return found
 
 
+def on_device() -> ColumnElement[bool]:
+    """Match renders of which a picture is on a device."""
+    # Leases are few, and have an index; a render may have a million jobs.
+    return renders.c.id.in_(select(jobs.c.render_id).where(jobs.c.lease_until.is_not(None)))
+
+
+def select_renders() -> Select[Any]:
+    """Select renders as `read_render` reads them."""
+    return select(renders, on_device().label("running"))
+
+
 def read_render(row: Row[Any]) -> RenderView:
-    """Return the render in a row."""
+    """Return the render in a row of `select_renders`."""
     return RenderView(
         id=row.id,
         owner=row.owner,
@@ -342,6 +347,7 @@ def read_render(row: Row[Any]) -> RenderView:
         created_at=row.created_at,
         finished_at=row.finished_at,
         held=row.held,
+        running=row.running,
     )
 
 
