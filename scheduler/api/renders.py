@@ -13,6 +13,7 @@ from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat.pictures import encoded
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
+from scheduler.api.list_queries import LabelQuery, RenderQuery, read_label
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problems import RESPONSES, Refused
@@ -121,11 +122,16 @@ def _dry_run(call: SubmitCall, body: RenderBody) -> DryAnswer:
 def list_renders(
     context: Context,
     caller: CanRead,
+    which: Annotated[RenderQuery, Depends()],
     after: Annotated[str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")] = None,
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> RenderPage:
-    """List your renders, newest first; with an admin key, every owner's."""
-    found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
+    """List your renders, newest first; with an admin key, every owner's.
+
+    A page says in `next` what to give as `after` for the next one, with the same filters.
+    """
+    narrowed = which.narrowed(caller)
+    found = context.views.renders(limit=limit + 1, owner=narrowed.owner, after=after, which=narrowed)
     page = found[:limit]
     return RenderPage(
         renders=[RenderForm.of(render) for render in page], next=page[-1].id if len(found) > limit else None
@@ -145,12 +151,14 @@ def list_jobs(
     render_id: RenderId,
     caller: CanRead,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    label: LabelQuery = None,
     after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
     """List a render's jobs in their order."""
     context.render(caller, render_id)
-    found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
+    labels = read_label(label)
+    found = list(context.views.jobs(render_id, state=state, labels=labels, after=after, limit=limit + 1))
     page = found[:limit]
     return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 

@@ -2,11 +2,11 @@
 
 import click
 
+from scheduler.cli.filters import is_job
 from scheduler.cli.output import counted, json_option, print_json
 from scheduler.cli.status import render_fields
 from scheduler.services import Services, open_services
 from storage.renders.views import JobView
-from storage.rules.ids import parse_job_id
 from storage.settings import read_settings
 
 
@@ -19,10 +19,10 @@ def cancel(render_id: str, as_json: bool) -> None:
     Finished pictures are kept. Idempotent.
     """
     services = open_services(read_settings())
-    if parse_job_id(render_id) is not None:
-        _cancel_job(services, services.views.job(render_id), as_json=as_json)
+    if is_job(render_id):
+        _cancel_job(services, services.find_job(render_id), as_json=as_json)
         return
-    services.views.render(render_id)
+    render_id = services.find_render(render_id).id
     cancelled = services.jobs.cancel(render_id)
     after = services.views.render(render_id)
     if as_json:
@@ -53,7 +53,7 @@ def hold(render_id: str, as_json: bool) -> None:
     Its queued jobs are held back; jobs that are already running finish. Idempotent.
     """
     services = open_services(read_settings())
-    services.views.render(render_id)
+    render_id = services.find_render(render_id).id
     held = services.jobs.hold(render_id)
     if as_json:
         print_json({**render_fields(services.views.render(render_id)), "held": held})
@@ -75,7 +75,7 @@ def release(render_id: str, as_json: bool) -> None:
 
     # All of them: what is wrong with a setting is said before anything changes.
     services = open_services(read_settings()).open_all()
-    services.views.render(render_id)
+    render_id = services.find_render(render_id).id
     released = services.jobs.release(render_id)
     publish_tickets(
         *(services.jobs, services.registry, reachable_broker(services)),

@@ -4,12 +4,12 @@ import sys
 
 import click
 
+from scheduler.cli.filters import called, is_job
 from scheduler.cli.output import counted, json_option, print_json, size
 from scheduler.cli.progress import amount_of
 from scheduler.results.deletion import Deletion
 from scheduler.services import Services, open_services
 from storage.renders.views import JobView, RenderView
-from storage.rules.ids import parse_job_id
 from storage.rules.states import FINAL, State
 from storage.settings import read_settings
 
@@ -26,20 +26,20 @@ def delete(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
     """
     services = open_services(read_settings())
     deletion = Deletion(services=services)
-    if parse_job_id(name) is not None:
-        job = services.views.job(name)
+    if is_job(name):
+        job = services.find_job(name)
         _confirm(context, _shown_job(job), yes=yes, as_json=as_json)
         services.objects.check()
         cancelled = deletion.job(job)
-        told, pictures, stored = f"job {job.id}", int(job.state is State.DONE), job.bytes or 0
+        gone, told, pictures, stored = job.id, f"job {job.id}", int(job.state is State.DONE), job.bytes or 0
     else:
-        render = services.views.render(name)
+        render = services.find_render(name)
         stored = deletion.rows.bytes_of(render.id)
         _confirm(context, _shown_render(render, stored), yes=yes, as_json=as_json)
         cancelled, pictures = _delete_render(services, deletion, render)
-        told = f"render {render.id}"
+        gone, told = render.id, f"render {render.id}"
     if as_json:
-        print_json({"id": name, "deleted": True, "pictures": pictures, "bytes": stored, "cancelled": cancelled})
+        print_json({"id": gone, "deleted": True, "pictures": pictures, "bytes": stored, "cancelled": cancelled})
         return
     dropped = f", {counted(cancelled, 'job')} cancelled" if cancelled else ""
     click.echo(f"deleted {told}: {counted(pictures, 'picture')}, {size(stored)}{dropped}")
@@ -56,7 +56,8 @@ def _delete_render(services: Services, deletion: Deletion, render: RenderView) -
 
 def _shown_render(render: RenderView, stored: int) -> str:
     left = f"; cancel {counted(render.remaining, 'unfinished job')} of it" if render.remaining else ""
-    return f"delete render {render.id} of {render.owner}: {counted(render.done, 'picture')}, {size(stored)}{left}"
+    pictures = f"{counted(render.done, 'picture')}, {size(stored)}"
+    return f"delete render {render.id}{called(render)} of {render.owner}: {pictures}{left}"
 
 
 def _shown_job(job: JobView) -> str:

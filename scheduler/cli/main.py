@@ -44,6 +44,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
     "Renders": {
         "render": _lazy("render", "render", "Render pictures from prompts, a prompt file or templates."),
         "status": _lazy("status", "status", "Show the state of a render, or list the latest renders."),
+        "list": _lazy("status", "list_", "List renders, newest first."),
         "jobs": _lazy("status", "jobs", "List the jobs of a render, one per picture."),
         "why": _lazy("status", "why", "Say why a job waits, or what became of it, and which rule decides."),
         "watch": _lazy("fetch", "watch", "Follow a render until it is finished."),

@@ -21,6 +21,7 @@ from scheduler.results.download import check_folder, prepare_folder
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
+from storage.rules.names import checked_name, checked_note
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
 
@@ -41,6 +42,8 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 @click.option("--dry-run", is_flag=True, help="Validate everything and estimate the cost; submit nothing.")
 @click.option("--skip-bad", is_flag=True, help="Skip invalid rows and report them.")
 @click.option("--once", metavar="NAME", help="Idempotency key: a render with the same name is accepted only once.")
+@click.option("--name", metavar="NAME", help="What you call the render; commands take it in place of the id.")
+@click.option("--note", metavar="TEXT", help="Anything you want to remember about the render.")
 @json_option
 @click.pass_context
 def render(
@@ -55,15 +58,16 @@ def render(
     dry_run: bool,
     skip_bad: bool,
     once: str | None,
+    name: str | None,
+    note: str | None,
     as_json: bool,
 ) -> None:
     """Render pictures from prompts, a prompt file or templates.
 
-    A prompt file holds one picture per row; a row may set any option of a picture. Without --no-wait, the command
-    waits for the render, shows its progress and exits with 1 if a picture failed.
+    A row of a prompt file may set any option of a picture. Without --no-wait, the command waits, shows its progress and
+    exits with 1 if a picture failed.
     """
-    if once is not None and not once.strip():
-        raise click.UsageError("--once needs a name, and this one is empty")
+    _check_words(once, name, note)
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
@@ -80,7 +84,7 @@ def render(
         _prepare_folders(out, sheet)
         services.objects.check()
         _say_what_is_left(services)
-        terms = _terms(order, priority, once)
+        terms = dataclasses.replace(_terms(order, priority, once), name=name, note=note)
         with counting("pictures checked") as through:
             intake = _intake(services, tickets, watched=not no_wait)
             accepted = submit_order(intake, _submitter(settings), order, terms, bad=bad, through=through)
@@ -93,6 +97,20 @@ def render(
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
+
+
+def _check_words(once: str | None, name: str | None, note: str | None) -> None:
+    """Raise UsageError for what is no idempotency key, no name, or no note."""
+    if once is not None and not once.strip():
+        raise click.UsageError("--once needs a name, and this one is empty")
+    if name is not None and "{" in name:
+        raise click.UsageError(f"--name {name!r} names the render; `farm fetch RENDER --name` takes patterns of files")
+    for option, text, check in (("--name", name, checked_name), ("--note", note, checked_note)):
+        try:
+            if text is not None:
+                check(text)
+        except ValueError as error:
+            raise click.UsageError(f"{option}: {error}") from None
 
 
 def _prepare_folders(out: Path | None, sheet: Path | None) -> None:

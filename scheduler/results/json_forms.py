@@ -26,6 +26,9 @@ class RenderForm(BaseModel):
     cancelled: int
     created_at: float = Field(description="Seconds since 1970.")
     finished_at: float | None = Field(description="When the last picture was finished.")
+    name: str | None = Field(None, description="What its owner calls it.")
+    note: str | None = Field(None, description="What its owner says of it.")
+    models: list[str] = Field(default_factory=list, description="The models of its pictures, by alias.")
     position: int | None = Field(
         None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
@@ -53,6 +56,9 @@ class RenderForm(BaseModel):
             cancelled=render.cancelled,
             created_at=render.created_at,
             finished_at=render.finished_at,
+            name=render.name,
+            note=render.note,
+            models=list(render.models),
             **more,
         )
 

@@ -7,7 +7,8 @@ no worker gets it; one that has it already removes what it stores (`worker.servi
 from sqlalchemy import Connection, select, update
 
 from storage.database.connection import Database, transaction
-from storage.database.tables import api_batches, exports, jobs, renders
+from storage.database.export_tables import exports
+from storage.database.tables import api_batches, jobs, renders
 from storage.errors import NotFound, StillNeeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.transitions import lock_renders

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import api_batches, batches, events, exports, faults, jobs, orphans, renders
+from storage.database.export_tables import exports
+from storage.database.tables import api_batches, batches, events, faults, jobs, orphans, renders
 from storage.database.webhook_tables import deliveries
 from storage.jobs.transitions import lock_renders
 from storage.objects.object_keys import picture_key
