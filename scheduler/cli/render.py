@@ -64,8 +64,7 @@ def render(
 ) -> None:
     """Render pictures from prompts, a prompt file or templates.
 
-    A row of a prompt file may set any option of a picture. Without --no-wait, the command waits, shows its progress and
-    exits with 1 if a picture failed.
+    A row of a prompt file may set any option of a picture. Exits with 1 if a picture failed.
     """
     _check_words(once, name, note)
     if sheet is not None and no_wait:
