@@ -106,7 +106,7 @@ def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
     heading, *lines = served.farm("jobs", render["id"]).out.splitlines()
 
     assert heading.split()[:6] == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER"]
-    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS"]
+    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS", "PIXELS"]
     assert [line.split()[:5] for line in lines] == [
         [f"{render['id']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
     ]
@@ -139,7 +139,7 @@ def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
     accepted = home.farm("render", "--model", "simulated", "a red star", "--no-wait").out.strip()
 
     assert (
-        f"render {accepted} is running and has no finished pictures yet"
+        f"render {accepted} is waiting and has no finished pictures yet"
         in home.farm("sheet", accepted, code=2).complaint
     )
 

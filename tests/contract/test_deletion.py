@@ -264,7 +264,7 @@ def test_a_download_of_a_render_that_is_deleted_meanwhile_says_so_and_keeps_what
     with pytest.raises(NotFound, match="was deleted while it was downloaded"):
         downloads.fetch_finished(told)
 
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
 def test_a_download_passes_over_a_picture_that_is_deleted_meanwhile(
