@@ -31,7 +31,7 @@ from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.deletion import Deletion
-from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
 from storage.errors import BadSpecification, StillNeeded
 from storage.rules.states import Priority, State
@@ -115,7 +115,9 @@ def _dry_run(call: SubmitCall, body: RenderBody) -> DryAnswer:
             context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
         )
         remarks = sorted(remarks_of(context.intake, jobs))
-    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), remarks=remarks, **expected)
+        examples = [ExamplePicture.of(spec) for spec in jobs.examples]
+    told = {"examples": examples, "remarks": remarks, **expected}
+    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), **told)
 
 
 @router.get("/renders", tags=["renders"])

@@ -18,6 +18,7 @@ from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import Intake, intake_of, remarks_of, specified, submit_order
 from scheduler.results.download import check_folder, prepare_folder
+from scheduler.results.json_forms import ExamplePicture
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
@@ -25,6 +26,8 @@ from storage.rules.names import checked_name, checked_note
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
 
+#: Characters of an example.
+_SHOWN_PROMPT = 200
 #: Skipped rows that are reported one by one.
 _SHOWN_BAD = 20
 _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
@@ -74,7 +77,7 @@ def render(
         services = open_services(settings).open_all()
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
-        bad = BadRows(report=_Report() if skip_bad else None)
+        bad = BadRows(report=_Report()) if skip_bad else BadRows(together=True)
         if dry_run:
             _check_the_rest(services, order, once, out=out, sheet=sheet)
             _say_what_it_takes(services, order, bad, as_json=as_json)
@@ -159,9 +162,12 @@ def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_jso
     _say_remarks(remarks_of(intake, jobs), bad)
     devices = len(serving(services.workers, found.models))
     if as_json:
-        print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})
+        shown = [ExamplePicture.of(spec).model_dump() for spec in jobs.examples]
+        print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out, "examples": shown})
         return
     click.echo(f"{counted(found.pictures, 'picture')} in {counted(found.batches, 'batch', 'batches')}")
+    for spec in jobs.examples:
+        click.echo(f"  such as {spec.prompt[:_SHOWN_PROMPT]!r}, {spec.model}, {spec.width}×{spec.height}")
     if found.device_seconds is None or found.bytes is None:
         click.echo(f"no estimate yet: nothing has been rendered with {', '.join(found.models)}")
         return

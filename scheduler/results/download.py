@@ -52,7 +52,7 @@ def _holds(path: Path, sha256: str | None) -> bool:
 
 
 def _placed(unfinished: Path, named: Path, own: Path, sha256: str | None) -> tuple[Path, bool]:
-    """Give a file the first of two names that is free; which, and False if another process has put these bytes there."""
+    """Give a file the first of two names that is free; which, and False if another process put these bytes there."""
     for path in (named, own):
         try:
             # Unlike a move, this never replaces what another process has put there meanwhile.

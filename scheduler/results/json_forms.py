@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
+from storage.spec.picture import Spec
 
 
 class RenderForm(BaseModel):
@@ -61,6 +62,21 @@ class RenderForm(BaseModel):
             models=list(render.models),
             **more,
         )
+
+
+class ExamplePicture(BaseModel):
+    """Show a picture of a dry run as it would be rendered, after templates and defaults."""
+
+    prompt: str
+    negative_prompt: str
+    model: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> "ExamplePicture":
+        """Return the example of a specification."""
+        return ExamplePicture.model_validate({name: getattr(spec, name) for name in ExamplePicture.model_fields})
 
 
 class JobForm(BaseModel):
