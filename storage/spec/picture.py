@@ -166,6 +166,10 @@ class Request(Controls):
     def _says_something(self) -> "Request":
         if self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _sized(self) -> "Request":
         if self.size is not None or self.aspect is not None:
             given = [name for name in FIELDS if getattr(self, name) is not None]
             if (wrong := contradiction(given)) is not None:
