@@ -109,7 +109,7 @@ def _without_tags(model: Any, place: Sequence[Any]) -> Sequence[Any]:
 
 
 def _meant(name: str, known: Collection[str], others: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, dict.fromkeys([*known, *others]), n=3)
+    near = difflib.get_close_matches(name, known, n=3) or difflib.get_close_matches(name, others, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) <= _MANY:
