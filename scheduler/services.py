@@ -100,17 +100,20 @@ class Services:
         return self
 
 
-def open_services(settings: Settings) -> Services:
+def open_services(settings: Settings, *, in_memory: bool = False) -> Services:
     """Open the database; the embedded one is created or upgraded on the way. The rest is opened on first use.
+
+    Args:
+        in_memory: with an embedded database that is empty, and gone with this process.
 
     Raises BadSettings, DatabaseProblem, SchemaMismatch.
     """
     from storage.database import schema
     from storage.database.connection import Database
 
-    if settings.database_url is None:
+    if settings.database_url is None and not in_memory:
         make_home(settings)
-    database = Database(settings.database)
+    database = Database("sqlite://" if in_memory else settings.database)
     if settings.database_url is None:
         schema.upgrade(database)
     else:

@@ -13,6 +13,7 @@ import click
 
 from scheduler.cli.output import json_option, print_json, print_table, say, when
 from scheduler.cli.param_types import Duration
+from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.cli.waiting import reachable_broker
 from scheduler.local import local_farm
 from scheduler.local.home import Home
@@ -24,6 +25,7 @@ from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
 from storage.settings import read_settings
+from storage.spec.registry_watch import watch_registry
 
 if TYPE_CHECKING:
     import uvicorn
@@ -87,6 +89,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
     hold_connections()
     with listening(host, port) as listener, _farm(services, with_worker) as tickets:
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
+        watch_registry(settings, context.ending)
         app = make_api(context, without_keys=without_keys)
         say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
         config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
@@ -212,7 +215,7 @@ def create(
 @json_option
 def list_keys(as_json: bool) -> None:
     """List the keys, without their secrets."""
-    found = Keys(open_services(read_settings()).database).all()
+    found = Keys(services_to_read().database).all()
     if as_json:
         print_json([{**key.__dict__, "limits": key.limits.__dict__} for key in found])
     elif found:
@@ -229,7 +232,7 @@ def list_keys(as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
     """Revoke a key. Idempotent."""
-    Keys(open_services(read_settings()).database).revoke(key_id)
+    Keys(services_to_find(key_id).database).revoke(key_id)
     print_json({"id": key_id, "revoked": True}) if as_json else click.echo(f"revoked key {key_id}")
 
 
@@ -253,7 +256,7 @@ def webhooks() -> None:
 @json_option
 def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bool) -> None:
     """List the latest messages."""
-    found = Webhooks(open_services(read_settings()).database).all(
+    found = Webhooks(services_to_read().database).all(
         owner=owner, state=DeliveryState(state) if state else None, limit=latest
     )
     if as_json:
@@ -279,5 +282,5 @@ def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bo
 @json_option
 def replay(message_id: str, as_json: bool) -> None:
     """Send a message again, under the same id."""
-    Webhooks(open_services(read_settings()).database).replay(message_id)
+    Webhooks(services_to_find(message_id).database).replay(message_id)
     print_json({"id": message_id, "state": "pending"}) if as_json else click.echo(f"{message_id} will be sent again")

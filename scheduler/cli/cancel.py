@@ -4,10 +4,10 @@ import click
 
 from scheduler.cli.filters import is_job
 from scheduler.cli.output import counted, json_option, print_json
+from scheduler.cli.reading import services_to_find
 from scheduler.cli.status import render_fields
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.renders.views import JobView
-from storage.settings import read_settings
 
 
 @click.command()
@@ -18,7 +18,7 @@ def cancel(render_id: str, as_json: bool) -> None:
 
     Finished pictures are kept. Idempotent.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     if is_job(render_id):
         _cancel_job(services, services.find_job(render_id), as_json=as_json)
         return
@@ -52,7 +52,7 @@ def hold(render_id: str, as_json: bool) -> None:
 
     Its queued jobs are held back; jobs that are already running finish. Idempotent.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     render_id = services.find_render(render_id).id
     held = services.jobs.hold(render_id)
     if as_json:
@@ -74,7 +74,7 @@ def release(render_id: str, as_json: bool) -> None:
     from scheduler.intake.submit import publish_tickets
 
     # All of them: what is wrong with a setting is said before anything changes.
-    services = open_services(read_settings()).open_all()
+    services = services_to_find(render_id).open_all()
     render_id = services.find_render(render_id).id
     released = services.jobs.release(render_id)
     publish_tickets(

@@ -7,11 +7,11 @@ import click
 from scheduler.cli.filters import called, is_job
 from scheduler.cli.output import counted, json_option, print_json, size
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.results.deletion import Deletion
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import FINAL, State
-from storage.settings import read_settings
 
 
 @click.command()
@@ -24,7 +24,7 @@ def delete(context: click.Context, name: str, yes: bool, as_json: bool) -> None:
 
     What is unfinished is cancelled first. One with an unfinished export is kept.
     """
-    services = open_services(read_settings())
+    services = services_to_find(name)
     deletion = Deletion(services=services)
     if is_job(name):
         job = services.find_job(name)

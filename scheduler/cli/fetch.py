@@ -6,15 +6,15 @@ import click
 
 from scheduler.cli.output import counted, json_option, print_json, say
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.waiting import FinishedRender, reachable_broker, report, say_renamed, see_through
 from scheduler.intake.submit import Accepted
 from scheduler.results.download import Downloads, prepare_folder
 from scheduler.results.file_names import DEFAULT, FileNames
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.errors import InvalidInput
 from storage.renders.views import RenderView
-from storage.settings import read_settings
 
 _NAME_HELP = (
     f"Names of the files (default: {DEFAULT}): {{index}}, {{seed}}, {{render}}, {{model}}, {{prompt:40}} (its first 40 "
@@ -36,7 +36,7 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
     picture whose name is taken gets the render in its name.
     """
     names = None if name is None else FileNames(name)
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     render = services.find_render(render_id)
     render_id = render.id
     if not render.done:
@@ -76,7 +76,7 @@ def watch(
     if name is not None and out is None:
         raise click.UsageError("--name names the files of --out DIR; give a folder")
     names = None if name is None else FileNames(name)
-    services = open_services(read_settings()).open_all()
+    services = services_to_find(render_id).open_all()
     render = services.find_render(render_id)
     render_id = render.id
     if out is not None:

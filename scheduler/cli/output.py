@@ -5,7 +5,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
@@ -84,4 +84,20 @@ def when(moment: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds))).removesuffix(", 0:00:00")
+    """Return a duration in its two largest units."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, below, its in ((86_400, "day", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            n, rest = divmod(whole, unit)
+            first = counted(n, name) if name == "day" else f"{n} {name}"
+            return f"{first} {rest // below} {its}" if rest // below else first
+    raise AssertionError("unreachable: a minute is the smallest of them")
+
+
+def rate(per_second: float) -> str:
+    """Return how many a second, or a minute where that is less than one in ten seconds."""
+    if per_second < 0.1:
+        return f"{per_second * 60:.1f}/min"
+    return f"{per_second:.1f}/s" if per_second < 100 else f"{per_second:,.0f}/s"

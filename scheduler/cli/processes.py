@@ -26,6 +26,7 @@ from storage.jobs.orphans import Orphans
 from storage.process import lifeline
 from storage.process.logs import configure_logging
 from storage.settings import read_settings, without_secrets
+from storage.spec.registry_watch import watch_registry
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def scheduler(stop_with_parent: bool) -> None:
         lifeline.stop_with_parent()
     failed = _stop_when_a_thread_fails(stopping)
     services = open_services(settings).open_all()
+    watch_registry(settings, stopping)
     orphans = OrphanRemoval(
         orphans=Orphans(services.database, services.objects),
         delete_some=Deletion(services=services).purge.advance,

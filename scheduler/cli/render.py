@@ -9,10 +9,11 @@ import click
 from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, duration, json_option, print_json, say, size
 from scheduler.cli.progress import counting
+from scheduler.cli.reading import services_to_read
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
-from scheduler.intake.estimate import estimate
+from scheduler.intake.estimate import Estimate, estimate
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.requests import BadRows
@@ -74,7 +75,7 @@ def render(
         raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     with order_options.order(settings) as order:
-        services = open_services(settings).open_all()
+        services = (services_to_read(settings) if dry_run else open_services(settings)).open_all()
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
         bad = BadRows(report=_Report()) if skip_bad else BadRows(together=True)
@@ -166,8 +167,12 @@ def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_jso
         print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out, "examples": shown})
         return
     click.echo(f"{counted(found.pictures, 'picture')} in {counted(found.batches, 'batch', 'batches')}")
+    _say_how_long(found, devices)
     for spec in jobs.examples:
-        click.echo(f"  such as {spec.prompt[:_SHOWN_PROMPT]!r}, {spec.model}, {spec.width}×{spec.height}")
+        click.echo(f"such as {spec.prompt[:_SHOWN_PROMPT]!r}, {spec.model}, {spec.width}×{spec.height}")
+
+
+def _say_how_long(found: Estimate, devices: int) -> None:
     if found.device_seconds is None or found.bytes is None:
         click.echo(f"no estimate yet: nothing has been rendered with {', '.join(found.models)}")
         return

@@ -9,10 +9,10 @@ import click
 
 from scheduler.cli.filters import Since, called, is_job, label_option, read_labels, shown_labels
 from scheduler.cli.output import duration, json_option, print_json, print_table, say, when
+from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.results.outlook import outlook
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.rules.states import RENDER_STATES, State
-from storage.settings import read_settings
 
 if TYPE_CHECKING:
     from storage.renders.views import JobView, RenderView
@@ -31,7 +31,7 @@ _SOME_HAVE: "Mapping[str, Callable[[JobView], str | None]]" = {
 @json_option
 def status(render_id: str | None, as_json: bool) -> None:
     """Show the state of a render, or list the latest renders."""
-    services = open_services(read_settings())
+    services = services_to_read() if render_id is None else services_to_find(render_id)
     views = services.views
     if render_id is None:
         if (renders := views.renders()) or as_json:
@@ -84,7 +84,7 @@ def list_(
     from storage.renders.filters import RenderFilter
 
     wanted = read_labels(labels)
-    services = open_services(read_settings())
+    services = services_to_read()
     moment = None if since is None else since(time.time())
     which = RenderFilter(owner=owner, state=state, model=model, labels=wanted, since=moment)
     renders = services.views.renders(limit=most, which=which)
@@ -126,7 +126,7 @@ def print_renders(renders: "Sequence[RenderView]", *, as_json: bool) -> None:
 def jobs(render_id: str, state: str | None, labels: Sequence[str], as_json: bool) -> None:
     """List the jobs of a render, one per picture."""
     wanted = read_labels(labels)
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
     render = services.find_render(render_id)
     found = services.views.jobs(render.id, state=None if state is None else State(state), labels=wanted)
     if as_json:
@@ -162,7 +162,7 @@ def why(name: str, as_json: bool) -> None:
     """
     from scheduler.results.why_job import why_job
 
-    services = open_services(read_settings())
+    services = services_to_find(name)
     views = services.views
     if is_job(name):
         job = services.find_job(name)
@@ -186,7 +186,7 @@ def recipe(job_id: str, as_json: bool) -> None:
 
     That is its specification, seed, library versions, device and batch.
     """
-    services = open_services(read_settings())
+    services = services_to_find(job_id)
     views = services.views
     job = services.find_job(job_id)
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.interrupts import heard_interrupts
-from scheduler.cli.output import counted, duration, print_json, say
+from scheduler.cli.output import counted, duration, print_json, rate, say
 from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, shown_render
 from scheduler.intake.submit import Accepted, publish_tickets
@@ -19,7 +19,8 @@ from scheduler.local.home import Home
 from scheduler.results.download import Downloads
 from scheduler.results.file_names import FileNames
 from scheduler.results.follow import wait_for_render
-from scheduler.results.why import Hindered, Hindrance, what_hinders
+from scheduler.results.outlook import why_next
+from scheduler.results.why import Hindered, Hindrance, nobody_renders, what_hinders
 from scheduler.services import Services, open_tickets
 from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
@@ -155,8 +156,7 @@ def _followed(
         def look(render: RenderView) -> bool:
             nonlocal seen
             check_interrupt()
-            show(render)
-            watch.look()
+            show(render, watch.look(render))
             news, seen = render != seen or render.finished, render
             return downloads is not None and news and downloads.advance() > 0
 
@@ -172,10 +172,17 @@ class WorkerWatch:
         self._said: set[tuple[str, Hindrance]] = set()
         self._started = time.monotonic()
         self._look_at = 0.0
+        self._note = ""
 
-    def look(self) -> None:
+    def look(self, render: RenderView) -> str:
+        """Say what is to be said, and return in a few words what the render waits for; empty: for nothing.
+
+        Raises ServiceProblem if the farm on this machine that worked for us is no more.
+        """
+        if render.finished:
+            return ""
         if time.monotonic() < self._look_at:
-            return
+            return self._note
         self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
         if self._services.settings.embedded:
             self._look_for_the_farm()
@@ -183,6 +190,19 @@ class WorkerWatch:
             hindered = what_hinders(self._services, model)
             if hindered is not None and (model, hindered.kind) not in self._said:
                 self._say(model, hindered)
+        self._note = self._what_it_waits_for(render)
+        return self._note
+
+    def _what_it_waits_for(self, render: RenderView) -> str:
+        services = self._services
+        if render.held:
+            return f"held; `farm release {render.id}` resumes it"
+        job = None if render.running else services.views.next_waiting(render.id)
+        if job is None:
+            return ""
+        if services.settings.embedded and nobody_renders(services) is not None:
+            return "the worker is starting"
+        return why_next(services, job)
 
     def _look_for_the_farm(self) -> None:
         """Raises ServiceProblem if the farm that worked for us is no more."""
@@ -230,7 +250,7 @@ def _file(outcome: FinishedRender, job: JobView) -> str | None:
 
 def _summarise(services: Services, outcome: FinishedRender) -> None:
     render, took = outcome.render, outcome.seconds
-    parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
+    parts = [counted(render.done, "picture") + (f" ({rate(render.done / took)})" if render.done and took else "")]
     parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
     fetched = f"in {services.objects.shown} (`farm fetch {render.id} --out DIR` downloads them)"
     where = f"in {outcome.out}" if outcome.out else fetched

@@ -76,7 +76,7 @@ class Order:
         combinations = grid.size(self.in_step, self.combined)
         count = len(self.specs)
         # What is bad is told when all is read.
-        bad = BadRows(report=lambda _: None)
+        bad = BadRows(together=True)
         for one in self._single(bad) if combinations and count < at_most else ():
             count += (one.copies or self.pictures_each) * combinations
             if count >= at_most:

@@ -28,8 +28,8 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
 from storage.renders.views import Views
-from storage.spec.model_files import not_found
-from storage.spec.models import Model
+from storage.spec.model_files import not_found, without_folders
+from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
 from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry
@@ -179,7 +179,7 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     known = StoredInputs(intake.uploads, submitter)
     if order.names_inputs():
         # Rows that are skipped here are met again, and counted then.
-        asked = order.asked(BadRows(report=lambda _: None) if bad.go_on else BadRows())
+        asked = order.asked(BadRows(report=lambda _: None) if bad.report else BadRows(together=bad.together))
         most = most_at_once(submitter.limits) or MOST_PICTURES
         known.fill(islice(asked, most + 1), beyond_wrong=bad.go_on)
     asked = with_references(order.asked(bad), known, bad)
@@ -210,9 +210,10 @@ def _or_all_bad(jobs: Iterator[NewJob], bad: BadRows) -> Iterator[NewJob]:
 
 def _check_files(model: Model) -> None:
     """Raise BadSpecification if a model names folders that are not on this machine, which renders it."""
-    if gone := not_found(model):
+    if isinstance(model, DiffusersModel) and (gone := not_found(model)):
         raise BadSpecification(
-            f"model: {model.alias} needs {', '.join(gone)}, which is not there; correct `source` in the registry"
+            f"model: {model.alias} needs {without_folders(', '.join(gone), model)}, which is not there; "
+            f"`farm models show {model.alias}` says where it was looked for, correct `source` in the registry"
         )
 
 

@@ -12,7 +12,7 @@ from storage.errors import BadSpecification
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
 from storage.spec.lora_header import wrong_in_header
-from storage.spec.model_files import own_configuration, own_pipeline
+from storage.spec.model_files import own_configuration, own_pipeline, public_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
@@ -109,7 +109,7 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
         pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
         if wrong := wrong_in_header(loras[name], pipeline):
-            raise BadSpecification(f"loras: {name} ({loras[name].source}) cannot be loaded: {wrong}")
+            raise BadSpecification(f"loras: {name} ({public_source(loras[name])}) cannot be loaded: {wrong}")
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:

@@ -22,6 +22,20 @@ _IN_PLAIN_WORDS = {
 }
 #: Elsewhere -1 is a random seed.
 _NO_SEED = "; leave it out for a random one"
+#: What other programs and libraries call a field → what it is called here, where it is one.
+_CALLED_HERE = {
+    **dict.fromkeys(("steps", "num_steps", "sample_steps", "inference_steps"), "num_inference_steps"),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance"), "guidance_scale"),
+    **dict.fromkeys(("negative", "neg_prompt"), "negative_prompt"),
+    **dict.fromkeys(("scheduler", "sampler_name", "sampling_method"), "sampler"),
+    **dict.fromkeys(("path", "model", "model_id", "repo", "repo_id", "checkpoint", "ckpt", "file"), "source"),
+    **dict.fromkeys(("branch", "tag", "commit", "rev"), "revision"),
+    **dict.fromkeys(("precision", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("batch", "batch_size", "max_batch_size"), "batch_limit"),
+    **dict.fromkeys(("class", "pipeline_class", "architecture"), "pipeline"),
+    **dict.fromkeys(("controlnet", "control_net"), "controlnets"),
+    "cpu_offload": "offload",
+}
 #: More names than these are not spelled out.
 _MANY = 20
 
@@ -109,6 +123,8 @@ def _without_tags(model: Any, place: Sequence[Any]) -> Sequence[Any]:
 
 
 def _meant(name: str, known: Collection[str], others: Collection[str]) -> str:
+    if (here := _CALLED_HERE.get(name.lower())) in known:
+        return f"{name} here is {here}"
     near = difflib.get_close_matches(name, known, n=3) or difflib.get_close_matches(name, others, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"

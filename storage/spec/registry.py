@@ -92,7 +92,11 @@ def read_registry(settings: Settings) -> Registry:
         except UnicodeDecodeError as error:
             raise BadSettings(f"model registry {path}: {error}") from None
         return parse_registry(text, where=str(path), folder=path.absolute().parent)
-    return parse_registry(files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")
+    return parse_registry(_builtin(), where="built-in")
+
+
+def _builtin() -> str:
+    return files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8")
 
 
 def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Registry:
@@ -104,19 +108,26 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
-    unknown = content.keys() - {"default", "models", "loras"}
-    entries = content.get("models")
-    if unknown or not isinstance(entries, dict) or not entries:
+    unknown = content.keys() - {"builtin", "default", "models", "loras"}
+    entries = content.get("models", {})
+    builtin = content.get("builtin", False)
+    if unknown or not isinstance(entries, dict) or not (entries or builtin):
         raise BadSettings(
-            f"model registry {where}: expected `default` and tables [models.ALIAS] and [loras.ALIAS]"
+            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS] and [loras.ALIAS]"
             + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
+    if not isinstance(builtin, bool):
+        raise BadSettings(f"model registry {where}: builtin must be true or false (given: {builtin!r:.40})")
     models = {
         alias: _read(
             Model, _MODEL.validate_python, _placed(entry, folder), alias, f"model registry {where}: [models.{alias}]"
         )
         for alias, entry in entries.items()
     }
+    if builtin:
+        # What the file has of the same name counts.
+        shipped = parse_registry(_builtin(), where="built-in").models
+        models |= {alias: model for alias, model in shipped.items() if alias not in models}
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")

@@ -55,7 +55,6 @@ def test_pictures_are_fetched_by_names_of_ones_own_and_once(served: Home, render
 
 def test_a_render_is_watched_to_its_end_by_two(served: Home, tmp_path: Path) -> None:
     left = served.farm(*SLOW, "-n", "2").json["id"]
-    served.farm("fetch", left, "--out", str(tmp_path), code=2).complains(f"{left} is \\w+ and has no finished pictures")
     served.farm("hold", left)
     with served.started("watch", left, "--out", str(tmp_path)) as watcher:
         watcher.says(f"render {left} is held; `farm release {left}` resumes it")
@@ -142,6 +141,7 @@ def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
         f"render {accepted} is waiting and has no finished pictures yet"
         in home.farm("sheet", accepted, code=2).complaint
     )
+    home.farm("fetch", accepted, "--out", "x", code=2).complains(f"{accepted} is waiting and has no finished pictures")
 
 
 def test_a_control_without_effect_is_remarked_on(home: Home) -> None:

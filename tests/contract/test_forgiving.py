@@ -95,7 +95,7 @@ def test_a_dry_run_shows_pictures_as_they_would_be_rendered(stage: Stage, tmp_pa
     assert [one["prompt"] for one in told["examples"]] == ["a red star", "a blue star", "a green star"]
     assert {(one["model"], one["width"], one["height"]) for one in told["examples"]} == {("tiny", 88, 48)}
     said = farm(stage, *words).output
-    assert said.count("  such as ") == 3
+    assert said.count("\nsuch as ") == 3
     assert "'a red star', tiny, 88×48" in said
     table = tmp_path / "rows.csv"
     table.write_text("prompt~size~label\na cat; a dog, big~128x64~x\n")

@@ -115,7 +115,7 @@ def test_a_separator_is_one_character(said: str, says: str | None) -> None:
 
 
 def test_an_unknown_option_of_a_line_is_told_with_what_was_meant() -> None:
-    with pytest.raises(BadSpecification, match="--stepz: no option of prompt files; did you mean --steps"):
+    with pytest.raises(BadSpecification, match="--stepz: not an option of prompt files; did you mean --steps"):
         row_of("line 1", "a cat --stepz 4")
     with pytest.raises(BadSpecification, match="--zzz: not an option of prompt files"):
         row_of("line 1", "a cat --zzz 4")

@@ -54,9 +54,9 @@ def row_of(where: str, line: str) -> Row:
             continue
         field = _FIELDS.get(name) or field_of(name)
         if field is None:
-            near = difflib.get_close_matches(name, {*_FIELDS, *_COUNTS, *NAMES}, n=3)
-            if near:
-                raise BadSpecification(f"--{name}: no option of prompt files; did you mean --{' or --'.join(near)}?")
+            if near := difflib.get_close_matches(name, sorted({*_FIELDS, *_COUNTS, *NAMES}), n=2, cutoff=0.75):
+                meant = " or ".join(f"--{one}" for one in near)
+                raise BadSpecification(f"--{name}: not an option of prompt files; did you mean {meant}?")
             raise BadSpecification(
                 f"--{name}: not an option of prompt files (known: {', '.join(f'--{one}' for one in _FIELDS)} and the "
                 "fields of a picture); a prompt with these words can stand in a .csv or .jsonl file"
