@@ -54,6 +54,11 @@ class Render:
     #: Seconds since 1970.
     created_at: float
     finished_at: float | None
+    #: What its owner calls it, and says of it.
+    name: str | None = None
+    note: str | None = None
+    #: Of its pictures, by alias.
+    models: Sequence[str] = ()
     #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storage.jobs.jobs import Jobs
     from storage.objects.store import ObjectStore
     from storage.renders.measures import Measures
-    from storage.renders.views import Views
+    from storage.renders.views import JobView, RenderView, Views
     from storage.spec.registry import Registry
 
 
@@ -66,6 +66,18 @@ class Services:
         from storage.renders.views import Views
 
         return Views(self.database)
+
+    def find_render(self, said: str) -> "RenderView":
+        """Return the render that a command names: by id, by name, or `@` (`storage.renders.names`)."""
+        from storage.renders.names import find_render
+
+        return find_render(self.views, said, owner=self.settings.owner)
+
+    def find_job(self, said: str) -> "JobView":
+        """Return the job that a command names: by id, or of the last render, as in `@-000012`."""
+        from storage.renders.names import find_job
+
+        return find_job(self.views, said, owner=self.settings.owner)
 
     @cached_property
     def measures(self) -> "Measures":

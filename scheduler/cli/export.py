@@ -47,7 +47,8 @@ def export(
     format_ = _format(layout)
     settings = read_settings()
     services = services_to_find(render_id, settings)
-    render = services.views.render(render_id)
+    render = services.find_render(render_id)
+    render_id = render.id
     started = time.monotonic()
     with amount_of(f"export of {render_id}", render.total, "pictures") as show:
 

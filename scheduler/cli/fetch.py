@@ -37,7 +37,8 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
     """
     names = None if name is None else FileNames(name)
     services = services_to_find(render_id)
-    render = services.views.render(render_id)
+    render = services.find_render(render_id)
+    render_id = render.id
     if not render.done:
         raise InvalidInput(f"render {render_id} is {render.state} and has no finished pictures yet")
     prepare_folder(out)
@@ -76,7 +77,8 @@ def watch(
         raise click.UsageError("--name names the files of --out DIR; give a folder")
     names = None if name is None else FileNames(name)
     services = services_to_find(render_id).open_all()
-    render = services.views.render(render_id)
+    render = services.find_render(render_id)
+    render_id = render.id
     if out is not None:
         prepare_folder(out)
     if sheet is not None:

@@ -15,6 +15,7 @@ from scheduler.cron.beat import start_schedules
 from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
+from scheduler.results.deletion import Deletion
 from scheduler.services import make_home, open_services, open_tickets
 from storage.database import schema
 from storage.database.connection import Database
@@ -75,7 +76,11 @@ def scheduler(stop_with_parent: bool) -> None:
     failed = _stop_when_a_thread_fails(stopping)
     services = open_services(settings).open_all()
     watch_registry(settings, stopping)
-    orphans = OrphanRemoval(orphans=Orphans(services.database, services.objects), every_seconds=settings.sweep_seconds)
+    orphans = OrphanRemoval(
+        orphans=Orphans(services.database, services.objects),
+        delete_some=Deletion(services=services).purge.advance,
+        every_seconds=settings.sweep_seconds,
+    )
     threading.Thread(target=orphans.run, args=(stopping,), name="orphans", daemon=True).start()
     deliverer = WebhookDelivery(
         webhooks=Webhooks(services.database),

@@ -119,7 +119,12 @@ def _delete(services: Services, old: Sequence[PurgeCandidate], of_uploads: Uploa
     services.objects.check()
     jobs = sum(one.jobs for one in old)
     with amount_of("purge", jobs, "pictures") as show:
-        gone = Purge(purging=PurgeRows(services.database), objects=services.objects).run(old, show)
+        purge = Purge(
+            purging=PurgeRows(services.database),
+            objects=services.objects,
+            spared_seconds=services.settings.lease_seconds,
+        )
+        gone = purge.run(old, show)
     uploads = of_uploads.run() if of_uploads else []
     remove_old_probes(services.objects)
     if say_so:

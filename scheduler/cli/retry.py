@@ -28,7 +28,7 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
     """Render the failed jobs of a render again, with the same seeds."""
     # All of them: what is wrong with a setting is said before anything changes.
     services = services_to_find(render_id).open_all()
-    services.views.render(render_id)
+    render_id = services.find_render(render_id).id
     models = sorted({job.spec.model for job in services.views.jobs(render_id, state=State.FAILED)})
     for alias in models:
         services.registry[alias]
@@ -63,7 +63,8 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     """
     settings = read_settings()
     services = services_to_find(job_id, settings)
-    job = services.views.job(job_id)
+    job = services.find_job(job_id)
+    job_id = job.id
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)

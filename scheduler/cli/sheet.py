@@ -34,6 +34,7 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
     Each picture is shown with its prompt and seed. Duplicates and nearly black pictures are counted and marked.
     """
     services = services_to_find(render_id)
+    render_id = services.find_render(render_id).id
     found = write_sheet(services, render_id, out, columns=columns)
     if as_json:
         print_json(

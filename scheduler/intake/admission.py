@@ -50,6 +50,9 @@ class Terms:
     together: bool = False
     #: Keep the render out of the queue until it is released.
     held: bool = False
+    #: What its owner calls it, and says of it (`storage.rules.names`).
+    name: str | None = None
+    note: str | None = None
 
     def submission(self, submitter: Submitter) -> Submission:
         """Return the submission that storage accepts."""
@@ -68,6 +71,8 @@ class Terms:
             watched=self.watched,
             held=self.held,
             webhook=self.webhook,
+            name=self.name,
+            note=self.note,
         )
 
 

@@ -15,7 +15,9 @@ from storage.settings import Settings
 
 
 @contextmanager
-def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
+def opened(
+    given: str, settings: Settings, *, kind: str | None = None, delimiter: str | None = None
+) -> Iterator[Manifest]:
     """Open a prompt file; what is not a local file is copied into a temporary one first.
 
     Raises InvalidInput, ObjectStoreProblem.
@@ -23,7 +25,7 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
     if given != "-" and not given.startswith("s3://"):
         path = Path(given)
         if path.is_file() or path.is_dir() or not path.exists():
-            yield manifest(path, kind=kind)
+            yield manifest(path, kind=kind, delimiter=delimiter)
             return
     with tempfile.NamedTemporaryFile(prefix="farm-prompts-") as file:
         _copy(given, settings, file)
@@ -33,6 +35,7 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
             kind=kind or _kind(given, file),
             shown="standard input" if given == "-" else given,
             folder=Path(),
+            delimiter=delimiter,
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
+from storage.spec.picture import Spec
 
 
 class RenderForm(BaseModel):
@@ -26,6 +27,9 @@ class RenderForm(BaseModel):
     cancelled: int
     created_at: float = Field(description="Seconds since 1970.")
     finished_at: float | None = Field(description="When the last picture was finished.")
+    name: str | None = Field(None, description="What its owner calls it.")
+    note: str | None = Field(None, description="What its owner says of it.")
+    models: list[str] = Field(default_factory=list, description="The models of its pictures, by alias.")
     position: int | None = Field(
         None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
@@ -53,8 +57,26 @@ class RenderForm(BaseModel):
             cancelled=render.cancelled,
             created_at=render.created_at,
             finished_at=render.finished_at,
+            name=render.name,
+            note=render.note,
+            models=list(render.models),
             **more,
         )
+
+
+class ExamplePicture(BaseModel):
+    """Show a picture of a dry run as it would be rendered, after templates and defaults."""
+
+    prompt: str
+    negative_prompt: str
+    model: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> "ExamplePicture":
+        """Return the example of a specification."""
+        return ExamplePicture.model_validate({name: getattr(spec, name) for name in ExamplePicture.model_fields})
 
 
 class JobForm(BaseModel):

@@ -2,7 +2,8 @@
 
 from sqlalchemy import MetaData, text
 
-import storage.database.webhook_tables  # noqa: F401 - its tables are part of the metadata once it is loaded
+import storage.database.export_tables
+import storage.database.webhook_tables  # noqa: F401 - their tables are part of the metadata once they are loaded
 from storage.database.tables import metadata
 
 #: Index → the rows that it covers.
@@ -11,6 +12,7 @@ _CONDITIONS = {
     "ix_jobs_custom_id": "custom_id IS NOT NULL",
     "ix_jobs_leases": "state = 'running'",
     "ix_jobs_held": "state = 'held'",
+    "ix_jobs_labelled": "labels IS NOT NULL",
     "ix_renders_unfinished": "finished_at IS NULL",
     "ix_deliveries_due": "state = 'pending'",
     "ix_firings_taken": "outcome = 'taken'",

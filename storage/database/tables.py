@@ -63,6 +63,12 @@ renders = Table(
     Column("request_hash", String(64)),
     # The API key that it was submitted with, against whose limits it counts.
     Column("key_id", String(12)),
+    # What its owner calls it, and says of it.
+    Column("name", String(100)),
+    Column("note", Text),
+    # The models of its pictures, each between two spaces.
+    Column("models", Text),
+    Index("ix_renders_name", "name", "created_at"),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
     # An owner's own, newest first.
@@ -128,6 +134,8 @@ jobs = Table(
     Index("ix_jobs_leases", "lease_until"),
     # Which renders have held jobs, and how many.
     Index("ix_jobs_held", "render_id"),
+    # Looking for labels passes over what has none.
+    Index("ix_jobs_labelled", "render_id"),
 )
 
 #: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
@@ -380,20 +388,4 @@ ticking = Table(
     Column("clock", String(16), primary_key=True),
     Column("since", Double, nullable=False),
     Column("until", Double, nullable=False),
-)
-
-#: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.
-exports = Table(
-    "exports",
-    metadata,
-    Column("id", String(12), primary_key=True),
-    Column("render_id", String(32), nullable=False),
-    Column("format", String(16), nullable=False),
-    Column("target", Text, nullable=False),
-    # How it is cut into shards (JSON): going on with it takes the same.
-    Column("options", Text, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("seen_at", Double, nullable=False),
-    Column("finished_at", Double),
-    UniqueConstraint("render_id", "format", "target"),
 )

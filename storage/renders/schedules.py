@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
 from storage.errors import InvalidInput, NotFound
-from storage.renders.views import on_device
+from storage.renders.filters import on_device
 from storage.rules.states import render_state
 
 #: What a schedule may be called (a regular expression).

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import Row, Select, func, select, tuple_
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders, workers
 from storage.errors import NotFound
 from storage.jobs.fair_share import queued
+from storage.renders.filters import RenderFilter, labelled, newer, older, on_device, order
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.states import FINAL, Priority, State, render_state
@@ -39,6 +40,11 @@ class RenderView:
     held: bool = False
     #: One of its pictures is on a device. It comes and goes with each batch, and so makes no other view of it.
     running: bool = field(default=False, compare=False)
+
+    #: What its owner calls it, and says of it.
+    name: str | None = None
+    note: str | None = None
+    models: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -119,31 +125,29 @@ class Views:
         return read_render(row)
 
     def renders(
-        self, *, limit: int = 20, owner: str | None = None, after: str | None = None, before: str | None = None
+        self,
+        *,
+        limit: int = 20,
+        owner: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        which: RenderFilter | None = None,
     ) -> list[RenderView]:
-        """List the newest renders, or an owner's, newest first; those next to one. Raises NotFound for that one.
+        """List the newest renders, an owner's or such, newest first; those next to one. Raises NotFound for that one.
 
         Args:
             after: the next older ones.
             before: the next newer ones, also newest first.
         """
-        newest_first = (renders.c.created_at.desc(), renders.c.id)
-        oldest_first = (renders.c.created_at, renders.c.id.desc())
-        statement = select_renders().where(~renders.c.purging).limit(limit)
-        statement = statement.order_by(*(newest_first if before is None else oldest_first))
-        if owner is not None:
-            statement = statement.where(renders.c.owner == owner)
+        which = which or RenderFilter(owner=owner)
+        statement = select_renders().limit(limit).order_by(*order(newest_first=before is None))
         if after is not None:
-            last = self.render(after, owner=owner)
-            older = renders.c.created_at < last.created_at
-            statement = statement.where(older | ((renders.c.created_at == last.created_at) & (renders.c.id > last.id)))
+            statement = statement.where(older(self.render(after, owner=owner)))
         if before is not None:
-            first = self.render(before, owner=owner)
-            newer = renders.c.created_at > first.created_at
-            same = renders.c.created_at == first.created_at
-            statement = statement.where(newer | (same & (renders.c.id < first.id)))
+            statement = statement.where(newer(self.render(before, owner=owner)))
         with self._database.read() as connection:
-            found = [read_render(row) for row in connection.execute(statement)]
+            narrowed = which.narrow(statement, dialect=connection.dialect.name)
+            found = [read_render(row) for row in connection.execute(narrowed)]
         return found if before is None else found[::-1]
 
     def accepted_as(self, owner: str, name: str) -> bool:
@@ -188,13 +192,20 @@ class Views:
         return _job(row)
 
     def jobs(
-        self, render_id: str, *, state: State | None = None, after: int = -1, limit: int | None = None
+        self,
+        render_id: str,
+        *,
+        state: State | None = None,
+        labels: Mapping[str, str] | None = None,
+        after: int = -1,
+        limit: int | None = None,
     ) -> Iterator[JobView]:
-        """Iterate over a render's jobs in the order of their indexes, read a page at a time."""
+        """Iterate over a render's jobs, or such, in the order of their indexes, read a page at a time."""
         left = limit
         while left is None or left > 0:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
             with self._database.read() as connection:
+                statement = statement.where(*labelled(labels or {}, dialect=connection.dialect.name))
                 page = [_job(row) for row in connection.execute(statement)]
             yield from page
             if len(page) < _PAGE:
@@ -323,12 +334,6 @@ def _split(name: str) -> tuple[str, int]:
     return found
 
 
-def on_device() -> ColumnElement[bool]:
-    """Match renders of which a picture is on a device."""
-    # Leases are few, and have an index; a render may have a million jobs.
-    return renders.c.id.in_(select(jobs.c.render_id).where(jobs.c.lease_until.is_not(None)))
-
-
 def select_renders() -> Select[Any]:
     """Select renders as `read_render` reads them."""
     return select(renders, on_device().label("running"))
@@ -348,6 +353,9 @@ def read_render(row: Row[Any]) -> RenderView:
         finished_at=row.finished_at,
         held=row.held,
         running=row.running,
+        name=row.name,
+        note=row.note,
+        models=tuple((row.models or "").split()),
     )
 
 

@@ -51,6 +51,10 @@ class Priority(IntEnum):
     BULK = 2
 
 
+#: What `render_state` returns.
+RENDER_STATES = ("waiting", "running", "held", "done", "failed", "cancelled")
+
+
 def render_state(
     *, total: int, done: int, failed: int, cancelled: int, held: bool = False, running: bool = False
 ) -> str:

@@ -113,7 +113,7 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:
-    multiple = _multiple(pipeline_of(model) or "")
+    multiple = size_multiple(model)
     for field in ("width", "height"):
         size = getattr(spec, field)
         if size % multiple:
@@ -122,6 +122,11 @@ def _check_size(spec: Spec, model: DiffusersModel) -> None:
                 f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
                 f"such as {near or multiple} or {near + multiple} (given: {size})"
             )
+
+
+def size_multiple(model: Model) -> int:
+    """Return what sides of a model's pictures are multiples of, in pixels."""
+    return _multiple(pipeline_of(model) or "") if isinstance(model, DiffusersModel) else _multiple("")
 
 
 @cache

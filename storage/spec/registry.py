@@ -14,12 +14,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
-from storage.spec.capabilities import check_controls, check_loras
+from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_files import resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
+from storage.spec.picture_size import with_sides
 
 M = TypeVar("M")
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
@@ -46,7 +47,10 @@ class Registry:
         does not support.
         """
         model = self[request.model or self.default]
-        fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
+        asked = request.asked()
+        if "aspect" in asked:
+            asked = with_sides(asked, native=(model.width, model.height), multiple=size_multiple(model))
+        fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
         try:

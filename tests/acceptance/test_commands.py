@@ -69,6 +69,23 @@ def test_a_render_is_watched_to_its_end_by_two(served: Home, tmp_path: Path) -> 
     assert again.out.startswith(f"render {left} is done: 2 pictures, in ")
 
 
+def test_a_render_is_deleted_with_its_pictures_or_one_of_them(served: Home) -> None:
+    made = served.farm("render", "a red star", "--model", "simulated", "-n", "2", "--json").json
+    one = made["jobs"][0]
+
+    refused = served.farm("delete", made["id"], code=2)
+    assert "nobody can be asked; add --yes to delete render" in refused.err
+    assert served.farm("cancel", one["id"]).out == f"job {one['id']} is already done\n"
+    told = served.farm("delete", one["id"], "--yes", "--json").json
+    assert told == {"id": one["id"], "deleted": True, "pictures": 1, "bytes": one["bytes"], "cancelled": 0}
+    assert served.farm("status", made["id"], "--json").json["total"] == 1
+    gone = served.farm("delete", made["id"], "--yes").out
+
+    assert gone.startswith(f"deleted render {made['id']}: 1 picture, ")
+    served.farm("delete", made["id"], "--yes", code=2).complains("no render")
+    served.farm("fetch", made["id"], "--out", "pictures", code=2).complains("no render")
+
+
 def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -> None:
     later = served.farm("render", "b", "--model", "simulated", "--priority", "bulk", "--json").json
 
@@ -88,7 +105,7 @@ def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
     heading, *lines = served.farm("jobs", render["id"]).out.splitlines()
 
     assert heading.split()[:6] == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER"]
-    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS"]
+    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS", "PIXELS"]
     assert [line.split()[:5] for line in lines] == [
         [f"{render['id']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
     ]
