@@ -173,7 +173,7 @@ def why(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"id": job.id, "state": job.state, "why": reason.sentence, "rules": list(reason.rules)})
         return
-    click.echo(f"{job.id} is {job.state}: {reason.sentence}")
+    click.echo(f"{job.id}: {reason.sentence}")
     for rule in reason.rules:
         click.echo(f"rule: {rule}")
 

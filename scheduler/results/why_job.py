@@ -29,7 +29,7 @@ def why_job(services: "Services", job: "JobView") -> JobReason:
         render = services.views.render(job.render_id)
         return JobReason(sentence=why_held(services, render), rules=("jobs of a held render are not claimed",))
     if job.state is State.QUEUED:
-        return JobReason(sentence=why_next(services, job), rules=tuple(_of_the_queue(services, job, ruled)))
+        return JobReason(sentence=f"waits: {why_next(services, job)}", rules=tuple(_of_the_queue(services, job, ruled)))
     if job.state is State.RUNNING:
         return _running(services, job, ruled)
     when = "" if job.finished_at is None else f" at {clock(job.finished_at, now=ruled.now)}"
@@ -65,7 +65,7 @@ def _running(services: "Services", job: "JobView", ruled: RuledJob) -> JobReason
         left = max(0.0, ruled.lease_until - ruled.now)
         rules.append(f"its worker renews a lease, now for {left:.0f} s; if that runs out, it goes back to the queue")
     rules.append(_of_attempts(services, job))
-    return JobReason(sentence=f"on {job.worker}{since}", rules=tuple(rules))
+    return JobReason(sentence=f"is rendered on {job.worker}{since}", rules=tuple(rules))
 
 
 def _of_attempts(services: "Services", job: "JobView") -> str:

@@ -36,8 +36,8 @@ def said(services: Services) -> Said:
 
 def test_of_a_waiting_job_its_own_place_is_told_and_the_order(said: Said, farm: Jobs) -> None:
     render_id = submit(farm, pictures(12), owner="ann", priority=Priority.BULK)
-    assert said(render_id).sentence == "next in turn"
-    assert said(render_id, 11).sentence == "behind 11 pictures"
+    assert said(render_id).sentence == "waits: next in turn"
+    assert said(render_id, 11).sentence == "waits: behind 11 pictures"
     [rule] = said(render_id, 11).rules
     assert "this one: bulk" in rule
     assert "of ann" in rule
@@ -53,7 +53,7 @@ def test_of_a_running_job_where_it_is_its_lease_and_its_attempts(said: Said, far
     render_id = submit(farm, pictures(1))
     claim(farm)
     reason = said(render_id)
-    assert reason.sentence.startswith("on w1 since ")
+    assert reason.sentence.startswith("is rendered on w1 since ")
     lease, attempts = reason.rules
     assert "s; if that runs out, it goes back to the queue" in lease
     assert attempts == "1 of 3 attempts are counted against it"
@@ -87,7 +87,7 @@ def test_of_a_job_that_was_tried_before_the_fault_and_who_leaves_it_to_others(
 )
 def test_of_a_failed_job_the_error_and_the_rule_that_failed_it(said: Said, farm: Jobs, fault: Fault, rule: str) -> None:
     render_id = submit(farm, pictures(1))
-    while said(render_id).sentence == "next in turn" or "after a fault" in said(render_id).sentence:
+    while said(render_id).sentence == "waits: next in turn" or "after a fault" in said(render_id).sentence:
         fail(farm, claim(farm).jobs[0], "what went wrong", fault=fault)
     reason = said(render_id)
     assert ": what went wrong" in reason.sentence
