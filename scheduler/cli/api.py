@@ -5,6 +5,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from storage.errors import BadSettings
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
+from storage.process.service_loop import once_available
 from storage.settings import read_settings
 from storage.spec.registry_watch import watch_registry
 
@@ -76,7 +78,9 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
     return_freed_memory()
     settings = read_settings()
     configure_logging(settings, "api")
-    services = open_services(settings).open_all()
+    services = once_available(lambda: open_services(settings).open_all(), doing="start the API", stopping=Event())
+    if services is None:
+        return  # never: until it listens, a signal ends it
     local = host in _LOCAL
     keys_made = Keys(services.database).any_made()
     if open_to_all and keys_made:
@@ -114,7 +118,7 @@ def _farm(services: Services, with_worker: bool | None) -> "Iterator[Tickets | N
         running = Home(settings).running()
         tickets = None if running is None else open_tickets(settings, running.broker_url)
     else:
-        tickets = reachable_broker(services)
+        tickets = once_available(partial(reachable_broker, services), doing="start the API", stopping=Event())
     if (nobody := nobody_renders(services)) is not None:
         log.warning("nothing renders what is submitted: %s", nobody)
     yield tickets
