@@ -12,6 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
+	@echo "the pictures are in out/; next: source .venv/bin/activate, and farm render \"a large red star\" --out pictures"
 
 # Files of tests go whole to one process, the longest first (tests/durations.json).
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
@@ -85,6 +86,7 @@ format: .venv/test
 	$(PYTHON) -m venv .venv
 
 .venv/render: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing the farm into .venv: 320 MB to download (torch for CPUs, diffusers), 1.5 GB on the disk, a few minutes"
 	$(INSTALL) --editable ".[worker,embedded]"
 	touch $@
 

@@ -40,6 +40,8 @@ from tests.servers import eventually, postgres_server
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.5
+#: States of a render of which nothing is held; earlier versions say `running` for both.
+_UNFINISHED = {"waiting", "running"}
 #: Until all who wait do so.
 _SETTLING_SECONDS = 5.0
 _LAST_SECONDS = 120.0
@@ -199,7 +201,7 @@ def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
             told.renders.append(render_id)
             while not stop.wait(_POLL_SECONDS):
                 found = _timed(told.status, told, lambda: client.get(f"/v1/renders/{render_id}"))  # noqa: B023
-                if found is None or found["state"] != "running":
+                if found is None or found["state"] not in _UNFINISHED:
                     break
 
 
@@ -269,8 +271,8 @@ def _lost(address: str, key: str, renders: Sequence[str]) -> int:
     with httpx.Client(base_url=address, headers=headers, timeout=10) as client:
         states = dict.fromkeys(renders, "running")
         deadline = time.monotonic() + _LAST_SECONDS
-        while "running" in states.values() and time.monotonic() < deadline:
-            for render_id in [one for one, state in states.items() if state == "running"]:
+        while _UNFINISHED & set(states.values()) and time.monotonic() < deadline:
+            for render_id in [one for one, state in states.items() if state in _UNFINISHED]:
                 states[render_id] = _state(client, render_id) or "running"
                 if time.monotonic() > deadline:
                     break

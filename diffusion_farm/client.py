@@ -42,7 +42,7 @@ class Render:
     """The state of a render at the time of the request."""
 
     id: str
-    #: running, held, done, failed or cancelled
+    #: waiting, running, held, done, failed or cancelled
     state: str
     owner: str
     #: interactive, normal or bulk
@@ -58,6 +58,11 @@ class Render:
     not_before: float | None = None
     window: str | None = None
     timezone: str | None = None
+    #: What its owner calls it, and says of it.
+    name: str | None = None
+    note: str | None = None
+    #: Of its pictures, by alias.
+    models: Sequence[str] = ()
     #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None

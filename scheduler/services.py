@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storage.jobs.jobs import Jobs
     from storage.objects.store import ObjectStore
     from storage.renders.measures import Measures
-    from storage.renders.views import Views
+    from storage.renders.views import JobView, RenderView, Views
     from storage.spec.registry import Registry
 
 
@@ -67,6 +67,18 @@ class Services:
 
         return Views(self.database)
 
+    def find_render(self, said: str) -> "RenderView":
+        """Return the render that a command names: by id, by name, or `@` (`storage.renders.names`)."""
+        from storage.renders.names import find_render
+
+        return find_render(self.views, said, owner=self.settings.owner)
+
+    def find_job(self, said: str) -> "JobView":
+        """Return the job that a command names: by id, or of the last render, as in `@-000012`."""
+        from storage.renders.names import find_job
+
+        return find_job(self.views, said, owner=self.settings.owner)
+
     @cached_property
     def measures(self) -> "Measures":
         from storage.renders.measures import Measures
@@ -88,17 +100,20 @@ class Services:
         return self
 
 
-def open_services(settings: Settings) -> Services:
+def open_services(settings: Settings, *, in_memory: bool = False) -> Services:
     """Open the database; the embedded one is created or upgraded on the way. The rest is opened on first use.
+
+    Args:
+        in_memory: with an embedded database that is empty, and gone with this process.
 
     Raises BadSettings, DatabaseProblem, SchemaMismatch.
     """
     from storage.database import schema
     from storage.database.connection import Database
 
-    if settings.database_url is None:
+    if settings.database_url is None and not in_memory:
         make_home(settings)
-    database = Database(settings.database)
+    database = Database("sqlite://" if in_memory else settings.database)
     if settings.database_url is None:
         schema.upgrade(database)
     else:

@@ -10,6 +10,7 @@
     │   ├── IdempotencyConflict  the idempotency key was reused with a different request
     │   ├── QuotaExceeded        the key's limits leave room for less, for now
     │   ├── NotPermitted         the key does not allow this, now or later
+    │   ├── StillNeeded          what is to be deleted is still needed, as by an export
     │   └── NotFound             no such render, job or model
     ├── ServiceProblem           a service that the farm depends on is unavailable (exit code 3)
     │   ├── DatabaseProblem
@@ -66,6 +67,10 @@ class QuotaExceeded(InvalidInput):
 
 class NotPermitted(InvalidInput):
     """Raised when a key does not permit a request, now or later."""
+
+
+class StillNeeded(InvalidInput):
+    """Raised when something still needs what is to be deleted; the message says what, and how to end that."""
 
 
 class NotFound(InvalidInput):

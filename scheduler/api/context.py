@@ -41,6 +41,8 @@ class ApiContext:
 
     services: Services
     tickets: Tickets | None
+    #: Where no address is set, this process keeps a farm running on its machine.
+    with_worker: bool = True
     #: Limits how many uploaded inputs are checked, whole, in memory; the others wait on the disk.
     checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
     #: Owner → the settings set by the web UI's `POST /options`, as long as this process lives.
@@ -79,7 +81,7 @@ class ApiContext:
 
     @property
     def intake(self) -> Intake:
-        return intake_of(self.services, self.tickets)
+        return intake_of(self.services, self.tickets, starts_workers=self.with_worker)
 
     @property
     def files(self) -> OpenAIFiles:

@@ -55,6 +55,8 @@ def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempoten
         request_hash=None if idempotency_key is None else _hash(context, caller, body),
         webhook=Webhook(url=webhook.url, events=tuple(webhook.events)) if webhook else None,
         watched=True,
+        name=body.name,
+        note=body.note,
     )
 
 

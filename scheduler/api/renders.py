@@ -1,5 +1,7 @@
 """Routes of renders and their jobs: submit, read, cancel, retry, hold."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat.pictures import encoded
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
+from scheduler.api.list_queries import LabelQuery, RenderQuery, read_label
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problems import RESPONSES, Refused
@@ -27,9 +30,10 @@ from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
-from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.deletion import Deletion
+from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
-from storage.errors import BadSpecification
+from storage.errors import BadSpecification, StillNeeded
 from storage.rules.states import Priority, State
 
 _PAGE = 1000
@@ -111,18 +115,25 @@ def _dry_run(call: SubmitCall, body: RenderBody) -> DryAnswer:
             context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
         )
         remarks = sorted(remarks_of(context.intake, jobs))
-    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), remarks=remarks, **expected)
+        examples = [ExamplePicture.of(spec) for spec in jobs.examples]
+    told = {"examples": examples, "remarks": remarks, **expected}
+    return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), **told)
 
 
 @router.get("/renders", tags=["renders"])
 def list_renders(
     context: Context,
     caller: CanRead,
+    which: Annotated[RenderQuery, Depends()],
     after: Annotated[str | None, Query(pattern="^[0-9a-z]{1,32}$", description="The page after this render.")] = None,
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> RenderPage:
-    """List your renders, newest first; with an admin key, every owner's."""
-    found = context.views.renders(limit=limit + 1, owner=caller.sees, after=after)
+    """List your renders, newest first; with an admin key, every owner's.
+
+    A page says in `next` what to give as `after` for the next one, with the same filters.
+    """
+    narrowed = which.narrowed(caller)
+    found = context.views.renders(limit=limit + 1, owner=narrowed.owner, after=after, which=narrowed)
     page = found[:limit]
     return RenderPage(
         renders=[RenderForm.of(render) for render in page], next=page[-1].id if len(found) > limit else None
@@ -142,22 +153,47 @@ def list_jobs(
     render_id: RenderId,
     caller: CanRead,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    label: LabelQuery = None,
     after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
     """List a render's jobs in their order."""
     context.render(caller, render_id)
-    found = list(context.views.jobs(render_id, state=state, after=after, limit=limit + 1))
+    labels = read_label(label)
+    found = list(context.views.jobs(render_id, state=state, labels=labels, after=after, limit=limit + 1))
     page = found[:limit]
     return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 
 
 @router.delete("/renders/{render_id}", tags=["renders"])
-def cancel_render(context: Context, render_id: RenderId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel the unfinished jobs of a render; finished pictures are kept. Idempotent."""
+def cancel_render(
+    context: Context,
+    render_id: RenderId,
+    caller: CanSubmit,
+    purge: Annotated[bool, Query(description="Delete the render for good, with its pictures.")] = False,
+) -> CancelAnswer:
+    """Cancel the unfinished jobs of a render; finished pictures are kept. Idempotent.
+
+    With `purge=true` the render is deleted, too: it is gone at once, and its pictures follow. 409 while an export of it
+    is unfinished.
+    """
     context.render(caller, render_id)
+    if purge:
+        with _needed_is_conflict():
+            return CancelAnswer(
+                id=render_id, state="deleted", cancelled=Deletion(services=context.services).hide(render_id)
+            )
     cancelled = context.jobs.cancel(render_id)
     return CancelAnswer(id=render_id, state=context.render(caller, render_id).state, cancelled=cancelled)
+
+
+@contextmanager
+def _needed_is_conflict() -> Iterator[None]:
+    """Answer 409 where something still needs what is to be deleted."""
+    try:
+        yield
+    except StillNeeded as error:
+        raise Refused(409, str(error)) from None
 
 
 @router.post("/renders/{render_id}/retry", tags=["renders"])
@@ -262,8 +298,20 @@ def get_picture(
 
 
 @router.delete("/jobs/{job_id}", tags=["jobs"])
-def cancel_job(context: Context, job_id: JobId, caller: CanSubmit) -> CancelAnswer:
-    """Cancel one job; the others of its batch continue. Idempotent."""
+def cancel_job(
+    context: Context,
+    job_id: JobId,
+    caller: CanSubmit,
+    purge: Annotated[bool, Query(description="Delete the job for good, with its picture.")] = False,
+) -> CancelAnswer:
+    """Cancel one job; the others of its batch continue. Idempotent.
+
+    With `purge=true` it is deleted, too, and its render has one picture less. 409 while an export of the render is
+    unfinished, and for a line of an OpenAI batch.
+    """
     job = context.job(caller, job_id)
+    if purge:
+        with _needed_is_conflict():
+            return CancelAnswer(id=job.id, state="deleted", cancelled=Deletion(services=context.services).job(job))
     cancelled = context.jobs.cancel_job(job.render_id, job.index)
     return CancelAnswer(id=job.id, state=context.job(caller, job_id).state, cancelled=int(cancelled))

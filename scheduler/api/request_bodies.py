@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from scheduler.intake import grid
 from scheduler.intake.requests import SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.events.log import EventKind
+from storage.rules.names import MOST_NAME_CHARACTERS, MOST_NOTE_CHARACTERS, NAME_PATTERN, checked_name, checked_note
 from storage.spec.picture import Prompt, Request
 
 MAX_JOBS = 10_000
@@ -17,6 +18,10 @@ _FIELDS = frozenset(Request.model_fields)
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
 
 
+RenderName = Annotated[
+    str, Field(min_length=1, max_length=MOST_NAME_CHARACTERS, pattern=NAME_PATTERN), AfterValidator(checked_name)
+]
+RenderNote = Annotated[str, Field(min_length=1, max_length=MOST_NOTE_CHARACTERS), AfterValidator(checked_note)]
 PriorityName = Literal["interactive", "normal", "bulk"]
 
 
@@ -85,6 +90,8 @@ class RenderBody(Request):
         None, description="Of `not_before` and `window`, such as Europe/Paris. Default: UTC."
     )
     webhook: WebhookBody | None = None
+    name: RenderName | None = Field(None, description="What you call the render; the newest of a name is meant by it.")
+    note: RenderNote | None = Field(None, description="Anything you want to remember about the render.")
     dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 
     @model_validator(mode="after")

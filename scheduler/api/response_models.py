@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from scheduler.results.json_forms import JobForm, RenderForm
+from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 
 
@@ -21,6 +21,9 @@ class DryAnswer(BaseModel):
     )
     total: int = Field(description="How many pictures the render would have.")
     models: list[str]
+    examples: list[ExamplePicture] = Field(
+        description="Three pictures of different prompts, as they would be rendered."
+    )
     remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
     position: int | None = Field(description="How many pictures are ahead in the queue.")
     seconds_left: float | None = Field(description="Estimated time until all pictures would be done.")
@@ -38,7 +41,7 @@ class JobPage(BaseModel):
 
 class CancelAnswer(BaseModel):
     id: str
-    state: str
+    state: str = Field(description="Its state now; `deleted`, if it was to be.")
     cancelled: int = Field(description="How many pictures this call has cancelled; 0: none was left to cancel.")
 
 

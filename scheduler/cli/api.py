@@ -1,7 +1,11 @@
 """Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
+import logging
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -10,17 +14,27 @@ import click
 
 from scheduler.cli.output import json_option, print_json, print_table, say, when
 from scheduler.cli.param_types import Duration
+from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.cli.waiting import reachable_broker
-from scheduler.services import open_services
+from scheduler.local import local_farm
+from scheduler.local.home import Home
+from scheduler.results.why import nobody_renders
+from scheduler.services import Services, open_services, open_tickets
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
+from storage.process.service_loop import once_available
 from storage.settings import read_settings
+from storage.spec.registry_watch import watch_registry
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from storage.broker.tickets import Tickets
+
+log = logging.getLogger(__name__)
 
 #: 1,200 requests that wait and as many streams (`scheduler.api.waiting.places`), and room for all else. Most systems
 #: begin with 1,024.
@@ -37,9 +51,17 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
     show_default=True,
     help="Port to listen on; 0 picks a free one.",
 )
+@click.option(
+    "--with-worker/--without-worker",
+    default=None,
+    help="Keep a whole farm running on this machine, as `farm render` does (default: where no address is set).",
+)
 @click.option("--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made.")
-def api(host: str, port: int, open_to_all: bool) -> None:
+def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> None:
     """Serve the HTTP API.
+
+    Where no address is set, a farm on this machine renders what is submitted, as long as the API runs: the one that is
+    running, or one that this command starts.
 
     Its documentation is at /docs. On a local address no key is required until the first one is created
     (`farm keys create`); requests that come through a proxy require one all the same.
@@ -56,7 +78,9 @@ def api(host: str, port: int, open_to_all: bool) -> None:
     return_freed_memory()
     settings = read_settings()
     configure_logging(settings, "api")
-    services = open_services(settings).open_all()
+    services = once_available(lambda: open_services(settings).open_all(), doing="start the API", stopping=Event())
+    if services is None:
+        return  # never: until it listens, a signal ends it
     local = host in _LOCAL
     keys_made = Keys(services.database).any_made()
     if open_to_all and keys_made:
@@ -65,19 +89,39 @@ def api(host: str, port: int, open_to_all: bool) -> None:
         raise BadSettings(
             f"--host {host}: anybody could use the API; create a key (`farm keys create`), or allow it with --open"
         )
-    context = ApiContext(services, reachable_broker(services))
-    app = make_api(
-        context,
-        without_keys=Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY,
-    )
+    without_keys = Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY
     hold_connections()
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, server_header=False, timeout_graceful_shutdown=10
-    )
-    with listening(host, port) as listener:
-        address = listener.getsockname()
-        say(f"API listening on http://{host}:{address[1]}, documentation at /docs; Ctrl-C stops it")
+    with listening(host, port) as listener, _farm(services, with_worker) as tickets:
+        context = ApiContext(services, tickets, with_worker=with_worker is not False)
+        watch_registry(settings, context.ending)
+        app = make_api(context, without_keys=without_keys)
+        say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
+        config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
         _server(config, context.ending).run(sockets=[listener])
+
+
+@contextmanager
+def _farm(services: Services, with_worker: bool | None) -> "Iterator[Tickets | None]":
+    """Yield the tickets of a farm: of one that is kept running on this machine, or of the one elsewhere.
+
+    Raises BadSettings, BrokerProblem, ServiceProblem.
+    """
+    settings = services.settings
+    if with_worker and not settings.embedded:
+        raise BadSettings("--with-worker: addresses are set, so workers are started elsewhere (`farm-worker`)")
+    if settings.embedded and with_worker is not False:
+        reachable_broker(services)  # what a farm needs is installed here
+        with local_farm.use(settings, say=say) as broker_url:
+            yield open_tickets(settings, broker_url)
+        return
+    if settings.embedded:
+        running = Home(settings).running()
+        tickets = None if running is None else open_tickets(settings, running.broker_url)
+    else:
+        tickets = once_available(partial(reachable_broker, services), doing="start the API", stopping=Event())
+    if (nobody := nobody_renders(services)) is not None:
+        log.warning("nothing renders what is submitted: %s", nobody)
+    yield tickets
 
 
 def _server(config: "uvicorn.Config", ending: Event) -> "uvicorn.Server":
@@ -175,7 +219,7 @@ def create(
 @json_option
 def list_keys(as_json: bool) -> None:
     """List the keys, without their secrets."""
-    found = Keys(open_services(read_settings()).database).all()
+    found = Keys(services_to_read().database).all()
     if as_json:
         print_json([{**key.__dict__, "limits": key.limits.__dict__} for key in found])
     elif found:
@@ -192,7 +236,7 @@ def list_keys(as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
     """Revoke a key. Idempotent."""
-    Keys(open_services(read_settings()).database).revoke(key_id)
+    Keys(services_to_find(key_id).database).revoke(key_id)
     print_json({"id": key_id, "revoked": True}) if as_json else click.echo(f"revoked key {key_id}")
 
 
@@ -216,7 +260,7 @@ def webhooks() -> None:
 @json_option
 def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bool) -> None:
     """List the latest messages."""
-    found = Webhooks(open_services(read_settings()).database).all(
+    found = Webhooks(services_to_read().database).all(
         owner=owner, state=DeliveryState(state) if state else None, limit=latest
     )
     if as_json:
@@ -242,5 +286,5 @@ def list_webhooks(owner: str | None, state: str | None, latest: int, as_json: bo
 @json_option
 def replay(message_id: str, as_json: bool) -> None:
     """Send a message again, under the same id."""
-    Webhooks(open_services(read_settings()).database).replay(message_id)
+    Webhooks(services_to_find(message_id).database).replay(message_id)
     print_json({"id": message_id, "state": "pending"}) if as_json else click.echo(f"{message_id} will be sent again")

@@ -5,14 +5,14 @@ from importlib import import_module
 
 import click
 
-from scheduler.cli.output import counted, duration, json_option, print_json, size
+from scheduler.cli.output import counted, duration, json_option, print_json, rate, size
 from scheduler.cli.param_types import Size
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.export.formats import Format
 from scheduler.export.plan import Sharding
 from scheduler.export.run import Export, Progress
 from scheduler.export.targets import open_target
-from scheduler.services import open_services
 from storage.errors import BadSettings, InvalidInput
 from storage.renders.exports import Exports
 from storage.settings import read_settings
@@ -46,8 +46,9 @@ def export(
         raise InvalidInput("--shard-size and --shard-bytes are mutually exclusive")
     format_ = _format(layout)
     settings = read_settings()
-    services = open_services(settings)
-    render = services.views.render(render_id)
+    services = services_to_find(render_id, settings)
+    render = services.find_render(render_id)
+    render_id = render.id
     started = time.monotonic()
     with amount_of(f"export of {render_id}", render.total, "pictures") as show:
 
@@ -89,7 +90,7 @@ def _summary(done: Progress, to: str, seconds: float) -> str:
     made = (
         f"{counted(done.pictures, 'picture')} ({size(done.bytes)}){without} in {counted(done.shards, 'shard')} in {to}"
     )
-    return f"{made}, {done.pictures / max(seconds, 0.001):.0f}/s in {duration(seconds)}"
+    return f"{made}, {rate(done.pictures / max(seconds, 0.001))} in {duration(seconds)}"
 
 
 def _format(layout: str) -> Format:

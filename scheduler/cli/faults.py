@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import click
 
 from scheduler.cli.output import counted, duration, json_option, print_json, print_table, when
-from scheduler.services import open_services
+from scheduler.cli.reading import services_to_find, services_to_read
 from storage.errors import NotFound
 from storage.fleet.fault_log import FaultLog, Quarantine
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
-from storage.settings import read_settings
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _MESSAGE_SHOWN = 100
@@ -43,7 +42,7 @@ def faults(seconds: float, model: str | None, worker: str | None, latest: int, a
 
     Counts them by class, model and worker, then lists the latest one by one.
     """
-    log = FaultLog(open_services(read_settings()).database)
+    log = FaultLog(services_to_read().database)
     counts = log.counts(within_seconds=seconds, model=model, worker=worker)
     newest = log.latest(within_seconds=seconds, limit=latest, model=model, worker=worker)
     if as_json:
@@ -74,7 +73,7 @@ def workers(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    services = open_services(read_settings())
+    services = services_to_read()
     log = FaultLog(services.database)
     found = services.workers.all()
     quarantines: defaultdict[str, list[Quarantine]] = defaultdict(list)
@@ -134,7 +133,7 @@ def _say_what_hinders(found: Sequence[WorkerView], quarantines: Mapping[str, Seq
 @json_option
 def release(name: str, as_json: bool) -> None:
     """End the quarantines of a worker. Idempotent."""
-    services = open_services(read_settings())
+    services = services_to_find(name)
     known = {worker.name for worker in services.workers.all()}
     log = FaultLog(services.database)
     if name not in known | {quarantine.worker for quarantine in log.quarantines()}:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import counted, json_option, print_json, say
+from scheduler.cli.output import counted, hint, json_option, print_json
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.waiting import FinishedRender, reachable_broker, report, say_renamed, see_through
 from scheduler.intake.submit import Accepted
 from scheduler.results.download import Downloads, prepare_folder
 from scheduler.results.file_names import DEFAULT, FileNames
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.errors import InvalidInput
 from storage.renders.views import RenderView
-from storage.settings import read_settings
 
 _NAME_HELP = (
     f"Names of the files (default: {DEFAULT}): {{index}}, {{seed}}, {{render}}, {{model}}, {{prompt:40}} (its first 40 "
@@ -36,8 +36,9 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
     picture whose name is taken gets the render in its name.
     """
     names = None if name is None else FileNames(name)
-    services = open_services(read_settings())
-    render = services.views.render(render_id)
+    services = services_to_find(render_id)
+    render = services.find_render(render_id)
+    render_id = render.id
     if not render.done:
         raise InvalidInput(f"render {render_id} is {render.state} and has no finished pictures yet")
     prepare_folder(out)
@@ -50,7 +51,7 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
         click.echo(f"{counted(n, 'picture')} of render {render_id} in {out}{there}")
     say_renamed(out, downloads.renamed)
     if render.remaining:
-        say(
+        hint(
             f"{counted(render.remaining, 'job')} of the render not finished; `farm watch {render_id} --out {out}` "
             "downloads their pictures as they are"
         )
@@ -75,14 +76,15 @@ def watch(
     if name is not None and out is None:
         raise click.UsageError("--name names the files of --out DIR; give a folder")
     names = None if name is None else FileNames(name)
-    services = open_services(read_settings()).open_all()
-    render = services.views.render(render_id)
+    services = services_to_find(render_id).open_all()
+    render = services.find_render(render_id)
+    render_id = render.id
     if out is not None:
         prepare_folder(out)
     if sheet is not None:
         prepare_folder(sheet.absolute().parent, option="--sheet")
     if render.held:
-        say(f"render {render_id} is held; `farm release {render_id}` resumes it")
+        hint(f"render {render_id} is held; `farm release {render_id}` resumes it")
     outcome = _outcome(services, render, out, names)
     report(services, outcome, as_json=as_json)
     if sheet is not None and outcome.render.done:

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from scheduler.cli.model_entries import add, check_file
 from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.cli.reading import services_to_read
 from scheduler.local.weights import missing
-from scheduler.services import open_services
 from storage.fleet.workers import SILENT_SECONDS
 from storage.settings import read_settings
 from storage.spec.capabilities import pipeline_of, taken_controls
@@ -29,7 +30,7 @@ def models(context: click.Context, as_json: bool) -> None:
         return
     settings = read_settings()
     registry = read_registry(settings)
-    serving = open_services(settings).workers
+    serving = services_to_read(settings).workers
     rows = [
         {
             **model.model_dump(mode="json", exclude_none=True),
@@ -123,6 +124,10 @@ def pull(context: click.Context, alias: str) -> None:
     # What a pipeline needs of a repository only the libraries that load it know; they are a worker's.
     command = [sys.executable, "-m", "worker.rendering.pull", alias]
     context.exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - an alias of the registry
+
+
+models.add_command(add)
+models.add_command(check_file)
 
 
 def _state(model: Model) -> str:

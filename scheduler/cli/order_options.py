@@ -20,6 +20,15 @@ from storage.errors import BadSpecification
 from storage.settings import Settings
 from storage.spec.picture import Request
 
+
+def _separator(_context: click.Context, _param: click.Parameter, said: str | None) -> str | None:
+    """Return the character that separates cells. Raises BadParameter for what cannot."""
+    found = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}.get(said or "", said)
+    if found is not None and (len(found) != 1 or found.isalnum() or found in '"\r\n\0'):
+        raise click.BadParameter(f"{said!r}: expected one character such as ';', or tab")
+    return found
+
+
 _SOURCES = (
     click.argument("prompts", nargs=-1, metavar="[PROMPT]..."),
     click.option(
@@ -27,6 +36,12 @@ _SOURCES = (
         "file",
         metavar="FILE",
         help="Prompt file (.txt, .jsonl, .csv, .tsv, .json, .parquet), s3://BUCKET/KEY, or - for standard input.",
+    ),
+    click.option(
+        "--delimiter",
+        callback=_separator,
+        metavar="CHAR",
+        help="What separates the cells of a table FILE: a character, or tab (default: known by its header).",
     ),
     click.option(
         "--prompts-format", "kind", type=click.Choice(KINDS), help="Format of FILE, if its name does not tell."
@@ -69,6 +84,10 @@ _FIELDS = (
     click.option("--model", metavar="ALIAS", help="Model alias (see `farm models`)."),
     click.option("--width", type=int, help="Width in pixels."),
     click.option("--height", type=int, help="Height in pixels."),
+    click.option("--size", metavar="WIDTHxHEIGHT", help="Width and height at once, such as 768x512."),
+    click.option(
+        "--aspect", metavar="W:H", help="Aspect ratio, such as 16:9, with as many pixels as the model's size."
+    ),
     click.option("--steps", "num_inference_steps", type=int, help="Denoising steps."),
     click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less turns guidance off."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="Negative prompt."),
@@ -132,7 +151,7 @@ _FIELDS = (
 #: As prompt files are called.
 _FILE = re.compile(rf"\S{{1,200}}\.({'|'.join(KINDS)})", re.IGNORECASE)
 _SOURCE_NAMES = (
-    *("prompts", "file", "kind", "templates", "wildcards", "random"),
+    *("prompts", "file", "delimiter", "kind", "templates", "wildcards", "random"),
     *("in_step", "combined", "pictures_each", "seed"),
 )
 #: Fields with an option of their own; the excluded ones describe a single picture.
@@ -145,6 +164,7 @@ class OrderOptions:
 
     prompts: tuple[str, ...]
     file: str | None
+    delimiter: str | None
     kind: str | None
     templates: tuple[str, ...]
     wildcards: Path | None
@@ -212,7 +232,11 @@ class OrderOptions:
     def _manifest(self, settings: Settings) -> Any:
         if self.at_firing is not None:
             return opened_at_firing(self.at_firing, settings, kind=self.kind)
-        return nullcontext() if self.file is None else opened(self.file, settings, kind=self.kind)
+        if self.file is None:
+            if self.delimiter is not None:
+                raise click.UsageError("--delimiter is that of a table; give one with --prompts FILE")
+            return nullcontext()
+        return opened(self.file, settings, kind=self.kind, delimiter=self.delimiter)
 
 
 def with_order_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,15 +4,41 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
 
 import click
 
 _GAP = "  "
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print a single JSON value.")
+#: Of a command's context: whether hints and progress are left out.
+_QUIET = "scheduler.cli.quiet"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Give a command `--json`, and `--quiet`, which silences `hint` and progress."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print a single JSON value.")(command)
+    return click.option(
+        *("-q", "--quiet"),
+        is_flag=True,
+        expose_value=False,
+        callback=_be_quiet,
+        help="Print no progress and no hints, only results and what went wrong.",
+    )(command)
+
+
+def _be_quiet(context: click.Context, _parameter: click.Parameter, quiet: bool) -> None:
+    # Those of groups have it as well, and come first.
+    context.meta[_QUIET] = quiet or context.meta.get(_QUIET, False)
+
+
+def is_quiet() -> bool:
+    """Return whether the command that runs is to print neither hints nor progress."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
 
 
 def print_json(value: Any) -> None:
@@ -22,6 +48,12 @@ def print_json(value: Any) -> None:
 def say(remark: str) -> None:
     """Print a remark to standard error, where it does not disturb a pipe."""
     click.echo(remark, err=True)
+
+
+def hint(words: str) -> None:
+    """Say what one could do without; nothing with `--quiet`."""
+    if not is_quiet():
+        say(words)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -84,4 +116,20 @@ def when(moment: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds))).removesuffix(", 0:00:00")
+    """Return a duration in its two largest units."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, below, its in ((86_400, "day", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            n, rest = divmod(whole, unit)
+            first = counted(n, name) if name == "day" else f"{n} {name}"
+            return f"{first} {rest // below} {its}" if rest // below else first
+    raise AssertionError("unreachable: a minute is the smallest of them")
+
+
+def rate(per_second: float) -> str:
+    """Return how many a second, or a minute where that is less than one in ten seconds."""
+    if per_second < 0.1:
+        return f"{per_second * 60:.1f}/min"
+    return f"{per_second:.1f}/s" if per_second < 100 else f"{per_second:,.0f}/s"

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +16,8 @@ from scheduler.cron.beat import start_schedules
 from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
-from scheduler.services import make_home, open_services, open_tickets
+from scheduler.results.deletion import Deletion
+from scheduler.services import Services, make_home, open_services, open_tickets
 from storage.database import schema
 from storage.database.connection import Database
 from storage.errors import BadSettings, ServiceProblem
@@ -24,7 +26,12 @@ from storage.fleet.fault_log import FaultLog
 from storage.jobs.orphans import Orphans
 from storage.process import lifeline
 from storage.process.logs import configure_logging
-from storage.settings import read_settings, without_secrets
+from storage.process.service_loop import once_available
+from storage.settings import Settings, read_settings, without_secrets
+from storage.spec.registry_watch import watch_registry
+
+if TYPE_CHECKING:
+    from storage.broker.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +79,13 @@ def scheduler(stop_with_parent: bool) -> None:
     if stop_with_parent:
         lifeline.stop_with_parent()
     failed = _stop_when_a_thread_fails(stopping)
-    services = open_services(settings).open_all()
-    orphans = OrphanRemoval(orphans=Orphans(services.database, services.objects), every_seconds=settings.sweep_seconds)
+    services, tickets = _opened(settings, stopping)
+    watch_registry(settings, stopping)
+    orphans = OrphanRemoval(
+        orphans=Orphans(services.database, services.objects),
+        delete_some=Deletion(services=services).purge.advance,
+        every_seconds=settings.sweep_seconds,
+    )
     threading.Thread(target=orphans.run, args=(stopping,), name="orphans", daemon=True).start()
     deliverer = WebhookDelivery(
         webhooks=Webhooks(services.database),
@@ -81,7 +93,6 @@ def scheduler(stop_with_parent: bool) -> None:
         every_seconds=settings.sweep_seconds,
     )
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
-    tickets = open_tickets(settings, settings.broker_url)
     acceptors = start_schedules(
         *(services, tickets),
         every_seconds=settings.sweep_seconds,
@@ -100,6 +111,18 @@ def scheduler(stop_with_parent: bool) -> None:
     _close(acceptors)
     if failed.is_set():
         raise SystemExit(1)
+
+
+def _opened(settings: Settings, stopping: threading.Event) -> "tuple[Services, Tickets]":
+    """Open the services once they answer. Raises SystemExit if the process is to stop before."""
+
+    def open_both() -> "tuple[Services, Tickets]":
+        return open_services(settings).open_all(), open_tickets(settings, str(settings.broker_url))
+
+    opened = once_available(open_both, doing="start the scheduler process", stopping=stopping)
+    if opened is None:
+        raise SystemExit(0)
+    return opened
 
 
 def _close(acceptors: Acceptors) -> None:

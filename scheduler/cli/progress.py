@@ -1,5 +1,6 @@
 """Progress on standard error: bars on a terminal, otherwise a line every few seconds."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -7,20 +8,22 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from scheduler.cli.output import duration, say
+from scheduler.cli.output import duration, hint, is_quiet, rate
 from storage.renders.views import RenderView
 
 _PLAIN_LINE_SECONDS = 5.0
+_NUMBER = re.compile(r"\d[\d,.]*")
 
 T = TypeVar("T")
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.fields['rate']:.1f}/s" if task.fields["rate"] else "")
+        return Text(rate(task.fields["rate"]) if task.fields["rate"] else "")
 
 
 class _Left(ProgressColumn):
@@ -52,10 +55,13 @@ class RenderPace:
 
 
 @contextmanager
-def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]]:
-    """Show a progress bar with rate and time left; without a terminal, a line every few seconds."""
+def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView, str], None]]:
+    """Show a progress bar with rate, time left and a note; without a terminal, a line every few seconds.
+
+    What it yields takes the render, and in a few words what it waits for; empty: for nothing.
+    """
     pace = RenderPace()
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield _plain_progress(label, pace)
         return
     with Progress(
@@ -65,14 +71,15 @@ def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView], None]
         _Rate(),
         _Left(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task(label, total=total, rate=None, left=None)
+        task = bar.add_task(label, total=total, rate=None, left=None, note="")
 
-        def show(render: RenderView) -> None:
-            rate, left = pace.see(render)
-            bar.update(task, completed=render.total - render.remaining, rate=rate, left=left)
+        def show(render: RenderView, note: str) -> None:
+            per_second, left = pace.see(render)
+            bar.update(task, completed=render.total - render.remaining, rate=per_second, left=left, note=escape(note))
 
         yield show
 
@@ -89,18 +96,18 @@ def amount_of(label: str, total: int, noun: str) -> Iterator[Callable[[int], Non
         _Left(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=is_quiet() or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(label, total=total, rate=None, left=None)
         next_at = started + _PLAIN_LINE_SECONDS
 
         def show(done: int) -> None:
             nonlocal next_at
-            rate = done / max(time.monotonic() - started, 0.001)
-            left = (total - done) / rate if rate else None
-            bar.update(task, completed=done, rate=rate, left=left)
+            pace = done / max(time.monotonic() - started, 0.001)
+            left = (total - done) / pace if pace else None
+            bar.update(task, completed=done, rate=pace, left=left)
             if bar.disable and time.monotonic() > next_at:
-                say(f"{label}: {done:,} of {total:,} {noun}, {rate:,.0f}/s")
+                hint(f"{label}: {done:,} of {total:,} {noun}, {rate(pace)}")
                 next_at = time.monotonic() + _PLAIN_LINE_SECONDS
 
         yield show
@@ -115,7 +122,7 @@ def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=is_quiet() or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(label, total=None)
 
@@ -123,29 +130,31 @@ def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
             next_at = started + _PLAIN_LINE_SECONDS
             for n, one in enumerate(stream, start=1):
                 if n % 1000 == 0:
-                    so_far = f"{label}: {n:,} ({n / (time.monotonic() - started):,.0f}/s)"
+                    so_far = f"{label}: {n:,} ({rate(n / (time.monotonic() - started))})"
                     bar.update(task, description=so_far)
                     if bar.disable and time.monotonic() > next_at:
-                        say(so_far)
+                        hint(so_far)
                         next_at = time.monotonic() + _PLAIN_LINE_SECONDS
                 yield one
 
         yield through
 
 
-def _plain_progress(label: str, pace: RenderPace) -> Callable[[RenderView], None]:
+def _plain_progress(label: str, pace: RenderPace) -> Callable[[RenderView, str], None]:
     next_at = 0.0
-    said: RenderView | None = None
+    said: tuple[RenderView, str] | None = None
 
-    def show(render: RenderView) -> None:
+    def show(render: RenderView, note: str) -> None:
         nonlocal next_at, said
-        rate, left = pace.see(render)
-        if render == said or (time.monotonic() < next_at and not render.finished):
+        per_second, left = pace.see(render)
+        # A note whose numbers alone have changed is no news.
+        news = (render, _NUMBER.sub("#", note))
+        if news == said or (time.monotonic() < next_at and not render.finished):
             return
-        said = render
+        said = news
         next_at = time.monotonic() + _PLAIN_LINE_SECONDS
-        speed = f", {rate:.1f}/s" if rate else ""
+        speed = f", {rate(per_second)}" if per_second else ""
         rest = f", {duration(left)} left" if left else ""
-        say(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}")
+        hint(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}{f'; {note}' if note else ''}")
 
     return show

@@ -10,8 +10,9 @@ import click
 from scheduler.cli.output import counted, duration, json_option, print_json, print_table, say, size, when
 from scheduler.cli.param_types import Duration
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_read
 from scheduler.results.purge import Purge, UploadPurge
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.access.uploads import OldUpload
 from storage.errors import InvalidInput
 from storage.objects.probe import remove_old_probes
@@ -65,7 +66,7 @@ def purge(
     purge resumes on the next run.
     """
     settings = read_settings()
-    services = open_services(settings)
+    services = services_to_read(settings)
     purging, exports = PurgeRows(services.database), Exports(services.database)
     _give_up(exports, given_up)
     if seconds is None:
@@ -103,7 +104,7 @@ def purge(
 @json_option
 def usage(as_json: bool) -> None:
     """Show how much storage each owner uses."""
-    found = open_services(read_settings()).measures.usage()
+    found = services_to_read().measures.usage()
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])
         return
@@ -118,7 +119,12 @@ def _delete(services: Services, old: Sequence[PurgeCandidate], of_uploads: Uploa
     services.objects.check()
     jobs = sum(one.jobs for one in old)
     with amount_of("purge", jobs, "pictures") as show:
-        gone = Purge(purging=PurgeRows(services.database), objects=services.objects).run(old, show)
+        purge = Purge(
+            purging=PurgeRows(services.database),
+            objects=services.objects,
+            spared_seconds=services.settings.lease_seconds,
+        )
+        gone = purge.run(old, show)
     uploads = of_uploads.run() if of_uploads else []
     remove_old_probes(services.objects)
     if say_so:

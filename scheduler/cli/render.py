@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from scheduler.cli.order_options import OrderOptions, with_order_options
-from scheduler.cli.output import counted, duration, json_option, print_json, say, size
+from scheduler.cli.output import counted, duration, hint, json_option, print_json, say, size
 from scheduler.cli.progress import counting
+from scheduler.cli.reading import services_to_read
 from scheduler.cli.sheet import write_sheet
 from scheduler.cli.time_options import TimeOptions, with_time_options
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
-from scheduler.intake.estimate import estimate
+from scheduler.intake.estimate import Estimate, estimate
 from scheduler.intake.moments import in_zone
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
@@ -21,13 +22,17 @@ from scheduler.intake.requests import BadRows
 from scheduler.intake.submit import Intake, intake_of, remarks_of, specified, submit_order
 from scheduler.intake.times import is_shut, starts_at
 from scheduler.results.download import check_folder, prepare_folder
+from scheduler.results.json_forms import ExamplePicture
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
 from storage.renders.schedules import Schedules
+from storage.rules.names import checked_name, checked_note
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
 
+#: Characters of an example.
+_SHOWN_PROMPT = 200
 #: Skipped rows that are reported one by one.
 _SHOWN_BAD = 20
 _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
@@ -46,6 +51,8 @@ _PRIORITIES = [priority.name.lower() for priority in reversed(Priority)]
 @click.option("--dry-run", is_flag=True, help="Validate everything and estimate the cost; submit nothing.")
 @click.option("--skip-bad", is_flag=True, help="Skip invalid rows and report them.")
 @click.option("--once", metavar="NAME", help="Idempotency key: a render with the same name is accepted only once.")
+@click.option("--name", metavar="NAME", help="What you call the render; commands take it in place of the id.")
+@click.option("--note", metavar="TEXT", help="Anything you want to remember about the render.")
 @json_option
 @click.pass_context
 def render(
@@ -61,24 +68,24 @@ def render(
     dry_run: bool,
     skip_bad: bool,
     once: str | None,
+    name: str | None,
+    note: str | None,
     as_json: bool,
 ) -> None:
     """Render pictures from prompts, a prompt file or templates.
 
-    A prompt file holds one picture per row; a row may set any option of a picture. Without --no-wait, the command
-    waits for the render, shows its progress and exits with 1 if a picture failed.
+    A row of a prompt file may set any option of a picture. Exits with 1 if a picture failed.
     """
-    if once is not None and not once.strip():
-        raise click.UsageError("--once needs a name, and this one is empty")
+    _check_words(once, name, note)
     if sheet is not None and no_wait:
         raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     with order_options.order(settings) as order:
-        services = open_services(settings).open_all()
+        services = (services_to_read(settings) if dry_run else open_services(settings)).open_all()
         if order.defaults.get("model"):
             services.registry[order.defaults["model"]]
-        bad = BadRows(report=_Report() if skip_bad else None)
-        terms = _terms_at(services, order, priority, once, time_options)
+        bad = BadRows(report=_Report()) if skip_bad else BadRows(together=True)
+        terms = dataclasses.replace(_terms_at(services, order, priority, once, time_options), name=name, note=note)
         if dry_run:
             _check_the_rest(services, order, once, out=out, sheet=sheet)
             _say_what_it_takes(services, order, bad, as_json=as_json)
@@ -98,6 +105,20 @@ def render(
     if sheet is not None and outcome.render.done:
         write_sheet(services, accepted.render_id, sheet)
     context.exit(outcome.exit_code)
+
+
+def _check_words(once: str | None, name: str | None, note: str | None) -> None:
+    """Raise UsageError for what is no idempotency key, no name, or no note."""
+    if once is not None and not once.strip():
+        raise click.UsageError("--once needs a name, and this one is empty")
+    if name is not None and "{" in name:
+        raise click.UsageError(f"--name {name!r} names the render; `farm fetch RENDER --name` takes patterns of files")
+    for option, text, check in (("--name", name, checked_name), ("--note", note, checked_note)):
+        try:
+            if text is not None:
+                check(text)
+        except ValueError as error:
+            raise click.UsageError(f"{option}: {error}") from None
 
 
 def _prepare_folders(out: Path | None, sheet: Path | None) -> None:
@@ -158,9 +179,16 @@ def _say_what_it_takes(services: Services, order: Order, bad: BadRows, *, as_jso
     _say_remarks(remarks_of(intake, jobs), bad)
     devices = len(serving(services.workers, found.models))
     if as_json:
-        print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out})
+        shown = [ExamplePicture.of(spec).model_dump() for spec in jobs.examples]
+        print_json({**dataclasses.asdict(found), "devices": devices, "left_out": bad.left_out, "examples": shown})
         return
     click.echo(f"{counted(found.pictures, 'picture')} in {counted(found.batches, 'batch', 'batches')}")
+    _say_how_long(found, devices)
+    for spec in jobs.examples:
+        click.echo(f"such as {spec.prompt[:_SHOWN_PROMPT]!r}, {spec.model}, {spec.width}×{spec.height}")
+
+
+def _say_how_long(found: Estimate, devices: int) -> None:
     if found.device_seconds is None or found.bytes is None:
         click.echo(f"no estimate yet: nothing has been rendered with {', '.join(found.models)}")
         return
@@ -175,7 +203,7 @@ def _check_store(services: Services) -> None:
     """Check that pictures can be stored, and say what is rendered besides."""
     services.objects.check()
     if services.settings.embedded and (left := services.views.unfinished_jobs()):
-        say(
+        hint(
             f"{counted(left, 'unfinished job')} from earlier renders will be rendered too "
             "(`farm status` lists them, `farm cancel RENDER` cancels them)"
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.reading import services_to_find
 from scheduler.cli.status import render_fields
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
@@ -12,7 +13,6 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, intake_of, publish_tickets, quanta, submit_order
 from scheduler.results.compare import changed, compare
 from scheduler.results.download import prepare_folder
-from scheduler.services import open_services
 from storage.errors import InvalidInput
 from storage.rules.states import Priority, State
 from storage.settings import read_settings
@@ -27,8 +27,8 @@ from storage.settings import read_settings
 def retry(context: click.Context, render_id: str, out: Path | None, no_wait: bool, as_json: bool) -> None:
     """Render the failed jobs of a render again, with the same seeds."""
     # All of them: what is wrong with a setting is said before anything changes.
-    services = open_services(read_settings()).open_all()
-    services.views.render(render_id)
+    services = services_to_find(render_id).open_all()
+    render_id = services.find_render(render_id).id
     models = sorted({job.spec.model for job in services.views.jobs(render_id, state=State.FAILED)})
     for alias in models:
         services.registry[alias]
@@ -62,8 +62,9 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     pictures differ.
     """
     settings = read_settings()
-    services = open_services(settings)
-    job = services.views.job(job_id)
+    services = services_to_find(job_id, settings)
+    job = services.find_job(job_id)
+    job_id = job.id
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.output import counted, hint, json_option, print_json, say
 from scheduler.cli.progress import amount_of
+from scheduler.cli.reading import services_to_find
 from scheduler.results import contact_sheet as contact_sheet
 from scheduler.results import html_sheet
 from scheduler.results.contact_sheet import Tile
 from scheduler.results.picture_checks import PictureChecks
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.errors import InvalidInput
-from storage.settings import read_settings
 
 
 @click.command()
@@ -33,7 +33,8 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
 
     Each picture is shown with its prompt and seed. Duplicates and nearly black pictures are counted and marked.
     """
-    services = open_services(read_settings())
+    services = services_to_find(render_id)
+    render_id = services.find_render(render_id).id
     found = write_sheet(services, render_id, out, columns=columns)
     if as_json:
         print_json(
@@ -60,10 +61,13 @@ def write_sheet(services: Services, render_id: str, out: Path, *, columns: int =
         with amount_of("pictures", min(render.done, most), "pictures") as show:
             html_sheet.write(_shown(tiles, show), out, title=f"render {render_id} of {render.owner}", findings=findings)
     else:
-        contact_sheet.write(contact_sheet.draw(tiles, columns=columns), out)
+        drawn = list(tiles)
+        contact_sheet.write(contact_sheet.draw(drawn, columns=columns), out)
+        if n := contact_sheet.undrawn(drawn):
+            say(f"{counted(n, 'prompt')} with characters that no font here draws; `--out sheet.html` makes a page")
     left_out = "" if findings.pictures == render.done else f" (the first of {render.done})"
     remarkable = f"; {findings.words()}" if findings.words() else ""
-    say(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
+    hint(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
     return findings
 
 

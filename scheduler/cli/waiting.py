@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.interrupts import heard_interrupts
-from scheduler.cli.output import counted, duration, print_json, say
+from scheduler.cli.output import counted, duration, hint, print_json, rate, say
 from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, shown_render
 from scheduler.intake.submit import Accepted, publish_tickets
@@ -19,11 +19,11 @@ from scheduler.local.home import Home
 from scheduler.results.download import Downloads
 from scheduler.results.file_names import FileNames
 from scheduler.results.follow import wait_for_render
+from scheduler.results.outlook import why_next
+from scheduler.results.why import Hindered, Hindrance, nobody_renders, what_hinders
 from scheduler.services import Services, open_tickets
 from storage.broker.tickets import Tickets
 from storage.errors import BadSettings, ServiceProblem
-from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import SILENT_SECONDS
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
 
@@ -31,6 +31,12 @@ from storage.rules.states import State
 _WORKER_SECONDS = 90.0
 _LOOK_EVERY_SECONDS = 2.0
 _SHOWN_FAILURES = 5
+_WAY_OUT = {
+    Hindrance.NO_WORKER: "`farm workers` lists those that were there",
+    Hindrance.NOT_SERVED: "`farm-worker` starts one that does, on a machine with a device",
+    Hindrance.QUARANTINE: "`farm workers` says for what, `farm workers release WORKER` ends it",
+    Hindrance.TROUBLE: "It goes on by itself once that is over",
+}
 
 
 def reachable_broker(services: Services) -> Tickets | None:
@@ -121,9 +127,11 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         print_json(shown_render(services, render))
         return
     click.echo(render.id)
-    say(f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm watch {render.id}`")
+    hint(
+        f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm watch {render.id}`"
+    )
     if not called:
-        say("no farm is running on this machine; `farm up` starts one, which renders the queue")
+        hint("no farm is running on this machine; `farm up` starts one, which renders the queue")
 
 
 @contextlib.contextmanager
@@ -133,7 +141,7 @@ def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
     if not settings.embedded:
         yield
         return
-    with local_farm.use(settings, say=say) as broker_url:
+    with local_farm.use(settings, say=hint) as broker_url:
         publish_tickets(services.jobs, services.registry, open_tickets(settings, broker_url), models)
         yield
 
@@ -143,42 +151,60 @@ def _followed(
 ) -> RenderView:
     render_id = accepted.render_id
     total = services.views.render(render_id).total
-    watch = _Watch(services, accepted.models)
+    watch = WorkerWatch(services, accepted.models)
     with progress_of(f"render {render_id}", total) as show:
         seen: RenderView | None = None
 
         def look(render: RenderView) -> bool:
             nonlocal seen
             check_interrupt()
-            show(render)
-            watch.look()
+            show(render, watch.look(render))
             news, seen = render != seen or render.finished, render
             return downloads is not None and news and downloads.advance() > 0
 
         return wait_for_render(services.views, render_id, look=look)
 
 
-class _Watch:
-    """Looks whether anybody works for us, and says once for each model that nobody serves it, or may."""
+class WorkerWatch:
+    """Looks whether anybody works for us, and says once for each model why nobody does."""
 
     def __init__(self, services: Services, models: Iterable[str]) -> None:
         self._services = services
-        self._unserved = set(models)
-        self._allowed = set(models)
-        self._faults = FaultLog(services.database)
+        self._models = sorted(models)
+        self._said: set[tuple[str, Hindrance]] = set()
         self._started = time.monotonic()
         self._look_at = 0.0
+        self._note = ""
 
-    def look(self) -> None:
+    def look(self, render: RenderView) -> str:
+        """Say what is to be said, and return in a few words what the render waits for; empty: for nothing.
+
+        Raises ServiceProblem if the farm on this machine that worked for us is no more.
+        """
+        if render.finished:
+            return ""
         if time.monotonic() < self._look_at:
-            return
+            return self._note
         self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
         if self._services.settings.embedded:
             self._look_for_the_farm()
-        if self._unserved:
-            self._look_for_workers()
-        if self._allowed:
-            self._look_for_quarantines()
+        for model in self._models:
+            hindered = what_hinders(self._services, model)
+            if hindered is not None and (model, hindered.kind) not in self._said:
+                self._say(model, hindered)
+        self._note = self._what_it_waits_for(render)
+        return self._note
+
+    def _what_it_waits_for(self, render: RenderView) -> str:
+        services = self._services
+        if render.held:
+            return f"held; `farm release {render.id}` resumes it"
+        job = None if render.running else services.views.next_waiting(render.id)
+        if job is None:
+            return ""
+        if services.settings.embedded and nobody_renders(services) is not None:
+            return "the worker is starting"
+        return why_next(services, job)
 
     def _look_for_the_farm(self) -> None:
         """Raises ServiceProblem if the farm that worked for us is no more."""
@@ -189,33 +215,17 @@ class _Watch:
                 f"Last output: {home.last_words()}"
             )
 
-    def _look_for_workers(self) -> None:
-        alive = [worker for worker in self._services.workers.all() if worker.silent_for < SILENT_SECONDS]
-        self._unserved -= {alias for worker in alive for alias in worker.models}
-        if self._services.settings.embedded and not alive:
+    def _say(self, model: str, hindered: Hindered) -> None:
+        """Say what keeps the jobs of a model in the queue; a farm of our own is given time to start its worker."""
+        if self._services.settings.embedded and hindered.kind is Hindrance.NO_WORKER:
             if time.monotonic() - self._started > _WORKER_SECONDS:
                 say(f"no worker is up yet; see {Home(self._services.settings).logs / 'farm.log'}")
-                self._unserved.clear()
+                self._said |= {(one, Hindrance.NO_WORKER) for one in self._models}
             return
-        for alias in sorted(self._unserved):
-            say(
-                f"no worker serves model {alias}, so its jobs stay queued; `farm workers` lists the workers, "
-                "`farm-worker` starts one on a machine with a device. Ctrl-C leaves the render queued"
-            )
-        self._unserved.clear()
-
-    def _look_for_quarantines(self) -> None:
-        if not (quarantines := self._faults.quarantines()):
-            return
-        for alias in sorted(self._allowed):
-            serving = {worker.name for worker in self._services.workers.serving(alias)}
-            out = [q for q in quarantines if q.worker in serving and q.model in (None, alias)]
-            if serving and serving == {quarantine.worker for quarantine in out}:
-                say(
-                    f"every worker that serves model {alias} is quarantined, its jobs stay queued: {out[0].worker} for "
-                    f"{out[0].reason}; see `farm workers`, end it with `farm workers release WORKER`"
-                )
-                self._allowed.discard(alias)
+        say(f"{hindered.sentence}. {_WAY_OUT[hindered.kind]}; Ctrl-C leaves the render queued")
+        # Of no worker at all it is said once, not for each model.
+        models = self._models if hindered.kind is Hindrance.NO_WORKER else [model]
+        self._said |= {(one, hindered.kind) for one in models}
 
 
 def _say_what_becomes_of(services: Services, render_id: str) -> None:
@@ -242,7 +252,7 @@ def _file(outcome: FinishedRender, job: JobView) -> str | None:
 
 def _summarise(services: Services, outcome: FinishedRender) -> None:
     render, took = outcome.render, outcome.seconds
-    parts = [counted(render.done, "picture") + (f" ({render.done / took:.1f}/s)" if render.done and took else "")]
+    parts = [counted(render.done, "picture") + (f" ({rate(render.done / took)})" if render.done and took else "")]
     parts += [f"{n} {word}" for n, word in ((render.failed, "failed"), (render.cancelled, "cancelled")) if n]
     fetched = f"in {services.objects.shown} (`farm fetch {render.id} --out DIR` downloads them)"
     where = f"in {outcome.out}" if outcome.out else fetched

@@ -71,6 +71,9 @@ class StoredOrder(BaseModel):
     watched: bool = False
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
+    #: Of each of its renders.
+    name: str | None = None
+    note: str | None = None
 
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
@@ -87,7 +90,14 @@ class StoredOrder(BaseModel):
     def terms(self, *, held: bool) -> Terms:
         """Return how each firing is submitted."""
         webhook = Webhook(url=self.webhook_url, events=self.webhook_events) if self.webhook_url else None
-        return Terms(priority=Priority[self.priority.upper()], watched=self.watched, webhook=webhook, held=held)
+        return Terms(
+            priority=Priority[self.priority.upper()],
+            watched=self.watched,
+            webhook=webhook,
+            held=held,
+            name=self.name,
+            note=self.note,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +155,8 @@ def store_order(
         watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
         webhook_events=terms.webhook.events if terms.webhook else (),
+        name=terms.name,
+        note=terms.note,
         remarks=tuple(checked.remarks),
     )
 

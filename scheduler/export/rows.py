@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from storage.renders.views import BatchView, JobView
+from storage.renders.batch_views import BatchView
+from storage.renders.views import JobView
 from storage.rules.states import State
 from storage.spec.controls import Controls
 

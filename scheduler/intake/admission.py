@@ -53,6 +53,9 @@ class Terms:
     held: bool = False
     #: When it may be rendered: held where that is not now.
     times: RenderTimes | None = None
+    #: What its owner calls it, and says of it (`storage.rules.names`).
+    name: str | None = None
+    note: str | None = None
 
     def submission(self, submitter: Submitter) -> Submission:
         """Return the submission that storage accepts."""
@@ -72,6 +75,8 @@ class Terms:
             held=self.held,
             times=self.times,
             webhook=self.webhook,
+            name=self.name,
+            note=self.note,
         )
 
 

@@ -1,5 +1,6 @@
 """Lists of values for fields: zipped (`zip`), or every combination of them (`product`)."""
 
+import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
@@ -10,6 +11,7 @@ from scheduler.intake.files.json_text import DoubledKey, read_json
 from scheduler.intake.requests import MOST_PICTURES, SourcedRequest
 from storage.errors import BadSpecification, InvalidInput
 from storage.spec.picture import NAMES, Request
+from storage.spec.picture_size import FIELDS, contradiction, overruled
 
 Columns = Mapping[str, Sequence[Any]]
 #: Combinations in memory at once.
@@ -28,7 +30,10 @@ def check(in_step: Columns, combined: Columns, given: Collection[str] = ()) -> N
             raise ValueError(f"zip: {name} has {len(column)} values, {first} has {len(in_step[first])}")
     for name in (*in_step, *combined):
         if name not in NAMES:
-            raise ValueError(f"{name}: not a field of a specification")
+            near = difflib.get_close_matches(name, NAMES, n=3)
+            raise ValueError(
+                f"{name}: not a field of a specification" + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
     places = [(name, place) for place, names in (("zip", in_step), ("product", combined)) for name in names]
     seen: dict[str, str] = {canonical(name): "" for name in given}
     for name, place in places:
@@ -37,6 +42,8 @@ def check(in_step: Columns, combined: Columns, given: Collection[str] = ()) -> N
             raise ValueError(f"{name}: given by itself, and in {place}, whose values would replace it; give it one way")
         if before != place:
             raise ValueError(f"{name}: given in both zip and product")
+    if (wrong := contradiction({*map(canonical, (*given, *in_step, *combined))})) is not None:
+        raise ValueError(wrong)
     for place, names in (("zip", in_step), ("product", combined)):
         if len({*map(canonical, names)}) < len(names):
             raise ValueError(f"{place}: {', '.join(names)} name one field twice")
@@ -71,7 +78,9 @@ def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Colu
         changes = kept if kept is not None else map(_read, combinations(in_step, combined))
         for number, change in enumerate(changes):
             name = one.request.custom_id and f"{one.request.custom_id}-{number}"
-            yield one._replace(request=one.request.model_copy(update={**change, "custom_id": name}))
+            given = [field for field in FIELDS if getattr(one.request, field) is not None]
+            gone = dict.fromkeys(overruled(given, change))
+            yield one._replace(request=one.request.model_copy(update={**gone, **change, "custom_id": name}))
 
 
 def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:

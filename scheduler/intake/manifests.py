@@ -33,18 +33,21 @@ class Manifest:
     shown: str
     #: The folder that relative file names in it start from.
     folder: Path
+    #: What separates the cells of a table; None: its header tells.
+    delimiter: str | None = None
 
 
-def manifest(path: Path, *, kind: str | None = None) -> Manifest:
+def manifest(path: Path, *, kind: str | None = None, delimiter: str | None = None) -> Manifest:
     """Return a prompt file of this kind, or of the kind of its suffix."""
-    return Manifest(path=path, kind=kind or path.suffix.lower().removeprefix("."), shown=str(path), folder=path.parent)
+    suffix = path.suffix.lower().removeprefix(".")
+    return Manifest(path=path, kind=kind or suffix, shown=str(path), folder=path.parent, delimiter=delimiter)
 
 
 def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator[SourcedRequest]:
     """Yield the requests of a prompt file, in order.
 
     Raises InvalidInput if the file cannot be read or is of no known kind, BadSpecification naming the first wrong
-    line, unless `bad` leaves such lines out, and where there is no prompt at all.
+    line, unless `bad` leaves such lines out or gathers them, and where there is no prompt at all.
     """
     if manifest.kind not in KINDS:
         raise InvalidInput(f"{manifest.shown}: not a prompt file; expected {', '.join(f'.{name}' for name in KINDS)}")
@@ -82,7 +85,7 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
     try:
         with manifest.path.open("rb") as file:
             try:
-                form = forms.form_of(manifest.kind, head(file))
+                form = forms.form_of(manifest.kind, head(file), separator=manifest.delimiter)
             except BadSpecification as error:
                 raise BadSpecification(f"{shown} {error}") from None
             match form:
@@ -92,7 +95,8 @@ def _rows(manifest: Manifest, bad: BadRows) -> Iterator[Row]:
                     yield from other_tools.rows(json_values.rows_of_values(file, shown, bad), bad)
                 case "table":
                     # A line that is no text may be half of a row.
-                    yield from delimited.rows(read_lines(file, shown, BadRows()), shown, bad)
+                    lines = read_lines(file, shown, BadRows())
+                    yield from delimited.rows(lines, shown, bad, separator=manifest.delimiter)
                 case "json lines":
                     objects = json_values.rows_of_lines(read_lines(file, shown, bad), bad)
                     yield from other_tools.rows(objects, bad)

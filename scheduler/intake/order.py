@@ -75,7 +75,9 @@ class Order:
         """Count its pictures, reading no more of it than makes so many. Raises InvalidInput as `asked` does."""
         combinations = grid.size(self.in_step, self.combined)
         count = len(self.specs)
-        for one in self._single() if combinations and count < at_most else ():
+        # What is bad is told when all is read.
+        bad = BadRows(together=True)
+        for one in self._single(bad) if combinations and count < at_most else ():
             count += (one.copies or self.pictures_each) * combinations
             if count >= at_most:
                 break

@@ -42,5 +42,7 @@ class LabelRemarks:
 @lru_cache(maxsize=1000)
 def _remark_on_label(name: str) -> str:
     """Return the remark on a label: a mistyped field name becomes one too, and somebody should see it."""
-    meant = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8)
+    # A column of labels is called `label` in a thousand datasets.
+    known = NAMES - {"labels"} if name.casefold() == "label" else NAMES
+    meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"{name}: kept as a label" + (f"; did you mean {meant[0]}?" if meant else "")

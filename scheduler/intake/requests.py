@@ -5,11 +5,12 @@ rows flows through them one row at a time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from storage.errors import InvalidInput
+from storage.errors import BadSpecification, InvalidInput
 from storage.spec.picture import Request
+from storage.spec.picture_size import FIELDS, kept_beside
 
 #: More pictures than a farm renders in a year are a mistake, or meant to do harm.
 MOST_PICTURES = 10_000_000
@@ -24,20 +25,60 @@ class SourcedRequest(NamedTuple):
     copies: int | None = None
 
 
+#: Bad rows that are shown, and after how many the rest of a file is not read: it is no prompt file.
+_SHOWN_ROWS, _MOST_ROWS = 20, 10_000
+
+
 @dataclass
 class BadRows:
-    """Refuse an order at its first bad row or, with `report`, skip bad rows, each counted and reported."""
+    """Refuse an order at its first bad row or, with `report`, skip bad rows, each counted and reported.
+
+    With `together`, all rows are read, and the order is refused at its end for all that are bad.
+    """
 
     #: Called for each row that is skipped.
     report: Callable[[InvalidInput], None] | None = None
+    together: bool = False
     left_out: int = 0
+    _first: list[InvalidInput] = field(default_factory=list)
+
+    @property
+    def go_on(self) -> bool:
+        """Whether rows after a bad one are read."""
+        return self.together or self.report is not None
 
     def met(self, error: InvalidInput) -> None:
         """Skip a bad row, or raise its error."""
-        if self.report is None:
+        if not self.go_on:
             raise error from None
         self.left_out += 1
-        self.report(error)
+        if self.report is not None:
+            self.report(error)
+            return
+        if len(self._first) < _SHOWN_ROWS:
+            # Without its frames, which hold all that was read there.
+            self._first.append(error.with_traceback(None))
+        if self.left_out >= _MOST_ROWS:
+            error, self._first = self._all("at least "), []
+            raise error
+
+    def refuse(self, last: InvalidInput | None = None) -> None:
+        """Raise for the bad rows that were gathered, if any; `last`: after which nothing could be read."""
+        if self._first and last is not None:
+            self.left_out += 1
+            self._first = [*self._first[: _SHOWN_ROWS - 1], last.with_traceback(None)]
+        if self._first:
+            raise self._all("")
+
+    def _all(self, at_least: str) -> InvalidInput:
+        if self.left_out == 1:
+            return self._first[0]
+        # One kind of error, such as a key's limit, stays that kind.
+        kinds = {type(error) for error in self._first}
+        kind = kinds.pop() if len(kinds) == 1 else BadSpecification
+        more = self.left_out - len(self._first)
+        lines = [str(error) for error in self._first] + ([f"… and {more:,} more"] if more else [])
+        return kind("\n".join([f"{at_least}{self.left_out:,} bad rows:", *lines]))
 
 
 def numbered(requests: Iterable[Request], *, noun: str = "prompt") -> Iterator[SourcedRequest]:
@@ -49,6 +90,10 @@ def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) 
     """Fill in missing fields, such as the command line's options for every row of a file."""
     for one in asked:
         missing = {name: value for name, value in defaults.items() if getattr(one.request, name) is None}
+        if not missing.keys().isdisjoint(FIELDS):
+            given = [name for name in FIELDS if getattr(one.request, name) is not None]
+            kept = kept_beside(given, missing)
+            missing = {name: value for name, value in missing.items() if name in kept}
         yield one._replace(request=one.request.model_copy(update=missing)) if missing else one
 
 

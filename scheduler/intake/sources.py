@@ -20,7 +20,9 @@ _PIECE = 2**20
 
 
 @contextmanager
-def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
+def opened(
+    given: str, settings: Settings, *, kind: str | None = None, delimiter: str | None = None
+) -> Iterator[Manifest]:
     """Open a prompt file; what is not a local file is copied into a temporary one first.
 
     Raises InvalidInput, ObjectStoreProblem.
@@ -28,7 +30,7 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
     if given != "-" and not given.startswith("s3://"):
         path = Path(given)
         if path.is_file() or path.is_dir() or not path.exists():
-            yield manifest(path, kind=kind)
+            yield manifest(path, kind=kind, delimiter=delimiter)
             return
     with tempfile.NamedTemporaryFile(prefix="farm-prompts-") as file:
         _copy(given, settings, file)
@@ -38,6 +40,7 @@ def opened(given: str, settings: Settings, *, kind: str | None = None) -> Iterat
             kind=kind or _kind(given, file),
             shown="standard input" if given == "-" else given,
             folder=Path(),
+            delimiter=delimiter,
         )
 
 

@@ -5,7 +5,7 @@ Every way in goes through `admit`: the command line, the HTTP API and the protoc
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -22,14 +22,15 @@ from storage.access.keys import Limits
 from storage.access.quotas import Quotas, most_at_once
 from storage.access.uploads import Uploads
 from storage.broker.tickets import Tickets
-from storage.errors import BadSpecification, BrokerProblem, NotFound, NotPermitted, QuotaExceeded
+from storage.errors import BadSpecification, BrokerProblem, InvalidInput, NotFound, NotPermitted, QuotaExceeded
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob
 from storage.objects.store import ObjectStore
 from storage.renders.views import Views
-from storage.spec.model_files import not_found
-from storage.spec.models import Model
+from storage.spec.model_files import not_found, without_folders
+from storage.spec.models import DiffusersModel, Model
+from storage.spec.picture import Spec
 from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: How many prompts that are too long are shown with the place.
 _PLACES_SHOWN = 5
+#: Pictures that a dry run shows.
+_EXAMPLES = 3
 #: An equal request within this time is a retry by its client.
 _REPEATED_WITHIN_SECONDS = 3600.0
 
@@ -54,14 +57,21 @@ class Intake:
     tickets: Tickets | None
     #: Who serves which model; None: workers start when there is work, or whoever submits watches for them.
     workers: Workers | None = None
+    #: The files of models are on this machine.
+    rendered_here: bool = False
 
     @property
     def uploads(self) -> Uploads:
         return Uploads(self.jobs.database, self.objects)
 
 
-def intake_of(services: Services, tickets: Tickets | None) -> Intake:
-    """Return the intake over these services."""
+def intake_of(services: Services, tickets: Tickets | None, *, starts_workers: bool = True) -> Intake:
+    """Return the intake over these services.
+
+    Args:
+        starts_workers: where no address is set, a worker starts on this machine when there is work.
+    """
+    embedded = services.settings.embedded
     return Intake(
         jobs=services.jobs,
         views=services.views,
@@ -69,7 +79,8 @@ def intake_of(services: Services, tickets: Tickets | None) -> Intake:
         registry=services.registry,
         objects=services.objects,
         tickets=tickets,
-        workers=None if services.settings.embedded else services.workers,
+        workers=None if embedded and starts_workers else services.workers,
+        rendered_here=embedded,
     )
 
 
@@ -95,6 +106,7 @@ class SpecifiedJobs(Iterator[NewJob]):
         self._of_the_way_in = tuple(remarks)
         self._noted: Counter[str] = Counter()
         self._places = 0
+        self._examples: dict[str, Spec] = {}
         self._by_model: Counter[str] = Counter()
 
     def __next__(self) -> NewJob:
@@ -104,6 +116,8 @@ class SpecifiedJobs(Iterator[NewJob]):
         if self._rendered_here and one.spec.model not in self._by_model:
             _check_files(self._registry[one.spec.model])
         self._by_model[one.spec.model] += 1
+        if len(self._examples) < _EXAMPLES:
+            self._examples.setdefault(one.spec.prompt, one.spec)
         self._noted.update(remarks_on(one, self._registry))
         if one.labels:
             self._noted.update(self._labels.on(one.labels))
@@ -126,6 +140,11 @@ class SpecifiedJobs(Iterator[NewJob]):
     def remarks(self) -> Mapping[str, int]:
         """Remark → how many pictures it applies to."""
         return {**dict.fromkeys(self._of_the_way_in, self.total), **self._noted}
+
+    @property
+    def examples(self) -> Sequence[Spec]:
+        """The first pictures of different prompts, among those that were read so far."""
+        return [*self._examples.values()]
 
     def pictures_of(self, model: str) -> int:
         """How many of those that were read so far are of this model."""
@@ -156,13 +175,13 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     for spec in order.specs:
         check_work(spec, submitter.limits)
     check_stored(intake.uploads, order.specs)
+    bad = bad or BadRows(together=True)
     known = StoredInputs(intake.uploads, submitter)
     if order.names_inputs():
         # Rows that are skipped here are met again, and counted then.
-        skipping = bad is not None and bad.report is not None
-        asked = order.asked(BadRows(report=lambda _: None) if skipping else BadRows())
+        asked = order.asked(BadRows(report=lambda _: None) if bad.report else BadRows(together=bad.together))
         most = most_at_once(submitter.limits) or MOST_PICTURES
-        known.fill(islice(asked, most + 1), beyond_wrong=skipping)
+        known.fill(islice(asked, most + 1), beyond_wrong=bad.go_on)
     asked = with_references(order.asked(bad), known, bad)
     jobs = specify(
         asked,
@@ -173,15 +192,28 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
         bad=bad,
     )
     of_specs = (NewJob(spec=spec) for spec in order.specs)
-    here = intake.workers is None
-    return SpecifiedJobs(chain(of_specs, jobs), intake.registry, order.remarks, submitter.limits, rendered_here=here)
+    here = intake.rendered_here
+    return SpecifiedJobs(
+        _or_all_bad(chain(of_specs, jobs), bad), intake.registry, order.remarks, submitter.limits, rendered_here=here
+    )
+
+
+def _or_all_bad(jobs: Iterator[NewJob], bad: BadRows) -> Iterator[NewJob]:
+    """Yield the jobs, and raise at their end for all rows that were bad."""
+    try:
+        yield from jobs
+    except InvalidInput as error:
+        bad.refuse(error)
+        raise
+    bad.refuse()
 
 
 def _check_files(model: Model) -> None:
     """Raise BadSpecification if a model names folders that are not on this machine, which renders it."""
-    if gone := not_found(model):
+    if isinstance(model, DiffusersModel) and (gone := not_found(model)):
         raise BadSpecification(
-            f"model: {model.alias} needs {', '.join(gone)}, which is not there; correct `source` in the registry"
+            f"model: {model.alias} needs {without_folders(', '.join(gone), model)}, which is not there; "
+            f"`farm models show {model.alias}` says where it was looked for, correct `source` in the registry"
         )
 
 

@@ -4,6 +4,7 @@ Each check imports what it looks at, so that nothing is loaded for a service tha
 """
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from enum import StrEnum
 
 from scheduler.local.home import Home
 from scheduler.services import make_home
-from storage.errors import BrokerProblem, DatabaseProblem, FarmError
+from storage.errors import BadSettings, BrokerProblem, DatabaseProblem, FarmError
 from storage.settings import Settings, misspelt_settings
 
 _LOW_DISK_BYTES = 2 * 2**30
@@ -62,6 +63,11 @@ def _look_at_settings(_settings: Settings) -> Finding | str:
 
 
 def _look_at_home(settings: Settings) -> Finding | str:
+    if not settings.home.exists():
+        nearest = next(folder for folder in settings.home.absolute().parents if folder.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise BadSettings(f"FARM_HOME={settings.home} cannot be created: {nearest} cannot be written to")
+        return f"{settings.home.absolute()}: will be created on first use; the setting FARM_HOME names another folder"
     make_home(settings)
     free = shutil.disk_usage(settings.home).free
     if free < _LOW_DISK_BYTES:
@@ -124,6 +130,8 @@ def _look_at_objects(settings: Settings) -> str:
     from storage.objects.store import open_objects
 
     objects = open_objects(settings)
+    if settings.objects_url is None and not settings.home.exists():
+        return f"{objects.shown}: will be created on first use"
     objects.check()
     check_first_write_wins(objects)
     return f"{objects.shown}: written, read and deleted; first write wins"

@@ -40,7 +40,7 @@ class Home:
             if self.free("farm.lock", fcntl.LOCK_SH):
                 return None
             return RunningFarm(**json.loads(self._note.read_text()))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None  # there never was one, or it is starting or stopping
 
     def tell(self, farm: RunningFarm) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from scheduler.results.fonts import Font, font_for
 from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
 from storage.objects.store import ObjectStore
@@ -24,6 +25,8 @@ _GAP = 12
 _CAPTION_LINES = 3
 _LINE = 13
 _FONT_SIZE = 11
+#: More of a prompt is not to be seen.
+_MEASURED = 200
 _PAPER, _INK, _PALE, _MARK = (250, 250, 248), (30, 30, 30), (120, 120, 120), (176, 0, 32)
 
 
@@ -68,6 +71,11 @@ def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
     return sheet
 
 
+def undrawn(tiles: Iterable[Tile]) -> int:
+    """Count the tiles whose prompt has characters that no font of this machine draws."""
+    return sum(bool(font_for(tile.prompt, _FONT_SIZE)[1]) for tile in tiles)
+
+
 def write(sheet: Image.Image, path: Path) -> None:
     """Write the sheet as a PNG. Raises InvalidInput if the file cannot be written."""
     try:
@@ -87,12 +95,15 @@ def _cell(tile: Tile) -> Image.Image:
     with Image.open(io.BytesIO(tile.picture)) as file:
         picture = _fitted(file.convert("RGB"))
     cell.paste(picture, ((_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
-    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(_FONT_SIZE)
+    draw = ImageDraw.Draw(cell)
+    font, _ = font_for(tile.prompt, _FONT_SIZE)
     # The whole note is for pages, where there is room for it.
     note = "  ".join((*tile.note.split("  ")[:2], *tile.remarks))
-    caption = [*((line, _INK) for line in _wrapped(tile.prompt, font)), (note, _MARK if tile.remarks else _PALE)]
-    for number, (line, colour) in enumerate(caption):
-        draw.text((0, _CELL + 4 + number * _LINE), line, fill=colour, font=font)
+    of_note, _ = font_for(note, _FONT_SIZE)
+    caption = [*((line, _INK, font) for line in _wrapped(tile.prompt, font))]
+    caption.append((note, _MARK if tile.remarks else _PALE, of_note))
+    for number, (line, colour, drawn_with) in enumerate(caption):
+        draw.text((0, _CELL + 4 + number * _LINE), line, fill=colour, font=drawn_with)
     return cell
 
 
@@ -105,7 +116,9 @@ def _fitted(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _wrapped(prompt: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Sequence[str]:
+def _wrapped(prompt: str, font: Font) -> Sequence[str]:
     """Return the prompt wrapped into the lines that fit."""
-    letters = int(_CELL / font.getlength("n"))
+    # Letters of other scripts are wider.
+    width = max(font.getlength("n"), font.getlength(prompt[:_MEASURED]) / max(1, len(prompt[:_MEASURED])))
+    letters = int(_CELL / width)
     return textwrap.wrap(" ".join(prompt.split()), width=letters, max_lines=_CAPTION_LINES, placeholder=" …")

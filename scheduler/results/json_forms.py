@@ -10,13 +10,16 @@ from pydantic import BaseModel, Field
 
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority, State
+from storage.spec.picture import Spec
 
 
 class RenderForm(BaseModel):
     """Describe a render."""
 
     id: str = Field(examples=["k7m2p9x4tq8z"])
-    state: str = Field(description="running, held, done, failed or cancelled")
+    state: str = Field(
+        description="waiting (none of its pictures is on a device), running, held, done, failed or cancelled"
+    )
     owner: str
     priority: str = Field(description="interactive, normal or bulk")
     total: int = Field(description="How many pictures it has; those not done, failed or cancelled are still to come.")
@@ -30,6 +33,9 @@ class RenderForm(BaseModel):
     )
     window: str | None = Field(None, description="It is rendered only at these times of day. Null: at any time.")
     timezone: str | None = Field(None, description="Of the window; null where it has no times of its own.")
+    name: str | None = Field(None, description="What its owner calls it.")
+    note: str | None = Field(None, description="What its owner says of it.")
+    models: list[str] = Field(default_factory=list, description="The models of its pictures, by alias.")
     position: int | None = Field(
         None, description="How many pictures of the model are ahead of this render's next one, if known."
     )
@@ -58,8 +64,26 @@ class RenderForm(BaseModel):
             created_at=render.created_at,
             finished_at=render.finished_at,
             **({} if render.times is None else asdict(render.times)),
+            name=render.name,
+            note=render.note,
+            models=list(render.models),
             **more,
         )
+
+
+class ExamplePicture(BaseModel):
+    """Show a picture of a dry run as it would be rendered, after templates and defaults."""
+
+    prompt: str
+    negative_prompt: str
+    model: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> "ExamplePicture":
+        """Return the example of a specification."""
+        return ExamplePicture.model_validate({name: getattr(spec, name) for name in ExamplePicture.model_fields})
 
 
 class JobForm(BaseModel):

@@ -7,7 +7,7 @@ from storage.rules.states import Priority
 if TYPE_CHECKING:
     from scheduler.intake.estimate import Estimate
     from scheduler.services import Services
-    from storage.renders.views import RenderView
+    from storage.renders.views import JobView, RenderView
     from storage.spec.picture import Spec
 
 _COUNTED_TO = 100_000
@@ -25,17 +25,25 @@ def outlook(services: "Services", render: "RenderView") -> dict[str, Any]:
 
     if render.held:
         return {"position": None, "seconds_left": None, "why": why_held(services, render)}
-    running = services.views.running(render.id)
     waiting = services.views.next_waiting(render.id)
     position = (waiting and services.views.position(waiting)) or 0
     # Without any that waits, its last ones are on a device; they are like its others.
     like = waiting or next(iter(services.views.jobs(render.id, limit=1)))
     seconds_left = _seconds(services, like.spec, position + render.remaining)
     why = None
-    if waiting is not None and not running:
+    if waiting is not None and not render.running:
         ahead = None if seconds_left is None else seconds_left * position / (position + render.remaining)
         why = why_waiting(services, render, waiting, position=position, seconds=ahead)
     return {"position": position, "seconds_left": seconds_left, "why": why}
+
+
+def why_next(services: "Services", job: "JobView") -> str:
+    """Say what a waiting job waits for."""
+    from scheduler.results.why import why_waiting
+
+    position = services.views.position(job) or 0
+    seconds = _seconds(services, job.spec, position) if position else None
+    return why_waiting(services, services.views.render(job.render_id), job, position=position, seconds=seconds)
 
 
 def outlook_of_new(services: "Services", estimate: "Estimate", priority: Priority) -> dict[str, float | None]:

@@ -18,8 +18,13 @@ LEAST_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Purge:
+    """Deletes renders that are hidden, or old. Several processes may do so at the same time."""
+
     purging: PurgeRows
     objects: ObjectStore
+    #: The row of a render stays, hidden, until it has been finished for so long: a worker that has lost its jobs may
+    #: store one of their pictures still, for as long as a lease lasts, and be killed before it removes it.
+    spared_seconds: float = 0.0
 
     def run(self, old: Iterable[PurgeCandidate], show: Callable[[int], None]) -> list[str]:
         """Delete these renders, and any whose deletion was interrupted; return the deleted ids.
@@ -33,18 +38,51 @@ class Purge:
         gone, deleted = [], 0
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="purge") as threads:
             for render_id in self.purging.marked():
-                while pictures := self.purging.next_pictures(render_id):
-                    list(threads.map(self.objects.delete, [key for _, key in pictures]))
-                    self.purging.delete_jobs([job_id for job_id, _ in pictures])
-                    deleted += len(pictures)
+                while n := self._some(threads, render_id):
+                    deleted += n
                     show(deleted)
-                while self.purging.delete_logs(render_id):
-                    pass
-                # What a worker that had lost its job has stored since.
-                self.objects.delete_below(folder_of(render_id))
-                self.purging.delete_render(render_id)
-                gone.append(render_id)
+                if self._rest(render_id):
+                    gone.append(render_id)
         return gone
+
+    def finish(self, render_id: str, show: Callable[[int], None]) -> None:
+        """Delete what there is of one hidden render; its row stays if it is spared. Raises as `run`."""
+        deleted = 0
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="purge") as threads:
+            while n := self._some(threads, render_id):
+                deleted += n
+                show(deleted)
+        self._rest(render_id)
+
+    def advance(self) -> int:
+        """Delete some hundred pictures of hidden renders, or the rest of one; how many there were, 0 if none is left.
+
+        Raises as `run`; the next call resumes.
+        """
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="purge") as threads:
+            for render_id in self.purging.marked():
+                if n := self._some(threads, render_id) or int(self._rest(render_id)):
+                    return n
+        return 0
+
+    def _some(self, threads: ThreadPoolExecutor, render_id: str) -> int:
+        pictures = self.purging.next_pictures(render_id)
+        list(threads.map(self.objects.delete, [key for _, key in pictures]))
+        if pictures:
+            self.purging.delete_jobs([job_id for job_id, _ in pictures])
+        return len(pictures)
+
+    def _rest(self, render_id: str) -> bool:
+        """Delete what is left of a render without jobs; whether its own row went, too."""
+        while self.purging.delete_logs(render_id):
+            pass
+        # What a worker that had lost its job has stored since.
+        self.objects.delete_below(folder_of(render_id))
+        finished_for = self.purging.finished_for(render_id)
+        if finished_for is None or finished_for < self.spared_seconds:
+            return False
+        self.purging.delete_render(render_id)
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

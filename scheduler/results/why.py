@@ -4,7 +4,9 @@ The sentence names nobody else's renders, prompts or errors: it is for whoever m
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from scheduler.intake.moments import in_zone
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 
 #: As far as positions are counted (`Views.position`).
 _COUNTED_TO = 10_000
+
+
+class Hindrance(StrEnum):
+    """What keeps every job of a model in the queue."""
+
+    NO_WORKER = "no worker"
+    NOT_SERVED = "not served"
+    QUARANTINE = "quarantine"
+    TROUBLE = "trouble"
+
+
+@dataclass(frozen=True)
+class Hindered:
+    """What keeps every job of a model in the queue, and the sentence that says so."""
+
+    kind: Hindrance
+    sentence: str
 
 
 def why_held(services: "Services", render: "RenderView") -> str:
@@ -59,19 +78,46 @@ def why_waiting(
     """
     model = first.spec.model
     workers = Workers(services.database).all()
-    alive = [worker for worker in workers if worker.silent_for <= SILENT_SECONDS]
-    if not alive:
-        return _nobody_works(services, workers)
-    serving = [worker for worker in alive if model in worker.models]
-    if not serving:
-        served = ", ".join(sorted({alias for worker in alive for alias in worker.models}))
-        return f"no worker serves {model}; {_counted(len(alive), 'worker')} now, serving {served or 'nothing'}"
-    if (left := _seconds_of_quarantine(services, serving, model)) is not None:
-        return f"every worker that serves {model} is in quarantine, the first until {_clock(services, left)}"
+    hindered = _hindered(services, workers, model)
+    if hindered is not None:
+        return hindered.sentence
     again = f" (attempt {first.attempt + 1}, after a fault: {first.fault})" if first.fault else ""
     if position:
         return _behind(services, render, model, position, seconds) + again
-    return _next(serving, model) + again
+    return _next(_serving(workers, model)) + again
+
+
+def nobody_renders(services: "Services") -> str | None:
+    """Say that no worker is alive, and how to start one; None if one is."""
+    workers = Workers(services.database).all()
+    return None if any(worker.silent_for <= SILENT_SECONDS for worker in workers) else _nobody_works(services, workers)
+
+
+def what_hinders(services: "Services", model: str) -> Hindered | None:
+    """Return what keeps every job of a model in the queue; None if a worker could render one now."""
+    return _hindered(services, Workers(services.database).all(), model)
+
+
+def _hindered(services: "Services", workers: Sequence[WorkerView], model: str) -> Hindered | None:
+    alive = [worker for worker in workers if worker.silent_for <= SILENT_SECONDS]
+    if not alive:
+        return Hindered(Hindrance.NO_WORKER, _nobody_works(services, workers))
+    serving = _serving(workers, model)
+    if not serving:
+        served = ", ".join(sorted({alias for worker in alive for alias in worker.models}))
+        now = f"{_counted(len(alive), 'worker')} now, serving {served or 'nothing'}"
+        return Hindered(Hindrance.NOT_SERVED, f"no worker serves {model}; {now}")
+    if (left := _seconds_of_quarantine(services, serving, model)) is not None:
+        said = f"every worker that serves {model} is in quarantine, the first until {_clock(services, left)}"
+        return Hindered(Hindrance.QUARANTINE, said)
+    troubled = [worker.trouble for worker in serving if worker.trouble]
+    if len(troubled) == len(serving):
+        return Hindered(Hindrance.TROUBLE, f"every worker that serves {model} waits: {troubled[0]}")
+    return None
+
+
+def _serving(workers: Sequence[WorkerView], model: str) -> list[WorkerView]:
+    return [worker for worker in workers if worker.silent_for <= SILENT_SECONDS and model in worker.models]
 
 
 def _nobody_works(services: "Services", workers: Sequence[WorkerView]) -> str:
@@ -102,10 +148,7 @@ def _behind(services: "Services", render: "RenderView", model: str, position: in
     return f"behind {at_least}{_counted(position, 'picture')}{of_which}{takes}"
 
 
-def _next(serving: Sequence[WorkerView], model: str) -> str:
-    troubled = [worker.trouble for worker in serving if worker.trouble]
-    if troubled and len(troubled) == len(serving):
-        return f"every worker that serves {model} waits: {troubled[0]}"
+def _next(serving: Sequence[WorkerView]) -> str:
     if any(worker.state == "loading" for worker in serving):
         return "next in turn: a worker is loading a model"
     if all(worker.state == "rendering" for worker in serving):
@@ -124,7 +167,11 @@ def _duration(seconds: float) -> str:
 
 
 def _clock(services: "Services", seconds_from_now: float) -> str:
-    """Return a time, with its day unless that is today."""
     now = Schedules(services.database).now()
-    at, today = datetime.fromtimestamp(now + seconds_from_now, UTC), datetime.fromtimestamp(now, UTC)
-    return at.strftime("%H:%M UTC" if at.date() == today.date() else "%Y-%m-%d %H:%M UTC")
+    return clock(now + seconds_from_now, now=now)
+
+
+def clock(at: float, *, now: float) -> str:
+    """Return a time, with its day unless that is today."""
+    then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
+    return then.strftime("%H:%M UTC" if then.date() == today.date() else "%Y-%m-%d %H:%M UTC")

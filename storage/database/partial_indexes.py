@@ -2,6 +2,7 @@
 
 from sqlalchemy import MetaData, text
 
+import storage.database.export_tables
 import storage.database.schedule_tables
 import storage.database.webhook_tables  # noqa: F401 - their tables are part of the metadata once they are loaded
 from storage.database.tables import metadata
@@ -12,6 +13,7 @@ _CONDITIONS = {
     "ix_jobs_custom_id": "custom_id IS NOT NULL",
     "ix_jobs_leases": "state = 'running'",
     "ix_jobs_held": "state = 'held'",
+    "ix_jobs_labelled": "labels IS NOT NULL",
     "ix_renders_unfinished": "finished_at IS NULL",
     "ix_renders_timed": "timezone IS NOT NULL AND finished_at IS NULL",
     "ix_deliveries_due": "state = 'pending'",

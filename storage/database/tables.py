@@ -69,6 +69,12 @@ renders = Table(
     Column("timezone", String(64)),
     # Whether it may be rendered, as it last followed that: between two changes, people hold and release as they like.
     Column("window_open", Boolean),
+    # What its owner calls it, and says of it.
+    Column("name", String(100)),
+    Column("note", Text),
+    # The models of its pictures, each between two spaces.
+    Column("models", Text),
+    Index("ix_renders_name", "name", "created_at"),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),
     # An owner's own, newest first.
@@ -136,6 +142,8 @@ jobs = Table(
     Index("ix_jobs_leases", "lease_until"),
     # Which renders have held jobs, and how many.
     Index("ix_jobs_held", "render_id"),
+    # Looking for labels passes over what has none.
+    Index("ix_jobs_labelled", "render_id"),
 )
 
 #: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
@@ -331,20 +339,4 @@ api_batches = Table(
     Column("created_at", Double, nullable=False),
     Index("ix_api_batches_owner", "owner", "created_at"),
     Index("ix_api_batches_render_id", "render_id"),
-)
-
-#: Exports that were started: while one is unfinished, the pictures that it needs are not deleted.
-exports = Table(
-    "exports",
-    metadata,
-    Column("id", String(12), primary_key=True),
-    Column("render_id", String(32), nullable=False),
-    Column("format", String(16), nullable=False),
-    Column("target", Text, nullable=False),
-    # How it is cut into shards (JSON): going on with it takes the same.
-    Column("options", Text, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("seen_at", Double, nullable=False),
-    Column("finished_at", Double),
-    UniqueConstraint("render_id", "format", "target"),
 )

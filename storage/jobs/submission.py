@@ -82,7 +82,7 @@ def _accept_few(connection: Connection, few: list[NewJob], submission: Submissio
         rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
     if rows:
         insert_named(connection, jobs, rows)
-    _set_total(connection, render_id, len(rows))
+    _set_total(connection, render_id, len(rows), {one.spec.model for one in few})
     return render_id
 
 
@@ -113,7 +113,7 @@ def _accept_staged(connection: Connection, staging: Stage, submission: Submissio
             f"{written} rows were staged where {staging.total} pictures were submitted; nothing was accepted: "
             "two submitters share one session of the database"
         )
-    _set_total(connection, render_id, staging.total)
+    _set_total(connection, render_id, staging.total, staging.models)
     return render_id
 
 
@@ -132,10 +132,12 @@ def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
     }
 
 
-def _set_total(connection: Connection, render_id: str, total: int) -> None:
+def _set_total(connection: Connection, render_id: str, total: int, models: Iterable[str]) -> None:
     if not total:
         raise BadSpecification("nothing to render: no prompt was given")
-    connection.execute(update(renders).where(renders.c.id == render_id).values(total=total))
+    connection.execute(
+        update(renders).where(renders.c.id == render_id).values(total=total, models=f" {' '.join(sorted(models))} ")
+    )
 
 
 def _render(connection: Connection, render_id: str, submission: Submission, *, total: int) -> str:
@@ -183,6 +185,8 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
             webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
             idempotency_key=once.name if once else None,
             request_hash=once.request_hash if once else None,
+            name=submission.name,
+            note=submission.note,
         )
         .on_conflict_do_nothing(index_elements=[renders.c.owner, renders.c.idempotency_key])
         .returning(renders.c.id)

@@ -92,6 +92,9 @@ class Submission:
     times: RenderTimes | None = None
     #: Only for watched renders.
     webhook: Webhook | None = None
+    #: What its owner calls it, and says of it (`storage.rules.names`).
+    name: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

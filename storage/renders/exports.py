@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from storage.database.connection import Database, database_now
-from storage.database.tables import exports, renders
+from storage.database.export_tables import exports
+from storage.database.tables import renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.jobs.transitions import lock_renders

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from storage.database.connection import Database
 from storage.database.tables import jobs, renders, workers
-from storage.renders.views import RenderView, read_render
+from storage.renders.views import RenderView, read_render, select_renders
 from storage.rules.states import State
 
 #: Databases take only so many values in a statement.
@@ -46,7 +46,7 @@ class Followed:
             return {
                 row.id: FollowedRender(view=read_render(row), events=row.events)
                 for some in _pieces(ids)
-                for row in connection.execute(select(renders).where(renders.c.id.in_(some), ~renders.c.purging))
+                for row in connection.execute(select_renders().where(renders.c.id.in_(some), ~renders.c.purging))
             }
 
     def shares(self, ids: Collection[str]) -> dict[str, dict[int, float]]:

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import api_batches, batches, events, exports, faults, jobs, orphans, renders
+from storage.database.export_tables import exports
+from storage.database.tables import api_batches, batches, events, faults, jobs, orphans, renders
 from storage.database.webhook_tables import deliveries
 from storage.jobs.transitions import lock_renders
 from storage.objects.object_keys import picture_key
@@ -61,7 +62,7 @@ class PurgeRows:
                 if (state := render_state(total=row.total, done=row.done, failed=row.failed, cancelled=row.cancelled))
                 in (states or {state})
             ]
-            sizes = {row.id: self._bytes(connection, row.id) for row, _ in found}
+            sizes = {row.id: bytes_of(connection, row.id) for row, _ in found}
         return [
             PurgeCandidate(
                 render_id=row.id,
@@ -84,14 +85,7 @@ class PurgeRows:
         """
         # An export begins under the same lock (`storage.renders.exports`): a statement after it sees what has begun.
         lock_renders(connection, [old.render_id])
-        same = (renders.c.id == old.render_id) & (renders.c.finished_at == old.finished_at) & ~renders.c.purging
-        marked = connection.execute(
-            update(renders).where(same, ~_exported()).values(purging=True, idempotency_key=None, request_hash=None)
-        ).rowcount
-        if marked:
-            # At once: how a batch stands is read from its render.
-            connection.execute(delete(api_batches).where(api_batches.c.render_id == old.render_id))
-        return marked > 0
+        return hide(connection, old.render_id, (renders.c.finished_at == old.finished_at) & ~_exported())
 
     def marked(self) -> list[str]:
         """List renders that are hidden but not deleted yet."""
@@ -108,11 +102,7 @@ class PurgeRows:
     @transaction
     def delete_jobs(self, connection: Connection, job_ids: Collection[int]) -> None:
         """Delete the rows of jobs whose pictures are deleted, and whatever belongs to these alone."""
-        batch_ids = set(connection.execute(select(jobs.c.batch_id).where(jobs.c.id.in_(job_ids))).scalars()) - {None}
-        connection.execute(delete(faults).where(faults.c.job_id.in_(job_ids)))
-        connection.execute(delete(orphans).where(orphans.c.job_id.in_(job_ids)))
-        connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
-        _delete_batches(connection, batch_ids)
+        delete_job_rows(connection, job_ids)
 
     @transaction
     def delete_logs(self, connection: Connection, render_id: str) -> int:
@@ -124,6 +114,13 @@ class PurgeRows:
             deleted += connection.execute(delete(table).where(theirs, key.in_(some))).rowcount
         return deleted
 
+    def finished_for(self, render_id: str) -> float | None:
+        """Return for how many seconds a hidden render has been finished; None if it is deleted."""
+        statement = select(database_now() - renders.c.finished_at).where(renders.c.id == render_id, renders.c.purging)
+        with self.database.read() as connection:
+            found: float | None = connection.execute(statement).scalar()
+        return found
+
     @transaction
     def delete_render(self, connection: Connection, render_id: str) -> None:
         """Delete what is left of a render without jobs."""
@@ -133,11 +130,34 @@ class PurgeRows:
             connection.execute(delete(table).where(table.c.render_id == render_id))
         connection.execute(delete(renders).where(renders.c.id == render_id, renders.c.purging))
 
-    def _bytes(self, connection: Connection, render_id: str) -> int:
-        total = select(func.coalesce(func.sum(jobs.c.bytes), 0)).where(
-            jobs.c.render_id == render_id, jobs.c.state == State.DONE
-        )
-        return int(connection.execute(total).scalar_one())
+
+def bytes_of(connection: Connection, render_id: str) -> int:
+    """Return how much space a render's pictures take."""
+    total = select(func.coalesce(func.sum(jobs.c.bytes), 0)).where(
+        jobs.c.render_id == render_id, jobs.c.state == State.DONE
+    )
+    return int(connection.execute(total).scalar_one())
+
+
+def hide(connection: Connection, render_id: str, which: ColumnElement[bool]) -> bool:
+    """Hide a render for good, if it is such a one; its idempotency key is free again. The caller has locked its row."""
+    this = (renders.c.id == render_id) & ~renders.c.purging
+    hidden = connection.execute(
+        update(renders).where(this, which).values(purging=True, idempotency_key=None, request_hash=None)
+    ).rowcount
+    if hidden:
+        # At once: how a batch stands is read from its render.
+        connection.execute(delete(api_batches).where(api_batches.c.render_id == render_id))
+    return hidden > 0
+
+
+def delete_job_rows(connection: Connection, job_ids: Collection[int]) -> None:
+    """Delete the rows of jobs, and whatever belongs to these alone."""
+    batch_ids = set(connection.execute(select(jobs.c.batch_id).where(jobs.c.id.in_(job_ids))).scalars()) - {None}
+    connection.execute(delete(faults).where(faults.c.job_id.in_(job_ids)))
+    connection.execute(delete(orphans).where(orphans.c.job_id.in_(job_ids)))
+    connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
+    _delete_batches(connection, batch_ids)
 
 
 def _exported() -> ColumnElement[bool]:

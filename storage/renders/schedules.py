@@ -16,6 +16,7 @@ from storage.database.schedule_tables import firings, schedules
 from storage.database.tables import renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
+from storage.renders.filters import on_device
 from storage.rules.states import render_state
 
 #: Why planned times did not fire.
@@ -231,6 +232,7 @@ class Schedules:
         statement = (
             select(
                 *(firings, renders.c.total, renders.c.done, renders.c.failed, renders.c.cancelled, renders.c.held),
+                on_device().label("running"),
             )
             .outerjoin_from(firings, renders, renders.c.id == firings.c.render_id)
             .where(firings.c.schedule_id == schedule.id)
@@ -325,9 +327,8 @@ def _firing(row: Row[Any]) -> Firing:
     if row.outcome == FiringOutcome.TAKEN and note is None:
         note = "waits for its turn" if row.lease_until is None else "being accepted"
     if row.total is not None:
-        state = render_state(
-            total=row.total, done=row.done, failed=row.failed, cancelled=row.cancelled, held=bool(row.held)
-        )
+        counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
+        state = render_state(**counters, held=bool(row.held), running=bool(row.running))
     return Firing(
         planned_at=row.planned_at,
         at=row.at,

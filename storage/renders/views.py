@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, select, tuple_
@@ -12,6 +12,8 @@ from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders, workers
 from storage.errors import NotFound
 from storage.jobs.fair_share import queued
+from storage.renders.batch_views import BatchView, read_batch
+from storage.renders.filters import RenderFilter, labelled, newer, older, on_device, order
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.render_times import RenderTimes
@@ -42,12 +44,18 @@ class RenderView:
     times: RenderTimes | None = None
     #: Whether it last followed that this is not now.
     times_shut: bool = False
+    #: One of its pictures is on a device. It comes and goes with each batch, and so makes no other view of it.
+    running: bool = field(default=False, compare=False)
+
+    #: What its owner calls it, and says of it.
+    name: str | None = None
+    note: str | None = None
+    models: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
-        return render_state(
-            total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled, held=self.held
-        )
+        counters = {"total": self.total, "done": self.done, "failed": self.failed, "cancelled": self.cancelled}
+        return render_state(**counters, held=self.held, running=self.running)
 
     @property
     def remaining(self) -> int:
@@ -94,18 +102,6 @@ class JobView:
         return f"{self.index:06d}-{self.spec.seed}.png"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchView:
-    """What one pipeline call rendered: its jobs in their order, and with what."""
-
-    id: str
-    worker: str
-    job_row_ids: Sequence[int]
-    recipe: Mapping[str, Any]
-    render_seconds: float
-    finished_at: float
-
-
 class Views:
     """Answers about renders, jobs and batches."""
 
@@ -117,37 +113,35 @@ class Views:
         row = None
         if _RENDER_ID.fullmatch(render_id):
             with self._database.read() as connection:
-                row = connection.execute(select(renders).where(renders.c.id == render_id)).first()
+                row = connection.execute(select_renders().where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
             raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
         return read_render(row)
 
     def renders(
-        self, *, limit: int = 20, owner: str | None = None, after: str | None = None, before: str | None = None
+        self,
+        *,
+        limit: int = 20,
+        owner: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        which: RenderFilter | None = None,
     ) -> list[RenderView]:
-        """List the newest renders, or an owner's, newest first; those next to one. Raises NotFound for that one.
+        """List the newest renders, an owner's or such, newest first; those next to one. Raises NotFound for that one.
 
         Args:
             after: the next older ones.
             before: the next newer ones, also newest first.
         """
-        newest_first = (renders.c.created_at.desc(), renders.c.id)
-        oldest_first = (renders.c.created_at, renders.c.id.desc())
-        statement = select(renders).where(~renders.c.purging).limit(limit)
-        statement = statement.order_by(*(newest_first if before is None else oldest_first))
-        if owner is not None:
-            statement = statement.where(renders.c.owner == owner)
+        which = which or RenderFilter(owner=owner)
+        statement = select_renders().limit(limit).order_by(*order(newest_first=before is None))
         if after is not None:
-            last = self.render(after, owner=owner)
-            older = renders.c.created_at < last.created_at
-            statement = statement.where(older | ((renders.c.created_at == last.created_at) & (renders.c.id > last.id)))
+            statement = statement.where(older(self.render(after, owner=owner)))
         if before is not None:
-            first = self.render(before, owner=owner)
-            newer = renders.c.created_at > first.created_at
-            same = renders.c.created_at == first.created_at
-            statement = statement.where(newer | (same & (renders.c.id < first.id)))
+            statement = statement.where(newer(self.render(before, owner=owner)))
         with self._database.read() as connection:
-            found = [read_render(row) for row in connection.execute(statement)]
+            narrowed = which.narrow(statement, dialect=connection.dialect.name)
+            found = [read_render(row) for row in connection.execute(narrowed)]
         return found if before is None else found[::-1]
 
     def accepted_as(self, owner: str, name: str) -> bool:
@@ -192,13 +186,20 @@ class Views:
         return _job(row)
 
     def jobs(
-        self, render_id: str, *, state: State | None = None, after: int = -1, limit: int | None = None
+        self,
+        render_id: str,
+        *,
+        state: State | None = None,
+        labels: Mapping[str, str] | None = None,
+        after: int = -1,
+        limit: int | None = None,
     ) -> Iterator[JobView]:
-        """Iterate over a render's jobs in the order of their indexes, read a page at a time."""
+        """Iterate over a render's jobs, or such, in the order of their indexes, read a page at a time."""
         left = limit
         while left is None or left > 0:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
             with self._database.read() as connection:
+                statement = statement.where(*labelled(labels or {}, dialect=connection.dialect.name))
                 page = [_job(row) for row in connection.execute(statement)]
             yield from page
             if len(page) < _PAGE:
@@ -218,13 +219,6 @@ class Views:
         left = (jobs.c.render_id == render_id) & jobs.c.state.not_in(FINAL)
         with self._database.read() as connection:
             return [*connection.execute(select(jobs.c.model).where(left).distinct().order_by(jobs.c.model)).scalars()]
-
-    def running(self, render_id: str) -> bool:
-        """Return whether one of a render's pictures is on a device."""
-        # Leases are few, and have an index; a render may have a million jobs.
-        leased = (jobs.c.lease_until.is_not(None)) & (jobs.c.render_id == render_id) & (jobs.c.state == State.RUNNING)
-        with self._database.read() as connection:
-            return connection.execute(select(jobs.c.id).where(leased).limit(1)).first() is not None
 
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""
@@ -284,7 +278,7 @@ class Views:
             row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
         if row is None:
             raise NotFound(f"no batch with id {batch_id!r}")
-        return _batch(row)
+        return read_batch(row)
 
     def batches(self, ids: Iterable[str]) -> dict[str, BatchView]:
         """Return those of these batches that exist, by id."""
@@ -295,7 +289,7 @@ class Views:
             while left:
                 some, left = left[:_PAGE], left[_PAGE:]
                 rows = connection.execute(select(batches).where(batches.c.id.in_(some)))
-                found |= {row.id: _batch(row) for row in rows}
+                found |= {row.id: read_batch(row) for row in rows}
         return found
 
     def labels(self, render_id: str) -> Iterator[Mapping[str, Any] | None]:
@@ -334,8 +328,13 @@ def _split(name: str) -> tuple[str, int]:
     return found
 
 
+def select_renders() -> Select[Any]:
+    """Select renders as `read_render` reads them."""
+    return select(renders, on_device().label("running"))
+
+
 def read_render(row: Row[Any]) -> RenderView:
-    """Return the render in a row."""
+    """Return the render in a row of `select_renders`."""
     return RenderView(
         id=row.id,
         owner=row.owner,
@@ -349,17 +348,10 @@ def read_render(row: Row[Any]) -> RenderView:
         held=row.held,
         times=RenderTimes.of(row),
         times_shut=row.window_open is not None and not row.window_open,
-    )
-
-
-def _batch(row: Row[Any]) -> BatchView:
-    return BatchView(
-        id=row.id,
-        worker=row.worker,
-        job_row_ids=json.loads(row.jobs),
-        recipe=json.loads(row.recipe),
-        render_seconds=row.render_seconds,
-        finished_at=row.finished_at,
+        running=row.running,
+        name=row.name,
+        note=row.note,
+        models=tuple((row.models or "").split()),
     )
 
 

@@ -51,10 +51,19 @@ class Priority(IntEnum):
     BULK = 2
 
 
-def render_state(*, total: int, done: int, failed: int, cancelled: int, held: bool = False) -> str:
-    """Return the state of a whole render, from its counters: running, or held, until every job is final."""
+#: What `render_state` returns.
+RENDER_STATES = ("waiting", "running", "held", "done", "failed", "cancelled")
+
+
+def render_state(
+    *, total: int, done: int, failed: int, cancelled: int, held: bool = False, running: bool = False
+) -> str:
+    """Return the state of a whole render, from its counters.
+
+    Until every job is final it is held, or running while one of its jobs is (`running`), or else waiting.
+    """
     if done + failed + cancelled < total:
-        return "held" if held else "running"
+        return "held" if held else "running" if running else "waiting"
     if failed:
         return "failed"
     return "cancelled" if cancelled else "done"

@@ -12,7 +12,7 @@ from storage.errors import BadSpecification
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
 from storage.spec.lora_header import wrong_in_header
-from storage.spec.model_files import own_configuration, own_pipeline
+from storage.spec.model_files import own_configuration, own_pipeline, public_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
@@ -109,11 +109,11 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
         pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
         if wrong := wrong_in_header(loras[name], pipeline):
-            raise BadSpecification(f"loras: {name} ({loras[name].source}) cannot be loaded: {wrong}")
+            raise BadSpecification(f"loras: {name} ({public_source(loras[name])}) cannot be loaded: {wrong}")
 
 
 def _check_size(spec: Spec, model: DiffusersModel) -> None:
-    multiple = _multiple(pipeline_of(model) or "")
+    multiple = size_multiple(model)
     for field in ("width", "height"):
         size = getattr(spec, field)
         if size % multiple:
@@ -122,6 +122,11 @@ def _check_size(spec: Spec, model: DiffusersModel) -> None:
                 f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
                 f"such as {near or multiple} or {near + multiple} (given: {size})"
             )
+
+
+def size_multiple(model: Model) -> int:
+    """Return what sides of a model's pictures are multiples of, in pixels."""
+    return _multiple(pipeline_of(model) or "") if isinstance(model, DiffusersModel) else _multiple("")
 
 
 @cache

@@ -22,6 +22,20 @@ _IN_PLAIN_WORDS = {
 }
 #: Elsewhere -1 is a random seed.
 _NO_SEED = "; leave it out for a random one"
+#: What other programs and libraries call a field → what it is called here, where it is one.
+_CALLED_HERE = {
+    **dict.fromkeys(("steps", "num_steps", "sample_steps", "inference_steps"), "num_inference_steps"),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance"), "guidance_scale"),
+    **dict.fromkeys(("negative", "neg_prompt"), "negative_prompt"),
+    **dict.fromkeys(("scheduler", "sampler_name", "sampling_method"), "sampler"),
+    **dict.fromkeys(("path", "model", "model_id", "repo", "repo_id", "checkpoint", "ckpt", "file"), "source"),
+    **dict.fromkeys(("branch", "tag", "commit", "rev"), "revision"),
+    **dict.fromkeys(("precision", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("batch", "batch_size", "max_batch_size"), "batch_limit"),
+    **dict.fromkeys(("class", "pipeline_class", "architecture"), "pipeline"),
+    **dict.fromkeys(("controlnet", "control_net"), "controlnets"),
+    "cpu_offload": "offload",
+}
 #: More names than these are not spelled out.
 _MANY = 20
 
@@ -43,7 +57,7 @@ def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
         found = _models_at(model, place[:-1])
         if same := _field_called(found, place[-1]):
             return f"{field}: the same field as {same}; give one of them"
-        return f"{field}: unknown field; {_meant(str(place[-1]), _names_of(found))}"
+        return f"{field}: unknown field; {_meant(str(place[-1]), _names_of(found), _short_names_of(found))}"
     if kind == "missing":
         return f"{field}: missing"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -80,6 +94,12 @@ def _names_of(models: Sequence[type[BaseModel]]) -> Collection[str]:
     return dict.fromkeys(name for kind in named for name in kind.__annotations__ if name in kind.model_fields)
 
 
+def _short_names_of(models: Sequence[type[BaseModel]]) -> Collection[str]:
+    """Return further names of fields, such as `steps`."""
+    told = [field.validation_alias for model in models for field in model.model_fields.values()]
+    return [str(name) for alias in told if isinstance(alias, AliasChoices) for name in alias.choices]
+
+
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -102,8 +122,10 @@ def _without_tags(model: Any, place: Sequence[Any]) -> Sequence[Any]:
     return place
 
 
-def _meant(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
+def _meant(name: str, known: Collection[str], others: Collection[str]) -> str:
+    if (here := _CALLED_HERE.get(name.lower())) in known:
+        return f"{name} here is {here}"
+    near = difflib.get_close_matches(name, known, n=3) or difflib.get_close_matches(name, others, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
     if len(known) <= _MANY:

@@ -63,6 +63,22 @@ def named_folder(weights: Weights | Lora) -> Path | None:
     return path if path.is_absolute() or not _HUB_ID.fullmatch(weights.source) else None
 
 
+def public_source(weights: Weights | Lora) -> str:
+    """Return a source as callers may read it: of a folder or file of one's own only its name."""
+    folder = None if weights.source.startswith("shipped:") else named_folder(weights)
+    return weights.source if folder is None else folder.name
+
+
+def without_folders(text: str, entry: DiffusersModel | Lora) -> str:
+    """Return a text, such as an error, in which a model's own folders are told by their names alone."""
+    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
+    folders = [folder for weights in named if (folder := named_folder(weights)) is not None]
+    # The longer ones first: one may be within another.
+    for path in sorted(folders, key=lambda folder: len(str(folder)), reverse=True):
+        text = text.replace(str(path), path.name)
+    return text
+
+
 def not_found(entry: Model | Lora) -> list[str]:
     """Return the folders and files that a model or LoRA names and that are not there; nothing can fetch those."""
     named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, Validation
 from storage.errors import BadSpecification
 from storage.spec.controls import REFERENCE, Controls, check_weights
 from storage.spec.explanations import explain
+from storage.spec.picture_size import FIELDS, checked_aspect, checked_size, contradiction, sides_of
 
 #: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
 VERSION = 1
@@ -76,6 +77,8 @@ Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(
 CustomId = Annotated[str, Field(min_length=1, max_length=MAX_CUSTOM_ID_CHARACTERS), AfterValidator(_text)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
 Size = Annotated[int, Field(ge=8, le=8192), AfterValidator(_size)]
+SizeText = Annotated[str, Field(max_length=40), AfterValidator(checked_size)]
+Aspect = Annotated[str, Field(max_length=40), AfterValidator(checked_aspect)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 # Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
 Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
@@ -127,6 +130,14 @@ class Request(Controls):
 
     height: Size | None = Field(None, description="Pixels, a multiple of 8.")
 
+    size: SizeText | None = Field(None, description="Width and height at once, such as `768x512`.")
+
+    aspect: Aspect | None = Field(
+        None,
+        description="How wide to how high, such as `16:9`: on as many pixels as the model's own size has, or beside "
+        "the one side that is given.",
+    )
+
     num_inference_steps: Steps | None = Field(
         None, validation_alias=AliasChoices("num_inference_steps", "steps"), description="Denoising steps."
     )
@@ -155,6 +166,20 @@ class Request(Controls):
     def _says_something(self) -> "Request":
         if self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
+        return self
+
+    @model_validator(mode="after")
+    def _sized(self) -> "Request":
+        if self.size is not None or self.aspect is not None:
+            given = [name for name in FIELDS if getattr(self, name) is not None]
+            if (wrong := contradiction(given)) is not None:
+                raise ValueError(wrong)
+        if self.size is not None:
+            # From here on it is two fields, like any other.
+            width, height = sides_of(self.size)
+            self.__dict__.update(width=width, height=height, size=None)
+            self.__pydantic_fields_set__.update(("width", "height"))
+            self.__pydantic_fields_set__.discard("size")
         return self
 
     def asked(self) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
-from storage.spec.capabilities import check_controls, check_loras
+from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_files import resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
+from storage.spec.picture_size import with_sides
 
 M = TypeVar("M")
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
@@ -46,7 +47,10 @@ class Registry:
         does not support.
         """
         model = self[request.model or self.default]
-        fields = {**model.defaults} | {"seed": seed} | request.asked() | {"model": model.alias}
+        asked = request.asked()
+        if "aspect" in asked:
+            asked = with_sides(asked, native=(model.width, model.height), multiple=size_multiple(model))
+        fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
         try:
@@ -88,7 +92,11 @@ def read_registry(settings: Settings) -> Registry:
         except UnicodeDecodeError as error:
             raise BadSettings(f"model registry {path}: {error}") from None
         return parse_registry(text, where=str(path), folder=path.absolute().parent)
-    return parse_registry(files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8"), where="built-in")
+    return parse_registry(_builtin(), where="built-in")
+
+
+def _builtin() -> str:
+    return files("storage.spec").joinpath("models.toml").read_text(encoding="utf-8")
 
 
 def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Registry:
@@ -100,19 +108,26 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
-    unknown = content.keys() - {"default", "models", "loras"}
-    entries = content.get("models")
-    if unknown or not isinstance(entries, dict) or not entries:
+    unknown = content.keys() - {"builtin", "default", "models", "loras"}
+    entries = content.get("models", {})
+    builtin = content.get("builtin", False)
+    if unknown or not isinstance(entries, dict) or not (entries or builtin):
         raise BadSettings(
-            f"model registry {where}: expected `default` and tables [models.ALIAS] and [loras.ALIAS]"
+            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS] and [loras.ALIAS]"
             + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
+    if not isinstance(builtin, bool):
+        raise BadSettings(f"model registry {where}: builtin must be true or false (given: {builtin!r:.40})")
     models = {
         alias: _read(
             Model, _MODEL.validate_python, _placed(entry, folder), alias, f"model registry {where}: [models.{alias}]"
         )
         for alias, entry in entries.items()
     }
+    if builtin:
+        # What the file has of the same name counts.
+        shipped = parse_registry(_builtin(), where="built-in").models
+        models |= {alias: model for alias, model in shipped.items() if alias not in models}
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from diffusion_farm import ApiProblem, Farm
-from tests.acceptance.api import Api, clients, finished
-from tests.acceptance.command import Home
+from tests.acceptance.api import MODELS, Api, clients, finished
+from tests.acceptance.command import Home, Running
 from tests.client_only import EXTRAS, PARTS_OF_A_FARM, without
 from tests.forks import Starter
 from tests.servers import eventually
@@ -181,14 +181,37 @@ def test_the_page_says_what_everything_is(address: str) -> None:
     assert all(document["components"]["schemas"][name]["examples"] for name in bodies)
 
 
+def address_of(api: Running) -> str:
+    api.says("documentation at /docs")
+    match = re.search(r"http://[\d.]+:\d+", api.err)
+    assert match is not None
+    return match[0]
+
+
+def test_one_command_serves_and_renders_and_leaves_nothing_behind(tmp_path: Path, starter: Starter) -> None:
+    home = Home(tmp_path, starter)
+    home.path.mkdir()
+    (home.path / "models.toml").write_text(MODELS)
+    with home.started("api", "--port", "0") as api:
+        api.says("starting a farm on this machine")
+        asked = {"prompt": "a star", "model": "quick", "n": 3}
+        made = httpx.post(f"{address_of(api)}/v1/renders", json=asked, headers={"Prefer": "wait=60"}, timeout=90).json()
+        assert (made["state"], made["done"], made["remarks"]) == ("done", 3, [])
+        assert api.interrupted().code in (0, 130)
+    home.is_left_in_peace()
+    refused = home.farm("api", "--with-worker", "--port", "0", code=2, settings={"FARM_BROKER_URL": "redis://there"})
+    refused.complains("--with-worker: addresses are set, so workers are started elsewhere")
+
+
 def test_one_ctrl_c_answers_whoever_waits_and_ends_the_api(tmp_path: Path, starter: Starter) -> None:
     home = Home(tmp_path, starter)
-    with home.started("api", "--port", "0") as api, ThreadPoolExecutor(3) as callers:
-        api.says("documentation at /docs")
-        match = re.search(r"http://[\d.]+:\d+", api.err)
-        assert match is not None
-        client = httpx.Client(base_url=match[0], timeout=60)
-        render = client.post("/v1/renders", json={"prompt": "a star"}).json()["id"]
+    with home.started("api", "--port", "0", "--without-worker") as api, ThreadPoolExecutor(3) as callers:
+        api.says("nothing renders what is submitted: no worker runs; `farm up` starts one")
+        client = httpx.Client(base_url=address_of(api), timeout=60)
+        accepted = client.post("/v1/renders", json={"prompt": "a star"}).json()
+        assert accepted["remarks"] == ["model: no worker serves shapes now, so its pictures wait until one does"]
+        assert (accepted["state"], accepted["why"]) == ("waiting", "no worker runs; `farm up` starts one")
+        render = accepted["id"]
         waits = {"prompt": "a star", "width": 64, "height": 64, "steps": 2}
         drawn = callers.submit(client.post, "/sdapi/v1/txt2img", json=waits)
         told = callers.submit(client.get, f"/v1/renders/{render}/events")

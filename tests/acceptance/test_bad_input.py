@@ -181,7 +181,7 @@ def test_a_file_is_no_prompt(untouched: Home) -> None:
 
 @pytest.mark.parametrize("command", ["status", "jobs", "cancel", "retry"])
 def test_a_render_that_does_not_exist_is_not_found(untouched: Home, command: str) -> None:
-    untouched.farm(command, "k7m2p9x4tq8z", code=2).complains("'k7m2p9x4tq8z'.*farm status")
+    untouched.farm(command, "k7m2p9x4tq8z", code=2).complains("'k7m2p9x4tq8z'.*farm list")
 
 
 @pytest.mark.parametrize("command", ["recipe", "rerender"])

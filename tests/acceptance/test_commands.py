@@ -55,7 +55,6 @@ def test_pictures_are_fetched_by_names_of_ones_own_and_once(served: Home, render
 
 def test_a_render_is_watched_to_its_end_by_two(served: Home, tmp_path: Path) -> None:
     left = served.farm(*SLOW, "-n", "2").json["id"]
-    served.farm("fetch", left, "--out", str(tmp_path), code=2).complains(f"{left} is \\w+ and has no finished pictures")
     served.farm("hold", left)
     with served.started("watch", left, "--out", str(tmp_path)) as watcher:
         watcher.says(f"render {left} is held; `farm release {left}` resumes it")
@@ -68,6 +67,23 @@ def test_a_render_is_watched_to_its_end_by_two(served: Home, tmp_path: Path) -> 
     assert len([*tmp_path.glob("*.png")]) == 2
     again = served.farm("watch", left)
     assert again.out.startswith(f"render {left} is done: 2 pictures, in ")
+
+
+def test_a_render_is_deleted_with_its_pictures_or_one_of_them(served: Home) -> None:
+    made = served.farm("render", "a red star", "--model", "simulated", "-n", "2", "--json").json
+    one = made["jobs"][0]
+
+    refused = served.farm("delete", made["id"], code=2)
+    assert "nobody can be asked; add --yes to delete render" in refused.err
+    assert served.farm("cancel", one["id"]).out == f"job {one['id']} is already done\n"
+    told = served.farm("delete", one["id"], "--yes", "--json").json
+    assert told == {"id": one["id"], "deleted": True, "pictures": 1, "bytes": one["bytes"], "cancelled": 0}
+    assert served.farm("status", made["id"], "--json").json["total"] == 1
+    gone = served.farm("delete", made["id"], "--yes").out
+
+    assert gone.startswith(f"deleted render {made['id']}: 1 picture, ")
+    served.farm("delete", made["id"], "--yes", code=2).complains("no render")
+    served.farm("fetch", made["id"], "--out", "pictures", code=2).complains("no render")
 
 
 def test_the_latest_renders_are_listed_newest_first(served: Home, render: Any) -> None:
@@ -89,7 +105,7 @@ def test_the_jobs_of_a_render_are_listed(served: Home, render: Any) -> None:
     heading, *lines = served.farm("jobs", render["id"]).out.splitlines()
 
     assert heading.split()[:6] == ["JOB", "STATE", "SEED", "SIZE", "ATTEMPT", "WORKER"]
-    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS"]
+    assert heading.split()[6:] == ["PROMPT", "FAULT", "ERROR", "REMARKS", "PIXELS"]
     assert [line.split()[:5] for line in lines] == [
         [f"{render['id']}-{index:06d}", "done", str(5 + index), "64×64", "1"] for index in range(3)
     ]
@@ -122,9 +138,10 @@ def test_a_render_without_pictures_has_no_contact_sheet(home: Home) -> None:
     accepted = home.farm("render", "--model", "simulated", "a red star", "--no-wait").out.strip()
 
     assert (
-        f"render {accepted} is running and has no finished pictures yet"
+        f"render {accepted} is waiting and has no finished pictures yet"
         in home.farm("sheet", accepted, code=2).complaint
     )
+    home.farm("fetch", accepted, "--out", "x", code=2).complains(f"{accepted} is waiting and has no finished pictures")
 
 
 def test_a_control_without_effect_is_remarked_on(home: Home) -> None:
@@ -277,3 +294,17 @@ def test_a_reader_that_goes_away_is_no_error(served: Home, render: Any) -> None:
         check=False,
     )
     assert shell.stderr == ""
+
+
+def test_quiet_commands_print_results_alone(home: Home, served: Home, render: Any, tmp_path: Path) -> None:
+    quiet = served.farm("render", "a", "--model", "simulated", "--quiet")
+    assert quiet.err == ""
+    assert re.fullmatch(r"render \w+ is done: 1 picture \(.*/s\) in .*, in .*\n", quiet.out)
+    assert served.farm("fetch", render["id"], "--out", str(tmp_path), "-q").err == ""
+    assert home.farm("render", "a", "--model", "simulated", "--no-wait", "-q").err == ""
+    assert home.farm("jobs", "nothing", "-q", code=2).complaint.startswith("no render")
+    assert served.farm("models", "show", "shapes", "--quiet").err == ""
+    # What will not be done is said all the same.
+    ignored = home.farm("render", "a", "--negative", "blue", "--guidance", "1", "--steps", "2", "--no-wait", "--quiet")
+    assert ignored.err.count("\n") == 1
+    assert "ignores it at a guidance_scale of 1" in ignored.err

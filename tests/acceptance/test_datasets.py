@@ -78,7 +78,10 @@ def test_bad_rows_are_left_out_on_request_with_a_report(served: Home) -> None:
     manifest = served.file(
         "some.jsonl", JSONL + 'not JSON\n{"prompt": "b", "steps": -1}\n{"prompt": "c", "model": "nope"}\n'
     )
-    served.farm("render", "--prompts", manifest, "--no-wait", code=2).complains("some.jsonl line 13: not JSON")
+    refused = served.farm("render", "--prompts", manifest, "--no-wait", code=2)
+    heading, *lines = refused.err.splitlines()
+    assert heading == "farm: 3 bad rows:"
+    assert [line.split(": ")[0] for line in lines] == [f"some.jsonl line {n}" for n in (13, 14, 15)]
 
     made = served.farm("render", "--prompts", manifest, "--skip-bad", "--json")
 
@@ -164,7 +167,7 @@ def test_an_export_that_cannot_be_is_refused(served: Home, tmp_path: Path) -> No
     (tmp_path / "thesis.txt").write_text("mine")
     where = ("--format", "parquet", "--to")
     served.farm("export", made, *where, str(tmp_path), code=2).complains("holds no export")
-    served.farm("export", "nothing", *where, "set2", code=2).complains("no render with id 'nothing'")
+    served.farm("export", "nothing", *where, "set2", code=2).complains("no render with id or name 'nothing'")
     served.farm("export", made, *where, "s3:///set", code=2).complains("expected s3://bucket/prefix")
     sizes = ("--shard-size", "5", "--shard-bytes", "1MB")
     served.farm("export", made, *where, "set2", *sizes, code=2).complains("mutually exclusive")

@@ -161,7 +161,7 @@ def test_a_farm_whose_workers_can_serve_nothing_ends_and_says_why(home: Home) ->
 # -- a farm elsewhere ------------------------------------------------------------------------------------------
 
 
-def test_with_addresses_set_nothing_is_started_and_a_model_that_nobody_serves_is_named(
+def test_with_addresses_set_nothing_is_started_and_it_is_said_that_nobody_renders(
     home: Home, redis_url: str, sqlite: str
 ) -> None:
     addresses = {
@@ -170,10 +170,10 @@ def test_with_addresses_set_nothing_is_started_and_a_model_that_nobody_serves_is
         "FARM_OBJECTS_URL": str(home.folder / "objects"),
     }
     with home.started(*ONE, settings=addresses) as render:
-        render.says("no worker serves model simulated")
+        render.says("no worker runs; `farm-worker` starts one on a machine with a device")
         assert [process.pid for process in home.processes()] == [render.process.pid]
         ended = render.interrupted()
 
     assert ended.code == 130
     assert "farm-worker" in ended.err
-    assert home.farm("status", "--json", settings=addresses).json[0]["state"] == "running"
+    assert home.farm("status", "--json", settings=addresses).json[0]["state"] == "waiting"

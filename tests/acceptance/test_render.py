@@ -214,7 +214,7 @@ def test_a_render_tells_people_how_it_ended_and_where_the_pictures_are(served: H
     where = rf"in {served.path}/objects \(`farm fetch \1 --out DIR` downloads them\)"
     assert re.fullmatch(rf"render (\w+) is done: 1 picture .*, {where}", line), line
     assert fetched.out.endswith(", in some/where\n")
-    assert [file.name for file in (served.folder / "some/where").iterdir()] == ["000000-3.png"]
+    assert sorted(file.name for file in (served.folder / "some/where").iterdir()) == ["000000-3.png", "pictures.jsonl"]
 
 
 def test_a_second_render_into_the_same_folder_keeps_the_pictures_of_the_first(served: Home) -> None:
@@ -227,8 +227,13 @@ def test_a_second_render_into_the_same_folder_keeps_the_pictures_of_the_first(se
     assert "they are kept" not in first.err
     assert re.search(f"held other pictures under the names of 1 picture; they are kept, .* {named.name}", second.err)
     assert second.json["jobs"][0]["file"] == f"same/folder/{named.name}"
-    assert sorted(folder.iterdir()) == [named, folder / "000000-3.png"]
-    assert len({file.read_bytes() for file in folder.iterdir()}) == 2
+    assert sorted(folder.glob("*.png")) == [named, folder / "000000-3.png"]
+    assert len({file.read_bytes() for file in folder.glob("*.png")}) == 2
+    noted = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    assert [(one["file"], one["prompt"]) for one in noted] == [
+        ("000000-3.png", "a red star"),
+        (named.name, "a blue star"),
+    ]
 
 
 def test_a_render_that_nobody_waits_for_is_finished_by_the_farm_that_runs(served: Home) -> None:

@@ -180,7 +180,7 @@ def store(local: Settings) -> ObjectStore:
 class TestWhatIsRefused:
     def test_a_render_that_runs(self, farm: Jobs, database: Database, store: ObjectStore, tmp_path: Path) -> None:
         render_id = submit(farm, wanted(3))
-        with pytest.raises(InvalidInput, match="is running with 3 unfinished pictures; --follow"):
+        with pytest.raises(InvalidInput, match="is waiting with 3 unfinished pictures; --follow"):
             exported(database, store, render_id, str(tmp_path / "set"))
         assert not (tmp_path / "set").exists()
 

@@ -137,7 +137,7 @@ def test_what_comes_due_while_the_one_before_is_being_accepted_waits_for_its_tur
         eventually(lambda: FiringOutcome.TAKEN not in outcomes(runner, schedule), "both are decided")
     assert outcomes(runner, schedule) == expected
     second, first = runner.schedules.history(schedule)
-    assert first.render_state == ("cancelled" if overlap == "cancel" else "running")
+    assert first.render_state == ("cancelled" if overlap == "cancel" else "waiting")
     if overlap == "skip":
         assert second.note == f"render {first.render_id} was not finished"
 

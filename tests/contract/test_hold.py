@@ -25,7 +25,7 @@ def test_what_is_held_is_not_claimed_until_it_is_released(farm: Jobs, database: 
     assert Views(database).render(render_id).state == "held"
 
     assert farm.release(render_id) == 3
-    assert Views(database).render(render_id).state == "running"
+    assert Views(database).render(render_id).state == "waiting"
     assert [job.index for job in drain(farm)] == [0, 1, 2]
 
 

@@ -52,7 +52,7 @@ def test_a_retry_queues_what_failed_and_nothing_else(farm: Jobs, database: Datab
     assert farm.retry(render_id, quanta={"tiny": 8}) == 1
     assert states(database, render_id) == [State.DONE, State.QUEUED, State.CANCELLED]
     view = Views(database).render(render_id)
-    assert (view.state, view.failed, view.finished_at) == ("running", 0, None)
+    assert (view.state, view.failed, view.finished_at) == ("waiting", 0, None)
     [again] = claim(farm).jobs
     assert (again.attempt, again.fence) == (1, 2)
 

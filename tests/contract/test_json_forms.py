@@ -100,7 +100,7 @@ def test_progress_is_a_render_with_the_share_of_each_picture(stage: Stage) -> No
         made = stage.farm().submit("a star")
         progress = next(event for event in stage.farm().events(made) if event["kind"] == "progress")
         assert progress.keys() - {"kind", "jobs"} == RenderForm.model_fields.keys()
-        assert (progress["id"], progress["state"], progress["jobs"]) == (made.id, "running", {})
+        assert (progress["id"], progress["state"], progress["jobs"]) == (made.id, "waiting", {})
     finally:
         stage.working.set()
 

@@ -13,7 +13,8 @@ from sqlalchemy import func, insert, select, update
 
 from scheduler.results.purge import Purge
 from storage.database.connection import Database, database_now
-from storage.database.tables import batches, events, exports, faults, jobs, metadata, orphans, renders
+from storage.database.export_tables import exports
+from storage.database.tables import batches, events, faults, jobs, metadata, orphans, renders
 from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.jobs.jobs import Jobs

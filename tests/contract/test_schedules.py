@@ -46,7 +46,7 @@ def test_a_schedule_fires_at_its_time_and_not_before(runner: ByTurns, clock: Clo
     [firing] = runner.schedules.history(schedule)
     assert (firing.outcome, firing.planned_at) == (FiringOutcome.FIRED, TWO_AT_NIGHT)
     render = Views(database).render(str(firing.render_id))
-    assert (render.owner, render.total, render.state) == ("ann", 2, "running")
+    assert (render.owner, render.total, render.state) == ("ann", 2, "waiting")
     assert in_zone(firing.planned_at, "Europe/Paris") == "2026-01-02 02:00 CET"
 
 

@@ -110,6 +110,8 @@ def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_
     claim = Claim(jobs=(running,), next_priority=None)
     assert farm.complete(rendered(claim), published(running)) == {}
     assert Views(empty_database).render("r").done == 2
+    # Lists of renders of a model know those of before.
+    assert Views(empty_database).render("r").models == ("tiny",)
 
 
 def test_an_upgrade_keeps_what_keys_have_used_up_today(empty_database: Database) -> None:

@@ -113,7 +113,7 @@ def test_waiting_callers_hold_up_nobody_and_all_get_their_pictures(stage: Stage,
     render = stage.client().post("/v1/renders", json={"prompt": "one more"})
     assert render.status_code == 202
     assert stage.client().get("/healthz").status_code == 200
-    assert stage.client().get(f"/v1/renders/{render.json()['id']}").json()["state"] == "running"
+    assert stage.client().get(f"/v1/renders/{render.json()['id']}").json()["state"] == "waiting"
     stage.working.set()
     assert {answer(caller).partition("\r\n")[0] for caller in callers} == {"HTTP/1.1 200 OK"}
 

@@ -55,10 +55,22 @@ def test_a_machine_that_starts_before_its_redis_waits_for_it(farm: Farm, redis: 
     redis.kill()
     log = farm.folder / "workers-early.log"
     early = farm.machine(1, name="early")
-    eventually(lambda: "workers start when the service answers" in log.read_text(), "it says what it waits for")
+    eventually(lambda: "service unavailable, waiting until it answers" in log.read_text(), "it says what it waits for")
     redis.start()
     farm.finished(farm.submit(8, model="quick"))
     assert early.poll() is None
+
+
+@alone
+def test_a_scheduler_process_that_starts_before_its_redis_waits_for_it(farm: Farm, redis: MortalRedis) -> None:
+    redis.kill()
+    scheduler, log = farm.scheduler(), farm.folder / "scheduler.log"
+    eventually(lambda: "service unavailable, waiting until it answers" in log.read_text(), "it says what it waits for")
+    redis.start()
+    farm.workers(1)
+    # Nobody but the scheduler process calls a worker for these.
+    farm.finished(farm.submit(8, model="quick", call=False))
+    assert scheduler.poll() is None
 
 
 @alone

@@ -61,7 +61,7 @@ print(killed)
 def test_a_submission_is_whole_or_absent_wherever_its_process_is_killed(database: Database, redis_url: str) -> None:
     environment = os.environ | {"FARM_DATABASE_URL": database.url, "FARM_BROKER_URL": redis_url}
     told = subprocess.run(
-        [sys.executable, "-c", _ROUND], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", _ROUND], env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert told.returncode == 0, told.stderr
     # Three chunks of a thousand, the render before, its total after, the commit, the tickets.

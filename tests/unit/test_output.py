@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler.cli.output import counted, duration, print_table
+from scheduler.cli.output import counted, duration, print_table, rate
 from scheduler.cli.progress import RenderPace
 from storage.renders.views import RenderView
 from storage.rules.states import Priority
@@ -73,13 +73,24 @@ def test_nothing_is_left_of_a_finished_render() -> None:
         (0, "0.0 s"),
         (3.14, "3.1 s"),
         (59.94, "59.9 s"),
-        (61, "0:01:01"),
-        (90_061, "1 day, 1:01:01"),
+        (59.96, "1 min"),
+        (61, "1 min 1 s"),
+        (3599.6, "1 h"),
+        (11_520, "3 h 12 min"),
+        (86_400, "1 day"),
+        (90_061, "1 day 1 h"),
         (604_800, "7 days"),
     ],
 )
 def test_a_duration_is_shown_in_the_unit_that_people_would_use(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("per_second", "shown"), [(0.02, "1.2/min"), (0.1, "0.1/s"), (99.94, "99.9/s"), (1860.1, "1,860/s")]
+)
+def test_a_rate_is_shown_with_as_many_digits_as_mean_something(per_second: float, shown: str) -> None:
+    assert rate(per_second) == shown
 
 
 @pytest.mark.parametrize(("n", "shown"), [(0, "0 jobs"), (1, "1 job"), (2, "2 jobs")])

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from storage.rules.states import FINAL, TRANSITIONS, Priority, State, Transition, render_state
@@ -45,10 +47,10 @@ def test_priorities_are_served_from_zero_as_redis_does() -> None:
 @pytest.mark.parametrize(
     ("total", "done", "failed", "cancelled", "state"),
     [
-        (3, 0, 0, 0, "running"),
-        (3, 2, 0, 0, "running"),
-        (3, 1, 1, 0, "running"),
-        (3, 0, 0, 2, "running"),
+        (3, 0, 0, 0, "waiting"),
+        (3, 2, 0, 0, "waiting"),
+        (3, 1, 1, 0, "waiting"),
+        (3, 0, 0, 2, "waiting"),
         (3, 3, 0, 0, "done"),
         (3, 2, 1, 0, "failed"),
         (3, 0, 3, 0, "failed"),
@@ -59,4 +61,9 @@ def test_priorities_are_served_from_zero_as_redis_does() -> None:
     ],
 )
 def test_a_render_is_what_its_counters_say(total: int, done: int, failed: int, cancelled: int, state: str) -> None:
-    assert render_state(total=total, done=done, failed=failed, cancelled=cancelled) == state
+    of = partial(render_state, total=total, done=done, failed=failed, cancelled=cancelled)
+    assert of() == state
+    # While it is unfinished, what is on a device and what is held says the rest.
+    unfinished = state == "waiting"
+    assert of(running=True) == ("running" if unfinished else state)
+    assert of(running=True, held=True) == ("held" if unfinished else state)

@@ -4,15 +4,16 @@ import contextlib
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
-from storage.errors import ObjectStoreOverwrites, ObjectStoreProblem, SchemaMismatch, ServiceProblem, WorkerNameTaken
+from storage.errors import ObjectStoreOverwrites, ObjectStoreProblem, WorkerNameTaken
 from storage.fleet.workers import Workers
 from storage.objects.probe import check_first_write_wins
 from storage.objects.store import open_objects
-from storage.process.logs import LogThrottle
+from storage.process.service_loop import once_available
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,18 +26,7 @@ def wait_for_services(settings: Settings, *, stopping: threading.Event) -> None:
 
     Raises SchemaMismatch for tables of another version, and ObjectStoreOverwrites for a store that replaces pictures.
     """
-    throttle = LogThrottle()
-    while not stopping.is_set():
-        try:
-            _check(settings)
-        except (SchemaMismatch, ObjectStoreOverwrites):
-            raise
-        except ServiceProblem as error:
-            if throttle.passes(error.fault):
-                log.warning("workers start when the service answers", extra={"error": error})
-        else:
-            return
-        stopping.wait(_PAUSE_SECONDS)
+    once_available(partial(_check, settings), doing="start workers", stopping=stopping)
 
 
 def wait_for_names(names: Sequence[str], settings: Settings, *, run: str, stopping: threading.Event) -> None:

@@ -25,6 +25,7 @@ from storage.process.run_id import run_id
 from storage.rules.faults import Fault
 from storage.settings import Settings, misspelt_settings, read_settings
 from storage.spec.registry import read_registry
+from storage.spec.registry_watch import RegistryWatch
 from worker.devices import Device, find_devices
 from worker.process.identity import RUN, machine_name, served_models
 from worker.process.requeue import requeue_jobs_of
@@ -52,6 +53,7 @@ class Supervisor:
         if a service is there and unfit.
         """
         workers = [self._keeper(device) for device in self.devices]
+        registry = RegistryWatch(self.settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         wait_for_services(self.settings, stopping=self._woken)
@@ -60,6 +62,7 @@ class Supervisor:
             while not self._stop_requests:
                 for worker in workers:
                     worker.tend()
+                registry.look()
                 self._woken.wait(_POLL_SECONDS)
         finally:
             self._stop([worker for worker in workers if worker.pid is not None])

@@ -1,5 +1,6 @@
 """The Diffusers backend: pipelines made by `AutoPipelineForText2Image`, or from a loaded one of the same weights."""
 
+import logging
 import platform
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import transformers
 from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
-from storage.spec.model_files import not_found
+from storage.spec.model_files import not_found, public_source, without_folders
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
@@ -22,6 +23,8 @@ from worker.rendering.safety import SafetyChecker
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import ALL_PARTS, is_offloaded, place, release_memory, tune
 from worker.rendering.weights import WeightHashes, folder_of
+
+log = logging.getLogger(__name__)
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -42,8 +45,11 @@ class DiffusersBackend:
             raise TypeError(f"{model.alias} is not a diffusers model")
         if gone := not_found(model):
             # Diffusers would look for it on the hub, and blame the connection.
+            log.error("folders of a model are not there", extra={"model": model.alias, "folders": ", ".join(gone)})
+            missing = without_folders(", ".join(gone), model)
             raise ModelUnavailable(
-                f"model {model.alias} cannot be loaded: there is no {', '.join(gone)} on this machine"
+                f"model {model.alias} cannot be loaded: there is no {missing} on this machine where its registry says "
+                f"(`farm models show {model.alias}`)"
             )
         try:
             return self._load(model, shared if isinstance(shared, LoadedPipeline) else None)
@@ -53,7 +59,7 @@ class DiffusersBackend:
             if isinstance(fault, DeviceBroken):
                 raise fault from None
             raise ModelUnavailable(
-                f"model {model.alias} ({model.source}) cannot be loaded: {error}",
+                f"model {model.alias} ({public_source(model)}) cannot be loaded: {without_folders(str(error), model)}",
                 out_of_memory=isinstance(fault, OutOfMemory),
             ) from error
 
@@ -94,7 +100,7 @@ class DiffusersBackend:
             recipe={
                 "kind": model.kind,
                 "pipeline": type(pipeline).__name__,
-                "source": model.source,
+                "source": public_source(model),
                 "revision": model.revision,
                 "variant": model.variant,
                 "weights": weights,

@@ -14,7 +14,7 @@ from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activ
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
-from storage.spec.model_files import not_found
+from storage.spec.model_files import not_found, public_source, without_folders
 from storage.spec.models import Lora
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, by_component, lora_file, read_tensors, written_config
@@ -86,8 +86,11 @@ class LoraAdapters:
     def _load(self, alias: str) -> None:
         if alias not in self._known:
             raise RenderFailed(f"loras: no LoRA named {alias!r} is registered on this worker")
-        if gone := not_found(self._known[alias]):
-            raise RenderFailed(f"loras: {alias} cannot be loaded: there is no {', '.join(gone)} on this machine")
+        lora = self._known[alias]
+        if not_found(lora):
+            raise RenderFailed(
+                f"loras: {alias} cannot be loaded: there is no {public_source(lora)} where this machine's registry says"
+            )
         if self._offload_again is not None:
             self._pipeline.remove_all_hooks()
         before = ModuleState(self._components())
@@ -96,7 +99,7 @@ class LoraAdapters:
             with warnings.catch_warnings():
                 # PEFT warns of a second adapter, which is meant.
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-                self._loaded[alias] = self._added(adapter, self._known[alias])
+                self._loaded[alias] = self._added(adapter, lora)
         except Exception as error:
             # A loader can raise anything, and leaves behind what it has done until then.
             before.restore()
@@ -104,7 +107,7 @@ class LoraAdapters:
             if isinstance(fault, OutOfMemory | DeviceBroken):
                 raise fault from None
             raise RenderFailed(
-                f"loras: {alias} ({self._known[alias].source}) cannot be loaded: {_line(error)}"
+                f"loras: {alias} ({public_source(lora)}) cannot be loaded: {without_folders(_line(error), lora)}"
             ) from error
         finally:
             if self._offload_again is not None:

@@ -25,6 +25,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted
 from storage.renders.views import JobView
 from storage.rules.states import Priority, State
+from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import SAMPLERS
 
@@ -181,7 +182,7 @@ def get_version_of_extension(_caller: CanRead) -> dict[str, int]:
 def list_controlnets(context: Context, _caller: CanRead) -> dict[str, list[str]]:
     """List the ControlNets; each is used with the checkpoint that has it."""
     models = [model for model in context.registry.models.values() if isinstance(model, DiffusersModel)]
-    return {"model_list": sorted({net.source for model in models for net in model.controlnets})}
+    return {"model_list": sorted({public_source(net) for model in models for net in model.controlnets})}
 
 
 @extension.get("/module_list")

@@ -10,7 +10,8 @@ from scheduler.api.context import ApiContext
 from scheduler.results.outlook import outlook
 from storage.renders.views import JobView
 from storage.spec.infotext import infotext, sampler_and_schedule
-from storage.spec.models import Lora, Model
+from storage.spec.model_files import public_source
+from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import SAMPLERS, Spec
 
 
@@ -86,11 +87,11 @@ def checkpoint(model: Model) -> dict[str, Any]:
         "model_name": model.alias,
         "hash": None,
         "sha256": None,
-        "filename": getattr(model, "source", model.kind),
+        "filename": public_source(model) if isinstance(model, DiffusersModel) else model.kind,
         "config": None,
     }
 
 
 def lora(one: Lora) -> dict[str, Any]:
     """Return a LoRA in the web UI's form."""
-    return {"name": one.alias, "alias": one.alias, "path": one.source, "metadata": {}}
+    return {"name": one.alias, "alias": one.alias, "path": public_source(one), "metadata": {}}

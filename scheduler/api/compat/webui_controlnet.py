@@ -14,6 +14,7 @@ from scheduler.api.context import ApiContext
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
 from storage.spec.controls import MAX_CONTROLNETS
+from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import MAX_PIXELS
 
@@ -142,7 +143,7 @@ def _remarks(unit: Mapping[str, Any]) -> list[str]:
 
 def _check_model(name: Any, model: Model, number: int) -> None:
     """Raise BadSpecification if a unit names another ControlNet than the model's own in its place."""
-    nets = [net.source for net in model.controlnets] if isinstance(model, DiffusersModel) else []
+    nets = [public_source(net) for net in model.controlnets] if isinstance(model, DiffusersModel) else []
     if name in _NO_MODELS or number >= len(nets):
         return
     wanted = str(name).partition(" [")[0]

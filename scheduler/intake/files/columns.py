@@ -38,7 +38,7 @@ _WHOLE = {"width", "height", "num_inference_steps", "seed", "clip_skip", "prior_
 _FRACTIONS = {"guidance_scale", "eta", "prior_guidance_scale"}
 _NUMBERS = {"controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"}
 _PAIRS = {"original_size", "crops_coords_top_left", "target_size"}
-_AS_THEY_ARE = {"prompt", "negative_prompt", "negative", "model", "sampler", "custom_id"}
+_AS_THEY_ARE = {"prompt", "negative_prompt", "negative", "model", "sampler", "custom_id", "size", "aspect"}
 _LABELS: TypeAdapter[dict[str, Any] | None] = TypeAdapter(Labels | None)
 #: Characters of a field's name, and of all columns of a row that are remembered.
 _LONGEST_NAME, _REMEMBERED = 200, 5000

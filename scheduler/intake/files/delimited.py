@@ -33,12 +33,12 @@ class Dialect(NamedTuple):
         return csv.reader(lines, delimiter=self.separator, skipinitialspace=self.spaced, strict=True)
 
 
-def rows(lines: Lines, shown: str, bad: BadRows) -> Iterator[Row]:
-    """Yield the rows of a table, by the columns of its first row.
+def rows(lines: Lines, shown: str, bad: BadRows, *, separator: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a table, by the columns of its first row; `separator`: of its cells, if that is known.
 
     Raises BadSpecification for a header that cannot be one, and where a row cannot be told from the next.
     """
-    table = _Table(lines, shown)
+    table = _Table(lines, shown, separator)
     try:
         for where, cells in table.body():
             if (wrong := table.misplaced(cells)) is not None:
@@ -53,13 +53,13 @@ def rows(lines: Lines, shown: str, bad: BadRows) -> Iterator[Row]:
 class _Table:
     """A header, and the rows below it."""
 
-    def __init__(self, lines: Lines, shown: str) -> None:
+    def __init__(self, lines: Lines, shown: str, only: str | None = None) -> None:
         self._shown = shown
         self._number = 0
         self._of_this_row = 0
         self._lines = self._counted(lines)
         header, separator = self._header_lines()
-        self.dialect = dialect_of("".join(header), only=separator)
+        self.dialect = dialect_of("".join(header), only=only or separator)
         self._reader = self.dialect.reader(chain(header, self._lines))
         self._header_at = f"{shown} line {self._number}".lstrip()
         try:

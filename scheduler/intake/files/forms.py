@@ -21,6 +21,8 @@ KINDS: dict[str, Form | None] = {
     "ndjson": None,
     "parquet": "parquet",
 }
+#: Kinds of files that may be tables of cells with something between them.
+_TABLES = ("csv", "tsv", "txt")
 _LIST = re.compile(r"\[\s*(\{|\]\s*$)")
 _OBJECT = re.compile(r'\{\s*"')
 #: How files of other kinds begin, whatever they are called → what to do with one.
@@ -45,13 +47,17 @@ _NOT_TEXT = (
 )
 
 
-def form_of(kind: str, head: str) -> Form:
-    """Return the form of a file of this kind that begins so.
+def form_of(kind: str, head: str, *, separator: str | None = None) -> Form:
+    """Return the form of a file of this kind that begins so; one whose cells have a known separator is a table.
 
     Raises BadSpecification for a first line that may be a table's header, or a prompt, and for files of other kinds.
     """
     if kind != "parquet":
         _check(head.lstrip("\ufeff \t\r\n"), _NOT_PROMPTS)
+    if separator is not None and kind not in _TABLES:
+        raise BadSpecification(f"is no table, whose cells a delimiter separates; tables are {', '.join(_TABLES)}")
+    if separator is not None:
+        return "table"
     if (form := KINDS[kind]) is not None:
         return form
     # A byte order mark is none of the text.

@@ -3,6 +3,7 @@
 The first is how sd-scripts writes sample prompts, the second how the web UI's script "Prompts from file" does.
 """
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, canonical, field_of
 from storage.errors import BadSpecification
-from storage.spec.picture import SAMPLERS
+from storage.spec.picture import NAMES, SAMPLERS
 
 #: sd-scripts' short names, and the web UI's for the model.
 _FIELDS = {
@@ -53,6 +54,9 @@ def row_of(where: str, line: str) -> Row:
             continue
         field = _FIELDS.get(name) or field_of(name)
         if field is None:
+            if near := difflib.get_close_matches(name, sorted({*_FIELDS, *_COUNTS, *NAMES}), n=2, cutoff=0.75):
+                meant = " or ".join(f"--{one}" for one in near)
+                raise BadSpecification(f"--{name}: not an option of prompt files; did you mean {meant}?")
             raise BadSpecification(
                 f"--{name}: not an option of prompt files (known: {', '.join(f'--{one}' for one in _FIELDS)} and the "
                 "fields of a picture); a prompt with these words can stand in a .csv or .jsonl file"

@@ -1,0 +1,116 @@
+"""What narrows a list of renders, or of a render's jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, select
+
+from storage.database.tables import jobs, renders
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderFilter:
+    """Which renders; those for which all of it holds."""
+
+    owner: str | None = None
+    #: As a render tells it (`storage.rules.states.render_state`).
+    state: str | None = None
+    #: One of its pictures is of this model.
+    model: str | None = None
+    #: One of its pictures has all of these labels, by their text.
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: Submitted then, or later: seconds since 1970.
+    since: float | None = None
+    name: str | None = None
+
+    def narrow(self, statement: Select[Any], *, dialect: str) -> Select[Any]:
+        """Narrow a list of renders that are not being deleted."""
+        found = [~renders.c.purging]
+        if self.owner is not None:
+            found.append(renders.c.owner == self.owner)
+        if self.state is not None:
+            found.append(_in_state(self.state))
+        if self.model is not None:
+            found.append(renders.c.models.contains(f" {self.model} ", autoescape=True))
+        if self.since is not None:
+            found.append(renders.c.created_at >= self.since)
+        if self.name is not None:
+            found.append(renders.c.name == self.name)
+        if self.labels:
+            theirs = select(jobs.c.id).where(jobs.c.render_id == renders.c.id, *labelled(self.labels, dialect=dialect))
+            found.append(theirs.correlate(renders).exists())
+        return statement.where(*found)
+
+
+class Listed(Protocol):
+    """What a render's place in a list is made of."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def created_at(self) -> float: ...
+
+
+def order(*, newest_first: bool) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return what lists of renders are ordered by."""
+    return (renders.c.created_at.desc(), renders.c.id) if newest_first else (renders.c.created_at, renders.c.id.desc())
+
+
+def older(than: Listed) -> ColumnElement[bool]:
+    """Match what comes after a render in a list, newest first."""
+    same = renders.c.created_at == than.created_at
+    return (renders.c.created_at < than.created_at) | (same & (renders.c.id > than.id))
+
+
+def newer(than: Listed) -> ColumnElement[bool]:
+    """Match what comes before a render in a list, newest first."""
+    same = renders.c.created_at == than.created_at
+    return (renders.c.created_at > than.created_at) | (same & (renders.c.id < than.id))
+
+
+def labelled(labels: Mapping[str, str], *, dialect: str) -> list[ColumnElement[bool]]:
+    """Match jobs with all of these labels. A label that is no text is compared as JSON writes it: `4`, `true`."""
+    found: list[ColumnElement[bool]] = [jobs.c.labels.is_not(None)] if labels else []
+    for name, value in labels.items():
+        if dialect == "postgresql":
+            # PostgreSQL has no NUL in text: what has one is passed over.
+            sound = case((jobs.c.labels.contains("\\u0000", autoescape=True), "{}"), else_=jobs.c.labels)
+            pairs = func.jsonb_each_text(cast(sound, _jsonb())).table_valued("key", "value")
+            text: ColumnElement[Any] = pairs.c.value
+        else:
+            pairs = func.json_each(jobs.c.labels).table_valued("key", "value", "type")
+            # SQLite's true is 1.
+            of_truth = pairs.c.type.in_(("true", "false"))
+            text = case((of_truth, pairs.c.type), else_=cast(pairs.c.value, String))
+        one = select(pairs.c.key).where(pairs.c.key == name, text == value)
+        found.append(one.correlate(jobs).exists())
+    return found
+
+
+def on_device() -> ColumnElement[bool]:
+    """Match renders of which a picture is on a device."""
+    # Leases are few, and have an index; a render may have a million jobs.
+    return renders.c.id.in_(select(jobs.c.render_id).where(jobs.c.lease_until.is_not(None)))
+
+
+def _in_state(state: str) -> ColumnElement[bool]:
+    left = renders.c.done + renders.c.failed + renders.c.cancelled < renders.c.total
+    # What is unfinished is looked for through an index.
+    unfinished = renders.c.finished_at.is_(None) & left
+    return {
+        "held": unfinished & renders.c.held,
+        "running": unfinished & ~renders.c.held & on_device(),
+        "waiting": unfinished & ~renders.c.held & ~on_device(),
+        "failed": ~left & (renders.c.failed > 0),
+        "cancelled": ~left & (renders.c.failed == 0) & (renders.c.cancelled > 0),
+        "done": ~left & (renders.c.failed == 0) & (renders.c.cancelled == 0),
+    }[state]
+
+
+def _jsonb() -> Any:
+    # Only where it is the one in use: each dialect brings all of its drivers along.
+    from sqlalchemy.dialects.postgresql import JSONB
+
+    return JSONB

@@ -1,0 +1,148 @@
+"""The registry's file: what comes with the farm beside one's own, entries written into it, edits noticed."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from storage.errors import BadSettings, InvalidInput
+from storage.settings import Settings
+from storage.spec.models import DiffusersModel
+from storage.spec.registry import parse_registry, read_registry
+from storage.spec.registry_file import add_entry, value_of
+from storage.spec.registry_watch import RegistryWatch
+
+OWN = '[models.mine]\nkind = "diffusers"\nsource = "someone/mine"\n'
+
+
+def parsed(text: str) -> list[str]:
+    return list(parse_registry(text, where="models.toml").models)
+
+
+# -- builtin -------------------------------------------------------------------------------------------------------
+
+
+def test_ones_own_models_stand_alone_or_beside_those_that_come_with_the_farm() -> None:
+    assert parsed(OWN) == parsed(f"builtin = false\n{OWN}") == ["mine"]
+    both = parse_registry(f"builtin = true\n{OWN}", where="models.toml")
+    assert list(both.models) == ["mine", "shapes", "shapes-silhouette", "simulated"]
+    assert both.default == "mine"
+
+
+def test_of_two_entries_of_one_name_ones_own_counts() -> None:
+    own = parse_registry('builtin = true\n[models.shapes]\nkind = "simulated"\n', where="models.toml")
+    assert own["shapes"].kind == "simulated"
+    assert parsed("builtin = true") == ["shapes", "shapes-silhouette", "simulated"]
+
+
+@pytest.mark.parametrize("value", ['"yes"', "1", "[]"])
+def test_whether_they_stay_is_true_or_false(value: str) -> None:
+    with pytest.raises(BadSettings, match="builtin must be true or false"):
+        parsed(f"builtin = {value}\n{OWN}")
+
+
+@pytest.mark.parametrize(
+    ("key", "here"),
+    [
+        ("steps", "num_inference_steps"),
+        ("cfg_scale", "guidance_scale"),
+        ("scheduler", "sampler"),
+        ("repo_id", "source"),
+    ],
+)
+def test_a_key_that_others_call_otherwise_is_told_by_its_name_here(key: str, here: str) -> None:
+    with pytest.raises(BadSettings, match=rf"\[models.mine\] {key}: unknown field; {key} here is {here}"):
+        parsed(f"{OWN}{key} = 3\n")
+
+
+# -- adding --------------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_is_added_and_everything_else_stays(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    before = f"# Mine.\n{OWN}# The end"
+    file.write_text(before)
+    file.chmod(0o640)
+    entry = {"kind": "diffusers", "source": "a/b", "width": 768, "channels_last": False, "sampler": "dpm++ 2m"}
+    registry = add_entry(file, "models", "new.v1", entry)
+    assert file.read_text().startswith(f'{before}\n\n[models."new.v1"]\n')
+    assert read_registry(Settings(home=tmp_path)) == registry
+    assert registry["new.v1"].model_dump().items() >= entry.items()
+    assert (registry.default, file.stat().st_mode & 0o777) == ("mine", 0o640)
+    assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
+
+
+def test_a_file_is_made_that_keeps_the_models_of_the_farm(tmp_path: Path) -> None:
+    registry = add_entry(tmp_path / "home" / "models.toml", "models", "mine", {"kind": "diffusers", "source": "a/b"})
+    assert list(registry.models) == ["mine", "shapes", "shapes-silhouette", "simulated"]
+    assert registry.default == "shapes"
+
+
+@pytest.mark.parametrize("before", ["", OWN, f'default = "mine" # as ever\n{OWN}', f"# top\nbuiltin = true\n\n{OWN}"])
+def test_it_becomes_the_default_where_that_is_wanted(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "models.toml"
+    if before:
+        file.write_text(before)
+    add_entry(file, "models", "new", {"kind": "simulated"}, default=True)
+    add_entry(file, "models", "newer", {"kind": "simulated"}, default=True)
+    registry = read_registry(Settings(home=tmp_path))
+    assert registry.default == "newer"
+    assert {"new", "newer"} <= registry.models.keys()
+    assert file.read_text().count("default =") == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "alias", "entry", "words"),
+    [
+        ("models", "mine", {"kind": "simulated"}, r"has an entry \[models.mine\] already; edit it there"),
+        ("models", "Über", {"kind": "simulated"}, "alias"),
+        ("models", "new", {"kind": "diffusers", "source": "a/b", "steps": 4}, "steps here is num_inference_steps"),
+        ("models", "new", {"kind": "simulated", "width": "wide"}, "width"),
+        ("loras", "ink", {"source": "a/b", "models": ["nobody"]}, "'nobody' is not one of mine"),
+        ("models", 'a"]\n[models.b', {"kind": "simulated"}, "alias"),
+    ],
+)
+def test_what_is_wrong_is_not_written(
+    tmp_path: Path, table: str, alias: str, entry: dict[str, object], words: str
+) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(OWN)
+    with pytest.raises(InvalidInput, match=words):
+        add_entry(file, table, alias, entry)
+    assert file.read_text() == OWN
+    assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
+
+
+@pytest.mark.parametrize("text", ['with "quotes" and \\ and 🦄', "two\nlines\tand a tab", "del \x7f", ""])
+def test_any_text_is_read_as_it_was_written(tmp_path: Path, text: str) -> None:
+    add_entry(
+        tmp_path / "models.toml", "models", "new", {"kind": "diffusers", "source": "a/b", "negative_prompt": text}
+    )
+    model = read_registry(Settings(home=tmp_path))["new"]
+    assert isinstance(model, DiffusersModel)
+    assert model.negative_prompt == text
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("4", 4), ("0.5", 0.5), ("true", True), ("euler a", "euler a"), ('"4"', "4"), ('["a/b"]', ["a/b"]), ("", "")],
+)
+def test_values_need_no_quotes(given: str, value: object) -> None:
+    assert value_of(given) == value
+
+
+# -- edits ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_that_a_process_has_not_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    watch = RegistryWatch(Settings(home=tmp_path))
+    assert not watch.look()
+    add_entry(tmp_path / "models.toml", "models", "new", {"kind": "simulated"})
+    assert watch.look()
+    assert not watch.look()
+    (tmp_path / "models.toml").unlink()
+    assert watch.look()
+    assert [record.message for record in caplog.records] == [
+        "the model registry was edited after this process read it; restart it to use the edit"
+    ] * 2
