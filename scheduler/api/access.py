@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
 from scheduler.intake.admission import Submitter
 from storage.access.keys import Keys, Limits, Role
@@ -79,7 +80,12 @@ class Access:
             _refuse_strange_pages(request)
             return self._nobody
         if secret:
-            raise Refused(401, "the API key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
+            raise Refused(
+                401,
+                "the API key is unknown, expired or revoked",
+                {"WWW-Authenticate": "Bearer"},
+                code=ProblemCode.INVALID_API_KEY,
+            )
         raise Refused(
             401,
             "an API key is required: Authorization: Bearer farm_…; `farm keys create` creates one",
@@ -108,7 +114,9 @@ def _refuse_other_machines(request: Request) -> None:
     host = request.url.hostname or ""
     if host not in _LOCAL_HOSTS:
         raise Refused(
-            403, f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}"
+            403,
+            f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}",
+            code=ProblemCode.FOREIGN_REQUEST,
         )
 
 
@@ -116,7 +124,11 @@ def _refuse_strange_pages(request: Request) -> None:
     """Refuse requests of foreign web pages that are open in a caller's browser."""
     origin = request.headers.get("origin")
     if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
-        raise Refused(403, "without API keys no other web page may send requests; `farm keys create` creates a key")
+        raise Refused(
+            403,
+            "without API keys no other web page may send requests; `farm keys create` creates a key",
+            code=ProblemCode.FOREIGN_REQUEST,
+        )
 
 
 def allowed(needed: Role) -> Callable[..., Caller]:
@@ -132,7 +144,8 @@ def allowed(needed: Role) -> Callable[..., Caller]:
         secret = bearer.credentials if bearer else basic.password if basic else header
         found = access.caller(secret, request)
         if not found.role.covers(needed):
-            raise Refused(403, f"this API key has the role {found.role}; the role {needed} is required")
+            words = f"this API key has the role {found.role}; the role {needed} is required"
+            raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
         return found
 
     return caller

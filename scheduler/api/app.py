@@ -11,11 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import events, fleet, health, problems, renders, schedules
+from scheduler.api import events, fleet, health, problems, renders, schedules, welcome
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
+from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
@@ -78,11 +79,13 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, instead)
-    for room in (renders, events, schedules, fleet, openai_images, openai_batches, automatic1111, replicate, health):
+    doors = (openai_images, openai_batches, automatic1111, replicate)
+    for room in (renders, events, schedules, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
-    app.add_middleware(_Bounded)
-    app.add_middleware(_Heads)
+    # The last one stands outermost.
+    for middleware in (_Bounded, _Heads, _Faults, RequestIds):
+        app.add_middleware(middleware)
     return app
 
 
@@ -131,6 +134,28 @@ class _Heads:
         if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
+
+
+class _Faults:
+    """Answer what nobody expected within all else that belongs to an answer, which has its id and headers then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await problems.fault(Request(scope), error)(scope, receive, send)
 
 
 def _words(most: int) -> str:

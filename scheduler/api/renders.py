@@ -13,6 +13,7 @@ from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.request_bodies import MAX_JOBS, PatchBody, PriorityName, RenderBody
 from scheduler.api.response_models import (
@@ -235,7 +236,7 @@ def get_image(context: Context, job_id: JobId, caller: CanRead) -> Response:
     """Return the picture (PNG, with its recipe as metadata)."""
     job = context.job(caller, job_id)
     if job.object is None:
-        raise Refused(404, f"job {job.id} is {job.state} and has no picture")
+        raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
     address = context.objects.presign(job.object)
     if address.startswith("http"):
         return RedirectResponse(address, 307)
@@ -256,7 +257,7 @@ def get_picture(
 ) -> Response:
     """Return a picture by a signed URL, which needs no key and is valid for an hour."""
     if not context.links.opens(job_id, until, signature):
-        raise Refused(404, "the signed URL is invalid or expired")
+        raise Refused(404, "the signed URL is invalid or expired", code=ProblemCode.SIGNED_URL_INVALID)
     data = encoded(context, context.views.job(job_id), form=form, quality=quality)
     return Response(data, media_type=f"image/{form}")
 

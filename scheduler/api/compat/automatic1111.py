@@ -19,6 +19,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
@@ -215,7 +216,7 @@ def _keep(context: ApiContext, owner: str, options: dict[str, Any]) -> list[str]
     return remarks
 
 
-def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
+def error(status: int, code: ProblemCode, detail: str, fields: Sequence[str]) -> dict[str, Any]:
     """Return an error in the form of the web UI."""
-    del fields  # the words name them
+    del code, fields  # the words name them
     return {"error": "HTTPException" if status < 500 else "ServerError", "detail": detail, "body": "", "errors": ""}

@@ -17,6 +17,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
@@ -85,14 +86,18 @@ class ImageData(BaseModel):
 
 
 class ErrorWords(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    """Say what is wrong, as OpenAI does."""
+
+    message: str = Field(description="What is wrong, and what to do, for people.")
+    type: str = Field(description="OpenAI's own kinds, such as `invalid_request_error`; they follow the status.")
+    param: str | None = Field(description="The field that is wrong, if any.")
+    code: ProblemCode | None = Field(description="The kind of problem, for programs; `GET /problems` lists all.")
 
 
 class OpenAIError(BaseModel):
-    error: ErrorWords
+    """Hold an error in OpenAI's form."""
+
+    error: ErrorWords = Field(description="What is wrong.")
 
 
 class ImagesAnswer(BaseModel):
@@ -206,8 +211,8 @@ def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) ->
     return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
 
 
-def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
+def error(status: int, code: ProblemCode, detail: str, fields: Sequence[str]) -> dict[str, Any]:
     """Return an error in OpenAI's form."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": None}}
+    return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": code}}
