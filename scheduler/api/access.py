@@ -1,10 +1,10 @@
 """Authenticate callers: API keys, their roles and limits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
@@ -16,6 +16,8 @@ from storage.access.keys import Keys, Limits, Role
 
 #: How long the answer "no key was ever made" is cached.
 _KEYLESS_SECONDS = 2.0
+#: Where a request's scope has its caller.
+_CALLER = "farm_caller"
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 #: What proxies add: whoever is behind one is on no known machine.
 _OF_PROXIES = ("forwarded", "via", "x-real-ip")
@@ -63,8 +65,10 @@ class Access:
     expires is closed, not open.
     """
 
-    def __init__(self, keys: Keys, *, nobody: str, without_keys: Open) -> None:
+    def __init__(self, keys: Keys, *, nobody: str, without_keys: Open, origins: Collection[str] = ()) -> None:
+        """Prepare to let callers in; `origins`: those of foreign web pages that may send requests without a key."""
         self._keys = keys
+        self._origins = frozenset(origins)
         self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
         self._without_keys = without_keys
         self._looked_at = float("-inf")
@@ -77,7 +81,7 @@ class Access:
         if self._without_keys is not Open.TO_NOBODY and self._keyless():
             if self._without_keys is Open.TO_THIS_MACHINE:
                 _refuse_other_machines(request)
-            _refuse_strange_pages(request)
+            _refuse_strange_pages(request, self._origins)
             return self._nobody
         if secret:
             raise Refused(
@@ -120,15 +124,21 @@ def _refuse_other_machines(request: Request) -> None:
         )
 
 
-def _refuse_strange_pages(request: Request) -> None:
-    """Refuse requests of foreign web pages that are open in a caller's browser."""
+def _refuse_strange_pages(request: Request, origins: Collection[str]) -> None:
+    """Refuse requests of foreign web pages that are open in a caller's browser, but for those of these origins."""
     origin = request.headers.get("origin")
-    if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
+    if origin is not None and origin not in origins and origin != f"{request.url.scheme}://{request.url.netloc}":
         raise Refused(
             403,
-            "without API keys no other web page may send requests; `farm keys create` creates a key",
+            "without API keys no other web page may send requests; `farm keys create` creates a key, and "
+            "FARM_CORS_ORIGINS names the pages that may use it",
             code=ProblemCode.FOREIGN_REQUEST,
         )
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller | None:
+    """Return who sent a request that was let in; None for one that was not, or that asked for nobody's."""
+    return scope.get(_CALLER)
 
 
 def allowed(needed: Role) -> Callable[..., Caller]:
@@ -146,6 +156,7 @@ def allowed(needed: Role) -> Callable[..., Caller]:
         if not found.role.covers(needed):
             words = f"this API key has the role {found.role}; the role {needed} is required"
             raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
+        request.scope[_CALLER] = found
         return found
 
     return caller

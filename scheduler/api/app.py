@@ -8,6 +8,7 @@ import anyio.to_thread
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,10 +17,13 @@ from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
+from scheduler.api.cors import cors_options
+from scheduler.api.rate_limits import RateLimits
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
+from storage.access.quotas import Quotas
 
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
@@ -73,9 +77,9 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.context = context
-    app.state.access = Access(
-        Keys(context.services.database), nobody=context.services.settings.owner, without_keys=without_keys
-    )
+    settings, database = context.services.settings, context.services.database
+    origins = settings.origins
+    app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, instead)
@@ -84,8 +88,12 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     # The last one stands outermost.
-    for middleware in (_Bounded, _Heads, _Faults, RequestIds):
+    for middleware in (_Bounded, _Heads, _Faults):
         app.add_middleware(middleware)
+    app.add_middleware(RateLimits, quotas=Quotas(database))
+    if origins:
+        app.add_middleware(CORSMiddleware, **cors_options(origins))
+    app.add_middleware(RequestIds)
     return app
 
 

@@ -143,9 +143,12 @@ def running_stage(
     without_keys: Open = Open.TO_THIS_MACHINE,
     database_url: str | None = None,
     models: str = MODELS,
+    cors_origins: str = "",
 ) -> Iterator[Stage]:
     """A farm whose pictures are made as soon as they wait. With a database's address, one of several machines."""
-    settings = Settings(home=folder, owner="ann", webhook_private=True, database_url=database_url)
+    settings = Settings(
+        home=folder, owner="ann", webhook_private=True, database_url=database_url, cors_origins=cors_origins
+    )
     folder.mkdir()
     if database_url is not None:
         schema.upgrade(Database(database_url))
@@ -167,10 +170,8 @@ def running_stage(
             if stage.working.is_set() and services.views.unfinished_jobs():
                 any(stage.complete(model) for model in services.registry.models)
 
-    threads = [
-        threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
-        threading.Thread(target=work),
-    ]
+    serve = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    threads = [serve, threading.Thread(target=work)]
     for thread in threads:
         thread.start()
     try:
