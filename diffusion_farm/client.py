@@ -53,7 +53,10 @@ class Render:
     cancelled: int
     #: Seconds since 1970.
     created_at: float
+    #: The same as text (RFC 3339).
+    created_time: str
     finished_at: float | None
+    finished_time: str | None
     #: Pictures ahead of its next one in the queue; None if unknown.
     position: int | None = None
     seconds_left: float | None = None

@@ -16,6 +16,8 @@ from storage.events.webhooks import Webhooks
 
 
 class SecretAnswer(BaseModel):
+    """Hold what webhooks are signed with."""
+
     key: str = Field(description="whsec_ and base64, as the Standard Webhooks libraries expect it.")
 
 

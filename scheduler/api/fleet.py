@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, File, Form, UploadFile
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
@@ -25,6 +25,7 @@ from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS
 from storage.rules.states import Priority
+from storage.rules.times import rfc3339
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.models import DiffusersModel
 
@@ -40,7 +41,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"], route_class
 @router.post("/files", status_code=201)
 def upload_file(
     context: Context,
-    file: UploadFile,
+    file: Annotated[UploadFile, File(description="Its content, and its name.")],
     caller: CanSubmit,
     purpose: Annotated[str, Form(max_length=32, description="input, manifest or batch")] = "input",
 ) -> FileAnswer:
@@ -111,7 +112,10 @@ def get_statistics(context: Context, _caller: CanRead) -> StatsAnswer:
 @router.get("/usage")
 def get_usage(context: Context, caller: CanRead) -> list[UsageAnswer]:
     """Return how much storage your pictures take; with an admin key, every owner's."""
-    return [UsageAnswer(**asdict(one)) for one in context.services.measures.usage(owner=caller.sees)]
+    return [
+        UsageAnswer(**asdict(one), oldest_time=rfc3339(one.oldest), newest_time=rfc3339(one.newest))
+        for one in context.services.measures.usage(owner=caller.sees)
+    ]
 
 
 def _check_manifest(name: str) -> None:

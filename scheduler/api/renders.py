@@ -15,7 +15,7 @@ from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.api.request_bodies import MAX_JOBS, PatchBody, PriorityName, RenderBody
+from scheduler.api.request_bodies import MAX_JOBS, PatchBody, RenderBody
 from scheduler.api.response_models import (
     AcceptedAnswer,
     CancelAnswer,
@@ -31,7 +31,7 @@ from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, 
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
 from storage.errors import BadSpecification
-from storage.rules.states import Priority, State
+from storage.rules.states import Priority, PriorityName, State
 
 _PAGE = 1000
 

@@ -1,7 +1,7 @@
 """The body of a submission: one specification, and lists that are zipped or combined."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,15 +9,13 @@ from scheduler.intake import grid
 from scheduler.intake.requests import SourcedRequest, at
 from storage.errors import BadSpecification
 from storage.events.log import EventKind
+from storage.rules.states import PriorityName
 from storage.spec.picture import Prompt, Request
 
 MAX_JOBS = 10_000
 
 _FIELDS = frozenset(Request.model_fields)
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
-
-
-PriorityName = Literal["interactive", "normal", "bulk"]
 
 
 class PatchBody(BaseModel):
@@ -73,7 +71,7 @@ class RenderBody(Request):
         1, description="Pictures per combination; their seeds count up."
     )
     priority: PriorityName = Field("normal", description="Higher priorities are rendered first.")
-    webhook: WebhookBody | None = None
+    webhook: WebhookBody | None = Field(None, description="Where to send what happens to it.")
     dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 
     @model_validator(mode="after")

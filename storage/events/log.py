@@ -17,12 +17,15 @@ from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
 from storage.events.webhooks import note_deliveries
 from storage.rules.ids import job_id
+from storage.rules.times import rfc3339
 
 #: Databases take only so many values in a statement.
 _AT_ONCE = 500
 
 
 class EventKind(StrEnum):
+    """What happened to a render, or to a picture of it."""
+
     JOB_STARTED = "job.started"
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
@@ -105,9 +108,10 @@ def event_fields(render_id: str, index: int | None, data: Mapping[str, Any]) -> 
 
     Of a picture: its `id`, `index` and `render`; of a render as a whole: its `id`.
     """
+    times = {f"{name.removesuffix('_at')}_time": rfc3339(data[name]) for name in data if name.endswith("_at")}
     if index is None:
-        return {"id": render_id, **data}
-    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data}
+        return {"id": render_id, **data, **times}
+    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data, **times}
 
 
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +14,7 @@ from storage.database.connection import Database, database_now, transaction
 from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.events.receivers import note_failing, note_well, receiver_of
+from storage.rules.times import rfc3339
 
 #: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
@@ -64,7 +64,7 @@ def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> N
             {
                 "id": f"msg_{secrets.token_hex(12)}",
                 **{name: row[name] for name in ("render_id", "owner", "url", "kind")},
-                "body": json.dumps({"type": row["kind"], "timestamp": _iso(now), "data": row["data"]}),
+                "body": json.dumps({"type": row["kind"], "timestamp": rfc3339(now), "data": row["data"]}),
                 "state": DeliveryState.PENDING,
                 "attempt": 0,
                 "next_at": now,
@@ -193,7 +193,3 @@ def _this(delivery: Delivery) -> Any:
 
 def _delivery(row: Row[Any]) -> Delivery:
     return Delivery(**row._asdict() | {"state": DeliveryState(row.state)})
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -14,7 +14,7 @@ from storage.errors import NotFound
 from storage.jobs.fair_share import queued
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
-from storage.rules.states import FINAL, Priority, State, render_state
+from storage.rules.states import FINAL, Priority, RenderState, State, render_state
 
 if TYPE_CHECKING:
     # Its models take as long to import as half of what a list of renders needs.
@@ -39,7 +39,7 @@ class RenderView:
     held: bool = False
 
     @property
-    def state(self) -> str:
+    def state(self) -> RenderState:
         return render_state(
             total=self.total, done=self.done, failed=self.failed, cancelled=self.cancelled, held=self.held
         )

@@ -4,9 +4,12 @@ Each move is a single guarded UPDATE (`storage.jobs.jobs`): zero rows changed me
 """
 
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 
 class State(StrEnum):
+    """How a job stands."""
+
     QUEUED = "queued"
     #: Out of the queue until it is released.
     HELD = "held"
@@ -51,7 +54,18 @@ class Priority(IntEnum):
     BULK = 2
 
 
-def render_state(*, total: int, done: int, failed: int, cancelled: int, held: bool = False) -> str:
+#: How a render stands.
+RenderState = Literal["running", "held", "done", "failed", "cancelled"]
+PriorityName = Literal["interactive", "normal", "bulk"]
+#: Priority → its name in JSON.
+PRIORITY_NAMES: dict[Priority, PriorityName] = {
+    Priority.INTERACTIVE: "interactive",
+    Priority.NORMAL: "normal",
+    Priority.BULK: "bulk",
+}
+
+
+def render_state(*, total: int, done: int, failed: int, cancelled: int, held: bool = False) -> RenderState:
     """Return the state of a whole render, from its counters: running, or held, until every job is final."""
     if done + failed + cancelled < total:
         return "held" if held else "running"

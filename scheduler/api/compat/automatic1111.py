@@ -34,16 +34,20 @@ _SECONDS = 3600.0
 
 
 class TextToImageAnswer(BaseModel):
+    """Hold the pictures, as the web UI does."""
+
     images: list[str] = Field(description="Base64; PNG, or what `samples_format` says.")
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] = Field(description="The request as it was understood.")
     info: str = Field(description="JSON: seeds, infotexts, other gallery metadata, and `remarks`.")
 
 
 class WebUIError(BaseModel):
-    error: str
-    detail: str
-    body: str
-    errors: str
+    """Hold an error, as the web UI does."""
+
+    error: str = Field(description="The kind of error, as the web UI names it.")
+    detail: str = Field(description="What is wrong, and what to do, for people.")
+    body: str = Field(description="Empty.")
+    errors: str = Field(description="Empty.")
 
 
 router = APIRouter(

@@ -56,13 +56,15 @@ class ImagesBody(ClientBody):
         json_schema_extra={"examples": [{"prompt": "a red star", "n": 2, "size": "64x64", "response_format": "url"}]},
     )
 
-    prompt: str
+    prompt: str = Field(description="What to draw.")
     model: str | None = Field(None, description="A registered model; left out, or one of OpenAI's: the default model.")
-    n: Annotated[int, Field(ge=1, le=10)] = 1
+    n: Annotated[int, Field(ge=1, le=10)] = Field(1, description="How many pictures.")
     size: str = Field("auto", description="`WIDTHxHEIGHT`, or auto for the model's default.")
-    response_format: Literal["url", "b64_json"] = "b64_json"
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100)] = 100
+    response_format: Literal["url", "b64_json"] = Field(
+        "b64_json", description="The pictures themselves, or URLs of them, valid for an hour."
+    )
+    output_format: Literal["png", "jpeg", "webp"] = Field("png", description="The format of the pictures.")
+    output_compression: Annotated[int, Field(ge=0, le=100)] = Field(100, description="Quality of JPEG and WebP.")
     stream: bool = Field(False, description="Not supported, and refused: follow /v1/renders/ID/events.")
     partial_images: int = Field(0, description="Not supported, and refused above 0: there are no previews.")
     # OpenAI's clients send these; each that asks for something gets a remark.
@@ -80,9 +82,11 @@ class ImagesBody(ClientBody):
 
 
 class ImageData(BaseModel):
+    """Hold a picture, or its URL."""
+
     b64_json: str | None = Field(None, description="The picture, or null if URLs were requested.")
     url: str | None = Field(None, description="A URL of the picture, valid for an hour.")
-    seed: int
+    seed: int = Field(description="What it was made from.")
 
 
 class ErrorWords(BaseModel):
@@ -101,10 +105,12 @@ class OpenAIError(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    created: int
-    data: list[ImageData]
-    output_format: str
-    size: str
+    """Hold the pictures, as OpenAI does."""
+
+    created: int = Field(description="Seconds since 1970.")
+    data: list[ImageData] = Field(description="The pictures, in their order.")
+    output_format: str = Field(description="Their format.")
+    size: str = Field(description="Their size, `WIDTHxHEIGHT`.")
     id: str = Field(description="The id of the render.")
     remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 

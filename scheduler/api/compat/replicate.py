@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +25,8 @@ from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.submit import Accepted, submit_order
 from storage.errors import BadSpecification
 from storage.renders.views import RenderView
-from storage.rules.states import Priority, State
+from storage.rules.states import Priority, RenderState, State
+from storage.rules.times import Time
 from storage.spec.picture import Request
 
 #: Name in Replicate's API → field of a specification.
@@ -33,6 +34,9 @@ _INPUTS = {"scheduler": "sampler", "num_outputs": "n"}
 _MOST_PICTURES = 100
 _SHOWN = 100
 _CURSOR = "^(after|before)[.][0-9a-z]{1,32}$"
+
+PredictionStatus = Literal["starting", "processing", "succeeded", "failed", "canceled"]
+_STATUSES: Mapping[RenderState, PredictionStatus] = {"done": "succeeded", "failed": "failed", "cancelled": "canceled"}
 
 Prefer = Annotated[
     str | None, Header(description="`wait` or `wait=N`: answer when the prediction is done, after N seconds at most.")
@@ -43,6 +47,8 @@ CancelAfter = Annotated[str | None, Header(description="Not supported, and refus
 
 
 class PredictionBody(ClientBody):
+    """Say what to predict, as Replicate's clients do."""
+
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
@@ -54,28 +60,32 @@ class PredictionBody(ClientBody):
 
 
 class Prediction(BaseModel):
+    """Describe a prediction, as Replicate does."""
+
     id: str = Field(description="Also the id of its render.")
-    model: str
-    version: str
-    status: str = Field(description="starting, processing, succeeded, failed or canceled")
-    input: dict[str, Any]
+    model: str = Field(description="`farm/` and the model's alias.")
+    version: str = Field(description="The model's alias.")
+    status: PredictionStatus = Field(description="How it stands.")
+    input: dict[str, Any] = Field(description="The prompt, the first picture's seed, and how many pictures.")
     output: list[str] | None = Field(description="URLs of the pictures, or the pictures themselves (data:).")
-    error: str | None
+    error: str | None = Field(description="Why a picture has failed, if one has.")
     logs: str = Field(description="Progress, as a line of tqdm.")
     remarks: list[str] = Field(
         default_factory=list, description="When it is created: warnings, such as a field that is ignored."
     )
     metrics: dict[str, float] = Field(description="`predict_time`: seconds since its first picture was started.")
-    created_at: str | None
-    started_at: str | None
-    completed_at: str | None
+    created_at: Time | None = Field(description="RFC 3339.")
+    started_at: Time | None = Field(description="RFC 3339; null until a picture is being rendered.")
+    completed_at: Time | None = Field(description="RFC 3339; null until it is over.")
     urls: dict[str, str] = Field(description="Where to `get` it, and where to `cancel` it.")
 
 
 class PredictionPage(BaseModel):
+    """List predictions, as Replicate does."""
+
     previous: str | None = Field(description="The address of the page before; null on the first.")
     next: str | None = Field(description="The address of the page behind; null on the last.")
-    results: list[Prediction]
+    results: list[Prediction] = Field(description="Newest first.")
 
 
 router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES, route_class=JsonRoute)
@@ -248,10 +258,10 @@ def _prediction(
     )
 
 
-def _status(render: RenderView, *, started: bool) -> str:
+def _status(render: RenderView, *, started: bool) -> PredictionStatus:
     if not render.finished:
         return "processing" if started else "starting"
-    return {"done": "succeeded", "failed": "failed", "cancelled": "canceled"}[render.state]
+    return _STATUSES[render.state]
 
 
 def _output(context: ApiContext, key: str) -> str:
