@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Annotated, Any
 
@@ -11,8 +11,9 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBas
 
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
-from scheduler.intake.admission import Submitter
+from scheduler.intake.admission import Submitter, webhook_of
 from storage.access.keys import Keys, Limits, Role
+from storage.jobs.values import Webhook
 
 #: How long the answer "no key was ever made" is cached.
 _KEYLESS_SECONDS = 2.0
@@ -38,6 +39,10 @@ class Caller:
     limits: Limits
     #: None: no key was needed.
     key_id: str | None
+    #: Of the key, for renders that name none.
+    webhook: Webhook | None = None
+    #: How they reach this API.
+    api_url: str | None = None
 
     @property
     def sees(self) -> str | None:
@@ -46,7 +51,9 @@ class Caller:
 
     @property
     def submitter(self) -> Submitter:
-        return Submitter(owner=self.owner, key_id=self.key_id, limits=self.limits)
+        return Submitter(
+            owner=self.owner, key_id=self.key_id, limits=self.limits, webhook=self.webhook, api_url=self.api_url
+        )
 
 
 class Open(Enum):
@@ -77,7 +84,8 @@ class Access:
         """Return who presents this key. Raises Refused: 401 without a valid key."""
         key = self._keys.find(secret) if secret else None
         if key is not None:
-            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
+            webhook = webhook_of(key)
+            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id, webhook=webhook)
         if self._without_keys is not Open.TO_NOBODY and self._keyless():
             if self._without_keys is Open.TO_THIS_MACHINE:
                 _refuse_other_machines(request)
@@ -152,7 +160,7 @@ def allowed(needed: Role) -> Callable[..., Caller]:
     ) -> Caller:
         access: Access = request.app.state.access
         secret = bearer.credentials if bearer else basic.password if basic else header
-        found = access.caller(secret, request)
+        found = replace(access.caller(secret, request), api_url=str(request.base_url))
         if not found.role.covers(needed):
             words = f"this API key has the role {found.role}; the role {needed} is required"
             raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import events, fleet, health, problems, renders, schedules, welcome
+from scheduler.api import events, fleet, health, problems, renders, schedules, webhooks, welcome
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
 from scheduler.api.compat.absent import instead
@@ -84,9 +84,10 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate)
-    for room in (renders, events, schedules, fleet, *doors, health, welcome):
+    for room in (renders, events, webhooks, schedules, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
+    webhooks.document_webhooks(app)
     # The last one stands outermost.
     for middleware in (_Bounded, _Heads, _Faults):
         app.add_middleware(middleware)

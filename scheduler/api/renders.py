@@ -24,12 +24,12 @@ from scheduler.api.response_models import (
     RenderPage,
     RetryAnswer,
 )
-from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.json_forms import JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
+from scheduler.results.signed_urls import Format
 from storage.errors import BadSpecification
 from storage.rules.states import Priority, PriorityName, State
 

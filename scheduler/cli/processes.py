@@ -9,12 +9,14 @@ import click
 from scheduler.background.orphan_removal import OrphanRemoval
 from scheduler.background.sweep import Sweep
 from scheduler.background.webhook_delivery import WebhookDelivery
+from scheduler.cli.agreement import warn_of_other_settings
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.cron.acceptors import Acceptors
 from scheduler.cron.beat import start_schedules
 from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
+from scheduler.results.webhook_payloads import payloads_over
 from scheduler.services import make_home, open_services, open_tickets
 from storage.database import schema
 from storage.database.connection import Database
@@ -79,7 +81,9 @@ def scheduler(stop_with_parent: bool) -> None:
         webhooks=Webhooks(services.database),
         connections=pool(allow_private=settings.webhook_private),
         every_seconds=settings.sweep_seconds,
+        payload=payloads_over(services.database, services.objects).body,
     )
+    warn_of_other_settings(services.database, settings, "scheduler")
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
     tickets = open_tickets(settings, settings.broker_url)
     acceptors = start_schedules(

@@ -52,6 +52,8 @@ class StoredOrder(BaseModel):
     watched: bool = False
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
+    #: How whoever added it reaches the API.
+    api_url: str | None = None
 
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms
         watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
         webhook_events=terms.webhook.events if terms.webhook else (),
+        api_url=submitter.api_url,
         remarks=tuple(checked.remarks),
     )
 

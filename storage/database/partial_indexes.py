@@ -2,6 +2,7 @@
 
 from sqlalchemy import MetaData, text
 
+import storage.database.key_tables
 import storage.database.webhook_tables  # noqa: F401 - its tables are part of the metadata once it is loaded
 from storage.database.tables import metadata
 

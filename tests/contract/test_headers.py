@@ -81,6 +81,7 @@ def test_what_is_used_beyond_a_limit_leaves_nothing() -> None:
 
 def test_openais_client_reads_the_headers_that_it_knows(stage: Stage) -> None:
     client = openai.OpenAI(base_url=f"{stage.address}/v1", api_key=stage.new_key(per_minute=5), max_retries=0)
+    stage.held.callback(client.close)
     answer = client.images.with_raw_response.generate(prompt="a star")
     assert answer.headers["x-ratelimit-remaining-requests"] == "4"
     assert answer.headers["x-ratelimit-reset-requests"] == "60s"

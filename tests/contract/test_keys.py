@@ -8,7 +8,8 @@ from sqlalchemy import update
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.access.quotas import Quotas, QuotaUsage
 from storage.database.connection import Database
-from storage.database.tables import key_usage, keys, renders
+from storage.database.key_tables import key_usage, keys
+from storage.database.tables import renders
 from storage.errors import BadSpecification, IdempotencyConflict, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Idempotency, Submission

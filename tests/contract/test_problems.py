@@ -25,7 +25,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def openais(stage: Stage) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stage.address}/v1", api_key=stage.key, max_retries=0)
+    client = openai.OpenAI(base_url=f"{stage.address}/v1", api_key=stage.key, max_retries=0)
+    return stage.held.enter_context(client)
 
 
 def test_every_code_has_a_kind_and_an_address_that_describes_it(stage: Stage) -> None:

@@ -14,10 +14,10 @@ from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
-from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
+from scheduler.results.signed_urls import Format
 from storage.renders.views import JobView
 from storage.rules.states import State
 
