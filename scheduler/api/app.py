@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler.api import events, fleet, health, problems, renders, schedules, webhooks, welcome
 from scheduler.api.access import Access, Open
-from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
+from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
@@ -82,8 +82,8 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
-    problems.answer_with_problems(app, {**openais, **webuis}, instead)
-    doors = (openai_images, openai_batches, automatic1111, replicate)
+    problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
+    doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
     for room in (renders, events, webhooks, schedules, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)

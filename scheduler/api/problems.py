@@ -91,6 +91,9 @@ _TITLES = {
     504: "Gateway Timeout",
 }
 
+#: Addresses of the farm that OpenAI's clients call, and the header by which they are known.
+_SHARED_WITH_OPENAI = ("/v1/models", "/v1/files")
+_OF_OPENAIS_CLIENT = "x-stainless-lang"
 #: FastAPI's words for a body that it failed to read.
 _UNREADABLE = "There was an error parsing the body"
 
@@ -123,10 +126,9 @@ def answer(
     code = code or code_of(status)
     request_id = request_id_of(request.scope)
     headers = {**(headers or {}), REQUEST_ID: request_id}
-    forms: Mapping[str, Form] = request.app.state.error_forms
-    for prefix, form in forms.items():
-        if request.url.path.startswith(prefix):
-            return JSONResponse(form(status, code, detail, [error.field for error in errors]), status, headers=headers)
+    form = _form_for(request)
+    if form is not None:
+        return JSONResponse(form(status, code, detail, [error.field for error in errors]), status, headers=headers)
     problem = Problem(
         type=address_of(code),
         code=code,
@@ -139,13 +141,27 @@ def answer(
     return JSONResponse(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def answer_with_problems(app: FastAPI, forms: Mapping[str, Form], instead: Callable[[str], str | None]) -> None:
+def _form_for(request: Request) -> Form | None:
+    """Return the form of errors that a request's client knows; None: problem documents."""
+    path = request.url.path
+    forms: Mapping[str, Form] = request.app.state.error_forms
+    found = next((form for prefix, form in forms.items() if path.startswith(prefix)), None)
+    if found is None and path.startswith(_SHARED_WITH_OPENAI) and _OF_OPENAIS_CLIENT in request.headers:
+        return request.app.state.openai_form  # type: ignore[no-any-return]
+    return found
+
+
+def answer_with_problems(
+    app: FastAPI, forms: Mapping[str, Form], openai_form: Form, instead: Callable[[str], str | None]
+) -> None:
     """Answer every error of the application with a problem document, or in the form of its path's protocol.
 
     Args:
+        openai_form: for OpenAI's own clients, at addresses that are the farm's, too.
         instead: what to say of an address that is not here; None: nothing is known of it.
     """
     app.state.error_forms = dict(forms)
+    app.state.openai_form = openai_form
     app.state.instead = instead
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]

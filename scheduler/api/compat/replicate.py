@@ -205,7 +205,9 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PICTURES:
         raise BadSpecification(f"num_outputs: must be 1 to {MOST_PICTURES}, a whole number (given: {n!r:.40})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
-    if "logs" in (body.webhook_events_filter or ()):
+    if body.webhook_events_filter is not None and body.webhook is None:
+        ignored.append("webhook_events_filter, without a webhook")
+    elif "logs" in (body.webhook_events_filter or ()):
         ignored.append("webhook_events_filter: logs")
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),
@@ -217,8 +219,6 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
 def _webhook(context: ApiContext, body: PredictionBody) -> Webhook | None:
     """Return where to send the prediction. Raises BadSpecification."""
     if body.webhook is None:
-        if body.webhook_events_filter is not None:
-            raise BadSpecification("webhook_events_filter: only together with webhook")
         return None
     check_url(body.webhook, allow_private=context.services.settings.webhook_private)
     wanted = _EVENTS if body.webhook_events_filter is None else body.webhook_events_filter
