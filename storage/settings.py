@@ -112,7 +112,7 @@ class Settings(BaseModel):
     """How long a stopping worker may take to finish its running batch before its jobs are requeued."""
 
     webhook_private: bool = False
-    """Allow webhooks to private addresses, and over http, for receivers in your own network."""
+    """Allow webhooks to private addresses and over http: in your own network; alike for API and scheduler process."""
 
     cors_origins: str = ""
     """Origins of web pages that may use the API from a browser, e.g. https://app.example.com, separated by commas."""

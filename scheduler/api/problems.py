@@ -234,7 +234,9 @@ def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
         return f"{place[-1]}: must be of the right form: {example} (given: {str(problem['input'])[:40]!r})"
     body_fields = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
     model = body_fields[0].field_info.annotation if source == "body" and body_fields else None
-    return explain_problem({**problem, "loc": _place(place)}, model)
+    # The name of a field that is not known may be anything.
+    own = (place[-1],) if problem["type"] == "extra_forbidden" else ()
+    return explain_problem({**problem, "loc": (*_place(place[: len(place) - len(own)]), *own)}, model)
 
 
 def _example(request: Request, place: Sequence[Any]) -> str | None:

@@ -109,6 +109,20 @@ def test_edits_and_variations_say_in_openais_words_that_pictures_are_made_from_t
         assert "pictures are made from text alone; POST /v1/images/generations" in str(refused)
 
 
+@pytest.mark.parametrize("name", ["", "a b", "str", "list", "ümläut", "1", "a.b"])
+def test_an_unknown_field_of_any_name_is_refused(stage: Stage, name: str) -> None:
+    for path, body in (
+        ("/v1/renders", {"prompt": "a star"}),
+        ("/v1/images/generations", {"prompt": "a star"}),
+        ("/v1/schedules", {"name": "x", "cron": "@yearly", "render": {"prompt": "a star"}}),
+    ):
+        answer = stage.client().post(path, json={**body, name: 1})
+        assert (path, answer.status_code) == (path, 422)
+        assert f"{name or 'specification'}: unknown field" in answer.text
+    inner = {"name": "x", "cron": "@yearly", "render": {"prompt": "a star", name: 1}}
+    assert stage.client().post("/v1/schedules", json=inner).status_code == 422
+
+
 @pytest.mark.parametrize("given", ["abc-123", "x" * 128, "a/b?c=d&e"])
 def test_a_callers_request_id_is_kept(stage: Stage, given: str) -> None:
     for path in ("/healthz", "/v1/renders", "/nowhere"):
