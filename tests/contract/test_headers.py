@@ -10,6 +10,7 @@ from scheduler.api.rate_limits import limits_left
 from storage.access.keys import Limits
 from storage.access.quotas import UNUSED, QuotaUsage
 from storage.errors import BadSettings
+from storage.renders.views import Views
 from storage.settings import read_settings
 from tests.contract.stage import Stage, running_stage
 
@@ -85,6 +86,17 @@ def test_openais_client_reads_the_headers_that_it_knows(stage: Stage) -> None:
     answer = client.images.with_raw_response.generate(prompt="a star")
     assert answer.headers["x-ratelimit-remaining-requests"] == "4"
     assert answer.headers["x-ratelimit-reset-requests"] == "60s"
+
+
+def test_a_fault_of_the_farm_can_be_read_by_the_page_that_met_it(
+    open_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr(Views, "renders", broken)
+    answer = open_stage.keyless().get("/v1/renders", headers={"Origin": PAGE})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (500, PAGE)
 
 
 def preflight(stage: Stage, origin: str, method: str = "POST", headers: str = "authorization") -> httpx.Response:
