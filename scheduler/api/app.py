@@ -43,13 +43,13 @@ curl -H "Authorization: Bearer farm_…" ADDRESS/v1/jobs/ID-000000/image -L -o p
 ```
 
 `farm keys create` creates API keys; until the first one is made, callers on this machine need none. Errors are problem
-documents (RFC 9457) that name the wrong field and have a `code` for programs; `GET /problems` describes each. Every answer
-has an `X-Request-ID`: the caller's own, if it sent one (up to 128 printable characters), or a new one. A limited key's POSTs
-are answered with `RateLimit-Policy`, `RateLimit` and, for requests a minute, OpenAI's `X-RateLimit-…-Requests`; 429 says
-in `Retry-After` when to come back.
+documents (RFC 9457) that name the wrong field and have a `code` for programs; `GET /problems` describes each. Every
+answer has an `X-Request-ID`: the caller's own, if it sent one (up to 128 printable characters), or a new one. A limited
+key's POSTs are answered with `RateLimit-Policy`, `RateLimit` and, for requests a minute, OpenAI's
+`X-RateLimit-…-Requests`; 429 says in `Retry-After` when to come back.
 
-Webhooks go to public addresses over https. Receivers in your own network need the setting `FARM_WEBHOOK_PRIVATE=true`, of the
-API and of the scheduler process.
+Webhooks go to public addresses over https. Receivers in your own network need the setting `FARM_WEBHOOK_PRIVATE=true`,
+of the API and of the scheduler process.
 """
 #: In the order of the documentation page.
 _TAGS = {

@@ -38,7 +38,9 @@ class WebhookBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(max_length=2000, description="An https URL with a public address; FARM_WEBHOOK_PRIVATE allows others.")]
+    url: Annotated[str, Field(max_length=2000)] = Field(
+        description="An https URL with a public address; FARM_WEBHOOK_PRIVATE allows others."
+    )
     events: Annotated[
         list[EventKind], Field(min_length=1, max_length=len(EventKind), description="Which events are sent.")
     ] = [EventKind.RENDER_FINISHED]
