@@ -6,12 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 from replicate.client import Client as Replicate
 from replicate.webhook import Webhooks as ReplicateWebhooks
 from standardwebhooks import Webhook as StandardWebhook
 
 from scheduler.background.webhook_delivery import WebhookDelivery
 from scheduler.cli.agreement import disagreements
+from scheduler.cli.main import cli
 from scheduler.intake.addresses import pool
 from scheduler.results.webhook_payloads import payloads_over
 from storage.events.log import EventKind
@@ -185,3 +187,17 @@ def test_the_document_describes_each_message(stage: Stage) -> None:
             "webhook-signature",
         }
     assert json.dumps(document["components"]["schemas"]["JobEventData"]).count("image_url")
+
+
+def test_a_key_is_made_with_a_webhook(stage: Stage) -> None:
+    def make(*words: str) -> Result:
+        environment = {"FARM_HOME": str(stage.services.settings.home), "FARM_OWNER": "hook"}
+        return CliRunner().invoke(cli, ["keys", "create", "--name", "told", *words, "--json"], env=environment)
+
+    for words, events in (((), ["render.finished"]), (("--webhook-event", "job.done"), ["job.done"])):
+        made = make("--webhook", "https://example.com/hook", *words)
+        client = stage.client(json.loads(made.stdout)["key"])
+        assert client.get("/v1/webhooks/key").json() == {"url": "https://example.com/hook", "events": events}
+    local = make("--webhook", "http://127.0.0.1/hook")
+    assert "FARM_WEBHOOK_PRIVATE=true" in str(local.exception)
+    assert "--webhook-event needs a --webhook" in make("--webhook-event", "job.done").output
