@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ import openai
 import pytest
 
 from scheduler.api.problem_kinds import KINDS, ProblemCode
+from storage.errors import DatabaseProblem
 from storage.process.logs import JsonFormatter, TextFormatter
+from storage.renders.followed import Followed
 from storage.renders.views import Views
 from tests.contract.stage import Stage, running_stage
 
@@ -140,25 +143,51 @@ def test_a_request_id_that_is_given_twice_is_replaced(stage: Stage) -> None:
     assert MADE.fullmatch(answer.headers["x-request-id"])
 
 
-def test_a_fault_of_the_farm_is_answered_with_its_id_which_stands_in_the_log(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("nobody expected this")
-
+@contextmanager
+def logged(name: str) -> Iterator[list[tuple[str, str]]]:
+    """The lines of a logger, as text and as JSON."""
     lines: list[tuple[str, str]] = []
 
     class Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append((TextFormatter("api").format(record), JsonFormatter("api").format(record)))
 
-    monkeypatch.setattr(Views, "renders", broken)
-    log, kept = logging.getLogger("scheduler.api.problems"), Kept()
+    log, kept = logging.getLogger(name), Kept()
     log.addHandler(kept)
     try:
-        answer = stage.client().get("/v1/renders", headers={"X-Request-ID": "mine-1"})
+        yield lines
     finally:
         log.removeHandler(kept)
+
+
+def test_what_is_done_for_all_who_wait_is_logged_under_nobodys_id(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise DatabaseProblem("the database is away")
+
+    stage.working.clear()
+    monkeypatch.setattr(Followed, "unfinished", away)
+    try:
+        with logged("scheduler.api.waiting.shared_reader") as lines:
+            headers = {"X-Request-ID": "waits-1", "Prefer": "wait=1"}
+            assert stage.client().post("/v1/renders", json={"prompt": "a star"}, headers=headers).status_code == 202
+    finally:
+        stage.working.set()
+    assert [text.partition("api: ")[2] for text, _ in lines] == [
+        "callers wait until the database answers: the database is away"
+    ]
+
+
+def test_a_fault_of_the_farm_is_answered_with_its_id_which_stands_in_the_log(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr(Views, "renders", broken)
+    with logged("scheduler.api.problems") as lines:
+        answer = stage.client().get("/v1/renders", headers={"X-Request-ID": "mine-1"})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert (answer.headers["x-request-id"], answer.json()["request_id"]) == ("mine-1", "mine-1")
     [(text, line)] = lines
