@@ -22,11 +22,13 @@ def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[
 
     Raises BadSpecification with the place of what is wrong, NotFound for a manifest that is not the caller's.
     """
-    if body.manifest is None:
+    if body.templates:
+        yield body.order_of_templates()
+    elif body.manifest is None:
         yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed)
-        return
-    with context.manifest(caller, body.manifest) as rows:
-        yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
+    else:
+        with context.manifest(caller, body.manifest) as rows:
+            yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed)
 
 
 def terms_of(context: ApiContext, caller: Caller, body: RenderBody, *, idempotency_key: str | None = None) -> Terms:

@@ -40,7 +40,7 @@ class ScheduleBody(BaseModel):
         },
     )
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Annotated[str, Field(pattern=NAME, description="Unique among your schedules.")]
     cron: Annotated[str, Field(max_length=200)] = Field(
         description="Minute, hour, day of the month, month, day of the week; or @daily, @hourly, …"
     )
@@ -57,7 +57,7 @@ class ScheduleBody(BaseModel):
     seeds: Literal["fresh", "same"] | None = Field(
         None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
     )
-    render: RenderBody
+    render: RenderBody = Field(description="What to render each time, as `POST /v1/renders` takes it.")
 
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"], responses=RESPONSES, route_class=JsonRoute)

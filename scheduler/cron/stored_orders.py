@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,15 +23,10 @@ from storage.jobs.values import Webhook
 from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore
 from storage.renders.schedules import Schedule
-from storage.rules.states import Priority
+from storage.rules.states import PRIORITY_NAMES, Priority, PriorityName
 from storage.spec.picture import Request
 
 _INPUTS = {"control_images", "prompt_embeds"}
-_PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
-    Priority.INTERACTIVE: "interactive",
-    Priority.NORMAL: "normal",
-    Priority.BULK: "bulk",
-}
 
 
 class StoredOrder(BaseModel):
@@ -50,7 +45,7 @@ class StoredOrder(BaseModel):
     seed: int | None = None
     #: How many pictures it had when it was added.
     pictures: int
-    priority: Literal["interactive", "normal", "bulk"] = "normal"
+    priority: PriorityName = "normal"
     #: The API key that it was added with.
     key_id: str | None = None
     #: Whether its events are recorded.
@@ -60,6 +55,8 @@ class StoredOrder(BaseModel):
     #: Of each of its renders.
     name: str | None = None
     note: str | None = None
+    #: How whoever added it reaches the API.
+    api_url: str | None = None
 
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
@@ -97,13 +94,14 @@ def store_order(intake: Intake, submitter: Submitter, order: Order, terms: Terms
         pictures_each=order.pictures_each,
         seed=seed if same_seeds else None,
         pictures=checked.total,
-        priority=_PRIORITY_NAMES[terms.priority],
+        priority=PRIORITY_NAMES[terms.priority],
         key_id=submitter.key_id,
         watched=terms.watched,
         webhook_url=terms.webhook.url if terms.webhook else None,
         webhook_events=terms.webhook.events if terms.webhook else (),
         name=terms.name,
         note=terms.note,
+        api_url=submitter.api_url,
         remarks=tuple(checked.remarks),
     )
 

@@ -15,13 +15,15 @@ from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import firings, renders, schedules
 from storage.errors import InvalidInput, NotFound
 from storage.renders.filters import on_device
-from storage.rules.states import render_state
+from storage.rules.states import RenderState, render_state
 
 #: What a schedule may be called (a regular expression).
 NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 
 class FiringOutcome(StrEnum):
+    """What became of a planned time."""
+
     #: Due, and not accepted yet: it waits for its turn, or is being accepted.
     TAKEN = "taken"
     FIRED = "fired"
@@ -72,7 +74,7 @@ class Firing:
     outcome: FiringOutcome
     render_id: str | None
     #: The state of its render; None where there is none any more.
-    render_state: str | None
+    render_state: RenderState | None
     note: str | None
 
 
@@ -220,7 +222,8 @@ def _order(stored: str) -> Mapping[str, Any]:
 
 
 def _firing(row: Row[Any]) -> Firing:
-    state, note = None, row.note
+    state: RenderState | None = None
+    note = row.note
     if row.outcome == FiringOutcome.TAKEN and note is None:
         note = "waits for its turn" if row.lease_until is None else "being accepted"
     if row.total is not None:

@@ -47,7 +47,7 @@ class RenderView:
     models: tuple[str, ...] = ()
 
     @property
-    def state(self) -> str:
+    def state(self) -> RenderState:
         counters = {"total": self.total, "done": self.done, "failed": self.failed, "cancelled": self.cancelled}
         return render_state(**counters, held=self.held, running=self.running)
 
