@@ -18,10 +18,12 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
     Exits with 3 if something is broken.
     """
-    findings = list(examination.examine(read_settings()))
+    findings = []
+    for finding in examination.examine(read_settings()):
+        findings.append(finding)
+        if not as_json:
+            # Each when it is known: a service that does not answer takes seconds.
+            click.echo(f"{_MARKS[finding.grade]} {finding.what:<9} {finding.words}")
     if as_json:
         print_json([finding.__dict__ for finding in findings])
-    else:
-        for finding in findings:
-            click.echo(f"{_MARKS[finding.grade]} {finding.what:<9} {finding.words}")
     context.exit(3 if any(finding.grade is Grade.BROKEN for finding in findings) else 0)

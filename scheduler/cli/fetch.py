@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import counted, json_option, print_json, say
+from scheduler.cli.output import counted, hint, json_option, print_json
 from scheduler.cli.progress import amount_of
 from scheduler.cli.reading import services_to_find
 from scheduler.cli.sheet import write_sheet
@@ -51,7 +51,7 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
         click.echo(f"{counted(n, 'picture')} of render {render_id} in {out}{there}")
     say_renamed(out, downloads.renamed)
     if render.remaining:
-        say(
+        hint(
             f"{counted(render.remaining, 'job')} of the render not finished; `farm watch {render_id} --out {out}` "
             "downloads their pictures as they are"
         )
@@ -84,7 +84,7 @@ def watch(
     if sheet is not None:
         prepare_folder(sheet.absolute().parent, option="--sheet")
     if render.held:
-        say(f"render {render_id} is held; `farm release {render_id}` resumes it")
+        hint(f"render {render_id} is held; `farm release {render_id}` resumes it")
     outcome = _outcome(services, render, out, names)
     report(services, outcome, as_json=as_json)
     if sheet is not None and outcome.render.done:

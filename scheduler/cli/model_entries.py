@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from scheduler.cli.output import counted, json_option, print_json, print_table, say
+from scheduler.cli.output import counted, hint, json_option, print_json, print_table, say
 from scheduler.local.home import Home
 from scheduler.local.weights import missing
 from scheduler.services import make_home
@@ -83,7 +83,7 @@ def check_file(context: click.Context, file: Path | None, as_json: bool) -> None
         print_json({"file": str(path), "default": registry.default, "entries": states})
     else:
         print_table(["ENTRY", "STATE"], ((name, _state(entry)) for name, entry in entries.items()))
-        say(f"{path}: {counted(len(registry.models), 'model')}, default {registry.default}{_of_loras(registry)}")
+        hint(f"{path}: {counted(len(registry.models), 'model')}, default {registry.default}{_of_loras(registry)}")
     context.exit(2 if gone else 0)
 
 

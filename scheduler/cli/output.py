@@ -4,15 +4,41 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 _GAP = "  "
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print a single JSON value.")
+#: Of a command's context: whether hints and progress are left out.
+_QUIET = "scheduler.cli.quiet"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Give a command `--json`, and `--quiet`, which silences `hint` and progress."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print a single JSON value.")(command)
+    return click.option(
+        *("-q", "--quiet"),
+        is_flag=True,
+        expose_value=False,
+        callback=_be_quiet,
+        help="Print no progress and no hints, only results and what went wrong.",
+    )(command)
+
+
+def _be_quiet(context: click.Context, _parameter: click.Parameter, quiet: bool) -> None:
+    # Those of groups have it as well, and come first.
+    context.meta[_QUIET] = quiet or context.meta.get(_QUIET, False)
+
+
+def is_quiet() -> bool:
+    """Return whether the command that runs is to print neither hints nor progress."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
 
 
 def print_json(value: Any) -> None:
@@ -22,6 +48,12 @@ def print_json(value: Any) -> None:
 def say(remark: str) -> None:
     """Print a remark to standard error, where it does not disturb a pipe."""
     click.echo(remark, err=True)
+
+
+def hint(words: str) -> None:
+    """Say what one could do without; nothing with `--quiet`."""
+    if not is_quiet():
+        say(words)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

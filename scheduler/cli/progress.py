@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from scheduler.cli.output import duration, rate, say
+from scheduler.cli.output import duration, hint, is_quiet, rate
 from storage.renders.views import RenderView
 
 _PLAIN_LINE_SECONDS = 5.0
@@ -61,7 +61,7 @@ def progress_of(label: str, total: int) -> Iterator[Callable[[RenderView, str], 
     What it yields takes the render, and in a few words what it waits for; empty: for nothing.
     """
     pace = RenderPace()
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield _plain_progress(label, pace)
         return
     with Progress(
@@ -96,7 +96,7 @@ def amount_of(label: str, total: int, noun: str) -> Iterator[Callable[[int], Non
         _Left(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=is_quiet() or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(label, total=total, rate=None, left=None)
         next_at = started + _PLAIN_LINE_SECONDS
@@ -107,7 +107,7 @@ def amount_of(label: str, total: int, noun: str) -> Iterator[Callable[[int], Non
             left = (total - done) / pace if pace else None
             bar.update(task, completed=done, rate=pace, left=left)
             if bar.disable and time.monotonic() > next_at:
-                say(f"{label}: {done:,} of {total:,} {noun}, {rate(pace)}")
+                hint(f"{label}: {done:,} of {total:,} {noun}, {rate(pace)}")
                 next_at = time.monotonic() + _PLAIN_LINE_SECONDS
 
         yield show
@@ -122,7 +122,7 @@ def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=is_quiet() or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(label, total=None)
 
@@ -133,7 +133,7 @@ def counting(label: str) -> Iterator[Callable[[Iterable[T]], Iterator[T]]]:
                     so_far = f"{label}: {n:,} ({rate(n / (time.monotonic() - started))})"
                     bar.update(task, description=so_far)
                     if bar.disable and time.monotonic() > next_at:
-                        say(so_far)
+                        hint(so_far)
                         next_at = time.monotonic() + _PLAIN_LINE_SECONDS
                 yield one
 
@@ -155,6 +155,6 @@ def _plain_progress(label: str, pace: RenderPace) -> Callable[[RenderView, str],
         next_at = time.monotonic() + _PLAIN_LINE_SECONDS
         speed = f", {rate(per_second)}" if per_second else ""
         rest = f", {duration(left)} left" if left else ""
-        say(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}{f'; {note}' if note else ''}")
+        hint(f"{label}: {render.total - render.remaining} of {render.total}{speed}{rest}{f'; {note}' if note else ''}")
 
     return show

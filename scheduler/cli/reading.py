@@ -1,6 +1,6 @@
 """Open the farm for commands about what is there already: where none was ever used, they leave nothing behind."""
 
-from scheduler.cli.output import say
+from scheduler.cli.output import hint
 from scheduler.services import Services, open_services
 from storage.errors import NotFound
 from storage.settings import Settings, read_settings
@@ -13,7 +13,7 @@ def services_to_read(settings: Settings | None = None) -> Services:
     """
     settings = settings or read_settings()
     if unused := _is_unused(settings):
-        say(f"{_where(settings)}; the setting FARM_HOME names its folder")
+        hint(f"{_where(settings)}; the setting FARM_HOME names its folder")
     return open_services(settings, in_memory=unused)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.order_options import OrderOptions, with_order_options
-from scheduler.cli.output import counted, duration, json_option, print_json, say, size
+from scheduler.cli.output import counted, duration, hint, json_option, print_json, say, size
 from scheduler.cli.progress import counting
 from scheduler.cli.reading import services_to_read
 from scheduler.cli.sheet import write_sheet
@@ -185,7 +185,7 @@ def _say_how_long(found: Estimate, devices: int) -> None:
 
 def _say_what_is_left(services: Services) -> None:
     if services.settings.embedded and (left := services.views.unfinished_jobs()):
-        say(
+        hint(
             f"{counted(left, 'unfinished job')} from earlier renders will be rendered too "
             "(`farm status` lists them, `farm cancel RENDER` cancels them)"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.output import counted, json_option, print_json, say
+from scheduler.cli.output import counted, hint, json_option, print_json, say
 from scheduler.cli.progress import amount_of
 from scheduler.cli.reading import services_to_find
 from scheduler.results import contact_sheet as contact_sheet
@@ -67,7 +67,7 @@ def write_sheet(services: Services, render_id: str, out: Path, *, columns: int =
             say(f"{counted(n, 'prompt')} with characters that no font here draws; `--out sheet.html` makes a page")
     left_out = "" if findings.pictures == render.done else f" (the first of {render.done})"
     remarkable = f"; {findings.words()}" if findings.words() else ""
-    say(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
+    hint(f"contact sheet {out}: {findings.pictures} pictures{left_out}{remarkable}")
     return findings
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.cli.progress import amount_of
 from scheduler.intake.admission import Submitter
 from scheduler.intake.uploads import upload as store
 from scheduler.services import open_services
@@ -24,7 +25,11 @@ def upload(files: Sequence[Path], as_json: bool) -> None:
     services = open_services(settings)
     services.objects.check()
     submitter = Submitter(owner=settings.owner, local_files=True)
-    found = {str(file): store(services.uploads, submitter, file) for file in files}
+    found: dict[str, str] = {}
+    with amount_of("upload", len(files), "files") as show:
+        for number, file in enumerate(files, start=1):
+            found[str(file)] = store(services.uploads, submitter, file)
+            show(number)
     if as_json:
         print_json(found)
     else:

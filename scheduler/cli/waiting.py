@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.interrupts import heard_interrupts
-from scheduler.cli.output import counted, duration, print_json, rate, say
+from scheduler.cli.output import counted, duration, hint, print_json, rate, say
 from scheduler.cli.progress import progress_of
 from scheduler.cli.status import job_fields, shown_render
 from scheduler.intake.submit import Accepted, publish_tickets
@@ -127,9 +127,11 @@ def report_accepted(services: Services, accepted: Accepted, *, as_json: bool, ca
         print_json(shown_render(services, render))
         return
     click.echo(render.id)
-    say(f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm watch {render.id}`")
+    hint(
+        f"accepted render {render.id} with {counted(render.remaining, 'job')}; follow it with `farm watch {render.id}`"
+    )
     if not called:
-        say("no farm is running on this machine; `farm up` starts one, which renders the queue")
+        hint("no farm is running on this machine; `farm up` starts one, which renders the queue")
 
 
 @contextlib.contextmanager
@@ -139,7 +141,7 @@ def _farm(services: Services, models: Iterable[str]) -> Iterator[None]:
     if not settings.embedded:
         yield
         return
-    with local_farm.use(settings, say=say) as broker_url:
+    with local_farm.use(settings, say=hint) as broker_url:
         publish_tickets(services.jobs, services.registry, open_tickets(settings, broker_url), models)
         yield
 

@@ -294,3 +294,17 @@ def test_a_reader_that_goes_away_is_no_error(served: Home, render: Any) -> None:
         check=False,
     )
     assert shell.stderr == ""
+
+
+def test_quiet_commands_print_results_alone(home: Home, served: Home, render: Any, tmp_path: Path) -> None:
+    quiet = served.farm("render", "a", "--model", "simulated", "--quiet")
+    assert quiet.err == ""
+    assert re.fullmatch(r"render \w+ is done: 1 picture \(.*/s\) in .*, in .*\n", quiet.out)
+    assert served.farm("fetch", render["id"], "--out", str(tmp_path), "-q").err == ""
+    assert home.farm("render", "a", "--model", "simulated", "--no-wait", "-q").err == ""
+    assert home.farm("jobs", "nothing", "-q", code=2).complaint.startswith("no render")
+    assert served.farm("models", "show", "shapes", "--quiet").err == ""
+    # What will not be done is said all the same.
+    ignored = home.farm("render", "a", "--negative", "blue", "--guidance", "1", "--steps", "2", "--no-wait", "--quiet")
+    assert ignored.err.count("\n") == 1
+    assert "ignores it at a guidance_scale of 1" in ignored.err
