@@ -15,7 +15,7 @@ from storage.jobs.fair_share import queued
 from storage.renders.filters import RenderFilter, labelled, newer, older, on_device, order
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
-from storage.rules.states import FINAL, Priority, State, render_state
+from storage.rules.states import FINAL, Priority, RenderState, State, render_state
 
 if TYPE_CHECKING:
     # Its models take as long to import as half of what a list of renders needs.
