@@ -21,20 +21,14 @@ from typing import Any, Self
 
 import httpx
 
+from diffusion_farm.problems import ApiProblem, problem_of
+from diffusion_farm.schedules import FarmSchedules
+
 _POLL_SECONDS = 0.25
 _LONGEST_POLL_SECONDS = 2.0
 _PAGE = 500
 #: For idempotent requests: those that change nothing, or carry an idempotency key.
 _TRIES = 5
-
-
-class ApiProblem(Exception):
-    """Raised when the farm refuses a request: HTTP status, message, and the invalid fields."""
-
-    def __init__(self, status: int, detail: str, errors: Sequence[dict[str, str]] = ()) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.errors = list(errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +47,10 @@ class Render:
     cancelled: int
     #: Seconds since 1970.
     created_at: float
+    #: The same as text (RFC 3339).
+    created_time: str
     finished_at: float | None
+    finished_time: str | None
     #: It is not rendered before then, and only at these times of day of this zone; None: at any time.
     not_before: float | None = None
     window: str | None = None
@@ -112,6 +109,8 @@ class Farm:
         """
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, follow_redirects=False)
+        #: Recurring renders.
+        self.schedules = FarmSchedules(self._ask)
 
     def close(self) -> None:
         self._http.close()
@@ -130,8 +129,8 @@ class Farm:
         With an idempotency key the call is safe to repeat, even if its answer was lost. Raises ApiProblem.
         """
         if fields.get("dry_run"):
-            raise ValueError("dry_run: a dry run makes no render that could be returned; POST it to /v1/renders")
-        body = {**({} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}), **fields}
+            raise ValueError("dry_run: a dry run makes no render that could be returned; use `check`")
+        body = _body(prompt, fields)
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         answer = self._ask("POST", "/v1/renders", again=idempotency_key is not None, json=body, headers=headers)
         return _render(answer.json())
@@ -216,6 +215,51 @@ class Farm:
             # The next answer tells whether the render is finished: 204.
             time.sleep(pause)
 
+    def check(self, prompt: str | Sequence[str] | None = None, **fields: Any) -> dict[str, Any]:
+        """Check what `submit` would submit, and accept nothing: its pictures, models, remarks and expected time.
+
+        Raises ApiProblem.
+        """
+        told: dict[str, Any] = self._ask("POST", "/v1/renders", again=True, json=_body(prompt, fields, dry=True)).json()
+        return told
+
+    def renders(self, **filters: Any) -> Iterator[Render]:
+        """Yield your renders, newest first; `filters` are the API's parameters of that list. Raises ApiProblem."""
+        after: str | None = None
+        while True:
+            parameters = {"limit": _PAGE, **filters, **({} if after is None else {"after": after})}
+            page = self._ask("GET", "/v1/renders", params=parameters).json()
+            yield from map(_render, page["renders"])
+            after = page["next"]
+            if after is None:
+                return
+
+    def hold(self, render: Render | str) -> Render:
+        """Take what waits of a render out of the queue until it is released. Idempotent. Raises ApiProblem."""
+        return _render(self._ask("POST", f"/v1/renders/{_id(render)}/hold", again=True).json())
+
+    def release(self, render: Render | str) -> Render:
+        """Put what is held of a render back into the queue. Idempotent. Raises ApiProblem."""
+        return _render(self._ask("POST", f"/v1/renders/{_id(render)}/release", again=True).json())
+
+    def retry(self, render: Render | str) -> int:
+        """Queue the failed pictures of a render again and return how many there are. Raises ApiProblem."""
+        return int(self._ask("POST", f"/v1/renders/{_id(render)}/retry").json()["retried"])
+
+    def reprioritise(self, render: Render | str, priority: str) -> Render:
+        """Change the priority of what waits: interactive, normal or bulk. Idempotent. Raises ApiProblem."""
+        body = {"priority": priority}
+        return _render(self._ask("PATCH", f"/v1/renders/{_id(render)}", again=True, json=body).json())
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job as the API's JSON has it, with its specification and recipe. Raises ApiProblem."""
+        told: dict[str, Any] = self._ask("GET", f"/v1/jobs/{job_id}").json()
+        return told
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models as the API's JSON has them. Raises ApiProblem."""
+        return list(self._ask("GET", "/v1/models").json()["data"])
+
     def cancel(self, render: Render | str) -> int:
         """Cancel the unfinished pictures and return how many there were. Idempotent. Raises ApiProblem."""
         return int(self._ask("DELETE", f"/v1/renders/{_id(render)}").json()["cancelled"])
@@ -280,10 +324,15 @@ def _checked(answer: httpx.Response) -> httpx.Response:
     if answer.status_code < 400:
         return answer
     try:
-        problem = answer.json()
+        told = answer.json()
     except ValueError:
-        problem = {}
-    raise ApiProblem(answer.status_code, problem.get("detail", f"HTTP {answer.status_code}"), problem.get("errors", ()))
+        told = None
+    raise problem_of(answer.status_code, told, answer.headers)
+
+
+def _body(prompt: str | Sequence[str] | None, fields: dict[str, Any], *, dry: bool = False) -> dict[str, Any]:
+    said = {} if prompt is None else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+    return {**said, **fields, **({"dry_run": True} if dry else {})}
 
 
 def _render(fields: dict[str, Any]) -> Render:

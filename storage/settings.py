@@ -28,6 +28,8 @@ from storage.rules.faults import RetryPolicy
 
 #: One device as settings name it: kind and, where there are several, number.
 DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")
+#: The origin of a web page, as browsers write it: lower case, no path, no default port.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
 
 
 def _user_name() -> str:
@@ -113,7 +115,10 @@ class Settings(BaseModel):
     """Where schedules made over HTTP may read prompts at firing, e.g. s3://prompts/ (default: nowhere)."""
 
     webhook_private: bool = False
-    """Allow webhooks to private addresses, and over http, for receivers in your own network."""
+    """Allow webhooks to private addresses and over http: in your own network; alike for API and scheduler process."""
+
+    cors_origins: str = ""
+    """Origins of web pages that may use the API from a browser, e.g. https://app.example.com, separated by commas."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Log level: debug, info, warning or error."""
@@ -145,6 +150,17 @@ class Settings(BaseModel):
                 raise ValueError(f"{place!r} is not a place in a bucket; use s3://bucket or s3://bucket/prefix")
         return places
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact_origins(cls, origins: str) -> str:
+        for origin in filter(None, map(str.strip, origins.split(","))):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin; name each exactly as browsers do, such as https://app.example.com "
+                    "or http://localhost:5173"
+                )
+        return origins
+
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, word: object) -> object:
@@ -166,6 +182,11 @@ class Settings(BaseModel):
     def embedded(self) -> bool:
         """True with no address set: then the farm's parts are started here as needed."""
         return self.database_url is None and self.broker_url is None and self.objects_url is None
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of web pages that may use the API."""
+        return tuple(filter(None, map(str.strip, self.cors_origins.split(","))))
 
     @property
     def database(self) -> str:

@@ -1,20 +1,24 @@
 """Authenticate callers: API keys, their roles and limits."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
-from scheduler.intake.admission import Submitter
+from scheduler.intake.admission import Submitter, webhook_of
 from storage.access.keys import Keys, Limits, Role
+from storage.jobs.values import Webhook
 
 #: How long the answer "no key was ever made" is cached.
 _KEYLESS_SECONDS = 2.0
+#: Where a request's scope has its caller.
+_CALLER = "farm_caller"
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 #: What proxies add: whoever is behind one is on no known machine.
 _OF_PROXIES = ("forwarded", "via", "x-real-ip")
@@ -35,6 +39,10 @@ class Caller:
     limits: Limits
     #: None: no key was needed.
     key_id: str | None
+    #: Of the key, for renders that name none.
+    webhook: Webhook | None = None
+    #: How they reach this API.
+    api_url: str | None = None
 
     @property
     def sees(self) -> str | None:
@@ -43,7 +51,9 @@ class Caller:
 
     @property
     def submitter(self) -> Submitter:
-        return Submitter(owner=self.owner, key_id=self.key_id, limits=self.limits)
+        return Submitter(
+            owner=self.owner, key_id=self.key_id, limits=self.limits, webhook=self.webhook, api_url=self.api_url
+        )
 
 
 class Open(Enum):
@@ -62,8 +72,10 @@ class Access:
     expires is closed, not open.
     """
 
-    def __init__(self, keys: Keys, *, nobody: str, without_keys: Open) -> None:
+    def __init__(self, keys: Keys, *, nobody: str, without_keys: Open, origins: Collection[str] = ()) -> None:
+        """Prepare to let callers in; `origins`: those of foreign web pages that may send requests without a key."""
         self._keys = keys
+        self._origins = frozenset(origins)
         self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
         self._without_keys = without_keys
         self._looked_at = float("-inf")
@@ -72,14 +84,20 @@ class Access:
         """Return who presents this key. Raises Refused: 401 without a valid key."""
         key = self._keys.find(secret) if secret else None
         if key is not None:
-            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id)
+            webhook = webhook_of(key)
+            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id, webhook=webhook)
         if self._without_keys is not Open.TO_NOBODY and self._keyless():
             if self._without_keys is Open.TO_THIS_MACHINE:
                 _refuse_other_machines(request)
-            _refuse_strange_pages(request)
+            _refuse_strange_pages(request, self._origins)
             return self._nobody
         if secret:
-            raise Refused(401, "the API key is unknown, expired or revoked", {"WWW-Authenticate": "Bearer"})
+            raise Refused(
+                401,
+                "the API key is unknown, expired or revoked",
+                {"WWW-Authenticate": "Bearer"},
+                code=ProblemCode.INVALID_API_KEY,
+            )
         raise Refused(
             401,
             "an API key is required: Authorization: Bearer farm_…; `farm keys create` creates one",
@@ -108,15 +126,27 @@ def _refuse_other_machines(request: Request) -> None:
     host = request.url.hostname or ""
     if host not in _LOCAL_HOSTS:
         raise Refused(
-            403, f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}"
+            403,
+            f"without API keys only requests to this machine's own address are allowed, not to {host[:100]!r}",
+            code=ProblemCode.FOREIGN_REQUEST,
         )
 
 
-def _refuse_strange_pages(request: Request) -> None:
-    """Refuse requests of foreign web pages that are open in a caller's browser."""
+def _refuse_strange_pages(request: Request, origins: Collection[str]) -> None:
+    """Refuse requests of foreign web pages that are open in a caller's browser, but for those of these origins."""
     origin = request.headers.get("origin")
-    if origin is not None and origin != f"{request.url.scheme}://{request.url.netloc}":
-        raise Refused(403, "without API keys no other web page may send requests; `farm keys create` creates a key")
+    if origin is not None and origin not in origins and origin != f"{request.url.scheme}://{request.url.netloc}":
+        raise Refused(
+            403,
+            "without API keys no other web page may send requests; `farm keys create` creates a key, and "
+            "FARM_CORS_ORIGINS names the pages that may use it",
+            code=ProblemCode.FOREIGN_REQUEST,
+        )
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller | None:
+    """Return who sent a request that was let in; None for one that was not, or that asked for nobody's."""
+    return scope.get(_CALLER)
 
 
 def allowed(needed: Role) -> Callable[..., Caller]:
@@ -130,9 +160,11 @@ def allowed(needed: Role) -> Callable[..., Caller]:
     ) -> Caller:
         access: Access = request.app.state.access
         secret = bearer.credentials if bearer else basic.password if basic else header
-        found = access.caller(secret, request)
+        found = replace(access.caller(secret, request), api_url=str(request.base_url))
         if not found.role.covers(needed):
-            raise Refused(403, f"this API key has the role {found.role}; the role {needed} is required")
+            words = f"this API key has the role {found.role}; the role {needed} is required"
+            raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
+        request.scope[_CALLER] = found
         return found
 
     return caller

@@ -8,17 +8,22 @@ import anyio.to_thread
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import agenda, events, fleet, health, problems, renders, schedules
+from scheduler.api import agenda, events, fleet, health, problems, renders, schedules, webhooks, welcome
 from scheduler.api.access import Access, Open
-from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate
+from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
+from scheduler.api.cors import cors_options
+from scheduler.api.rate_limits import RateLimits
+from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
+from storage.access.quotas import Quotas
 
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
@@ -38,7 +43,13 @@ curl -H "Authorization: Bearer farm_…" ADDRESS/v1/jobs/ID-000000/image -L -o p
 ```
 
 `farm keys create` creates API keys; until the first one is made, callers on this machine need none. Errors are problem
-documents (RFC 9457) that name the wrong field.
+documents (RFC 9457) that name the wrong field and have a `code` for programs; `GET /problems` describes each. Every
+answer has an `X-Request-ID`: the caller's own, if it sent one (up to 128 printable characters), or a new one. A limited
+key's POSTs are answered with `RateLimit-Policy`, `RateLimit` and, for requests a minute, OpenAI's
+`X-RateLimit-…-Requests`; 429 says in `Retry-After` when to come back.
+
+Webhooks go to public addresses over https. Receivers in your own network need the setting `FARM_WEBHOOK_PRIVATE=true`,
+of the API and of the scheduler process.
 """
 #: In the order of the documentation page.
 _TAGS = {
@@ -72,28 +83,24 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.context = context
-    app.state.access = Access(
-        Keys(context.services.database), nobody=context.services.settings.owner, without_keys=without_keys
-    )
+    settings, database = context.services.settings, context.services.database
+    origins = settings.origins
+    app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)
     openais = dict.fromkeys(("/v1/images", "/v1/batches", "/v1/files/"), openai_images.error)
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
-    problems.answer_with_problems(app, {**openais, **webuis}, instead)
-    for room in (
-        renders,
-        events,
-        schedules,
-        agenda,
-        fleet,
-        openai_images,
-        openai_batches,
-        automatic1111,
-        replicate,
-        health,
-    ):
+    problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
+    doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
+    for room in (renders, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
-    app.add_middleware(_Bounded)
-    app.add_middleware(_Heads)
+    webhooks.document_webhooks(app)
+    # The last one stands outermost.
+    for middleware in (_Bounded, _Heads, _Faults):
+        app.add_middleware(middleware)
+    app.add_middleware(RateLimits, quotas=Quotas(database))
+    if origins:
+        app.add_middleware(CORSMiddleware, **cors_options(origins))
+    app.add_middleware(RequestIds)
     return app
 
 
@@ -142,6 +149,28 @@ class _Heads:
         if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
+
+
+class _Faults:
+    """Answer what nobody expected within all else that belongs to an answer, which has its id and headers then."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await problems.fault(Request(scope), error)(scope, receive, send)
 
 
 def _words(most: int) -> str:

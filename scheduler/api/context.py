@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
-from scheduler.api.signed_urls import SignedUrls
 from scheduler.api.waiting.followers import Followers
 from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
+from scheduler.results.signed_urls import SignedUrls
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
 from storage.access.uploads import Uploads

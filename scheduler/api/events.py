@@ -4,20 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
-from scheduler.api.access import Caller, CanRead, CanSubmit
+from scheduler.api.access import Caller, CanRead
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
-from storage.events.webhooks import Webhooks
-
-
-class SecretAnswer(BaseModel):
-    key: str = Field(description="whsec_ and base64, as the Standard Webhooks libraries expect it.")
-
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
@@ -51,12 +44,6 @@ def follow_render(
         # An EventSource reconnects forever; 204 tells it to stop.
         return Response(status_code=204)
     return _EventStream(context, caller, render_id, seen)
-
-
-@router.get("/webhooks/secret", tags=["webhooks"])
-def get_webhook_secret(context: Context, caller: CanSubmit) -> SecretAnswer:
-    """Return the secret that your webhooks are signed with."""
-    return SecretAnswer(key=Webhooks(context.services.database).secret(caller.owner))
 
 
 class _EventStream(StreamingResponse):

@@ -1,10 +1,11 @@
 """Routes about the farm itself: files, models, workers and statistics."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, File, Form, Path, UploadFile
 
 from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.context import ApiContext, Context
@@ -23,10 +24,11 @@ from scheduler.intake.manifests import KINDS
 from scheduler.intake.uploads import MAX_BYTES, check_embeddings, check_image
 from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import SILENT_SECONDS
+from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.rules.states import Priority
+from storage.rules.times import rfc3339
 from storage.spec.capabilities import pipeline_of, taken_controls
-from storage.spec.models import DiffusersModel
+from storage.spec.models import DiffusersModel, Model
 
 _COUNTED_TO = 100_000
 DAY_SECONDS = 86400.0
@@ -40,7 +42,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"], route_class
 @router.post("/files", status_code=201)
 def upload_file(
     context: Context,
-    file: UploadFile,
+    file: Annotated[UploadFile, File(description="Its content, and its name.")],
     caller: CanSubmit,
     purpose: Annotated[str, Form(max_length=32, description="input, manifest or batch")] = "input",
 ) -> FileAnswer:
@@ -77,23 +79,16 @@ def upload_file(
 @router.get("/models")
 def list_models(context: Context, _caller: CanRead) -> ModelList:
     """List the models, with the controls they take and how many workers serve them."""
-    serving = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
-    models = [
-        ModelAnswer(
-            id=alias,
-            kind=model.kind,
-            default=alias == context.registry.default,
-            pipeline=pipeline_of(model) if isinstance(model, DiffusersModel) else None,
-            takes=_takes(model),
-            width=model.width,
-            height=model.height,
-            num_inference_steps=model.num_inference_steps,
-            guidance_scale=model.guidance_scale,
-            workers=sum(alias in worker.models for worker in serving),
-        )
-        for alias, model in context.registry.models.items()
-    ]
-    return ModelList(data=models)
+    serving = _serving(context)
+    return ModelList(data=[_model(context, model, serving) for model in context.registry.models.values()])
+
+
+@router.get("/models/{model}")
+def get_model(
+    context: Context, model: Annotated[str, Path(max_length=63, description="The alias of a model.")], _caller: CanRead
+) -> ModelAnswer:
+    """Return a model, with the controls it takes and how many workers serve it."""
+    return _model(context, context.registry[model], _serving(context))
 
 
 @router.get("/workers")
@@ -111,7 +106,29 @@ def get_statistics(context: Context, _caller: CanRead) -> StatsAnswer:
 @router.get("/usage")
 def get_usage(context: Context, caller: CanRead) -> list[UsageAnswer]:
     """Return how much storage your pictures take; with an admin key, every owner's."""
-    return [UsageAnswer(**asdict(one)) for one in context.services.measures.usage(owner=caller.sees)]
+    return [
+        UsageAnswer(**asdict(one), oldest_time=rfc3339(one.oldest), newest_time=rfc3339(one.newest))
+        for one in context.services.measures.usage(owner=caller.sees)
+    ]
+
+
+def _serving(context: ApiContext) -> list[WorkerView]:
+    return [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
+
+
+def _model(context: ApiContext, model: Model, serving: Collection[WorkerView]) -> ModelAnswer:
+    return ModelAnswer(
+        id=model.alias,
+        kind=model.kind,
+        default=model.alias == context.registry.default,
+        pipeline=pipeline_of(model) if isinstance(model, DiffusersModel) else None,
+        takes=_takes(model),
+        width=model.width,
+        height=model.height,
+        num_inference_steps=model.num_inference_steps,
+        guidance_scale=model.guidance_scale,
+        workers=sum(model.alias in worker.models for worker in serving),
+    )
 
 
 def _check_manifest(name: str) -> None:
@@ -136,7 +153,7 @@ def _takes(model: object) -> list[str] | None:
 
 
 def statistics_of(context: ApiContext) -> StatsAnswer:
-    workers = [worker for worker in context.workers.all() if worker.silent_for <= SILENT_SECONDS]
+    workers = _serving(context)
     oldest = context.services.measures.oldest_waiting(context.registry.models)
     faults: dict[str, int] = {}
     for counted in FaultLog(context.services.database).counts(within_seconds=DAY_SECONDS):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from scheduler.api.access import Caller
@@ -25,11 +26,13 @@ def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[
     Raises BadSpecification with the place of what is wrong, NotFound for a manifest that is not the caller's.
     """
     _, remarks = times_of(context, body)
-    if body.manifest is None:
+    if body.templates:
+        yield replace(body.order_of_templates(), remarks=remarks)
+    elif body.manifest is None:
         yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed, remarks=remarks)
-        return
-    with context.manifest(caller, body.manifest) as rows:
-        yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed, remarks=remarks)
+    else:
+        with context.manifest(caller, body.manifest) as rows:
+            yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed, remarks=remarks)
 
 
 def times_of(context: ApiContext, body: RenderBody) -> tuple[RenderTimes | None, tuple[str, ...]]:

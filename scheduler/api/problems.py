@@ -13,6 +13,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from scheduler.api.json_bodies import DoubledField
+from scheduler.api.problem_kinds import ProblemCode, address_of, code_of
+from scheduler.api.request_ids import HEADER as REQUEST_ID
+from scheduler.api.request_ids import request_id_of
 from storage.errors import (
     FarmError,
     IdempotencyConflict,
@@ -32,26 +35,38 @@ _RETRY_SECONDS = 5
 
 
 class FieldProblem(BaseModel):
+    """Name a wrong field."""
+
     field: str = Field(description="Where in the body, path or query, such as `prompt` or `product.steps`.")
-    message: str
+    message: str = Field(description="What is wrong with it, and what is right.")
 
 
 class Problem(BaseModel):
-    """Hold a problem document."""
+    """Hold a problem document (RFC 9457)."""
 
-    type: str = Field("about:blank", description="A URI of the problem type; about:blank: the status says it.")
-    title: str
-    status: int
-    detail: str
+    type: str = Field(
+        description="The address of this kind of problem, which describes it.", examples=["/problems/invalid_field"]
+    )
+    code: ProblemCode = Field(description="The kind of problem, for programs; `GET /problems` lists all.")
+    title: str = Field(description="The status in HTTP's words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong here, and what to do, for people.")
     errors: list[FieldProblem] = Field(default_factory=list, description="The fields that are wrong, if any.")
+    request_id: str | None = Field(
+        None, description="The id of the request, as in the header `X-Request-ID`; the API's log lines have it, too."
+    )
 
 
 class Refused(FarmError):
     """Raised when a route refuses a request, with this status."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, *, code: ProblemCode | None = None
+    ) -> None:
+        """Prepare an answer; `code`: the kind of problem, where the status does not tell it."""
         super().__init__(detail)
         self.status = status
+        self.code = code or code_of(status)
         self.headers = dict(headers or {})
 
 
@@ -76,13 +91,16 @@ _TITLES = {
     504: "Gateway Timeout",
 }
 
+#: Addresses of the farm that OpenAI's clients call, and the header by which they are known.
+_SHARED_WITH_OPENAI = ("/v1/models", "/v1/files")
+_OF_OPENAIS_CLIENT = "x-stainless-lang"
 #: FastAPI's words for a body that it failed to read.
 _UNREADABLE = "There was an error parsing the body"
 
 #: For routes' `responses`: the errors that each may answer.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
-    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
 }
 
 
@@ -91,8 +109,8 @@ def responses_in(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model, "description": _TITLES.get(int(status), "")} for status in (*RESPONSES, 504)}
 
 
-#: Makes a protocol's own form of an error of its status, detail and field names.
-Form = Callable[[int, str, Sequence[str]], dict[str, Any]]
+#: Makes a protocol's own form of an error of its status, code, detail and field names.
+Form = Callable[[int, ProblemCode, str, Sequence[str]], dict[str, Any]]
 
 
 def answer(
@@ -100,36 +118,65 @@ def answer(
     status: int,
     detail: str,
     *,
+    code: ProblemCode | None = None,
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return a problem document or, below the path of another protocol, an error in its own form."""
-    forms: Mapping[str, Form] = request.app.state.error_forms
-    for prefix, form in forms.items():
-        if request.url.path.startswith(prefix):
-            return JSONResponse(form(status, detail, [error.field for error in errors]), status, headers=headers)
-    problem = Problem(title=_TITLES.get(status, "Problem"), status=status, detail=detail, errors=list(errors))
+    code = code or code_of(status)
+    request_id = request_id_of(request.scope)
+    headers = {**(headers or {}), REQUEST_ID: request_id}
+    form = _form_for(request)
+    if form is not None:
+        return JSONResponse(form(status, code, detail, [error.field for error in errors]), status, headers=headers)
+    problem = Problem(
+        type=address_of(code),
+        code=code,
+        title=_TITLES.get(status, "Problem"),
+        status=status,
+        detail=detail,
+        errors=list(errors),
+        request_id=request_id,
+    )
     return JSONResponse(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def answer_with_problems(app: FastAPI, forms: Mapping[str, Form], instead: Callable[[str], str | None]) -> None:
+def _form_for(request: Request) -> Form | None:
+    """Return the form of errors that a request's client knows; None: problem documents."""
+    path = request.url.path
+    forms: Mapping[str, Form] = request.app.state.error_forms
+    found = next((form for prefix, form in forms.items() if path.startswith(prefix)), None)
+    if found is None and path.startswith(_SHARED_WITH_OPENAI) and _OF_OPENAIS_CLIENT in request.headers:
+        return request.app.state.openai_form  # type: ignore[no-any-return]
+    return found
+
+
+def answer_with_problems(
+    app: FastAPI, forms: Mapping[str, Form], openai_form: Form, instead: Callable[[str], str | None]
+) -> None:
     """Answer every error of the application with a problem document, or in the form of its path's protocol.
 
     Args:
+        openai_form: for OpenAI's own clients, at addresses that are the farm's, too.
         instead: what to say of an address that is not here; None: nothing is known of it.
     """
     app.state.error_forms = dict(forms)
+    app.state.openai_form = openai_form
     app.state.instead = instead
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
     app.add_exception_handler(FarmError, _farm)
-    app.add_exception_handler(Exception, _fault)
+    app.add_exception_handler(Exception, fault)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     problems = innermost(error.errors())
-    if words := _unread(request, problems[0]):
-        return answer(request, 415, words)
+    # What was not read at all comes first: no field of it can be wrong.
+    for problem in problems:
+        if words := _unread(request, problem):
+            return answer(request, 415, words)
+        if problem["type"] == "json_invalid":
+            return answer(request, 400, _explained(request, problem, error.body))
     errors = []
     for problem in problems[:20]:
         words = _explained(request, problem, error.body)
@@ -150,8 +197,7 @@ def innermost(problems: Sequence[Any]) -> list[Any]:
 
 def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
     """Return what to do about a body that was not read, since the request does not say that it is JSON or a form."""
-    given = request.headers.get("content-type")
-    said = f"says Content-Type: {given[:100]}" if given else "has no Content-Type"
+    given, said = request.headers.get("content-type"), _said(request)
     expected = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
     if expected and isinstance(expected[0].field_info, params.Form):
         if problem["type"] != "missing" or (given or "").startswith("multipart/form-data"):
@@ -159,7 +205,17 @@ def _unread(request: Request, problem: Mapping[str, Any]) -> str | None:
         return f"the request {said}; a file is sent as multipart/form-data, in the field {expected[0].alias}"
     if tuple(problem["loc"]) != ("body",) or not isinstance(problem.get("input"), bytes):
         return None
-    return f"the request {said}; its body is read as JSON only with Content-Type: application/json"
+    return not_json(request)
+
+
+def not_json(request: Request) -> str:
+    """Return what is said of a request whose body is not read, since it does not say that it is JSON."""
+    return f"the request {_said(request)}; its body is read as JSON only with Content-Type: application/json"
+
+
+def _said(request: Request) -> str:
+    given = request.headers.get("content-type")
+    return f"says Content-Type: {given[:100]}" if given else "has no Content-Type"
 
 
 def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
@@ -178,7 +234,9 @@ def _explained(request: Request, problem: Mapping[str, Any], body: Any) -> str:
         return f"{place[-1]}: must be of the right form: {example} (given: {str(problem['input'])[:40]!r})"
     body_fields = getattr(getattr(request.scope.get("route"), "dependant", None), "body_params", ())
     model = body_fields[0].field_info.annotation if source == "body" and body_fields else None
-    return explain_problem({**problem, "loc": _place(place)}, model)
+    # The name of a field that is not known may be anything.
+    own = (place[-1],) if problem["type"] == "extra_forbidden" else ()
+    return explain_problem({**problem, "loc": (*_place(place[: len(place) - len(own)]), *own)}, model)
 
 
 def _example(request: Request, place: Sequence[Any]) -> str | None:
@@ -205,8 +263,10 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
         named = FieldProblem(field=error.place, message=str(error.detail).removeprefix(f"{error.place}: "))
         return answer(request, error.status_code, str(error.detail), errors=[named])
     if error.status_code == 404 and error.detail == _TITLES[404]:
-        words = request.app.state.instead(request.url.path) or "GET /docs lists the addresses that there are"
-        return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}")
+        instead = request.app.state.instead(request.url.path)
+        words = instead or "GET /docs lists the addresses that there are"
+        code = ProblemCode.NOT_SUPPORTED if instead else ProblemCode.NO_SUCH_ADDRESS
+        return answer(request, 404, f"there is no {request.method} {request.url.path[:200]} here: {words}", code=code)
     if error.status_code == 400 and error.detail == _UNREADABLE:
         return answer(
             request, 400, "the body cannot be read as its Content-Type says; JSON must be UTF-8, and not deep"
@@ -236,11 +296,11 @@ def _methods(request: Request) -> set[str]:
 
 def _farm(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, Refused):
-        return answer(request, error.status, str(error), headers=error.headers)
+        return answer(request, error.status, str(error), code=error.code, headers=error.headers)
     if isinstance(error, NotFound):
         return answer(request, 404, str(error))
     if isinstance(error, IdempotencyConflict):
-        return answer(request, 409, str(error))
+        return answer(request, 409, str(error), code=ProblemCode.IDEMPOTENCY_CONFLICT)
     if isinstance(error, NotPermitted):
         return answer(request, 403, str(error))
     if isinstance(error, QuotaExceeded):
@@ -258,9 +318,10 @@ def _farm(request: Request, error: Exception) -> JSONResponse:
             "a service that the farm needs is unavailable; try again later",
             headers={"Retry-After": str(_RETRY_SECONDS)},
         )
-    return _fault(request, error)
+    return fault(request, error)
 
 
-def _fault(request: Request, error: Exception) -> JSONResponse:
+def fault(request: Request, error: Exception) -> JSONResponse:
+    """Answer what nobody expected: 500, and the traceback in the log."""
     log.error("request failed", extra={"method": request.method, "path": request.url.path}, exc_info=error)
     return answer(request, 500, "internal error; see the log of the API")

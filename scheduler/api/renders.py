@@ -16,8 +16,9 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.list_queries import LabelQuery, RenderQuery, read_label
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
-from scheduler.api.request_bodies import MAX_JOBS, PatchBody, PriorityName, RenderBody
+from scheduler.api.request_bodies import MAX_JOBS, PatchBody, RenderBody
 from scheduler.api.response_models import (
     AcceptedAnswer,
     CancelAnswer,
@@ -26,15 +27,15 @@ from scheduler.api.response_models import (
     RenderPage,
     RetryAnswer,
 )
-from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.estimate import estimate
 from scheduler.intake.submit import admit, check_room, publish_tickets, quanta, remarks_of, submit_order
 from scheduler.results.deletion import Deletion
 from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
+from scheduler.results.signed_urls import Format
 from storage.errors import BadSpecification, StillNeeded
-from storage.rules.states import Priority, State
+from storage.rules.states import Priority, PriorityName, State
 
 _PAGE = 1000
 
@@ -271,7 +272,7 @@ def get_image(context: Context, job_id: JobId, caller: CanRead) -> Response:
     """Return the picture (PNG, with its recipe as metadata)."""
     job = context.job(caller, job_id)
     if job.object is None:
-        raise Refused(404, f"job {job.id} is {job.state} and has no picture")
+        raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
     address = context.objects.presign(job.object)
     if address.startswith("http"):
         return RedirectResponse(address, 307)
@@ -292,7 +293,7 @@ def get_picture(
 ) -> Response:
     """Return a picture by a signed URL, which needs no key and is valid for an hour."""
     if not context.links.opens(job_id, until, signature):
-        raise Refused(404, "the signed URL is invalid or expired")
+        raise Refused(404, "the signed URL is invalid or expired", code=ProblemCode.SIGNED_URL_INVALID)
     data = encoded(context, context.views.job(job_id), form=form, quality=quality)
     return Response(data, media_type=f"image/{form}")
 

@@ -1,18 +1,26 @@
 """The body of a submission: one specification, and lists that are zipped or combined."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from scheduler.intake import grid
+from scheduler.intake.files.wildcards import read_lists
+from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest, at
+from scheduler.intake.specify import draw_seed
+from scheduler.intake.templates import Templates, has_choices
 from storage.errors import BadSpecification
 from storage.events.log import EventKind
 from storage.rules.names import MOST_NAME_CHARACTERS, MOST_NOTE_CHARACTERS, NAME_PATTERN, checked_name, checked_note
+from storage.rules.states import PriorityName
 from storage.spec.picture import Prompt, Request
 
 MAX_JOBS = 10_000
+#: Parsing a thousand characters of templates takes a second.
+MAX_TEMPLATE_CHARACTERS = 4_000
+_MOST_VALUE_CHARACTERS = 500
 
 _FIELDS = frozenset(Request.model_fields)
 Columns = Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MAX_JOBS)]], Field(max_length=30)]
@@ -22,7 +30,6 @@ RenderName = Annotated[
     str, Field(min_length=1, max_length=MOST_NAME_CHARACTERS, pattern=NAME_PATTERN), AfterValidator(checked_name)
 ]
 RenderNote = Annotated[str, Field(min_length=1, max_length=MOST_NOTE_CHARACTERS), AfterValidator(checked_note)]
-PriorityName = Literal["interactive", "normal", "bulk"]
 
 
 class PatchBody(BaseModel):
@@ -38,10 +45,31 @@ class WebhookBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(max_length=2000, description="An https URL with a public address.")]
+    url: Annotated[str, Field(max_length=2000)] = Field(
+        description="An https URL with a public address; FARM_WEBHOOK_PRIVATE allows others."
+    )
     events: Annotated[
         list[EventKind], Field(min_length=1, max_length=len(EventKind), description="Which events are sent.")
     ] = [EventKind.RENDER_FINISHED]
+
+
+class WildcardEntry(BaseModel):
+    """Hold a value of a wildcard that is drawn more often than others, or less."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[str, Field(min_length=1, max_length=_MOST_VALUE_CHARACTERS, description="The value.")]
+    weight: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        1.0, description="Twice the weight is drawn twice as often."
+    )
+
+
+_Value = Annotated[str, Field(min_length=1, max_length=_MOST_VALUE_CHARACTERS)] | WildcardEntry
+#: By name: what stands in two underscores on each side.
+WildcardLists = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=100)], Annotated[list[_Value], Field(max_length=MAX_JOBS)]],
+    Field(max_length=100),
+]
 
 
 class RenderBody(Request):
@@ -68,6 +96,19 @@ class RenderBody(Request):
         None,
         description="The id of a prompt file of any length, uploaded to POST /v1/files with the purpose `manifest`.",
     )
+    templates: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARACTERS)]], Field(max_length=100)
+    ] = Field(
+        default_factory=list,
+        description="Prompt templates instead of a prompt, such as `a {red|blue} __animal__`: every combination, or "
+        "`random` of each. All of them, with the values that have choices of their own, have 4,000 characters at most.",
+    )
+    wildcards: WildcardLists = Field(
+        default_factory=dict, description="The values of `__animal__` in templates, by the name `animal`."
+    )
+    random: Annotated[int, Field(ge=1, le=MAX_JOBS)] | None = Field(
+        None, description="How many prompts to draw at random of each template; null: every combination."
+    )
     zip: Columns = Field(
         default_factory=dict, description="Fields with one value per picture; all lists have the same length."
     )
@@ -89,14 +130,19 @@ class RenderBody(Request):
     timezone: Annotated[str, Field(max_length=64)] | None = Field(
         None, description="Of `not_before` and `window`, such as Europe/Paris. Default: UTC."
     )
-    webhook: WebhookBody | None = None
     name: RenderName | None = Field(None, description="What you call the render; the newest of a name is meant by it.")
     note: RenderNote | None = Field(None, description="Anything you want to remember about the render.")
+    webhook: WebhookBody | None = Field(None, description="Where to send what happens to it.")
     dry_run: bool = Field(False, description="Check and count the pictures, and accept nothing.")
 
     @model_validator(mode="after")
     def _says_something(self) -> "RenderBody":
-        if (file := self._file()) is not None:
+        if not self.templates and (self.wildcards or self.random is not None):
+            raise ValueError(f"{'wildcards' if self.wildcards else 'random'}: only together with templates")
+        if self.templates:
+            if self._file() is not None or self.prompt is not None or self.prompt_embeds is not None:
+                raise ValueError(f"templates: not together with prompt, prompt_embeds or {self._file() or 'manifest'}")
+        elif (file := self._file()) is not None:
             if self._columns() or self.prompt is not None or self.prompt_embeds is not None:
                 raise ValueError(f"{file}: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
@@ -115,6 +161,8 @@ class RenderBody(Request):
         # A list of prompts is one of the lists.
         if isinstance(self.prompt, list) and "prompt" not in self.zip:
             given.discard("prompt")
+        if self.templates:
+            given.add("prompt")
         grid.check(self._lists(), self.product, given)
         if self.jobs > MAX_JOBS:
             raise ValueError(
@@ -124,7 +172,7 @@ class RenderBody(Request):
 
     @property
     def jobs(self) -> int:
-        """How many pictures are asked for; with a manifest, of each row."""
+        """How many pictures are asked for; of each row of a manifest, and of each prompt that templates make."""
         return self.n * grid.size(self._lists(), self.product)
 
     def requests(self) -> Iterator[SourcedRequest]:
@@ -139,6 +187,42 @@ class RenderBody(Request):
                 yield SourcedRequest(where, Request.parse({**shared, **values}))
             except BadSpecification as error:
                 raise at(where, error) from None
+
+    def order_of_templates(self) -> Order:
+        """Return the order that templates make. Raises BadSpecification naming what is wrong; takes seconds."""
+        wildcards = read_lists(
+            {
+                name: [one if isinstance(one, str) else one.model_dump() for one in values]
+                for name, values in self.wildcards.items()
+            }
+        )
+        # What is parsed: plain values are not.
+        values = (one.text for some in wildcards.values() for one in some)
+        parsed = sum(map(len, self.templates)) + sum(len(text) for text in values if has_choices(text))
+        if parsed > MAX_TEMPLATE_CHARACTERS:
+            raise BadSpecification(
+                f"templates: {parsed:,} characters in templates and in values with choices of their own; the maximum "
+                f"is {MAX_TEMPLATE_CHARACTERS:,}"
+            )
+        seed = draw_seed() if self.seed is None else self.seed
+        templates = Templates(texts=tuple(self.templates), wildcards=wildcards, random=self.random, seed=seed)
+        try:
+            pictures = sum(templates.counts()) * self.jobs
+        except BadSpecification as error:
+            raise BadSpecification(f"templates: {error}") from None
+        if pictures > MAX_JOBS:
+            raise BadSpecification(
+                f"templates: {pictures:,} pictures in one call; the maximum is {MAX_JOBS:,}: use fewer choices, or "
+                "draw some of them (`random`)"
+            )
+        return Order(
+            templates=templates,
+            defaults=self.shared(),
+            in_step=self._lists(),
+            combined=self.product,
+            pictures_each=self.n,
+            seed=self.seed,
+        )
 
     def shared(self) -> dict[str, Any]:
         """Return the fields that are given once for all pictures."""

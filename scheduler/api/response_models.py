@@ -6,9 +6,13 @@ from pydantic import BaseModel, Field
 
 from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
+from storage.rules.states import State
+from storage.rules.times import Time
 
 
 class AcceptedAnswer(RenderForm):
+    """Describe a render that was just accepted."""
+
     seeds: list[int] = Field(description="Of its pictures, in their order; at most the first 10,000.")
     remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
@@ -20,7 +24,7 @@ class DryAnswer(BaseModel):
         description="The render that was accepted under this idempotency key, and would be returned; null: a new one."
     )
     total: int = Field(description="How many pictures the render would have.")
-    models: list[str]
+    models: list[str] = Field(description="The models that it would need.")
     examples: list[ExamplePicture] = Field(
         description="Three pictures of different prompts, as they would be rendered."
     )
@@ -30,65 +34,85 @@ class DryAnswer(BaseModel):
 
 
 class RenderPage(BaseModel):
-    renders: list[RenderForm]
+    """List renders, a page at a time."""
+
+    renders: list[RenderForm] = Field(description="Newest first.")
     next: str | None = Field(description="`after` of the next page; null on the last page.")
 
 
 class JobPage(BaseModel):
-    jobs: list[JobForm]
+    """List a render's jobs, a page at a time."""
+
+    jobs: list[JobForm] = Field(description="In their order in the render.")
     next: int | None = Field(description="`after` of the next page; null on the last page.")
 
 
 class CancelAnswer(BaseModel):
-    id: str
-    state: str = Field(description="Its state now; `deleted`, if it was to be.")
+    """Report what was cancelled, and perhaps deleted."""
+
+    id: str = Field(description="Of the render, or the job.")
+    state: State | Literal["deleted"] = Field(description="How it stands now; `deleted`, if it was to be.")
     cancelled: int = Field(description="How many pictures this call has cancelled; 0: none was left to cancel.")
 
 
 class RetryAnswer(BaseModel):
-    id: str
+    """Report what was put into the queue again."""
+
+    id: str = Field(description="Of the render.")
     retried: int = Field(description="How many pictures are in the queue again.")
 
 
 class FileAnswer(BaseModel):
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
+    """Describe an uploaded file, as OpenAI does."""
+
+    id: str = Field(description="How `manifest` and batches name it.")
+    object: Literal["file"] = Field("file", description="Always `file`.")
+    bytes: int = Field(description="Its size.")
+    created_at: int = Field(description="Seconds since 1970.")
+    filename: str = Field(description="As it was sent.")
     purpose: str = Field(description="input, manifest or batch")
-    status: Literal["processed"] = "processed"
+    status: Literal["processed"] = Field("processed", description="Always `processed`: it was checked as it came.")
     reference: str = Field(description="How specifications name it, such as in `control_images`.")
 
 
 class ModelAnswer(BaseModel):
+    """Describe a model."""
+
     id: str = Field(description="Its alias, as requests name it.")
     # What OpenAI's clients read.
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "farm"
-    kind: str
+    object: Literal["model"] = Field("model", description="Always `model`.")
+    created: int = Field(0, description="Always 0: nobody knows.")
+    owned_by: str = Field("farm", description="Always `farm`.")
+    kind: Literal["diffusers", "simulated"] = Field(
+        description="What it is made of: `diffusers`, or `simulated` for trying out a farm."
+    )
     default: bool = Field(description="Whether it is used for requests that name no model.")
-    pipeline: str | None
+    pipeline: str | None = Field(description="The class of its pipeline, in Diffusers; null: of another kind.")
     takes: list[str] | None = Field(
         description="Controls beside size, steps and guidance; null: known only to its workers."
     )
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
+    width: int = Field(description="Of pictures whose request names none.")
+    height: int = Field(description="Of pictures whose request names none.")
+    num_inference_steps: int = Field(description="Denoising steps, where a request names none.")
+    guidance_scale: float = Field(description="Where a request names none.")
     workers: int = Field(description="How many workers serve it now.")
 
 
 class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelAnswer]
+    """List the models, as OpenAI does."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[ModelAnswer] = Field(description="In the registry's order.")
 
 
 class WorkerAnswer(BaseModel):
-    name: str
-    state: str
-    device: str
+    """Describe a worker."""
+
+    name: str = Field(description="Machine and device.")
+    state: Literal["idle", "loading", "rendering", "quarantined", "silent"] = Field(
+        description="What it does now; silent: it has not been heard of lately."
+    )
+    device: str = Field(description="What it renders with, such as `NVIDIA H200`.")
     model: str | None = Field(description="The model that it renders with now.")
     models: list[str] = Field(description="The models that it serves.")
     batch: int = Field(description="How many pictures it renders now.")
@@ -114,28 +138,36 @@ class WorkerAnswer(BaseModel):
 
 
 class ModelStats(BaseModel):
+    """Report a model's queue and pace."""
+
     waiting: dict[str, int] = Field(description="Pictures by priority, counted up to 100,000 each.")
     oldest_wait: float | None = Field(description="Seconds since the render of the next picture was submitted.")
     rate: float = Field(description="Pictures a second over the last minute.")
-    workers: int
+    workers: int = Field(description="How many workers serve it now.")
 
 
 class StatsAnswer(BaseModel):
-    models: dict[str, ModelStats]
+    """Report the farm's queues, pace and faults."""
+
+    models: dict[str, ModelStats] = Field(description="By the models' aliases.")
     faults: dict[str, int] = Field(description="Of the last 24 hours, by class.")
 
 
 class UsageAnswer(BaseModel):
     """Report the storage that an owner's pictures take."""
 
-    owner: str
+    owner: str = Field(description="Whose pictures they are.")
     renders: int = Field(description="How many renders have pictures there.")
-    pictures: int
-    bytes: int
+    pictures: int = Field(description="How many.")
+    bytes: int = Field(description="Of their files.")
     oldest: float = Field(description="When the oldest picture was made, seconds since 1970.")
-    newest: float
+    oldest_time: Time = Field(description="The same as text (RFC 3339).")
+    newest: float = Field(description="When the newest picture was made, seconds since 1970.")
+    newest_time: Time = Field(description="The same as text (RFC 3339).")
 
 
 class ReadyAnswer(BaseModel):
-    ready: bool
+    """Report whether the farm can render now."""
+
+    ready: bool = Field(description="Whether everything is as it should be.")
     checks: dict[str, str] = Field(description="Each service that the farm needs: `ok`, or what is wrong.")

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scheduler.api.request_bodies import PriorityName, RenderBody
+from scheduler.api.request_bodies import RenderBody
 from scheduler.cron.changes import PlanChange
 from storage.renders.schedules import NAME
+from storage.rules.states import PriorityName
 
 
 class LimitsBody(BaseModel):
@@ -57,7 +58,7 @@ class PlanBody(BaseModel):
     seeds: Literal["fresh", "same"] | None = Field(
         None, description="New seeds for every run, or the same. Default: fresh, or the same if a seed is given."
     )
-    limits: LimitsBody | None = None
+    limits: LimitsBody | None = Field(None, description="How much may be fired.")
 
     def change(self) -> PlanChange:
         """Return what was said."""
@@ -104,8 +105,8 @@ class ScheduleBody(PlanBody):
         },
     )
 
-    name: Annotated[str, Field(pattern=NAME)]
-    render: ScheduledRenderBody
+    name: Annotated[str, Field(pattern=NAME, description="Unique among your schedules.")]
+    render: ScheduledRenderBody = Field(description="What to render each time, as `POST /v1/renders` takes it.")
 
 
 class ScheduleEditBody(PlanBody):

@@ -8,7 +8,7 @@ from fastapi import Request, params
 from fastapi.dependencies.utils import get_flat_params
 from starlette.datastructures import FormData
 
-from scheduler.api.problems import Refused
+from scheduler.api.problems import Refused, not_json
 from storage.errors import BadSpecification
 
 #: What some clients send where they have nothing to say.
@@ -18,20 +18,33 @@ _ONCE = ("idempotency-key", "prefer")
 
 
 async def nothing_unread(request: Request) -> None:
-    """Pass if the route reads all of a request. Raises BadSpecification for a parameter, Refused (422) for a body."""
+    """Pass if the route reads all of a request.
+
+    Raises BadSpecification for a parameter, Refused for a body: 415 where JSON is read and it is none, otherwise 422.
+    """
     route: Any = request.scope["route"]
+    expected = route.dependant.body_params
+    reads_json = expected and not isinstance(expected[0].field_info, params.Form)
+    if reads_json and not _is_json(request) and (await request.body()).strip():
+        # Said first: nothing of it was read.
+        raise Refused(415, not_json(request))
     found = get_flat_params(route.dependant)
     parameters = {field.alias for field in found if isinstance(field.field_info, params.Query)}
     _check("parameter", (name for name, _ in request.query_params.multi_items()), parameters)
     for header in _ONCE:
         if len(request.headers.getlist(header)) > 1:
             raise BadSpecification(f"{header.title()}: a header that is given twice; give it once")
-    if not route.dependant.body_params:
+    if not expected:
         if (await request.body()).strip() not in _EMPTY:
             raise Refused(422, f"{request.method} {request.url.path} takes no body; GET /docs says what it takes")
     elif isinstance(form := getattr(request, "_form", None), FormData):
-        fields = {field.alias for field in route.dependant.body_params}
+        fields = {field.alias for field in expected}
         _check("form field", (name for name, _ in form.multi_items()), fields)
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def _check(kind: str, given: Iterable[str], known: Collection[str]) -> None:

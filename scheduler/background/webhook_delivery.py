@@ -7,9 +7,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpcore
 
@@ -40,6 +40,10 @@ def signed(delivery: Delivery, secret: str, *, now: float) -> Mapping[str, str]:
     return {"webhook-id": delivery.id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{signature}"}
 
 
+def _as_written(delivery: Delivery) -> str:
+    return delivery.body
+
+
 @dataclass(frozen=True, kw_only=True)
 class WebhookDelivery:
     """Sends what is due; any number of processes may."""
@@ -48,6 +52,8 @@ class WebhookDelivery:
     connections: httpcore.ConnectionPool
     every_seconds: float
     places: DeliveryPlaces = field(default_factory=DeliveryPlaces)
+    #: Makes the body of an attempt.
+    payload: Callable[[Delivery], str] = _as_written
 
     def run_once(self, stopping: threading.Event | None = None) -> int:
         """Try every message that is due, until none is; how many there were. Raises DatabaseProblem.
@@ -98,6 +104,7 @@ class WebhookDelivery:
 
     def _deliver(self, delivery: Delivery) -> None:
         began = time.monotonic()
+        delivery = replace(delivery, body=self.payload(delivery))
         try:
             status, patience = self._send(delivery)
         except Forbidden as error:

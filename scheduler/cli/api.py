@@ -8,20 +8,23 @@ from contextlib import contextmanager
 from functools import partial
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.agreement import disagreements
 from scheduler.cli.output import json_option, print_json, print_table, say, when
 from scheduler.cli.param_types import Duration
 from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.cli.waiting import reachable_broker
+from scheduler.intake.addresses import check_url
 from scheduler.local import local_farm
 from scheduler.local.home import Home
 from scheduler.results.why import nobody_renders
 from scheduler.services import Services, open_services, open_tickets
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
+from storage.events.log import EventKind
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
@@ -95,6 +98,8 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
         watch_registry(settings, context.ending)
         app = make_api(context, without_keys=without_keys)
+        for warning in disagreements(services.database, settings, "api"):
+            say(warning)
         say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
         config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
         _server(config, context.ending).run(sockets=[listener])
@@ -194,6 +199,14 @@ def keys() -> None:
 @click.option("--work", type=click.IntRange(min=1), help="Maximum pixels × steps of a picture.")
 @click.option("--uploads", type=click.IntRange(min=1), help="Maximum uploads kept at once.")
 @click.option("--upload-bytes", type=click.IntRange(min=1), help="Maximum bytes of uploads kept at once.")
+@click.option("--webhook", metavar="URL", help="Send events of its renders there, signed, unless they name their own.")
+@click.option(
+    "--webhook-event",
+    "events",
+    multiple=True,
+    type=click.Choice([kind.value for kind in EventKind]),
+    help="Which events; repeatable (default: render.finished).",
+)
 @json_option
 def create(
     name: str,
@@ -201,13 +214,21 @@ def create(
     role: str,
     seconds: float | None,
     as_json: bool,
-    **limits: int | None,
+    **more: Any,
 ) -> None:
     """Create a key. It is shown only once."""
     settings = read_settings()
-    key, secret = Keys(open_services(settings).database).create(
-        name=name, owner=owner or settings.owner, role=Role(role), limits=Limits(**limits), seconds=seconds
+    webhook, events = more.pop("webhook"), more.pop("events")
+    if webhook is not None:
+        check_url(webhook, allow_private=settings.webhook_private)
+    elif events:
+        raise click.UsageError("--webhook-event needs a --webhook")
+    keys_here = Keys(open_services(settings).database)
+    key, secret = keys_here.create(
+        name=name, owner=owner or settings.owner, role=Role(role), limits=Limits(**more), seconds=seconds
     )
+    if webhook is not None:
+        keys_here.set_webhook(key.id, webhook, events or (EventKind.RENDER_FINISHED,))
     if as_json:
         print_json({"id": key.id, "key": secret, "owner": key.owner, "role": key.role})
     else:

@@ -10,6 +10,7 @@ import click
 from scheduler.background.orphan_removal import OrphanRemoval
 from scheduler.background.sweep import Sweep
 from scheduler.background.webhook_delivery import WebhookDelivery
+from scheduler.cli.agreement import warn_of_other_settings
 from scheduler.cli.output import json_option, print_json, say
 from scheduler.cron.acceptors import Acceptors
 from scheduler.cron.beat import start_schedules
@@ -17,6 +18,7 @@ from scheduler.intake.addresses import pool
 from scheduler.local.home import RunningFarm
 from scheduler.local.local_farm import LocalFarm
 from scheduler.results.deletion import Deletion
+from scheduler.results.webhook_payloads import payloads_over
 from scheduler.services import Services, make_home, open_services, open_tickets
 from storage.database import schema
 from storage.database.connection import Database
@@ -91,7 +93,9 @@ def scheduler(stop_with_parent: bool) -> None:
         webhooks=Webhooks(services.database),
         connections=pool(allow_private=settings.webhook_private),
         every_seconds=settings.sweep_seconds,
+        payload=payloads_over(services.database, services.objects).body,
     )
+    warn_of_other_settings(services.database, settings, "scheduler")
     threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
     acceptors = start_schedules(
         *(services, tickets),

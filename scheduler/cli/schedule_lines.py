@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from scheduler.cli.output import counted, duration
-from scheduler.cron.json_forms import OrderForm, ScheduleDetails, ScheduleForm
+from scheduler.cron.json_forms import LimitsForm, OrderForm, ScheduleDetails, ScheduleForm
 from scheduler.intake.moments import in_zone
-from storage.renders.schedules import FiringLimits
 
 
 def lines_of(form: ScheduleDetails) -> Iterator[str]:
@@ -31,7 +30,7 @@ def next_words(form: ScheduleForm) -> str:
     return "paused" if form.paused else in_zone(form.next_at, form.timezone) if form.next_at else "never"
 
 
-def limits_words(limits: FiringLimits) -> str:
+def limits_words(limits: LimitsForm) -> str:
     """Say how much may be fired."""
     parts = [
         f"{value:g} {noun} {per}"

@@ -8,7 +8,7 @@ from functools import partial
 
 from scheduler.cron.meter import Meter, OverLimit
 from scheduler.cron.stored_orders import StoredOrder, kept_order, restored_order
-from scheduler.intake.admission import Submitter
+from scheduler.intake.admission import Submitter, webhook_of
 from scheduler.intake.moments import in_zone, is_open
 from scheduler.intake.submit import Intake, admit, intake_of, publish_tickets, quanta
 from scheduler.services import Services
@@ -109,11 +109,17 @@ class Acceptance:
     def _submitter(self, schedule: Schedule, kept: StoredOrder) -> Submitter:
         """Return whose order it is, with the limits of its key. Raises InvalidInput if the key is no longer valid."""
         if kept.key_id is None:
-            return Submitter(owner=schedule.owner)
+            return Submitter(owner=schedule.owner, api_url=kept.api_url)
         key = self.keys.usable(kept.key_id)
         if key is None:
             raise InvalidInput("the API key that the schedule was added with is revoked or expired")
-        return Submitter(owner=schedule.owner, key_id=key.id, limits=key.limits)
+        return Submitter(
+            owner=schedule.owner,
+            key_id=key.id,
+            limits=key.limits,
+            webhook=webhook_of(key),
+            api_url=kept.api_url,
+        )
 
     def _fired(self, schedule: Schedule, render_id: str) -> None:
         log.info("schedule fired", extra={"schedule": schedule.name, "render": render_id})

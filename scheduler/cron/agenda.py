@@ -19,6 +19,7 @@ from storage.renders.schedules import Schedule, Schedules
 from storage.renders.views import RenderView
 from storage.renders.windows import Windows
 from storage.rules.render_times import RenderTimes
+from storage.rules.times import Time, rfc3339
 
 MOST_DAYS = 31
 #: Of one schedule: one that fires each minute has 1,440 a day.
@@ -28,26 +29,28 @@ _MOST_EACH = 200
 class AgendaEntry(BaseModel):
     """Describe what will run: a firing of a schedule, or a render that is held until its time."""
 
-    kind: Literal["schedule", "render"]
+    kind: Literal["schedule", "render"] = Field(description="A firing, or a render that is held until its time.")
     name: str = Field(description="Of the schedule; or the render's id.")
-    owner: str
+    owner: str = Field(description="Whose it is.")
     at: float = Field(description="When it is planned for; seconds since 1970.")
+    time: Time = Field(description="The same as text (RFC 3339).")
     starts_at: float = Field(description="When its window is open then; seconds since 1970.")
-    timezone: str
-    window: str | None
+    starts_time: Time = Field(description="The same as text (RFC 3339).")
+    timezone: str = Field(description="Where its times are meant.")
+    window: str | None = Field(description="It is rendered only at these times of day; null: at any time.")
     pictures: int = Field(description="As they were counted last.")
     devices: int = Field(description="How many workers serve all its models now.")
     device_seconds: float | None = Field(description="On one device, by the pace that was measured; null: unknown.")
     seconds: float | None = Field(description="On these devices, on one if there is none now; null: unknown.")
     fits: bool | None = Field(description="Whether that is over before its window shuts; null: no window, or unknown.")
-    remarks: list[str]
+    remarks: list[str] = Field(description="What does not fit, and the like.")
 
 
 class Agenda(BaseModel):
     """Describe what will run within some days."""
 
     since: float = Field(description="Seconds since 1970.")
-    until: float
+    until: float = Field(description="Seconds since 1970.")
     entries: list[AgendaEntry] = Field(description="In the order in which they start.")
     remarks: list[str] = Field(description="What is left out, and why.")
 
@@ -156,7 +159,9 @@ class Agendas:
             name=name,
             owner=owner,
             at=at,
+            time=rfc3339(at),
             starts_at=starts,
+            starts_time=rfc3339(starts),
             timezone=run.timezone,
             window=run.window,
             pictures=run.pictures,

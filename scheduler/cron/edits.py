@@ -10,7 +10,6 @@ from typing import Any
 
 from scheduler.cron.changes import PlanChange, undecided_times
 from scheduler.cron.stored_orders import (
-    PRIORITY_NAMES,
     KeptSource,
     StoredOrder,
     fields_of,
@@ -25,7 +24,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import Intake
 from storage.errors import BadSpecification
 from storage.renders.schedules import Plan, Schedule, Schedules
-from storage.rules.states import Priority
+from storage.rules.states import PRIORITY_NAMES, Priority
 from storage.settings import Settings
 
 #: How remarks on a plan begin.
@@ -92,7 +91,11 @@ class Editor:
         if change.priority is not None:
             terms = replace(terms, priority=change.priority)
         if not change.reads and plan.seeds == before.plan.seeds:
-            new = {"priority": PRIORITY_NAMES[terms.priority], "key_id": submitter.key_id}
+            new = {
+                "priority": PRIORITY_NAMES[terms.priority],
+                "key_id": submitter.key_id,
+                "api_url": submitter.api_url or kept.api_url,
+            }
             return kept.model_copy(update=new)
         with self._changed(before, kept, change) as (order, source):
             return store_order(self.intake, submitter, order, terms, same_seeds=same_seeds, source=source)

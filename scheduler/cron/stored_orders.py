@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,18 +27,13 @@ from storage.jobs.values import Webhook
 from storage.objects.inputs import copy_input
 from storage.objects.store import ObjectStore
 from storage.renders.schedules import Schedule
-from storage.rules.states import Priority
+from storage.rules.states import PRIORITY_NAMES, Priority, PriorityName
 from storage.settings import Settings
 from storage.spec.picture import Request
 
 #: How many prompts are shown of an order.
 _SHOWN = 3
 _INPUTS = {"control_images", "prompt_embeds"}
-PRIORITY_NAMES: dict[Priority, Literal["interactive", "normal", "bulk"]] = {
-    Priority.INTERACTIVE: "interactive",
-    Priority.NORMAL: "normal",
-    Priority.BULK: "bulk",
-}
 
 
 class StoredOrder(BaseModel):
@@ -64,7 +59,7 @@ class StoredOrder(BaseModel):
     shown: tuple[str, ...] = ()
     #: Model → `scheduler.intake.pace.work` of these; None: an earlier version has not weighed them.
     work: dict[str, int] | None = None
-    priority: Literal["interactive", "normal", "bulk"] = "normal"
+    priority: PriorityName = "normal"
     #: The API key that it was added with.
     key_id: str | None = None
     #: Whether its events are recorded.
@@ -74,6 +69,8 @@ class StoredOrder(BaseModel):
     #: Of each of its renders.
     name: str | None = None
     note: str | None = None
+    #: How whoever added it reaches the API.
+    api_url: str | None = None
 
     #: What was remarked when it was checked.
     remarks: tuple[str, ...] = ()
@@ -134,9 +131,7 @@ def store_order(
         weight[one.spec.model] += work(one.spec, intake.registry[one.spec.model])
     if not checked.total:
         raise BadSpecification("nothing to render: no prompt was given")
-    seed = order.seed
-    if same_seeds and seed is None:
-        seed = draw_seed()
+    seed = draw_seed() if same_seeds and order.seed is None else order.seed
     return StoredOrder(
         rows=_kept_rows(order, intake.uploads, submitter) if source is None else None,
         source=source.source if source is not None else None,
@@ -157,6 +152,7 @@ def store_order(
         webhook_events=terms.webhook.events if terms.webhook else (),
         name=terms.name,
         note=terms.note,
+        api_url=submitter.api_url,
         remarks=tuple(checked.remarks),
     )
 

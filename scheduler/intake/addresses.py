@@ -19,6 +19,10 @@ import httpx
 
 from storage.errors import BadSpecification
 
+#: What to do about a receiver that is refused.
+PRIVATE_HINT = (
+    "to allow receivers in your own network, set FARM_WEBHOOK_PRIVATE=true for the API and the scheduler process"
+)
 _IPv4Or6 = ipaddress.IPv4Address | ipaddress.IPv6Address
 #: IPv6 networks that lead to IPv4 addresses: NAT64 and 6to4.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -37,19 +41,20 @@ def check_url(url: str, *, allow_private: bool) -> None:
         raise BadSpecification("webhook: invalid URL") from None
     schemes = ("https", "http") if allow_private else ("https",)
     if parts.scheme not in schemes or not parts.hostname:
-        raise BadSpecification(f"webhook: expected {schemes[0]}://host/path")
+        hint = f"; {PRIVATE_HINT}" if parts.scheme == "http" else ""
+        raise BadSpecification(f"webhook: expected {schemes[0]}://host/path{hint}")
     if parts.username is not None or parts.password is not None:
         raise BadSpecification("webhook: user name and password are not allowed in the URL; messages are signed")
     if allow_private:
         return
     if port not in (None, 443, 8443):
-        raise BadSpecification("webhook: the port must be 443 or 8443")
+        raise BadSpecification(f"webhook: the port must be 443 or 8443; {PRIVATE_HINT}")
     try:
         resolved = _literal(parts.hostname)
         if resolved is not None and not is_public(resolved):
             raise Forbidden
     except Forbidden:
-        raise BadSpecification("webhook: not a public address") from None
+        raise BadSpecification(f"webhook: not a public address; {PRIVATE_HINT}") from None
 
 
 def is_public(address: _IPv4Or6) -> bool:
@@ -153,7 +158,7 @@ class CheckedBackend(httpcore.SyncBackend):
         if not self._allow_private:
             for address in addresses:
                 if not is_public(ipaddress.ip_address(address.split("%", 1)[0])):
-                    raise Forbidden(f"{host} resolves to {address}, which is not a public address")
+                    raise Forbidden(f"{host} resolves to {address}, which is not a public address; {PRIVATE_HINT}")
         left = max(deadline - time.monotonic(), 0.001)  # 0 would be: without waiting
         patience = left if timeout is None else min(left, timeout)
         stream = super().connect_tcp(addresses[0], port, patience, local_address, socket_options)

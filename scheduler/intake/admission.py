@@ -2,10 +2,10 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler.intake.requests import MOST_PICTURES
-from storage.access.keys import Limits
+from storage.access.keys import Key, Limits
 from storage.access.quotas import UNUSED, Quotas, most_at_once, refuse_excess
 from storage.access.uploads import Uploader
 from storage.errors import BadSpecification, NotPermitted
@@ -27,10 +27,19 @@ class Submitter:
     limits: Limits = NO_LIMITS
     #: Whether inputs may be files of this machine.
     local_files: bool = False
+    #: Of the key: for renders that name no webhook of their own.
+    webhook: Webhook | None = None
+    #: How they reach the API; None: not over it.
+    api_url: str | None = None
 
     @property
     def uploader(self) -> Uploader:
         return Uploader(owner=self.owner, key_id=self.key_id, limits=self.limits)
+
+
+def webhook_of(key: Key) -> Webhook | None:
+    """Return the webhook of a key; None if it has none."""
+    return None if key.webhook_url is None else Webhook(url=key.webhook_url, events=key.webhook_events)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,7 @@ class Terms:
             # The hash is stored even without an idempotency key: `repeated` requests are found by it.
             name = self.idempotency_key or f"door:{self.request_hash[:16]}:{secrets.token_hex(8)}"
             once = Idempotency(name=name, request_hash=self.request_hash)
+        webhook = self.webhook or submitter.webhook
         return Submission(
             owner=submitter.owner,
             priority=self.priority,
@@ -74,9 +84,9 @@ class Terms:
             watched=self.watched,
             held=self.held,
             times=self.times,
-            webhook=self.webhook,
             name=self.name,
             note=self.note,
+            webhook=None if webhook is None else replace(webhook, api_url=submitter.api_url),
         )
 
 

@@ -7,7 +7,7 @@ is left is a value that can be stored and expanded elsewhere.
 import math
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -74,7 +74,7 @@ class Templates(BaseModel):
                 rand=Random(f"{self.seed} {text}"),  # noqa: S311 - to be drawn again, not a secret
             )
             # Samplers of a random part never end.
-            for prompt in islice(context.sample_prompts(guarded(text)), count):
+            for prompt in islice(context.sample_prompts(_parsed(guarded(text))), count):
                 yield with_signs(str(prompt))
 
     def counts(self) -> list[int]:
@@ -89,7 +89,7 @@ class Templates(BaseModel):
             number = f"{sum(found):,}" if sum(found) < _ENDLESS else f"more than {_ENDLESS:,}"
             raise BadSpecification(
                 f"the templates expand to {number} prompts; the maximum is {MOST:,}: "
-                "use fewer choices, or draw at random (--random N)"
+                "use fewer choices, or draw at random (`random`, --random N)"
             )
         return found
 
@@ -175,7 +175,7 @@ class Templates(BaseModel):
             known = (
                 f"known wildcards: {', '.join(sorted(self.wildcards))}"
                 if self.wildcards
-                else "none were given (--wildcards)"
+                else "none were given (`wildcards`, --wildcards DIR)"
             )
             raise BadSpecification(f"no wildcard named {name!r}; {known}")
         known_there = {**variables, **command.variables}
@@ -209,6 +209,11 @@ class Templates(BaseModel):
         return manager
 
 
+def has_choices(text: str) -> bool:
+    """Return whether there may be something to draw in a value of a wildcard, which is parsed then."""
+    return _PLAIN.fullmatch(text) is None
+
+
 def read_wildcards(folder: Path) -> Wildcards:
     """Read the wildcards of a folder.
 
@@ -232,8 +237,9 @@ def _check_weights(command: VariantCommand) -> None:
             check_weight(first.literal)
 
 
+@lru_cache(maxsize=256)
 def _parsed(text: str) -> Command:
-    """Parse a guarded template. Raises BadSpecification."""
+    """Parse a guarded template; a thousand characters take a second. Raises BadSpecification."""
     try:
         found = parse(text)
     except ParseException as error:
@@ -241,6 +247,8 @@ def _parsed(text: str) -> Command:
             f"syntax error at character {error.loc + 1} ({with_signs(error.line[error.loc :][:10])!r}); braces, $ and "
             r"% are special in templates: write \{, \$ or \% for the letters"
         ) from None
+    except RecursionError:
+        raise BadSpecification("its braces are nested too deeply") from None
     opened = 0
     for place, letter in enumerate(text, start=1):
         opened += (letter == "{") - (letter == "}")

@@ -9,25 +9,31 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from storage.renders.views import JobView, RenderView
-from storage.rules.states import Priority, State
+from storage.rules.faults import Fault
+from storage.rules.states import PRIORITY_NAMES, Priority, PriorityName, RenderState, State
+from storage.rules.times import Time, rfc3339
 from storage.spec.picture import Spec
 
 
 class RenderForm(BaseModel):
     """Describe a render."""
 
-    id: str = Field(examples=["k7m2p9x4tq8z"])
-    state: str = Field(
-        description="waiting (none of its pictures is on a device), running, held, done, failed or cancelled"
+    id: str = Field(description="How addresses and commands name it.", examples=["k7m2p9x4tq8z"])
+    state: RenderState = Field(
+        description="waiting: none of its pictures is on a device now; the last three are final."
     )
-    owner: str
-    priority: str = Field(description="interactive, normal or bulk")
+    owner: str = Field(description="Whose it is.")
+    priority: PriorityName = Field(description="Higher priorities are rendered first.")
     total: int = Field(description="How many pictures it has; those not done, failed or cancelled are still to come.")
-    done: int
-    failed: int
-    cancelled: int
-    created_at: float = Field(description="Seconds since 1970.")
-    finished_at: float | None = Field(description="When the last picture was finished.")
+    done: int = Field(description="How many pictures are rendered.")
+    failed: int = Field(description="How many pictures have failed.")
+    cancelled: int = Field(description="How many pictures were cancelled.")
+    created_at: float = Field(description="When it was accepted, seconds since 1970.")
+    created_time: Time = Field(description="The same as text (RFC 3339).")
+    finished_at: float | None = Field(
+        description="When the last picture was finished, seconds since 1970; null until then."
+    )
+    finished_time: Time | None = Field(description="The same as text (RFC 3339).")
     not_before: float | None = Field(
         None, description="It is not rendered before then; seconds since 1970. Null: at once."
     )
@@ -56,17 +62,19 @@ class RenderForm(BaseModel):
             id=render.id,
             state=render.state,
             owner=render.owner,
-            priority=Priority(render.priority).name.lower(),
+            priority=PRIORITY_NAMES[Priority(render.priority)],
             total=render.total,
             done=render.done,
             failed=render.failed,
             cancelled=render.cancelled,
             created_at=render.created_at,
+            created_time=rfc3339(render.created_at),
             finished_at=render.finished_at,
             **({} if render.times is None else asdict(render.times)),
             name=render.name,
             note=render.note,
             models=list(render.models),
+            finished_time=rfc3339(render.finished_at),
             **more,
         )
 
@@ -74,11 +82,11 @@ class RenderForm(BaseModel):
 class ExamplePicture(BaseModel):
     """Show a picture of a dry run as it would be rendered, after templates and defaults."""
 
-    prompt: str
-    negative_prompt: str
-    model: str
-    width: int
-    height: int
+    prompt: str = Field(description="What to draw.")
+    negative_prompt: str = Field(description="What to steer away from.")
+    model: str = Field(description="The alias of its model.")
+    width: int = Field(description="In pixels.")
+    height: int = Field(description="In pixels.")
 
     @classmethod
     def of(cls, spec: Spec) -> "ExamplePicture":
@@ -89,19 +97,21 @@ class ExamplePicture(BaseModel):
 class JobForm(BaseModel):
     """Describe a job: one picture."""
 
-    id: str = Field(examples=["k7m2p9x4tq8z-000012"])
+    id: str = Field(description="The render's id, and its index.", examples=["k7m2p9x4tq8z-000012"])
     render: str = Field(description="The id of its render.")
     index: int = Field(description="Its position in the render, from 0.")
-    state: State
-    seed: int
-    prompt: str
-    model: str
+    state: State = Field(description="How it stands.")
+    seed: int = Field(description="What its picture is made from; drawn, if none was given.")
+    prompt: str = Field(description="What to draw; empty where embeddings replace it.")
+    model: str = Field(description="The alias of its model.")
     progress: float = Field(description="0 to 1.")
     position: int | None = Field(None, description="How many pictures are ahead of this one, if known.")
     attempt: int = Field(description="How often it was started; some faults do not count.")
     worker: str | None = Field(description="The last worker that had it.")
-    started_at: float | None = Field(description="Seconds since 1970.")
-    finished_at: float | None = Field(description="Seconds since 1970.")
+    started_at: float | None = Field(description="When it was started last, seconds since 1970.")
+    started_time: Time | None = Field(description="The same as text (RFC 3339).")
+    finished_at: float | None = Field(description="When it was done, failed or cancelled, seconds since 1970.")
+    finished_time: Time | None = Field(description="The same as text (RFC 3339).")
     image: str | None = Field(description="Path of the picture in the API, once it is done.")
     object: str | None = Field(description="Key of the picture in the object store, once it is done.")
     sha256: str | None = Field(description="Of the picture's file.")
@@ -112,7 +122,7 @@ class JobForm(BaseModel):
     remarks: list[str] = Field(
         default_factory=list, description="What its worker says of it, such as which words the model does not read."
     )
-    fault: str | None = Field(description="The class of what went wrong last.")
+    fault: Fault | None = Field(description="The class of what went wrong last.")
     error: str | None = Field(description="What went wrong last.")
     custom_id: str | None = Field(None, description="The caller's own name for it.")
     labels: dict[str, Any] | None = Field(None, description="The caller's own data about it.")
@@ -141,7 +151,9 @@ class JobForm(BaseModel):
             attempt=job.attempt,
             worker=job.worker,
             started_at=job.started_at,
+            started_time=rfc3339(job.started_at),
             finished_at=job.finished_at,
+            finished_time=rfc3339(job.finished_at),
             image=f"/v1/jobs/{job.id}/image" if done else None,
             object=job.object,
             sha256=job.sha256,

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.tables import keys
+from storage.database.key_tables import keys
 from storage.errors import BadSpecification, NotFound
 from storage.rules.ids import random_id
 
@@ -64,6 +64,9 @@ class Key:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    #: Where events of its renders are sent that name no webhook of their own; None: nowhere.
+    webhook_url: str | None = None
+    webhook_events: tuple[str, ...] = ()
 
 
 class Keys:
@@ -171,6 +174,12 @@ class Keys:
             update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=database_now())
         )
 
+    @transaction
+    def set_webhook(self, connection: Connection, key_id: str, url: str | None, events: Collection[str] = ()) -> None:
+        """Set where events of a key's later renders are sent, and which; None: nowhere. Idempotent."""
+        told = {"webhook_url": url, "webhook_events": None if url is None else " ".join(events)}
+        connection.execute(update(keys).where(keys.c.id == key_id).values(**told))
+
     def _one(self, key_id: str) -> Key:
         with self.database.read() as connection:
             return _key(connection.execute(select(keys).where(keys.c.id == key_id)).one())
@@ -191,4 +200,6 @@ def _key(row: Row[Any]) -> Key:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        webhook_url=row.webhook_url,
+        webhook_events=tuple((row.webhook_events or "").split()),
     )

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Select, delete, func, select, text
 
 from storage.access.keys import Limits
 from storage.database.connection import Database, database_now
-from storage.database.tables import key_usage, keys, renders
+from storage.database.key_tables import key_usage, keys
+from storage.database.tables import renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import NotPermitted, QuotaExceeded
 

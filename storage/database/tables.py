@@ -1,4 +1,5 @@
-"""The tables, but for those of webhooks (`webhook_tables.py`) and schedules (`schedule_tables.py`).
+"""The tables, but for those of keys (`key_tables.py`), webhooks (`webhook_tables.py`) and schedules
+(`schedule_tables.py`).
 
 The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL.
 """
@@ -58,6 +59,9 @@ renders = Table(
     # Where to send its events, and which kinds (separated by spaces).
     Column("webhook_url", Text),
     Column("webhook_events", Text),
+    # In which form they are told (`storage.events.webhooks`), and how its submitter reaches the API.
+    Column("webhook_form", String(20)),
+    Column("api_url", Text),
     # So that a repeated request is accepted once: the caller's key, and a hash of the content.
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
@@ -249,31 +253,6 @@ memory_limits = Table(
     # Only with the VAE decoding one by one and in tiles.
     Column("frugal", Boolean, nullable=False),
     Column("learned_at", Double, nullable=False),
-)
-
-#: Who may use the API. Only a hash of each key is stored.
-keys = Table(
-    "keys",
-    metadata,
-    Column("id", String(12), primary_key=True),
-    Column("name", String(100), nullable=False),
-    Column("owner", String(64), nullable=False),
-    Column("role", String(6), nullable=False),
-    Column("limits", Text, nullable=False),
-    Column("hash", String(64), nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("expires_at", Double),
-    Column("revoked_at", Double),
-)
-
-#: How many pictures were accepted with a key, minute by minute of the last day (`storage.access.quotas`).
-key_usage = Table(
-    "key_usage",
-    metadata,
-    Column("key_id", String(12), primary_key=True),
-    # Since 1970.
-    Column("minute", Integer, primary_key=True, autoincrement=False),
-    Column("pictures", BigInteger, nullable=False),
 )
 
 #: Inputs by who stored them (`storage.access.uploads`); their bytes are objects, equal ones the same.

@@ -14,6 +14,9 @@ deliveries = Table(
     Column("url", Text, nullable=False),
     Column("kind", String(20), nullable=False),
     Column("body", Text, nullable=False),
+    # As of its render.
+    Column("form", String(20)),
+    Column("api_url", Text),
     Column("state", String(9), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("next_at", Double, nullable=False),
@@ -33,4 +36,14 @@ failing_receivers = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("failed_at", Double, nullable=False),
+)
+
+#: What processes were started with last, of the settings on which they must agree (`storage.access.noted_settings`).
+noted_settings = Table(
+    "noted_settings",
+    metadata,
+    Column("process", String(20), primary_key=True),
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("noted_at", Double, nullable=False),
 )

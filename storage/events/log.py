@@ -15,14 +15,17 @@ from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import events, renders
-from storage.events.webhooks import note_deliveries
+from storage.events.webhooks import PREDICTION, note_deliveries
 from storage.rules.ids import job_id
+from storage.rules.times import rfc3339
 
 #: Databases take only so many values in a statement.
 _AT_ONCE = 500
 
 
 class EventKind(StrEnum):
+    """What happened to a render, or to a picture of it."""
+
     JOB_STARTED = "job.started"
     JOB_DONE = "job.done"
     JOB_FAILED = "job.failed"
@@ -72,6 +75,7 @@ def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
             .values(events=renders.c.events + len(told))
             .returning(
                 *(renders.c.events, renders.c.owner, renders.c.webhook_url, renders.c.webhook_events),
+                *(renders.c.webhook_form, renders.c.api_url),
                 database_now().label("at"),
             )
         ).first()
@@ -93,10 +97,9 @@ def record_events(connection: Connection, happened: Iterable[NewEvent]) -> None:
             ],
         )
         if row.webhook_url:
-            wanted = row.webhook_events.split()
             note_deliveries(
                 connection,
-                [_message(row, one, seq) for seq, one in enumerate(told, start=first) if one.kind in wanted],
+                [_message(row, one, seq) for seq, one in enumerate(told, start=first) if _is_wanted(row, one)],
             )
 
 
@@ -105,9 +108,16 @@ def event_fields(render_id: str, index: int | None, data: Mapping[str, Any]) -> 
 
     Of a picture: its `id`, `index` and `render`; of a render as a whole: its `id`.
     """
+    times = {f"{name.removesuffix('_at')}_time": rfc3339(data[name]) for name in data if name.endswith("_at")}
     if index is None:
-        return {"id": render_id, **data}
-    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data}
+        return {"id": render_id, **data, **times}
+    return {"id": job_id(render_id, index), "render": render_id, "index": index, **data, **times}
+
+
+def _is_wanted(row: Row[Any], one: NewEvent) -> bool:
+    if row.webhook_form == PREDICTION and one.kind is EventKind.JOB_STARTED and one.index:
+        return False  # a prediction starts once, with its first picture
+    return one.kind in row.webhook_events.split()
 
 
 def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
@@ -116,6 +126,8 @@ def _message(row: Row[Any], one: NewEvent, seq: int) -> dict[str, Any]:
         "owner": row.owner,
         "url": row.webhook_url,
         "kind": one.kind,
+        "form": row.webhook_form,
+        "api_url": row.api_url,
         "data": {"seq": seq, **event_fields(one.render_id, one.index, one.data)},
     }
 

@@ -4,7 +4,6 @@ import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,9 +14,12 @@ from storage.database.connection import Database, database_now, transaction
 from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.events.receivers import note_failing, note_well, receiver_of
+from storage.rules.times import rfc3339
 
 #: Standard Webhooks' schedule, in seconds after each failed attempt; after the last one it is given up.
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+#: The form of a message whose body is made when it is sent: Replicate's prediction, as it stands then.
+PREDICTION = "prediction"
 #: In the statement itself, so that the index of what waits serves it.
 _PENDING: ColumnElement[str] = literal_column("'pending'")
 #: Longer than an attempt may take: then another process may try.
@@ -52,10 +54,17 @@ class Delivery:
     delivered_at: float | None
     #: Whose it is and where it goes (`storage.events.receivers`).
     receiver: str
+    #: How the body is to be told (`scheduler.results.webhook_payloads`); None: as it is, with more about a picture.
+    form: str | None = None
+    #: How the submitter of its render reaches the API.
+    api_url: str | None = None
 
 
 def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-    """Write messages down, in the transaction of what they tell of: `render_id`, `owner`, `url`, `kind`, `data`."""
+    """Write messages down, in the transaction of what they tell of.
+
+    Each has `render_id`, `owner`, `url`, `kind`, `form`, `api_url` and `data`.
+    """
     now = None
     noted = []
     for row in rows:
@@ -63,8 +72,8 @@ def note_deliveries(connection: Connection, rows: Iterable[dict[str, Any]]) -> N
         noted.append(
             {
                 "id": f"msg_{secrets.token_hex(12)}",
-                **{name: row[name] for name in ("render_id", "owner", "url", "kind")},
-                "body": json.dumps({"type": row["kind"], "timestamp": _iso(now), "data": row["data"]}),
+                **{name: row[name] for name in ("render_id", "owner", "url", "kind", "form", "api_url")},
+                "body": json.dumps({"type": row["kind"], "timestamp": rfc3339(now), "data": row["data"]}),
                 "state": DeliveryState.PENDING,
                 "attempt": 0,
                 "next_at": now,
@@ -193,7 +202,3 @@ def _this(delivery: Delivery) -> Any:
 
 def _delivery(row: Row[Any]) -> Delivery:
     return Delivery(**row._asdict() | {"state": DeliveryState(row.state)})
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

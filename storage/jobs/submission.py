@@ -183,6 +183,8 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
             **_times(submission),
             webhook_url=submission.webhook.url if submission.webhook else None,
             webhook_events=" ".join(submission.webhook.events) if submission.webhook else None,
+            webhook_form=submission.webhook.form if submission.webhook else None,
+            api_url=submission.webhook.api_url if submission.webhook else None,
             idempotency_key=once.name if once else None,
             request_hash=once.request_hash if once else None,
             name=submission.name,

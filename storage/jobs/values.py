@@ -68,6 +68,10 @@ class Webhook:
 
     url: str
     events: tuple[str, ...]
+    #: In which form it is told (`storage.events.webhooks`); None: the farm's own.
+    form: str | None = None
+    #: How its submitter reaches the API, for addresses of pictures; None: unknown.
+    api_url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +27,8 @@ _ONCE_IN_SECONDS = 60.0
 _OURS = ("storage", "scheduler", "worker", "__main__")
 #: What every record has; the rest was handed over as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class LogThrottle:
@@ -73,7 +77,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s " + process.replace("%", "%%") + ": %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = fields_of(record)
+        fields = {**fields_of(record), **_of_this_request()}
         error = fields.pop("error", None)
         said = "".join(f" {name}={_as_text(value)}" for name, value in fields.items())
         return super().formatMessage(record) + said + (f": {_one_line(error)}" if error is not None else "")
@@ -97,7 +101,22 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # In this order: no field of an event can stand in for those above.
-        return json.dumps({**line, **fields_of(record), **line}, ensure_ascii=False, default=str)
+        return json.dumps({**line, **fields_of(record), **_of_this_request(), **line}, ensure_ascii=False, default=str)
+
+
+@contextmanager
+def of_request(request_id: str) -> Iterator[None]:
+    """Put a request's id behind every line, whoever logs it, that is logged on its behalf within."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+def _of_this_request() -> dict[str, Any]:
+    request_id = _request_id.get()
+    return {} if request_id is None else {"request_id": request_id}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, select
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal_column, select
 
 from storage.database.tables import jobs, renders
+from storage.rules.states import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +92,9 @@ def labelled(labels: Mapping[str, str], *, dialect: str) -> list[ColumnElement[b
 
 def on_device() -> ColumnElement[bool]:
     """Match renders of which a picture is on a device."""
-    # Leases are few, and have an index; a render may have a million jobs.
-    return renders.c.id.in_(select(jobs.c.render_id).where(jobs.c.lease_until.is_not(None)))
+    # Leases are few, and have an index, which serves only where the state is written out, not bound.
+    leased = (jobs.c.state == literal_column(f"'{State.RUNNING}'")) & jobs.c.lease_until.is_not(None)
+    return renders.c.id.in_(select(jobs.c.render_id).where(leased))
 
 
 def _in_state(state: str) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ from storage.database.tables import renders
 from storage.database.upsert import insert_on_conflict
 from storage.errors import InvalidInput, NotFound
 from storage.renders.filters import on_device
-from storage.rules.states import render_state
+from storage.rules.states import RenderState, render_state
 
 #: Why planned times did not fire.
 PAUSED = "the schedule was paused"
@@ -27,6 +27,8 @@ NAME = r"^[\w.@-](?:[\w .@-]{0,98}[\w.@-])?$"
 
 
 class FiringOutcome(StrEnum):
+    """What became of a planned time."""
+
     #: Due, and not accepted yet: it waits for its turn, or is being accepted.
     TAKEN = "taken"
     FIRED = "fired"
@@ -99,7 +101,7 @@ class Firing:
     outcome: FiringOutcome
     render_id: str | None
     #: The state of its render; None where there is none any more.
-    render_state: str | None
+    render_state: RenderState | None
     note: str | None
 
 
@@ -323,7 +325,8 @@ def _order(stored: str) -> Mapping[str, Any]:
 
 
 def _firing(row: Row[Any]) -> Firing:
-    state, note = None, row.note
+    state: RenderState | None = None
+    note = row.note
     if row.outcome == FiringOutcome.TAKEN and note is None:
         note = "waits for its turn" if row.lease_until is None else "being accepted"
     if row.total is not None:

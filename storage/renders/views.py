@@ -17,7 +17,7 @@ from storage.renders.filters import RenderFilter, labelled, newer, older, on_dev
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.render_times import RenderTimes
-from storage.rules.states import FINAL, Priority, State, render_state
+from storage.rules.states import FINAL, Priority, RenderState, State, render_state
 
 if TYPE_CHECKING:
     # Its models take as long to import as half of what a list of renders needs.
@@ -53,7 +53,7 @@ class RenderView:
     models: tuple[str, ...] = ()
 
     @property
-    def state(self) -> str:
+    def state(self) -> RenderState:
         counters = {"total": self.total, "done": self.done, "failed": self.failed, "cancelled": self.cancelled}
         return render_state(**counters, held=self.held, running=self.running)
 

@@ -4,9 +4,12 @@ Each move is a single guarded UPDATE (`storage.jobs.jobs`): zero rows changed me
 """
 
 from enum import IntEnum, StrEnum
+from typing import Literal, get_args
 
 
 class State(StrEnum):
+    """How a job stands."""
+
     QUEUED = "queued"
     #: Out of the queue until it is released.
     HELD = "held"
@@ -51,13 +54,21 @@ class Priority(IntEnum):
     BULK = 2
 
 
-#: What `render_state` returns.
-RENDER_STATES = ("waiting", "running", "held", "done", "failed", "cancelled")
+#: How a render stands.
+RenderState = Literal["waiting", "running", "held", "done", "failed", "cancelled"]
+RENDER_STATES: tuple[RenderState, ...] = get_args(RenderState)
+PriorityName = Literal["interactive", "normal", "bulk"]
+#: Priority → its name in JSON.
+PRIORITY_NAMES: dict[Priority, PriorityName] = {
+    Priority.INTERACTIVE: "interactive",
+    Priority.NORMAL: "normal",
+    Priority.BULK: "bulk",
+}
 
 
 def render_state(
     *, total: int, done: int, failed: int, cancelled: int, held: bool = False, running: bool = False
-) -> str:
+) -> RenderState:
     """Return the state of a whole render, from its counters.
 
     Until every job is final it is held, or running while one of its jobs is (`running`), or else waiting.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from storage.errors import BadSpecification
 from storage.spec.controls import REFERENCE, Controls, check_weights
@@ -82,7 +82,11 @@ Aspect = Annotated[str, Field(max_length=40), AfterValidator(checked_aspect)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 # Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
 Guidance = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
-Sampler = Annotated[str, AfterValidator(_sampler)]
+Sampler = Annotated[
+    str,
+    AfterValidator(_sampler),
+    WithJsonSchema({"type": "string", "enum": [*dict.fromkeys((*SAMPLERS.values(), *SAMPLERS))]}),
+]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 

@@ -226,7 +226,7 @@ def test_a_wrong_setting_is_named(untouched: Home, name: str, value: str, says: 
 
 def test_a_misspelt_setting_is_told_by_every_command(home: Home) -> None:
     ended = home.farm("status", settings={"FARM_OWNR": "ann"})
-    assert ended.err == "FARM_OWNR is not a setting; did you mean FARM_OWNER?\n"
+    assert ended.err.splitlines()[0] == "FARM_OWNR is not a setting; did you mean FARM_OWNER?"
 
 
 # -- services: exit code 3 -------------------------------------------------------------------------------------

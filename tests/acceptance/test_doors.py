@@ -266,9 +266,7 @@ def test_replicates_client_is_told_what_is_wrong(replica: Replicate) -> None:
             replica.predictions.create(version=version, input=fields)
 
 
-def test_what_would_not_happen_to_a_prediction_is_refused(replica: Replicate, api: Api) -> None:
-    with pytest.raises(ReplicateError, match="webhook: not supported for predictions"):
-        replica.predictions.create(version="quick", input={"prompt": "a"}, webhook="https://example.org/told")
+def test_what_would_not_happen_to_a_prediction_is_refused(api: Api) -> None:
     refused = httpx.post(
         f"{api.address}/v1/models/farm/quick/predictions",
         json={"input": {"prompt": "a"}},

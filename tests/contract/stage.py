@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -141,14 +142,17 @@ def running_stage(
     *,
     keyed: bool = True,
     without_keys: Open = Open.TO_THIS_MACHINE,
-    database_url: str | None = None,
     models: str = MODELS,
+    **told: Any,
 ) -> Iterator[Stage]:
-    """A farm whose pictures are made as soon as they wait. With a database's address, one of several machines."""
-    settings = Settings(home=folder, owner="ann", webhook_private=True, database_url=database_url)
+    """A farm whose pictures are made as soon as they wait; `told`: settings.
+
+    With a database's address, one of several machines.
+    """
+    settings = Settings.model_validate({"home": folder, "owner": "ann", "webhook_private": True, **told})
     folder.mkdir()
-    if database_url is not None:
-        schema.upgrade(Database(database_url))
+    if settings.database_url is not None:
+        schema.upgrade(Database(settings.database_url))
     (folder / "models.toml").write_text(models)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
@@ -167,10 +171,8 @@ def running_stage(
             if stage.working.is_set() and services.views.unfinished_jobs():
                 any(stage.complete(model) for model in services.registry.models)
 
-    threads = [
-        threading.Thread(target=server.run, kwargs={"sockets": [listener]}),
-        threading.Thread(target=work),
-    ]
+    serve = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    threads = [serve, threading.Thread(target=work)]
     for thread in threads:
         thread.start()
     try:

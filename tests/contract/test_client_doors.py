@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import httpx
+import openai
 import pytest
 from openai.types.image_generate_params import ImageGenerateParamsNonStreaming
 from PIL import Image
 from replicate.client import Client as Replicate
+from replicate.exceptions import ReplicateError
 from replicate.pagination import paginate
 
 from storage.jobs.values import Submission
@@ -287,3 +289,32 @@ def test_every_parameter_of_openais_client_is_done_refused_or_remarked_upon(stag
     told = answer.json()
     done = told["size"] != plain["size"] or len(told["data"]) != 1 or told["data"][0].get("url")
     assert done or any(remark.startswith(f"{field}: ") for remark in told["remarks"]), told["remarks"]
+
+
+def test_openais_client_retrieves_a_model(stage: Stage) -> None:
+    with openai.OpenAI(base_url=f"{stage.address}/v1", api_key=stage.key, max_retries=0) as client:
+        assert client.models.retrieve("tiny").model_dump() in [one.model_dump() for one in client.models.list()]
+        with pytest.raises(openai.NotFoundError, match="no model named 'nothing'") as unknown:
+            client.models.retrieve("nothing")
+        assert unknown.value.code == "not_found"
+    told = stage.client().get("/v1/models/nothing").json()
+    assert (told["code"], told["detail"][:18]) == ("not_found", "no model named 'no")
+
+
+def test_replicates_client_gets_models_and_runs_their_versions(stage: Stage) -> None:
+    client = Replicate(api_token=stage.key, base_url=stage.address)
+    stage.held.callback(client._client.close)
+    model = client.models.get("farm/tiny")
+    assert (model.id, model.visibility) == ("farm/tiny", "private")
+    assert model.latest_version is not None
+    assert [version.id for version in model.versions.list()] == [model.latest_version.id] == ["tiny"]
+    fields = model.latest_version.openapi_schema["components"]["schemas"]["Input"]["properties"]
+    assert {"prompt", "seed", "num_outputs", "guidance_scale"} <= fields.keys()
+    assert "model" not in fields
+    [picture] = client.run("farm/tiny:tiny", input={"prompt": "a star"})
+    assert picture.read().startswith(b"\x89PNG")
+    for name in ("farm/nothing", "farm/nothing:nothing"):
+        with pytest.raises(ReplicateError, match="nothing"):
+            client.models.get(name) if ":" not in name else client.run(name, input={"prompt": "a star"})
+    with pytest.raises(ReplicateError, match="no version 'other' of the model 'tiny'"):
+        model.versions.get("other")

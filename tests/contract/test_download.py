@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffusion_farm.client import Picture
+from scheduler.results import download
 from scheduler.results.download import Downloads, prepare_folder
 from scheduler.results.file_names import FileNames
 from storage.database.connection import Database
@@ -153,6 +154,27 @@ def test_two_downloads_at_once_note_each_picture_once(
     assert len(index_of(out)) == len({(one["job"], one["file"]) for one in index_of(out)})
     assert sorted(contents(out)) == ["000000-0.png", "000001-1.png", "000003-3.png", "pictures.jsonl"]
     assert {one["job"] for one in index_of(out)} == {f"{noted}-{index:06d}" for index in (0, 1, 3)}
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_download_that_another_one_overtakes_finds_its_picture(
+    database: Database, local: Settings, noted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    placed = download._placed
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(download, "_placed", placed)
+        fetch(database, local, noted, out)
+        return placed(*arguments)
+
+    monkeypatch.setattr(download, "_placed", overtaken)
+    downloads = Downloads(Views(database), open_objects(local), noted, out)
+    file = downloads.fetch(Views(database).job(f"{noted}-000000"))
+
+    assert (file.name, downloads.written, downloads.found) == ("000000-0.png", 0, 1)
+    assert sorted(contents(out)) == ["000000-0.png", "000001-1.png", "000003-3.png", "pictures.jsonl"]
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
 
 #: What an event has beside fields of the forms.
-_OF_EVENTS = {"seq", "at", "kind"}
+_OF_EVENTS = {"seq", "at", "time", "kind"}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,27 @@ def test_events_and_webhooks_tell_by_the_names_and_values_of_the_forms(stage: St
         form = render if event["kind"].startswith("render.") else jobs[event["id"]]
         fields = {name: value for name, value in event.items() if name not in _OF_EVENTS}
         assert fields == {name: form[name] for name in fields}
-    plain = [{name: value for name, value in event.items() if name not in ("at", "kind")} for event in told]
+    plain = [{name: value for name, value in event.items() if name not in ("at", "time", "kind")} for event in told]
     assert sorted((one["data"] for one in messages), key=lambda data: data["seq"]) == plain
+
+
+def test_every_time_is_there_as_text_too(stage: Stage, render_id: str) -> None:
+    def check(told: dict[str, Any]) -> int:
+        names = {name.removesuffix("at") for name in told if name == "at" or name.endswith("_at")}
+        for name in names:
+            moment, text = told[f"{name}at"], told[f"{name}time"]
+            assert (moment is None) == (text is None)
+            assert moment is None or datetime.fromisoformat(text).timestamp() == pytest.approx(moment, abs=1e-5)
+        return len(names)
+
+    stage.client().post("/v1/schedules", json={"name": "told", "cron": "@yearly", "render": {"prompt": "a star"}})
+    stage.client().post("/v1/schedules/told/run-now")
+    assert check(stage.client().get(f"/v1/renders/{render_id}").json()) == 2
+    assert check(stage.client().get(f"/v1/jobs/{render_id}-000000").json()) == 2
+    assert check(stage.client().get("/v1/schedules/told").json()) == 2
+    assert check(stage.client().get("/v1/schedules/told/history").json()[0]) == 2
+    assert {check(event) for event in stage.farm().events(render_id) if event["kind"] == "render.finished"} == {2}
+    assert stage.client().delete("/v1/schedules/told").status_code == 204
 
 
 def test_progress_is_a_render_with_the_share_of_each_picture(stage: Stage) -> None:

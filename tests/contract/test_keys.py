@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import update
 
 from storage.access.keys import Key, Keys, Limits, Role
+from storage.access.noted_settings import NotedSettings
 from storage.access.quotas import Quotas, QuotaUsage
 from storage.database.connection import Database
-from storage.database.tables import key_usage, keys, renders
+from storage.database.key_tables import key_usage, keys
+from storage.database.tables import renders
 from storage.errors import BadSpecification, IdempotencyConflict, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Idempotency, Submission
@@ -42,6 +44,29 @@ def test_a_key_is_found_by_its_secret_and_only_by_it(ring: Keys, database: Datab
     with database.read() as connection:
         [row] = connection.execute(keys.select())
     assert secret.split("_", 2)[2] not in str(row)
+
+
+def test_a_keys_webhook_is_kept_and_taken_away(ring: Keys) -> None:
+    key, secret = make(ring)
+    other, _ = make(ring, owner="bob")
+    for _ in range(2):
+        ring.set_webhook(key.id, "https://example.com/hook", ["job.done", "render.finished"])
+    found = ring.find(secret)
+    assert found == replace(key, webhook_url="https://example.com/hook", webhook_events=("job.done", "render.finished"))
+    assert [one for one in ring.all() if one.id == other.id] == [other]
+    ring.set_webhook(key.id, None)
+    assert ring.find(secret) == key
+
+
+def test_processes_note_what_they_were_started_with(database: Database) -> None:
+    noted = NotedSettings(database)
+    for value in ("false", "true", "true"):
+        noted.note("api", "webhook_private", value)
+    noted.note("scheduler", "webhook_private", "false")
+    noted.note("scheduler", "another", "true")
+    assert noted.others("scheduler", "webhook_private", "false") == {"api": "true"}
+    assert noted.others("api", "webhook_private", "true") == {"scheduler": "false"}
+    assert noted.others("api", "webhook_private", "false") == {}
 
 
 def test_a_revoked_or_expired_key_is_not_found(ring: Keys, database: Database) -> None:

@@ -15,7 +15,8 @@ from scheduler.intake.submit import Intake, submit_order
 from storage.access.keys import Keys, Limits, Role
 from storage.access.quotas import Quotas, unfinished_of
 from storage.database.connection import Database, database_now
-from storage.database.tables import jobs, key_usage, renders
+from storage.database.key_tables import key_usage
+from storage.database.tables import jobs, renders
 from storage.errors import BadSpecification, NotPermitted, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK

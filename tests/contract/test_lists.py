@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from scheduler.cli.main import cli
 from storage.access.keys import Keys, Limits, Role
@@ -17,7 +17,7 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Submission
 from storage.renders.filters import RenderFilter
 from storage.renders.names import find_job, find_render
-from storage.renders.views import Views
+from storage.renders.views import Views, select_renders
 from storage.rules.names import checked_name, checked_note
 from storage.rules.states import RENDER_STATES, Priority, render_state
 from tests.contract.renders import claim, complete, fail, pictures
@@ -55,6 +55,16 @@ def test_renders_are_narrowed_by_their_states(farm: Jobs, database: Database) ->
     for state, render_id in expected.items():
         assert Views(database).render(render_id).state == state
     assert render_state(total=1, done=0, failed=0, cancelled=0) in RENDER_STATES
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_list_of_renders_does_not_read_all_jobs(farm: Jobs, database: Database) -> None:
+    submit(farm)
+    with database.read() as connection:
+        statement = str(select_renders().compile(connection, compile_kwargs={"literal_binds": False}))
+        plan = " ".join(str(row) for row in connection.execute(text(f"EXPLAIN QUERY PLAN {statement}")))
+
+    assert "SCAN jobs USING INDEX ix_jobs_leases" in plan or "SEARCH jobs USING INDEX ix_jobs_leases" in plan
 
 
 def test_renders_are_narrowed_by_owner_model_and_time(farm: Jobs, database: Database) -> None:

@@ -19,7 +19,7 @@ from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.waiters import Waiters
 from storage.access.keys import Keys, Limits, Role
 from storage.database.connection import Database, database_now
-from storage.database.tables import keys
+from storage.database.key_tables import keys
 from storage.events.log import EventLog
 from storage.jobs.jobs import Jobs
 from storage.renders.followed import Followed

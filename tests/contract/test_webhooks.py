@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -14,13 +16,16 @@ from standardwebhooks import Webhook as StandardWebhook
 
 from scheduler.background.webhook_delivery import WebhookDelivery, signed
 from scheduler.intake.addresses import pool
+from scheduler.results.webhook_payloads import payloads_over
 from storage.database.connection import Database
+from storage.database.tables import renders
 from storage.database.webhook_tables import deliveries
 from storage.errors import NotFound
 from storage.events.log import EventKind
-from storage.events.webhooks import RETRY_SECONDS, Delivery, DeliveryState, Webhooks
+from storage.events.webhooks import PREDICTION, RETRY_SECONDS, Delivery, DeliveryState, Webhooks
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Submission, Webhook
+from storage.objects.folder import LocalObjects
 from storage.rules.states import Priority
 from tests.contract.renders import at_once, claim, complete, pictures
 from tests.receiver import Receiver, webhook_receiver
@@ -103,6 +108,34 @@ def test_only_the_kinds_asked_for_are_told_each_with_an_id_of_its_own(
     kinds = sorted(json.loads(body)["type"] for _, body in receiver.got)
     assert kinds == ["job.done"] * 3 + ["render.finished"]
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 4
+
+
+def test_a_prediction_starts_once_and_each_message_tells_how_it_stands(
+    farm: Jobs, database: Database, tmp_path: Path, receiver: Receiver, deliverer: WebhookDelivery
+) -> None:
+    kinds = (EventKind.JOB_STARTED, EventKind.JOB_DONE, EventKind.RENDER_FINISHED)
+    webhook = Webhook(url=receiver.url, events=kinds, form=PREDICTION, api_url="https://farm.example/")
+    submission = Submission(owner="ann", priority=Priority.NORMAL, watched=True, webhook=webhook)
+    render_id = farm.submit(pictures(3), submission, quanta={"tiny": 8})
+    complete(farm, claim(farm))
+    payload = payloads_over(database, LocalObjects(tmp_path)).body
+    assert replace(deliverer, payload=payload).run_once() == 5  # its start, three pictures, its end
+    bodies = [json.loads(body) for _, body in receiver.got]
+    assert {(one["id"], one["status"], len(one["output"])) for one in bodies} == {(render_id, "succeeded", 3)}
+    assert bodies[0]["urls"]["get"] == f"https://farm.example/v1/predictions/{render_id}"
+    assert all(one.startswith(f"https://farm.example/v1/pictures/{render_id}-") for one in bodies[0]["output"])
+
+
+def test_a_message_about_a_picture_that_is_gone_is_told_as_it_was_written(
+    farm: Jobs, database: Database, tmp_path: Path, receiver: Receiver, deliverer: WebhookDelivery
+) -> None:
+    render_id = render(farm, receiver.url, EventKind.JOB_DONE, n=1)
+    with database.write() as connection:
+        connection.execute(update(renders).values(purging=True))
+    assert replace(deliverer, payload=payloads_over(database, LocalObjects(tmp_path)).body).run_once() == 1
+    [(_, body)] = receiver.got
+    data = json.loads(body)["data"]
+    assert (data["id"], "image_url" in data) == (f"{render_id}-000000", False)
 
 
 def test_a_receiver_that_was_down_gets_it_once_under_the_same_id(

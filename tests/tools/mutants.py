@@ -199,6 +199,93 @@ MUTANTS: Sequence[Mutant] = (
             "::test_json_of_an_object_of_very_many_fields_is_refused_before_they_are_errors",
         ),
     ),
+    Mutant(
+        fault="a render is deleted under an export that has just begun",
+        changes=(
+            Change(
+                file="storage/renders/deletion.py",
+                old="        lock_renders(connection, [render_id])\n        refuse_needed(connection, render_id)\n",
+                new="        lock_renders(connection, [render_id])\n",
+            ),
+            Change(
+                file="storage/renders/deletion.py",
+                old="        refuse_needed(connection, render_id)\n        cancelled",
+                new="        cancelled",
+            ),
+        ),
+        tests=("tests/contract/test_deletion.py::test_an_export_keeps_its_render_and_cancels_nothing_of_it",),
+    ),
+    Mutant(
+        fault="what a killed worker stored after its render was deleted stays for ever",
+        changes=(
+            Change(
+                file="scheduler/results/purge.py",
+                old="finished_for is None or finished_for < self.spared_seconds",
+                new="finished_for is None",
+            ),
+        ),
+        tests=(
+            "tests/contract/test_deletion.py::"
+            "test_a_picture_of_a_worker_that_was_killed_after_its_render_was_deleted_is_removed",
+        ),
+    ),
+    Mutant(
+        fault="two downloads into one folder take each other's unfinished files",
+        changes=(
+            Change(
+                file="scheduler/results/download.py",
+                old='f"{job.id}-{secrets.token_hex(4)}.part"',
+                new='f"{job.id}.part"',
+            ),
+        ),
+        tests=("tests/contract/test_download.py::test_a_download_that_another_one_overtakes_finds_its_picture",),
+    ),
+    Mutant(
+        fault="an index goes on behind half a line",
+        changes=(
+            Change(
+                file="scheduler/results/picture_index.py",
+                old="file.truncate(self._read_to)",
+                new="pass",
+            ),
+        ),
+        tests=("tests/contract/test_download.py::test_an_index_is_resumed_and_grows_with_a_second_render",),
+    ),
+    Mutant(
+        fault="a label with NUL hides all others from PostgreSQL",
+        changes=(
+            Change(
+                file="storage/renders/filters.py",
+                old="jsonb_each_text(cast(sound, _jsonb()))",
+                new="jsonb_each_text(cast(jobs.c.labels, _jsonb()))",
+            ),
+        ),
+        tests=("tests/contract/test_lists.py::test_a_label_that_no_database_can_read_hides_no_other",),
+    ),
+    Mutant(
+        fault="a list of renders reads all jobs",
+        changes=(
+            Change(
+                file="storage/renders/filters.py",
+                old="jobs.c.state == literal_column(f\"'{State.RUNNING}'\")",
+                new="jobs.c.state == State.RUNNING",
+            ),
+        ),
+        tests=("tests/contract/test_lists.py::test_a_list_of_renders_does_not_read_all_jobs",),
+    ),
+    Mutant(
+        fault="a file is refused for its first bad row alone",
+        changes=(
+            Change(
+                file="scheduler/intake/submit.py",
+                old="bad = bad or BadRows(together=True)",
+                new="bad = bad or BadRows()",
+            ),
+        ),
+        tests=(
+            "tests/contract/test_forgiving.py::test_all_bad_rows_of_a_file_are_told_over_http_and_nothing_is_accepted",
+        ),
+    ),
 )
 
 

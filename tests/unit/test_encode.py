@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from sd_parsers import ParserManager
 
 from scheduler.api.compat.pictures import converted
-from scheduler.api.signed_urls import Format
+from scheduler.results.signed_urls import Format
 from storage.spec.infotext import infotext
 from storage.spec.picture import Spec
 from worker.rendering.simulated import draw

@@ -39,7 +39,7 @@ _INSTEAD: Sequence[tuple[str, str]] = (
         "of OpenAI's API there are images, batches, files and models",
     ),
     (r"/v1/(trainings|deployments|collections|hardware|account)(/.*)?", "of Replicate's API there are predictions"),
-    (r"/v1/models/[^/]+(/[^/]+(/versions.*)?)?", "models are those of models.toml, which GET /v1/models lists"),
+    (r"/v1/models/[^/]+/[^/]+/.*", "models are those of models.toml, which GET /v1/models lists"),
     (r".*//.*", "the address has two slashes in a row; the base address of a client ends without one"),
     (r"/openai/.*", "of OpenAI's API there is /v1; use its client with base_url, not Azure's"),
     (

@@ -19,6 +19,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
@@ -34,16 +35,20 @@ _SECONDS = 3600.0
 
 
 class TextToImageAnswer(BaseModel):
+    """Hold the pictures, as the web UI does."""
+
     images: list[str] = Field(description="Base64; PNG, or what `samples_format` says.")
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] = Field(description="The request as it was understood.")
     info: str = Field(description="JSON: seeds, infotexts, other gallery metadata, and `remarks`.")
 
 
 class WebUIError(BaseModel):
-    error: str
-    detail: str
-    body: str
-    errors: str
+    """Hold an error, as the web UI does."""
+
+    error: str = Field(description="The kind of error, as the web UI names it.")
+    detail: str = Field(description="What is wrong, and what to do, for people.")
+    body: str = Field(description="Empty.")
+    errors: str = Field(description="Empty.")
 
 
 router = APIRouter(
@@ -216,7 +221,7 @@ def _keep(context: ApiContext, owner: str, options: dict[str, Any]) -> list[str]
     return remarks
 
 
-def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
+def error(status: int, code: ProblemCode, detail: str, fields: Sequence[str]) -> dict[str, Any]:
     """Return an error in the form of the web UI."""
-    del fields  # the words name them
+    del code, fields  # the words name them
     return {"error": "HTTPException" if status < 500 else "ServerError", "detail": detail, "body": "", "errors": ""}

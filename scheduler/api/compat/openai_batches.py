@@ -57,50 +57,64 @@ BatchId = Annotated[str, Path(pattern=r"^batch_[0-9a-f]{24}$", description="As r
 
 
 class BatchBody(ClientBody):
+    """Say which file of requests to work through."""
+
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"input_file_id": f"file-{'0' * 24}", "endpoint": "/v1/images/generations"}]},
     )
 
     input_file_id: str = Field(description="The id of a file uploaded to POST /v1/files with the purpose `batch`.")
-    endpoint: Literal["/v1/images/generations"]
+    endpoint: Literal["/v1/images/generations"] = Field(description="What each line asks for.")
     completion_window: str = Field("24h", description="A batch runs until it is finished, or cancelled.")
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(
+        None, description="Your own data about it; it comes back with the batch."
+    )
 
 
 class Counts(BaseModel):
-    total: int
-    completed: int
-    failed: int
+    """Count the lines of a batch."""
+
+    total: int = Field(description="Lines of its file.")
+    completed: int = Field(description="Lines whose pictures are all done.")
+    failed: int = Field(description="Lines of which a picture has failed, or was cancelled.")
 
 
 class BatchAnswer(BaseModel):
-    id: str
-    object: Literal["batch"] = "batch"
-    endpoint: str = _ENDPOINT
-    errors: None = None
-    input_file_id: str
-    completion_window: str = "24h"
-    status: str = Field(description="in_progress, completed or cancelled")
-    output_file_id: str | None
-    error_file_id: str | None
-    created_at: int
-    in_progress_at: int
-    completed_at: int | None
-    cancelled_at: int | None
-    request_counts: Counts
-    metadata: dict[str, str]
+    """Describe a batch, as OpenAI does."""
+
+    id: str = Field(description="The id of the batch.")
+    object: Literal["batch"] = Field("batch", description="Always `batch`.")
+    endpoint: str = Field(_ENDPOINT, description="What each line asks for.")
+    errors: None = Field(None, description="Always null: a file with errors is refused when the batch is created.")
+    input_file_id: str = Field(description="The file of its requests.")
+    completion_window: str = Field("24h", description="Always `24h`, and nothing is cut off after it.")
+    status: Literal["in_progress", "completed", "cancelled"] = Field(description="How it stands.")
+    output_file_id: str | None = Field(
+        description="The file of answers, once it is over; null: none yet, or no line has succeeded."
+    )
+    error_file_id: str | None = Field(
+        description="The file of errors, once it is over; null: none yet, or no line has failed."
+    )
+    created_at: int = Field(description="Seconds since 1970.")
+    in_progress_at: int = Field(description="As `created_at`: it is in the queue at once.")
+    completed_at: int | None = Field(description="Seconds since 1970; null until it is completed.")
+    cancelled_at: int | None = Field(description="Seconds since 1970; null unless it was cancelled.")
+    request_counts: Counts = Field(description="How many of its lines are done.")
+    metadata: dict[str, str] = Field(description="As given.")
     remarks: list[str] = Field(
         default_factory=list, description="When it is created: warnings, such as a field that is ignored."
     )
 
 
 class BatchList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[BatchAnswer]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+    """List batches, as OpenAI does."""
+
+    object: Literal["list"] = Field("list", description="Always `list`.")
+    data: list[BatchAnswer] = Field(description="Newest first.")
+    first_id: str | None = Field(description="Of this page.")
+    last_id: str | None = Field(description="Of this page: `after` of the next one.")
+    has_more: bool = Field(description="Whether there is a next page.")
 
 
 class _BatchLine(BaseModel):

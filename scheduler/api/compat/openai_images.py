@@ -17,6 +17,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import responses_in
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
@@ -55,13 +56,15 @@ class ImagesBody(ClientBody):
         json_schema_extra={"examples": [{"prompt": "a red star", "n": 2, "size": "64x64", "response_format": "url"}]},
     )
 
-    prompt: str
+    prompt: str = Field(description="What to draw.")
     model: str | None = Field(None, description="A registered model; left out, or one of OpenAI's: the default model.")
-    n: Annotated[int, Field(ge=1, le=10)] = 1
+    n: Annotated[int, Field(ge=1, le=10)] = Field(1, description="How many pictures.")
     size: str = Field("auto", description="`WIDTHxHEIGHT`, or auto for the model's default.")
-    response_format: Literal["url", "b64_json"] = "b64_json"
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100)] = 100
+    response_format: Literal["url", "b64_json"] = Field(
+        "b64_json", description="The pictures themselves, or URLs of them, valid for an hour."
+    )
+    output_format: Literal["png", "jpeg", "webp"] = Field("png", description="The format of the pictures.")
+    output_compression: Annotated[int, Field(ge=0, le=100)] = Field(100, description="Quality of JPEG and WebP.")
     stream: bool = Field(False, description="Not supported, and refused: follow /v1/renders/ID/events.")
     partial_images: int = Field(0, description="Not supported, and refused above 0: there are no previews.")
     # OpenAI's clients send these; each that asks for something gets a remark.
@@ -79,27 +82,35 @@ class ImagesBody(ClientBody):
 
 
 class ImageData(BaseModel):
+    """Hold a picture, or its URL."""
+
     b64_json: str | None = Field(None, description="The picture, or null if URLs were requested.")
     url: str | None = Field(None, description="A URL of the picture, valid for an hour.")
-    seed: int
+    seed: int = Field(description="What it was made from.")
 
 
 class ErrorWords(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    """Say what is wrong, as OpenAI does."""
+
+    message: str = Field(description="What is wrong, and what to do, for people.")
+    type: str = Field(description="OpenAI's own kinds, such as `invalid_request_error`; they follow the status.")
+    param: str | None = Field(description="The field that is wrong, if any.")
+    code: ProblemCode | None = Field(description="The kind of problem, for programs; `GET /problems` lists all.")
 
 
 class OpenAIError(BaseModel):
-    error: ErrorWords
+    """Hold an error in OpenAI's form."""
+
+    error: ErrorWords = Field(description="What is wrong.")
 
 
 class ImagesAnswer(BaseModel):
-    created: int
-    data: list[ImageData]
-    output_format: str
-    size: str
+    """Hold the pictures, as OpenAI does."""
+
+    created: int = Field(description="Seconds since 1970.")
+    data: list[ImageData] = Field(description="The pictures, in their order.")
+    output_format: str = Field(description="Their format.")
+    size: str = Field(description="Their size, `WIDTHxHEIGHT`.")
     id: str = Field(description="The id of the render.")
     remarks: list[str] = Field(default_factory=list, description="Warnings, such as a field that is ignored.")
 
@@ -206,8 +217,8 @@ def _data(context: ApiContext, body: ImagesBody, job: JobView, base_url: str) ->
     return ImageData(b64_json=as_base64(data), seed=job.spec.seed)
 
 
-def error(status: int, detail: str, fields: Sequence[str]) -> dict[str, Any]:
+def error(status: int, code: ProblemCode, detail: str, fields: Sequence[str]) -> dict[str, Any]:
     """Return an error in OpenAI's form."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": None}}
+    return {"error": {"message": detail, "type": kind, "param": fields[0] if fields else None, "code": code}}

@@ -12,11 +12,12 @@ from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
-from scheduler.api.signed_urls import Format
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
+from scheduler.results.signed_urls import Format
 from storage.renders.views import JobView
 from storage.rules.states import State
 
@@ -82,9 +83,9 @@ def _finished(call: Call, render_id: str) -> list[JobView]:
     jobs = list(context.views.jobs(render.id))
     for job in jobs:
         if job.state is State.CANCELLED and not call.interruptible:
-            raise Refused(409, f"render {render.id} was cancelled")
+            raise Refused(409, f"render {render.id} was cancelled", code=ProblemCode.RENDER_CANCELLED)
         if job.state is State.FAILED:
-            raise Refused(422, f"picture {job.index}: {job.error}")
+            raise Refused(422, f"picture {job.index}: {job.error}", code=ProblemCode.RENDER_FAILED)
     return jobs
 
 

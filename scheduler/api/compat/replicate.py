@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,20 +18,32 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import hash_of
 from scheduler.api.parameters import IdempotencyKey, RenderId, wait_of
 from scheduler.api.problems import RESPONSES
+from scheduler.intake.addresses import check_url
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.submit import Accepted, submit_order
+from scheduler.results.predictions import MOST_PICTURES, Prediction, prediction_of
 from storage.errors import BadSpecification
-from storage.renders.views import RenderView
-from storage.rules.states import Priority, State
+from storage.events.log import EventKind
+from storage.events.webhooks import PREDICTION
+from storage.jobs.values import Webhook
+from storage.renders.views import JobView, RenderView
+from storage.rules.states import Priority
 from storage.spec.picture import Request
 
 #: Name in Replicate's API → field of a specification.
 _INPUTS = {"scheduler": "sampler", "num_outputs": "n"}
-_MOST_PICTURES = 100
 _SHOWN = 100
 _CURSOR = "^(after|before)[.][0-9a-z]{1,32}$"
+
+PredictionEvent = Literal["start", "output", "logs", "completed"]
+#: When Replicate's webhooks are sent → the event of the farm.
+_EVENTS: Mapping[str, EventKind] = {
+    "start": EventKind.JOB_STARTED,
+    "output": EventKind.JOB_DONE,
+    "completed": EventKind.RENDER_FINISHED,
+}
 
 Prefer = Annotated[
     str | None, Header(description="`wait` or `wait=N`: answer when the prediction is done, after N seconds at most.")
@@ -43,6 +54,8 @@ CancelAfter = Annotated[str | None, Header(description="Not supported, and refus
 
 
 class PredictionBody(ClientBody):
+    """Say what to predict, as Replicate's clients do."""
+
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={"examples": [{"version": "shapes", "input": {"prompt": "a red star", "num_outputs": 2}}]},
@@ -50,32 +63,20 @@ class PredictionBody(ClientBody):
 
     version: str | None = Field(None, description="A registered model, with or without an owner before it.")
     input: dict[str, Any] = Field(description="Fields of a specification; `num_outputs` pictures.")
-    webhook: str | None = Field(None, description="Not supported, and refused: POST /v1/renders takes webhooks.")
-
-
-class Prediction(BaseModel):
-    id: str = Field(description="Also the id of its render.")
-    model: str
-    version: str
-    status: str = Field(description="starting, processing, succeeded, failed or canceled")
-    input: dict[str, Any]
-    output: list[str] | None = Field(description="URLs of the pictures, or the pictures themselves (data:).")
-    error: str | None
-    logs: str = Field(description="Progress, as a line of tqdm.")
-    remarks: list[str] = Field(
-        default_factory=list, description="When it is created: warnings, such as a field that is ignored."
+    webhook: Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="Where to send the prediction when it starts, has another picture, and is over."
     )
-    metrics: dict[str, float] = Field(description="`predict_time`: seconds since its first picture was started.")
-    created_at: str | None
-    started_at: str | None
-    completed_at: str | None
-    urls: dict[str, str] = Field(description="Where to `get` it, and where to `cancel` it.")
+    webhook_events_filter: Annotated[list[PredictionEvent], Field(max_length=4)] | None = Field(
+        None, description="When to send it; null: always. There are no messages about `logs`."
+    )
 
 
 class PredictionPage(BaseModel):
+    """List predictions, as Replicate does."""
+
     previous: str | None = Field(description="The address of the page before; null on the first.")
     next: str | None = Field(description="The address of the page behind; null on the last.")
-    results: list[Prediction]
+    results: list[Prediction] = Field(description="Newest first.")
 
 
 router = APIRouter(prefix="/v1", tags=["Replicate"], responses=RESPONSES, route_class=JsonRoute)
@@ -176,6 +177,7 @@ def _accepted(call: _Call, body: PredictionBody, model: str | None) -> Accepted:
         priority=Priority.INTERACTIVE,
         idempotency_key=call.idempotency_key,
         request_hash=hash_of({**body.model_dump(mode="json"), "version": model}) if call.idempotency_key else None,
+        webhook=_webhook(call.context, body),
         watched=True,
     )
     spellings = {"model": "version", **{ours: theirs for theirs, ours in _INPUTS.items() if theirs in body.input}}
@@ -192,10 +194,6 @@ def _answer(call: _Call, accepted: Accepted) -> Prediction:
 
 
 def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Order:
-    if body.webhook is not None:
-        raise BadSpecification(
-            "webhook: not supported for predictions; use POST /v1/renders, or poll GET /v1/predictions/ID"
-        )
     for theirs, ours in _INPUTS.items():
         if None not in (body.input.get(theirs), body.input.get(ours)):
             raise BadSpecification(f"{theirs}: the same as {ours}; give one of them")
@@ -204,14 +202,30 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
         raise BadSpecification("input.model: not allowed; `version` names the model")
     fields["model"] = context.registry.default if model is None else _alias(model)
     n = fields.pop("n", 1)
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_PICTURES:
-        raise BadSpecification(f"num_outputs: must be 1 to {_MOST_PICTURES}, a whole number (given: {n!r:.40})")
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PICTURES:
+        raise BadSpecification(f"num_outputs: must be 1 to {MOST_PICTURES}, a whole number (given: {n!r:.40})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
+    if body.webhook_events_filter is not None and body.webhook is None:
+        ignored.append("webhook_events_filter, without a webhook")
+    elif "logs" in (body.webhook_events_filter or ()):
+        ignored.append("webhook_events_filter: logs")
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),
         pictures_each=n,
         remarks=tuple(f"{name}: ignored; not supported by the farm" for name in ignored),
     )
+
+
+def _webhook(context: ApiContext, body: PredictionBody) -> Webhook | None:
+    """Return where to send the prediction. Raises BadSpecification."""
+    if body.webhook is None:
+        return None
+    check_url(body.webhook, allow_private=context.services.settings.webhook_private)
+    wanted = _EVENTS if body.webhook_events_filter is None else body.webhook_events_filter
+    events = tuple(_EVENTS[name] for name in dict.fromkeys(wanted) if name in _EVENTS)
+    if not events:
+        raise BadSpecification(f"webhook_events_filter: expected one of {', '.join(_EVENTS)}")
+    return Webhook(url=body.webhook, events=events, form=PREDICTION)
 
 
 def _alias(version: str) -> str:
@@ -222,48 +236,10 @@ def _alias(version: str) -> str:
 def _prediction(
     context: ApiContext, render: RenderView, request: HttpRequest, *, with_output: bool = True
 ) -> Prediction:
-    jobs = list(context.views.jobs(render.id, limit=_MOST_PICTURES))
-    done = [job for job in jobs if job.state is State.DONE]
-    started = min((job.started_at for job in jobs if job.started_at is not None), default=None)
-    failed = next((job.error for job in jobs if job.state is State.FAILED), None)
-    address = str(request.base_url).rstrip("/") + f"/v1/predictions/{render.id}"
-    metrics = {"predict_time": render.finished_at - started} if render.finished_at and started else {}
-    spec = jobs[0].spec
-    return Prediction(
-        id=render.id,
-        model=f"farm/{spec.model}",
-        version=spec.model,
-        status=_status(render, started=started is not None),
-        input={"prompt": spec.prompt, "seed": spec.seed, "num_outputs": render.total},
-        output=[_output(context, str(job.object)) for job in done]
-        if with_output and done and render.finished
-        else None,
-        error=failed,
-        logs=_logs(render, context.views.progress(render.id)),
-        metrics=metrics,
-        created_at=_time(render.created_at),
-        started_at=_time(started),
-        completed_at=_time(render.finished_at),
-        urls={"get": address, "cancel": f"{address}/cancel"},
-    )
+    def output(job: JobView) -> str:
+        address = context.objects.presign(str(job.object))
+        if address.startswith("http"):
+            return address
+        return f"data:image/png;base64,{as_base64(context.objects.get(str(job.object)))}"
 
-
-def _status(render: RenderView, *, started: bool) -> str:
-    if not render.finished:
-        return "processing" if started else "starting"
-    return {"done": "succeeded", "failed": "failed", "cancelled": "canceled"}[render.state]
-
-
-def _output(context: ApiContext, key: str) -> str:
-    address = context.objects.presign(key)
-    return address if address.startswith("http") else f"data:image/png;base64,{as_base64(context.objects.get(key))}"
-
-
-def _logs(render: RenderView, shares: Mapping[int, float]) -> str:
-    """Return a line of tqdm: Replicate's clients read the progress from it."""
-    percent = int(100 * (render.total - render.remaining + sum(shares.values())) / render.total)
-    return f"{percent:3d}%|{'█' * (percent // 10):10}| {render.total - render.remaining}/{render.total}\n"
-
-
-def _time(moment: float | None) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+    return prediction_of(context.views, render, str(request.base_url), output=output if with_output else None)

@@ -106,21 +106,23 @@ class TextToImage(ClientBody):
         max_length=MAX_PROMPT_CHARACTERS,
         description="In the web UI's language: `(red:1.3)`, `[red]`, `BREAK`, `<lora:ALIAS:0.8>`.",
     )
-    negative_prompt: str = Field("", max_length=MAX_PROMPT_CHARACTERS)
+    negative_prompt: str = Field(
+        "", max_length=MAX_PROMPT_CHARACTERS, description="What not to draw, in the web UI's language."
+    )
     seed: Annotated[int, Field(ge=-1, description="-1: random.")] = -1
-    sampler_name: str | None = None
-    sampler_index: str | None = None
+    sampler_name: str | None = Field(None, description="By the web UI's name; null: the model's own.")
+    sampler_index: str | None = Field(None, description="As `sampler_name`, where that is left out.")
     scheduler: str | None = Field(None, description="The schedule of noise levels; Automatic: the sampler's usual one.")
-    batch_size: Annotated[int, Field(ge=1, le=_MOST_PICTURES)] = 1
-    n_iter: Annotated[int, Field(ge=1, le=_MOST_PICTURES)] = 1
-    steps: int = 50
-    cfg_scale: float = 7.0
-    width: int | None = None
-    height: int | None = None
+    batch_size: Annotated[int, Field(ge=1, le=_MOST_PICTURES)] = Field(1, description="Pictures at once.")
+    n_iter: Annotated[int, Field(ge=1, le=_MOST_PICTURES)] = Field(1, description="How often so many.")
+    steps: int = Field(50, description="Denoising steps.")
+    cfg_scale: float = Field(7.0, description="Guidance scale.")
+    width: int | None = Field(None, description="In pixels; null: the model's own.")
+    height: int | None = Field(None, description="In pixels; null: the model's own.")
     clip_skip: int | None = Field(None, description="As the setting `CLIP_stop_at_last_layers`.")
     eta: Annotated[float | None, Field(description="Only for DDIM; 1 for others.")] = None
     disable_extra_networks: bool = Field(False, description="Leave the LoRAs in the prompt off.")
-    send_images: bool = True
+    send_images: bool = Field(True, description="Whether the answer has the pictures.")
     override_settings: dict[str, Any] = Field(
         default_factory=dict,
         description="`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `samples_format` and `jpeg_quality`.",

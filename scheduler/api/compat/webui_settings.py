@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.api.signed_urls import Format
+from scheduler.results.signed_urls import Format
 from storage.errors import BadSpecification
 from storage.spec.registry import Registry
 

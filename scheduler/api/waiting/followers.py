@@ -20,6 +20,7 @@ from storage.errors import ServiceProblem
 from storage.events.log import Event, EventLog, event_fields
 from storage.renders.followed import Followed, FollowedRender
 from storage.rules.ids import job_id
+from storage.rules.times import rfc3339
 
 #: How often rows are read, and so how often progress is sent at most.
 #: Proxies close idle connections, mostly after a minute.
@@ -205,5 +206,10 @@ def _seen(row: FollowedRender, shares: Mapping[int, float], before: _Seen | None
 
 
 def _text(render_id: str, event: Event) -> str:
-    data = {"seq": event.seq, "at": event.at, **event_fields(render_id, event.index, event.data)}
+    data = {
+        "seq": event.seq,
+        "at": event.at,
+        "time": rfc3339(event.at),
+        **event_fields(render_id, event.index, event.data),
+    }
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from contextvars import Context
 from threading import Event
 from typing import Generic, TypeVar
 
@@ -60,7 +61,8 @@ class SharedReader(ABC, Generic[Asked, Found]):
     def _awake(self) -> None:
         """Start reading, unless it goes on."""
         if not self.reading:
-            self._task = asyncio.get_running_loop().create_task(self._read())
+            # In a context of its own: it reads for all, and its lines in the log belong to no single request.
+            self._task = asyncio.get_running_loop().create_task(self._read(), context=Context())
 
     async def _read(self) -> None:
         # A thread of its own: it reads also while all others are busy.

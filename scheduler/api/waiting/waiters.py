@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from scheduler.api.access import Caller
+from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
@@ -161,6 +162,7 @@ def _turned_away(render_id: str) -> Refused:
         401,
         f"the API key was revoked, or has expired, since this request came; render {render_id} continues",
         {"WWW-Authenticate": "Bearer"},
+        code=ProblemCode.INVALID_API_KEY,
     )
 
 

@@ -6,7 +6,7 @@ UTF-8, entries that are no text and whole files that it cannot parse, with at mo
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,17 @@ class WildcardValue(BaseModel):
 
 
 Wildcards = dict[str, tuple[WildcardValue, ...]]
+
+
+def read_lists(lists: Mapping[str, Iterable[Any]]) -> Wildcards:
+    """Return the values of wildcards that are given as lists: text, or `{text: red, weight: 3}`.
+
+    Raises BadSpecification with the place of what is wrong.
+    """
+    return {
+        name: tuple(_entry(f"wildcards: {name} {number}", entry) for number, entry in enumerate(entries, start=1))
+        for name, entries in lists.items()
+    }
 
 
 def read_folder(folder: Path) -> Wildcards:
