@@ -4,7 +4,7 @@ from sqlalchemy import MetaData, text
 
 import storage.database.export_tables
 import storage.database.key_tables
-import storage.database.webhook_tables  # noqa: F401 - their tables are part of the metadata once they are loaded  # noqa: F401 - its tables are part of the metadata once it is loaded
+import storage.database.webhook_tables  # noqa: F401 - their tables are part of the metadata once they are loaded
 from storage.database.tables import metadata
 
 #: Index → the rows that it covers.
