@@ -17,6 +17,7 @@ from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.results.signed_urls import SignedUrls
+from scheduler.results.why import what_hinders
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
 from storage.access.uploads import Uploads
@@ -101,7 +102,13 @@ class ApiContext:
 
     @cached_property
     def followers(self) -> Followers:
-        return Followers(self.services.database, self.ending, every_seconds=self.events_read_seconds)
+        return Followers(
+            self.services.database, self.ending, every_seconds=self.events_read_seconds, hindrance=self._hindrance
+        )
+
+    def _hindrance(self, model: str) -> str | None:
+        hindered = what_hinders(self.services, model)
+        return None if hindered is None else hindered.sentence
 
     @property
     def schedules(self) -> Schedules:

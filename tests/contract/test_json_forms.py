@@ -121,6 +121,22 @@ def test_progress_is_a_render_with_the_share_of_each_picture(stage: Stage) -> No
         progress = next(event for event in stage.farm().events(made) if event["kind"] == "progress")
         assert progress.keys() - {"kind", "jobs"} == RenderForm.model_fields.keys()
         assert (progress["id"], progress["state"], progress["jobs"]) == (made.id, "waiting", {})
+        assert progress["why"] == "no worker runs; `farm up` starts one"
+    finally:
+        stage.working.set()
+
+
+def test_it_is_news_that_a_waiting_render_is_on_a_device(stage: Stage) -> None:
+    stage.working.clear()
+    try:
+        made = stage.farm().submit("a star")
+        progress = (event for event in stage.farm().events(made) if event["kind"] == "progress")
+        assert next(progress)["state"] == "waiting"
+        assert stage.services.jobs.claim(model=str(made.models[0]), worker="w1", limit=1) is not None
+        running = next(progress)
+        assert (running["state"], running["why"]) == ("running", None)
+        stage.farm().cancel(made)
+        progress.close()
     finally:
         stage.working.set()
 

@@ -10,7 +10,7 @@ from scheduler.api.app import make_api
 from scheduler.api.context import ApiContext
 from scheduler.services import open_services
 from storage.rules.faults import Fault
-from storage.rules.states import PRIORITY_NAMES, State
+from storage.rules.states import PRIORITY_NAMES, RENDER_STATES, State
 from storage.settings import Settings
 from storage.spec.picture import SAMPLERS
 
@@ -58,7 +58,7 @@ def test_every_route_every_parameter_and_every_tag_is_described(document: dict[s
 @pytest.mark.parametrize(
     ("schema", "field", "values"),
     [
-        ("RenderForm", "state", {"running", "held", "done", "failed", "cancelled"}),
+        ("RenderForm", "state", {*RENDER_STATES}),
         ("RenderForm", "priority", {*PRIORITY_NAMES.values()}),
         ("JobForm", "state", {*State}),
         ("JobForm", "fault", {*Fault}),

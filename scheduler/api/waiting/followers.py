@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event as Flag
@@ -19,14 +20,16 @@ from storage.database.connection import Database
 from storage.errors import ServiceProblem
 from storage.events.log import Event, EventLog, event_fields
 from storage.renders.followed import Followed, FollowedRender
+from storage.renders.views import RenderView
 from storage.rules.ids import job_id
 from storage.rules.times import rfc3339
 
-#: How often rows are read, and so how often progress is sent at most.
 #: Proxies close idle connections, mostly after a minute.
 _KEEP_ALIVE_SECONDS = 15.0
 #: Events of a render that are kept for its streams; one that is further behind reads them by itself.
 _KEPT = 200
+#: How long it is remembered what hinders a model.
+_HINDRANCES_SECONDS = 5.0
 
 #: The number of an event, and what is sent of it.
 _Told = tuple[int, str]
@@ -37,7 +40,8 @@ class _Seen:
     """A render as it was read last."""
 
     row: FollowedRender
-    shares: Mapping[int, float]
+    #: What it tells of the render: whoever follows is sent it when that changes.
+    told: tuple[object, ...]
     #: What is sent of it.
     progress: str
 
@@ -92,8 +96,15 @@ class _Found:
 class Followers(SharedReader[_FollowedRenders, _Found]):
     """Streams of server-sent events."""
 
-    def __init__(self, database: Database, ending: Flag, *, every_seconds: float) -> None:
+    def __init__(
+        self, database: Database, ending: Flag, *, every_seconds: float, hindrance: Callable[[str], str | None]
+    ) -> None:
+        """Prepare the streams; `hindrance` says what keeps every job of a model in the queue, if anything does."""
         super().__init__(every_seconds=every_seconds, ending=ending)
+        self._hindrance = hindrance
+        #: Model → that sentence, for some seconds: it is the same for all renders.
+        self._hindrances: dict[str, str | None] = {}
+        self._hindrances_at = 0.0
         self.places = Places("streams of events")
         self._rows = Followed(database)
         self._events = EventLog(database)
@@ -168,13 +179,26 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
         numbers: list[tuple[str, int]] = []
         for render_id, row in rows.items():
             before = asked.renders[render_id].seen
-            seen[render_id] = _seen(row, shares.get(render_id, {}), before)
+            seen[render_id] = _seen(row, shares.get(render_id, {}), self._why(row.view), before)
             # Of a render that nobody followed before, each stream reads by itself what it has missed.
             last = row.events if before is None else before.row.events
             numbers += ((render_id, seq) for seq in range(max(last + 1, row.events - _KEPT + 1), row.events + 1))
         events = self._events.these(numbers) if numbers else {}
         told = {name: [(event.seq, _text(name, event)) for event in some] for name, some in events.items()}
         return _Found(renders=asked.renders, seen=seen, told=told, ended=ended)
+
+    def _why(self, render: RenderView) -> str | None:
+        """Say what hinders a waiting render: the same as the sentence of its status, but for its place in the queue."""
+        if render.state != "waiting":
+            return None
+        if time.monotonic() - self._hindrances_at > _HINDRANCES_SECONDS:
+            self._hindrances, self._hindrances_at = {}, time.monotonic()
+        for model in render.models:
+            if model not in self._hindrances:
+                self._hindrances[model] = self._hindrance(model)
+            if (sentence := self._hindrances[model]) is not None:
+                return sentence
+        return None
 
     def _tell(self, found: _Found) -> None:
         for render_id, render in found.renders.items():
@@ -197,12 +221,13 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
                 stream.end()
 
 
-def _seen(row: FollowedRender, shares: Mapping[int, float], before: _Seen | None) -> _Seen:
-    if before is not None and (before.row.view, before.shares) == (row.view, shares):
-        return _Seen(row=row, shares=shares, progress=before.progress)
+def _seen(row: FollowedRender, shares: Mapping[int, float], why: str | None, before: _Seen | None) -> _Seen:
     jobs = {job_id(row.view.id, index): share for index, share in shares.items()}
-    data = json.dumps({**RenderForm.of(row.view).model_dump(mode="json"), "jobs": jobs})
-    return _Seen(row=row, shares=shares, progress=f"event: progress\ndata: {data}\n\n")
+    told = (row.view, row.view.state, shares, why)
+    if before is not None and before.told == told:
+        return _Seen(row=row, told=told, progress=before.progress)
+    data = json.dumps({**RenderForm.of(row.view, why=why).model_dump(mode="json"), "jobs": jobs})
+    return _Seen(row=row, told=told, progress=f"event: progress\ndata: {data}\n\n")
 
 
 def _text(render_id: str, event: Event) -> str:
