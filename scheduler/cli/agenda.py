@@ -3,9 +3,9 @@
 import click
 
 from scheduler.cli.output import duration, json_option, print_json, print_table, say
+from scheduler.cli.reading import services_to_read
 from scheduler.cron.agenda import MOST_DAYS, AgendaEntry, Agendas
 from scheduler.intake.moments import in_zone
-from scheduler.services import open_services
 from storage.settings import read_settings
 
 
@@ -19,7 +19,7 @@ from storage.settings import read_settings
 def agenda(days: int, everybodys: bool, owner: str | None, as_json: bool) -> None:
     """Show what will run when, for how long, and what does not fit its window."""
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    found = Agendas(open_services(settings)).agenda(days=days, owner=None if everybodys else settings.owner)
+    found = Agendas(services_to_read(settings)).agenda(days=days, owner=None if everybodys else settings.owner)
     if as_json:
         print_json(found.model_dump())
         return

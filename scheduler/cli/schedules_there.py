@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table, say
+from scheduler.cli.reading import services_to_read
 from scheduler.cli.schedule_lines import lines_of, next_words
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.acceptance import acceptance_of
@@ -28,7 +29,7 @@ owner_option = click.option(
 def list_schedules(everybodys: bool, owner: str | None, as_json: bool) -> None:
     """List your schedules and when they fire next."""
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    services = open_services(settings)
+    services = services_to_read(settings)
     schedules = Schedules(services.database)
     found, now = schedules.all(owner=None if everybodys else settings.owner), schedules.now()
     if as_json:

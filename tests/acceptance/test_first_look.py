@@ -17,7 +17,7 @@ def home(tmp_path: Path, starter: Starter) -> Home:
     "command",
     [
         *("status", "faults", "workers", "models", "keys list", "usage", "webhooks list", "render --dry-run red"),
-        "purge --older-than 30d --dry-run",
+        *("purge --older-than 30d --dry-run", "agenda", "schedule list"),
     ],
 )
 def test_what_only_looks_leaves_nothing(home: Home, command: str) -> None:
