@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import click
 
 from scheduler.cli.output import json_option, print_json, print_table, say
-from scheduler.cli.reading import services_to_read
+from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.cli.schedule_lines import lines_of, next_words
 from scheduler.cli.waiting import reachable_broker
 from scheduler.cron.acceptance import acceptance_of
@@ -13,7 +13,7 @@ from scheduler.cron.changes import resume_schedule
 from scheduler.cron.details import Paces, details
 from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
 from scheduler.intake.moments import in_zone
-from scheduler.services import Services, open_services
+from scheduler.services import Services
 from storage.renders.schedules import Firing, Schedule, Schedules
 from storage.settings import read_settings
 
@@ -177,7 +177,7 @@ def _print_history(firings: Iterable[Firing], timezone: str) -> None:
 
 def named_schedule(name: str, owner: str | None) -> tuple[Schedules, Schedule, Services]:
     settings = read_settings(owner=owner) if owner is not None else read_settings()
-    services = open_services(settings)
+    services = services_to_find(name, settings)
     schedules = Schedules(services.database)
     return schedules, schedules.get(name, owner=settings.owner), services
 

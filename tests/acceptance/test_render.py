@@ -65,6 +65,7 @@ def test_json_is_one_object_with_a_job_for_every_prompt_and_progress_goes_elsewh
         assert job == {
             **dict.fromkeys(("position", "custom_id", "labels", "spec", "made_with")),
             **{name: job[name] for name in ("model", "worker", "started_at", "finished_at", "bytes")},
+            **{name: job[name] for name in ("started_time", "finished_time")},
             "id": f"{result['id']}-{index:06d}",
             "render": result["id"],
             "image": f"/v1/jobs/{result['id']}-{index:06d}/image",

@@ -47,7 +47,7 @@ def farm(stage: Stage) -> Farm:
 def test_a_render_is_held_released_reprioritised_and_cancelled(farm: Farm) -> None:
     made = farm.submit("a star", n=3)
     assert farm.hold(made).state == farm.get(made).state == "held"
-    assert farm.release(made.id).state == "running"
+    assert farm.release(made.id).state == "waiting"
     assert farm.reprioritise(made, "bulk").priority == "bulk"
     assert (farm.cancel(made), farm.cancel(made)) == (3, 0)
     with pytest.raises(ConflictProblem, match="its priority stays") as refused:

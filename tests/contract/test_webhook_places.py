@@ -51,10 +51,11 @@ def delivering(database: Database, places: DeliveryPlaces | None = None) -> Iter
 
 def note(database: Database, *messages: tuple[str, str]) -> None:
     """Write messages down, each for an owner and an address."""
+    told: dict[str, Any] = {"render_id": "r", "kind": "job.done", "form": None, "api_url": None, "data": {}}
     with database.write() as connection:
         note_deliveries(
             connection,
-            [{"render_id": "r", "owner": owner, "url": url, "kind": "job.done", "data": {}} for owner, url in messages],
+            [told | {"owner": owner, "url": url} for owner, url in messages],
         )
 
 
