@@ -264,6 +264,13 @@ class Farm:
         """Cancel the unfinished pictures and return how many there were. Idempotent. Raises ApiProblem."""
         return int(self._ask("DELETE", f"/v1/renders/{_id(render)}").json()["cancelled"])
 
+    def delete(self, render: Render | str) -> None:
+        """Delete a render for good, with its pictures; what is unfinished is cancelled. Raises ApiProblem.
+
+        409 while an export of it is unfinished; 404 if it is gone already.
+        """
+        self._ask("DELETE", f"/v1/renders/{_id(render)}", params={"purge": True})
+
     def upload(self, file: str | Path) -> str:
         """Upload a conditioning image or embeddings; return the reference to use in a picture's fields. Idempotent."""
         path = Path(file)

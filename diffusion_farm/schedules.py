@@ -15,15 +15,25 @@ class FarmSchedules:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def add(self, name: str, *, cron: str, render: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-        """Add a schedule and return it.
+    def add(
+        self, name: str, *, render: Mapping[str, Any], cron: str | None = None, at: str | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Add a schedule and return it: one that fires whenever `cron` says, or once, at a time.
 
         Args:
             render: what `Farm.submit` takes.
             fields: `timezone`, `window`, `overlap` and whatever else the API takes.
         """
-        body = {"name": name, "cron": cron, "render": dict(render), **fields}
-        return _told(self._ask("POST", "/v1/schedules", json=body))
+        times = {name: value for name, value in (("cron", cron), ("at", at)) if value is not None}
+        return _told(self._ask("POST", "/v1/schedules", json={"name": name, **times, "render": dict(render), **fields}))
+
+    def edit(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Change these parts of a schedule, before a firing or after it, and return it; its history stays."""
+        return _told(self._ask("PATCH", _path(name), json=fields))
+
+    def agenda(self, *, days: int = 2) -> dict[str, Any]:
+        """Return what will run when in the next days, for how long, and what does not fit its window."""
+        return _told(self._ask("GET", "/v1/agenda", params={"days": days}))
 
     def all(self) -> list[dict[str, Any]]:
         """Return every schedule."""

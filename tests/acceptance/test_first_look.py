@@ -30,6 +30,7 @@ def test_what_only_looks_leaves_nothing(home: Home, command: str) -> None:
     "command",
     [
         *("jobs abc", "status abc", "why abc", "recipe abc-000001", "rerender abc-000001", "retry abc", "cancel abc"),
+        *("schedule show abc", "schedule history abc", "schedule remove abc"),
         *("keys revoke abc", "webhooks replay abc", "workers release abc"),
         *(
             "hold abc",
