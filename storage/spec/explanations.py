@@ -1,6 +1,7 @@
 """Put pydantic's errors into one line of plain words: the field, what is wrong with it, what was given."""
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args
@@ -63,7 +64,7 @@ def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _untagged(problem, field)
     hint = _NO_SEED if place[-1:] == ("seed",) and str(problem["input"]) == "-1" else ""
-    return f"{field}: {_message(problem)}{hint} (given: {_shown(problem['input'])})"
+    return f"{field}: {_message(problem)}{hint} (given: {shown(problem['input'])})"
 
 
 def _models_at(model: Any, place: Sequence[Any]) -> list[type[BaseModel]]:
@@ -140,7 +141,7 @@ def _untagged(problem: Mapping[str, Any], field: str) -> str:
     inner = tag if field == "specification" else f"{field}.{tag}"
     if problem["type"] == "union_tag_not_found":
         return f"{inner}: missing"
-    return f"{inner}: must be one of {context['expected_tags']} (given: {_shown(context['tag'])})"
+    return f"{inner}: must be one of {context['expected_tags']} (given: {shown(context['tag'])})"
 
 
 def _message(problem: Mapping[str, Any]) -> str:
@@ -150,9 +151,11 @@ def _message(problem: Mapping[str, Any]) -> str:
     return _SUBJECT.sub("must ", message).replace(" after validation", "")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as whoever sent it wrote it: objects, lists, truth values and null as JSON; cut, if it is long."""
     try:
-        given = repr(value)
+        is_json = value is None or isinstance(value, bool | dict | list | tuple)
+        given = json.dumps(value, ensure_ascii=False, default=repr) if is_json else repr(value)
     except ValueError:  # Python writes no integer of more than some thousand digits
         return "a number with thousands of digits"
     return given if len(given) <= 60 else given[:57] + "…"

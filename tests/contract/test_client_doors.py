@@ -153,7 +153,7 @@ def test_a_render_is_waited_for_no_more_when_its_process_is_gone(idle: Stage) ->
             "/v1/predictions",
             "tiny",
             {"num_outputs": True},
-            r"num_outputs: must be 1 to 100, a whole number .*given: True",
+            r"num_outputs: must be 1 to 100, a whole number .*given: true",
         ),
         ("/v1/predictions", "", {}, "version: must have at least 1 character"),
         ("/v1/models/farm/tiny/predictions", "toy", {}, "version: the address names the model tiny"),

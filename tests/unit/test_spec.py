@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from storage.errors import BadSpecification
+from storage.spec.explanations import shown
 from storage.spec.picture import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
@@ -297,3 +298,21 @@ def test_equal_specifications_have_one_canonical_form_and_one_batch_key() -> Non
 def test_the_batch_key_is_the_same_in_every_process_and_after_every_upgrade() -> None:
     # Rows keep it: with another key, old and new workers would not see the same batches.
     assert KITTEN.batch_key() == "d4595bc75da6a7f5"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"a": True, "b": None}, '{"a": true, "b": null}'),
+        ([1, "é"], '[1, "é"]'),
+        (None, "null"),
+        (False, "false"),
+        ("512", "'512'"),
+        (0.5, "0.5"),
+        pytest.param(10**5000, "a number with thousands of digits", id="digits"),
+        pytest.param([10**5000], "a number with thousands of digits", id="digits in a list"),
+        ("x" * 100, "'" + "x" * 56 + "…"),
+    ],
+)
+def test_a_value_is_shown_as_it_was_written(value: object, words: str) -> None:
+    assert shown(value) == words

@@ -30,6 +30,7 @@ from storage.events.webhooks import PREDICTION
 from storage.jobs.values import Webhook
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import Priority
+from storage.spec.explanations import shown
 from storage.spec.picture import Request
 
 #: Name in Replicate's API → field of a specification.
@@ -203,7 +204,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     fields["model"] = context.registry.default if model is None else _alias(model)
     n = fields.pop("n", 1)
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PICTURES:
-        raise BadSpecification(f"num_outputs: must be 1 to {MOST_PICTURES}, a whole number (given: {n!r:.40})")
+        raise BadSpecification(f"num_outputs: must be 1 to {MOST_PICTURES}, a whole number (given: {shown(n)})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
     if body.webhook_events_filter is not None and body.webhook is None:
         ignored.append("webhook_events_filter, without a webhook")

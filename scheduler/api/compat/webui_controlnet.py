@@ -14,6 +14,7 @@ from scheduler.api.context import ApiContext
 from scheduler.intake.uploads import check_image
 from storage.errors import BadSpecification
 from storage.spec.controls import MAX_CONTROLNETS
+from storage.spec.explanations import shown
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import MAX_PIXELS
@@ -121,7 +122,7 @@ def _on(unit: Any) -> bool:
 def _checked(unit: Any) -> Mapping[str, Any]:
     if not isinstance(unit, Mapping):
         raise BadSpecification(
-            f"alwayson_scripts: a unit of ControlNet must be an object with fields, not {unit!r:.40}"
+            f"alwayson_scripts: a unit of ControlNet must be an object with fields, not {shown(unit)}"
         )
     if unit.get("module") not in _MODULES:
         raise BadSpecification(
@@ -132,7 +133,7 @@ def _checked(unit: Any) -> Mapping[str, Any]:
         if name in _READ or name in _BESIDE or name in _OF_MODULES:
             continue
         if value not in _AS_IT_IS.get(name, (None, False, "", [], {})):
-            raise BadSpecification(f"alwayson_scripts: ControlNet's {name} is not supported (given: {value!r:.40})")
+            raise BadSpecification(f"alwayson_scripts: ControlNet's {name} is not supported (given: {shown(value)})")
     return unit
 
 
@@ -162,7 +163,7 @@ def _number(unit: Mapping[str, Any], name: str, default: float) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise BadSpecification(
-            f"alwayson_scripts: ControlNet's {name} must be a number (given: {value!r:.40})"
+            f"alwayson_scripts: ControlNet's {name} must be a number (given: {shown(value)})"
         ) from None
 
 
@@ -188,7 +189,7 @@ def _resized(data: bytes, mode: Any, canvas: Canvas) -> bytes:
     """Bring an image to the proportions of the picture as the extension does; one that has them stays as it is."""
     how = _RESIZES.get(str("crop and resize" if mode is None else mode).lower().removeprefix("resizemode."))
     if how is None:
-        raise BadSpecification(f"alwayson_scripts: ControlNet's resize_mode is not known (given: {mode!r:.40})")
+        raise BadSpecification(f"alwayson_scripts: ControlNet's resize_mode is not known (given: {shown(mode)})")
     with Image.open(io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     if how == "stretch" or image.width * canvas.height == image.height * canvas.width:

@@ -18,6 +18,7 @@ from scheduler.intake.requests import SourcedRequest
 from storage.errors import BadSpecification
 from storage.spec import webui_prompts
 from storage.spec.capabilities import pipeline_of, taken_controls
+from storage.spec.explanations import shown
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import MAX_PROMPT_CHARACTERS, Request
 from storage.spec.registry import Registry
@@ -199,7 +200,7 @@ def _remarks_on_others(given: Mapping[str, Any]) -> list[str]:
             continue
         neutral, why = _REFUSED.get(name, (_NONE, "the farm does not have this field"))
         if value not in neutral:
-            raise BadSpecification(f"{name}: {why} (given: {value!r:.40})")
+            raise BadSpecification(f"{name}: {why} (given: {shown(value)})")
     return remarks
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from scheduler.results.signed_urls import Format
 from storage.errors import BadSpecification
+from storage.spec.explanations import shown
 from storage.spec.registry import Registry
 
 _FORMATS: Mapping[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
@@ -71,7 +72,7 @@ def read_settings(registry: Registry, given: Mapping[str, Any]) -> tuple[WebUISe
         elif name.startswith(_BESIDE):
             remarks.append(f"{name}: ignored; every picture is kept, and returned, as it is")
         elif value not in _AS_IT_IS.get(name, ("", [], {})):
-            raise BadSpecification(f"{name}: this setting is not supported by the farm (given: {value!r:.40})")
+            raise BadSpecification(f"{name}: this setting is not supported by the farm (given: {shown(value)})")
     return WebUISettings(**fields), remarks
 
 
@@ -91,11 +92,11 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
         or value != int(value)
         or not least <= value <= most
     ):
-        raise BadSpecification(f"{name}: must be a whole number from {least} to {most} (given: {value!r:.40})")
+        raise BadSpecification(f"{name}: must be a whole number from {least} to {most} (given: {shown(value)})")
     return int(value)
 
 
 def _format(value: Any) -> Format:
     if str(value).lower() not in _FORMATS:
-        raise BadSpecification(f"samples_format: must be png, jpg or webp (given: {value!r:.40})")
+        raise BadSpecification(f"samples_format: must be png, jpg or webp (given: {shown(value)})")
     return _FORMATS[str(value).lower()]

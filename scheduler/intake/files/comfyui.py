@@ -10,6 +10,7 @@ from typing import Any
 
 from scheduler.intake.files.columns import Row
 from storage.errors import BadSpecification
+from storage.spec.explanations import shown
 from storage.spec.picture import SAMPLERS
 
 _READ = frozenset(
@@ -133,13 +134,13 @@ class _Reader:
     def _value(self, name: str, given: str) -> Any:
         value = self._graph[name].get("inputs", {}).get(given)
         if value is None or isinstance(value, list | dict):
-            raise BadSpecification(f"ComfyUI's node {name}: {given} must stand in the node (given: {value!r:.40})")
+            raise BadSpecification(f"ComfyUI's node {name}: {given} must stand in the node (given: {shown(value)})")
         return value
 
     def _whole(self, name: str, given: str) -> int:
         value = self._value(name, given)
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MOST:
-            raise BadSpecification(f"ComfyUI's node {name}: {given} must be a whole number (given: {value!r:.40})")
+            raise BadSpecification(f"ComfyUI's node {name}: {given} must be a whole number (given: {shown(value)})")
         return value
 
     def _name(self, name: str, given: str) -> str:

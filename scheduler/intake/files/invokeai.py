@@ -6,6 +6,7 @@ from typing import Any
 
 from scheduler.intake.files.columns import Row
 from storage.errors import BadSpecification
+from storage.spec.explanations import shown
 from storage.spec.picture import SAMPLERS
 
 #: Fields that would change the picture → their values that change nothing.
@@ -40,7 +41,7 @@ def row_of(where: str, value: Mapping[str, Any]) -> Row:
     """Read metadata; what says nothing of the picture becomes labels. Raises BadSpecification."""
     for name, nothing in _NOT_DONE.items():
         if value.get(name) not in nothing:
-            raise BadSpecification(f"{name}: this part of InvokeAI's is not supported (given: {value[name]!r:.40})")
+            raise BadSpecification(f"{name}: this part of InvokeAI's is not supported (given: {shown(value[name])})")
     if value.get("positive_style_prompt") not in (None, "", value["positive_prompt"]):
         raise BadSpecification("positive_style_prompt: a prompt for SDXL's second encoder alone is not supported")
     prompts = {name: value.get(name) or "" for name in ("positive_prompt", "negative_prompt")}
@@ -85,6 +86,6 @@ def _loras(given: Any) -> dict[str, Any] | None:
     for one in given:
         alias = _name(one.get("model") or one.get("lora")) if isinstance(one, Mapping) else None
         if alias is None or alias.lower() in found:
-            raise BadSpecification(f"loras: each must have a name, once (given: {one!r:.40})")
+            raise BadSpecification(f"loras: each must have a name, once (given: {shown(one)})")
         found[alias.lower()] = one.get("weight", 1.0)
     return found or None
