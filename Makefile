@@ -86,8 +86,8 @@ format: .venv/test
 	$(PYTHON) -m venv .venv
 
 .venv/render: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing the farm into .venv: 320 MB to download (torch for CPUs, diffusers), 1.5 GB on the disk, a few minutes"
-	$(INSTALL) --editable ".[worker,embedded]"
+	@echo "installing the farm into .venv: 370 MB to download (torch for CPUs, diffusers), 1.6 GB on the disk, a few minutes"
+	$(INSTALL) --editable ".[worker,embedded,api,datasets]"
 	touch $@
 
 .venv/shapes: .venv/test
