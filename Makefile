@@ -86,7 +86,7 @@ format: .venv/test
 	$(PYTHON) -m venv .venv
 
 .venv/render: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing the farm into .venv: 370 MB to download (torch for CPUs, diffusers), 1.6 GB on the disk, a few minutes"
+	@echo "installing the farm into .venv: 370 MB to download (torch for CPUs, diffusers), 1.7 GB on the disk, a few minutes"
 	$(INSTALL) --editable ".[worker,embedded,api,datasets]"
 	touch $@
 
