@@ -40,7 +40,8 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
             "prompt file (.txt), with two hyphens"
         )
     if ("{" in prompt or "__" in prompt) and _TEMPLATE.search(prompt):
-        yield f"{name}: {{red|blue}}, __animal__ and ${{name}} are drawn as words here; --template (over HTTP: templates) expands them"
+        drawn = "{red|blue}, __animal__ and ${name} are drawn as words here"
+        yield f"{name}: {drawn}; --template (over HTTP: templates) expands them"
     if weighting is None and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
         yield f"{name}: (red)1.4, red++ and .blend(…) are drawn as words here; prompt_weighting compel reads them"
     if ":" in prompt and _SETTINGS.search(prompt):
