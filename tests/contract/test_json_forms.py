@@ -127,12 +127,16 @@ def test_progress_is_a_render_with_the_share_of_each_picture(stage: Stage) -> No
 
 
 def test_it_is_news_that_a_waiting_render_is_on_a_device(stage: Stage) -> None:
+    eventually(lambda: not stage.services.views.unfinished_jobs(), "nothing of other tests waits")
     stage.working.clear()
     try:
         made = stage.farm().submit("a star")
         progress = (event for event in stage.farm().events(made) if event["kind"] == "progress")
         assert next(progress)["state"] == "waiting"
-        assert stage.services.jobs.claim(model=str(made.models[0]), worker="w1", limit=1) is not None
+        claim = stage.services.jobs.claim(model=str(made.models[0]), worker="w1", limit=1)
+        assert claim is not None
+        # Else one would wait for ever.
+        assert [job.render_id for job in claim.jobs] == [made.id]
         running = next(progress)
         assert (running["state"], running["why"]) == ("running", None)
         stage.farm().cancel(made)
