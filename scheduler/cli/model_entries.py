@@ -1,6 +1,7 @@
 """`farm models add` and `farm models check-file`: the registry's file, from the command line."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scheduler.services import make_home
 from storage.errors import BadSettings, InvalidInput
 from storage.settings import Settings, read_settings
 from storage.spec.capabilities import pipeline_of
-from storage.spec.model_files import not_found, resolved_source
+from storage.spec.model_files import named_folder, not_found, resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.registry import Registry, parse_registry
 from storage.spec.registry_file import add_entry, value_of
@@ -46,9 +47,9 @@ def add(alias: str, source: str, is_lora: bool, given: tuple[str, ...], is_defau
     path = settings.local_models_file
     if path.parent == settings.home:
         make_home(settings)
-    entry: dict[str, Any] = {} if is_lora else {"kind": "diffusers"}
-    entry |= {"source": resolved_source(source, Path.cwd()), **dict(_key_and_value(one) for one in given)}
-    _check_there(Lora(alias=alias, source=entry["source"]) if is_lora else None, entry["source"])
+    kind = {} if is_lora else {"kind": "diffusers"}
+    entry = {**kind, "source": resolved_source(source, Path.cwd()), **_keys_and_values(given)}
+    _check_there(entry["source"], is_lora=is_lora)
     registry = add_entry(path, "loras" if is_lora else "models", alias, entry, default=is_default)
     added = registry.loras[alias] if is_lora else registry.models[alias]
     if as_json:
@@ -91,18 +92,32 @@ def _of_loras(registry: Registry) -> str:
     return f", {counted(len(registry.loras), 'LoRA')}" if registry.loras else ""
 
 
-def _key_and_value(given: str) -> tuple[str, Any]:
-    found = _SET.fullmatch(given)
-    if found is None:
-        raise click.UsageError(f"--set {given[:60]!r}: expected KEY=VALUE, such as --set sampler=euler")
-    return found[1], value_of(found[2])
+def _keys_and_values(given: Iterable[str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    for one in given:
+        found = _SET.fullmatch(one)
+        if found is None:
+            raise click.UsageError(f"--set {one[:60]!r}: expected KEY=VALUE, such as --set sampler=euler")
+        if found[1] in ("kind", "source"):
+            raise click.UsageError(f"--set {found[1]}: SOURCE and --lora say that; drop it")
+        if found[1] in entry:
+            raise click.UsageError(f"--set {found[1]}: given twice")
+        entry[found[1]] = value_of(found[2])
+    return entry
 
 
-def _check_there(lora: Lora | None, source: str) -> None:
-    """Raise InvalidInput if a source is a folder or file that is not on this machine."""
-    entry = lora or DiffusersModel(alias="added", kind="diffusers", source=source)
+def _check_there(source: str, *, is_lora: bool) -> None:
+    """Raise InvalidInput if a source is a folder or file that is not on this machine, or is no model."""
+    entry = (
+        Lora(alias="added", source=source)
+        if is_lora
+        else DiffusersModel(alias="added", kind="diffusers", source=source)
+    )
     if gone := not_found(entry):
         raise InvalidInput(f"there is no {gone[0]}; nothing was written")
+    folder = named_folder(entry)
+    if not is_lora and folder is not None and not folder.joinpath("model_index.json").is_file():
+        raise InvalidInput(f"{folder} is no folder in Diffusers layout (no model_index.json); nothing was written")
 
 
 def _state(entry: Model | Lora) -> str:

@@ -38,6 +38,15 @@ def test_a_folder_is_added_shown_and_checked(home: Home) -> None:
 def test_what_is_wrong_is_one_clear_line_and_not_written(home: Home) -> None:
     home.farm("models", "add", "mine", "./nowhere", code=2).complains(f"there is no {home.folder}/nowhere; nothing was")
     home.farm("models", "add", "mine", "a/b", "--set", "steps=4", code=2).complains("steps here is num_inference_steps")
+    home.farm("models", "add", "Über", "a/b", code=2).complains("alias")
+    home.farm("models", "add", "Über", "a/b", "--lora", code=2).complains("alias")
+    (home.folder / "empty").mkdir()
+    (home.folder / "one.safetensors").touch()
+    for source in ("empty", "./one.safetensors", ""):
+        home.farm("models", "add", "mine", source, code=2).complains("is no folder in Diffusers layout")
+    for twice in (("source=c/d",), ("kind=simulated",), ("width=64", "width=128")):
+        options = [part for one in twice for part in ("--set", one)]
+        assert f"--set {twice[0].partition('=')[0]}: " in home.farm("models", "add", "x", "a/b", *options, code=2).err
     assert "expected KEY=VALUE" in home.farm("models", "add", "mine", "a/b", "--set", "width", code=2).err
     assert "a picture switches a LoRA on" in home.farm("models", "add", "x", "a/b", "--lora", "--default", code=2).err
     home.farm("models", "check-file", code=2).complains("there is no .*models.toml; the farm uses the models that come")
