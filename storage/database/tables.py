@@ -1,5 +1,4 @@
-"""The tables, but for those of keys (`key_tables.py`), webhooks (`webhook_tables.py`) and schedules
-(`schedule_tables.py`).
+"""The tables, but for those of keys, webhooks, schedules and exports, which have files of their own beside this one.
 
 The migrations beside this file make them; a test compares the two on SQLite and PostgreSQL.
 """
