@@ -35,7 +35,7 @@ class MortalRedis:
         self.close()
 
     def freeze(self) -> None:
-        os.kill(self._pid, signal.SIGSTOP)
+        servers.stop(self._pid)
 
     def resume(self) -> None:
         os.kill(self._pid, signal.SIGCONT)

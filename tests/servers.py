@@ -42,6 +42,24 @@ def eventually(condition: Callable[[], T], description: str, *, timeout: float =
     return outcome
 
 
+def stop(pid: int) -> None:
+    """Send SIGSTOP and wait until it has stopped: a thread within a system call gets its lock before it does.
+
+    Raises psutil.NoSuchProcess.
+    """
+    psutil.Process(pid).suspend()
+    threads = Path(f"/proc/{pid}/task")
+    eventually(lambda: all(_is_stopped(thread) for thread in threads.iterdir()), f"process {pid} has stopped")
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        stat = (thread / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # it has ended
+    return stat.rpartition(")")[2].split()[0] in "TtZX"
+
+
 def free_port() -> int:
     """A port on which nothing listens."""
     with socket.socket() as probe:

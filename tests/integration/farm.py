@@ -3,11 +3,12 @@
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from storage.rules.states import Priority, State
 from storage.settings import Settings
 from storage.spec.picture import Request
 from tests.forks import Starter
-from tests.servers import eventually, stopped_at_the_end
+from tests.servers import eventually, stop, stopped_at_the_end
 
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
@@ -93,6 +94,26 @@ class Farm:
             process = self.starter.start(command, env=self.environment | settings, stdout=output, stderr=output)
         self.stack.enter_context(stopped_at_the_end(process))
         return process
+
+    def freeze(self, process: subprocess.Popen[bytes]) -> list[Any]:
+        """As `freeze`, and at a moment at which nobody holds the one lock of an SQLite file: none could take it."""
+        frozen: list[Any] = []
+
+        def frozen_while_others_may_write() -> bool:
+            frozen[:] = freeze(process)
+            url = self.services.database.engine.url
+            if url.get_backend_name() != "sqlite":
+                return True
+            with closing(sqlite3.connect(str(url.database), timeout=0.5)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    resume(frozen)
+                    return False
+            return True
+
+        eventually(frozen_while_others_may_write, "it was stopped outside of a transaction")
+        return frozen
 
     # -- work --------------------------------------------------------------------------------------------------
 
@@ -195,7 +216,7 @@ def freeze(supervisor: subprocess.Popen[bytes]) -> list[Any]:
     """Stop every process of a machine, as a swapped-out or suspended one; `resume` wakes them."""
     processes = [psutil.Process(supervisor.pid), *psutil.Process(supervisor.pid).children(recursive=True)]
     for process in processes:
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
     return processes
 
 

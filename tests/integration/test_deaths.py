@@ -5,7 +5,7 @@ import signal
 import psutil
 
 from storage.rules.states import State
-from tests.integration.farm import SHORT_LEASES, Farm, child_of, device_processes, freeze, kill_machine, resume
+from tests.integration.farm import SHORT_LEASES, Farm, child_of, device_processes, kill_machine, resume
 from tests.servers import eventually
 
 
@@ -74,7 +74,7 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None
     sleeper = farm.workers(1, machine="sleeper", **SHORT_LEASES)
     render_id = farm.submit(8, model="slow")
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
-    asleep = freeze(sleeper)
+    asleep = farm.freeze(sleeper)
     farm.workers(1, machine="other")
     farm.finished(render_id)
     before = farm.rows(render_id)

@@ -1,11 +1,8 @@
 """Scheduler processes are killed and frozen while they take and accept firings: none is lost, none is doubled."""
 
-import os
-import signal
-import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from random import Random
 from urllib.parse import urlsplit
 
@@ -23,7 +20,7 @@ from storage.jobs.jobs import Jobs
 from storage.renders.schedules import FiringOutcome, Plan, Schedule, Schedules
 from storage.rules.faults import RetryPolicy
 from storage.settings import Settings
-from tests.integration.farm import SHORT_LEASES, Farm
+from tests.integration.farm import SHORT_LEASES, Farm, resume
 from tests.proxy import HttpProxy, Mode, proxy_loop
 from tests.servers import eventually
 
@@ -131,13 +128,13 @@ def test_a_scheduler_that_froze_longer_than_its_lease_accepts_nothing_when_it_wa
     schedule = add(farm, "long", many())
     frozen = farm.scheduler()
     eventually(lambda: fence(farm, schedule), "its firing is in hand")
-    eventually(lambda: _stopped_while_others_may_write(frozen, farm), "it was stopped outside of a transaction")
+    asleep = farm.freeze(frozen)
     try:
         assert outcome(farm, schedule) == "taken", "it was frozen before it was done"
         other = farm.scheduler()
         eventually(lambda: outcome(farm, schedule) == "fired", "another one has accepted it")
     finally:
-        os.kill(frozen.pid, signal.SIGCONT)
+        resume(asleep)
     # It goes on, and fires what comes next: nothing of the old firing is left to do.
     other.kill()
     other.wait()
@@ -145,21 +142,6 @@ def test_a_scheduler_that_froze_longer_than_its_lease_accepts_nothing_when_it_wa
     eventually(lambda: len(renders_of(farm)) == 2, "it has fired the next one")
     assert_each_fired_once(farm, {"long": MANY, "next": 3})
     assert frozen.poll() is None
-
-
-def _stopped_while_others_may_write(process: subprocess.Popen[bytes], farm: Farm) -> bool:
-    """Stop a process; let it go on if it holds the one lock of an SQLite file, which nobody could take from it."""
-    os.kill(process.pid, signal.SIGSTOP)
-    url = farm.services.database.engine.url
-    if url.get_backend_name() != "sqlite":
-        return True
-    with closing(sqlite3.connect(str(url.database), timeout=0.5)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            os.kill(process.pid, signal.SIGCONT)
-            return False
-    return True
 
 
 def renders_of(farm: Farm) -> list[str]:
