@@ -1,6 +1,7 @@
 """Which jobs a worker gets: the head of a model's queue and the next ones that one pipeline call can make with it."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, or_, select, text
 
@@ -29,25 +30,21 @@ _CLAIMED: tuple[Column[Any], ...] = (
 
 #: A claimer that says nothing for so long has been stopped; a claim takes milliseconds. Far below a lease.
 _FROZEN = "5s"
+_NEXT_BATCH = text(
+    "SELECT chosen, next_priority, set_config('idle_in_transaction_session_timeout', :frozen, true) "
+    "FROM next_batch(:model, :worker, :limit)"
+)
 
 
 def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
     """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
-    one_claim_at_a_time(connection, model)
-    head = connection.execute(head_of(model, worker).with_for_update(skip_locked=True)).first()
-    if head is None:
+    choose = _chosen_by_server if connection.dialect.name == "postgresql" else _chosen_alone
+    chosen = choose(connection, model, worker, limit)
+    if chosen is None:
         return None
-    kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
-    chosen = connection.execute(
-        select(jobs.c.id)
-        .where(queued(), kind, _open_to(worker))
-        .order_by(jobs.c.priority, jobs.c.round, jobs.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).scalars()
     claimed = connection.execute(
         transition(Transition.CLAIM)
-        .where(jobs.c.id.in_(chosen.all()))
+        .where(jobs.c.id.in_(chosen.ids))
         .values(
             fence=jobs.c.fence + 1,
             attempt=jobs.c.attempt + 1,
@@ -59,7 +56,6 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
         )
         .returning(*_CLAIMED)
     ).all()
-    left = connection.execute(head_of(model, worker)).first()
     found = tuple(
         ClaimedJob(
             id=row.id,
@@ -75,10 +71,37 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
     record_events(
         connection, of_watched(EventKind.JOB_STARTED, found, lambda job: {"worker": worker, "attempt": job.attempt})
     )
-    return Claim(
-        jobs=found,
-        next_priority=None if left is None else Priority(left.priority),
-    )
+    return Claim(jobs=found, next_priority=None if chosen.next_priority is None else Priority(chosen.next_priority))
+
+
+class _Chosen(NamedTuple):
+    """The jobs of the next batch, locked, and the priority of what is left for this worker."""
+
+    ids: Sequence[int]
+    next_priority: int | None
+
+
+def _chosen_by_server(connection: Connection, model: str, worker: str, limit: int) -> _Chosen | None:
+    """Have PostgreSQL choose in one round trip (`next_batch`, of the migrations), one claim of a model at a time.
+
+    Two that chose at once would each get a part of what belongs in one batch. They wait for each other only while they
+    choose: a claimer that is far away, or was stopped in the middle, holds up nobody. Its rows are passed over.
+    """
+    asked = {"model": model, "worker": worker, "limit": limit, "frozen": _FROZEN}
+    found = connection.execute(_NEXT_BATCH, asked).first()
+    return None if found is None else _Chosen(found.chosen, found.next_priority)
+
+
+def _chosen_alone(connection: Connection, model: str, worker: str, limit: int) -> _Chosen | None:
+    """Choose on SQLite, whose transactions are serial."""
+    head = connection.execute(head_of(model, worker)).first()
+    if head is None:
+        return None
+    kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
+    waiting = select(jobs.c.id).where(queued(), kind, _open_to(worker))
+    ids = connection.execute(waiting.order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(limit)).scalars().all()
+    left = connection.execute(head_of(model, worker).where(jobs.c.id.not_in(ids))).first()
+    return _Chosen(ids, None if left is None else left.priority)
 
 
 def head_of(model: str, worker: str | None = None) -> Select[Any]:
@@ -92,20 +115,3 @@ def head_of(model: str, worker: str | None = None) -> Select[Any]:
 def _open_to(worker: str) -> ColumnElement[bool]:
     """Match jobs that this worker need not leave to others."""
     return or_(jobs.c.elsewhere_until.is_(None), jobs.c.worker != worker, jobs.c.elsewhere_until < database_now())
-
-
-def one_claim_at_a_time(connection: Connection, model: str) -> None:
-    """Serialise the claims of one model (SQLite's transactions are serial anyway).
-
-    Two interleaved claims would each get a part of what belongs in one batch. The lock goes with the transaction, and
-    with the connection of a claimer that was stopped in the middle: its
-    next statement fails, and nothing was claimed.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(
-            text(
-                "SELECT set_config('idle_in_transaction_session_timeout', :frozen, true), "
-                "pg_advisory_xact_lock(hashtextextended(:name, 0))"
-            ),
-            {"name": f"claim:{model}", "frozen": _FROZEN},
-        )

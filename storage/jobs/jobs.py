@@ -31,6 +31,7 @@ from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.workers import name_is_of
 from storage.jobs import holding
 from storage.jobs.claim import head_of, take
+from storage.jobs.completion import complete, refusals
 from storage.jobs.fair_share import RoundDealer, queued
 from storage.jobs.orphans import being_removed, note_orphans
 from storage.jobs.recovery import recover
@@ -116,33 +117,9 @@ class Jobs:
             The jobs that are *no longer* ours, with their present state (None: deleted with their render); empty if all
             went well.
         """
-        counted: Counter[str] = Counter()
-        refused: dict[int, State | None] = {}
-        done: dict[int, Published] = {}
-        for picture in sorted(published, key=lambda picture: picture.job.id):
-            moved = connection.execute(
-                transition(Transition.COMPLETE)
-                .where(fenced([picture.job]))
-                .values(
-                    finished_at=database_now(),
-                    lease_until=None,
-                    batch_id=batch.id,
-                    object=picture.object,
-                    sha256=picture.sha256,
-                    bytes=picture.bytes,
-                    pixels_sha256=picture.pixels_sha256,
-                    remarks=json.dumps(picture.remarks, ensure_ascii=False) if picture.remarks else None,
-                )
-            ).rowcount
-            if moved:
-                counted[picture.job.render_id] += 1
-                done[picture.job.id] = picture
-                continue
-            now = connection.execute(select(jobs.c.state, jobs.c.fence).where(jobs.c.id == picture.job.id)).first()
-            if now is None:
-                refused[picture.job.id] = None
-            elif (now.state, now.fence) != (State.DONE, picture.job.fence):
-                refused[picture.job.id] = State(now.state)
+        done = complete(connection, batch, published)
+        counted = Counter(picture.job.render_id for picture in done.values())
+        refused = refusals(connection, [picture.job for picture in published if picture.job.id not in done])
         if counted:
             _record(connection, batch)
         if nobodys := [job_id for job_id, state in refused.items() if state in (State.CANCELLED, State.FAILED)]:

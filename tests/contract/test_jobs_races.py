@@ -203,7 +203,7 @@ def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
     postgres_farm: Jobs, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was stopped, or its machine went to sleep, with its claim not committed."""
-    submit(postgres_farm, pictures(4))
+    submit(postgres_farm, pictures(12))
     patience: list[str] = []
     frozen, wakes = threading.Event(), threading.Event()
 
@@ -218,11 +218,15 @@ def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
         claiming = threads.submit(claim, Jobs(elsewhere))
         frozen.wait()
         try:
-            other = threads.submit(claim, postgres_farm, worker="w2")
-            eventually(other.done, "another worker claims")
+            behind = claim(postgres_farm, worker="w2")
+            assert [job.index for job in behind.jobs] == [8, 9, 10, 11], (
+                "another worker claims what comes next, at once"
+            )
+            back = eventually(partial(postgres_farm.claim, model="tiny", worker="w2", limit=8), "the others come back")
         finally:
             wakes.set()
-        assert len(other.result().jobs) == 4
+        assert back is not None
+        assert [job.index for job in back.jobs] == [*range(8)]
         with pytest.raises(DatabaseProblem):
             claiming.result()
     assert patience == ["100ms"]

@@ -1,0 +1,75 @@
+"""The completion of a batch: one UPDATE for all of its pictures."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, String, Text, bindparam, select
+from sqlalchemy.types import TypeEngine
+
+from storage.database.connection import database_now
+from storage.database.sent_rows import sent_rows
+from storage.database.tables import jobs
+from storage.jobs.transitions import transition
+from storage.jobs.values import ClaimedJob, Published, RenderedBatch
+from storage.rules.states import State, Transition
+
+_SENT: dict[str, TypeEngine[Any]] = {
+    "id": BigInteger(),
+    "fence": Integer(),
+    "object": Text(),
+    "sha256": String(64),
+    "bytes": Integer(),
+    "pixels_sha256": String(64),
+    "remarks": Text(),
+}
+
+
+def complete(connection: Connection, batch: RenderedBatch, published: Sequence[Published]) -> dict[int, Published]:
+    """Make these jobs done with their pictures; those that were ours, by id."""
+    sent = sent_rows(connection, "published", _SENT)
+    # Locked in the order of ids, as everywhere: two completions of the same jobs never wait for each other.
+    ours = (
+        select(jobs.c.id)
+        .where(jobs.c.id == sent["id"], jobs.c.fence == sent["fence"], jobs.c.state == State.RUNNING)
+        .order_by(jobs.c.id)
+        .with_for_update(of=jobs)
+        .correlate(None)
+    )
+    pictures = {picture.job.id: picture for picture in published}
+    moved = connection.execute(
+        transition(Transition.COMPLETE)
+        .where(jobs.c.id == sent["id"], jobs.c.id.in_(ours))
+        .values(
+            finished_at=database_now(),
+            lease_until=None,
+            batch_id=bindparam("batch"),
+            **{name: sent[name] for name in ("object", "sha256", "bytes", "pixels_sha256", "remarks")},
+        )
+        .returning(jobs.c.id),
+        {"batch": batch.id, "published": [_row(picture) for picture in pictures.values()]},
+    )
+    return {job_id: pictures[job_id] for job_id in sorted(moved.scalars())}
+
+
+def refusals(connection: Connection, others: Iterable[ClaimedJob]) -> dict[int, State | None]:
+    """Tell which jobs are not done by their fence, with their present state; None: deleted with their render."""
+    fences = {job.id: job.fence for job in others}
+    if not fences:
+        return {}
+    found = connection.execute(select(jobs.c.id, jobs.c.state, jobs.c.fence).where(jobs.c.id.in_(fences)))
+    present = {row.id: (State(row.state), row.fence) for row in found}
+    done = {job_id for job_id, fence in fences.items() if present.get(job_id) == (State.DONE, fence)}
+    return {job_id: present[job_id][0] if job_id in present else None for job_id in fences if job_id not in done}
+
+
+def _row(picture: Published) -> dict[str, str | int | None]:
+    return {
+        "id": picture.job.id,
+        "fence": picture.job.fence,
+        "object": picture.object,
+        "sha256": picture.sha256,
+        "bytes": picture.bytes,
+        "pixels_sha256": picture.pixels_sha256,
+        "remarks": json.dumps(picture.remarks, ensure_ascii=False) if picture.remarks else None,
+    }
