@@ -55,6 +55,13 @@ def test_claims_made_at_once_take_whole_batches(farm: Jobs) -> None:
     assert [len(one.jobs) for one in found] == [8] * 4
 
 
+def test_claims_made_at_once_never_tear_a_batch_apart(farm: Jobs) -> None:
+    for _ in range(10):
+        submit(farm, pictures(8))
+        found = at_once(*[partial(farm.claim, model="tiny", worker="w1", limit=8)] * 4)
+        assert [len(one.jobs) for one in found if one is not None] == [8]
+
+
 def test_a_job_completed_twice_at_once_counts_once(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(1))
     found = claim(farm)

@@ -159,6 +159,17 @@ MUTANTS: Sequence[Mutant] = (
         tests=("tests/contract/test_jobs_races.py::test_a_claimer_that_freezes_keeps_its_model_from_nobody",),
     ),
     Mutant(
+        fault="two claims choose at once",
+        changes=(
+            Change(
+                file="storage/database/migrations/versions/r0018_batches_chosen_by_the_server.py",
+                old="    PERFORM pg_advisory_lock(gate);\n",
+                new="",
+            ),
+        ),
+        tests=("tests/contract/test_jobs_races.py::test_claims_made_at_once_never_tear_a_batch_apart",),
+    ),
+    Mutant(
         fault="a store that overwrites is served",
         changes=(
             Change(
