@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Connection, bindparam, column, func
+from sqlalchemy import JSON, ColumnElement, bindparam, column, func
 from sqlalchemy.types import TypeEngine
 
 
-def sent_rows(connection: Connection, parameter: str, types: Mapping[str, TypeEngine[Any]]) -> dict[str, Any]:
+def sent_rows(dialect: str, parameter: str, types: Mapping[str, TypeEngine[Any]]) -> dict[str, Any]:
     """Return the columns of a table that is made of a parameter: a list of mappings, whose keys are their names.
 
     For the FROM of a statement. Each value is a number, a text or None.
     """
     sent: ColumnElement[Any] = bindparam(parameter, type_=JSON)
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         columns = [column(name, kind) for name, kind in types.items()]
         table = func.json_to_recordset(sent).table_valued(*columns, name=parameter).render_derived(with_types=True)
         return {name: table.c[name] for name in types}

@@ -1,9 +1,11 @@
 """Which jobs a worker gets: the head of a model's queue and the next ones that one pipeline call can make with it."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, or_, select, text
+from sqlalchemy import Column, ColumnElement, Connection, Double, Select, bindparam, or_, select, text
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs
@@ -43,18 +45,7 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
     if chosen is None:
         return None
     claimed = connection.execute(
-        transition(Transition.CLAIM)
-        .where(jobs.c.id.in_(chosen.ids))
-        .values(
-            fence=jobs.c.fence + 1,
-            attempt=jobs.c.attempt + 1,
-            worker=worker,
-            lease_until=database_now() + rules.lease_seconds,
-            started_at=database_now(),
-            error=None,
-            fault=None,
-        )
-        .returning(*_CLAIMED)
+        _claiming(), {"ids": chosen.ids, "by": worker, "lease_seconds": rules.lease_seconds}
     ).all()
     found = tuple(
         ClaimedJob(
@@ -72,6 +63,24 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
         connection, of_watched(EventKind.JOB_STARTED, found, lambda job: {"worker": worker, "attempt": job.attempt})
     )
     return Claim(jobs=found, next_priority=None if chosen.next_priority is None else Priority(chosen.next_priority))
+
+
+@cache
+def _claiming() -> ReturningUpdate[Any]:
+    return (
+        transition(Transition.CLAIM, by_id=True)
+        .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+        .values(
+            fence=jobs.c.fence + 1,
+            attempt=jobs.c.attempt + 1,
+            worker=bindparam("by"),
+            lease_until=database_now() + bindparam("lease_seconds", type_=Double),
+            started_at=database_now(),
+            error=None,
+            fault=None,
+        )
+        .returning(*_CLAIMED)
+    )
 
 
 class _Chosen(NamedTuple):

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, String, Text, bindparam, select
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
 from storage.database.connection import database_now
@@ -27,18 +29,27 @@ _SENT: dict[str, TypeEngine[Any]] = {
 
 def complete(connection: Connection, batch: RenderedBatch, published: Sequence[Published]) -> dict[int, Published]:
     """Make these jobs done with their pictures; those that were ours, by id."""
-    sent = sent_rows(connection, "published", _SENT)
+    pictures = {picture.job.id: picture for picture in published}
+    moved = connection.execute(
+        _completing(connection.dialect.name),
+        {"batch": batch.id, "published": [_row(picture) for picture in pictures.values()]},
+    )
+    return {job_id: pictures[job_id] for job_id in sorted(moved.scalars())}
+
+
+@cache
+def _completing(dialect: str) -> ReturningUpdate[Any]:
+    sent = sent_rows(dialect, "published", _SENT)
     # Locked in the order of ids, as everywhere: two completions of the same jobs never wait for each other.
     ours = (
         select(jobs.c.id)
-        .where(jobs.c.id == sent["id"], jobs.c.fence == sent["fence"], jobs.c.state == State.RUNNING)
+        .where(jobs.c.id == sent["id"], jobs.c.fence == sent["fence"])
         .order_by(jobs.c.id)
         .with_for_update(of=jobs)
         .correlate(None)
     )
-    pictures = {picture.job.id: picture for picture in published}
-    moved = connection.execute(
-        transition(Transition.COMPLETE)
+    return (
+        transition(Transition.COMPLETE, by_id=True)
         .where(jobs.c.id == sent["id"], jobs.c.id.in_(ours))
         .values(
             finished_at=database_now(),
@@ -46,10 +57,8 @@ def complete(connection: Connection, batch: RenderedBatch, published: Sequence[P
             batch_id=bindparam("batch"),
             **{name: sent[name] for name in ("object", "sha256", "bytes", "pixels_sha256", "remarks")},
         )
-        .returning(jobs.c.id),
-        {"batch": batch.id, "published": [_row(picture) for picture in pictures.values()]},
+        .returning(jobs.c.id)
     )
-    return {job_id: pictures[job_id] for job_id in sorted(moved.scalars())}
 
 
 def refusals(connection: Connection, others: Iterable[ClaimedJob]) -> dict[int, State | None]:

@@ -1,9 +1,11 @@
 """What every move of a job is made of: the guarded UPDATE, the fence, and the counters that move with it."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Update, case, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, Integer, Update, bindparam, case, func, select, tuple_, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database.connection import database_now
 from storage.database.tables import jobs, renders
@@ -12,14 +14,21 @@ from storage.jobs.values import ClaimedJob
 from storage.rules.states import TRANSITIONS, State, Transition, render_state
 
 
-def transition(event: Transition) -> Update:
-    """Build the guarded UPDATE of a move, for the caller to say which jobs. What returns to a held render is held."""
+def transition(event: Transition, *, by_id: bool = False) -> Update:
+    """Build the guarded UPDATE of a move, for the caller to say which jobs. What returns to a held render is held.
+
+    Args:
+        by_id: the caller names their ids: the primary key is read, and not all jobs of that state, of which PostgreSQL
+            may believe that there are few.
+    """
     before, after = TRANSITIONS[event]
     state: ColumnElement[str] | str = after
     if after is State.QUEUED and event is not Transition.RELEASE:
         of_held = select(renders.c.held).where(renders.c.id == jobs.c.render_id).scalar_subquery()
         state = case((of_held, str(State.HELD)), else_=str(State.QUEUED))
-    return update(jobs).where(jobs.c.state.in_(sorted(before))).values(state=state)
+    # No partial index serves an expression.
+    now = func.coalesce(jobs.c.state, "") if by_id else jobs.c.state
+    return update(jobs).where(now.in_(sorted(before))).values(state=state)
 
 
 def fenced(claimed: Iterable[ClaimedJob]) -> ColumnElement[bool]:
@@ -48,29 +57,35 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
     In the order of ids, so that two transactions never wait for each other. Jobs are locked before renders,
     everywhere, for the same reason.
     """
-    finished = renders.c.done + renders.c.failed + renders.c.cancelled
     over: list[NewEvent] = []
     for render_id, n in sorted(by_render.items()):
         if n:
-            row = connection.execute(
-                update(renders)
-                .where(renders.c.id == render_id)
-                .values(
-                    {
-                        counter: counter + n,
-                        renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
-                    }
-                )
-                .returning(
-                    *(renders.c.watched, renders.c.finished_at, renders.c.total),
-                    *(renders.c.done, renders.c.failed, renders.c.cancelled),
-                )
-            ).one()
+            row = connection.execute(_counting(counter.name), {"of_render": render_id, "n": n}).one()
             if row.watched and row.finished_at is not None:
                 counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
                 told = {"state": render_state(**counters), **counters, "finished_at": row.finished_at}
                 over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=told))
     record_events(connection, over)
+
+
+@cache
+def _counting(counter: str) -> ReturningUpdate[Any]:
+    n = bindparam("n", type_=Integer)
+    finished = renders.c.done + renders.c.failed + renders.c.cancelled
+    return (
+        update(renders)
+        .where(renders.c.id == bindparam("of_render"))
+        .values(
+            {
+                renders.c[counter]: renders.c[counter] + n,
+                renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
+            }
+        )
+        .returning(
+            *(renders.c.watched, renders.c.finished_at, renders.c.total),
+            *(renders.c.done, renders.c.failed, renders.c.cancelled),
+        )
+    )
 
 
 def of_watched(
