@@ -39,6 +39,7 @@ def test_tokens_are_counted_as_the_tokenizer_does(text: str) -> None:
     theirs = THEIRS.encode(text, add_special_tokens=False)
     total, cut = ClipTokens([*OURS._ranks], 3).count(text)
     assert total == len(theirs.ids)
+    assert ClipTokens([*OURS._ranks], total).count(text) == (total, None)
     assert (cut is None) == (total <= 3)
     if cut is not None and text.isascii():
         assert cut == theirs.offsets[3][0] or text[cut : theirs.offsets[3][0]].strip() != ""

@@ -20,7 +20,8 @@ class DoubledKey(BadSpecification):
 def read_json(text: str | bytes) -> Any:
     """Read JSON, bytes in any of its encodings. Raises DoubledKey, ValueError, RecursionError."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        # `loads` would make a reader for each of a million lines.
+        return _DECODER.decode(text) if isinstance(text, str) else json.loads(text, object_pairs_hook=_once)
     except _Doubled as error:
         # Seldom, and therefore by itself: what is read has no places.
         raise _with_place(json.loads(text, object_pairs_hook=_marked), error.key) from None
