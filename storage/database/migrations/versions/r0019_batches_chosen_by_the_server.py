@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 
 #: What SQLite does in three statements within its one write transaction (`storage.jobs.claim`).
 _NEXT_BATCH = """
