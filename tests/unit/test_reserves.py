@@ -32,9 +32,10 @@ def clock() -> Clock:
 @pytest.fixture
 def reserves(clock: Clock) -> Iterator[Reserves]:
     found = Reserves(clock=clock)
+    folder = found.file.parent
     yield found
     found.close()
-    assert not found.file.parent.exists()
+    assert not folder.exists()
 
 
 def keepers(n: int) -> list[Keeper]:

@@ -22,7 +22,7 @@ class Reserves:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="farm-worker-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._waiting: list[Keeper] = []
         self._running = 0
         self._clock = clock
@@ -30,6 +30,8 @@ class Reserves:
 
     @property
     def file(self) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="farm-worker-")
         return Path(self._folder.name) / "call"
 
     def keep(self, waiting: Sequence[Keeper], *, running: int) -> None:
@@ -52,4 +54,6 @@ class Reserves:
         return more
 
     def close(self) -> None:
-        self._folder.cleanup()
+        """Remove the file's folder: who looks for it now is about to end."""
+        if self._folder is not None:
+            self._folder.cleanup()

@@ -4,6 +4,7 @@ The first SIGTERM or Ctrl-C lets every worker finish and store its running batch
 period, kills the workers; their jobs are requeued, and this does not count as an attempt.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -56,6 +57,10 @@ class Supervisor:
         Raises InvalidInput, once all have ended, if one of them cannot start with these settings, and ServiceProblem
         if a service is there and unfit.
         """
+        with contextlib.closing(self._reserves):
+            self._keep_running()
+
+    def _keep_running(self) -> None:
         keepers = {device: self._keeper(device) for device in self.devices}
         workers = [keeper for device, keeper in keepers.items() if device not in self.cpu.reserves]
         self._reserves.keep([keepers[device] for device in self.cpu.reserves], running=1)
@@ -73,7 +78,6 @@ class Supervisor:
                 self._woken.wait(_POLL_SECONDS)
         finally:
             self._stop([worker for worker in workers if worker.pid is not None])
-            self._reserves.close()
 
     def _keeper(self, device: Device) -> Keeper:
         name = device.worker_name(machine_name(self.settings))
