@@ -31,7 +31,10 @@ SMALL, LARGE = {"shapes": 16 * MIB, "simulated": 0}, {"shapes": 16 * MIB, "sd": 
     [
         (2, 16 * GIB, SMALL, None, (2, 1, "a worker for each core")),
         (1, 16 * GIB, SMALL, None, (1, 1, "a worker for each core")),
-        (64, 256 * GIB, SMALL, None, (64, 1, "a worker for each core")),
+        (16, 256 * GIB, SMALL, None, (16, 1, "a worker for each core")),
+        (64, 256 * GIB, SMALL, None, (16, 4, "16 at most")),
+        (40, 256 * GIB, SMALL, 2, (16, 2, "16 at most")),
+        (64, 8 * GIB, SMALL, None, (5, 12, "enough for 5")),
         # Half of the memory is theirs: 816 MiB each.
         (8, 4 * GIB, SMALL, None, (2, 4, "4.0 GiB of free memory are enough for 2")),
         (8, 10 * GIB, SMALL, None, (6, 1, "10.0 GiB of free memory are enough for 6")),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 _SMALL_BYTES = 256 * 2**20
 #: What a worker takes beside its models: PyTorch, Diffusers, and Celery's process.
 _WORKER_BYTES = 800 * 2**20
+#: Each has connections to the database of its own, of which PostgreSQL has 100 unless it is told otherwise.
+_MOST_WORKERS = 16
 #: Of the free memory, what workers may take together; the rest is for pictures and for other programs.
 _SHARE = 0.5
 
@@ -41,11 +43,11 @@ def plan_cpu(*, cores: int, memory: int, models: Mapping[str, int | None], threa
         return CpuPlan(workers=1, threads=threads or cores, because=f"{largest} is large: it keeps all threads busy")
     loaded = sum(size or 0 for size in models.values())
     fit = int(memory * _SHARE) // (_WORKER_BYTES + loaded)
-    if fit < most:
+    if fit < min(most, _MOST_WORKERS):
         workers = max(1, fit)
-        return CpuPlan(
-            workers=workers,
-            threads=threads or cores // workers,
-            because=f"{memory / 2**30:.1f} GiB of free memory are enough for {workers}",
-        )
+        because = f"{memory / 2**30:.1f} GiB of free memory are enough for {workers}"
+        return CpuPlan(workers=workers, threads=threads or cores // workers, because=because)
+    if most > _MOST_WORKERS:
+        because = f"a machine has {_MOST_WORKERS} at most, unless FARM_DEVICES names more"
+        return CpuPlan(workers=_MOST_WORKERS, threads=threads or cores // _MOST_WORKERS, because=because)
     return CpuPlan(workers=most, threads=each, because="small models are fastest with a worker for each core")
