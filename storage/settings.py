@@ -70,7 +70,7 @@ class Settings(BaseModel):
     """Owner of the renders submitted here; owners share the farm fairly (default: the user's name)."""
 
     devices: str = "auto"
-    """Devices of this machine that farm-worker serves: auto, or a list of cuda:N, mps, cpu and simulated:N."""
+    """Devices of this machine that farm-worker serves: auto, or a list of cuda:N, mps, cpu, cpu:N and simulated:N."""
 
     serve: str = ""
     """Aliases of the models that this machine's workers serve, separated by commas (default: all)."""

@@ -85,9 +85,9 @@ _KEEPER = pytest.StashKey[ServerKeeper]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None) not in (None, 0, 1):
-        # Threads of one small picture that wait for each other's turn on a busy processor take many times longer.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Threads of one small picture that wait for each other's turn on a busy processor take many times longer, and two
+    # farms are to draw the same bits: a worker that may choose their number goes by its pace.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.stash[_KEEPER] = ServerKeeper()
     file = config.getoption("--durations-to")
     if file and not hasattr(config, "workerinput"):

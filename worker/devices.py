@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 _PROBE = """
 import torch
 print(*[f"cuda:{i}" for i in range(torch.cuda.device_count())]
-      or (["mps:0"] if torch.backends.mps.is_available() else ["cpu:0"]))
+      or (["mps:0"] if torch.backends.mps.is_available() else ["cpu"]))
 """
 
 
@@ -41,14 +42,19 @@ class Device:
             "FARM_DEVICES": str(self),
             "CUDA_VISIBLE_DEVICES": pinned,
             # OpenMP's threads spin while they wait for each other: beside another busy program, a batch on two cores
-            # took 10 s instead of 0.3 s.
+            # took 10 s instead of 0.3 s. Of no meaning to a worker with one thread.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
 
 
-def find_devices(wanted: str) -> list[Device]:
-    """Return the devices that `auto` or a list such as `cuda:0,cuda:1` names. Raises BadSettings."""
-    names = _detect() if wanted.strip() == "auto" else [name.strip() for name in wanted.split(",")]
+def find_devices(wanted: str, *, cpu_workers: Callable[[], int] = lambda: 1) -> list[Device]:
+    """Return the devices that `auto` or a list such as `cuda:0,cuda:1` names. Raises BadSettings.
+
+    Args:
+        cpu_workers: for how many workers the CPU is, where it is named without a number, or found by `auto`.
+    """
+    found = _detect() if wanted.strip() == "auto" else [name.strip() for name in wanted.split(",")]
+    names = [one for name in found for one in ([f"cpu:{n}" for n in range(cpu_workers())] if name == "cpu" else [name])]
     matches = [DEVICE.fullmatch(name) for name in names]
     devices = [Device(kind=match[1], index=int(match[2] or 0)) for match in matches if match]
     if len(set(devices)) < len(names):
@@ -60,7 +66,7 @@ def find_devices(wanted: str) -> list[Device]:
 
 def _detect() -> list[str]:
     if sys.platform == "linux" and not any(Path(name).exists() for name in _GPU_FILES):
-        return ["cpu:0"]
+        return ["cpu"]
     # Asked in another process: the supervisor stays small and never holds a CUDA context.
     probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)  # noqa: S603
     if probe.returncode:

@@ -119,6 +119,7 @@ class WorkerAnswer(BaseModel):
     pictures: int = Field(description="How many it has made since it started.")
     rate: float = Field(description="Pictures a second over the last minute.")
     trouble: str | None = Field(description="What it waits for, such as an unavailable object store.")
+    threads: int | None = Field(description="By how many threads it rendered its last batch, on a CPU.")
     silent_for: float = Field(description="Seconds since its last heartbeat.")
 
     @classmethod
@@ -133,6 +134,7 @@ class WorkerAnswer(BaseModel):
             pictures=worker.pictures,
             rate=worker.rate,
             trouble=worker.trouble,
+            threads=worker.threads,
             silent_for=worker.silent_for,
         )
 

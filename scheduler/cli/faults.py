@@ -102,7 +102,7 @@ def workers(context: click.Context, as_json: bool) -> None:
             (
                 worker.name,
                 _state(worker, quarantines[worker.name]),
-                worker.device_name,
+                _device(worker),
                 worker.model,
                 worker.batch or "",
                 worker.pictures,
@@ -154,6 +154,10 @@ def _state(worker: WorkerView, quarantines: Sequence[Quarantine]) -> str:
     if worker.silent_for > SILENT_SECONDS:
         return "silent"
     return "quarantined" if any(quarantine.model is None for quarantine in quarantines) else worker.state
+
+
+def _device(worker: WorkerView) -> str:
+    return worker.device_name + ("" if worker.threads is None else f", {counted(worker.threads, 'thread')}")
 
 
 def _shortened(message: str) -> str:

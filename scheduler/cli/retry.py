@@ -58,8 +58,8 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
 def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     """Reproduce a picture and compare it with the original.
 
-    The whole batch is rendered again, because the last bit of a picture can depend on its batch. Exits with 1 if the
-    pictures differ.
+    The whole batch is rendered again, on a CPU by as many threads as before: the last bit of a picture can depend on
+    both. Exits with 1 if the pictures differ.
     """
     settings = read_settings()
     services = services_to_find(job_id, settings)
@@ -75,7 +75,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         intake_of(services, reachable_broker(services)),
         Submitter(owner=settings.owner, local_files=True),
         Order(specs=tuple(services.views.specs(batch))),
-        Terms(priority=Priority.INTERACTIVE, together=True),
+        Terms(priority=Priority.INTERACTIVE, together=True, threads=batch.recipe.get("threads")),
     )
     see_through(services, again)
     twin = services.views.job(f"{again.render_id}-{position}")

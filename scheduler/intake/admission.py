@@ -58,6 +58,8 @@ class Terms:
     watched: bool = False
     #: Batch these pictures with one another only.
     together: bool = False
+    #: Render them by so many threads, on a CPU.
+    threads: int | None = None
     #: Keep the render out of the queue until it is released.
     held: bool = False
     #: When it may be rendered: held where that is not now.
@@ -78,6 +80,7 @@ class Terms:
             owner=submitter.owner,
             priority=self.priority,
             together=self.together,
+            threads=self.threads,
             once=once,
             key_id=submitter.key_id,
             limits=submitter.limits,

@@ -130,6 +130,8 @@ jobs = Table(
     Column("pixels_sha256", String(64)),
     # What its worker says of it (JSON), such as words that the model does not read.
     Column("remarks", Text),
+    # By how many threads of a CPU it is to be rendered, for the same bits as before. None: as many as the worker likes.
+    Column("threads", Integer),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
@@ -192,6 +194,8 @@ workers = Table(
     Column("rate", Double, nullable=False, server_default="0"),
     # What it waits for, such as a store that refuses its pictures.
     Column("trouble", Text),
+    # By how many threads it renders on a CPU. None: on another device, or not yet.
+    Column("threads", Integer),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )

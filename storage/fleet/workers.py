@@ -38,6 +38,7 @@ class WorkerActivity:
     batch: int = 0
     rate: float = 0.0
     trouble: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class WorkerView:
     rate: float
     #: What it is waiting for, such as a store that refuses its pictures.
     trouble: str | None
+    #: By how many threads it rendered its last batch, on a CPU.
+    threads: int | None
     started_at: float
     #: Seconds since its last heartbeat, by the database's clock.
     silent_for: float
@@ -153,6 +156,7 @@ class Workers:
                 pictures=row.pictures,
                 rate=row.rate,
                 trouble=row.trouble,
+                threads=row.threads,
                 started_at=row.started_at,
                 silent_for=row.silent_for,
             )

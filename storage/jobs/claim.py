@@ -28,6 +28,7 @@ _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.priority,
     jobs.c.round,
     jobs.c.watched,
+    jobs.c.threads,
 )
 
 #: A claimer that says nothing for so long has been stopped; a claim takes milliseconds. Far below a lease.
@@ -56,6 +57,8 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
             fence=row.fence,
             attempt=row.attempt,
             watched=row.watched,
+            priority=Priority(row.priority),
+            threads=row.threads,
         )
         for row in sorted(claimed, key=lambda row: (row.priority, row.round, row.id))
     )

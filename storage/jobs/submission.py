@@ -129,6 +129,8 @@ def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
         "priority": int(submission.priority),
         "state": str(State.HELD if submission.held else State.QUEUED),
         "watched": submission.watched,
+        # Named where it has a value only: PostgreSQL knows no type of a bare NULL among selected values.
+        **({} if submission.threads is None else {"threads": submission.threads}),
     }
 
 

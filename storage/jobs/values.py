@@ -34,6 +34,9 @@ class ClaimedJob:
     attempt: int
     #: Whether a client follows its events.
     watched: bool = False
+    priority: Priority = Priority.NORMAL
+    #: By how many threads of a CPU it is to be rendered; None: by as many as its worker likes.
+    threads: int | None = None
 
     @property
     def name(self) -> str:
@@ -82,6 +85,8 @@ class Submission:
     priority: Priority
     #: Batch these jobs only with one another.
     together: bool = False
+    #: Render them by so many threads, on a CPU: the last bit of a picture can depend on that.
+    threads: int | None = None
     #: Accept it only once under this key; a repeated request gets the first render.
     once: Idempotency | None = None
     #: The API key that it was submitted with.

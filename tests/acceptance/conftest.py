@@ -75,7 +75,7 @@ def home(tmp_path: Path, starter: Starter) -> Iterator[Home]:
 def served(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
     """A home where `farm up` runs for the whole session, with a worker on the CPU and a simulated one."""
     folder = tmp_path_factory.mktemp("served")
-    home = Home(folder, starter, FARM_DEVICES="cpu,simulated:0", HF_HUB_OFFLINE="1")
+    home = Home(folder, starter, FARM_DEVICES="cpu:0,simulated:0", HF_HUB_OFFLINE="1")
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS.format(late=folder / "late"))
     with home.started("up") as up:

@@ -45,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator
         for seed in (1, 2):
             random_weights.controlnet(folder / f"{base}-net{seed}", folder / base, seed=seed)
     random_weights.lora(folder / "ink", folder / "sd")
-    home = Home(folder, starter, FARM_DEVICES="cpu", FARM_LOADED_MODELS="2", HF_HUB_OFFLINE="1")
+    home = Home(folder, starter, FARM_DEVICES="cpu:0", FARM_LOADED_MODELS="2", HF_HUB_OFFLINE="1")
     entries = [
         ENTRY.format(alias=alias, folder=folder / base, nets=[str(folder / net) for net in nets])
         for alias, (base, nets) in ALIASES.items()

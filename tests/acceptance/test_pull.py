@@ -82,7 +82,7 @@ def served(repositories: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def home(tmp_path: Path, starter: Starter, served: Hub) -> Iterator[Home]:
-    home = Home(tmp_path, starter, FARM_DEVICES="cpu", HF_ENDPOINT=served.address, HF_HOME=str(tmp_path / "hf"))
+    home = Home(tmp_path, starter, FARM_DEVICES="cpu:0", HF_ENDPOINT=served.address, HF_HOME=str(tmp_path / "hf"))
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS)
     yield home

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from storage.spec.controls import Controls
 from storage.spec.picture import Spec
 from tests.acceptance.command import Ended, Home
 from tests.forks import Starter
+from tests.servers import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MANIFEST = [json.loads(line) for line in (EXAMPLES / "prompts.jsonl").read_text().splitlines()]
@@ -153,6 +156,32 @@ def test_a_picture_made_again_is_identical_whatever_batch_it_was_made_in(example
     assert verdict["sha256"][0] == verdict["sha256"][1]
     assert (verdict["identical"], verdict["largest_difference"]) == (True, 0)
     assert re.fullmatch(rf"\w+-\d+ is identical to {together} \(rendered in a batch of [2-8]\)\n", sentence)
+
+
+def test_a_picture_is_made_again_by_as_many_threads_as_before(served: Home) -> None:
+    [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
+    made_with = served.farm("recipe", one["id"], "--json").json["made_with"]
+    assert made_with["threads"] == 1
+    # As if its worker had had more of them then.
+    with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:
+        connection.execute(
+            "UPDATE batches SET recipe = json_set(recipe, '$.threads', 3) "
+            "WHERE id = (SELECT batch_id FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = ?)",
+            [one["id"]],
+        )
+
+    verdict = served.farm("rerender", one["id"], "--json", code=None).json
+
+    assert verdict["changed"] == []
+    assert served.farm("recipe", verdict["again"], "--json").json["made_with"] == {**made_with, "threads": 3}
+    # And the next batch is rendered as ever.
+    [after] = served.farm("render", "a small blue circle", "--json").json["jobs"]
+    assert served.farm("recipe", after["id"], "--json").json["made_with"]["threads"] == 1
+    eventually(
+        lambda: {w["device"]: w["threads"] for w in served.farm("workers", "--json").json}.items() >= {("cpu:0", 1)},
+        "the worker says by how many threads it rendered last",
+    )
+    assert re.search(r"^cpu-0@.* cpu \w+, 1 thread ", served.farm("workers").out, re.MULTILINE)
 
 
 def _one_made_alone_and_one_in_the_middle_of_others(examples: Ended, served: Home) -> tuple[str, str]:

@@ -4,7 +4,8 @@ import pytest
 
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import ClaimedJob
+from storage.jobs.staging import CHUNK
+from storage.jobs.values import ClaimedJob, Submission
 from storage.renders.views import Views
 from storage.rules.states import Priority, State
 from tests.contract.renders import claim, died, drain, fail, lapse_leases, pictures, states, submit
@@ -137,6 +138,15 @@ def test_jobs_that_must_stay_together_are_never_batched_with_strangers(farm: Job
     after = submit(farm, pictures(2), owner="dan")
     batches = [[job.render_id for job in claim(farm).jobs] for _ in range(3)]
     assert batches == [[before] * 2 + [after] * 2, [own] * 3, [other] * 2]
+
+
+@pytest.mark.parametrize("n", [2, CHUNK + 5], ids=["few", "staged"])
+def test_a_worker_hears_by_how_many_threads_a_job_is_to_be_rendered(farm: Jobs, n: int) -> None:
+    as_before = Submission(owner="bob", priority=Priority.NORMAL, together=True, threads=3)
+    farm.submit(pictures(n), as_before, quanta={"tiny": 8})
+    submit(farm, pictures(1), owner="ann", priority=Priority.INTERACTIVE)
+    assert [job.threads for job in claim(farm).jobs] == [None]
+    assert [job.threads for job in claim(farm, limit=2).jobs] == [3, 3]
 
 
 def test_a_batch_never_mixes_models(farm: Jobs) -> None:

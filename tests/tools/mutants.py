@@ -297,6 +297,50 @@ MUTANTS: Sequence[Mutant] = (
             "tests/contract/test_forgiving.py::test_all_bad_rows_of_a_file_are_told_over_http_and_nothing_is_accepted",
         ),
     ),
+    Mutant(
+        fault="a picture is made again by as many threads as the worker likes",
+        changes=(
+            Change(
+                file="worker/serving/thread_choice.py",
+                old="if jobs[0].threads is not None:\n            return",
+                new="if False:\n            return",
+            ),
+        ),
+        tests=("tests/unit/test_thread_choice.py",),
+    ),
+    Mutant(
+        fault="a job forgets by how many threads it is to be rendered",
+        changes=(
+            Change(
+                file="storage/jobs/submission.py",
+                old="{} if submission.threads is None else",
+                new="{} if True else",
+            ),
+        ),
+        tests=("tests/contract/test_jobs_order.py",),
+    ),
+    Mutant(
+        fault="embeddings made by another number of threads are used",
+        changes=(
+            Change(
+                file="worker/rendering/prompts.py",
+                old="key = (torch.get_num_threads(), *asked)",
+                new="key = asked",
+            ),
+        ),
+        tests=("tests/pipelines/test_threads.py",),
+    ),
+    Mutant(
+        fault="recipes say the number of threads that a model was loaded with",
+        changes=(
+            Change(
+                file="worker/rendering/pipeline.py",
+                old='recipe["threads"] = torch.get_num_threads()',
+                new="pass",
+            ),
+        ),
+        tests=("tests/pipelines/test_threads.py",),
+    ),
 )
 
 

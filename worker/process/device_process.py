@@ -22,18 +22,20 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
-from worker.process.identity import Identity, this_run
+from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
 from worker.rendering.open_backend import open_backends
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
+from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
 from worker.serving.outages import OutageRetry
 from worker.serving.patient import PatientInputs, PatientJobs, PatientMemoryLimits, PatientObjects, PatientQuarantines
 from worker.serving.publish import Publisher
+from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
 
@@ -85,6 +87,7 @@ class DeviceProcess:
                 leases=self._leases,
                 watchdog=self._watchdog,
                 batch_limits=BatchLimits(memory_limits, device_name=self._hardware),
+                threads=ThreadChoice(own_threads()),
                 publisher=Publisher(jobs=jobs, objects=PatientObjects(objects, retry), leases=self._leases),
                 heartbeat=self._heartbeat,
             ),
@@ -94,6 +97,7 @@ class DeviceProcess:
             tickets=Tickets(settings, app),
             quarantines=PatientQuarantines(faults, retry),
             models=ModelCache(backends, capacity=settings.loaded_models),
+            help=HelpCall(jobs, call_file()),
             stopping=stopping,
         )
 

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from storage.errors import BadSettings
 from storage.process.run_id import run_id
@@ -14,6 +15,8 @@ from worker.rendering.open_backend import kinds_of
 
 #: Not a setting: set by the supervisor, for its children.
 RUN = "DIFFUSION_FARM_RUN"
+#: How many threads a worker on a CPU has, if they are its own to use; and the file by which it calls for others.
+THREADS, CALL = "DIFFUSION_FARM_THREADS", "DIFFUSION_FARM_CALL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,18 @@ class Identity:
 def this_run() -> str:
     """Return the run of `farm-worker` that this process belongs to; the supervisor's children inherit its own."""
     return os.environ.get(RUN) or run_id()
+
+
+def own_threads() -> int | None:
+    """Return how many threads this process may use as it likes; None: the user has decided, or there is no CPU."""
+    threads = os.environ.get(THREADS)
+    return int(threads) if threads else None
+
+
+def call_file() -> Path | None:
+    """Return the file by which a worker calls for others of its kind; None if nobody would come."""
+    file = os.environ.get(CALL)
+    return Path(file) if file else None
 
 
 def machine_name(settings: Settings) -> str:

@@ -4,6 +4,7 @@ The first SIGTERM or Ctrl-C lets every worker finish and store its running batch
 period, kills the workers; their jobs are requeued, and this does not count as an attempt.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -26,9 +27,11 @@ from storage.rules.faults import Fault
 from storage.settings import Settings, misspelt_settings, read_settings
 from storage.spec.registry import read_registry
 from storage.spec.registry_watch import RegistryWatch
-from worker.devices import Device, find_devices
-from worker.process.identity import RUN, machine_name, served_models
+from worker.devices import Device
+from worker.process.cpu_share import CpuShare, share_cpu
+from worker.process.identity import CALL, RUN, machine_name, served_models
 from worker.process.requeue import requeue_jobs_of
+from worker.process.reserves import Reserves
 from worker.process.start import wait_for_names, wait_for_services
 
 log = logging.getLogger(__name__)
@@ -38,13 +41,15 @@ _POLL_SECONDS = 0.5
 
 @dataclass
 class Supervisor:
-    """Keeps one worker process per device running until asked to stop."""
+    """Keeps one worker process per device running until asked to stop; of a CPU's several, all but one when called."""
 
     settings: Settings
     devices: list[Device]
+    cpu: CpuShare
     _run: str = field(default_factory=run_id)
     _stop_requests: int = 0
     _woken: threading.Event = field(default_factory=threading.Event)
+    _reserves: Reserves = field(default_factory=Reserves)
 
     def run(self) -> None:
         """Return when every worker has ended after a request to stop.
@@ -52,16 +57,23 @@ class Supervisor:
         Raises InvalidInput, once all have ended, if one of them cannot start with these settings, and ServiceProblem
         if a service is there and unfit.
         """
-        workers = [self._keeper(device) for device in self.devices]
+        with contextlib.closing(self._reserves):
+            self._keep_running()
+
+    def _keep_running(self) -> None:
+        keepers = {device: self._keeper(device) for device in self.devices}
+        workers = [keeper for device, keeper in keepers.items() if device not in self.cpu.reserves]
+        self._reserves.keep([keepers[device] for device in self.cpu.reserves], running=1)
         registry = RegistryWatch(self.settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         wait_for_services(self.settings, stopping=self._woken)
-        wait_for_names([worker.name for worker in workers], self.settings, run=self._run, stopping=self._woken)
+        wait_for_names([worker.name for worker in keepers.values()], self.settings, run=self._run, stopping=self._woken)
         try:
             while not self._stop_requests:
                 for worker in workers:
                     worker.tend()
+                workers += self._reserves.called()
                 registry.look()
                 self._woken.wait(_POLL_SECONDS)
         finally:
@@ -69,10 +81,11 @@ class Supervisor:
 
     def _keeper(self, device: Device) -> Keeper:
         name = device.worker_name(machine_name(self.settings))
+        threads = self.cpu.environment(device) | {CALL: str(self._reserves.file) if self.cpu.reserves else ""}
         return Keeper(
             name,
             [sys.executable, "-m", "worker.process.parent"],
-            environment=os.environ | device.environment() | {RUN: self._run},
+            environment=os.environ | device.environment() | threads | {RUN: self._run},
             on_death=partial(requeue_jobs_of, name, run=self._run, because=Fault.WORKER_DIED),
         )
 
@@ -130,21 +143,22 @@ def main(devices: str | None, simulated: int | None, serve: str | None, stop_wit
             log.warning(warning)
         if stop_with_parent:
             lifeline.stop_with_parent()
-        Supervisor(settings=settings, devices=_ready_devices(settings)).run()
+        ready, cpu = _ready_devices(settings)
+        Supervisor(settings=settings, devices=ready, cpu=cpu).run()
     except FarmError as error:
         click.echo(f"farm-worker: {error}", err=True)
         sys.exit(2 if isinstance(error, InvalidInput) else 3)
 
 
-def _ready_devices(settings: Settings) -> list[Device]:
+def _ready_devices(settings: Settings) -> tuple[list[Device], CpuShare]:
     """Return the devices to serve, after checking all settings that a worker needs. Raises FarmError."""
     registry = read_registry(settings)
-    devices = find_devices(settings.devices)
+    devices, cpu = share_cpu(settings, registry)
     for device in devices:
         served_models(settings, registry, device)
     if settings.broker_url is None:
         raise BadSettings("FARM_BROKER_URL is not set: name a Redis server, or use `farm up`, which starts one")
-    return devices
+    return devices, cpu
 
 
 if __name__ == "__main__":

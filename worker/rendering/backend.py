@@ -35,7 +35,14 @@ class Abandoned(FarmError):
 class LoadedModel(Protocol):
     """One model on one device. It holds its memory until nothing refers to it any more."""
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
+    def render(
+        self,
+        specs: Sequence[Spec],
+        on_step: Callable[[], None],
+        *,
+        at_most: int | None = None,
+        threads: int | None = None,
+    ) -> RenderResult:
         """Render specifications that share a batch key: one picture each, from its own seed.
 
         A picture does not depend on which others are in the call, beyond 1/255 of rounding. Whatever is raised, the
@@ -45,6 +52,8 @@ class LoadedModel(Protocol):
             on_step: called after each call of the model (`storage.spec.samplers.model_calls` times for pictures that
                 are denoised together); it may raise Abandoned, which ends the call.
             at_most: how many pictures fit in the device's memory, where that is fewer than the model's batch limit.
+            threads: by how many threads a CPU renders, on which the last bits depend; None: as many as the process
+                started with. Of no meaning on other devices.
 
         Raises:
             RenderFailed: these pictures cannot be made.

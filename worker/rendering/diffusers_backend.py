@@ -39,6 +39,8 @@ class DiffusersBackend:
         self._inputs = resources.inputs
         self._loras = resources.loras
         self._hashes = WeightHashes(resources.home / "weights.json")
+        #: As many as the process started with; None on a device whose pictures do not depend on them.
+        self._threads = torch.get_num_threads() if device.kind == "cpu" else None
 
     def load(self, model: Model, *, shared: LoadedModel | None = None) -> LoadedModel:
         if not isinstance(model, DiffusersModel):
@@ -106,7 +108,7 @@ class DiffusersBackend:
                 "weights": weights,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": self.hardware_name(),
-                "threads": torch.get_num_threads() if self._device.kind == "cpu" else None,
+                "threads": self._threads,
                 "torch": torch.__version__,
                 "diffusers": diffusers.__version__,
                 "transformers": transformers.__version__,

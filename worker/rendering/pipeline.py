@@ -61,7 +61,17 @@ class LoadedPipeline:
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
 
     @torch.inference_mode()
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
+    def render(
+        self,
+        specs: Sequence[Spec],
+        on_step: Callable[[], None],
+        *,
+        at_most: int | None = None,
+        threads: int | None = None,
+    ) -> RenderResult:
+        if self._recipe["threads"] is not None:
+            # Of this thread, which renders: PyTorch keeps the number for each.
+            torch.set_num_threads(threads or self._recipe["threads"])
         self._fill_to = min(at_most or self._model.batch_limit, self._model.batch_limit)
         try:
             return self._render(specs, on_step)
@@ -91,6 +101,8 @@ class LoadedPipeline:
         self._check(specs[0])
         tensors = self._tensors(specs, on_step)
         recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
+        if recipe["threads"] is not None:
+            recipe["threads"] = torch.get_num_threads()
         if specs[0].loras:
             recipe["loras"] = self.adapters.recipe(specs[0].loras)
         if self._saves_memory:

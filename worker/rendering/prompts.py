@@ -167,7 +167,9 @@ class Prompts:
             embeddings |= {f"negative_{name}": value for name, value in self._negative(spec).items()}
         return embeddings
 
-    def _cached_or(self, key: tuple[object, ...], encode: Any) -> dict[str, torch.Tensor]:
+    def _cached_or(self, asked: tuple[object, ...], encode: Any) -> dict[str, torch.Tensor]:
+        # On a CPU, the last bits depend on the number of threads.
+        key = (torch.get_num_threads(), *asked)
         if key not in self._cached:
             self._cached[key] = encode()
         self._cached.move_to_end(key)

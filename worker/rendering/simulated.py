@@ -54,8 +54,15 @@ class LoadedSimulation:
         self._model = model
         self._saves_memory = False
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
-        del at_most  # there is no memory
+    def render(
+        self,
+        specs: Sequence[Spec],
+        on_step: Callable[[], None],
+        *,
+        at_most: int | None = None,
+        threads: int | None = None,
+    ) -> RenderResult:
+        del at_most, threads  # there is no memory, and there are no cores
         pause = self._model.seconds_per_step + len(specs) * self._model.seconds_per_step_and_picture
         for _ in range(specs[0].num_inference_steps):
             time.sleep(pause)

@@ -21,6 +21,7 @@ from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
 from worker.serving.publish import Publisher
 from worker.serving.services import WorkerJobs
+from worker.serving.thread_choice import ThreadChoice
 from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class WorkerContext:
     leases: Leases
     watchdog: Watchdog
     batch_limits: BatchLimits
+    threads: ThreadChoice
     publisher: Publisher
     heartbeat: Heartbeat
 
@@ -111,7 +113,7 @@ class Batch:
         return True
 
     def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
-        context, started = self.context, time.monotonic()
+        context, threads, started = self.context, self.context.threads.choose(self.model, jobs), time.monotonic()
         if limit.frugal:
             # Another worker found this necessary, or this one before it loaded the model again.
             loaded.save_memory()
@@ -119,7 +121,10 @@ class Batch:
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
             rendered = loaded.render(
-                [job.spec for job in jobs], lambda: self._after_step(jobs, next(steps), of), at_most=limit.pictures
+                [job.spec for job in jobs],
+                lambda: self._after_step(jobs, next(steps), of),
+                at_most=limit.pictures,
+                threads=threads,
             )
             context.watchdog.end()
         except Abandoned:
@@ -129,7 +134,10 @@ class Batch:
         finally:
             # What comes now (recording a fault, waiting to publish) is not the device's doing.
             context.watchdog.rest()
-        context.publisher.publish(self._report(jobs, rendered, time.monotonic() - started), jobs, rendered.pictures)
+        seconds = time.monotonic() - started
+        context.threads.rendered(self.model, jobs, threads=threads, seconds=seconds)
+        context.heartbeat.rendered_by(rendered.recipe.get("threads"))
+        context.publisher.publish(self._report(jobs, rendered, seconds), jobs, rendered.pictures)
         return len(jobs)
 
     def _after_step(self, jobs: Sequence[ClaimedJob], step: int, of: int) -> None:

@@ -49,6 +49,7 @@ class Heartbeat:
         self._model: str | None = None
         self._batch = 0
         self._pictures = 0
+        self._threads: int | None = None
         self._rate = PictureRate()
         #: Jobs at the device that somebody follows, steps done, and of how many; None: nobody follows any.
         self._progress: tuple[tuple[int, ...], int, int] | None = None
@@ -80,6 +81,10 @@ class Heartbeat:
         """Count pictures that were rendered."""
         self._pictures += pictures
         self._rate.add(pictures, at=time.monotonic())
+
+    def rendered_by(self, threads: int | None) -> None:
+        """Note by how many threads of a CPU the last batch was rendered; None: on another device."""
+        self._threads = threads
 
     def step(self, jobs: Sequence[ClaimedJob], step: int, steps: int) -> None:
         """Note how many steps of a batch are done, and of how many; followers hear of it at most twice a second."""
@@ -128,6 +133,7 @@ class Heartbeat:
             pictures=self._pictures,
             rate=self._rate.per_second(at=time.monotonic()),
             trouble=trouble or None,
+            threads=self._threads,
         )
         if not self._workers.beat(self._name, activity):
             # The first one after an outage, or the row was lost.

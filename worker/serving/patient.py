@@ -39,6 +39,9 @@ class PatientJobs:
     def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
         return self._retry(lambda: self._jobs.best_waiting(models), what="look at the queue")
 
+    def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
+        return self._retry(lambda: self._jobs.waiting(model, priority, at_most=at_most), what="look at the queue")
+
 
 class PatientObjects:
     """The object store that finished pictures go to; no picture is written before it was probed.

@@ -22,6 +22,8 @@ class WorkerJobs(Protocol):
 
     def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]: ...
 
+    def waiting(self, model: str, priority: Priority, *, at_most: int) -> int: ...
+
 
 class LeasedJobs(Protocol):
     """What keeps the leases of jobs in hand."""

@@ -12,6 +12,7 @@ from storage.jobs.values import Claim
 from storage.rules.states import Priority
 from storage.spec.models import Model
 from worker.serving.batch import Batch, WorkerContext
+from worker.serving.help_call import HelpCall
 from worker.serving.model_cache import ModelCache
 from worker.serving.services import Quarantines
 
@@ -46,6 +47,7 @@ class Turn:
     tickets: Tickets
     quarantines: Quarantines
     models: ModelCache
+    help: HelpCall
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -64,6 +66,8 @@ class Turn:
                     # Our ticket said that there is work; there still is, for whoever is free.
                     self._return_ticket(model, claim.next_priority)
                     ticket_returned = True
+                if claim.next_priority is not None:
+                    self.help.consider(model, claim.next_priority)
                 pictures += self._render(model, claim)
                 others = [alias for alias in self.served if alias != model.alias]
                 if not stays(
@@ -92,7 +96,9 @@ class Turn:
             self.context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
             loaded = self.models.get(model)
             self.context.heartbeat.now(state="rendering", batch=len(claim.jobs))
+            started = time.monotonic()
             made = batch.run(loaded)
+            self.help.rendered(made, time.monotonic() - started)
         except (ModelUnavailable, DeviceBroken) as error:
             # Pictures that were rendered before are on their way to the store, no longer at the device.
             batch.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
