@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, help="instead of each scenario's own number (7 or more)")
     parser.add_argument("--quick", action="store_true", help="sizes for a smoke test; nothing is kept but --out")
     parser.add_argument("--budget", type=float, default=10.0, metavar="MINUTES", help="for all (default: %(default)s)")
+    parser.add_argument(
+        "--against", type=_checkout, metavar="CHECKOUT", help="another build of the farm, beside this one"
+    )
     parser.add_argument("--note", default="", help="a remark that is kept with the results")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there, and leave the page as it is")
     return parser
@@ -76,6 +79,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is no positive number")
     return int(text)
+
+
+def _checkout(text: str) -> Path:
+    if not (path := Path(text).resolve()).joinpath("scheduler").is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of the farm")
+    return path
 
 
 def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +110,14 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
         click.echo(f"[{number}/{len(chosen)}] {scenario.name}: {scenario.title} (up to {mine:.0f} s)")
         rounds = options.rounds or (_QUICK_ROUNDS if options.quick else None)
         results["scenarios"].append(
-            run_scenario(scenario, seconds=mine, rounds=rounds, quick=options.quick, say=click.echo)
+            run_scenario(
+                scenario,
+                seconds=mine,
+                rounds=rounds,
+                quick=options.quick,
+                against=options.against,
+                say=click.echo,
+            )
         )
     return results | {"seconds": round(time.monotonic() - begun, 1), "load_at_end": load()}
 
