@@ -11,6 +11,7 @@ whose packages are missing; 1: an arm failed; 2: wrong arguments.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"no scenario named {', '.join(unknown)}; there are: {', '.join(scenarios)}", err=True)
         return 2
     chosen = [one for one in scenarios.values() if (one.name in options.only if options.only else one.tier == "cpu")]
-    results = _measured(chosen, options)
+    # Servers are stopped also when somebody ends this program.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM; nothing was written"))
+    try:
+        results = _measured(chosen, options)
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was written", err=True)
+        return 130
     failed = [
         f"{scenario['name']}: {arm['label']}: {arm['why']}"
         for scenario in results["scenarios"]
