@@ -28,7 +28,7 @@ def _farm(waiting: int, batch: int) -> Open:
     def opened(conditions: Conditions) -> Iterator[Round]:
         few, taken = _sizes(conditions, waiting)
         template, server = farm_template(conditions.servers, few + taken), conditions.servers.postgresql()
-        processes = conditions.servers.keep("farm's claimants", lambda: pool(_PROCESSES))
+        processes = conditions.servers.keep("farm's claimants", lambda: pool(2 if conditions.quick else _PROCESSES))
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
@@ -45,7 +45,9 @@ def _procrastinate(waiting: int) -> Open:
     def opened(conditions: Conditions) -> Iterator[Round]:
         few, taken = _sizes(conditions, waiting)
         template, server = procrastinate_template(conditions.servers, few + taken), conditions.servers.postgresql()
-        processes = conditions.servers.keep("procrastinate's claimants", lambda: pool(_PROCESSES))
+        processes = conditions.servers.keep(
+            "procrastinate's claimants", lambda: pool(2 if conditions.quick else _PROCESSES)
+        )
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
