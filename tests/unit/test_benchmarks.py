@@ -103,7 +103,7 @@ def test_an_arm_that_raises_costs_its_own_row_only(at_once: bool) -> None:
     result = run(Arm("a", raising(RuntimeError("it burns"), at_once=at_once)), Arm("b", giving([0, 1, 2, 3])))
     failed = arm_of(result, "a")
     assert (failed["status"], failed["figures"]) == ("failed", {})
-    assert failed["why"].startswith("RuntimeError: it burns (test_benchmarks.py:")
+    assert failed["why"].startswith("RuntimeError: it burns (races.py:")
     assert arm_of(result, "b")["figures"]["speed"]["median"] == 2
     assert result["ratios"] == []
 
