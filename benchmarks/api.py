@@ -17,8 +17,8 @@ import os
 import platform
 import re
 import socket
+import ssl
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -33,12 +33,12 @@ import click
 import httpx
 import psutil
 
+from benchmarks.machine import REPOSITORY, commit
 from tests.acceptance.api import MODELS, Api
 from tests.acceptance.command import Home
 from tests.forks import Starter
 from tests.servers import eventually, postgres_server
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.5
 #: States of a render of which nothing is held; earlier versions say `running` for both.
 _UNFINISHED = {"waiting", "running"}
@@ -48,6 +48,8 @@ _LAST_SECONDS = 120.0
 #: A model of the benchmark's registry that its worker is not told to serve.
 _UNSERVED = "slow"
 _BODY = {"prompt": "a star", "model": "quick"}
+#: Made once: a client of its own would read the machine's certificates, which takes longer than its requests.
+_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often each answers (default: once)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    builds = {"this": _REPOSITORY} | ({"other": options.against.resolve()} if options.against else {})
+    builds = {"this": REPOSITORY} | ({"other": options.against.resolve()} if options.against else {})
     if not all((path / "scheduler").is_dir() for path in builds.values()):
         parser.error(f"--against {options.against}: no checkout of the farm")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
@@ -89,7 +91,7 @@ def main() -> None:
         "waiting": options.waiting,
         "streams": options.streams,
         "database": options.database,
-        "commits": {name: _commit(path) for name, path in builds.items()},
+        "commits": {name: commit(path) for name, path in builds.items()},
         "rounds": found,
     }
     click.echo(_table(result))
@@ -105,17 +107,17 @@ def _round(options: argparse.Namespace, checkout: Path) -> dict[str, Any]:
             server = held.enter_context(postgres_server())
             settings["FARM_DATABASE_URL"] = server.url(server.create())
         folder, starter = held.enter_context(tempfile.TemporaryDirectory()), Starter()
-        api = held.enter_context(_running_api(Path(folder) / "farm", starter, **settings))
+        api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
         key = api.key("bench")
         beside = held.enter_context(_beside(api.address, key, options.waiting, options.streams))
         return {
-            **_measured(api.address, key, options.clients, options.seconds),
+            **measured(api.address, key, options.clients, options.seconds),
             "ended_early": sum(_ended(one) for one in beside),
         }
 
 
 @contextmanager
-def _running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
+def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
     """Start a farm and its API, of any version: the words in which they say so have changed."""
     home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true", **settings)
     home.path.mkdir()
@@ -144,17 +146,7 @@ def _table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _commit(folder: Path) -> str | None:
-    found = subprocess.run(  # noqa: S603 - the folder that the caller named
-        ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607 - whichever git there is
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
-
-
-def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str, Any]:
+def measured(address: str, key: str, clients: int, seconds: float) -> dict[str, Any]:
     server = next(
         connection.pid
         for connection in psutil.net_connections("tcp")
@@ -175,6 +167,7 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
     lost = _lost(address, key, told.renders)
     return {
         "renders": len(told.renders),
+        "renders_per_second": round(len(told.renders) / seconds, 1),
         "requests_per_second": round((len(told.submit) + len(told.status)) / seconds, 1),
         **{f"submit_{name}": value for name, value in _quantiles(told.submit).items()},
         **{f"status_{name}": value for name, value in _quantiles(told.status).items()},
@@ -190,7 +183,7 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
 
 
 def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60, verify=_TLS) as client:
         while not stop.is_set():
             answer = _timed(
                 told.submit, told, lambda: client.post("/v1/renders", json={"prompt": "a star", "model": "quick"})
@@ -206,7 +199,7 @@ def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
 
 
 def _healthy(address: str, told: Told, stop: threading.Event) -> None:
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with httpx.Client(base_url=address, timeout=60, verify=_TLS) as client:
         while not stop.wait(_POLL_SECONDS):
             started = time.perf_counter()
             try:
@@ -221,7 +214,7 @@ def _beside(address: str, key: str, waiting: int, streams: int) -> Iterator[list
     """Open connections whose answers do not come: requests for images of a model that nobody serves, and streams."""
     url, headers = urlsplit(address), {"Authorization": f"Bearer {key}"}
     body = json.dumps({"prompt": "a star", "model": _UNSERVED})
-    with ExitStack() as held, httpx.Client(base_url=address, headers=headers, timeout=60) as client:
+    with ExitStack() as held, httpx.Client(base_url=address, headers=headers, timeout=60, verify=_TLS) as client:
         follow = [client.post("/v1/renders", content=body, headers=_JSON).json()["id"] for _ in range(streams)]
         asked = [("POST", "/v1/images/generations", body)] * waiting
         asked += [("GET", f"/v1/renders/{render}/events", "") for render in follow]
@@ -268,7 +261,7 @@ def _timed(times: list[float], told: Told, ask: Any) -> Any:
 def _lost(address: str, key: str, renders: Sequence[str]) -> int:
     """Accepted pictures that are not done once nothing waits any more, or after two minutes."""
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=address, headers=headers, timeout=10) as client:
+    with httpx.Client(base_url=address, headers=headers, timeout=10, verify=_TLS) as client:
         states = dict.fromkeys(renders, "running")
         deadline = time.monotonic() + _LAST_SECONDS
         while _UNFINISHED & set(states.values()) and time.monotonic() < deadline:

