@@ -11,6 +11,7 @@ whose packages are missing; 1: an arm failed; 2: wrong arguments.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"no scenario named {', '.join(unknown)}; there are: {', '.join(scenarios)}", err=True)
         return 2
     chosen = [one for one in scenarios.values() if (one.name in options.only if options.only else one.tier == "cpu")]
-    results = _measured(chosen, options)
+    # Servers are stopped also when somebody ends this program.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM; nothing was written"))
+    try:
+        results = _measured(chosen, options)
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was written", err=True)
+        return 130
     failed = [
         f"{scenario['name']}: {arm['label']}: {arm['why']}"
         for scenario in results["scenarios"]
@@ -67,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, help="instead of each scenario's own number (7 or more)")
     parser.add_argument("--quick", action="store_true", help="sizes for a smoke test; nothing is kept but --out")
     parser.add_argument("--budget", type=float, default=10.0, metavar="MINUTES", help="for all (default: %(default)s)")
+    parser.add_argument(
+        "--against", type=_checkout, metavar="CHECKOUT", help="another build of the farm, beside this one"
+    )
     parser.add_argument("--note", default="", help="a remark that is kept with the results")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there, and leave the page as it is")
     return parser
@@ -76,6 +86,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is no positive number")
     return int(text)
+
+
+def _checkout(text: str) -> Path:
+    if not (path := Path(text).resolve()).joinpath("scheduler").is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of the farm")
+    return path
 
 
 def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +117,14 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
         click.echo(f"[{number}/{len(chosen)}] {scenario.name}: {scenario.title} (up to {mine:.0f} s)")
         rounds = options.rounds or (_QUICK_ROUNDS if options.quick else None)
         results["scenarios"].append(
-            run_scenario(scenario, seconds=mine, rounds=rounds, quick=options.quick, say=click.echo)
+            run_scenario(
+                scenario,
+                seconds=mine,
+                rounds=rounds,
+                quick=options.quick,
+                against=options.against,
+                say=click.echo,
+            )
         )
     return results | {"seconds": round(time.monotonic() - begun, 1), "load_at_end": load()}
 

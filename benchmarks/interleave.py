@@ -34,7 +34,13 @@ class _Running:
 
 
 def run_scenario(
-    scenario: Scenario, *, seconds: float, rounds: int | None = None, quick: bool = False, say: Say = lambda _: None
+    scenario: Scenario,
+    *,
+    seconds: float,
+    rounds: int | None = None,
+    quick: bool = False,
+    against: Path | None = None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Measure each arm that can run, round by round, and return the scenario's part of a results file.
 
@@ -49,7 +55,8 @@ def run_scenario(
         for number, one in enumerate(running):
             folder = Path(name, str(number))
             folder.mkdir()
-            _open(one, Conditions(quick=quick, round_seconds=each, folder=folder, servers=servers), held, say)
+            conditions = Conditions(quick=quick, round_seconds=each, folder=folder, servers=servers, against=against)
+            _open(one, conditions, held, say)
         done = _rounds(scenario, running, wanted, started + seconds, say)
     return _result(scenario, running, done, wanted, time.monotonic() - started)
 
@@ -150,7 +157,7 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
 
 
 def _ratios(scenario: Scenario, running: list[_Running]) -> list[dict[str, Any]]:
-    """Those that targets name, and the first figure of the first arm over each other one, at one setting."""
+    """Those that targets name, and the first figure of the first arm over each other one, at the same setting."""
     first = next(iter(scenario.figures))
     asked = [(target.figure, target.arm, target.over) for target in scenario.targets if target.over]
     asked += [(first, scenario.arms[0].name, arm.name) for arm in scenario.arms if arm.name != scenario.arms[0].name]
@@ -159,6 +166,7 @@ def _ratios(scenario: Scenario, running: list[_Running]) -> list[dict[str, Any]]
         for figure, name, over in dict.fromkeys(asked)
         for one in running
         for other in running
-        if (one.arm.name, other.arm.name) == (name, over) and one.arm.at == other.arm.at
+        # The other arm may know fewer settings: procrastinate has no batches.
+        if (one.arm.name, other.arm.name) == (name, over) and other.arm.at.items() <= one.arm.at.items()
         if (found := ratio(one.rounds, other.rounds, figure))
     ]

@@ -79,6 +79,8 @@ class Conditions:
     #: Empty, the scenario's own, removed at its end.
     folder: Path
     servers: Servers
+    #: A checkout of another build of the farm to measure beside this one (`--against`).
+    against: Path | None = None
 
 
 Open = Callable[[Conditions], AbstractContextManager[Round]]
@@ -167,8 +169,8 @@ class Scenario:
     rounds: int = LEAST_ROUNDS
     warm_up: int = 1
     """Rounds before, which are not counted."""
-    share: float = 1.0
-    """Of the whole time, relative to the other scenarios'."""
+    share: float = 30.0
+    """Of the whole time, relative to the other scenarios'; seconds, if together they are to take ten minutes."""
     tier: Literal["cpu", "long"] = "cpu"
     """`long` runs only if it is named."""
 

