@@ -121,6 +121,9 @@ class S3Objects:
                 self.check()  # a missing bucket answers the same
                 raise NotFound(f"no object {key} in {self.shown}") from None
 
+    def link(self, key: str, to: Path) -> bool:  # noqa: ARG002 - objects of a bucket are no files
+        return False
+
     def exists(self, key: str) -> bool:
         return self.size(key) is not None
 

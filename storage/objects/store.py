@@ -38,6 +38,10 @@ class ObjectStore(Protocol):
         """Copy an object into a file, piece by piece. Raises NotFound."""
         ...
 
+    def link(self, key: str, to: Path) -> bool:
+        """Give an object's own file another name, `to`, for reading only; return False where that cannot be."""
+        ...
+
     def exists(self, key: str) -> bool: ...
 
     def presign(self, key: str, *, seconds: int = 900) -> str:

@@ -242,6 +242,18 @@ class TestWhatIsRefused:
         store.put(key, whole)
         assert exported(database, store, finished, str(tmp_path / "set")).pictures == 5
 
+    def test_a_gathered_file_that_is_another_objects_own(
+        self, database: Database, store: ObjectStore, finished: str, tmp_path: Path
+    ) -> None:
+        """It is replaced, not written over: the store would have the wrong picture under the other key."""
+        before = store.get(picture_key(finished, 3))
+        gathered = tmp_path / "set" / ".export" / "00000.pictures"
+        gathered.mkdir(parents=True)
+        assert store.link(picture_key(finished, 3), gathered / "000000002.png")
+
+        assert exported(database, store, finished, str(tmp_path / "set")).pictures == 5
+        assert store.get(picture_key(finished, 3)) == before
+
     def test_a_place_that_vanishes_is_completed_the_next_time(
         self, farm: Jobs, database: Database, store: ObjectStore, tmp_path: Path
     ) -> None:

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from storage.errors import BadSettings, NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.objects.folder import LocalObjects
 from storage.objects.object_keys import picture_key
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
@@ -53,6 +54,24 @@ def test_a_file_is_stored_and_copied_back(objects: ObjectStore) -> None:
         assert objects.put("inputs/cat", file) == first
         with pytest.raises(NotFound, match="no object inputs/dog in "):
             objects.copy("inputs/dog", copy)
+
+
+def test_an_objects_own_file_gets_another_name_where_there_is_a_file(objects: ObjectStore, tmp_path: Path) -> None:
+    objects.put("inputs/cat", CAT)
+    linked = objects.link("inputs/cat", tmp_path / "cat")
+    assert linked == isinstance(objects, LocalObjects)
+    if linked:
+        objects.delete("inputs/cat")
+        assert (tmp_path / "cat").read_bytes() == CAT
+    assert not objects.link("inputs/dog", tmp_path / "dog")
+    assert not (tmp_path / "dog").exists()
+
+
+def test_a_name_that_is_taken_is_not_given_to_another_object(objects: ObjectStore, tmp_path: Path) -> None:
+    objects.put("inputs/cat", CAT)
+    (tmp_path / "dog").write_bytes(DOG)
+    assert not objects.link("inputs/cat", tmp_path / "dog")
+    assert (tmp_path / "dog").read_bytes() == DOG
 
 
 def test_an_empty_object_is_one(objects: ObjectStore) -> None:

@@ -1,0 +1,129 @@
+"""A farm on this machine as a user starts it, `farm up`, and what is asked of it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from benchmarks.users import users_environment
+from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.order import Order
+from scheduler.intake.submit import Intake, intake_of, submit_order
+from scheduler.local.home import Home
+from scheduler.services import Services, open_services, open_tickets
+from storage.database.tables import batches, jobs
+from storage.settings import Settings
+from tests.servers import eventually, stopped_at_the_end
+
+#: Rarely enough to cost the farm nothing; when a picture was done its row says.
+_LOOK_EVERY_SECONDS = 0.05
+_PATIENCE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedFor:
+    """A render that is done; times in seconds since 1970, by this machine's clock, as rows have them."""
+
+    submitted_at: float
+    #: When the last picture was stored and its row said so.
+    done_at: float
+    #: Of each batch in turn: when it was stored, and how long its pipeline call took.
+    batches: tuple[tuple[float, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        """From submission to stored."""
+        return self.done_at - self.submitted_at
+
+    @property
+    def pipeline_seconds(self) -> float:
+        return sum(seconds for _, seconds in self.batches)
+
+
+class BenchFarm:
+    """Submits to a farm that runs, and waits."""
+
+    def __init__(self, services: Services, intake: Intake) -> None:
+        self.services = services
+        self._intake = intake
+        self._submitter = Submitter(owner="bench")
+
+    def render(self, prompts: Sequence[str], *, model: str, seed: int, together: bool = True) -> RenderedFor:
+        """Render prompts, in one submission or in one each, and wait until all are stored. Raises AssertionError."""
+        submitted_at = time.time()
+        parts = [list(prompts)] if together else [[prompt] for prompt in prompts]
+        renders = [self._submit(part, model, seed + number) for number, part in enumerate(parts)]
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not all(self.services.views.render(render).finished for render in reversed(renders)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{len(prompts)} pictures of {model} take more than {_PATIENCE_SECONDS:.0f} s")
+            time.sleep(_LOOK_EVERY_SECONDS)
+        return self._rendered(renders, submitted_at, len(prompts))
+
+    def _submit(self, prompts: Sequence[str], model: str, seed: int) -> str:
+        order = Order(prompts=tuple(prompts), defaults={"model": model}, seed=seed)
+        return submit_order(self._intake, self._submitter, order, Terms()).render_id
+
+    def _rendered(self, renders: Sequence[str], submitted_at: float, pictures: int) -> RenderedFor:
+        with self.services.database.read() as connection:
+            found = connection.execute(
+                select(jobs.c.state, jobs.c.finished_at, jobs.c.batch_id).where(jobs.c.render_id.in_(renders))
+            ).all()
+            calls = connection.execute(
+                select(batches.c.finished_at, batches.c.render_seconds)
+                .where(batches.c.id.in_({row.batch_id for row in found}))
+                .order_by(batches.c.finished_at)
+            ).all()
+        done = [row.finished_at for row in found if row.state == "done"]
+        if len(done) < pictures:
+            raise AssertionError(f"{pictures - len(done)} of {pictures} pictures failed")
+        return RenderedFor(
+            submitted_at=submitted_at,
+            done_at=max(done),
+            batches=tuple((row.finished_at, row.render_seconds) for row in calls),
+        )
+
+
+@contextmanager
+def running_farm(folder: Path, *, models: str | None = None, **settings: str) -> Iterator[BenchFarm]:
+    """`farm up`, with the farm's own defaults but for these settings; ended at the end.
+
+    Args:
+        models: a registry; else the built-in one.
+        settings: `FARM_…`, and AWS's, which a store in a bucket needs.
+    """
+    home = folder / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    if models is not None:
+        (home / "models.toml").write_text(models)
+    environment = users_environment(FARM_HOME=str(home), **settings)
+    with (folder / "farm.log").open("wb") as log:
+        command = [sys.executable, "-m", "scheduler.cli.main", "up"]
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    with stopped_at_the_end(process):
+        given = {
+            name.removeprefix("FARM_").lower(): value for name, value in settings.items() if name.startswith("FARM_")
+        }
+        own = Settings(home=home, **given)
+        broker = str(eventually(lambda: _broker(process, own, folder / "farm.log"), "the farm is up"))
+        services = open_services(own)
+        try:
+            eventually(lambda: services.workers.all(), "its workers serve")
+            tickets = open_tickets(own, broker)
+            yield BenchFarm(services, intake_of(services, tickets))
+        finally:
+            services.database.close()
+
+
+def _broker(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> str | None:
+    if process.poll() is not None:
+        raise RuntimeError(f"farm up ended: {' / '.join(log.read_text(errors='replace').strip().splitlines()[-3:])}")
+    farm = Home(settings).running() if (settings.home / "run").is_dir() else None
+    return None if farm is None else farm.broker_url
