@@ -15,11 +15,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.command import Command, free_environment, run_command
 
 _LEAST_ROUNDS = 7
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ print(json.dumps(found))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Build:
     """A build of the farm whose commands are timed."""
 
     name: str
@@ -55,21 +56,11 @@ class Arm:
     python: Path
     environment: dict[str, str]
     render_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One process, from its start to its end."""
-
-    seconds: float
-    #: On a processor, user and system: unlike `seconds` it hardly depends on what else the machine does.
-    cpu_seconds: float
-    #: Peak resident memory. Linux counts what the parent held at the fork, too: this program stays small (20 MiB).
-    mib: float
+    folder: Path
 
 
 #: What is asked, as it is shown, and its arguments.
-QUESTIONS: dict[str, Callable[[Arm], Sequence[str]]] = {
+QUESTIONS: dict[str, Callable[[Build], Sequence[str]]] = {
     "farm --help": lambda _: ("--help",),
     "farm status": lambda _: ("status",),
     "farm jobs RENDER": lambda arm: ("jobs", arm.render_id),
@@ -91,8 +82,8 @@ def main() -> None:
         if not os.access(path, os.X_OK):
             parser.error(f"{path} is not an executable file")
     with tempfile.TemporaryDirectory() as folder:
-        this = _prepared("this", options.this, Path(folder), python_path=str(_REPOSITORY))
-        other = _prepared("other", options.against, Path(folder))
+        this = prepared("this", options.this, Path(folder), python_path=str(_REPOSITORY))
+        other = prepared("other", options.against, Path(folder))
         samples = _measured(this, other, options.rounds)
         result = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
@@ -107,15 +98,14 @@ def main() -> None:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _prepared(name: str, executable: Path, folder: Path, *, python_path: str | None = None) -> Arm:
+def prepared(name: str, executable: Path, folder: Path, *, python_path: str | None = None) -> Build:
     """An arm with a FARM_HOME in which it has rendered three simulated pictures."""
     path = executable.absolute()
     is_interpreter = path.name.startswith("python")
     home = folder / name
     home.mkdir()
     (home / "models.toml").write_text(_MODELS)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FARM_", "PYTHON"))}
-    environment |= {"FARM_HOME": str(home), "FARM_DEVICES": "simulated:0"}
+    environment = free_environment(FARM_HOME=str(home), FARM_DEVICES="simulated:0")
     if python_path is not None:
         environment["PYTHONPATH"] = python_path
     command = [str(path), "-m", "scheduler.cli.main"] if is_interpreter else [str(path)]
@@ -130,8 +120,9 @@ def _prepared(name: str, executable: Path, folder: Path, *, python_path: str | N
     render = json.loads(told.stdout)
     if render["done"] != render["total"]:
         raise AssertionError(f"{path} cannot render: {told.stdout}")
-    return Arm(
+    return Build(
         name=name,
+        folder=home,
         command=command,
         python=path if is_interpreter else path.with_name("python"),
         environment=environment,
@@ -140,43 +131,23 @@ def _prepared(name: str, executable: Path, folder: Path, *, python_path: str | N
     )
 
 
-def _measured(this: Arm, other: Arm, rounds: int) -> dict[str, tuple[list[Sample], list[Sample]]]:
+def _measured(this: Build, other: Build, rounds: int) -> dict[str, tuple[list[Command], list[Command]]]:
     """Question → samples of this build and of the other one, round by round."""
-    found: dict[str, tuple[list[Sample], list[Sample]]] = {question: ([], []) for question in QUESTIONS}
+    found: dict[str, tuple[list[Command], list[Command]]] = {question: ([], []) for question in QUESTIONS}
     for number in range(rounds + 1):
         for question, arguments in QUESTIONS.items():
             pair = {}
             # Neither is always the first.
             for arm in (this, other) if number % 2 else (other, this):
-                pair[arm.name] = _sample(arm, arguments(arm))
+                pair[arm.name] = run_command([*arm.command, *arguments(arm)], arm.environment, arm.folder)
             if number:  # the first round fills caches
                 found[question][0].append(pair["this"])
                 found[question][1].append(pair["other"])
     return found
 
 
-def _sample(arm: Arm, arguments: Sequence[str]) -> Sample:
-    command = [*arm.command, *arguments]
-    started = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 - what the caller asked to measure
-        command, env=arm.environment, cwd=arm.environment["FARM_HOME"], stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        if process.stdout is None:
-            raise AssertionError("unreachable: its output is a pipe")
-        answer = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or not answer:
-        raise AssertionError(f"{' '.join(command)} ended with {process.returncode}: {answer}")
-    # Linux counts in KiB, macOS in bytes.
-    mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Sample(seconds=seconds, cpu_seconds=usage.ru_utime + usage.ru_stime, mib=mib)
-
-
-def _summary(this: Sequence[Sample], other: Sequence[Sample]) -> dict[str, Any]:
-    def figures(of: Callable[[Sample], float]) -> dict[str, dict[str, float]]:
+def _summary(this: Sequence[Command], other: Sequence[Command]) -> dict[str, Any]:
+    def figures(of: Callable[[Command], float]) -> dict[str, dict[str, float]]:
         ours, theirs = [of(sample) for sample in this], [of(sample) for sample in other]
         ratios = [one / another for one, another in zip(ours, theirs, strict=True)]
         return {
@@ -195,7 +166,7 @@ def _summary(this: Sequence[Sample], other: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _described(arm: Arm, folder: Path) -> dict[str, Any]:
+def _described(arm: Build, folder: Path) -> dict[str, Any]:
     """What an arm is: its commit, where it is of a checkout, and its versions."""
     versions = subprocess.run(  # noqa: S603 - the arm's own interpreter
         [str(arm.python), "-c", _VERSIONS], env=arm.environment, stdout=subprocess.PIPE, text=True, check=True

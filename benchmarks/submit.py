@@ -11,11 +11,8 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +20,9 @@ from typing import Any
 
 import click
 import redis
-from celery import Celery
 from sqlalchemy import text
 
+from benchmarks.command import Command, run_command
 from storage.database.connection import Database
 from storage.database.schema import upgrade
 from tests.servers import postgres_server, redis_server
@@ -42,8 +39,10 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        from benchmarks.scenarios.submission import delay_all  # which measures with what is below
+
         with redis_server(folder) as broker:
-            delayed = _delayed(broker)
+            delayed = _DELAYED / delay_all(broker, _DELAYED)
         click.echo(f"a loop of .delay: {delayed:.0f} jobs/s")
         for database in options.database:
             for rows in options.rows:
@@ -56,33 +55,50 @@ def main() -> None:
 
 def _measured(folder: Path, kind: str, rows: int) -> dict[str, Any]:
     manifest = folder / "prompts.jsonl"
-    with manifest.open("w") as file:
-        for number in range(rows):
-            row = {"prompt": f"a red star, number {number}", "custom_id": f"row-{number}", "topic": "stars"}
-            file.write(json.dumps(row) + "\n")
+    write_manifest(manifest, rows)
     with _stores(folder, kind) as (url, broker):
-        environment = os.environ | {
-            "FARM_HOME": str(folder / "home"),
-            "FARM_DATABASE_URL": url,
-            "FARM_BROKER_URL": broker,
-            "FARM_OBJECTS_URL": str(folder / "objects"),
-        }
-        seconds, peak, printed = _run(environment, "render", "--prompts", str(manifest), "--no-wait")
-        render_id = printed.strip()
-        status = min(_run(environment, "status", render_id)[0] for _ in range(5))
-        nothing = min(_run(environment, "--version")[0] for _ in range(5))
+        found = submitted(folder, url, broker, manifest)
+        environment = _environment(folder, url, broker)
+        status = min(_farm(environment, "status", found.printed.strip()).seconds for _ in range(5))
+        nothing = min(_farm(environment, "--version").seconds for _ in range(5))
         client = redis.Redis.from_url(broker)
         return {
             "database": kind,
             "rows": rows,
-            "seconds": round(seconds, 1),
-            "rows_per_second": round(rows / seconds),
-            "peak_mib": round(peak),
+            "seconds": round(found.seconds, 1),
+            "rows_per_second": round(rows / found.seconds),
+            "peak_mib": round(found.mib),
             "database_mb": round(_size(url) / 1e6),
             "messages": sum(client.llen(key) for key in client.scan_iter("farm:model.*")),
             "status_seconds": round(status, 2),
             "starting_a_command_seconds": round(nothing, 2),
         }
+
+
+def write_manifest(file: Path, rows: int) -> None:
+    """Write a manifest of so many rows, each with a prompt, a name and a column of the caller's own."""
+    with file.open("w") as lines:
+        for number in range(rows):
+            row = {"prompt": f"a red star, number {number}", "custom_id": f"row-{number}", "topic": "stars"}
+            lines.write(json.dumps(row) + "\n")
+
+
+def submitted(folder: Path, url: str, broker: str, manifest: Path) -> Command:
+    """Submit a manifest by the command, to a farm of these addresses; it prints the render's id."""
+    return _farm(_environment(folder, url, broker), "render", "--prompts", str(manifest), "--no-wait")
+
+
+def _farm(environment: dict[str, str], *arguments: str) -> Command:
+    return run_command([sys.executable, "-m", "scheduler.cli.main", *arguments], environment)
+
+
+def _environment(folder: Path, url: str, broker: str) -> dict[str, str]:
+    return os.environ | {
+        "FARM_HOME": str(folder / "home"),
+        "FARM_DATABASE_URL": url,
+        "FARM_BROKER_URL": broker,
+        "FARM_OBJECTS_URL": str(folder / "objects"),
+    }
 
 
 @contextmanager
@@ -102,29 +118,6 @@ def _stores(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
             yield url, broker
 
 
-def _run(environment: dict[str, str], *arguments: str) -> tuple[float, float, str]:
-    """Run a command of the farm: seconds, peak MiB, what it printed."""
-    started = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "scheduler.cli.main", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
-        printed = process.stdout.read() if process.stdout else ""
-        _, code, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(code)
-    if process.returncode:
-        raise SystemExit(f"farm {' '.join(arguments)} ended with {process.returncode}")
-    return time.monotonic() - started, _kib(used) / 1024, printed
-
-
-def _kib(used: resource.struct_rusage) -> int:
-    return used.ru_maxrss if sys.platform != "darwin" else used.ru_maxrss // 1024
-
-
 def _size(url: str) -> int:
     database = Database(url)
     with database.read() as connection:
@@ -132,15 +125,6 @@ def _size(url: str) -> int:
             return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
         file = Path(str(database.engine.url.database))
     return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
-
-
-def _delayed(broker: str) -> float:
-    """Messages a second of the customary way: one task a picture, its prompt within."""
-    app = Celery(broker=broker, set_as_current=False)
-    started = time.monotonic()
-    for number in range(_DELAYED):
-        app.send_task("render", kwargs={"prompt": f"a red star, number {number}", "seed": number})
-    return _DELAYED / (time.monotonic() - started)
 
 
 if __name__ == "__main__":

