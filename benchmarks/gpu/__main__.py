@@ -46,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = options.out or _named(header)
     file.parent.mkdir(parents=True, exist_ok=True)
     # As Ctrl-C: what was measured is told, what was started is ended.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    results = _measured(chosen, options, header, file)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = _measured(chosen, options, header, file)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.stdout.write(table(results))
     _say(f"written: {file}")
     return 1 if any(part["outcome"] == "failed" for part in results["parts"]) else 0

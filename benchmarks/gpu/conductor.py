@@ -19,8 +19,6 @@ from benchmarks.gpu.programme import BY_NAME, Part
 _REPOSITORY = Path(__file__).resolve().parents[2]
 #: For importing torch and making a CUDA context.
 _START_SECONDS = 120.0
-#: What a part that overlooks its time may take beyond it, before its process is ended.
-_PATIENCE_SECONDS = 12.0
 
 Say = Callable[[str], None]
 
@@ -37,6 +35,10 @@ class Conductor:
     #: Called whenever there is more to keep.
     save: Callable[[], None]
     say: Say
+    #: The process that owns the device.
+    command: Sequence[str] = (sys.executable, "-m", "benchmarks.gpu.performer")
+    #: What a part that overlooks its time may take beyond it, before its process is ended.
+    patience: float = 12.0
     #: What the device calls itself.
     on: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -87,7 +89,7 @@ class Conductor:
                     return ended
                 if "begin" in message:
                     current, begun = message["begin"], time.monotonic()
-                    until = min(begun + message["seconds"] + _PATIENCE_SECONDS, self._ends)
+                    until = min(begun + message["seconds"] + self.patience, self._ends)
                     self.say(f"{self._left:5.0f} s left: {current}")
                 elif "end" in message:
                     self._ended(current, message["outcome"], message["seconds"])
@@ -125,8 +127,8 @@ class Conductor:
             "seconds": self._left,
         }
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.gpu.performer"],
+            process = subprocess.Popen(  # noqa: S603 - our own, but in tests
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -134,11 +136,12 @@ class Conductor:
                 # So that what it started ends with it.
                 start_new_session=True,
             )
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("unreachable: both are pipes")
         messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(process.stdout, messages), daemon=True)
         try:
-            if process.stdin is None or process.stdout is None:
-                raise AssertionError("unreachable: both are pipes")
-            threading.Thread(target=_read, args=(process.stdout, messages), daemon=True).start()
+            reader.start()
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
                 pipe.write(json.dumps(told).encode())
             yield process, messages
@@ -146,6 +149,8 @@ class Conductor:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            reader.join()
+            process.stdout.close()
 
     @property
     def _log(self) -> Path:

@@ -37,6 +37,10 @@ def main() -> int:
     if told["tiny"]:
         # Threads that wait for one another would cost more than such small models' work.
         torch.set_num_threads(1)
+        # Its helpers would each import torch, which takes longer than compiling such small kernels.
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    # Its own: compiling is measured cold, and a process that was ended in the middle leaves half a file behind.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(told["folder"]) / f"inductor-{os.getpid()}")
     ends = time.monotonic() + told["seconds"] - _LAST_SECONDS
     send({"device": device(told["device"])})
     bench = Bench(
@@ -80,7 +84,7 @@ def perform(part: Part, bench: Bench, allowed: float) -> str:
         return "skipped"
     except Exception as error:  # noqa: BLE001 - a part can raise anything; it costs its own rows
         traceback.print_exc()
-        bench.note(**labels, failed=f"{type(error).__name__}: {error}"[:400])
+        bench.note(**labels, failed=" ".join(f"{type(error).__name__}: {error}".split())[:400])
         failed = True
     else:
         failed = False
@@ -93,6 +97,8 @@ def device(kind: str) -> dict[str, Any]:
     """Return what the device calls itself, its memory, and what drives it."""
     if kind != "cuda":
         return {"name": platform.machine(), "kind": kind, "threads": torch.get_num_threads()}
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no GPU here; --device cpu --tiny tries the benchmark itself")
     properties = torch.cuda.get_device_properties(0)
     found = {
         "name": torch.cuda.get_device_name(0),

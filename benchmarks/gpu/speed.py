@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
@@ -35,18 +36,24 @@ def compiled(bench: Bench, name: str, mode: str) -> None:
     pipeline, knee = bench.pipeline(name), bench.knee(name)
     calls = {batch: _captured(bench, name, pipeline, batch) for batch in {1, knee}}
     torch._dynamo.reset()
+    counters.clear()
+    options: dict[str, Any] = {"dynamic": False} | ({} if mode == "default" else {"mode": mode})
+    # A C++ compiler takes minutes on a busy machine: what is tried without a GPU is that all shapes are known before.
+    traced_only: dict[str, Any] = {"dynamic": False, "backend": "eager"}
     part = pipeline.unet
-    part.compile(dynamic=False, **({} if mode == "default" else {"mode": mode}))
+    part.compile(**(traced_only if bench.tiny else options))
     try:
         _compiled_calls(bench, name, part, calls[knee], batch=knee, how=mode)
         with contextlib.ExitStack() as stack:
             if hasattr(pipeline, "vae"):
                 before = pipeline.vae.decode
                 stack.callback(setattr, pipeline.vae, "decode", before)
-                pipeline.vae.decode = torch.compile(before, dynamic=False)
+                pipeline.vae.decode = torch.compile(before, **(traced_only if bench.tiny else {"dynamic": False}))
             _pictures(bench, name, pipeline, knee, how=mode)
         if knee > 1:
             _compiled_calls(bench, name, part, calls[1], batch=1, how=mode)
+        # Each shape of the UNet and the decoder once; with more, something is compiled again and again.
+        bench.note(model=name, what="graphs", how=mode, compiled=counters["stats"]["unique_graphs"])
     finally:
         part._compiled_call_impl = None
         torch._dynamo.reset()
