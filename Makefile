@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: affected chaos clean coverage durations format hostile lint load quick render shapes test tests
+.PHONY: affected bench chaos clean coverage durations format hostile lint load quick render shapes test tests
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
@@ -56,6 +56,11 @@ lint: .venv/test
 load: .venv/test
 	$(BIN)/python -m pytest tests/integration/test_load.py -s --jobs $(or $(JOBS),10000)
 
+# Every figure beside its peer's, in ten minutes; kept in benchmarks/results/, and told in benchmarks/README.md.
+# BENCH="--only submit claims" measures some of it.
+bench: .venv/bench
+	env -u OMP_WAIT_POLICY $(BIN)/python -m benchmarks $(BENCH)
+
 # The farm under kills, outages and lies for ten minutes, and what must be true of it afterwards (tests/chaos/).
 chaos: .venv/test
 	$(BIN)/python -m tests.chaos $(or $(SEED),1) $(or $(MINUTES),10) --database $(or $(DATABASE),postgresql) --jobs $(or $(JOBS),0)
@@ -92,6 +97,10 @@ format: .venv/test
 
 .venv/shapes: .venv/test
 	$(INSTALL) --editable ".[shapes]"
+	touch $@
+
+.venv/bench: .venv/test
+	$(INSTALL) --editable ".[bench]"
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt

@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ _QUICK_ROUNDS = 2
 _QUICK_MINUTES = 2.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenario] | None = None) -> int:
+    """Measure what the arguments choose of these scenarios (all), and return the exit code."""
     options = _parser().parse_args(arguments)
-    scenarios = all_scenarios()
+    scenarios = all_scenarios() if scenarios is None else scenarios
     if options.list:
         for scenario in scenarios.values():
             click.echo(f"{scenario.name:16} {scenario.title}{' (only if named)' if scenario.tier == 'long' else ''}")
@@ -42,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"no scenario named {', '.join(unknown)}; there are: {', '.join(scenarios)}", err=True)
         return 2
     chosen = [one for one in scenarios.values() if (one.name in options.only if options.only else one.tier == "cpu")]
-    # Servers are stopped also when somebody ends this program.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM; nothing was written"))
     try:
         results = _measured(chosen, options)
     except KeyboardInterrupt:
@@ -73,12 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the scenarios, and end")
     parser.add_argument("--rounds", type=_positive, help="instead of each scenario's own number (7 or more)")
     parser.add_argument("--quick", action="store_true", help="sizes for a smoke test; nothing is kept but --out")
-    parser.add_argument("--budget", type=float, default=10.0, metavar="MINUTES", help="for all (default: %(default)s)")
+    parser.add_argument(
+        "--budget", type=_minutes, default=10.0, metavar="MINUTES", help="for all (default: %(default)s)"
+    )
     parser.add_argument(
         "--against", type=_checkout, metavar="CHECKOUT", help="another build of the farm, beside this one"
     )
     parser.add_argument("--note", default="", help="a remark that is kept with the results")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there, and leave the page as it is")
+    parser.add_argument("--out", type=_file, metavar="FILE", help="write there, and leave the page as it is")
     return parser
 
 
@@ -86,6 +87,23 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} is no positive number")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0
+    if not 0 < minutes < 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number of minutes")
+    return minutes
+
+
+def _file(text: str) -> Path:
+    # Before ten minutes of measuring, not after them.
+    if not (path := Path(text)).parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no file that could be written")
+    return path
 
 
 def _checkout(text: str) -> Path:
@@ -130,4 +148,6 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
 
 
 if __name__ == "__main__":
+    # Servers are stopped also when somebody ends this program.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM; nothing was written"))
     sys.exit(main())

@@ -18,7 +18,6 @@ import platform
 import re
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -33,12 +32,12 @@ import click
 import httpx
 import psutil
 
+from benchmarks.machine import REPOSITORY, commit
 from tests.acceptance.api import MODELS, Api
 from tests.acceptance.command import Home
 from tests.forks import Starter
 from tests.servers import eventually, postgres_server
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.5
 #: States of a render of which nothing is held; earlier versions say `running` for both.
 _UNFINISHED = {"waiting", "running"}
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often each answers (default: once)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    builds = {"this": _REPOSITORY} | ({"other": options.against.resolve()} if options.against else {})
+    builds = {"this": REPOSITORY} | ({"other": options.against.resolve()} if options.against else {})
     if not all((path / "scheduler").is_dir() for path in builds.values()):
         parser.error(f"--against {options.against}: no checkout of the farm")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
@@ -89,7 +88,7 @@ def main() -> None:
         "waiting": options.waiting,
         "streams": options.streams,
         "database": options.database,
-        "commits": {name: _commit(path) for name, path in builds.items()},
+        "commits": {name: commit(path) for name, path in builds.items()},
         "rounds": found,
     }
     click.echo(_table(result))
@@ -105,17 +104,17 @@ def _round(options: argparse.Namespace, checkout: Path) -> dict[str, Any]:
             server = held.enter_context(postgres_server())
             settings["FARM_DATABASE_URL"] = server.url(server.create())
         folder, starter = held.enter_context(tempfile.TemporaryDirectory()), Starter()
-        api = held.enter_context(_running_api(Path(folder) / "farm", starter, **settings))
+        api = held.enter_context(running_api(Path(folder) / "farm", starter, **settings))
         key = api.key("bench")
         beside = held.enter_context(_beside(api.address, key, options.waiting, options.streams))
         return {
-            **_measured(api.address, key, options.clients, options.seconds),
+            **measured(api.address, key, options.clients, options.seconds),
             "ended_early": sum(_ended(one) for one in beside),
         }
 
 
 @contextmanager
-def _running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
+def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
     """Start a farm and its API, of any version: the words in which they say so have changed."""
     home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true", **settings)
     home.path.mkdir()
@@ -144,17 +143,7 @@ def _table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _commit(folder: Path) -> str | None:
-    found = subprocess.run(  # noqa: S603 - the folder that the caller named
-        ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607 - whichever git there is
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
-
-
-def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str, Any]:
+def measured(address: str, key: str, clients: int, seconds: float) -> dict[str, Any]:
     server = next(
         connection.pid
         for connection in psutil.net_connections("tcp")
@@ -175,6 +164,7 @@ def _measured(address: str, key: str, clients: int, seconds: float) -> dict[str,
     lost = _lost(address, key, told.renders)
     return {
         "renders": len(told.renders),
+        "renders_per_second": round(len(told.renders) / seconds, 1),
         "requests_per_second": round((len(told.submit) + len(told.status)) / seconds, 1),
         **{f"submit_{name}": value for name, value in _quantiles(told.submit).items()},
         **{f"status_{name}": value for name, value in _quantiles(told.status).items()},

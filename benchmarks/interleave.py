@@ -49,7 +49,8 @@ def run_scenario(
     """
     started, wanted = time.monotonic(), rounds or scenario.rounds
     running = [_Running(arm) for arm in scenario.arms]
-    each = seconds * _MEASURING / (len(running) * (wanted + scenario.warm_up))
+    arms = sum(arm.missing(against) is None for arm in scenario.arms)
+    each = seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up))
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as name, ExitStack() as held:
         servers = held.enter_context(Servers(Path(name)))
         for number, one in enumerate(running):
@@ -62,7 +63,7 @@ def run_scenario(
 
 
 def _open(one: _Running, conditions: Conditions, held: ExitStack, say: Say) -> None:
-    if missing := one.arm.missing():
+    if missing := one.arm.missing(conditions.against):
         one.ends("missing", missing)
     else:
         try:

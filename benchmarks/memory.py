@@ -8,7 +8,6 @@ workers. Flat means: from the first quarter of the jobs to the last, no process 
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -21,11 +20,8 @@ from typing import Any
 import click
 import psutil
 
-from storage.database.connection import Database
-from storage.database.schema import upgrade
-from storage.settings import Settings
-from tests.forks import Starter
-from tests.integration.farm import MODELS, Farm, new_farm
+from benchmarks.simulated_farm import process_name, simulated_farm
+from tests.integration.farm import Farm
 from tests.servers import redis_server
 
 _EVERY_SECONDS = 1.0
@@ -48,30 +44,19 @@ def main() -> None:
 
 @contextmanager
 def _farm() -> Iterator[Farm]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "models.toml").write_text(MODELS)
-        with redis_server(folder) as redis_url:
-            environment = {
-                "FARM_HOME": str(folder / "home"),
-                "FARM_BROKER_URL": redis_url,
-                "FARM_MODELS_FILE": str(folder / "models.toml"),
-                "FARM_DATABASE_URL": f"sqlite:///{folder / 'farm.db'}",
-                "FARM_OBJECTS_URL": str(folder / "objects"),
-            }
-            database = Database(environment["FARM_DATABASE_URL"])
-            upgrade(database)
-            database.close()
-            os.environ.update(environment)
-            with new_farm(Settings(), folder, environment, Starter()) as farm:
-                yield farm
+    with (
+        tempfile.TemporaryDirectory() as name,
+        redis_server(Path(name)) as broker,
+        simulated_farm(Path(name), f"sqlite:///{name}/farm.db", broker) as farm,
+    ):
+        yield farm
 
 
 def _sampled(farm: Farm, n: int) -> tuple[float, dict[str, list[tuple[float, float]]]]:
     """Seconds that the jobs took, and (jobs done, MiB) by process."""
     parts = [farm.scheduler(), farm.workers(2)]
     watched = [p for part in parts for p in (psutil.Process(part.pid), *psutil.Process(part.pid).children(True))]
-    names = {process.pid: _name(process) for process in watched}
+    names = {process.pid: process_name(process) for process in watched}
     started = time.monotonic()
     render_id = farm.submit(n)
     samples: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -82,22 +67,6 @@ def _sampled(farm: Farm, n: int) -> tuple[float, dict[str, list[tuple[float, flo
     if render.done != n:
         raise AssertionError(f"{render.failed} of {n} jobs failed")
     return time.monotonic() - started, samples
-
-
-def _name(process: psutil.Process) -> str:
-    words = " ".join(process.cmdline())
-    kind = next(
-        title
-        for sign, title in (
-            ("scheduler.cli.main", "scheduler process"),
-            ("worker.process.supervisor", "supervisor"),
-            ("worker.process.parent", "worker, parent"),
-            ("spawn_main", "worker, device process"),
-            ("", "helper of the pool"),
-        )
-        if sign in words
-    )
-    return f"{kind} {process.pid}"
 
 
 def _grown(samples: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
@@ -114,7 +83,7 @@ def _grown(samples: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
 
 
 def _plot(samples: dict[str, list[tuple[float, float]]], file: Path) -> None:
-    """Needs matplotlib (the extra `shapes`)."""
+    """Needs matplotlib (the extra `bench`)."""
     from matplotlib.figure import Figure  # only those who plot have it
 
     figure = Figure(figsize=(9, 5), layout="constrained")

@@ -70,10 +70,10 @@ def copy_of(server: PostgresServer, template: str) -> Iterator[str]:
         server.drop(name)
 
 
-def farm_template(servers: Servers, waiting: int) -> str:
+def farm_template(servers: Servers, waiting: int, *, model: str = MODEL) -> str:
     """The name of the scenario's own database with so many waiting jobs."""
     server = servers.postgresql()
-    return servers.keep(f"farm, {waiting}", lambda: farm_queue(server, waiting))
+    return servers.keep(f"farm, {waiting}", lambda: farm_queue(server, waiting, model=model))
 
 
 def procrastinate_template(servers: Servers, waiting: int) -> str:
@@ -93,7 +93,7 @@ async def defer(url: str, jobs: int) -> float:
 
     app = App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=1))
 
-    @app.task(name="render")
+    @app.task(name="render")  # type: ignore[untyped-decorator]
     def render(prompt: str, seed: int) -> None:
         raise AssertionError(f"nobody runs {prompt}, {seed} here")
 

@@ -107,14 +107,18 @@ class Arm:
     install: str = "pip install 'diffusion-farm[bench]'"
     """How to get what it needs."""
     at: Mapping[str, float | str] = field(default_factory=dict)
+    other_build: bool = False
+    """Whether it measures the build that `--against` names."""
 
     @property
     def label(self) -> str:
         """Its name and setting; unlike that of any other arm of the scenario."""
         return ", ".join([self.name, *(f"{name} {_number(value)}" for name, value in self.at.items())])
 
-    def missing(self) -> str | None:
+    def missing(self, against: Path | None = None) -> str | None:
         """Say what it needs and is not here, and how to get it; None if it can run."""
+        if self.other_build and against is None:
+            return "no other build of the farm is named: --against CHECKOUT"
         missing = [f"the package {name}" for name in self.modules if importlib.util.find_spec(name) is None]
         missing += [f"the program {name}" for name in self.programs if shutil.which(name) is None]
         return (

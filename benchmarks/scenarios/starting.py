@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.command import free_environment, run_command
 from benchmarks.machine import REPOSITORY
-from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Round, Scenario, Unavailable
+from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Round, Scenario
 from benchmarks.start import QUESTIONS, Build, prepared
 
 
@@ -16,7 +16,7 @@ def _farm(question: str, *, other: bool = False) -> Open:
     def opened(conditions: Conditions) -> Iterator[Round]:
         checkout = conditions.against if other else REPOSITORY
         if checkout is None:
-            raise Unavailable("no other build was named: --against CHECKOUT")
+            raise AssertionError("unreachable: without another build this arm is left out")
         build = conditions.servers.keep(f"home of {checkout}", lambda: _built(checkout, conditions.folder))
         yield lambda: _figures([*build.command, *QUESTIONS[question](build)], build.environment, build.folder)
 
@@ -25,7 +25,7 @@ def _farm(question: str, *, other: bool = False) -> Open:
 
 @contextmanager
 def _built(checkout: Path, folder: Path) -> Iterator[Build]:
-    yield prepared("farm", Path(sys.executable), folder, python_path=str(checkout))
+    yield prepared(f"home of {checkout.name}", Path(sys.executable), folder, python_path=str(checkout))
 
 
 def _python(*arguments: str) -> Open:
@@ -55,9 +55,12 @@ SCENARIO = Scenario(
     },
     arms=[
         *(Arm(question, _farm(question)) for question in QUESTIONS),
-        *(Arm(f"{question}, other build", _farm(question, other=True)) for question in ("farm --help", "farm status")),
+        *(
+            Arm(f"{question}, other build", _farm(question, other=True), other_build=True)
+            for question in ("farm --help", "farm status")
+        ),
         Arm("celery --help", _python("-m", "celery", "--help"), modules=("celery",)),
         Arm("Python alone", _python("-c", "print('ready')")),
     ],
-    share=35,
+    share=30,
 )

