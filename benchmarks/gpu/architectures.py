@@ -206,6 +206,7 @@ def make_unet(arch: Architecture, *, device: str, dtype: torch.dtype) -> Any:
     return unet.to(dtype).eval()
 
 
+@torch.inference_mode(False)
 def make_decoder(arch: Architecture, *, device: str, dtype: torch.dtype) -> Any:
     """Make what turns latents into pictures: a VAE, or Kandinsky's MoVQ."""
     kind: Any = diffusers.VQModel if arch.name == "kandinsky22" else diffusers.AutoencoderKL
@@ -214,6 +215,8 @@ def make_decoder(arch: Architecture, *, device: str, dtype: torch.dtype) -> Any:
     return decoder.to(dtype).eval()
 
 
+# Weights that are made in inference mode are of another kind of tensor, which a farm's never are.
+@torch.inference_mode(False)
 def make_pipeline(arch: Architecture, *, device: str, dtype: torch.dtype) -> Any:
     """Make a whole pipeline on the device; equal weights each time, and before they were rounded in each precision."""
     torch.manual_seed(0)
@@ -235,8 +238,14 @@ def make_pipeline(arch: Architecture, *, device: str, dtype: torch.dtype) -> Any
         # As the farm lays a model out on a GPU.
         for part in ("unet", "vae", "movq"):
             if hasattr(made, part):
-                getattr(made, part).to(memory_format=torch.channels_last)
+                lay_out(getattr(made, part), torch.channels_last)
     return made
+
+
+@torch.inference_mode(False)
+def lay_out(part: torch.nn.Module, layout: torch.memory_format) -> None:
+    """Put a model's convolutions into a memory layout."""
+    part.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _of_texts(arch: Architecture, parts: Mapping[str, Any], device: str) -> Any:

@@ -13,7 +13,17 @@ pytestmark = pytest.mark.slow
 
 #: One of each kind, and what other parts build upon. Those of the other models do the same.
 _PARTS = (
-    *("ceilings", "flop", "eager", "farm sd15", "compiled sd15 default", "exactness sd15", "rows sdxl", "decode sdxl"),
+    *(
+        "ceilings",
+        "flop",
+        "eager",
+        "half sdxl",
+        "farm sd15",
+        "compiled sd15 default",
+        "exactness sd15",
+        "rows sdxl",
+        "decode sdxl",
+    ),
     *("attention sdxl", "memory", "worker", "switch", "encode", "layout sd15", "offload"),
 )
 
