@@ -63,6 +63,7 @@ def run_scenario(
 
 
 def _open(one: _Running, conditions: Conditions, held: ExitStack, say: Say) -> None:
+    say(f"  prepares {one.arm.label}")
     if missing := one.arm.missing(conditions.against):
         one.ends("missing", missing)
     else:
@@ -145,6 +146,8 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
                 "name": one.arm.name,
                 "label": one.arm.label,
                 "at": dict(one.arm.at),
+                "along": dict(one.arm.along),
+                "line": one.arm.line,
                 "status": one.status,
                 "why": one.why,
                 "rounds": one.rounds,

@@ -4,6 +4,7 @@ For each scenario the newest results that have it count; those of another schema
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,17 @@ def _targets(found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> li
     if not rows:
         return []
     lines = ["| # | figure | target | median (min … max) | |", "|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda row: (float(row.number.rstrip("abc")), row.number)):
+    for row in sorted(rows, key=lambda row: _in_order(row.number)):
         measured = spread(row.found) if row.found else (row.why or "not measured").replace("|", "\\|")
         verdict = ("met" if row.met else "**missed**") if row.found else ""
         lines.append(f"| {row.number} | {row.what} | {row.wanted} | {measured} | {verdict} |")
     return lines
+
+
+def _in_order(number: str) -> tuple[int, str]:
+    """14b after 14, and that after 5."""
+    digits = re.match(r"\d*", number)
+    return int(digits[0]) if digits and digits[0] else 0, number
 
 
 def _scenario(scenario: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:

@@ -43,10 +43,16 @@ def find(named: str, folder: Path = FOLDER) -> Path:
     """Return the file that is meant by a path or by the beginning of a commit: its newest. Raises UnreadableResults."""
     if (path := Path(named)).is_file():
         return path
-    files = sorted(file for file in folder.glob("*.json") if file.stem[11:].startswith(named[:9]) and named)
+    files = [file for file in folder.glob("*.json") if file.stem[11:].startswith(named[:9]) and named]
     if not files:
         raise UnreadableResults(f"{named}: neither a file nor a commit with results in {folder}")
-    return files[-1]
+    return max(files, key=_age)
+
+
+def _age(file: Path) -> tuple[str, int]:
+    """The date, and which run of that date and commit it is."""
+    number = file.stem[11:].partition("-")[2]
+    return file.stem[:10], int(number) if number.isdecimal() else 1
 
 
 def _nth(number: int) -> str:

@@ -107,6 +107,10 @@ class Arm:
     install: str = "pip install 'diffusion-farm[bench]'"
     """How to get what it needs."""
     at: Mapping[str, float | str] = field(default_factory=dict)
+    along: Mapping[str, float] = field(default_factory=dict)
+    """Where it is on a plot's axis that is no setting of its own."""
+    line: str = ""
+    """To which line of such a plot it belongs."""
     other_build: bool = False
     """Whether it measures the build that `--against` names."""
 
@@ -119,7 +123,7 @@ class Arm:
         """Say what it needs and is not here, and how to get it; None if it can run."""
         if self.other_build and against is None:
             return "no other build of the farm is named: --against CHECKOUT"
-        missing = [f"the package {name}" for name in self.modules if importlib.util.find_spec(name) is None]
+        missing = [f"the package {name}" for name in self.modules if not is_here(name)]
         missing += [f"the program {name}" for name in self.programs if shutil.which(name) is None]
         return (
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: {self.install}"
@@ -146,7 +150,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plot:
-    """A line for each arm's name (and each other setting), over a setting; `x` None: the series of the last round."""
+    """A line for each arm's name (and each other setting), over a setting `x`; None: the series of the last round."""
 
     title: str
     figure: str
@@ -190,6 +194,14 @@ class Scenario:
         for plot in self.plots:
             if plot.figure not in self.figures:
                 raise ValueError(f"scenario {self.name}: a plot of {plot.figure}, which is no figure of it")
+
+
+def is_here(module: str) -> bool:
+    """Return whether a module can be imported, without doing so."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is part of
+        return False
 
 
 def _number(value: float | str) -> str:

