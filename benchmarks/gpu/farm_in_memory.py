@@ -34,10 +34,12 @@ from worker.rendering.backend import Backend, LoadedModel, RenderResult
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
+from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
 from worker.serving.publish import Publisher
 from worker.serving.services import PictureStore, Quarantines
+from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
 
@@ -81,6 +83,9 @@ class QueueInMemory:
 
     def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
         return dict.fromkeys(models, Priority.NORMAL) if self._waiting else {}
+
+    def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:  # noqa: ARG002 - there is one of each
+        return min(len(self._waiting), at_most)
 
     def renew(self, claimed: Iterable[ClaimedJob]) -> set[int]:
         return {job.id for job in claimed}
@@ -136,9 +141,16 @@ class WatchedModel:
     loaded: LoadedModel
     calls: list[tuple[float, float]] = field(default_factory=list)
 
-    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], *, at_most: int | None = None) -> RenderResult:
+    def render(
+        self,
+        specs: Sequence[Spec],
+        on_step: Callable[[], None],
+        *,
+        at_most: int | None = None,
+        threads: int | None = None,
+    ) -> RenderResult:
         started = time.perf_counter()
-        made = self.loaded.render(specs, on_step, at_most=at_most)
+        made = self.loaded.render(specs, on_step, at_most=at_most, threads=threads)
         self.calls.append((started, time.perf_counter()))
         return made
 
@@ -187,6 +199,7 @@ def turn_of(model: WatchedModel, queue: QueueInMemory, store: PictureStore, limi
             leases=leases,
             watchdog=watchdog,
             batch_limits=BatchLimits(limits, device_name="benchmark"),
+            threads=ThreadChoice(None),
             publisher=Publisher(jobs=queue, objects=store, leases=leases),
             heartbeat=heartbeat,
         ),
@@ -196,6 +209,7 @@ def turn_of(model: WatchedModel, queue: QueueInMemory, store: PictureStore, limi
         tickets=cast("Tickets", _NoTickets()),
         quarantines=cast("Quarantines", _NoQuarantine()),
         models=ModelCache({"diffusers": cast("Backend", _OneModel(model=model))}),
+        help=HelpCall(queue, None),
         stopping=threading.Event(),
     )
 
