@@ -38,7 +38,7 @@ def test_a_backlog_calls_for_the_other_workers_of_a_cpu(tmp_path: Path, starter:
         home.farm("render", "a star", "-n", "2")
         assert workers() == ["cpu-0"]
 
-        render_id = home.farm("render", "a star", "-n", "60", "--no-wait", "--json").json["id"]
+        render_id = home.farm("render", "a star", "-n", "400", "--no-wait", "--json").json["id"]
         eventually(lambda: "cpu-1" in workers(), "another worker was called")
         rendered_by = f"SELECT DISTINCT worker FROM jobs WHERE render_id = '{render_id}' AND state = 'done'"
         eventually(lambda: len(home.rows(rendered_by)) > 1, "and renders too")

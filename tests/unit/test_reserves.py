@@ -97,16 +97,19 @@ class Queue:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "seconds", "expected"),
-    [(0, 60, False), (50, 0.15, False), (66, 0.15, False), (67, 0.15, True), (1, 11, True), (2000, 0.004, False)],
+    ("waiting", "seconds", "start", "expected"),
+    [
+        *((0, 60, 5, False), (50, 0.15, 5, False), (66, 0.15, 5, False), (67, 0.15, 5, True), (1, 11, 5, True)),
+        *((2000, 0.004, 5, False), (67, 0.15, 50, False), (700, 0.15, 50, True)),
+    ],
 )
-def test_another_worker_is_worth_two_starts_of_work(waiting: int, seconds: float, expected: bool) -> None:
-    assert worth_another(waiting, seconds) is expected
+def test_another_worker_is_worth_two_starts_of_work(waiting: int, seconds: float, start: float, expected: bool) -> None:
+    assert worth_another(waiting, seconds, start_seconds=start) is expected
 
 
 def test_a_worker_calls_once_and_counts_no_more(tmp_path: Path) -> None:
     queue, file = Queue(500), tmp_path / "call"
-    call = HelpCall(queue, file)  # type: ignore[arg-type]
+    call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
     call.consider(MODEL, Priority.BULK)
     # Its pace is not known yet.
     assert (queue.counted, file.exists()) == (0, False)
@@ -120,7 +123,7 @@ def test_a_worker_calls_once_and_counts_no_more(tmp_path: Path) -> None:
 
 def test_few_pictures_call_nobody(tmp_path: Path) -> None:
     queue, file = Queue(10), tmp_path / "call"
-    call = HelpCall(queue, file)  # type: ignore[arg-type]
+    call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
     call.rendered(8, 2)
     call.consider(MODEL, Priority.BULK)
     assert (queue.counted, file.exists()) == (1, False)
@@ -129,7 +132,7 @@ def test_few_pictures_call_nobody(tmp_path: Path) -> None:
 def test_where_nobody_would_come_nothing_is_counted(tmp_path: Path) -> None:
     queue = Queue(500)
     for file in (None, tmp_path / "gone" / "call"):
-        call = HelpCall(queue, file)  # type: ignore[arg-type]
+        call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
         call.rendered(8, 2)
         call.consider(MODEL, Priority.BULK)
         assert file is None or not file.exists()

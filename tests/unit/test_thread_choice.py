@@ -81,6 +81,16 @@ def test_a_neighbour_that_takes_a_core_leads_to_another_trial_and_back_when_it_h
     assert device.renders(4) == [4, 4, 4, 4]
 
 
+def test_a_slow_batch_just_before_a_trial_does_not_decide_it() -> None:
+    device = Device({4: 1.0, 1: 2.0})
+    device.renders(6)
+    device.clock.now += 900
+    device.seconds[4] = 5.0
+    # No trial by itself, so that the slow one is the last before it.
+    assert device.renders(1, batch(priority=Priority.INTERACTIVE)) == [4]
+    assert device.renders(3) == [1, 1, 4]
+
+
 def test_a_slow_batch_now_and_then_is_no_fall() -> None:
     device = Device({4: 1.0, 1: 2.0})
     device.renders(6)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 _EXIT_CODE = 75
 #: To the database: one for a claim that waits, one for everything else, each of it short.
 _CONNECTIONS = 2
+#: Of a worker's start: two interpreters and Celery; then what this process takes to import and connect, PyTorch most of
+#: it, at least so long.
+_BEFORE_SECONDS, _LEAST_SECONDS = 2.0, 3.0
 #: How long to go on storing finished pictures after the device hung.
 _LAST_SECONDS = 10.0
 
@@ -53,6 +57,7 @@ class DeviceProcess:
     """Everything that a device process holds, made once; `turn` serves tickets, `start` runs the threads beside it."""
 
     def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
+        began = time.monotonic()
         self.me = Identity.of(settings)
         configure_logging(settings, self.me.name)
 
@@ -97,7 +102,7 @@ class DeviceProcess:
             tickets=Tickets(settings, app),
             quarantines=PatientQuarantines(faults, retry),
             models=ModelCache(backends, capacity=settings.loaded_models),
-            help=HelpCall(jobs, call_file()),
+            help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
         )
 
@@ -152,3 +157,8 @@ class DeviceProcess:
 def _hardware_name(backends: Mapping[str, Backend]) -> str:
     """Ask the first backend: it is the one that knows the hardware best."""
     return next(iter(backends.values())).hardware_name()
+
+
+def _start_seconds(began: float) -> float:
+    """Return how long a worker takes to start on this machine, as it is now, from what this one took."""
+    return _BEFORE_SECONDS + max(_LEAST_SECONDS, time.monotonic() - began)

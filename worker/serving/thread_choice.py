@@ -63,6 +63,8 @@ class KnownPace:
     #: Batches rendered by that number; the first one prepared kernels and is not counted.
     batches: int = 0
     last: float = 0.0
+    #: The faster one of the last two: what is compared with a trial, of which the faster one counts, too.
+    pace: float = 0.0
     best: float = 0.0
     #: How many in a row were slow.
     slow: int = 0
@@ -80,6 +82,7 @@ class KnownPace:
         """Note a batch rendered by the number that is used now."""
         self.batches += 1
         if self.batches > 1:
+            self.pace = min(seconds, self.last or seconds)
             self.last = seconds
             self.best = min(seconds, self.best or seconds)
             self.slow = self.slow + 1 if seconds > _FALLEN * self.best else 0
@@ -89,10 +92,10 @@ class KnownPace:
         self.trial = [*(self.trial or []), seconds]
         if len(self.trial) < _TRIAL_BATCHES:
             return False
-        if (tried := min(self.trial)) < _BETTER * self.last:
-            self.threads, self.other, self.last = self.other, self.threads, tried
+        if (tried := min(self.trial)) < _BETTER * self.pace:
+            self.threads, self.other, self.last, self.pace = self.other, self.threads, tried, tried
         # Slow as it may be by now, it is the best there is.
-        self.trial, self.tried_at, self.slow, self.best = None, now, 0, self.last
+        self.trial, self.tried_at, self.slow, self.best = None, now, 0, self.pace
         return True
 
 
@@ -126,7 +129,7 @@ class ThreadChoice:
         if jobs[0].threads is not None or not self._may_choose(model):
             return
         kind = BatchKind.of(model, jobs)
-        known, before = self._of(kind), self._of(kind).last
+        known, before = self._of(kind), self._of(kind).pace
         if threads == known.threads:
             known.note(seconds)
         elif known.note_trial(seconds, self.clock()):
