@@ -163,14 +163,16 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
 def _ratios(scenario: Scenario, running: list[_Running]) -> list[dict[str, Any]]:
     """Those that targets name, and the first figure of the first arm over each other one, at the same setting."""
     first = next(iter(scenario.figures))
-    asked = [(target.figure, target.arm, target.over) for target in scenario.targets if target.over]
-    asked += [(first, scenario.arms[0].name, arm.name) for arm in scenario.arms if arm.name != scenario.arms[0].name]
+    asked = [(one.figure, one.arm, one.over, tuple(one.over_at.items())) for one in scenario.targets if one.over]
+    others = [arm.name for arm in scenario.arms if arm.name != scenario.arms[0].name]
+    asked += [(first, scenario.arms[0].name, name, ()) for name in others]
     return [
-        {"figure": figure, "arm": name, "over": over, "at": dict(one.arm.at), **found}
-        for figure, name, over in dict.fromkeys(asked)
+        {"figure": figure, "arm": name, "over": over, "over_at": dict(over_at), "at": dict(one.arm.at), **found}
+        for figure, name, over, over_at in dict.fromkeys(asked)
         for one in running
         for other in running
         # The other arm may know fewer settings: procrastinate has no batches.
-        if (one.arm.name, other.arm.name) == (name, over) and other.arm.at.items() <= one.arm.at.items()
+        if (one.arm.name, other.arm.name) == (name, over) and one is not other
+        if other.arm.at.items() <= {**one.arm.at, **dict(over_at)}.items()
         if (found := ratio(one.rounds, other.rounds, figure))
     ]

@@ -12,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.registry import all_scenarios
 from benchmarks.scenario import Arm, Plot, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
+from benchmarks.verdicts import verdicts
 from tests.client_only import without
 from tests.snippets import TOP
 from tests.unit.races import a_run, arm_of, giving, raising, run, scenario
@@ -52,6 +53,21 @@ def test_a_ratio_is_taken_at_one_setting_also_where_the_other_arm_knows_fewer() 
         Arm("peer", giving([0, 10, 10, 10]), at={"waiting": 10}),
     )
     assert [(one["at"], one["median"]) for one in result["ratios"]] == [({"waiting": 10, "batch": 8}, 3)]
+
+
+def test_a_target_may_ask_how_flat_an_arm_is_over_a_setting() -> None:
+    result = run(
+        Arm("farm", giving([0, 10, 10, 10]), at={"waiting": 10, "batch": 8}),
+        Arm("farm", giving([0, 8, 9, 7]), at={"waiting": 1000, "batch": 8}),
+        Arm("farm", giving([0, 5, 5, 5]), at={"waiting": 1000, "batch": 16}),
+        targets=[Target("13", "speed", "farm", ">=", 0.9, over="farm", over_at={"waiting": 10})],
+    )
+    flat, unknown = verdicts(result)
+    assert (flat.what, flat.met) == ("speed, farm, waiting 1 000, batch 8 ÷ farm, waiting 10", False)
+    assert flat.found is not None
+    assert flat.found["median"] == 0.8
+    # Nobody was measured with ten and in batches of 16.
+    assert (unknown.found, unknown.why) == (None, "not measured")
 
 
 def test_the_rounds_end_with_the_scenarios_share_of_the_time_and_that_is_told() -> None:
