@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenari
         for arm in scenario["arms"]
         if arm["status"] == "failed"
     ]
+    failed += [f"{one['name']}, at its end: {one['closing']}" for one in results["scenarios"] if one["closing"]]
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     elif not options.quick:

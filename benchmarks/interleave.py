@@ -51,15 +51,26 @@ def run_scenario(
     running = [_Running(arm) for arm in scenario.arms]
     arms = sum(arm.missing(against) is None for arm in scenario.arms)
     each = seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up))
-    with tempfile.TemporaryDirectory(prefix="farm-bench-") as name, ExitStack() as held:
-        servers = held.enter_context(Servers(Path(name)))
-        for number, one in enumerate(running):
-            folder = Path(name, str(number))
-            folder.mkdir()
-            conditions = Conditions(quick=quick, round_seconds=each, folder=folder, servers=servers, against=against)
-            _open(one, conditions, held, say)
-        done = _rounds(scenario, running, wanted, started + seconds, say)
-    return _result(scenario, running, done, wanted, time.monotonic() - started)
+    result: dict[str, Any] | None = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="farm-bench-", ignore_cleanup_errors=True) as name, ExitStack() as held:
+            servers = held.enter_context(Servers(Path(name)))
+            for number, one in enumerate(running):
+                folder = Path(name, str(number))
+                folder.mkdir()
+                conditions = Conditions(
+                    quick=quick, round_seconds=each, folder=folder, servers=servers, against=against
+                )
+                _open(one, conditions, held, say)
+            done = _rounds(scenario, running, wanted, started + seconds, say)
+            result = _result(scenario, running, done, wanted)
+    except Exception as error:
+        if result is None:
+            raise
+        # What was measured before stays.
+        result["closing"] = _told(error)
+        say(f"  failed at its end: {result['closing']}")
+    return result | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def _open(one: _Running, conditions: Conditions, held: ExitStack, say: Say) -> None:
@@ -129,7 +140,7 @@ def _line(scenario: Scenario, running: list[_Running]) -> str:
     )
 
 
-def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int, seconds: float) -> dict[str, Any]:
+def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "title": scenario.title,
@@ -140,7 +151,7 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
         "plots": [asdict(plot) for plot in scenario.plots],
         "rounds": done,
         "rounds_wanted": wanted,
-        "seconds": round(seconds, 1),
+        "closing": None,
         "arms": [
             {
                 "name": one.arm.name,

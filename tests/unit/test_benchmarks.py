@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from benchmarks import page, results_file
 from benchmarks.__main__ import main
 from benchmarks.registry import all_scenarios
-from benchmarks.scenario import Arm, Plot, Target, Unavailable
+from benchmarks.scenario import Arm, Conditions, Plot, Round, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
 from benchmarks.verdicts import verdicts
 from tests.client_only import without
@@ -147,6 +149,21 @@ def test_an_arm_that_raises_costs_its_own_row_only(at_once: bool) -> None:
     assert failed["why"].startswith("RuntimeError: it burns (races.py:")
     assert arm_of(result, "b")["figures"]["speed"]["median"] == 2
     assert result["ratios"] == []
+
+
+def test_what_was_measured_is_kept_if_an_arm_cannot_be_closed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def opened(_: Conditions) -> Iterator[Round]:
+        yield lambda: {"speed": 3}
+        raise RuntimeError("it stays open")
+
+    out = tmp_path / "results.json"
+    assert main(["--quick", "--out", str(out)], {"race": scenario(Arm("a", opened))}) == 1
+    assert "failed: race, at its end: RuntimeError: it stays open" in capsys.readouterr().err
+    [found] = results_file.read(out)["scenarios"]
+    assert arm_of(found, "a")["figures"]["speed"]["median"] == 3
 
 
 def test_the_exit_code_tells_a_failure_from_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
