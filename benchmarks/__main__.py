@@ -28,6 +28,7 @@ from benchmarks.registry import all_scenarios
 from benchmarks.scenario import Scenario
 
 _QUICK_ROUNDS = 2
+_LEAST_OF_A_SHARE = 0.5
 _QUICK_MINUTES = 2.0
 
 
@@ -128,10 +129,11 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
         "load_at_start": load(),
         "scenarios": [],
     }
-    left = sum(one.share for one in chosen)
+    whole = left = sum(one.share for one in chosen)
     for number, scenario in enumerate(chosen, 1):
-        # What one did not use, the next ones may.
-        mine = max(1.0, (begun + seconds - time.monotonic()) * scenario.share / left)
+        # What one did not use, the next ones may; what one overran, no other has to do without altogether.
+        rest, fair = begun + seconds - time.monotonic(), seconds * scenario.share / whole
+        mine = max(fair * _LEAST_OF_A_SHARE, rest * scenario.share / left)
         left -= scenario.share
         click.echo(f"[{number}/{len(chosen)}] {scenario.name}: {scenario.title} (up to {mine:.0f} s)")
         rounds = options.rounds or (_QUICK_ROUNDS if options.quick else None)
