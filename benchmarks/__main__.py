@@ -131,9 +131,8 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
     }
     whole = left = sum(one.share for one in chosen)
     for number, scenario in enumerate(chosen, 1):
-        # What one did not use, the next ones may; what one overran, no other has to do without altogether.
-        rest, fair = begun + seconds - time.monotonic(), seconds * scenario.share / whole
-        mine = max(fair * _LEAST_OF_A_SHARE, rest * scenario.share / left)
+        rest = begun + seconds - time.monotonic()
+        mine = time_for(scenario.share, fair=seconds * scenario.share / whole, left=left, rest=rest)
         left -= scenario.share
         click.echo(f"[{number}/{len(chosen)}] {scenario.name}: {scenario.title} (up to {mine:.0f} s)")
         rounds = options.rounds or (_QUICK_ROUNDS if options.quick else None)
@@ -148,6 +147,14 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
             )
         )
     return results | {"seconds": round(time.monotonic() - begun, 1), "load_at_end": load()}
+
+
+def time_for(share: float, *, fair: float, left: float, rest: float) -> float:
+    """Return the seconds for a scenario: its share of the `rest`, by the shares that are `left`, its own among them.
+
+    What one did not use, the next ones may. Of what others overran, none has to give more than half of its `fair` part.
+    """
+    return max(fair * _LEAST_OF_A_SHARE, rest * share / left)
 
 
 if __name__ == "__main__":
