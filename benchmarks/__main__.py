@@ -34,7 +34,7 @@ _QUICK_MINUTES = 2.0
 def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenario] | None = None) -> int:
     """Measure what the arguments choose of these scenarios (all), and return the exit code."""
     options = _parser().parse_args(arguments)
-    scenarios = all_scenarios() if scenarios is None else scenarios
+    scenarios = all_scenarios(say=click.echo) if scenarios is None else scenarios
     if options.list:
         for scenario in scenarios.values():
             click.echo(f"{scenario.name:16} {scenario.title}{' (only if named)' if scenario.tier == 'long' else ''}")
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenari
         for arm in scenario["arms"]
         if arm["status"] == "failed"
     ]
+    failed += [f"{one['name']}, at its end: {one['closing']}" for one in results["scenarios"] if one["closing"]]
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     elif not options.quick:

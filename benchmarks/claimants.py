@@ -7,6 +7,7 @@ and takes jobs until so many were taken or the time is over.
 import asyncio
 import multiprocessing
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ class Load:
     jobs: int
     seconds: float
     batch: int = 1
-    #: In each process, each with a connection of its own.
+    #: In each process; it has a connection for each of them.
     threads: int = 1
 
 
@@ -147,16 +148,15 @@ def _member(connection: Connection, number: int, start: Barrier, left: Any) -> N
 def claim_and_complete(load: Load, number: int, ready: Callable[[], Quota]) -> Taken:
     """Claim batches through `Jobs.claim`, and record every picture as done."""
     from storage.database.connection import Database
-    from storage.jobs.jobs import Jobs
 
-    databases = [Database(load.url, connections=1) for _ in range(load.threads)]
+    database = Database(load.url, connections=load.threads)
+    together = threading.Barrier(load.threads)
     try:
-        for database in databases:
-            Jobs(database).claim(model="none", worker="nobody", limit=1)  # connects
-        quota, started = ready(), time.monotonic()
         with ThreadPoolExecutor(load.threads) as threads:
-            one = partial(_claim, quota=quota, batch=load.batch)
-            parts = list(threads.map(one, databases, [f"w{number}-{thread}" for thread in range(load.threads)]))
+            list(threads.map(lambda _: _connect(database, together), range(load.threads)))
+            quota, started = ready(), time.monotonic()
+            names = [f"w{number}-{thread}" for thread in range(load.threads)]
+            parts = list(threads.map(partial(_claim, database, quota=quota, batch=load.batch), names))
         return Taken(
             started=started,
             ended=max(part.ended for part in parts),
@@ -164,8 +164,13 @@ def claim_and_complete(load: Load, number: int, ready: Callable[[], Quota]) -> T
             waits=[wait for part in parts for wait in part.waits],
         )
     finally:
-        for database in databases:
-            database.close()
+        database.close()
+
+
+def _connect(database: Any, together: threading.Barrier) -> None:
+    """Open a connection and hold it until all threads have one."""
+    with database.read():
+        together.wait(_PATIENCE_SECONDS)
 
 
 def _claim(database: Any, worker: str, *, quota: Quota, batch: int) -> Taken:

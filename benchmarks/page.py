@@ -4,6 +4,7 @@ For each scenario the newest results that have it count; those of another schema
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from benchmarks import plots, results_file
+from benchmarks.scenario import named
 from benchmarks.verdicts import verdicts
 
 PAGE = Path(__file__).parent / "README.md"
@@ -84,11 +86,17 @@ def _targets(found: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> li
     if not rows:
         return []
     lines = ["| # | figure | target | median (min … max) | |", "|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda row: (float(row.number.rstrip("abc")), row.number)):
+    for row in sorted(rows, key=lambda row: _in_order(row.number)):
         measured = spread(row.found) if row.found else (row.why or "not measured").replace("|", "\\|")
         verdict = ("met" if row.met else "**missed**") if row.found else ""
         lines.append(f"| {row.number} | {row.what} | {row.wanted} | {measured} | {verdict} |")
     return lines
+
+
+def _in_order(number: str) -> tuple[int, str]:
+    """14b after 14, and that after 5."""
+    digits = re.match(r"\d*", number)
+    return int(digits[0]) if digits and digits[0] else 0, number
 
 
 def _scenario(scenario: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
@@ -125,8 +133,8 @@ def _table(scenario: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio_named(scenario: Mapping[str, Any], one: Mapping[str, Any]) -> str:
-    at = "".join(f", {name} {value}" for name, value in one["at"].items())
-    return f"{scenario['figures'][one['figure']]['title']}, {one['arm']} ÷ {one['over']}{at}"
+    title = scenario["figures"][one["figure"]]["title"]
+    return f"{title}, {named(one['arm'], one['at'])} ÷ {named(one['over'], one['over_at'])}"
 
 
 def spread(found: Mapping[str, float]) -> str:

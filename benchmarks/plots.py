@@ -36,11 +36,11 @@ def lines_of(scenario: Mapping[str, Any], plot: Mapping[str, Any]) -> Lines:
         if plot["x"] is None:
             for name, points in (arm["series"] or {}).items():
                 lines[f"{arm['label']}: {name}"] = [(x, y, y, y) for x, y in points]
-        elif plot["x"] in arm["at"] and plot["figure"] in arm["figures"]:
+        elif plot["x"] in arm["at"] | arm["along"] and plot["figure"] in arm["figures"]:
             others = [f"{name} {value}" for name, value in arm["at"].items() if name != plot["x"]]
             found = arm["figures"][plot["figure"]]
-            point = (arm["at"][plot["x"]], found["median"], found["min"], found["max"])
-            lines[", ".join([arm["name"], *others])].append(point)
+            point = ((arm["at"] | arm["along"])[plot["x"]], found["median"], found["min"], found["max"])
+            lines[", ".join([arm["line"] or arm["name"], *others])].append(point)
     return {name: sorted(points) if plot["x"] else points for name, points in lines.items()}
 
 

@@ -107,19 +107,23 @@ class Arm:
     install: str = "pip install 'diffusion-farm[bench]'"
     """How to get what it needs."""
     at: Mapping[str, float | str] = field(default_factory=dict)
+    along: Mapping[str, float] = field(default_factory=dict)
+    """Where it is on a plot's axis that is no setting of its own."""
+    line: str = ""
+    """To which line of such a plot it belongs."""
     other_build: bool = False
     """Whether it measures the build that `--against` names."""
 
     @property
     def label(self) -> str:
         """Its name and setting; unlike that of any other arm of the scenario."""
-        return ", ".join([self.name, *(f"{name} {_number(value)}" for name, value in self.at.items())])
+        return named(self.name, self.at)
 
     def missing(self, against: Path | None = None) -> str | None:
         """Say what it needs and is not here, and how to get it; None if it can run."""
         if self.other_build and against is None:
             return "no other build of the farm is named: --against CHECKOUT"
-        missing = [f"the package {name}" for name in self.modules if importlib.util.find_spec(name) is None]
+        missing = [f"the package {name}" for name in self.modules if not is_here(name)]
         missing += [f"the program {name}" for name in self.programs if shutil.which(name) is None]
         return (
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: {self.install}"
@@ -130,7 +134,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure of an arm has to be: a ratio to another arm's at the same setting, or an amount."""
+    """What a figure of an arm has to be: an amount, or a ratio to another arm's."""
 
     number: str
     """In the table of targets (benchmarks/README.md)."""
@@ -140,13 +144,15 @@ class Target:
     value: float
     over: str | None = None
     """The other arm's name; None: `value` is in the figure's unit."""
+    over_at: Mapping[str, float | str] = field(default_factory=dict)
+    """In what the other arm's setting differs: `over="farm", over_at={"waiting": 1000}` asks how flat it is."""
     at: Mapping[str, float | str] = field(default_factory=dict)
     """Only arms at this setting; empty: at each."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A line for each arm's name (and each other setting), over a setting; `x` None: the series of the last round."""
+    """A line for each arm's name (and each other setting), over a setting `x`; None: the series of the last round."""
 
     title: str
     figure: str
@@ -190,6 +196,19 @@ class Scenario:
         for plot in self.plots:
             if plot.figure not in self.figures:
                 raise ValueError(f"scenario {self.name}: a plot of {plot.figure}, which is no figure of it")
+
+
+def is_here(module: str) -> bool:
+    """Return whether a module can be imported, without doing so."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is part of
+        return False
+
+
+def named(name: str, at: Mapping[str, float | str]) -> str:
+    """Return an arm's name with its setting."""
+    return ", ".join([name, *(f"{setting} {_number(value)}" for setting, value in at.items())])
 
 
 def _number(value: float | str) -> str:

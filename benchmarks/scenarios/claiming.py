@@ -87,6 +87,7 @@ def _by_waiting(name: str, title: str, waiting: Sequence[int], *, long: bool, sh
         targets=[
             Target("13", "jobs_per_second", "farm", ">=", 10_000),
             Target("13", "jobs_per_second", "farm", ">=", 3, over="procrastinate"),
+            Target("13", "jobs_per_second", "farm", ">=", 0.9, over="farm", over_at={"waiting": min(waiting)}),
         ],
         plots=[
             Plot("Claimed and completed, by waiting jobs", "jobs_per_second", "waiting", logarithmic=True),
@@ -149,8 +150,24 @@ SCENARIOS = [
         limit="PostgreSQL's commits; far: round trips of a claim",
         figures={name: _FIGURES[name] for name in ("claims_per_second", "jobs_per_second", "wait_ms", "wait_p99_ms")},
         arms=[
-            *(Arm(f"{n} claimants", _claimants(n), modules=_NEEDS) for n in (8, 48, 100)),
-            *(Arm(f"{n} claimants, far", _claimants(n, far=True), modules=_NEEDS) for n in (8, 48)),
+            *(
+                Arm(f"{n} claimants", _claimants(n), modules=_NEEDS, along={"claimants": n}, line="near")
+                for n in (8, 48, 100)
+            ),
+            *(
+                Arm(
+                    f"{n} claimants, far",
+                    _claimants(n, far=True),
+                    modules=_NEEDS,
+                    along={"claimants": n},
+                    line="far",
+                )
+                for n in (8, 48)
+            ),
+        ],
+        plots=[
+            Plot("Claims, by claimants", "claims_per_second", "claimants"),
+            Plot("Median wait for a claim, by claimants", "wait_ms", "claimants"),
         ],
         targets=[
             Target("14", "claims_per_second", "48 claimants", ">=", 1.5, over="8 claimants"),

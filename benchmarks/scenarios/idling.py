@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-
 from benchmarks.queues import copy_of, farm_template, plain
 from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Plot, Round, Scenario, Target
 from benchmarks.simulated_farm import Family, celery_worker, simulated_farm
@@ -62,6 +60,8 @@ class _Statements:
     """Counts the statements that a database was sent, BEGIN and COMMIT among them, as PostgreSQL's log has them."""
 
     def __init__(self, url: str) -> None:
+        import psycopg  # other arms run without it
+
         with psycopg.connect(plain(url), autocommit=True) as connection:
             [name] = connection.execute("SELECT current_database()").fetchone() or [""]
             [folder] = connection.execute("SHOW data_directory").fetchone() or [""]
@@ -107,6 +107,7 @@ SCENARIO = Scenario(
     targets=[
         Target("17", _SCHEDULER, "farm", "<=", 30),
         Target("17", _WORKER, "farm", "<=", 30),
+        Target("17", _SCHEDULER, "farm", "<=", 1.1, over="farm", over_at={"waiting": 0}),
     ],
     plots=[Plot("Scheduler process without work, by waiting jobs", _SCHEDULER, "waiting")],
     share=45,

