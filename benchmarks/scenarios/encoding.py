@@ -28,7 +28,7 @@ _SPEC = Spec(
     sampler="ddim",
     seed=1,
 )
-_CPU_SECONDS = 0.3
+_CPU_SECONDS = 0.2
 #: The contact sheet that `make render` leaves: pictures in cells, magnified by a whole factor.
 _CELL, _GAP, _TILE, _TILES = 192, 12, 64, 8
 
