@@ -122,5 +122,5 @@ SCENARIO = Scenario(
         ),
         Target("9", "bytes_per_pixel", "farm", "<=", 1, over="Pillow's default", at={"picture": "synthetic, 1024²"}),
     ],
-    share=25,
+    share=15,
 )

@@ -156,5 +156,5 @@ SCENARIO = Scenario(
         Arm("ShardWriter", _shard_writer, ("webdataset",)),
     ],
     targets=[Target("15", "mb_per_second", "farm", ">=", 0.8, over="ShardWriter")],
-    share=25,
+    share=15,
 )

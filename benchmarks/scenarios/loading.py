@@ -46,5 +46,5 @@ SCENARIO = Scenario(
         Arm("its bytes", partial(_loaded, how="bytes"), ("torch", "diffusers")),
     ],
     targets=[Target("10", "seconds", "farm", "<=", 1.5, over="its bytes")],
-    share=35,
+    share=25,
 )

