@@ -14,6 +14,8 @@ from benchmarks.summary import figures_of, ratio
 
 #: Of a scenario's time for its rounds; the rest starts servers and fills tables.
 _MEASURING = 0.75
+#: A shorter round measures nothing, however late it is.
+_LEAST_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -50,7 +52,7 @@ def run_scenario(
     started, wanted = time.monotonic(), rounds or scenario.rounds
     running = [_Running(arm) for arm in scenario.arms]
     arms = sum(arm.missing(against) is None for arm in scenario.arms)
-    each = seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up))
+    each = max(_LEAST_SECONDS, seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up)))
     result: dict[str, Any] | None = None
     try:
         with tempfile.TemporaryDirectory(prefix="farm-bench-", ignore_cleanup_errors=True) as name, ExitStack() as held:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import page, results_file
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, time_for
 from benchmarks.registry import all_scenarios
 from benchmarks.scenario import Arm, Conditions, Plot, Round, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
@@ -76,6 +76,20 @@ def test_the_rounds_end_with_the_scenarios_share_of_the_time_and_that_is_told() 
     result = run(Arm("a", giving(range(9))), rounds=7, seconds=0)
     assert (result["rounds"], result["rounds_wanted"]) == (2, 7)
     assert "**Only 2 rounds of 7: its share of the time was used up.**" in page.section([(a_run(), result)], {})
+
+
+@pytest.mark.parametrize(
+    ("rest", "seconds"),
+    [
+        (60, 20),  # as planned
+        (90, 30),  # those before were quicker
+        (45, 15),
+        (10, 10),  # those before took what was left
+        (-100, 10),
+    ],
+)
+def test_what_scenarios_do_not_use_is_for_the_next_ones_and_none_goes_without(rest: float, seconds: float) -> None:
+    assert time_for(30, fair=20, left=90, rest=rest) == seconds
 
 
 @pytest.mark.parametrize(
