@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from benchmarks.users import users_environment
 from scheduler.intake.admission import Submitter, Terms
+from scheduler.intake.manifests import manifest
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Intake, intake_of, submit_order
 from scheduler.local.home import Home
@@ -56,20 +57,29 @@ class BenchFarm:
     def render(self, prompts: Sequence[str], *, model: str, seed: int, together: bool = True) -> RenderedFor:
         """Render prompts, in one submission or in one each, and wait until all are stored. Raises AssertionError."""
         submitted_at = time.time()
-        parts = [list(prompts)] if together else [[prompt] for prompt in prompts]
-        renders = [self._submit(part, model, seed + number) for number, part in enumerate(parts)]
+        parts = [tuple(prompts)] if together else [(prompt,) for prompt in prompts]
+        orders = (
+            Order(prompts=part, defaults={"model": model}, seed=seed + number) for number, part in enumerate(parts)
+        )
+        return self._rendered([self._submit(order) for order in orders], submitted_at, len(prompts))
+
+    def render_file(self, file: Path, *, pictures: int) -> RenderedFor:
+        """The same, of a prompt file."""
+        submitted_at = time.time()
+        return self._rendered([self._submit(Order(manifest=manifest(file)))], submitted_at, pictures)
+
+    def _submit(self, order: Order) -> str:
+        return submit_order(self._intake, self._submitter, order, Terms()).render_id
+
+    def _wait(self, renders: Sequence[str]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not all(self.services.views.render(render).finished for render in reversed(renders)):
             if time.monotonic() > deadline:
-                raise AssertionError(f"{len(prompts)} pictures of {model} take more than {_PATIENCE_SECONDS:.0f} s")
+                raise AssertionError(f"{len(renders)} renders take more than {_PATIENCE_SECONDS:.0f} s")
             time.sleep(_LOOK_EVERY_SECONDS)
-        return self._rendered(renders, submitted_at, len(prompts))
-
-    def _submit(self, prompts: Sequence[str], model: str, seed: int) -> str:
-        order = Order(prompts=tuple(prompts), defaults={"model": model}, seed=seed)
-        return submit_order(self._intake, self._submitter, order, Terms()).render_id
 
     def _rendered(self, renders: Sequence[str], submitted_at: float, pictures: int) -> RenderedFor:
+        self._wait(renders)
         with self.services.database.read() as connection:
             found = connection.execute(
                 select(jobs.c.state, jobs.c.finished_at, jobs.c.batch_id).where(jobs.c.render_id.in_(renders))

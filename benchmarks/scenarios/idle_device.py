@@ -11,7 +11,7 @@ from benchmarks.scenario import Arm, Conditions, Figure, Figures, Round, Scenari
 from tests.servers import moto_server
 
 _BATCH = 8
-_BATCHES = 6
+_BATCHES = 4
 _QUICK_BATCHES = 3
 #: An A100 with Stable Diffusion 1.5 takes 25 ms a step and 19 ms more for each picture; a picture has 30 steps. Here it
 #: has 4, so that a round ends before the reader leaves.
@@ -76,5 +76,5 @@ SCENARIO = Scenario(
         Target("8", "of_a_real_batch_percent", "folder", "<=", 1),
         Target("8", "of_a_real_batch_percent", "S3", "<=", 1),
     ],
-    share=80,
+    share=55,
 )

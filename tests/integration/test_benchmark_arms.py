@@ -1,0 +1,42 @@
+"""The arms of rendering scenarios as they are run, in sizes that mean nothing: farms start, and peers answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import results_file
+from benchmarks.prompts import GUIDANCE, SIZE, prompts
+from benchmarks.users import peer
+
+pytestmark = pytest.mark.slow
+
+TOP = Path(__file__).parents[2]
+
+
+def test_a_smoke_run_measures_simulated_devices_files_and_exports(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--out", str(out), "--only"]
+    names = ["encoding", "export", "idle-device"]
+    ended = subprocess.run([*command, *names], cwd=TOP, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    arms = [arm for found in results_file.read(out)["scenarios"] for arm in found["arms"]]
+    # One picture is of a package that the tests do not need.
+    assert {arm["at"].get("picture") for arm in arms if arm["status"] != "measured"} <= {"photograph"}
+    assert len([arm for arm in arms if arm["figures"]]) >= 8
+
+
+def test_the_bare_loop_saves_the_pictures_that_it_is_asked_for(tmp_path: Path) -> None:
+    model = str(TOP / "worker" / "models" / "shapes")
+    # Beside other tests; a user has no such setting.
+    with peer("benchmarks.peers.bare_loop", tmp_path, model, OMP_NUM_THREADS="1") as loop:
+        asked = {"prompts": prompts(2), "seeds": [1, 2], "folder": str(tmp_path / "made")}
+        told = loop.ask(**asked, steps=1, guidance=GUIDANCE, width=SIZE, height=SIZE)
+    assert told["seconds"] > 0
+    sizes = []
+    for file in sorted((tmp_path / "made").iterdir()):
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    assert sizes == [(SIZE, SIZE)] * 2
