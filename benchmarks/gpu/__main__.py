@@ -6,17 +6,19 @@ python -m benchmarks.gpu --list                     what there is, the most valu
 python -m benchmarks.gpu --device cpu --tiny        tries the benchmark itself; the figures mean nothing
 
 Results are kept as JSON after every row: what a run that was cut off had measured stands. Exit code 0: all parts ran,
-but for what this machine lacks and what no time was left for; 1: a part failed, which its row explains; 2: wrong
-arguments.
+but for what this machine lacks and what no time was left for; 1: a part failed, which its row explains, or the run was
+stopped; 2: wrong arguments.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from benchmarks.gpu.targets import judged
 
 #: Raised with every change after which two files can no longer be compared.
 SCHEMA = "gpu-1"
+#: How long a farm may take to end once nobody uses it.
+_LAST_SECONDS = 15.0
 _FOLDER = Path(__file__).resolve().parents[1] / "results" / "gpu"
 
 
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
     sys.stdout.write(table(results))
     _say(f"written: {file}")
-    return 1 if any(part["outcome"] == "failed" for part in results["parts"]) else 0
+    return 1 if any(part["outcome"] in ("failed", "stopped") for part in results["parts"]) else 0
 
 
 def _measured(
@@ -76,12 +80,12 @@ def _measured(
         unfinished.write_text(json.dumps(results(), indent=1) + "\n")
         unfinished.replace(file)
 
-    with tempfile.TemporaryDirectory(prefix="farm-gpu-", ignore_cleanup_errors=True) as folder:
+    with _scratch() as folder:
         conductor = Conductor(
             device=options.device,
             tiny=options.tiny,
             seconds=60 * options.minutes,
-            folder=Path(folder),
+            folder=folder,
             save=save,
             say=_say,
         )
@@ -89,8 +93,23 @@ def _measured(
             conductor.run(chosen)
         except KeyboardInterrupt:
             _say("stopped; what was measured until now:")
+            conductor.parts.append({"name": "the rest", "outcome": "stopped", "seconds": 0.0})
         save()
     return results()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Yield a folder for what parts write; it goes in the end, when nobody writes there any more."""
+    with tempfile.TemporaryDirectory(prefix="farm-gpu-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+        # A farm whose user was ended by force ends by itself, soon. It holds this lock from its start until then.
+        lock, deadline = Path(name) / "home/run/farm.lock", time.monotonic() + _LAST_SECONDS
+        while lock.parent.exists() and time.monotonic() < deadline:
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
 
 
 def _header(options: argparse.Namespace) -> dict[str, Any]:
