@@ -209,7 +209,7 @@ def turn_of(model: WatchedModel, queue: QueueInMemory, store: PictureStore, limi
         tickets=cast("Tickets", _NoTickets()),
         quarantines=cast("Quarantines", _NoQuarantine()),
         models=ModelCache({"diffusers": cast("Backend", _OneModel(model=model))}),
-        help=HelpCall(queue, None),
+        help=HelpCall(queue, None, start_seconds=0.0),
         stopping=threading.Event(),
     )
 
