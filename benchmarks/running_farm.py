@@ -63,6 +63,14 @@ class BenchFarm:
         )
         return self._rendered([self._submit(order) for order in orders], submitted_at, len(prompts))
 
+    def warm_up(self, prompts: Sequence[str], *, model: str, seconds: float) -> None:
+        """Render, at last for about so long at once: the model loads, and workers that start with a backlog do."""
+        self.render(prompts, model=model, seed=0)
+        pace = len(prompts) / self.render(prompts, model=model, seed=0).seconds
+        backlog = [prompts[number % len(prompts)] for number in range(int(pace * seconds))]
+        if backlog:
+            self.render(backlog, model=model, seed=0)
+
     def render_file(self, file: Path, *, pictures: int) -> RenderedFor:
         """The same, of a prompt file."""
         submitted_at = time.time()

@@ -20,6 +20,7 @@ from tests.servers import S3Server, moto_server, stopped_at_the_end
 _PICTURES, _SINGLE = 32, 16
 _QUICK = 2
 _BATCH = 8
+_WARM_SECONDS = 15.0
 _MODEL = Path(__file__).resolve().parents[2] / "worker" / "models" / SHIPPED
 _TASK_SECONDS = 300
 #: The same weights for a worker that may not batch.
@@ -39,6 +40,11 @@ sampler = "ddim"
 """
 
 
+def _backlog_seconds(conditions: Conditions) -> float:
+    """Enough for every worker to start that the farm would start for a user who renders for minutes."""
+    return 0 if conditions.quick else _WARM_SECONDS
+
+
 def _size(conditions: Conditions, most: int, batch: int = 1) -> RoundSize:
     most = min(most, max(_QUICK, batch)) if conditions.quick else most
     return RoundSize(seconds=conditions.round_seconds, most=most, batch=batch)
@@ -48,8 +54,7 @@ def _size(conditions: Conditions, most: int, batch: int = 1) -> RoundSize:
 def _farm(conditions: Conditions) -> Iterator[Round]:
     size, seeds = _size(conditions, _PICTURES, _BATCH), count(step=1000)
     with running_farm(conditions.folder) as farm:
-        # The model loads.
-        farm.render(prompts(1), model=SHIPPED, seed=next(seeds))
+        farm.warm_up(prompts(_BATCH), model=SHIPPED, seconds=_backlog_seconds(conditions))
 
         def one_round() -> Figures:
             with size.timed() as n:
@@ -100,7 +105,7 @@ def _farm_on_s3(
         "FARM_S3_ENDPOINT_URL": store.endpoint_url,
     }
     with running_farm(conditions.folder, models=models, **settings) as farm:
-        farm.render(prompts(1), model=model, seed=next(seeds))
+        farm.warm_up(prompts(batch), model=model, seconds=_backlog_seconds(conditions))
 
         def one_round() -> Figures:
             with size.timed() as n:
@@ -158,9 +163,9 @@ SCENARIOS = [
         name="bare-loop",
         title="Pictures, beside a bare loop",
         measures=(
-            f"Up to {_PICTURES} prompts for the shipped model from submission until they are stored, models loaded "
-            "before: `farm up` as it comes, beside a loop in a process of its own that calls the pipeline with eight "
-            "prompts at a time and saves PNG files in a folder."
+            f"Up to {_PICTURES} prompts for the shipped model from submission until they are stored, models loaded and "
+            "workers started before: `farm up` as it comes, beside a loop in a process of its own that calls the "
+            "pipeline with eight prompts at a time and saves PNG files in a folder."
         ),
         limit="the pipeline's own pace at the best batch and number of threads; 1.0 at the loop's",
         figures={
@@ -172,7 +177,7 @@ SCENARIOS = [
             Arm("bare Diffusers loop", _bare_loop, modules=_TORCH[:2]),
         ],
         targets=[Target("1", "pictures_per_second", "farm", ">=", 1.2, over="bare Diffusers loop")],
-        share=80,
+        share=100,
     ),
     Scenario(
         name="task-per-picture",
@@ -197,6 +202,6 @@ SCENARIOS = [
             Target("2", "pictures_per_second", "farm", ">=", 4, over="Celery task per picture"),
             Target("3", "pictures_per_second", "farm", ">=", 5, over="farm, no batches"),
         ],
-        share=100,
+        share=130,
     ),
 ]
