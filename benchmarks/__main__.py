@@ -28,6 +28,7 @@ from benchmarks.registry import all_scenarios
 from benchmarks.scenario import Scenario
 
 _QUICK_ROUNDS = 2
+_LEAST_OF_A_SHARE = 0.5
 _QUICK_MINUTES = 2.0
 
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None, scenarios: Mapping[str, Scenari
         for arm in scenario["arms"]
         if arm["status"] == "failed"
     ]
+    failed += [f"{one['name']}, at its end: {one['closing']}" for one in results["scenarios"] if one["closing"]]
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     elif not options.quick:
@@ -127,10 +129,10 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
         "load_at_start": load(),
         "scenarios": [],
     }
-    left = sum(one.share for one in chosen)
+    whole = left = sum(one.share for one in chosen)
     for number, scenario in enumerate(chosen, 1):
-        # What one did not use, the next ones may.
-        mine = max(1.0, (begun + seconds - time.monotonic()) * scenario.share / left)
+        rest = begun + seconds - time.monotonic()
+        mine = time_for(scenario.share, fair=seconds * scenario.share / whole, left=left, rest=rest)
         left -= scenario.share
         click.echo(f"[{number}/{len(chosen)}] {scenario.name}: {scenario.title} (up to {mine:.0f} s)")
         rounds = options.rounds or (_QUICK_ROUNDS if options.quick else None)
@@ -145,6 +147,14 @@ def _measured(chosen: Sequence[Scenario], options: argparse.Namespace) -> dict[s
             )
         )
     return results | {"seconds": round(time.monotonic() - begun, 1), "load_at_end": load()}
+
+
+def time_for(share: float, *, fair: float, left: float, rest: float) -> float:
+    """Return the seconds for a scenario: its share of the `rest`, by the shares that are `left`, its own among them.
+
+    What one did not use, the next ones may. Of what others overran, none has to give more than half of its `fair` part.
+    """
+    return max(fair * _LEAST_OF_A_SHARE, rest * share / left)
 
 
 if __name__ == "__main__":

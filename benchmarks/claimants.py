@@ -91,6 +91,8 @@ class Pool:
         taken: list[Taken] = told
         seconds = max(one.ended for one in taken) - min(one.started for one in taken)
         waits = sorted(wait for one in taken for wait in one.waits)
+        if not waits:
+            raise RuntimeError(f"nobody got a job in {load.seconds:.1f} s")
         return {
             "jobs_per_second": sum(one.jobs for one in taken) / seconds,
             "claims_per_second": len(waits) / seconds,

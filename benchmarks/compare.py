@@ -15,6 +15,7 @@ from typing import Any, Literal
 import click
 
 from benchmarks import page, results_file
+from benchmarks.scenario import named
 
 #: With fewer in each run, all of one run lie beyond all of the other by chance too often.
 _LEAST = 4
@@ -83,9 +84,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Cha
         ratios = {_key(one): one for one in old["ratios"]}
         for one in new["ratios"]:
             if _key(one) in ratios and one["figure"] in old["figures"]:
-                over = f"{one['arm']} ÷ {one['over']}" + "".join(
-                    f", {name} {value}" for name, value in one["at"].items()
-                )
+                over = f"{named(one['arm'], one['at'])} ÷ {named(one['over'], one['over_at'])}"
                 what = f"{new['name']}: {one['figure']}, {over}"
                 yield _change(what, ratios[_key(one)], one, (old, new), one["figure"])
     for old, new in pairs:
@@ -97,8 +96,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Cha
                     yield _change(f"{new['name']}: {figure}, {arm['label']}", known, spread, (old, new), figure)
 
 
-def _key(ratio: Mapping[str, Any]) -> tuple[str, str, str, tuple[Any, ...]]:
-    return ratio["figure"], ratio["arm"], ratio["over"], tuple(sorted(ratio["at"].items()))
+def _key(ratio: Mapping[str, Any]) -> tuple[str, str, str]:
+    return ratio["figure"], named(ratio["arm"], ratio["at"]), named(ratio["over"], ratio["over_at"])
 
 
 def _change(

@@ -14,6 +14,8 @@ from benchmarks.summary import figures_of, ratio
 
 #: Of a scenario's time for its rounds; the rest starts servers and fills tables.
 _MEASURING = 0.75
+#: A shorter round measures nothing, however late it is.
+_LEAST_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -50,16 +52,27 @@ def run_scenario(
     started, wanted = time.monotonic(), rounds or scenario.rounds
     running = [_Running(arm) for arm in scenario.arms]
     arms = sum(arm.missing(against) is None for arm in scenario.arms)
-    each = seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up))
-    with tempfile.TemporaryDirectory(prefix="farm-bench-") as name, ExitStack() as held:
-        servers = held.enter_context(Servers(Path(name)))
-        for number, one in enumerate(running):
-            folder = Path(name, str(number))
-            folder.mkdir()
-            conditions = Conditions(quick=quick, round_seconds=each, folder=folder, servers=servers, against=against)
-            _open(one, conditions, held, say)
-        done = _rounds(scenario, running, wanted, started + seconds, say)
-    return _result(scenario, running, done, wanted, time.monotonic() - started)
+    each = max(_LEAST_SECONDS, seconds * _MEASURING / (max(1, arms) * (wanted + scenario.warm_up)))
+    result: dict[str, Any] | None = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="farm-bench-", ignore_cleanup_errors=True) as name, ExitStack() as held:
+            servers = held.enter_context(Servers(Path(name)))
+            for number, one in enumerate(running):
+                folder = Path(name, str(number))
+                folder.mkdir()
+                conditions = Conditions(
+                    quick=quick, round_seconds=each, folder=folder, servers=servers, against=against
+                )
+                _open(one, conditions, held, say)
+            done = _rounds(scenario, running, wanted, started + seconds, say)
+            result = _result(scenario, running, done, wanted)
+    except Exception as error:
+        if result is None:
+            raise
+        # What was measured before stays.
+        result["closing"] = _told(error)
+        say(f"  failed at its end: {result['closing']}")
+    return result | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def _open(one: _Running, conditions: Conditions, held: ExitStack, say: Say) -> None:
@@ -129,7 +142,7 @@ def _line(scenario: Scenario, running: list[_Running]) -> str:
     )
 
 
-def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int, seconds: float) -> dict[str, Any]:
+def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int) -> dict[str, Any]:
     return {
         "name": scenario.name,
         "title": scenario.title,
@@ -140,7 +153,7 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
         "plots": [asdict(plot) for plot in scenario.plots],
         "rounds": done,
         "rounds_wanted": wanted,
-        "seconds": round(seconds, 1),
+        "closing": None,
         "arms": [
             {
                 "name": one.arm.name,
@@ -163,14 +176,16 @@ def _result(scenario: Scenario, running: list[_Running], done: int, wanted: int,
 def _ratios(scenario: Scenario, running: list[_Running]) -> list[dict[str, Any]]:
     """Those that targets name, and the first figure of the first arm over each other one, at the same setting."""
     first = next(iter(scenario.figures))
-    asked = [(target.figure, target.arm, target.over) for target in scenario.targets if target.over]
-    asked += [(first, scenario.arms[0].name, arm.name) for arm in scenario.arms if arm.name != scenario.arms[0].name]
+    asked = [(one.figure, one.arm, one.over, tuple(one.over_at.items())) for one in scenario.targets if one.over]
+    others = [arm.name for arm in scenario.arms if arm.name != scenario.arms[0].name]
+    asked += [(first, scenario.arms[0].name, name, ()) for name in others]
     return [
-        {"figure": figure, "arm": name, "over": over, "at": dict(one.arm.at), **found}
-        for figure, name, over in dict.fromkeys(asked)
+        {"figure": figure, "arm": name, "over": over, "over_at": dict(over_at), "at": dict(one.arm.at), **found}
+        for figure, name, over, over_at in dict.fromkeys(asked)
         for one in running
         for other in running
         # The other arm may know fewer settings: procrastinate has no batches.
-        if (one.arm.name, other.arm.name) == (name, over) and other.arm.at.items() <= one.arm.at.items()
+        if (one.arm.name, other.arm.name) == (name, over) and one is not other
+        if other.arm.at.items() <= {**one.arm.at, **dict(over_at)}.items()
         if (found := ratio(one.rounds, other.rounds, figure))
     ]

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from benchmarks import plots, results_file
+from benchmarks.scenario import named
 from benchmarks.verdicts import verdicts
 
 PAGE = Path(__file__).parent / "README.md"
@@ -132,8 +133,8 @@ def _table(scenario: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio_named(scenario: Mapping[str, Any], one: Mapping[str, Any]) -> str:
-    at = "".join(f", {name} {value}" for name, value in one["at"].items())
-    return f"{scenario['figures'][one['figure']]['title']}, {one['arm']} ÷ {one['over']}{at}"
+    title = scenario["figures"][one["figure"]]["title"]
+    return f"{title}, {named(one['arm'], one['at'])} ÷ {named(one['over'], one['over_at'])}"
 
 
 def spread(found: Mapping[str, float]) -> str:

@@ -117,7 +117,7 @@ class Arm:
     @property
     def label(self) -> str:
         """Its name and setting; unlike that of any other arm of the scenario."""
-        return ", ".join([self.name, *(f"{name} {_number(value)}" for name, value in self.at.items())])
+        return named(self.name, self.at)
 
     def missing(self, against: Path | None = None) -> str | None:
         """Say what it needs and is not here, and how to get it; None if it can run."""
@@ -134,7 +134,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure of an arm has to be: a ratio to another arm's at the same setting, or an amount."""
+    """What a figure of an arm has to be: an amount, or a ratio to another arm's."""
 
     number: str
     """In the table of targets (benchmarks/README.md)."""
@@ -144,6 +144,8 @@ class Target:
     value: float
     over: str | None = None
     """The other arm's name; None: `value` is in the figure's unit."""
+    over_at: Mapping[str, float | str] = field(default_factory=dict)
+    """In what the other arm's setting differs: `over="farm", over_at={"waiting": 1000}` asks how flat it is."""
     at: Mapping[str, float | str] = field(default_factory=dict)
     """Only arms at this setting; empty: at each."""
 
@@ -202,6 +204,11 @@ def is_here(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # not even the package that it is part of
         return False
+
+
+def named(name: str, at: Mapping[str, float | str]) -> str:
+    """Return an arm's name with its setting."""
+    return ", ".join([name, *(f"{setting} {_number(value)}" for setting, value in at.items())])
 
 
 def _number(value: float | str) -> str:

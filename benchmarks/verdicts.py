@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.scenario import named
+
 Results = Mapping[str, Any]
 
 
@@ -24,7 +26,7 @@ class Verdict:
 def verdicts(scenario: Results) -> Iterator[Verdict]:
     """Return a verdict for each target of a scenario at each setting; the median decides."""
     for target in scenario["targets"]:
-        arms = [arm for arm in scenario["arms"] if arm["name"] == target["arm"] and _is_at(arm, target["at"])]
+        arms = [arm for arm in scenario["arms"] if arm["name"] == target["arm"] and _is_asked(arm, target)]
         for arm in arms:
             found, why = _found(scenario, target, arm)
             met = found is not None and (
@@ -32,7 +34,7 @@ def verdicts(scenario: Results) -> Iterator[Verdict]:
             )
             unit = "×" if target["over"] else scenario["figures"][target["figure"]]["unit"]
             sign = "≥" if target["relation"] == ">=" else "≤"
-            over = f" ÷ {target['over']}" if target["over"] else ""
+            over = f" ÷ {named(target['over'], target['over_at'])}" if target["over"] else ""
             title = scenario["figures"][target["figure"]]["title"]
             yield Verdict(
                 number=target["number"],
@@ -50,13 +52,15 @@ def _found(
     """The figure or ratio that a target is about, or why there is none."""
     if target["over"] is None:
         return arm["figures"].get(target["figure"]), arm["why"]
-    asked = (target["figure"], target["arm"], target["over"], arm["at"])
+    asked = (target["figure"], target["arm"], target["over"], target["over_at"], arm["at"])
     for one in scenario["ratios"]:
-        if (one["figure"], one["arm"], one["over"], one["at"]) == asked:
+        if (one["figure"], one["arm"], one["over"], one["over_at"], one["at"]) == asked:
             return one, None
     others = [one["why"] for one in scenario["arms"] if one["name"] == target["over"] and one["why"]]
     return None, arm["why"] or next(iter(others), "not measured")
 
 
-def _is_at(arm: Mapping[str, Any], at: Mapping[str, Any]) -> bool:
-    return all(arm["at"].get(name) == value for name, value in at.items())
+def _is_asked(arm: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Whether an arm is at the target's setting, and not what it is compared with."""
+    is_other = target["over"] == arm["name"] and target["over_at"].items() <= arm["at"].items()
+    return target["at"].items() <= arm["at"].items() and not is_other

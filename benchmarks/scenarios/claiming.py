@@ -87,6 +87,7 @@ def _by_waiting(name: str, title: str, waiting: Sequence[int], *, long: bool, sh
         targets=[
             Target("13", "jobs_per_second", "farm", ">=", 10_000),
             Target("13", "jobs_per_second", "farm", ">=", 3, over="procrastinate"),
+            Target("13", "jobs_per_second", "farm", ">=", 0.9, over="farm", over_at={"waiting": min(waiting)}),
         ],
         plots=[
             Plot("Claimed and completed, by waiting jobs", "jobs_per_second", "waiting", logarithmic=True),

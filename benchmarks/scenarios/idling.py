@@ -107,6 +107,7 @@ SCENARIO = Scenario(
     targets=[
         Target("17", _SCHEDULER, "farm", "<=", 30),
         Target("17", _WORKER, "farm", "<=", 30),
+        Target("17", _SCHEDULER, "farm", "<=", 1.1, over="farm", over_at={"waiting": 0}),
     ],
     plots=[Plot("Scheduler process without work, by waiting jobs", _SCHEDULER, "waiting")],
     share=45,

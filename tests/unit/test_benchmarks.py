@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import page, results_file
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, time_for
 from benchmarks.registry import all_scenarios
-from benchmarks.scenario import Arm, Plot, Target, Unavailable
+from benchmarks.scenario import Arm, Conditions, Plot, Round, Target, Unavailable
 from benchmarks.summary import figures_of, ratio, spread
+from benchmarks.verdicts import verdicts
 from tests.client_only import without
 from tests.snippets import TOP
 from tests.unit.races import a_run, arm_of, giving, raising, run, scenario
@@ -54,10 +57,39 @@ def test_a_ratio_is_taken_at_one_setting_also_where_the_other_arm_knows_fewer() 
     assert [(one["at"], one["median"]) for one in result["ratios"]] == [({"waiting": 10, "batch": 8}, 3)]
 
 
+def test_a_target_may_ask_how_flat_an_arm_is_over_a_setting() -> None:
+    result = run(
+        Arm("farm", giving([0, 10, 10, 10]), at={"waiting": 10, "batch": 8}),
+        Arm("farm", giving([0, 8, 9, 7]), at={"waiting": 1000, "batch": 8}),
+        Arm("farm", giving([0, 5, 5, 5]), at={"waiting": 1000, "batch": 16}),
+        targets=[Target("13", "speed", "farm", ">=", 0.9, over="farm", over_at={"waiting": 10})],
+    )
+    flat, unknown = verdicts(result)
+    assert (flat.what, flat.met) == ("speed, farm, waiting 1 000, batch 8 ÷ farm, waiting 10", False)
+    assert flat.found is not None
+    assert flat.found["median"] == 0.8
+    # Nobody was measured with ten and in batches of 16.
+    assert (unknown.found, unknown.why) == (None, "not measured")
+
+
 def test_the_rounds_end_with_the_scenarios_share_of_the_time_and_that_is_told() -> None:
     result = run(Arm("a", giving(range(9))), rounds=7, seconds=0)
     assert (result["rounds"], result["rounds_wanted"]) == (2, 7)
     assert "**Only 2 rounds of 7: its share of the time was used up.**" in page.section([(a_run(), result)], {})
+
+
+@pytest.mark.parametrize(
+    ("rest", "seconds"),
+    [
+        (60, 20),  # as planned
+        (90, 30),  # those before were quicker
+        (45, 15),
+        (10, 10),  # those before took what was left
+        (-100, 10),
+    ],
+)
+def test_what_scenarios_do_not_use_is_for_the_next_ones_and_none_goes_without(rest: float, seconds: float) -> None:
+    assert time_for(30, fair=20, left=90, rest=rest) == seconds
 
 
 @pytest.mark.parametrize(
@@ -131,6 +163,21 @@ def test_an_arm_that_raises_costs_its_own_row_only(at_once: bool) -> None:
     assert failed["why"].startswith("RuntimeError: it burns (races.py:")
     assert arm_of(result, "b")["figures"]["speed"]["median"] == 2
     assert result["ratios"] == []
+
+
+def test_what_was_measured_is_kept_if_an_arm_cannot_be_closed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def opened(_: Conditions) -> Iterator[Round]:
+        yield lambda: {"speed": 3}
+        raise RuntimeError("it stays open")
+
+    out = tmp_path / "results.json"
+    assert main(["--quick", "--out", str(out)], {"race": scenario(Arm("a", opened))}) == 1
+    assert "failed: race, at its end: RuntimeError: it stays open" in capsys.readouterr().err
+    [found] = results_file.read(out)["scenarios"]
+    assert arm_of(found, "a")["figures"]["speed"]["median"] == 3
 
 
 def test_the_exit_code_tells_a_failure_from_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
