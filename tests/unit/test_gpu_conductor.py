@@ -137,8 +137,15 @@ def test_targets_are_judged_and_told() -> None:
     assert verdicts["a picture in a batch against alone, bfloat16 (dB)"] == (44.0, "missed")
     assert verdicts["model switch ÷ bytes over copy rate"] == (1.2, "met")
     assert verdicts["sdxl: pictures a second at the best batch ÷ at batch 1"] == (2.0, "met")
-    run = {"commit": None, "dirty": False, "versions": {}, "tiny": False, "seconds": 1.0, "minutes": 8.0, "parts": []}
-    told = table(run | {"device": {"name": "H200"}, "rows": rows, "targets": judged(rows)})
+    run: dict[str, Any] = {
+        "commit": None,
+        "dirty": False,
+        "versions": {},
+        "tiny": False,
+        "seconds": 1.0,
+        "minutes": 8.0,
+    }
+    told = table(run | {"device": {"name": "H200"}, "rows": rows, "targets": judged(rows), "parts": []})
     assert "failed: no compiler" in told
     assert "missed       SD 1.5: farm ÷ bare loop" in told
 
