@@ -52,7 +52,8 @@ def main() -> int:
     )
     for name in told["parts"]:
         part = BY_NAME[name]
-        allowed = min(part.most, ends - time.monotonic())
+        # Where it is tried, other programs may be at work.
+        allowed = min(part.most * (3 if bench.tiny else 1), ends - time.monotonic())
         send({"begin": name, "seconds": max(0.0, allowed)})
         started = time.monotonic()
         outcome = perform(part, bench, allowed)

@@ -44,14 +44,14 @@ def _label(name: str, value: object) -> str:
 
 
 def _target(target: Mapping[str, Any]) -> str:
-    return f"  {target['verdict']:12} {target['what']:66} {_number(target['value']):>9} ({target['bound']})"
+    return f"  {target['verdict']:12} {target['what']:66} {_number(target['value'], 4):>9} ({target['bound']})"
 
 
-def _number(value: object) -> str:
+def _number(value: object, digits: int = 3) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         return f"{_number(value['median'])} ({_number(value['min'])} … {_number(value['max'])})"
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
     return "–" if value is None else str(value)
