@@ -144,14 +144,8 @@ def test_targets_are_judged_and_told() -> None:
         "tiny": False,
         "seconds": 1.0,
         "minutes": 8.0,
-<<<<<<< HEAD
-        "parts": [],
-    }
-    told = table(run | {"device": {"name": "H200"}, "rows": rows, "targets": judged(rows)})
-=======
     }
     told = table(run | {"device": {"name": "H200"}, "rows": rows, "targets": judged(rows), "parts": []})
->>>>>>> w-gpu
     assert "failed: no compiler" in told
     assert "missed       SD 1.5: farm ÷ bare loop" in told
 
