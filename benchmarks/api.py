@@ -160,11 +160,14 @@ def measured(address: str, key: str, clients: int, seconds: float) -> dict[str, 
     threads.append(threading.Thread(target=_healthy, args=(address, told, stop)))
     for thread in threads:
         thread.start()
-    stop.wait(seconds)
-    spent = _cpu_seconds(process) - spent
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        stop.wait(seconds)
+        spent = _cpu_seconds(process) - spent
+    finally:
+        # Whatever has ended the round: they would ask for ever.
+        stop.set()
+        for thread in threads:
+            thread.join()
     after = process.memory_info().rss
     lost = _lost(address, key, [one for one in told.renders if one not in told.done])
     return {
@@ -191,6 +194,7 @@ def _client(address: str, key: str, told: Told, stop: threading.Event) -> None:
                 told.submit, told, lambda: client.post("/v1/renders", json={"prompt": "a star", "model": "quick"})
             )
             if answer is None:
+                stop.wait(_POLL_SECONDS)
                 continue
             render_id = answer["id"]
             told.renders.append(render_id)
