@@ -222,10 +222,9 @@ model, spec, threads = sys.argv[1:]
 folder = Path(tempfile.mkdtemp())
 resources = BackendResources(inputs=InputCache(LocalObjects(folder)), loras={}, home=folder)
 backend = open_backend("diffusers", Device("cpu", 0), resources)
-import torch
-torch.set_num_threads(int(threads))
 loaded = backend.load(DiffusersModel.model_validate_json(model))
-print(hashlib.sha256(loaded.render([read_spec(spec)], lambda: None).pictures[0].tobytes()).hexdigest())
+[picture] = loaded.render([read_spec(spec)], lambda: None, threads=int(threads)).pictures
+print(hashlib.sha256(picture.tobytes()).hexdigest())
 """
     model = models.registry[spec.model].model_dump_json()
     threads = str(torch.get_num_threads())
