@@ -70,6 +70,8 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
 
 @cache
 def _claiming() -> ReturningUpdate[Any]:
+    # One moment for the whole batch: a clock is read again for each row.
+    now = select(database_now()).scalar_subquery()
     return (
         transition(Transition.CLAIM, by_id=True)
         .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
@@ -77,8 +79,8 @@ def _claiming() -> ReturningUpdate[Any]:
             fence=jobs.c.fence + 1,
             attempt=jobs.c.attempt + 1,
             worker=bindparam("by"),
-            lease_until=database_now() + bindparam("lease_seconds", type_=Double),
-            started_at=database_now(),
+            lease_until=now + bindparam("lease_seconds", type_=Double),
+            started_at=now,
             error=None,
             fault=None,
         )

@@ -69,6 +69,14 @@ def test_a_seed_and_a_prompt_come_back_exactly(farm: Jobs) -> None:
 # -- claiming --------------------------------------------------------------------------------------------------
 
 
+def test_a_batch_starts_at_one_moment(farm: Jobs, database: Database) -> None:
+    submit(farm, pictures(8))
+    claim(farm, limit=8)
+    with database.read() as connection:
+        moments = connection.execute(select(jobs.c.started_at, jobs.c.lease_until).distinct()).all()
+    assert len(moments) == 1
+
+
 def test_a_claim_raises_fence_and_attempt_and_gives_a_lease(farm: Jobs, database: Database) -> None:
     render_id = submit(farm, pictures(1))
     for number in (1, 2, 3):
