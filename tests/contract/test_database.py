@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, Select, insert, literal, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 
+import storage.database.connection
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import renders
 from storage.errors import DatabaseBusy, DatabaseProblem, InvalidInput
@@ -191,16 +192,25 @@ def test_a_lock_that_was_waited_for_too_long_is_told_as_busy(postgres: str) -> N
     database.close()
 
 
-def test_a_connection_that_died_while_idle_is_replaced(postgres: str) -> None:
-    database = Database(postgres)
-    assert render_ids(database) == []
-    other = Database(postgres)
-    with other.write() as connection:
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
-    assert render_ids(database) == []
-    other.close()
-    database.close()
+def test_a_connection_that_died_while_idle_is_replaced(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.database.connection, "_SURELY_ALIVE_SECONDS", 0.0)
+    with closing(Database(postgres)) as database, closing(Database(postgres)) as other:
+        assert render_ids(database) == []
+        with other.write() as connection:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
+        assert render_ids(database) == []
+
+
+def test_a_connection_that_was_in_use_just_now_is_not_asked_first(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.database.connection, "_SURELY_ALIVE_SECONDS", 60.0)
+    with closing(Database(postgres)) as database:
+        asked: list[object] = []
+        monkeypatch.setattr(database.engine.dialect, "do_ping", asked.append)
+        assert render_ids(database) == render_ids(database) == []
+    assert asked == []
 
 
 @pytest.mark.parametrize(
