@@ -193,7 +193,7 @@ def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
 def _replace_dead(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
     """Replace a connection that died while idle (restart, failover), and its like, rather than hand it out.
 
-    As `pool_pre_ping`, which asks before every transaction: half of the round trips of a worker that claims.
+    As `pool_pre_ping` does, which asks before every transaction: a round trip of each of a worker's claims.
     """
     if time.monotonic() - record.info.get("used", 0.0) < _SURELY_ALIVE_SECONDS:
         return
