@@ -222,3 +222,13 @@ def test_a_worker_hears_its_threads_and_other_devices_none() -> None:
     assert share.environment(Device("cuda", 0)) == {THREADS: ""}
     # The user's own variable is inherited as it is.
     assert CpuShare(threads=None).environment(Device("cpu", 0)) == {THREADS: ""}
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-3", ",2"])
+def test_threads_that_are_no_number_are_said_to_be_ignored(
+    given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert cpu_share.threads_by_the_user() is None
+    [record] = caplog.records
+    assert "OMP_NUM_THREADS is ignored" in record.getMessage()

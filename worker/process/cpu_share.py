@@ -64,6 +64,11 @@ def share_cpu(settings: Settings, registry: Registry) -> tuple[list[Device], Cpu
 
 
 def threads_by_the_user() -> int | None:
-    """Return what OMP_NUM_THREADS says, as OpenMP reads it: of a list, the first number."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) else None
+    """Return what OMP_NUM_THREADS says, as OpenMP reads it: of a list, the first number. Warns of what is no number."""
+    said = os.environ.get("OMP_NUM_THREADS", "").strip()
+    first = said.split(",")[0].strip()
+    if first.isdecimal() and int(first):
+        return int(first)
+    if said:
+        log.warning("OMP_NUM_THREADS is ignored: expected a number such as 2", extra={"given": said})
+    return None
