@@ -30,7 +30,7 @@ from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.models import Model
 from storage.spec.picture import Spec
-from worker.rendering.backend import Backend, LoadedModel, RenderResult
+from worker.rendering.backend import Backend, LoadedModel, RenderResult, SlotLoop
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.heartbeat import Heartbeat
@@ -153,6 +153,9 @@ class WatchedModel:
         made = self.loaded.render(specs, on_step, at_most=at_most, threads=threads)
         self.calls.append((started, time.perf_counter()))
         return made
+
+    def slots(self) -> SlotLoop | None:
+        return None
 
     def save_memory(self) -> bool:
         return self.loaded.save_memory()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from storage.errors import FarmError
+from storage.errors import FarmError, RenderFailed
 from storage.spec.models import Lora, Model
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
@@ -30,6 +30,81 @@ class RenderResult:
 
 class Abandoned(FarmError):
     """Raised by a step listener once no job of the batch is ours any more; it passes through `render` unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """By which calls a picture was made, from its recipe: the last bits of a picture depend on nothing else."""
+
+    #: For each run of equal calls: rows of the call, threads of a CPU (None: not one), how many such calls.
+    calls: tuple[tuple[int, int | None, int], ...]
+    #: How many pictures were decoded in one call with it.
+    decoded: int
+
+
+class Slot(Protocol):
+    """One picture on its way: its latents, its noise, its sampler's state. Whoever drops it frees its memory."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def made(self) -> int:
+        """How many calls of the model were made for it."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """How many it takes in all (`storage.spec.samplers.model_calls`)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotPicture:
+    """A picture that left its slot; `recipe` is its own, as `RenderResult.recipe`, with the `Replay` that makes it again."""
+
+    picture: Image
+    recipe: Mapping[str, Any]
+    remarks: tuple[str, ...] = ()
+
+
+class SlotLoop(Protocol):
+    """A model whose pictures are denoised together though each is at a step of its own.
+
+    Those of one call share a loop key (`Spec.loop_key`); steps, guidance, sampler and η are each picture's own. A
+    picture does not depend on its neighbours, to the last bit, but only on the shapes of the calls, which it records.
+    """
+
+    def admit(self, spec: Spec, *, replay: Replay | None = None) -> Slot:
+        """Prepare a picture: embeddings, noise, sampler.
+
+        Args:
+            replay: make the same calls as then; each tick is then this slot's alone.
+
+        Raises:
+            RenderFailed: this picture cannot be made.
+            OutOfMemory, DeviceBroken: as `LoadedModel.render`.
+        """
+        ...
+
+    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+        """Take these unfinished slots one call further; return by position those that failed, each for itself.
+
+        Whatever is raised, no slot has moved: the same tick can be tried again, with fewer.
+
+        Args:
+            threads: as in `LoadedModel.render`.
+
+        Raises:
+            RenderFailed: the call failed as a whole; which slot is to blame is not known.
+            OutOfMemory: fewer at once may fit.
+            DeviceBroken: nothing works any more in this process.
+        """
+        ...
+
+    def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
+        """Decode slots whose calls are all made. Raises OutOfMemory and DeviceBroken; then it can be tried again."""
+        ...
 
 
 class LoadedModel(Protocol):
@@ -59,6 +134,13 @@ class LoadedModel(Protocol):
             RenderFailed: these pictures cannot be made.
             OutOfMemory: fewer at once may fit.
             DeviceBroken: nothing works any more in this process.
+        """
+        ...
+
+    def slots(self) -> SlotLoop | None:
+        """Return the way in which pictures join and leave at every call; None: batches, by `render`, are the only one.
+
+        A model that is known to lack it says why in the log, once.
         """
         ...
 

@@ -16,7 +16,7 @@ from storage.spec.guidance import guidance_remarks, guides_by_true_cfg
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
-from worker.rendering.backend import Abandoned, RenderResult
+from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
 from worker.rendering.input_cache import InputCache
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
@@ -82,6 +82,9 @@ class LoadedPipeline:
         # Outside the handler: what was caught there holds the batch's tensors.
         release_memory()
         raise fault
+
+    def slots(self) -> SlotLoop | None:
+        return None
 
     def save_memory(self) -> bool:
         decoder: Any = getattr(self._denoiser, "vae", None)

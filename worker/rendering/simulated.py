@@ -16,7 +16,7 @@ from storage.rules.faults import Fault
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.devices import Device
-from worker.rendering.backend import LoadedModel, RenderResult
+from worker.rendering.backend import LoadedModel, RenderResult, SlotLoop
 
 _CELLS = 8
 
@@ -69,6 +69,9 @@ class LoadedSimulation:
             self._go_wrong(specs)
             on_step()
         return RenderResult(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
+
+    def slots(self) -> SlotLoop | None:
+        return None
 
     def save_memory(self) -> bool:
         before, self._saves_memory = self._saves_memory, True
