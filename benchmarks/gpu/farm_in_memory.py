@@ -33,12 +33,14 @@ from storage.spec.picture import Spec
 from worker.rendering.backend import Backend, LoadedModel, RenderResult, SlotLoop
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
+from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
 from worker.serving.publish import Publisher
 from worker.serving.services import PictureStore, Quarantines
+from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
@@ -86,6 +88,10 @@ class QueueInMemory:
 
     def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:  # noqa: ARG002 - there is one of each
         return min(len(self._waiting), at_most)
+
+    def give_back(self, claimed: Sequence[ClaimedJob]) -> int:
+        self._waiting.extendleft(reversed(claimed))
+        return len(claimed)
 
     def renew(self, claimed: Iterable[ClaimedJob]) -> set[int]:
         return {job.id for job in claimed}
@@ -212,6 +218,8 @@ def turn_of(model: WatchedModel, queue: QueueInMemory, store: PictureStore, limi
         tickets=cast("Tickets", _NoTickets()),
         quarantines=cast("Quarantines", _NoQuarantine()),
         models=ModelCache({"diffusers": cast("Backend", _OneModel(model=model))}),
+        ahead=ClaimsAhead(queue, worker="benchmark", served=["benchmark"]),
+        counter=SlotCounter(),
         help=HelpCall(queue, None, start_seconds=0.0),
         stopping=threading.Event(),
     )

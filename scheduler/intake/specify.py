@@ -11,6 +11,7 @@ from storage.errors import BadSpecification, InvalidInput, NotFound
 from storage.jobs.values import NewJob
 from storage.spec.picture import DISTINCT_SEEDS, MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.registry import Registry
+from storage.spec.slots import denoises_by_slots
 
 
 def draw_seed() -> int:
@@ -38,6 +39,7 @@ def specify(
     earlier picture has is wrong, too.
     """
     bad = bad or BadRows()
+    slots = {alias: denoises_by_slots(model) for alias, model in registry.models.items()}
     drawn, next_seed = seed is None, draw_seed() if seed is None else seed
     with CustomIds() as names:
         for where, request, copies in asked:
@@ -55,7 +57,7 @@ def specify(
                 except InvalidInput as error:
                     bad.met(at(where, error))
                     break
-                yield NewJob(spec=spec, custom_id=name, labels=request.labels)
+                yield NewJob(spec=spec, custom_id=name, labels=request.labels, by_slots=slots[spec.model])
 
 
 def _resolved(request: Request, registry: Registry, seed: int) -> Spec:

@@ -132,6 +132,8 @@ jobs = Table(
     Column("remarks", Text),
     # By how many threads of a CPU it is to be rendered, for the same bits as before. None: as many as the worker likes.
     Column("threads", Integer),
+    # By which calls of the model it is to be made (JSON), for the same bits as before. None: as its worker likes.
+    Column("replay", Text),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),
@@ -152,7 +154,8 @@ jobs = Table(
 )
 
 #: What was rendered in one pipeline call, in which order, with what: on a CPU or GPU the last bit of a picture can
-#: depend on the shape of its batch, so making it again exactly takes its batch mates.
+#: depend on the shape of its batch, so making it again exactly takes its batch mates. Of pictures that were denoised by
+#: slots, those that ended together after equal calls; the recipe names the calls, and no mates are needed.
 batches = Table(
     "batches",
     metadata,
@@ -162,7 +165,10 @@ batches = Table(
     Column("model", String(63)),
     Column("jobs", Text, nullable=False),
     Column("recipe", Text, nullable=False),
+    # Of the device, for these pictures.
     Column("render_seconds", Double, nullable=False),
+    # From the first of their steps to the last. None: as long.
+    Column("elapsed_seconds", Double),
     Column("finished_at", Double, nullable=False),
     # A worker's last success.
     Index("ix_batches_worker", "worker", "finished_at"),
@@ -186,16 +192,16 @@ workers = Table(
     # How many pictures it is rendering now.
     Column("batch", Integer, nullable=False, server_default="0"),
     Column("pictures", Integer, nullable=False),
-    # Of watched jobs: which are at the device, and how many of their steps are done.
+    # Of watched jobs at the device (JSON): the id of each, how many of its steps are done, and of how many.
     Column("jobs", Text, nullable=False, server_default="[]"),
-    Column("step", Integer, nullable=False, server_default="0"),
-    Column("steps", Integer, nullable=False, server_default="0"),
     # Pictures a second, over the last minute.
     Column("rate", Double, nullable=False, server_default="0"),
     # What it waits for, such as a store that refuses its pictures.
     Column("trouble", Text),
     # By how many threads it renders on a CPU. None: on another device, or not yet.
     Column("threads", Integer),
+    # What its slots do (JSON of `storage.fleet.slots.SlotCounts`). None: it has rendered batch by batch only.
+    Column("slots", Text),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )

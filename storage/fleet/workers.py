@@ -1,15 +1,16 @@
 """The workers' own rows: who serves which models on which device, and when each was last heard of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import workers
 from storage.errors import WorkerNameTaken
+from storage.fleet.slots import SlotCounts
 from storage.process.run_id import has_ended
 
 #: A worker that was not heard of for so long is shown as silent and no longer counted on.
@@ -28,6 +29,19 @@ class NewWorker:
     models: Sequence[str]
 
 
+class JobProgress(NamedTuple):
+    """How many steps of a job at the device are done, and of how many."""
+
+    job: int
+    done: int
+    of: int
+
+
+def read_progress(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[tuple[str, int], float]:
+    """Return, by worker and job, the share of steps done, 0…1, from the `name` and `jobs` of workers' rows."""
+    return {(row.name, job): min(1.0, done / of) for row in rows for job, done, of in json.loads(row.jobs) if of}
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerActivity:
     """What a worker is doing, in the terms of `WorkerView`."""
@@ -39,6 +53,7 @@ class WorkerActivity:
     rate: float = 0.0
     trouble: str | None = None
     threads: int | None = None
+    slots: SlotCounts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,8 @@ class WorkerView:
     trouble: str | None
     #: By how many threads it rendered its last batch, on a CPU.
     threads: int | None
+    #: None: it has rendered batch by batch only.
+    slots: SlotCounts | None
     started_at: float
     #: Seconds since its last heartbeat, by the database's clock.
     silent_for: float
@@ -119,17 +136,20 @@ class Workers:
         written = connection.execute(
             update(workers)
             .where(workers.c.name == name, workers.c.run == self._run)
-            .values(**asdict(activity), seen_at=database_now())
+            .values(
+                **(asdict(activity) | {"slots": None if activity.slots is None else activity.slots.written()}),
+                seen_at=database_now(),
+            )
         )
         return bool(written.rowcount)
 
     @transaction
-    def progress(self, connection: Connection, *, name: str, jobs: Sequence[int], step: int, steps: int) -> None:
+    def progress(self, connection: Connection, *, name: str, jobs: Sequence[JobProgress]) -> None:
         """Record how far the jobs on the device are, for those who watch them."""
         connection.execute(
             update(workers)
             .where(workers.c.name == name, workers.c.run == self._run)
-            .values(jobs=json.dumps(list(jobs)), step=step, steps=steps, seen_at=database_now())
+            .values(jobs=json.dumps(list(jobs)), seen_at=database_now())
         )
 
     @transaction
@@ -157,6 +177,7 @@ class Workers:
                 rate=row.rate,
                 trouble=row.trouble,
                 threads=row.threads,
+                slots=SlotCounts.read(row.slots),
                 started_at=row.started_at,
                 silent_for=row.silent_for,
             )

@@ -29,6 +29,9 @@ _CLAIMED: tuple[Column[Any], ...] = (
     jobs.c.round,
     jobs.c.watched,
     jobs.c.threads,
+    jobs.c.replay,
+    jobs.c.suspect,
+    jobs.c.batch_key,
 )
 
 #: A claimer that says nothing for so long has been stopped; a claim takes milliseconds. Far below a lease.
@@ -59,6 +62,9 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
             watched=row.watched,
             priority=Priority(row.priority),
             threads=row.threads,
+            replay=row.replay,
+            suspect=row.suspect,
+            together=":" in row.batch_key,
         )
         for row in sorted(claimed, key=lambda row: (row.priority, row.round, row.id))
     )

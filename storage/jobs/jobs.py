@@ -152,7 +152,15 @@ class Jobs:
 
         Nothing if the name belongs to a worker of another run of `farm-worker`.
         """
-        theirs = holding.coming_back(connection, (jobs.c.worker == worker) & name_is_of(run, worker))
+        return self._give_back(connection, (jobs.c.worker == worker) & name_is_of(run, worker))
+
+    @transaction
+    def give_back(self, connection: Connection, claimed: Sequence[ClaimedJob]) -> int:
+        """Requeue jobs that were claimed ahead and not begun; how many. No attempt is counted."""
+        return self._give_back(connection, fenced(claimed))
+
+    def _give_back(self, connection: Connection, which: ColumnElement[bool]) -> int:
+        theirs = holding.coming_back(connection, which)
         returned = connection.execute(
             transition(Transition.REQUEUE)
             .where(theirs)
@@ -349,6 +357,7 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
             jobs=json.dumps([job.id for job in batch.jobs]),
             recipe=json.dumps(batch.recipe, sort_keys=True),
             render_seconds=batch.render_seconds,
+            elapsed_seconds=batch.elapsed_seconds,
             finished_at=database_now(),
         )
         .on_conflict_do_nothing()

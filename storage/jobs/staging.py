@@ -148,7 +148,7 @@ def row_of(one: NewJob) -> dict[str, Any]:
     """Return a job's columns."""
     return {
         "model": one.spec.model,
-        "batch_key": one.spec.batch_key(),
+        "batch_key": one.spec.loop_key() if one.by_slots else one.spec.batch_key(),
         "seed": one.spec.seed,
         "spec": one.spec.canonical(),
         "custom_id": one.custom_id,

@@ -131,6 +131,7 @@ def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
         "watched": submission.watched,
         # Named where it has a value only: PostgreSQL knows no type of a bare NULL among selected values.
         **({} if submission.threads is None else {"threads": submission.threads}),
+        **({} if submission.replay is None else {"replay": submission.replay}),
     }
 
 

@@ -20,6 +20,8 @@ class NewJob:
     custom_id: str | None = None
     #: Carried through to exports.
     labels: Mapping[str, Any] | None = None
+    #: Whether its model denoises by slots (`storage.spec.slots`): it then waits with all that can be denoised with it.
+    by_slots: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,12 @@ class ClaimedJob:
     priority: Priority = Priority.NORMAL
     #: By how many threads of a CPU it is to be rendered; None: by as many as its worker likes.
     threads: int | None = None
+    #: By which calls of the model it is to be made (JSON of `worker.rendering.backend.Replay`); None: as it comes.
+    replay: str | None = None
+    #: Whether a process died with it: nothing else is to be at the device beside it.
+    suspect: bool = False
+    #: Whether it is rendered with the jobs of its claim alone, in one pipeline call.
+    together: bool = False
 
     @property
     def name(self) -> str:
@@ -87,6 +95,8 @@ class Submission:
     together: bool = False
     #: Render them by so many threads, on a CPU: the last bit of a picture can depend on that.
     threads: int | None = None
+    #: Make them by these calls of the model (JSON of `worker.rendering.backend.Replay`), for the same bits as before.
+    replay: str | None = None
     #: Accept it only once under this key; a repeated request gets the first render.
     once: Idempotency | None = None
     #: The API key that it was submitted with.
@@ -129,6 +139,9 @@ class RenderedBatch:
     model: str
     jobs: tuple[ClaimedJob, ...]
     recipe: Mapping[str, Any]
+    #: Of the device, for these pictures alone.
     render_seconds: float
+    #: From the first of their steps to the last, where others were denoised beside them; None: as long as the above.
+    elapsed_seconds: float | None = None
     #: By the id of its job, what is to be said of a picture.
     remarks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

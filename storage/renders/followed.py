@@ -1,6 +1,5 @@
 """How many renders stand at once: few statements, however many are asked about, for whoever reads for all who wait."""
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from sqlalchemy import select
 
 from storage.database.connection import Database
 from storage.database.tables import jobs, renders, workers
+from storage.fleet.workers import read_progress
 from storage.renders.views import RenderView, read_render, select_renders
 from storage.rules.states import State
 
@@ -54,10 +54,8 @@ class Followed:
         shares: defaultdict[str, dict[int, float]] = defaultdict(dict)
         with self._database.read() as connection:
             # From the devices to their few jobs: a render's own may be a million.
-            told = connection.execute(
-                select(workers.c.name, workers.c.jobs, workers.c.step, workers.c.steps).where(workers.c.steps > 0)
-            )
-            at = {(row.name, job): min(1.0, row.step / row.steps) for row in told for job in json.loads(row.jobs)}
+            told = connection.execute(select(workers.c.name, workers.c.jobs))
+            at = read_progress(told)
             for some in _pieces({job for _, job in at}):
                 running = select(jobs.c.id, jobs.c.render_id, jobs.c.index, jobs.c.worker).where(
                     jobs.c.id.in_(some), jobs.c.state == State.RUNNING

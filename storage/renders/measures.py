@@ -100,7 +100,11 @@ class Measures:
     def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, StageSeconds]:
         """Average, by model, how long recent pictures took: one picture of each of the last batches in this time."""
         last = (
-            select(batches.c.model, batches.c.jobs, batches.c.render_seconds)
+            select(
+                batches.c.model,
+                batches.c.jobs,
+                func.coalesce(batches.c.elapsed_seconds, batches.c.render_seconds).label("render_seconds"),
+            )
             .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
             .order_by(batches.c.finished_at.desc())
             .limit(most)

@@ -11,6 +11,7 @@ from sqlalchemy import Row, Select, func, select, tuple_
 from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders, workers
 from storage.errors import NotFound
+from storage.fleet.workers import read_progress
 from storage.jobs.fair_share import queued
 from storage.renders.batch_views import BatchView, read_batch
 from storage.renders.filters import RenderFilter, labelled, newer, older, on_device, order
@@ -260,12 +261,8 @@ class Views:
                 )
             ).all()
             names = {row.worker for row in running}
-            told = connection.execute(
-                select(workers.c.name, workers.c.jobs, workers.c.step, workers.c.steps).where(
-                    workers.c.name.in_(names), workers.c.steps > 0
-                )
-            ).all()
-        share = {(row.name, job): min(1.0, row.step / row.steps) for row in told for job in json.loads(row.jobs)}
+            told = connection.execute(select(workers.c.name, workers.c.jobs).where(workers.c.name.in_(names))).all()
+        share = read_progress(told)
         return {
             row._mapping["index"]: round(share[row.worker, row.id], 3)
             for row in running

@@ -280,14 +280,21 @@ class Spec(Controls):
 
     def batch_key(self) -> str:
         """Return a hash equal for pictures that one pipeline call can make; prompts, seeds and inputs may differ."""
-        shared: tuple[object, ...] = (
-            *(self.model, self.width, self.height),
-            *(self.num_inference_steps, self.guidance_scale, self.sampler),
-        )
-        if controls := self.controls():
-            of_one = {"prompt_embeds": True, "control_images": len(self.control_images or ())}
-            shared += (sorted((controls | {name: of_one[name] for name in of_one.keys() & controls.keys()}).items()),)
-        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+        return self._key(self.num_inference_steps, self.guidance_scale, self.sampler, *_shared(self.controls()))
+
+    def loop_key(self) -> str:
+        """Return a hash equal for pictures that can be denoised together by slots, each with steps of its own."""
+        return self._key(*_shared({name: value for name, value in self.controls().items() if name != "eta"}))
+
+    def _key(self, *shared: object) -> str:
+        return hashlib.sha256(repr((self.model, self.width, self.height, *shared)).encode()).hexdigest()[:16]
+
+
+def _shared(controls: dict[str, Any]) -> tuple[object, ...]:
+    """Return what of the controls all pictures of a call must have in common; nothing where none is set."""
+    of_one = {"prompt_embeds": True, "control_images": len(controls.get("control_images", ()))}
+    common = sorted((controls | {name: of_one[name] for name in of_one.keys() & controls.keys()}).items())
+    return (common,) if common else ()
 
 
 _NEVER_LEFT_OUT = tuple(name for name in Spec.model_fields if name not in _CONTROLS)

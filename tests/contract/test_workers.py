@@ -10,7 +10,7 @@ from sqlalchemy import update
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
 from storage.errors import WorkerNameTaken
-from storage.fleet.workers import NewWorker, WorkerActivity, Workers
+from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity, Workers
 from storage.process.run_id import run_id
 
 
@@ -77,7 +77,7 @@ def test_two_workers_of_one_name_do_not_undo_each_other(database: Database) -> N
     with pytest.raises(WorkerNameTaken, match="the name a is taken by process 1 on gpu-1, heard of 0 s ago"):
         announce(second, "a", pid=2)
     assert not second.beat("a", replace(IDLE, pictures=5))
-    second.progress(name="a", jobs=[1], step=1, steps=2)
+    second.progress(name="a", jobs=[JobProgress(1, 1, 2)])
     second.forget("a")
     [row] = first.all()
     assert (row.pid, row.pictures) == (1, 0)

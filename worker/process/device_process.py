@@ -29,6 +29,7 @@ from worker.rendering.input_cache import InputCache
 from worker.rendering.open_backend import open_backends
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
+from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
@@ -36,6 +37,7 @@ from worker.serving.model_cache import ModelCache
 from worker.serving.outages import OutageRetry
 from worker.serving.patient import PatientInputs, PatientJobs, PatientMemoryLimits, PatientObjects, PatientQuarantines
 from worker.serving.publish import Publisher
+from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
@@ -102,6 +104,8 @@ class DeviceProcess:
             tickets=Tickets(settings, app),
             quarantines=PatientQuarantines(faults, retry),
             models=ModelCache(backends, capacity=settings.loaded_models),
+            ahead=ClaimsAhead(jobs, worker=self.me.name, served=self.me.served),
+            counter=SlotCounter(),
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
         )

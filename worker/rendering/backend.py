@@ -75,6 +75,11 @@ class SlotLoop(Protocol):
     picture does not depend on its neighbours, to the last bit, but only on the shapes of the calls, which it records.
     """
 
+    @property
+    def last_rows(self) -> tuple[int, int]:
+        """The rows of the last tick that were pictures', and all rows, filled up to fixed shapes."""
+        ...
+
     def admit(self, spec: Spec, *, replay: Replay | None = None) -> Slot:
         """Prepare a picture: embeddings, noise, sampler.
 

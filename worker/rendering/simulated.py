@@ -7,7 +7,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ from storage.rules.faults import Fault
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.devices import Device
-from worker.rendering.backend import LoadedModel, RenderResult, SlotLoop
+from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
 
 _CELLS = 8
 
@@ -63,19 +64,22 @@ class LoadedSimulation:
         threads: int | None = None,
     ) -> RenderResult:
         del at_most, threads  # there is no memory, and there are no cores
-        pause = self._model.seconds_per_step + len(specs) * self._model.seconds_per_step_and_picture
         for _ in range(specs[0].num_inference_steps):
-            time.sleep(pause)
-            self._go_wrong(specs)
+            self.step(specs)
             on_step()
         return RenderResult(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
 
     def slots(self) -> SlotLoop | None:
-        return None
+        return _SimulatedLoop(self)
 
     def save_memory(self) -> bool:
         before, self._saves_memory = self._saves_memory, True
         return not before
+
+    def step(self, specs: Sequence[Spec]) -> None:
+        """Take the time of a step, and let it go wrong where that is rehearsed."""
+        time.sleep(self._model.seconds_per_step + len(specs) * self._model.seconds_per_step_and_picture)
+        self._go_wrong(specs)
 
     def _go_wrong(self, specs: Sequence[Spec]) -> None:
         """Rehearse the fault that the registry gives this model: see `storage.spec.models.SimulatedFault`."""
@@ -95,6 +99,64 @@ class LoadedSimulation:
         if fault.kind == "death":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(fault.seconds)
+
+
+@dataclass(eq=False)
+class _SimulatedSlot:
+    spec: Spec
+    made: int = 0
+    #: How many pictures were in each call, run-length encoded.
+    shapes: list[list[int]] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        return self.spec.num_inference_steps
+
+    def called(self, pictures: int) -> None:
+        self.made += 1
+        if self.shapes and self.shapes[-1][0] == pictures:
+            self.shapes[-1][1] += 1
+        else:
+            self.shapes.append([pictures, 1])
+
+
+class _SimulatedLoop:
+    """Slots whose calls take as long as steps of a batch of so many pictures."""
+
+    def __init__(self, loaded: LoadedSimulation) -> None:
+        self._loaded = loaded
+        self.last_rows = (0, 0)
+
+    def admit(self, spec: Spec, *, replay: Replay | None = None) -> _SimulatedSlot:
+        del replay  # a picture is a function of its specification
+        return _SimulatedSlot(spec)
+
+    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+        del threads  # there are no cores
+        self._loaded.step([slot.spec for slot in slots])
+        for slot in slots:
+            _own(slot).called(len(slots))
+        self.last_rows = (len(slots), len(slots))
+        return {}
+
+    def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
+        return [
+            SlotPicture(
+                picture=draw(slot.spec),
+                recipe={
+                    "kind": "simulated",
+                    "calls": [[pictures, None, n] for pictures, n in _own(slot).shapes],
+                    "decoded": 1,
+                },
+            )
+            for slot in slots
+        ]
+
+
+def _own(slot: Slot) -> _SimulatedSlot:
+    if not isinstance(slot, _SimulatedSlot):
+        raise TypeError("a slot of another loop")
+    return slot
 
 
 def draw(spec: Spec) -> Image.Image:

@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -26,7 +26,7 @@ from worker.serving.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-_VERSION = version("diffusion-farm")
+FARM_VERSION = version("diffusion-farm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,25 @@ class WorkerContext:
     threads: ThreadChoice
     publisher: Publisher
     heartbeat: Heartbeat
+
+    def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
+        """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""
+        if not jobs:
+            return
+        after = self.jobs.recover(jobs, fault, message)
+        for job in jobs:
+            state = after.get(job.id, "no longer ours")
+            log.warning(
+                "job met a fault",
+                extra={
+                    "job": job.name,
+                    "attempt": job.attempt,
+                    "fault": fault,
+                    "state": str(state),
+                    "error": message,
+                },
+            )
+        self.leases.drop(jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +79,8 @@ class Batch:
         Raises DeviceBroken; the jobs that are left are still in hand.
         """
         made = 0
-        parts = deque([self.claim.jobs])
+        # What waits for slots together may differ in what one pipeline call has for all.
+        parts = deque(tuple(group) for group in _by_call(self.claim.jobs))
         while parts:
             jobs = parts.popleft()
             limit = self.context.batch_limits.limit(self.model, jobs[0])
@@ -70,13 +90,13 @@ class Batch:
             try:
                 made += self._attempt(loaded, jobs, limit)
             except OutOfMemory as error:
-                if self._save_memory(loaded, jobs, limit):
+                if self.context.batch_limits.give_way(self.model, jobs, limit, loaded):
                     parts.appendleft(jobs)
                 else:
-                    self.report_fault(jobs, error.fault, str(error))
+                    self.context.report_fault(jobs, error.fault, str(error))
             except RenderFailed as error:
                 if len(jobs) == 1:
-                    self.report_fault(jobs, error.fault, str(error))
+                    self.context.report_fault(jobs, error.fault, str(error))
                     continue
                 log.warning(
                     "batch failed, rendering its jobs one by one",
@@ -84,33 +104,6 @@ class Batch:
                 )
                 parts.extendleft((job,) for job in reversed(jobs))
         return made
-
-    def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
-        """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""
-        after = self.context.jobs.recover(jobs, fault, message)
-        for job in jobs:
-            state = after.get(job.id, "no longer ours")
-            log.warning(
-                "job met a fault",
-                extra={
-                    "job": job.name,
-                    "attempt": job.attempt,
-                    "fault": fault,
-                    "state": str(state),
-                    "error": message,
-                },
-            )
-        self.context.leases.drop(jobs)
-
-    def _save_memory(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> bool:
-        """Try to use less memory: first fewer pictures at once, then a pipeline that works piece by piece."""
-        if len(jobs) > 1:
-            self.context.batch_limits.exceeded(self.model, jobs[0], len(jobs), frugal=limit.frugal)
-            return True
-        if limit.frugal or not loaded.save_memory():
-            return False
-        self.context.batch_limits.exceeded(self.model, jobs[0], 1, frugal=True)
-        return True
 
     def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
         context, threads, started = self.context, self.context.threads.choose(self.model, jobs), time.monotonic()
@@ -142,7 +135,7 @@ class Batch:
 
     def _after_step(self, jobs: Sequence[ClaimedJob], step: int, of: int) -> None:
         self.context.watchdog.step()
-        self.context.heartbeat.step(jobs, step, of)
+        self.context.heartbeat.step((job, step, of) for job in jobs)
         if self.context.leases.all_lost(jobs):
             raise Abandoned
 
@@ -153,7 +146,15 @@ class Batch:
             worker=self.context.worker,
             model=self.model.alias,
             jobs=tuple(jobs),
-            recipe={"farm": _VERSION, **rendered.recipe},
+            recipe={"farm": FARM_VERSION, **rendered.recipe},
             render_seconds=seconds,
             remarks={job.id: said for job, said in zip(jobs, rendered.remarks, strict=False) if said},
         )
+
+
+def _by_call(jobs: Sequence[ClaimedJob]) -> Iterable[Sequence[ClaimedJob]]:
+    """Divide jobs into those that one pipeline call can make, in their order."""
+    of_key: dict[str, list[ClaimedJob]] = {}
+    for job in jobs:
+        of_key.setdefault(job.spec.batch_key(), []).append(job)
+    return of_key.values()

@@ -2,10 +2,12 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import ClaimedJob
 from storage.spec.models import Model
+from worker.rendering.backend import LoadedModel
 from worker.serving.services import SharedMemoryLimits
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,19 @@ class BatchLimits:
         )
         self._limits.learn(load, limit)
         self._known[load] = (time.monotonic(), limit)
+
+    def give_way(self, model: Model, jobs: Sequence[ClaimedJob], limit: MemoryLimit, loaded: LoadedModel) -> bool:
+        """Try to use less memory: first fewer pictures at once, then a pipeline that works piece by piece.
+
+        Return False if these jobs, rendered under this limit, were as little as it gets.
+        """
+        if len(jobs) > 1:
+            self.exceeded(model, jobs[0], len(jobs), frugal=limit.frugal)
+            return True
+        if limit.frugal or not loaded.save_memory():
+            return False
+        self.exceeded(model, jobs[0], 1, frugal=True)
+        return True
 
     def _load(self, model: Model, job: ClaimedJob) -> Load:
         return Load(

@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from storage.errors import DatabaseProblem, ServiceProblem, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import WorkerActivity, Workers
+from storage.fleet.slots import SlotCounts
+from storage.fleet.workers import JobProgress, WorkerActivity, Workers
 from storage.jobs.values import ClaimedJob
 from storage.process.logs import LogThrottle
 
@@ -51,9 +52,10 @@ class Heartbeat:
         self._pictures = 0
         self._threads: int | None = None
         self._rate = PictureRate()
-        #: Jobs at the device that somebody follows, steps done, and of how many; None: nobody follows any.
-        self._progress: tuple[tuple[int, ...], int, int] | None = None
-        self._written_progress: tuple[tuple[int, ...], int, int] | None = None
+        self._slots: SlotCounts | None = None
+        #: How far the jobs at the device are that somebody follows; None: nobody follows any.
+        self._progress: tuple[JobProgress, ...] | None = None
+        self._written_progress: tuple[JobProgress, ...] | None = None
         #: What it is waiting to do → the problem with that.
         self._trouble: dict[str, ServiceProblem] = {}
         #: Outages that are not in the fault log yet.
@@ -86,11 +88,15 @@ class Heartbeat:
         """Note by how many threads of a CPU the last batch was rendered; None: on another device."""
         self._threads = threads
 
-    def step(self, jobs: Sequence[ClaimedJob], step: int, steps: int) -> None:
-        """Note how many steps of a batch are done, and of how many; followers hear of it at most twice a second."""
-        watched = tuple(job.id for job in jobs if job.watched)
+    def denoised(self, slots: SlotCounts) -> None:
+        """Note what the slots do."""
+        self._slots = slots
+
+    def step(self, steps: Iterable[tuple[ClaimedJob, int, int]]) -> None:
+        """Note how many steps of each job are done, and of how many; followers hear of it at most twice a second."""
+        watched = tuple(JobProgress(job.id, done, of) for job, done, of in steps if job.watched)
         if watched:
-            self._progress = (watched, step, steps)
+            self._progress = watched
             self._changed.set()
 
     def waits_for(self, what: str, problem: ServiceProblem) -> None:
@@ -134,14 +140,15 @@ class Heartbeat:
             rate=self._rate.per_second(at=time.monotonic()),
             trouble=trouble or None,
             threads=self._threads,
+            slots=self._slots,
         )
         if not self._workers.beat(self._name, activity):
             # The first one after an outage, or the row was lost.
             self._announce()
             self._workers.beat(self._name, activity)
         if self._progress is not None and self._progress != self._written_progress:
-            jobs, step, steps = self._written_progress = self._progress
-            self._workers.progress(name=self._name, jobs=jobs, step=step, steps=steps)
+            self._written_progress = self._progress
+            self._workers.progress(name=self._name, jobs=self._written_progress)
         for outage in outages:
             if outage.fault is not None:
                 self._faults.note_outage(fault=outage.fault, worker=self._name, message=str(outage))

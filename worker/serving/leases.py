@@ -44,6 +44,7 @@ class Leases:
         self._lock = threading.Lock()
         self._rendering: dict[int, ClaimedJob] = {}
         self._publishing: dict[int, ClaimedJob] = {}
+        self._ahead: dict[int, ClaimedJob] = {}
         self._lost: set[tuple[int, int]] = set()
         self._renewed_at = time.monotonic()
         self._stall_reported = False
@@ -52,9 +53,18 @@ class Leases:
         threading.Thread(target=self._keep, name="leases", daemon=True).start()
 
     def add(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Renew these jobs: they were just claimed and go to the device."""
+        """Renew these jobs: they go to the device."""
         with self._lock:
-            self._rendering.update({job.id: job for job in jobs})
+            for job in jobs:
+                self._ahead.pop(job.id, None)
+                self._rendering[job.id] = job
+
+    def add_ahead(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Renew these jobs: they were claimed and go to the device later. What it hangs with, they do not."""
+        with self._lock:
+            for job in jobs:
+                self._rendering.pop(job.id, None)
+                self._ahead[job.id] = job
 
     def rendered(self, jobs: Iterable[ClaimedJob]) -> None:
         """Note that these jobs left the device and are being published."""
@@ -67,8 +77,8 @@ class Leases:
         """Stop renewing these jobs: they have ended, here or elsewhere."""
         with self._lock:
             for job in jobs:
-                self._rendering.pop(job.id, None)
-                self._publishing.pop(job.id, None)
+                for held in (self._ahead, self._rendering, self._publishing):
+                    held.pop(job.id, None)
                 self._lost.discard((job.id, job.fence))
 
     def at_the_device(self, jobs: Iterable[ClaimedJob]) -> list[ClaimedJob]:
@@ -91,7 +101,7 @@ class Leases:
         throttle = LogThrottle()
         while True:
             with self._lock:
-                closely = any(job.watched for job in self._rendering.values())
+                closely = any(job.watched for job in (*self._rendering.values(), *self._ahead.values()))
             time.sleep(_WATCH_CLOSELY_SECONDS if closely else _WATCH_SECONDS)
             try:
                 self._keep_once()
@@ -105,7 +115,7 @@ class Leases:
         stalled = self._watchdog.stalled()
         with self._lock:
             rendering = tuple(self._rendering.values())
-            held = [*self._publishing.values(), *(() if stalled else rendering)]
+            held = [*self._publishing.values(), *self._ahead.values(), *(() if stalled else rendering)]
         if stalled and rendering and not self._stall_reported:
             self._stall_reported = True
             self._on_stall(rendering)

@@ -36,6 +36,9 @@ class PatientJobs:
     def recover(self, claimed: Sequence[ClaimedJob], fault: Fault, message: str) -> Mapping[int, State]:
         return self._retry(lambda: self._jobs.recover(claimed, fault, message), what="record what went wrong")
 
+    def give_back(self, claimed: Sequence[ClaimedJob]) -> int:
+        return self._retry(lambda: self._jobs.give_back(claimed), what="give jobs back")
+
     def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
         return self._retry(lambda: self._jobs.best_waiting(models), what="look at the queue")
 

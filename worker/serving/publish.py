@@ -19,8 +19,12 @@ from worker.serving.services import PictureStore, WorkerJobs
 
 log = logging.getLogger(__name__)
 
-#: Batches that may be in flight at once; then the device waits, so that memory stays bounded while a store is away.
+#: Batches that may be in flight at once, and more as long as their pictures are so few: those that leave slots one by
+#: one. Then the device waits, so that memory stays bounded while a store is away.
 _BATCHES_IN_FLIGHT = 2
+_PICTURES_IN_FLIGHT = 16
+#: Each waits for a picture's thread, and for the database.
+_BATCH_THREADS = 8
 #: Encoding releases the interpreter's lock inside zlib; uploading waits for the network.
 _PICTURE_THREADS = 4
 
@@ -32,21 +36,29 @@ class Publisher:
         self._jobs = jobs
         self._objects = objects
         self._leases = leases
-        self._in_flight = threading.BoundedSemaphore(_BATCHES_IN_FLIGHT)
-        self._batches = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix="publish")
+        self._room = threading.Condition()
+        #: Pictures of each batch that is in flight.
+        self._in_flight: list[int] = []
+        self._batches = ThreadPoolExecutor(_BATCH_THREADS, thread_name_prefix="publish")
         self._pictures = ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="picture")
         self._pending: list[Future[None]] = []
 
     def publish(self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image]) -> None:
         """Take over a batch's pictures; block while too many are in flight. Raise what an earlier batch failed with."""
         self._leases.rendered(jobs)
-        self._in_flight.acquire()
+        with self._room:
+            self._room.wait_for(lambda: self._has_room(len(jobs)))
+            self._in_flight.append(len(jobs))
         self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures))
         self._reap(wait=False)
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Raise what a batch failed with."""
         self._reap(wait=True)
+
+    def _has_room(self, pictures: int) -> bool:
+        batches = len(self._in_flight)
+        return batches < _BATCHES_IN_FLIGHT or sum(self._in_flight) + pictures <= _PICTURES_IN_FLIGHT
 
     def _reap(self, *, wait: bool) -> None:
         ended = [future for future in self._pending if wait or future.done()]
@@ -71,7 +83,9 @@ class Publisher:
             )
         finally:
             self._leases.drop(jobs)
-            self._in_flight.release()
+            with self._room:
+                self._in_flight.remove(len(jobs))
+                self._room.notify()
 
     def _remove(self, picture: Published) -> None:
         """Remove a picture whose render was deleted while it was stored: nobody else will ever look for it."""

@@ -109,13 +109,17 @@ class ThreadChoice:
     _known: OrderedDict[BatchKind, KnownPace] = field(default_factory=OrderedDict)
     _trials: deque[float] = field(default_factory=lambda: deque(maxlen=_TRIALS_AN_HOUR))
 
-    def choose(self, model: Model, jobs: Sequence[ClaimedJob]) -> int | None:
-        """Return by how many threads to render a batch; None: by those that the process started with."""
+    def choose(self, model: Model, jobs: Sequence[ClaimedJob], kind: BatchKind | None = None) -> int | None:
+        """Return by how many threads to render a batch; None: by those that the process started with.
+
+        Args:
+            kind: of what is timed, if it is not the whole batch.
+        """
         if jobs[0].threads is not None:
             return jobs[0].threads
         if self.most is None or not self._may_choose(model):
             return self.most
-        known, now = self._of(BatchKind.of(model, jobs)), self.clock()
+        known, now = self._of(kind or BatchKind.of(model, jobs)), self.clock()
         if jobs[0].priority is Priority.INTERACTIVE:
             # Who waits at a screen gets what is known to be good.
             return known.threads
@@ -124,11 +128,19 @@ class ThreadChoice:
             self._trials.append(now)
         return known.threads if known.trial is None else known.other
 
-    def rendered(self, model: Model, jobs: Sequence[ClaimedJob], *, threads: int | None, seconds: float) -> None:
-        """Note how long a batch took that was rendered by what `choose` returned."""
+    def rendered(
+        self,
+        model: Model,
+        jobs: Sequence[ClaimedJob],
+        *,
+        threads: int | None,
+        seconds: float,
+        kind: BatchKind | None = None,
+    ) -> None:
+        """Note how long a batch took that was rendered by what `choose` returned, of the same kind."""
         if jobs[0].threads is not None or not self._may_choose(model):
             return
-        kind = BatchKind.of(model, jobs)
+        kind = kind or BatchKind.of(model, jobs)
         known, before = self._of(kind), self._of(kind).pace
         if threads == known.threads:
             known.note(seconds)

@@ -11,10 +11,14 @@ from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
 from storage.jobs.values import Claim
 from storage.rules.states import Priority
 from storage.spec.models import Model
+from worker.rendering.backend import LoadedModel
 from worker.serving.batch import Batch, WorkerContext
+from worker.serving.claims_ahead import ClaimsAhead
+from worker.serving.denoising import Denoising, Hooks
 from worker.serving.help_call import HelpCall
 from worker.serving.model_cache import ModelCache
 from worker.serving.services import Quarantines
+from worker.serving.slot_counter import SlotCounter
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class Turn:
     quarantines: Quarantines
     models: ModelCache
     help: HelpCall
+    ahead: ClaimsAhead
+    counter: SlotCounter
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -55,27 +61,15 @@ class Turn:
 
         Raises DeviceBroken.
         """
-        started, pictures, ticket_returned = time.monotonic(), 0, False
+        visit, pictures = _Visit(turn=self, model=model), 0
         try:
             while not self.stopping.is_set():
-                claim = self._claim(model)
+                claim = self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit)
                 if claim is None:
                     self._stand_aside(model)
                     break
-                if claim.next_priority is not None and not ticket_returned:
-                    # Our ticket said that there is work; there still is, for whoever is free.
-                    self._return_ticket(model, claim.next_priority)
-                    ticket_returned = True
-                if claim.next_priority is not None:
-                    self.help.consider(model, claim.next_priority)
-                pictures += self._render(model, claim)
-                others = [alias for alias in self.served if alias != model.alias]
-                if not stays(
-                    elapsed=time.monotonic() - started,
-                    turn_seconds=self.turn_seconds,
-                    waiting_here=claim.next_priority,
-                    waiting_elsewhere=self.context.jobs.best_waiting(others),
-                ):
+                pictures += self._render(visit, claim)
+                if not visit.stays(self.context.jobs.best_waiting(self.served), claim.jobs[0].priority):
                     break
         finally:
             # Rendered pictures are stored, whatever became of the next batch.
@@ -83,32 +77,51 @@ class Turn:
             self.context.heartbeat.now(state="idle")
         return pictures
 
-    def _claim(self, model: Model) -> Claim | None:
-        return self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit)
-
-    def _render(self, model: Model, claim: Claim) -> int:
-        log.info("claimed", extra={"batch": claim.batch_id, "model": model.alias, "jobs": len(claim.jobs)})
-        context, batch = self.context, Batch(claim=claim, model=model, context=self.context)
+    def _render(self, visit: "_Visit", claim: Claim) -> int:
+        context, model = self.context, visit.model
         # Before jobs are in hand: an idle device has been silent for long.
         context.watchdog.expect_silence(self.load_seconds)
         context.leases.add(claim.jobs)
         try:
-            self.context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
+            context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
             loaded = self.models.get(model)
-            self.context.heartbeat.now(state="rendering", batch=len(claim.jobs))
-            started = time.monotonic()
-            made = batch.run(loaded)
-            self.help.rendered(made, time.monotonic() - started)
-        except (ModelUnavailable, DeviceBroken) as error:
+            loop = None if claim.jobs[0].together else loaded.slots()
+            context.heartbeat.now(state="rendering", batch=len(claim.jobs))
+            if loop is not None:
+                return Denoising(
+                    model,
+                    loaded,
+                    loop,
+                    context=context,
+                    ahead=self.ahead,
+                    counter=self.counter,
+                    hooks=Hooks(
+                        claimed=visit.claimed,
+                        given_back=lambda priority: self.return_ticket(model, priority),
+                        stays=visit.stays,
+                        rendered=self.help.rendered,
+                        is_stopping=self.stopping.is_set,
+                    ),
+                ).run(claim)
+            return self._render_batch(visit, claim, loaded)
+        except ModelUnavailable as error:
             # Pictures that were rendered before are on their way to the store, no longer at the device.
-            batch.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
-            if isinstance(error, DeviceBroken):
-                raise
+            context.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
             return 0
+        except DeviceBroken as error:
+            context.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
+            raise
         except BaseException:
             # Whatever this is, nobody works on these jobs now: their leases must expire.
             context.leases.drop(claim.jobs)
             raise
+
+    def _render_batch(self, visit: "_Visit", claim: Claim, loaded: LoadedModel) -> int:
+        log.info("claimed", extra={"batch": claim.batch_id, "model": visit.model.alias, "jobs": len(claim.jobs)})
+        visit.claimed(claim)
+        started = time.monotonic()
+        made = Batch(claim=claim, model=visit.model, context=self.context).run(loaded)
+        self.help.rendered(made, time.monotonic() - started)
         self.context.heartbeat.rendered(made)
         return made
 
@@ -119,16 +132,47 @@ class Turn:
             if quarantine is None:
                 return
             for priority in self.context.jobs.best_waiting([model.alias]).values():
-                self._return_ticket(model, priority)
+                self.return_ticket(model, priority)
             if quarantine.model is not None:
                 self.stopping.wait(_ASIDE_SECONDS)
                 return
             self.context.heartbeat.now(state="quarantined")
             self.stopping.wait(_QUARANTINE_POLL_SECONDS)
 
-    def _return_ticket(self, model: Model, priority: Priority) -> None:
+    def return_ticket(self, model: Model, priority: Priority) -> None:
+        """Have another worker called to this model."""
         try:
             self.tickets.publish(model.alias, priority)
         except BrokerProblem as error:
             # The sweep publishes the tickets that are missing.
             log.warning("ticket not returned", extra={"error": error})
+
+
+class _Visit:
+    """A turn's time with one model, and its ticket, which said that there is work."""
+
+    def __init__(self, *, turn: Turn, model: Model) -> None:
+        self.model = model
+        self._turn = turn
+        self._started = time.monotonic()
+        self._ticket_returned = False
+
+    def claimed(self, claim: Claim) -> None:
+        """Tell others of what still waits after a claim."""
+        if claim.next_priority is None:
+            return
+        if not self._ticket_returned:
+            # Our ticket said that there is work; there still is, for whoever is free.
+            self._turn.return_ticket(self.model, claim.next_priority)
+            self._ticket_returned = True
+        self._turn.help.consider(self.model, claim.next_priority)
+
+    def stays(self, waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
+        """Decide, from what waits for each model, whether to claim more of this one."""
+        others = {alias: priority for alias, priority in waiting.items() if alias != self.model.alias}
+        return stays(
+            elapsed=time.monotonic() - self._started,
+            turn_seconds=self._turn.turn_seconds,
+            waiting_here=waiting.get(self.model.alias, least_urgent),
+            waiting_elsewhere=others,
+        )

@@ -1,0 +1,84 @@
+"""Claims beside the device: while it makes its calls, another thread asks for the next jobs."""
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from storage.errors import ServiceProblem
+from storage.jobs.values import Claim
+from storage.rules.states import Priority
+from storage.spec.models import Model
+from worker.serving.services import WorkerJobs
+
+log = logging.getLogger(__name__)
+
+#: How often to look whether anything waits: for free slots, or of higher priority than what has them.
+LOOK_SECONDS = 0.1
+#: How often to look at the other models' queues.
+_OTHERS_SECONDS = 1.0
+#: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
+_DEEP_BATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was found in the queue."""
+
+    claim: Claim | None = None
+    #: Best priorities that wait, by model; None: not looked for.
+    waiting: Mapping[str, Priority] | None = None
+    #: Whether so much waits that there is enough for all.
+    deep: bool = False
+
+
+class ClaimsAhead:
+    """One question to the queue at a time, answered beside the device."""
+
+    def __init__(self, jobs: WorkerJobs, *, worker: str, served: Collection[str]) -> None:
+        self._jobs = jobs
+        self._worker = worker
+        self._served = served
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="claims")
+        self._asked: Future[Look] | None = None
+        self._others_at = 0.0
+
+    def others_are_due(self, now: float) -> bool:
+        """Tell whether it is time to look at the other models' queues."""
+        return now - self._others_at > _OTHERS_SECONDS
+
+    @property
+    def is_asking(self) -> bool:
+        return self._asked is not None
+
+    def claim(self, model: Model, limit: int) -> None:
+        """Ask for at most so many jobs."""
+        self._asked = self._thread.submit(self._claim, model, limit)
+
+    def look(self, model: Model) -> None:
+        """Ask what waits for this model, and now and then for the others."""
+        models = [model.alias]
+        if self.others_are_due(now := time.monotonic()):
+            self._others_at = now
+            models = [*self._served]
+        self._asked = self._thread.submit(lambda: Look(waiting=self._jobs.best_waiting(models)))
+
+    def answer(self, *, wait: bool = False) -> Look | None:
+        """Return the answer if there is one. With `wait`, wait for it."""
+        if self._asked is None or not (wait or self._asked.done()):
+            return None
+        asked, self._asked = self._asked, None
+        try:
+            return asked.result()
+        except ServiceProblem as error:
+            # Raised only once the process is to stop.
+            log.info("claim not answered", extra={"error": error})
+            return Look()
+
+    def _claim(self, model: Model, limit: int) -> Look:
+        claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
+        if claim is None or claim.next_priority is None:
+            return Look(claim=claim)
+        enough = _DEEP_BATCHES * model.batch_limit
+        return Look(claim=claim, deep=self._jobs.waiting(model.alias, claim.next_priority, at_most=enough) >= enough)

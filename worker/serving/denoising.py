@@ -1,0 +1,319 @@
+"""A denoising loop: jobs of one model join, leave and step aside at every call of the model."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, ServiceProblem
+from storage.fleet.memory_limits import MemoryLimit
+from storage.jobs.values import Claim, RenderedBatch
+from storage.rules.ids import batch_id
+from storage.rules.states import Priority
+from storage.spec.models import Model
+from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
+from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
+from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, Look
+from worker.serving.slot_counter import SlotCounter
+from worker.serving.slot_jobs import SlotJob, SlotJobs
+from worker.serving.tick_threads import TickThreads
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a loop asks and tells its turn."""
+
+    #: Jobs came, and with them what still waits.
+    claimed: Callable[[Claim], None]
+    #: Jobs of this priority went back to the queue.
+    given_back: Callable[[Priority], None]
+    #: Whether to stay with this model, by what waits for each model; the priority is that of the least urgent in hand.
+    stays: Callable[[Mapping[str, Priority], Priority], bool]
+    #: Pictures were made in so many seconds of the device.
+    rendered: Callable[[int, float], None]
+    is_stopping: Callable[[], bool]
+
+
+class Denoising:
+    """Runs until nothing is in hand and nothing waits, or others are due: then nobody joins any more."""
+
+    def __init__(
+        self,
+        model: Model,
+        loaded: LoadedModel,
+        loop: SlotLoop,
+        *,
+        context: WorkerContext,
+        ahead: ClaimsAhead,
+        counter: SlotCounter,
+        hooks: Hooks,
+    ) -> None:
+        self._model = model
+        self._loaded = loaded
+        self._loop = loop
+        self._context = context
+        self._ahead = ahead
+        self._counter = counter
+        self._hooks = hooks
+        self._jobs = SlotJobs()
+        self._threads = TickThreads(context.threads, model)
+        self._made = 0
+        #: Nobody joins any more.
+        self._closed = False
+        self._deep = False
+        self._dry_until = 0.0
+        self._looked_at = time.monotonic()
+
+    def run(self, claim: Claim) -> int:
+        """Render what was claimed and what joins it; return how many pictures were made. Nothing is left in hand.
+
+        Raises DeviceBroken; the jobs that were at the device were reported.
+        """
+        self._take(claim)
+        try:
+            while self._serve():
+                pass
+        except DeviceBroken as error:
+            self._give_back()
+            begun = self._context.leases.at_the_device([one.job for one in self._jobs])
+            self._context.report_fault(begun, error.fault, str(error))
+            raise
+        except BaseException:
+            # Whatever this is, nobody works on these jobs now: their leases must expire.
+            self._context.leases.drop([one.job for one in self._jobs])
+            raise
+        finally:
+            self._close()
+        return self._made
+
+    def _serve(self) -> bool:
+        """Make one call of the model, if there is anything to call it for. Return False once there is not."""
+        if not self._closed and self._hooks.is_stopping():
+            self._close()
+        self._note(self._ahead.answer(wait=not self._jobs))
+        self._drop_lost()
+        lead = self._jobs.lead()
+        if lead is None:
+            return self._ahead.is_asking
+        limit = self._context.batch_limits.limit(self._model, lead.job)
+        self._ask(limit.pictures)
+        self._call(self._jobs.next_call(lead, limit.pictures), limit)
+        return True
+
+    # -- the queue ---------------------------------------------------------------------------------------------
+
+    def _ask(self, limit: int) -> None:
+        """Ask the queue for jobs where there is room for them, and whether anything more urgent waits."""
+        if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
+            return
+        now, held = time.monotonic(), len(self._jobs)
+        if now - self._looked_at >= LOOK_SECONDS and (held >= limit or self._ahead.others_are_due(now)):
+            self._looked_at = now
+            self._ahead.look(self._model)
+        elif (held < limit or (self._deep and held <= limit + limit // 2)) and now >= self._dry_until:
+            self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
+
+    def _note(self, found: Look | None) -> None:
+        if found is None:
+            return
+        if found.waiting is not None:
+            self._weigh(found.waiting)
+            return
+        self._deep = found.deep
+        if found.claim is None:
+            self._dry_until = time.monotonic() + LOOK_SECONDS
+        else:
+            self._take(found.claim)
+
+    def _weigh(self, waiting: Mapping[str, Priority]) -> None:
+        """Decide whether others are due, and make way for what is more urgent here."""
+        if not len(self._jobs):
+            return
+        if not self._hooks.stays(waiting, max(one.job.priority for one in self._jobs)):
+            self._close()
+            return
+        urgent, lead = waiting.get(self._model.alias), self._jobs.lead()
+        if urgent is not None and lead is not None:
+            limit = self._context.batch_limits.limit(self._model, lead.job).pictures
+            if (slots := self._jobs.less_urgent_than(urgent, limit)) and not self._jobs.has_suspect():
+                self._ahead.claim(self._model, slots)
+
+    def _take(self, claim: Claim) -> None:
+        log.info("claimed", extra={"batch": claim.batch_id, "model": self._model.alias, "jobs": len(claim.jobs)})
+        self._hooks.claimed(claim)
+        if claim.jobs[0].together:
+            # To be made again as they were made before: in one pipeline call.
+            self._context.leases.add(claim.jobs)
+            self._made += Batch(claim=claim, model=self._model, context=self._context).run(self._loaded)
+            return
+        self._context.leases.add_ahead(claim.jobs)
+        self._jobs.add(claim.jobs)
+        if self._closed:
+            self._give_back()
+
+    def _close(self) -> None:
+        """Let nobody join any more, and give back what has not begun."""
+        self._closed = True
+        self._note(self._ahead.answer(wait=True))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if not (waiting := self._jobs.not_begun()):
+            return
+        self._jobs.remove(waiting)
+        jobs = [one.job for one in waiting]
+        try:
+            self._context.jobs.give_back(jobs)
+            self._hooks.given_back(min(job.priority for job in jobs))
+        except ServiceProblem as error:
+            # Only once the process is to stop: its supervisor gives back what it held.
+            log.warning("jobs not given back", extra={"jobs": len(jobs), "error": error})
+        self._context.leases.drop(jobs)
+
+    def _drop_lost(self) -> None:
+        if lost := [one for one in self._jobs if self._context.leases.all_lost([one.job])]:
+            log.info("jobs abandoned: cancelled or taken over", extra={"jobs": len(lost)})
+            self._leave(lost)
+
+    def _leave(self, gone: Sequence[SlotJob]) -> None:
+        self._jobs.remove(gone)
+        self._context.leases.drop([one.job for one in gone])
+
+    # -- the device --------------------------------------------------------------------------------------------
+
+    def _call(self, called: Sequence[SlotJob], limit: MemoryLimit) -> None:
+        """Make one call of the model for these jobs, and hand over those that are finished by it."""
+        context, started = self._context, time.monotonic()
+        if limit.frugal:
+            # Another worker found this necessary, or this one before it loaded the model again.
+            self._loaded.save_memory()
+        spec = called[0].job.spec
+        context.watchdog.begin((self._model.alias, spec.width, spec.height, len(called), "slots"))
+        try:
+            called = self._admit(called)
+            slots = [one.slot for one in called if one.slot is not None]
+            threads = self._threads.choose([one.job for one in called]) if called else None
+            failed = self._loop.tick(slots, threads=threads) if slots else {}
+            context.watchdog.end()
+        except OutOfMemory as error:
+            if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
+                self._fail(called, error)
+            return
+        except RenderFailed as error:
+            self._tell_apart(called, error)
+            return
+        finally:
+            # What comes now (recording a fault, waiting to publish) is not the device's doing.
+            context.watchdog.rest()
+        seconds = time.monotonic() - started
+        self._threads.took(seconds)
+        for one in called:
+            one.seconds += seconds / len(called)
+        for position, why in failed.items():
+            self._fail([called[position]], why)
+        self._show(called, limit.pictures)
+        self._develop([one for one in called if one.slot is not None and one.slot.made >= one.slot.calls], limit)
+
+    def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
+        """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
+        for one in called:
+            if one.slot is None:
+                self._context.leases.add([one.job])
+                self._context.heartbeat.now(state="rendering", batch=len(called))
+                one.began_at = time.monotonic()
+                try:
+                    one.slot = self._loop.admit(one.job.spec, replay=_replay(one.job.replay))
+                except RenderFailed as error:
+                    self._fail([one], error)
+        return [one for one in called if one.slot is not None]
+
+    def _tell_apart(self, called: Sequence[SlotJob], error: RenderFailed) -> None:
+        """After a call that failed as a whole, make those of its jobs alone, so that the bad one fails alone."""
+        if len(called) == 1:
+            self._fail(called, error)
+            return
+        log.warning("call failed, its jobs go on one by one", extra={"jobs": len(called), "error": error})
+        for one in called:
+            one.alone = True
+
+    def _fail(self, failed: Sequence[SlotJob], error: RenderFailed | OutOfMemory) -> None:
+        self._jobs.remove(failed)
+        self._context.report_fault([one.job for one in failed], error.fault, str(error))
+
+    def _develop(self, finished: Sequence[SlotJob], limit: MemoryLimit) -> None:
+        if not finished:
+            return
+        slots = [one.slot for one in finished if one.slot is not None]
+        # Decoding makes no steps.
+        spec = finished[0].job.spec
+        self._context.watchdog.begin((self._model.alias, spec.width, spec.height, len(slots), "decoding"))
+        started = time.monotonic()
+        try:
+            made = self._loop.develop(slots)
+            self._context.watchdog.end()
+        except OutOfMemory as error:
+            if len(finished) > 1:
+                for one in finished:
+                    self._develop([one], limit)
+            elif not limit.frugal and self._context.batch_limits.give_way(
+                self._model, [finished[0].job], limit, self._loaded
+            ):
+                self._develop(finished, MemoryLimit(pictures=1, frugal=True))
+            else:
+                self._fail(finished, error)
+            return
+        finally:
+            self._context.watchdog.rest()
+        share = (time.monotonic() - started) / len(finished)
+        done: list[tuple[SlotJob, SlotPicture]] = []
+        for one, picture in zip(finished, made, strict=True):
+            one.seconds += share
+            if isinstance(picture, SlotPicture):
+                done.append((one, picture))
+            else:
+                self._fail([one], picture)
+        self._publish(done)
+
+    def _publish(self, done: Sequence[tuple[SlotJob, SlotPicture]]) -> None:
+        """Hand over pictures, together as far as one recipe holds for them."""
+        self._jobs.remove([one for one, _ in done])
+        groups: dict[str, list[tuple[SlotJob, SlotPicture]]] = {}
+        for one, picture in done:
+            groups.setdefault(json.dumps(picture.recipe, sort_keys=True), []).append((one, picture))
+        for group in groups.values():
+            jobs = [one.job for one, _ in group]
+            seconds = sum(one.seconds for one, _ in group)
+            batch = RenderedBatch(
+                # Unique: a job is claimed with a fence once, and rendered to the end at most once per claim.
+                id=batch_id(jobs[0].id, jobs[0].fence),
+                worker=self._context.worker,
+                model=self._model.alias,
+                jobs=tuple(jobs),
+                recipe={"farm": FARM_VERSION, **group[0][1].recipe},
+                render_seconds=seconds,
+                elapsed_seconds=max(time.monotonic() - one.began_at for one, _ in group),
+                remarks={one.job.id: picture.remarks for one, picture in group if picture.remarks},
+            )
+            self._context.publisher.publish(batch, jobs, [picture.picture for _, picture in group])
+            self._made += len(jobs)
+            self._context.heartbeat.rendered(len(jobs))
+            self._context.heartbeat.rendered_by(group[0][1].recipe.get("threads"))
+            self._hooks.rendered(len(jobs), seconds)
+
+    def _show(self, called: Sequence[SlotJob], limit: int) -> None:
+        """Tell the heartbeat how far each job is, and what the slots do."""
+        counts = self._counter.count(called, self._jobs, self._loop, limit)
+        heartbeat = self._context.heartbeat
+        heartbeat.now(state="rendering", batch=len(called))
+        heartbeat.denoised(counts)
+        heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)
+
+
+def _replay(text: str | None) -> Replay | None:
+    if text is None:
+        return None
+    said = json.loads(text)
+    return Replay(calls=tuple((rows, threads, n) for rows, threads, n in said["calls"]), decoded=said["decoded"])

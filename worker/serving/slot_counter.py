@@ -1,0 +1,40 @@
+"""Counting what a worker's slots do, for those who look at the farm."""
+
+from collections.abc import Sequence
+
+from storage.fleet.slots import SlotCounts
+from worker.rendering.backend import SlotLoop
+from worker.serving.slot_jobs import SlotJob, SlotJobs
+
+
+class SlotCounter:
+    """Counts since the process started."""
+
+    def __init__(self) -> None:
+        self._ticks = self._joined = self._stepped_aside = self._used = self._computed = 0
+
+    def count(self, called: Sequence[SlotJob], held: SlotJobs, loop: SlotLoop, limit: int) -> SlotCounts:
+        """Count a call that was made for these jobs."""
+        self._ticks += 1
+        used, computed = loop.last_rows
+        self._used += used
+        self._computed += computed
+        in_call = {id(one) for one in called}
+        begun = held.begun()
+        others_before = any(one.slot is not None and one.slot.made > 1 for one in called)
+        self._joined += others_before * sum(one.slot is not None and one.slot.made == 1 for one in called)
+        for one in begun:
+            aside = id(one) not in in_call
+            self._stepped_aside += aside and not one.aside
+            one.aside = aside
+        return SlotCounts(
+            limit=limit,
+            used=len(called),
+            aside=sum(one.aside for one in begun),
+            ahead=len(held.not_begun()),
+            joined=self._joined,
+            stepped_aside=self._stepped_aside,
+            ticks=self._ticks,
+            rows_used=self._used,
+            rows_computed=self._computed,
+        )

@@ -1,0 +1,84 @@
+"""The jobs of a denoising loop: which of them the next call of the model takes, and which wait."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from storage.jobs.values import ClaimedJob
+from worker.rendering.backend import Slot
+
+
+@dataclass(eq=False)
+class SlotJob:
+    """A job in hand, and its slot once it has begun."""
+
+    job: ClaimedJob
+    #: Counts up with each job that came.
+    number: int
+    slot: Slot | None = None
+    #: Of the device, its share.
+    seconds: float = 0.0
+    began_at: float = 0.0
+    #: It is called alone from now on: a call of several failed, and which of them is to blame is not known.
+    alone: bool = False
+    #: Whether the last call left it out although it had begun.
+    aside: bool = False
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.job.spec.loop_key()
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """By what jobs are ordered: suspects once nothing else is in hand, then by priority, then as they came."""
+        return (self.job.suspect, self.job.priority, self.number)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether no other may be in its calls."""
+        return self.alone or self.job.suspect or self.job.replay is not None
+
+
+class SlotJobs:
+    """Jobs in hand in the order in which they are served."""
+
+    def __init__(self) -> None:
+        self._jobs: list[SlotJob] = []
+        self._came = 0
+
+    def __iter__(self) -> Iterator[SlotJob]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, jobs: Iterable[ClaimedJob]) -> None:
+        for job in jobs:
+            self._came += 1
+            self._jobs.append(SlotJob(job=job, number=self._came))
+        self._jobs.sort(key=lambda one: one.rank)
+
+    def remove(self, gone: Sequence[SlotJob]) -> None:
+        self._jobs = [one for one in self._jobs if one not in gone]
+
+    def lead(self) -> SlotJob | None:
+        """Return the job that must not wait."""
+        return self._jobs[0] if self._jobs else None
+
+    def next_call(self, lead: SlotJob, limit: int) -> list[SlotJob]:
+        """Return the jobs of the next call: the lead, and the next ones that can be denoised with it."""
+        if lead.is_single:
+            return [lead]
+        return [one for one in self._jobs if one.key == lead.key and not one.is_single][:limit]
+
+    def not_begun(self) -> list[SlotJob]:
+        return [one for one in self._jobs if one.slot is None]
+
+    def begun(self) -> list[SlotJob]:
+        return [one for one in self._jobs if one.slot is not None]
+
+    def has_suspect(self) -> bool:
+        return any(one.job.suspect for one in self._jobs)
+
+    def less_urgent_than(self, priority: int, limit: int) -> int:
+        """Count those that would be called next though something of this priority waits."""
+        return sum(one.job.priority > priority for one in self._jobs[:limit])
