@@ -87,6 +87,9 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
     batches = gauge("batches_last_hour", "Pipeline calls of the last hour.", "model")
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
     stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
+    fill = gauge("worker_slot_fill", "Rows of pictures ÷ rows computed, since the worker started.", "worker", "device")
+    ticks = gauge("worker_ticks", "Calls of the model for slots, since the worker started.", "worker", "device")
+    slots = gauge("worker_slots", "Pictures that are denoised together now, or wait.", "worker", "device", "how")
     webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
     for alias, made in context.services.measures.made_lately(within_seconds=3600).items():
         batches.labels(alias).set(made.batches)
@@ -108,4 +111,9 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
     for worker in context.workers.all():
         pictures.labels(worker.name, worker.device_name).set(worker.pictures)
         busy.labels(worker.name, worker.device_name).set(worker.state == "rendering")
+        if (counts := worker.slots) is not None:
+            fill.labels(worker.name, worker.device_name).set(counts.rows_used / max(1, counts.rows_computed))
+            ticks.labels(worker.name, worker.device_name).set(counts.ticks)
+            for how in ("limit", "used", "aside", "ahead"):
+                slots.labels(worker.name, worker.device_name, how).set(getattr(counts, how))
     return registry

@@ -1,5 +1,6 @@
 """Answers of the API, beside the forms of renders, jobs and schedules."""
 
+from dataclasses import asdict
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -105,6 +106,20 @@ class ModelList(BaseModel):
     data: list[ModelAnswer] = Field(description="In the registry's order.")
 
 
+class SlotsAnswer(BaseModel):
+    """Describe a worker's slots: pictures that are denoised together, each at a step of its own."""
+
+    limit: int = Field(description="How many pictures may be denoised together now.")
+    used: int = Field(description="How many are.")
+    aside: int = Field(description="How many have begun and let more urgent ones go first.")
+    ahead: int = Field(description="How many were claimed ahead and have not begun.")
+    joined: int = Field(description="How many pictures have joined others, since it started.")
+    stepped_aside: int = Field(description="How often one stepped aside, since it started.")
+    ticks: int = Field(description="Calls of the model, since it started.")
+    rows_used: int = Field(description="Rows of those calls that were pictures'.")
+    rows_computed: int = Field(description="All rows of those calls, filled up to fixed shapes.")
+
+
 class WorkerAnswer(BaseModel):
     """Describe a worker."""
 
@@ -120,6 +135,7 @@ class WorkerAnswer(BaseModel):
     rate: float = Field(description="Pictures a second over the last minute.")
     trouble: str | None = Field(description="What it waits for, such as an unavailable object store.")
     threads: int | None = Field(description="By how many threads it rendered its last batch, on a CPU.")
+    slots: SlotsAnswer | None = Field(description="Of its last model; null if it renders batch by batch.")
     silent_for: float = Field(description="Seconds since its last heartbeat.")
 
     @classmethod
@@ -135,6 +151,7 @@ class WorkerAnswer(BaseModel):
             rate=worker.rate,
             trouble=worker.trouble,
             threads=worker.threads,
+            slots=None if worker.slots is None else SlotsAnswer(**asdict(worker.slots)),
             silent_for=worker.silent_for,
         )
 

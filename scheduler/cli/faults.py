@@ -97,14 +97,28 @@ def workers(context: click.Context, as_json: bool) -> None:
         click.echo("no workers; start some with `farm-worker`, or a whole farm on this machine with `farm up`")
         return
     print_table(
-        ["WORKER", "STATE", "DEVICE", "MODEL", "BATCH", "PICTURES", "RATE", "LAST SEEN", "LAST FAULT"],
+        [
+            "WORKER",
+            "STATE",
+            "DEVICE",
+            "MODEL",
+            "BATCH",
+            "JOINED",
+            "ASIDE",
+            "PICTURES",
+            "RATE",
+            "LAST SEEN",
+            "LAST FAULT",
+        ],
         (
             (
                 worker.name,
                 _state(worker, quarantines[worker.name]),
                 _device(worker),
                 worker.model,
-                worker.batch or "",
+                _batch(worker),
+                "" if worker.slots is None else worker.slots.joined,
+                "" if worker.slots is None else worker.slots.stepped_aside,
                 worker.pictures,
                 f"{worker.rate:.1f}/s",
                 f"{duration(worker.silent_for)} ago",
@@ -158,6 +172,13 @@ def _state(worker: WorkerView, quarantines: Sequence[Quarantine]) -> str:
 
 def _device(worker: WorkerView) -> str:
     return worker.device_name + ("" if worker.threads is None else f", {counted(worker.threads, 'thread')}")
+
+
+def _batch(worker: WorkerView) -> str:
+    """Say how many pictures it renders now; of slots, of how many."""
+    if not worker.batch:
+        return ""
+    return str(worker.batch) if worker.slots is None else f"{worker.batch} of {worker.slots.limit}"
 
 
 def _shortened(message: str) -> str:

@@ -1,5 +1,6 @@
 """Render again: `farm retry` for failed jobs, `farm rerender` to reproduce a picture."""
 
+import json
 from pathlib import Path
 
 import click
@@ -58,8 +59,9 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
 def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     """Reproduce a picture and compare it with the original.
 
-    The whole batch is rendered again, on a CPU by as many threads as before: the last bit of a picture can depend on
-    both. Exits with 1 if the pictures differ.
+    The model is called for it as it was then, with as many rows and, on a CPU, threads: the last bit of a picture can
+    depend on both. What was rendered batch by batch is rendered again with its whole batch. Exits with 1 if the
+    pictures differ.
     """
     settings = read_settings()
     services = services_to_find(job_id, settings)
@@ -68,14 +70,20 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)
-    position = batch.job_row_ids.index(job.row_id)
     services.registry[job.spec.model]
     before = services.objects.get(job.object)
+    if by_slots := "calls" in batch.recipe:
+        position, specs = 0, [job.spec]
+        replay = json.dumps({name: batch.recipe[name] for name in ("calls", "decoded")})
+        terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
+    else:
+        position, specs = batch.job_row_ids.index(job.row_id), services.views.specs(batch)
+        terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=batch.recipe.get("threads"))
     again = submit_order(
         intake_of(services, reachable_broker(services)),
         Submitter(owner=settings.owner, local_files=True),
-        Order(specs=tuple(services.views.specs(batch))),
-        Terms(priority=Priority.INTERACTIVE, together=True, threads=batch.recipe.get("threads")),
+        Order(specs=tuple(specs)),
+        terms,
     )
     see_through(services, again)
     twin = services.views.job(f"{again.render_id}-{position}")
@@ -87,7 +95,8 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         sums = [job.sha256, twin.sha256]
         print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})
     else:
-        click.echo(f"{twin.id} is {verdict.words()} {job.id} (rendered in a batch of {len(batch.job_row_ids)})")
+        how = "by the same calls" if by_slots else f"in a batch of {len(batch.job_row_ids)}"
+        click.echo(f"{twin.id} is {verdict.words()} {job.id} (rendered {how})")
         for change in why:
             click.echo(f"rendered with a different {change}")
     context.exit(0 if verdict.identical else 1)

@@ -60,6 +60,8 @@ class Terms:
     together: bool = False
     #: Render them by so many threads, on a CPU.
     threads: int | None = None
+    #: Make them by these calls of the model (`Submission.replay`).
+    replay: str | None = None
     #: Keep the render out of the queue until it is released.
     held: bool = False
     #: When it may be rendered: held where that is not now.
@@ -81,6 +83,7 @@ class Terms:
             priority=self.priority,
             together=self.together,
             threads=self.threads,
+            replay=self.replay,
             once=once,
             key_id=submitter.key_id,
             limits=submitter.limits,

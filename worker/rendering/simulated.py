@@ -145,8 +145,8 @@ class _SimulatedLoop:
                 picture=draw(slot.spec),
                 recipe={
                     "kind": "simulated",
-                    "calls": [[pictures, None, n] for pictures, n in _own(slot).shapes],
-                    "decoded": 1,
+                    "calls": [[pictures, None, 0, n] for pictures, n in _own(slot).shapes],
+                    "decoded": [1, 0],
                 },
             )
             for slot in slots

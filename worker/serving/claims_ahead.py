@@ -62,7 +62,7 @@ class ClaimsAhead:
         if self.others_are_due(now := time.monotonic()):
             self._others_at = now
             models = [*self._served]
-        self._asked = self._thread.submit(lambda: Look(waiting=self._jobs.best_waiting(models)))
+        self._asked = self._thread.submit(self._look, model, models)
 
     def answer(self, *, wait: bool = False) -> Look | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -78,7 +78,12 @@ class ClaimsAhead:
 
     def _claim(self, model: Model, limit: int) -> Look:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
-        if claim is None or claim.next_priority is None:
-            return Look(claim=claim)
+        return Look(claim=claim, deep=claim is not None and self._is_deep(model, claim.next_priority))
+
+    def _look(self, model: Model, models: Collection[str]) -> Look:
+        waiting = self._jobs.best_waiting([*models])
+        return Look(waiting=waiting, deep=self._is_deep(model, waiting.get(model.alias)))
+
+    def _is_deep(self, model: Model, best: Priority | None) -> bool:
         enough = _DEEP_BATCHES * model.batch_limit
-        return Look(claim=claim, deep=self._jobs.waiting(model.alias, claim.next_priority, at_most=enough) >= enough)
+        return best is not None and self._jobs.waiting(model.alias, best, at_most=enough) >= enough

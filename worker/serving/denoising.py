@@ -87,6 +87,7 @@ class Denoising:
             raise
         finally:
             self._close()
+            self._context.heartbeat.denoised(self._counter.idle())
         return self._made
 
     def _serve(self) -> bool:
@@ -119,11 +120,10 @@ class Denoising:
     def _note(self, found: Look | None) -> None:
         if found is None:
             return
+        self._deep = found.deep
         if found.waiting is not None:
             self._weigh(found.waiting)
-            return
-        self._deep = found.deep
-        if found.claim is None:
+        elif found.claim is None:
             self._dry_until = time.monotonic() + LOOK_SECONDS
         else:
             self._take(found.claim)
@@ -247,9 +247,8 @@ class Denoising:
         if not finished:
             return
         slots = [one.slot for one in finished if one.slot is not None]
-        # Decoding makes no steps.
-        spec = finished[0].job.spec
-        self._context.watchdog.begin((self._model.alias, spec.width, spec.height, len(slots), "decoding"))
+        # Decoding makes no steps, and what half precision spoiled is made again: it takes as long as it may.
+        self._context.watchdog.begin(None)
         started = time.monotonic()
         try:
             made = self._loop.develop(slots)
@@ -316,4 +315,5 @@ def _replay(text: str | None) -> Replay | None:
     if text is None:
         return None
     said = json.loads(text)
-    return Replay(calls=tuple((rows, threads, n) for rows, threads, n in said["calls"]), decoded=said["decoded"])
+    of, which = said["decoded"]
+    return Replay(calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]), decoded=(of, which))

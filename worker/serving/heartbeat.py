@@ -88,7 +88,7 @@ class Heartbeat:
         """Note by how many threads of a CPU the last batch was rendered; None: on another device."""
         self._threads = threads
 
-    def denoised(self, slots: SlotCounts) -> None:
+    def denoised(self, slots: SlotCounts | None) -> None:
         """Note what the slots do."""
         self._slots = slots
 

@@ -93,7 +93,9 @@ class Publisher:
 
     def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
         remarks = batch.remarks.get(job.id, ())
-        own = {"batch": {"size": len(batch.jobs), "position": position}} | ({"remarks": remarks} if remarks else {})
+        # Of what went through slots, the recipe's calls say it all, and neighbours do not matter.
+        mates = {} if "calls" in batch.recipe else {"batch": {"size": len(batch.jobs), "position": position}}
+        own = mates | ({"remarks": remarks} if remarks else {})
         data = to_png(picture, job.spec, {**batch.recipe, **own})
         key = picture_key(job.render_id, job.index)
         stored, other = self._put(key, data)

@@ -11,6 +11,7 @@ class SlotCounter:
     """Counts since the process started."""
 
     def __init__(self) -> None:
+        self._limit = 0
         self._ticks = self._joined = self._stepped_aside = self._used = self._computed = 0
 
     def count(self, called: Sequence[SlotJob], held: SlotJobs, loop: SlotLoop, limit: int) -> SlotCounts:
@@ -27,11 +28,19 @@ class SlotCounter:
             aside = id(one) not in in_call
             self._stepped_aside += aside and not one.aside
             one.aside = aside
+        return self._counts(limit, used=len(called), aside=sum(one.aside for one in begun), ahead=len(held.not_begun()))
+
+    def idle(self) -> SlotCounts | None:
+        """Return what is left of the counts once nothing is in hand; None if there never was a call."""
+        return self._counts(self._limit) if self._ticks else None
+
+    def _counts(self, limit: int, *, used: int = 0, aside: int = 0, ahead: int = 0) -> SlotCounts:
+        self._limit = limit
         return SlotCounts(
             limit=limit,
-            used=len(called),
-            aside=sum(one.aside for one in begun),
-            ahead=len(held.not_begun()),
+            used=used,
+            aside=aside,
+            ahead=ahead,
             joined=self._joined,
             stepped_aside=self._stepped_aside,
             ticks=self._ticks,

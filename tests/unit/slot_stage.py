@@ -1,0 +1,285 @@
+"""A denoising loop with a queue, a store and a model in memory, all of them scripted."""
+
+import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from PIL import Image
+
+from storage.errors import FarmError, RenderFailed
+from storage.fleet.fault_log import FaultLog
+from storage.fleet.memory_limits import Load, MemoryLimit
+from storage.fleet.workers import Workers
+from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
+from storage.objects.object_keys import Stored
+from storage.rules.faults import Fault
+from storage.rules.states import Priority, State
+from storage.spec.models import SimulatedModel
+from storage.spec.picture import Spec
+from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
+from worker.serving.batch import WorkerContext
+from worker.serving.batch_limits import BatchLimits
+from worker.serving.claims_ahead import ClaimsAhead
+from worker.serving.denoising import Denoising, Hooks
+from worker.serving.heartbeat import Heartbeat
+from worker.serving.leases import Leases
+from worker.serving.publish import Publisher
+from worker.serving.slot_counter import SlotCounter
+from worker.serving.thread_choice import ThreadChoice
+from worker.serving.watchdog import Watchdog
+
+MODEL = SimulatedModel(kind="simulated", alias="m", batch_limit=2)
+
+
+def job(number: int, steps: int, priority: Priority = Priority.NORMAL, **said: object) -> ClaimedJob:
+    """A claimed job of so many steps; `width` is its specification's."""
+    width = int(cast("int", said.pop("width", 8)))
+    spec = Spec(
+        model="m",
+        prompt=f"p{number}",
+        negative_prompt="",
+        width=width,
+        height=8,
+        num_inference_steps=steps,
+        guidance_scale=5.0,
+        seed=number,
+    )
+    return ClaimedJob(
+        id=number,
+        render_id="r",
+        index=number,
+        spec=spec,
+        fence=1,
+        attempt=1,
+        priority=priority,
+        **said,  # type: ignore[arg-type]
+    )
+
+
+class Queue:
+    """Jobs in the order of priority and number; a claim takes the head and those of its loop key."""
+
+    def __init__(self) -> None:
+        self.jobs: list[ClaimedJob] = []
+        self.claimed: list[int] = []
+        self.done: dict[int, RenderedBatch] = {}
+        self.faults: dict[int, str] = {}
+        self.given_back: list[int] = []
+        self.lost: set[int] = set()
+        self.others: dict[str, Priority] = {}
+        self._lock = threading.RLock()
+
+    def add(self, *jobs: ClaimedJob) -> None:
+        with self._lock:
+            self.jobs = sorted([*self.jobs, *jobs], key=lambda one: (one.priority, one.id))
+
+    def claim(self, *, model: str, worker: str, limit: int) -> Claim | None:
+        del model, worker
+        with self._lock:
+            if not self.jobs:
+                return None
+            head = self.jobs[0]
+            alike = [one for one in self.jobs if one.spec.loop_key() == head.spec.loop_key() and not one.suspect]
+            taken = [head] if head.suspect else alike[:limit]
+            self.jobs = [one for one in self.jobs if one not in taken]
+            self.claimed.append(len(taken))
+            return Claim(jobs=tuple(taken), next_priority=self.jobs[0].priority if self.jobs else None)
+
+    def complete(self, batch: RenderedBatch, published: Sequence[Published]) -> Mapping[int, State | None]:
+        with self._lock:
+            self.done |= {picture.job.id: batch for picture in published}
+        return {}
+
+    def recover(self, claimed: Sequence[ClaimedJob], fault: Fault, message: str) -> Mapping[int, State]:
+        self.faults |= {one.id: f"{fault}: {message}" for one in claimed}
+        return {one.id: State.FAILED for one in claimed}
+
+    def give_back(self, claimed: Sequence[ClaimedJob]) -> int:
+        self.given_back += [one.id for one in claimed]
+        return len(claimed)
+
+    def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
+        with self._lock:
+            own = {"m": self.jobs[0].priority} if self.jobs else {}
+        return own | {name: priority for name, priority in self.others.items() if name in models}
+
+    def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
+        del model
+        return min(at_most, sum(one.priority == priority for one in self.jobs))
+
+    def renew(self, claimed: Iterable[ClaimedJob]) -> set[int]:
+        return self.still_held(claimed)
+
+    def still_held(self, claimed: Iterable[ClaimedJob]) -> set[int]:
+        return {one.id for one in claimed} - self.lost
+
+
+class _Store:
+    def put(self, key: str, data: bytes) -> Stored:
+        return Stored(key=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+    def get(self, key: str) -> bytes:
+        raise AssertionError(key)
+
+    def delete(self, key: str) -> None:
+        raise AssertionError(key)
+
+
+class _Limits:
+    def __init__(self) -> None:
+        self.known: dict[Load, MemoryLimit] = {}
+
+    def of(self, load: Load) -> MemoryLimit | None:
+        return self.known.get(load)
+
+    def learn(self, load: Load, limit: MemoryLimit) -> None:
+        self.known[load] = limit
+
+
+@dataclass(eq=False)
+class FakeSlot:
+    """Counts the calls that were made for it."""
+
+    spec: Spec
+    replay: Replay | None
+    made: int = 0
+
+    @property
+    def calls(self) -> int:
+        return self.spec.num_inference_steps
+
+
+class FakeModel:
+    """A loaded model whose calls are recorded as the seeds of their pictures; `before` may raise."""
+
+    def __init__(self) -> None:
+        self.ticks: list[list[int]] = []
+        self.replayed: list[Replay] = []
+        self.together: list[list[int]] = []
+        self.last_rows = (0, 0)
+        self.before: Callable[[list[int]], None] = lambda _: None
+        self.failing: Callable[[int, int], bool] = lambda _seed, _made: False
+        self.frugal = False
+        self.developing: Callable[[list[int]], None] = lambda _: None
+
+    def slots(self) -> SlotLoop:
+        return self
+
+    def render(self, specs: Sequence[Spec], on_step: Callable[[], None], **_: object) -> RenderResult:
+        on_step()
+        self.together.append([spec.seed for spec in specs])
+        return RenderResult(pictures=[Image.new("RGB", (8, 8)) for _ in specs], recipe={"kind": "fake"})
+
+    def save_memory(self) -> bool:
+        before, self.frugal = self.frugal, True
+        return not before
+
+    def admit(self, spec: Spec, *, replay: Replay | None = None) -> FakeSlot:
+        if replay is not None:
+            self.replayed.append(replay)
+        return FakeSlot(spec, replay)
+
+    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+        del threads
+        seeds = [slot.spec.seed for slot in slots]
+        self.before(seeds)
+        self.ticks.append(seeds)
+        failed = {}
+        for position, slot in enumerate(slots):
+            assert isinstance(slot, FakeSlot)
+            assert slot.made < slot.calls, "called once too often"
+            slot.made += 1
+            if self.failing(slot.spec.seed, slot.made):
+                failed[position] = RenderFailed("this one")
+        self.last_rows = (len(slots), 4)
+        return failed
+
+    def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
+        self.developing([slot.spec.seed for slot in slots])
+        assert all(slot.made == slot.calls for slot in slots)
+        return [SlotPicture(picture=Image.new("RGB", (8, 8)), recipe={"kind": "fake", "calls": []}) for _ in slots]
+
+
+@dataclass
+class Stage:
+    """What a test changes and looks at."""
+
+    queue: Queue = field(default_factory=Queue)
+    model: FakeModel = field(default_factory=FakeModel)
+    limits: _Limits = field(default_factory=_Limits)
+    counter: SlotCounter = field(default_factory=SlotCounter)
+    stopping: bool = False
+    stays: bool = True
+    tickets: list[Priority] = field(default_factory=list)
+
+    def run(self, batch_limit: int = 2) -> int:
+        """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
+        watchdog = Watchdog(stall_seconds=60)
+        # Not started: a test says itself when leases are looked at.
+        self.leases = Leases(self.queue, renew_seconds=10, watchdog=watchdog, on_stall=lambda _: None)
+        publisher = Publisher(jobs=self.queue, objects=_Store(), leases=self.leases)
+        self.heartbeat = Heartbeat(
+            cast("Workers", None),
+            cast("FaultLog", None),
+            name="w",
+            seconds=10,
+            announce=lambda: None,
+            on_name_taken=lambda _: None,
+        )
+        context = WorkerContext(
+            worker="w",
+            jobs=self.queue,
+            leases=self.leases,
+            watchdog=watchdog,
+            batch_limits=BatchLimits(self.limits, device_name="d"),
+            threads=ThreadChoice(None),
+            publisher=publisher,
+            heartbeat=self.heartbeat,
+        )
+        model = MODEL.model_copy(update={"batch_limit": batch_limit})
+        claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
+        assert claim is not None
+        loop = Denoising(
+            model,
+            cast("LoadedModel", self.model),
+            self.model,
+            context=context,
+            ahead=ClaimsAhead(self.queue, worker="w", served=["m", *self.queue.others]),
+            counter=self.counter,
+            hooks=Hooks(
+                claimed=lambda _: None,
+                given_back=self.tickets.append,
+                stays=lambda _waiting, _least: self.stays,
+                rendered=lambda _pictures, _seconds: None,
+                is_stopping=lambda: self.stopping,
+            ),
+        )
+        try:
+            return loop.run(claim)
+        finally:
+            publisher.drain()
+
+    def look_at_leases(self) -> None:
+        """Do what the leases' thread does now and then."""
+        self.leases._keep_once()
+
+    def calls_of(self) -> Mapping[int, int]:
+        """Return how many calls each picture had, by its job's id."""
+        found: defaultdict[int, int] = defaultdict(int)
+        for seeds in self.model.ticks:
+            for seed in seeds:
+                found[seed] += 1
+        return found
+
+
+def raising(error: FarmError, when: Callable[[list[int]], bool]) -> Callable[[list[int]], None]:
+    """Return a function that raises an error for certain pictures."""
+
+    def check(seeds: list[int]) -> None:
+        if when(seeds):
+            raise error
+
+    return check
