@@ -40,7 +40,6 @@ from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
 from worker.serving.publish import Publisher
 from worker.serving.services import PictureStore, Quarantines
-from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
@@ -219,7 +218,6 @@ def turn_of(model: WatchedModel, queue: QueueInMemory, store: PictureStore, limi
         quarantines=cast("Quarantines", _NoQuarantine()),
         models=ModelCache({"diffusers": cast("Backend", _OneModel(model=model))}),
         ahead=ClaimsAhead(queue, worker="benchmark", served=["benchmark"]),
-        counter=SlotCounter(),
         help=HelpCall(queue, None, start_seconds=0.0),
         stopping=threading.Event(),
     )

@@ -3,17 +3,21 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import click
 
 from scheduler.cli.output import counted, duration, json_option, print_json, print_table, when
 from scheduler.cli.reading import services_to_find, services_to_read
 from storage.errors import NotFound
-from storage.fleet.fault_log import FaultLog, Quarantine
+from storage.fleet.fault_log import FaultLog, FaultView, Quarantine
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _MESSAGE_SHOWN = 100
+_COLUMNS = (
+    *("WORKER", "STATE", "DEVICE", "MODEL", "BATCH", "JOINED", "ASIDE", "PICTURES", "RATE", "LAST SEEN", "LAST FAULT"),
+)
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -84,7 +88,7 @@ def workers(context: click.Context, as_json: bool) -> None:
         print_json(
             [
                 {
-                    **worker.__dict__,
+                    **asdict(worker),
                     "silent": worker.silent_for > SILENT_SECONDS,
                     "last_fault": fault.__dict__ if (fault := last[worker.name]) else None,
                     "quarantines": [quarantine.__dict__ for quarantine in quarantines[worker.name]],
@@ -97,35 +101,8 @@ def workers(context: click.Context, as_json: bool) -> None:
         click.echo("no workers; start some with `farm-worker`, or a whole farm on this machine with `farm up`")
         return
     print_table(
-        [
-            "WORKER",
-            "STATE",
-            "DEVICE",
-            "MODEL",
-            "BATCH",
-            "JOINED",
-            "ASIDE",
-            "PICTURES",
-            "RATE",
-            "LAST SEEN",
-            "LAST FAULT",
-        ],
-        (
-            (
-                worker.name,
-                _state(worker, quarantines[worker.name]),
-                _device(worker),
-                worker.model,
-                _batch(worker),
-                "" if worker.slots is None else worker.slots.joined,
-                "" if worker.slots is None else worker.slots.stepped_aside,
-                worker.pictures,
-                f"{worker.rate:.1f}/s",
-                f"{duration(worker.silent_for)} ago",
-                f"{fault.fault}, {when(fault.at)}" if (fault := last[worker.name]) else "",
-            )
-            for worker in found
-        ),
+        _COLUMNS,
+        ((*_row(worker, quarantines[worker.name]), _fault(last[worker.name])) for worker in found),
     )
     _say_what_hinders(found, quarantines)
 
@@ -162,6 +139,25 @@ def release(name: str, as_json: bool) -> None:
         click.echo(f"ended {counted(ended, 'quarantine')} of {name}")
     else:
         click.echo(f"{name} is not quarantined")
+
+
+def _row(worker: WorkerView, quarantines: Sequence[Quarantine]) -> tuple[object, ...]:
+    return (
+        worker.name,
+        _state(worker, quarantines),
+        _device(worker),
+        worker.model,
+        _batch(worker),
+        "" if worker.slots is None else worker.slots.joined,
+        "" if worker.slots is None else worker.slots.stepped_aside,
+        worker.pictures,
+        f"{worker.rate:.1f}/s",
+        f"{duration(worker.silent_for)} ago",
+    )
+
+
+def _fault(last: FaultView | None) -> str:
+    return "" if last is None else f"{last.fault}, {when(last.at)}"
 
 
 def _state(worker: WorkerView, quarantines: Sequence[Quarantine]) -> str:

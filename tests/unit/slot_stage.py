@@ -238,6 +238,7 @@ class Stage:
             threads=ThreadChoice(None),
             publisher=publisher,
             heartbeat=self.heartbeat,
+            counter=self.counter,
         )
         model = MODEL.model_copy(update={"batch_limit": batch_limit})
         claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
@@ -248,7 +249,6 @@ class Stage:
             self.model,
             context=context,
             ahead=ClaimsAhead(self.queue, worker="w", served=["m", *self.queue.others]),
-            counter=self.counter,
             hooks=Hooks(
                 claimed=lambda _: None,
                 given_back=self.tickets.append,

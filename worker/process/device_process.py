@@ -37,7 +37,6 @@ from worker.serving.model_cache import ModelCache
 from worker.serving.outages import OutageRetry
 from worker.serving.patient import PatientInputs, PatientJobs, PatientMemoryLimits, PatientObjects, PatientQuarantines
 from worker.serving.publish import Publisher
-from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
@@ -105,7 +104,6 @@ class DeviceProcess:
             quarantines=PatientQuarantines(faults, retry),
             models=ModelCache(backends, capacity=settings.loaded_models),
             ahead=ClaimsAhead(jobs, worker=self.me.name, served=self.me.served),
-            counter=SlotCounter(),
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
         )

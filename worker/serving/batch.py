@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from storage.errors import OutOfMemory, RenderFailed
@@ -21,6 +21,7 @@ from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
 from worker.serving.publish import Publisher
 from worker.serving.services import WorkerJobs
+from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.watchdog import Watchdog
 
@@ -41,6 +42,7 @@ class WorkerContext:
     threads: ThreadChoice
     publisher: Publisher
     heartbeat: Heartbeat
+    counter: SlotCounter = field(default_factory=SlotCounter)
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""

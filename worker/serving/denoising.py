@@ -15,7 +15,6 @@ from storage.spec.models import Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, Look
-from worker.serving.slot_counter import SlotCounter
 from worker.serving.slot_jobs import SlotJob, SlotJobs
 from worker.serving.tick_threads import TickThreads
 
@@ -48,7 +47,6 @@ class Denoising:
         *,
         context: WorkerContext,
         ahead: ClaimsAhead,
-        counter: SlotCounter,
         hooks: Hooks,
     ) -> None:
         self._model = model
@@ -56,7 +54,6 @@ class Denoising:
         self._loop = loop
         self._context = context
         self._ahead = ahead
-        self._counter = counter
         self._hooks = hooks
         self._jobs = SlotJobs()
         self._threads = TickThreads(context.threads, model)
@@ -87,7 +84,7 @@ class Denoising:
             raise
         finally:
             self._close()
-            self._context.heartbeat.denoised(self._counter.idle())
+            self._context.heartbeat.denoised(self._context.counter.idle())
         return self._made
 
     def _serve(self) -> bool:
@@ -304,7 +301,7 @@ class Denoising:
 
     def _show(self, called: Sequence[SlotJob], limit: int) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
-        counts = self._counter.count(called, self._jobs, self._loop, limit)
+        counts = self._context.counter.count(called, self._jobs, self._loop, limit)
         heartbeat = self._context.heartbeat
         heartbeat.now(state="rendering", batch=len(called))
         heartbeat.denoised(counts)

@@ -18,7 +18,6 @@ from worker.serving.denoising import Denoising, Hooks
 from worker.serving.help_call import HelpCall
 from worker.serving.model_cache import ModelCache
 from worker.serving.services import Quarantines
-from worker.serving.slot_counter import SlotCounter
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ class Turn:
     models: ModelCache
     help: HelpCall
     ahead: ClaimsAhead
-    counter: SlotCounter
     stopping: threading.Event
 
     def run(self, model: Model) -> int:
@@ -94,7 +92,6 @@ class Turn:
                     loop,
                     context=context,
                     ahead=self.ahead,
-                    counter=self.counter,
                     hooks=Hooks(
                         claimed=visit.claimed,
                         given_back=lambda priority: self.return_ticket(model, priority),
