@@ -36,10 +36,10 @@ class Abandoned(FarmError):
 class Replay:
     """By which calls a picture was made, from its recipe: the last bits of a picture depend on nothing else."""
 
-    #: For each run of equal calls: rows of the call, threads of a CPU (None: not one), the first of the picture's own
-    #: rows, how many such calls.
+    #: For each run of equal calls: rows of the call, threads of a CPU (None: not one), the first of the rows that were
+    #: this picture's, how many such calls.
     calls: tuple[tuple[int, int | None, int, int], ...]
-    #: How many pictures were decoded in one call, and which of them it was.
+    #: How many pictures were decoded in one call with it, and which of them it was.
     decoded: tuple[int, int]
 
 
@@ -62,7 +62,7 @@ class Slot(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotPicture:
-    """A picture that left its slot; its `recipe` (as `RenderResult.recipe`) holds the `Replay` that makes it again."""
+    """A picture that left its slot; `recipe` is its own, as `RenderResult.recipe`, with `Replay`'s two entries."""
 
     picture: Image
     recipe: Mapping[str, Any]

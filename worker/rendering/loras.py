@@ -47,6 +47,8 @@ class LoraAdapters:
         self._known = known
         self._offload_again = offload_again
         self._loaded: dict[str, _Loaded] = {}
+        #: Those that are on, and their scales; None: it is not known.
+        self._on: Mapping[str, float] | None = None
 
     def switch(self, scales: Mapping[str, float]) -> None:
         """Use exactly these LoRAs (alias → scale).
@@ -55,6 +57,10 @@ class LoraAdapters:
             RenderFailed: one of them cannot be loaded, or not be used so; the pipeline is as it was before.
             OutOfMemory, DeviceBroken: as `LoadedModel.render`.
         """
+        if self._on is not None and list(self._on.items()) == list(scales.items()):
+            # A walk through all modules otherwise, at every step.
+            return
+        self._on = None
         for alias in scales.keys() - self._loaded.keys():
             self._load(alias)
         for alias, scale in scales.items():
@@ -63,12 +69,14 @@ class LoraAdapters:
                     f"loras: {alias} is a DoRA, whose magnitudes have no scale: its scale must be 1 (given: {scale:g})"
                 )
         if not self._loaded:
+            self._on = {}
             return
         adapters = [self._loaded[alias].adapter for alias in scales]
         for component in self._components():
             set_adapter_layers(component, enabled=bool(scales))
             if scales:
                 set_weights_and_activate_adapters(component, adapters, list(scales.values()))
+        self._on = dict(scales)
 
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
         """Return what the recipe says of pictures that are rendered with these LoRAs, by alias."""

@@ -1,15 +1,14 @@
 """One Diffusers pipeline on one device, called once per batch."""
 
 import inspect
-import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 
-from storage.errors import BadSpecification, RenderFailed
+from storage.errors import BadSpecification, DeviceBroken, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, guides_by_true_cfg
@@ -20,9 +19,14 @@ from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
 from worker.rendering.input_cache import InputCache
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
+from worker.rendering.pictures import read_image, to_pictures
 from worker.rendering.prompts import Prompts, text_model, weighs_prompts
+from worker.rendering.row_check import has_slots, rows_keep_to_themselves
 from worker.rendering.safety import SafetyChecker
-from worker.rendering.samplers import make_scheduler
+from worker.rendering.samplers import make_scheduler, sampler_recipe
+from worker.rendering.slot import SlotParts
+from worker.rendering.slot_sampling import FreshSchedulers
+from worker.rendering.slots import DiffusersSlots
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import attention, release_memory, tf32
 
@@ -30,6 +34,9 @@ from worker.rendering.tuning import attention, release_memory, tf32
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
 
 _BAD = Fault.BAD_PICTURE
+_UNKNOWN = "not tried yet"
+
+log = logging.getLogger(__name__)
 
 
 class LoadedPipeline:
@@ -44,6 +51,7 @@ class LoadedPipeline:
         adapters: LoraAdapters,
         safety: SafetyChecker | None,
         recipe: Mapping[str, Any],
+        is_offloaded: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.adapters = adapters
@@ -58,6 +66,10 @@ class LoadedPipeline:
         # Tensors stay on the device; but only these pipelines' are in 0…1, as the arrays of all are.
         self._output = "pt" if weighs_prompts(type(pipeline)) else "np"
         self.own_scheduler = self._denoiser.scheduler
+        self._is_offloaded = is_offloaded
+        self._why_no_slots: str | None = _UNKNOWN
+        begins_at_first = type(pipeline).__name__ == "StableDiffusionXLPipeline"
+        self._fresh_schedulers = FreshSchedulers(self.own_scheduler, begins_at_first=begins_at_first)
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
 
     @torch.inference_mode()
@@ -84,7 +96,47 @@ class LoadedPipeline:
         raise fault
 
     def slots(self) -> SlotLoop | None:
+        if self._why_no_slots is None:
+            return DiffusersSlots(self._slot_parts())
+        if self._why_no_slots == _UNKNOWN:
+            self._why_no_slots = self._slots_lack()
+            if self._why_no_slots is not None:
+                said = {"model": self._model.alias, "reason": self._why_no_slots}
+                log.info("pictures join and leave between batches only", extra=said)
+            return self.slots()
         return None
+
+    def _slots_lack(self) -> str | None:
+        """Return why there are no slots; None: there are. Raises DeviceBroken."""
+        if not has_slots(type(self.pipeline)):
+            return f"{type(self.pipeline).__name__} has its own loop"
+        if self._is_offloaded:
+            return "parts of it wait in the computer's memory"
+        try:
+            kept = rows_keep_to_themselves(self.pipeline)
+        except Exception as error:  # noqa: BLE001 - a model can raise anything
+            fault = as_fault(error)
+            if isinstance(fault, DeviceBroken):
+                raise fault from None
+            return f"a call of four rows failed: {fault}"
+        return None if kept else "the last bits of a picture depend on its neighbours"
+
+    def _slot_parts(self) -> SlotParts:
+        return SlotParts(
+            pipeline=self.pipeline,
+            model=self._model,
+            inputs=self._inputs,
+            adapters=self.adapters,
+            prompts=self._prompts,
+            safety=self.safety,
+            schedulers=self._fresh_schedulers,
+            recipe=self._recipe,
+            check=self._check,
+            is_spoiled=self._spoiled,
+            in_single_precision=lambda spec: self._again_in_single_precision([spec]),
+            remarks=self._remarks,
+            saves_memory=lambda: self._saves_memory,
+        )
 
     def save_memory(self) -> bool:
         decoder: Any = getattr(self._denoiser, "vae", None)
@@ -103,27 +155,39 @@ class LoadedPipeline:
     def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> RenderResult:
         self._check(specs[0])
         tensors = self._tensors(specs, on_step)
-        recipe = {**self._recipe, **_sampler(self._denoiser.scheduler)}
+        if self._spoiled(tensors):
+            if len(specs) > 1:
+                raise RenderFailed("a picture of this batch is black or not finite in half precision", _BAD)
+            return self._again_in_single_precision(specs, on_step)
+        return self._finished(specs, tensors, {})
+
+    def _again_in_single_precision(
+        self, specs: Sequence[Spec], on_step: Callable[[], None] = lambda: None
+    ) -> RenderResult:
+        tensors = self._in_single_precision(specs, on_step)
+        because = f"black or not finite in {self._recipe['dtype']}"
+        return self._finished(specs, tensors, {"dtype": "float32", "because": because})
+
+    def _finished(self, specs: Sequence[Spec], tensors: torch.Tensor, beside: Mapping[str, Any]) -> RenderResult:
+        """Check and describe pictures. Raises RenderFailed if the safety checker flags one.
+
+        Args:
+            beside: what the recipe says that it does not say of every picture.
+        """
+        recipe = {**self._recipe, **sampler_recipe(self._denoiser.scheduler)}
         if recipe["threads"] is not None:
             recipe["threads"] = torch.get_num_threads()
         if specs[0].loras:
             recipe["loras"] = self.adapters.recipe(specs[0].loras)
         if self._saves_memory:
             recipe["vae"] = "sliced and tiled"
-        if self._spoiled(tensors):
-            if len(specs) > 1:
-                raise RenderFailed("a picture of this batch is black or not finite in half precision", _BAD)
-            tensors = self._in_single_precision(specs, on_step)
-            recipe |= {"dtype": "float32", "because": f"black or not finite in {recipe['dtype']}"}
-        pictures = _to_pictures(tensors)
-        if self.safety is not None:
-            if any(self.safety.flags(pictures)):
-                raise RenderFailed("the model's safety checker flags this picture as not safe for work", _BAD)
-            recipe |= {"safety_checker": "passed"}
-        remarks = [
-            (*self._prompts.unread(spec, self._model.alias), *guidance_remarks(spec, self._model)) for spec in specs
-        ]
-        return RenderResult(pictures=pictures, recipe=recipe, remarks=remarks)
+        pictures = to_pictures(tensors)
+        passed = {} if self.safety is None else self.safety.passed(pictures)
+        remarks = [self._remarks(spec) for spec in specs]
+        return RenderResult(pictures=pictures, recipe={**recipe, **beside, **passed}, remarks=remarks)
+
+    def _remarks(self, spec: Spec) -> tuple[str, ...]:
+        return (*self._prompts.unread(spec, self._model.alias), *guidance_remarks(spec, self._model))
 
     def _check(self, shared: Spec) -> None:
         """Raise RenderFailed for what the model's own files forbid: where it was submitted they may not have been."""
@@ -200,7 +264,7 @@ class LoadedPipeline:
         """Return a tensor (batch, 3, height, width), 0…1, for each ControlNet; for a single one, not in a list."""
         resize = partial(self.pipeline.control_image_processor.preprocess, height=specs[0].height, width=specs[0].width)
         columns = zip(*(spec.control_images or () for spec in specs), strict=True)
-        return one_or_all([resize([self._inputs.get(name, _image) for name in column]) for column in columns])
+        return one_or_all([resize([self._inputs.get(name, read_image) for name in column]) for column in columns])
 
     def _spoiled(self, tensors: torch.Tensor) -> bool:
         """Tell whether half precision may have spoiled a picture. Raises RenderFailed if something else did."""
@@ -244,19 +308,3 @@ def one_or_all(values: Any) -> Any:
     if values is None:
         return None
     return values[0] if len(values) == 1 else list(values)
-
-
-def _sampler(scheduler: Any) -> dict[str, Any]:
-    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
-    return {"scheduler": type(scheduler).__name__, "scheduler_config": settings}
-
-
-def _image(data: bytes) -> Image.Image:
-    """Decode a conditioning image: upright, RGB."""
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-
-
-def _to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """Convert a (batch, channel, height, width) tensor in 0…1, to bytes while on the device: a quarter to copy."""
-    rounded = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(picture) for picture in rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()]

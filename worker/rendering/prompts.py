@@ -109,7 +109,7 @@ class Prompts:
                 }
             ]
         by_length: dict[int, list[int]] = {}
-        encoded = [self._encoded(spec) for spec in specs]
+        encoded = [self.encoded(spec) for spec in specs]
         for index, embeddings in enumerate(encoded):
             by_length.setdefault(embeddings["prompt_embeds"].shape[1], []).append(index)
         return [
@@ -150,7 +150,12 @@ class Prompts:
         """Empty the cache: the text encoders have another precision now."""
         self._cached.clear()
 
-    def _encoded(self, spec: Spec) -> Embeddings:
+    def encoded(self, spec: Spec) -> Embeddings:
+        """Return one picture's embeddings, those of its negative prompt too if it is guided.
+
+        Raises:
+            RenderFailed: given embeddings do not fit the model.
+        """
         if spec.prompt_embeds is not None:
             return self._given(spec)
         if spec.prompt_weighting == "compel":

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from storage.errors import RenderFailed
+from storage.rules.faults import Fault
+
 
 class SafetyChecker:
     """A pipeline's own safety checker, taken out of it."""
@@ -27,3 +30,9 @@ class SafetyChecker:
         with torch.inference_mode():
             _, flagged = self._checker(images=copies, clip_input=features.to(parameter.device, parameter.dtype))
         return [bool(flag) for flag in flagged]
+
+    def passed(self, pictures: Sequence[Image.Image]) -> dict[str, str]:
+        """Return what the recipe says of pictures that pass. Raises RenderFailed if one does not."""
+        if any(self.flags(pictures)):
+            raise RenderFailed("the model's safety checker flags this picture as not safe for work", Fault.BAD_PICTURE)
+        return {"safety_checker": "passed"}

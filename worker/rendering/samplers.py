@@ -71,6 +71,12 @@ def make_scheduler(sampler: str | None, own: Any) -> Any:
     return keep_timesteps_right(_made(kind, settings, own))
 
 
+def sampler_recipe(scheduler: Any) -> dict[str, Any]:
+    """Return what a recipe says of a scheduler: its class and settings."""
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return {"scheduler": type(scheduler).__name__, "scheduler_config": settings}
+
+
 def _of_the_model(own: Any) -> dict[str, Any]:
     """Return the model's settings among those of its own scheduler."""
     config, unsaid = own.config, set(own.config.get("_use_default_values", ()))

@@ -3,6 +3,7 @@
 What Diffusers gives stands wherever it is right, bit for bit. worker/README.md tells where it is not.
 """
 
+import copy
 import functools
 from typing import Any
 
@@ -76,6 +77,20 @@ def keep_timesteps_right(scheduler: Any) -> Any:
     if _is(scheduler, (DDIMScheduler, DDIMParallelScheduler, CogVideoXDDIMScheduler, PNDMScheduler)):
         _step_to_the_next_timestep(scheduler)
     return scheduler
+
+
+def copied(scheduler: Any) -> Any:
+    """Return a scheduler in the same state that goes its own way; tensors are shared, for no step changes them.
+
+    But for PNDM's Runge-Kutta steps, which add to one of them in place.
+    """
+    made = copy.copy(scheduler)
+    state = vars(made)
+    for name in ("set_timesteps", "step"):
+        # Those that were put right belong to the original.
+        state.pop(name, None)
+    state.update({name: list(value) for name, value in state.items() if isinstance(value, list)})
+    return keep_timesteps_right(made)
 
 
 def noise_levels(scheduler: Any) -> Floats:

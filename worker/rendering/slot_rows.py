@@ -1,0 +1,189 @@
+"""One call of the UNet, and of its ControlNets, for slots whose steps, guidance and samplers differ.
+
+A guided slot has two rows that follow one another, without its prompt and with it; then come the slots without
+guidance, one row each. The call is filled up to one of a few shapes by copies of its last row: the last bits of a row
+depend on the shape of the call and on its place in it, never on what is in the other rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from worker.rendering.backend import Replay
+from worker.rendering.prompts import Embeddings
+
+
+class RowSource(Protocol):
+    """What the rows of one slot are made of; see `DiffusersSlot`."""
+
+    embeddings: Embeddings
+    is_guided: bool
+    time_ids: torch.Tensor | None
+    guidance_embedding: torch.Tensor | None
+    images: Sequence[torch.Tensor]
+    replay: Replay | None
+
+    @property
+    def timestep(self) -> float: ...
+
+    @property
+    def guidance_scale(self) -> float: ...
+
+    def net_scale(self, net: int) -> float: ...
+
+
+def filled_up(rows: int, *, compiled: bool) -> int:
+    """Return the shape of a call for so many rows: 1, 2, 3, 4, 6, 8, 12, 16 …; compiled, powers of two alone."""
+    power = 1 << (rows - 1).bit_length()
+    return power * 3 // 4 if not compiled and power >= 4 and rows <= power * 3 // 4 else power
+
+
+class RowLayout:
+    """Which row of a call is whose."""
+
+    def __init__(self, slots: Sequence[RowSource], *, compiled: bool, replayed: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+            slots: guided ones first.
+            replayed: the rows of the call and the first of the slot's own, of a call that is made again.
+        """
+        self.guided = sum(slot.is_guided for slot in slots)
+        own = [number for number, slot in enumerate(slots) for _ in range(2 if slot.is_guided else 1)]
+        self.rows, self.first = replayed or (filled_up(len(own), compiled=compiled), 0)
+        self.used = slice(self.first, self.first + len(own))
+        #: For each row, the number of its slot, and whether its prompt is left out.
+        self.slot_of = [own[0]] * self.first + own
+        self.slot_of += [own[-1]] * (self.rows - len(self.slot_of))
+        self.unconditional = [False] * self.rows
+        for number in range(self.guided):
+            self.unconditional[self.first + 2 * number] = True
+
+    def place(self, number: int) -> int:
+        """Return the first row of a slot."""
+        return self.first + min(number, self.guided) + number
+
+
+class UNetRows:
+    """The UNet and the ControlNets of one pipeline, called for slots."""
+
+    def __init__(self, pipeline: Any, *, compiled: bool) -> None:
+        self._unet = pipeline.unet
+        controlnet = getattr(pipeline, "controlnet", None)
+        self._nets: list[Any] = [] if controlnet is None else list(getattr(controlnet, "nets", [controlnet]))
+        self._compiled = compiled
+        self._pools = bool(self._nets and self._nets[0].config.global_pool_conditions)
+
+    def guesses(self, guess_mode: bool | None) -> bool:
+        """Tell whether ControlNets steer the conditional rows only."""
+        return bool(self._nets) and (bool(guess_mode) or self._pools)
+
+    def predicted(
+        self, slots: Sequence[RowSource], latents: torch.Tensor, layout: RowLayout, *, guess: bool
+    ) -> torch.Tensor:
+        """Return the noise that is predicted for each slot, guided, (slots, channels, height, width).
+
+        Args:
+            slots: guided ones first; in guess mode, guided ones alone or unguided ones alone.
+            latents: scaled for this step, one of each slot.
+        """
+        numbers = self._numbers(slots, layout, like=latents)
+        timesteps, scales = numbers[: layout.rows], numbers[layout.rows : layout.rows + layout.guided]
+        per_net = numbers[layout.rows + layout.guided :].reshape(len(self._nets), layout.rows)
+        index = _on(latents.device, torch.tensor(layout.slot_of))
+        given = self._conditions(slots, layout) | {"sample": latents.index_select(0, index), "timestep": timesteps}
+        if self._nets:
+            given |= self._steered(slots, layout, given, per_net, guess=guess)
+        guidance = [slot.guidance_embedding for slot in slots if slot.guidance_embedding is not None]
+        if guidance:
+            given["timestep_cond"] = torch.cat([guidance[number] for number in layout.slot_of])
+        noise = self._unet(**given, return_dict=False)[0][layout.used]
+        return self._guided(noise, scales.reshape(-1, 1, 1, 1), layout)
+
+    def _guided(self, noise: torch.Tensor, scales: torch.Tensor, layout: RowLayout) -> torch.Tensor:
+        pairs, alone = noise[: 2 * layout.guided], noise[2 * layout.guided :]
+        if not layout.guided:
+            # What a compiled UNet returned is overwritten by its next call.
+            return alone.clone() if self._compiled else alone
+        without, with_prompt = pairs[0::2], pairs[1::2]
+        # Rounded as a number times a tensor is: by single precision, once.
+        guided = without + (scales * (with_prompt - without)).to(noise.dtype)
+        return torch.cat([guided, alone]) if len(alone) else guided
+
+    def _numbers(self, slots: Sequence[RowSource], layout: RowLayout, *, like: torch.Tensor) -> torch.Tensor:
+        """Return all numbers of a call as one tensor, copied at once: timesteps, guidance scales, ControlNets' scales.
+
+        Single precision is what the UNet makes of timesteps first of all.
+        """
+        timesteps = [slot.timestep for slot in slots]
+        numbers = [timesteps[number] for number in layout.slot_of]
+        numbers += [slot.guidance_scale for slot in slots[: layout.guided]]
+        for net in range(len(self._nets)):
+            scales = [slot.net_scale(net) for slot in slots]
+            numbers += [scales[number] for number in layout.slot_of]
+        return _on(like.device, torch.tensor(numbers, dtype=torch.float32))
+
+    def _conditions(self, slots: Sequence[RowSource], layout: RowLayout) -> dict[str, Any]:
+        def rows(name: str) -> torch.Tensor:
+            return torch.cat(
+                [
+                    slots[number].embeddings[f"negative_{name}" if unconditional else name]
+                    for number, unconditional in zip(layout.slot_of, layout.unconditional, strict=True)
+                ]
+            )
+
+        found: dict[str, Any] = {"encoder_hidden_states": rows("prompt_embeds")}
+        ids = [slot.time_ids for slot in slots if slot.time_ids is not None]
+        if ids:
+            found["added_cond_kwargs"] = {
+                "text_embeds": rows("pooled_prompt_embeds"),
+                "time_ids": torch.cat([ids[number] for number in layout.slot_of]),
+            }
+        return found
+
+    def _steered(
+        self,
+        slots: Sequence[RowSource],
+        layout: RowLayout,
+        given: Mapping[str, Any],
+        scales: torch.Tensor,
+        *,
+        guess: bool,
+    ) -> dict[str, Any]:
+        """Return what the ControlNets add to the UNet, to each row by its own scale.
+
+        Guessing, they are called for the conditional rows alone, every other one, and add nothing to the rest.
+        """
+        between = guess and layout.guided > 0
+        rows = slice(1, None, 2) if between else slice(None)
+        asked = {name: _rows(value, rows) for name, value in given.items()}
+        total: list[torch.Tensor] = []
+        for net, controlnet in enumerate(self._nets):
+            image = torch.cat([slots[number].images[net] for number in layout.slot_of[rows]])
+            down, middle = controlnet(**asked, controlnet_cond=image, conditioning_scale=1.0, return_dict=False)
+            own = scales[net][rows].reshape(-1, 1, 1, 1)
+            residuals = [*down, middle]
+            factors = torch.ones(len(residuals))
+            if guess and not controlnet.config.global_pool_conditions:
+                # As ControlNets have it: a tenth for the first, one for the last.
+                factors = torch.logspace(-1, 0, len(residuals))
+            added = [
+                (residual * (own * factor)).to(residual.dtype)
+                for residual, factor in zip(residuals, factors.tolist(), strict=True)
+            ]
+            total = [one + more for one, more in zip(total, added, strict=True)] if total else added
+        if between:
+            total = [torch.stack([torch.zeros_like(part), part], dim=1).flatten(0, 1) for part in total]
+        return {"down_block_additional_residuals": total[:-1], "mid_block_additional_residual": total[-1]}
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    """Return these rows of a tensor, or of each in a dictionary."""
+    return {name: one[rows] for name, one in value.items()} if isinstance(value, dict) else value[rows]
+
+
+def _on(device: torch.device, values: torch.Tensor) -> torch.Tensor:
+    """Copy a small tensor to the device without waiting for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

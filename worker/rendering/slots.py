@@ -1,0 +1,226 @@
+"""Denoising by slots: pictures of one Diffusers pipeline join and leave at every call of its UNet.
+
+worker/README.md tells what is the same to the last bit, and which pipelines have slots.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+from storage.errors import RenderFailed, RenderFault
+from storage.spec.picture import Spec
+from worker.rendering.backend import Replay, Slot, SlotPicture
+from worker.rendering.slot import DiffusersSlot, SlotParts
+from worker.rendering.slot_decoding import SlotDecoder
+from worker.rendering.slot_rows import RowLayout, UNetRows
+from worker.rendering.slot_sampling import SlotSampler
+from worker.rendering.torch_faults import as_fault
+from worker.rendering.tuning import attention, release_memory, tf32
+
+_Made = TypeVar("_Made")
+_Sampler = SlotSampler[DiffusersSlot]
+
+
+class DiffusersSlots:
+    """A Stable Diffusion or SDXL pipeline as `worker.rendering.backend.SlotLoop`."""
+
+    def __init__(self, parts: SlotParts) -> None:
+        self._parts = parts
+        self._unet = UNetRows(parts.pipeline, compiled=parts.compiled)
+        self._decoder = SlotDecoder(parts)
+        #: Those of the last call: most likely those of the next one's first.
+        self._threads: int | None = None
+        self.last_rows = (0, 0)
+
+    def admit(self, spec: Spec, *, replay: Replay | None = None) -> Slot:
+        threads = replay.calls[0][1] if replay is not None and replay.calls else self._threads
+        return self._run(lambda: self._admit(spec, replay), threads)
+
+    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+        mine = _mine(slots)
+        if any(slot.replay is not None for slot in mine) and len(mine) > 1:
+            raise ValueError("a call that is made again is one picture's alone")
+        if any(slot.made >= slot.calls for slot in mine):
+            raise ValueError("all calls of a slot were made already")
+        again = mine[0].replayed() if mine else None
+        self._threads = threads if again is None else again[1]
+        return self._run(lambda: self._tick(mine), self._threads)
+
+    def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
+        mine = _mine(slots)
+        if any(slot.made < slot.calls for slot in mine):
+            raise ValueError("not all calls of a slot were made")
+        made: dict[int, SlotPicture | RenderFailed] = {}
+        # By as many threads as made the last call, so that a replay knows.
+        for threads in dict.fromkeys(slot.ran[-1][1] for slot in mine):
+            at = [number for number, slot in enumerate(mine) if slot.ran[-1][1] == threads]
+            some = [mine[number] for number in at]
+            made |= zip(at, self._run(partial(self._develop, some), threads), strict=True)
+        return [made[number] for number in range(len(mine))]
+
+    @torch.inference_mode()
+    def _run(self, do: Callable[[], _Made], threads: int | None) -> _Made:
+        """Do something by so many threads of a CPU. Raises whatever happens as a RenderFault."""
+        own = self._parts.recipe["threads"]
+        if own is not None:
+            # Of this thread, which renders: PyTorch keeps the number for each.
+            torch.set_num_threads(threads or own)
+        try:
+            with attention(self._parts.model.attention), tf32(self._parts.model.tf32):
+                return do()
+        except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised as a fault below
+            fault = as_fault(error)
+        # Outside the handler: what was caught there holds the call's tensors.
+        release_memory()
+        raise fault
+
+    # -- admission ---------------------------------------------------------------------------------------------
+
+    def _admit(self, spec: Spec, replay: Replay | None) -> DiffusersSlot:
+        self._parts.check(spec)
+        self._parts.adapters.switch(spec.loras or {})
+        slot = DiffusersSlot(self._parts, spec, replay)
+        in_pairs = replay is None or not any(row % 2 or rows % 2 for rows, _, row, _ in replay.calls)
+        if not in_pairs and slot.is_guided and self._unet.guesses(spec.guess_mode):
+            # The ControlNets' rows are every other one.
+            raise RenderFailed("the recipe's calls cannot be made again: their rows are not in pairs")
+        return slot
+
+    # -- ticks -------------------------------------------------------------------------------------------------
+
+    def _tick(self, slots: Sequence[DiffusersSlot]) -> Mapping[int, RenderFailed]:
+        if not slots:
+            return {}
+        shared = slots[0].spec
+        self._parts.adapters.switch(shared.loras or {})
+        threads = torch.get_num_threads() if self._parts.recipe["threads"] is not None else None
+        for slot in slots:
+            if threads is not None and slot.made == 0 and slot.encoded_by != threads:
+                slot.encode(self._parts)
+        guess = self._unet.guesses(shared.guess_mode)
+        steps: list[tuple[_Sampler, torch.Tensor]] = []
+        notes: list[tuple[DiffusersSlot, int, int]] = []
+        used = computed = 0
+        for samplers in self._calls(_gathered(slots), guess=guess):
+            members = [slot for sampler in samplers for slot in _alive(sampler)]
+            latents = torch.cat([sampler.model_input() for sampler in samplers])
+            again = members[0].replayed()
+            layout = RowLayout(
+                members,
+                compiled=self._parts.compiled,
+                replayed=None if again is None else (again[0], again[2]),
+            )
+            noise = self._unet.predicted(members, latents, layout, guess=guess)
+            used += sum(1 + slot.is_guided for slot in members)
+            computed += layout.rows
+            steps += zip(samplers, noise.split([len(sampler.members) for sampler in samplers]), strict=True)
+            notes += [(slot, layout.rows, layout.place(number)) for number, slot in enumerate(members)]
+        self.last_rows = (used, computed)
+        failed = _stepped(steps)
+        for slot, rows, row in notes:
+            if slot not in failed:
+                slot.note(rows, threads, row)
+        return {number: failed[slot] for number, slot in enumerate(slots) if slot in failed}
+
+    def _calls(self, samplers: Sequence[_Sampler], *, guess: bool) -> list[list[_Sampler]]:
+        """Sort samplers into calls of the UNet, guided ones first: embeddings of a call are equally long.
+
+        Guessing, guided ones have a call of their own, so that a place in it tells the place in the ControlNets' call.
+        """
+        calls: dict[tuple[int, bool], list[_Sampler]] = {}
+        for sampler in sorted(samplers, key=lambda sampler: not _alive(sampler)[0].is_guided):
+            slot = _alive(sampler)[0]
+            calls.setdefault((slot.length, guess and slot.is_guided), []).append(sampler)
+        return list(calls.values())
+
+    # -- development -------------------------------------------------------------------------------------------
+
+    def _develop(self, slots: Sequence[DiffusersSlot]) -> list[SlotPicture | RenderFailed]:
+        made: dict[DiffusersSlot, SlotPicture | RenderFailed] = {}
+        together = [slot for slot in slots if slot.replay is None]
+        for chunk in [*self._decoder.chunks(together), *([slot] for slot in slots if slot.replay is not None)]:
+            made |= zip(chunk, self._decoder.pictures(chunk), strict=True)
+        return [made[slot] for slot in slots]
+
+
+def _mine(slots: Sequence[Slot]) -> list[DiffusersSlot]:
+    mine = [slot for slot in slots if isinstance(slot, DiffusersSlot)]
+    if len(mine) != len(slots):
+        raise TypeError("slots of another backend")
+    return mine
+
+
+def _alive(sampler: _Sampler) -> list[DiffusersSlot]:
+    return [slot for member in sampler.members if (slot := member()) is not None]
+
+
+def _gathered(slots: Sequence[DiffusersSlot]) -> list[_Sampler]:
+    """Return the samplers of slots, and of no others: fresh ones with equal settings as one, those left out apart."""
+    for sampler in dict.fromkeys(slot.sampler for slot in slots):
+        alive = _alive(sampler)
+        taken = [slot for slot in alive if slot in slots]
+        if len(taken) < len(sampler.members):
+            _part(sampler, [taken, [slot for slot in alive if slot not in slots]])
+    fresh: dict[tuple[object, ...], list[_Sampler]] = {}
+    for sampler in dict.fromkeys(slot.sampler for slot in slots):
+        slot = _alive(sampler)[0]
+        if sampler.can_be_joined and slot.replay is None:
+            spec = slot.spec
+            key = (spec.sampler, spec.num_inference_steps, spec.eta, slot.is_guided, slot.length)
+            fresh.setdefault(key, []).append(sampler)
+    for first, *others in fresh.values():
+        first.join(others)
+        for slot in _alive(first):
+            slot.sampler = first
+    return list(dict.fromkeys(slot.sampler for slot in slots))
+
+
+def _part(sampler: _Sampler, groups: Sequence[Sequence[DiffusersSlot]]) -> None:
+    """Give each of these groups of a sampler's members a sampler of its own."""
+    for group in groups:
+        if group:
+            own = sampler.apart([sampler.place(slot) for slot in group])
+            for slot in group:
+                slot.sampler = own
+
+
+def _stepped(steps: Sequence[tuple[_Sampler, torch.Tensor]]) -> Mapping[DiffusersSlot, RenderFailed]:
+    """Have each sampler take its step; return the slots whose sampler cannot.
+
+    Raises OutOfMemory and DeviceBroken, after which none has moved.
+    """
+    failed: dict[DiffusersSlot, RenderFailed] = {}
+    before: list[tuple[_Sampler, Any]] = []
+    left = list(steps)
+    try:
+        while left:
+            sampler, noise = left.pop(0)
+            before.append((sampler, sampler.state()))
+            fault = _fault_of(sampler, noise)
+            if fault is None:
+                continue
+            if not isinstance(fault, RenderFailed):
+                raise fault
+            sampler.restore(before.pop()[1])
+            members = _alive(sampler)
+            if len(members) == 1:
+                failed[members[0]] = fault
+                continue
+            # One of them may be to blame.
+            _part(sampler, [[slot] for slot in members])
+            left += [(slot.sampler, one[None]) for slot, one in zip(members, noise, strict=True)]
+    except RenderFault:
+        for sampler, state in before:
+            sampler.restore(state)
+        raise
+    return failed
+
+
+def _fault_of(sampler: _Sampler, noise: torch.Tensor) -> RenderFault | None:
+    try:
+        sampler.step(noise)
+    except Exception as error:  # noqa: BLE001 - a scheduler can raise anything
+        return as_fault(error)
+    return None
