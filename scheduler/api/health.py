@@ -14,6 +14,7 @@ from storage.database import schema
 from storage.errors import FarmError
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.fleet.workers import SILENT_SECONDS
+from storage.rules.states import PRIORITY_NAMES
 
 router = APIRouter(tags=["health"], route_class=JsonRoute)
 
@@ -84,12 +85,15 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
     faults = gauge("faults_last_day", "Faults of the last 24 hours.", "fault")
     pictures = gauge("worker_pictures", "Pictures since the worker started.", "worker", "device")
     busy = gauge("worker_busy", "1 while it renders.", "worker", "device")
-    batches = gauge("batches_last_hour", "Pipeline calls of the last hour.", "model")
+    batches = gauge("batches_last_hour", "Batches of the last hour; of slots, pictures that ended together.", "model")
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
     stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
     fill = gauge("worker_slot_fill", "Rows of pictures ÷ rows computed, since the worker started.", "worker", "device")
     ticks = gauge("worker_ticks", "Calls of the model for slots, since the worker started.", "worker", "device")
     slots = gauge("worker_slots", "Pictures that are denoised together now, or wait.", "worker", "device", "how")
+    first = gauge(
+        "first_call_seconds", "From submission to the first call of the model, over the last hour.", "model", "priority"
+    )
     webhooks = gauge("webhook_messages_last_day", "Webhook messages of the last 24 hours.", "state")
     for alias, made in context.services.measures.made_lately(within_seconds=3600).items():
         batches.labels(alias).set(made.batches)
@@ -97,6 +101,8 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
     for alias, spent in context.services.measures.stages(within_seconds=3600).items():
         for stage, taken in asdict(spent).items():
             stages.labels(alias, stage).set(taken)
+    for (alias, urgency), waited in context.services.measures.first_calls(within_seconds=3600).items():
+        first.labels(alias, PRIORITY_NAMES[urgency]).set(waited)
     told = Webhooks(context.services.database).counts(within_seconds=DAY_SECONDS)
     for state in DeliveryState:
         webhooks.labels(state.value).set(told.get(state, 0))

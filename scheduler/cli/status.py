@@ -187,7 +187,7 @@ def why(name: str, as_json: bool) -> None:
 def recipe(job_id: str, as_json: bool) -> None:
     """Show everything needed to reproduce a picture.
 
-    That is its specification, seed, library versions, device and batch.
+    That is its specification, seed, library versions, device, and the calls of the model or the batch.
     """
     services = services_to_find(job_id)
     views = services.views
@@ -195,9 +195,11 @@ def recipe(job_id: str, as_json: bool) -> None:
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
+        # Of what went through slots, the recipe's calls say it all, and neighbours do not matter.
+        mates = {"size": len(batch.job_row_ids), "position": batch.job_row_ids.index(job.row_id)}
         fields |= {
             "made_with": batch.recipe,
-            "batch": {"size": len(batch.job_row_ids), "position": batch.job_row_ids.index(job.row_id)},
+            "batch": None if "calls" in batch.recipe else mates,
             "worker": batch.worker,
             "render_seconds": round(batch.render_seconds, 3),
             "object": job.object,

@@ -169,6 +169,8 @@ batches = Table(
     Column("render_seconds", Double, nullable=False),
     # From the first of their steps to the last. None: as long.
     Column("elapsed_seconds", Double),
+    # From then until they were stored. None in rows of earlier versions.
+    Column("store_seconds", Double),
     Column("finished_at", Double, nullable=False),
     # A worker's last success.
     Index("ix_batches_worker", "worker", "finished_at"),

@@ -358,6 +358,7 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
             recipe=json.dumps(batch.recipe, sort_keys=True),
             render_seconds=batch.render_seconds,
             elapsed_seconds=batch.elapsed_seconds,
+            store_seconds=batch.store_seconds,
             finished_at=database_now(),
         )
         .on_conflict_do_nothing()

@@ -143,5 +143,7 @@ class RenderedBatch:
     render_seconds: float
     #: From the first of their steps to the last, where others were denoised beside them; None: as long as the above.
     elapsed_seconds: float | None = None
+    #: From then until they were stored; None: unknown.
+    store_seconds: float | None = None
     #: By the id of its job, what is to be said of a picture.
     remarks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from storage.database.connection import Database, database_now
 from storage.database.tables import batches, jobs, renders
 from storage.jobs.fair_share import queued
-from storage.rules.states import State
+from storage.rules.states import Priority, State
 from storage.spec.picture import Spec, read_spec
 
 
@@ -99,11 +99,32 @@ class Measures:
 
     def stages(self, *, within_seconds: float, most: int = 300) -> dict[str, StageSeconds]:
         """Average, by model, how long recent pictures took: one picture of each of the last batches in this time."""
+        spent: defaultdict[str, list[StageSeconds]] = defaultdict(list)
+        for model, _, stages in self._spent(within_seconds, most):
+            spent[model].append(stages)
+        return {
+            model: StageSeconds(
+                queue=fmean(one.queue for one in some),
+                render=fmean(one.render for one in some),
+                store=fmean(one.store for one in some),
+            )
+            for model, some in spent.items()
+        }
+
+    def first_calls(self, *, within_seconds: float, most: int = 300) -> dict[tuple[str, Priority], float]:
+        """Average, by model and priority, the seconds from submission to the first call of the model, likewise."""
+        waits: defaultdict[tuple[str, Priority], list[float]] = defaultdict(list)
+        for model, priority, stages in self._spent(within_seconds, most):
+            waits[model, priority].append(stages.queue)
+        return {which: fmean(some) for which, some in waits.items()}
+
+    def _spent(self, within_seconds: float, most: int) -> Iterator[tuple[str, Priority, StageSeconds]]:
         last = (
             select(
                 batches.c.model,
                 batches.c.jobs,
-                func.coalesce(batches.c.elapsed_seconds, batches.c.render_seconds).label("render_seconds"),
+                func.coalesce(batches.c.elapsed_seconds, batches.c.render_seconds).label("render"),
+                batches.c.store_seconds,
             )
             .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
             .order_by(batches.c.finished_at.desc())
@@ -112,21 +133,18 @@ class Measures:
         with self._database.read() as connection:
             found = {json.loads(row.jobs)[0]: row for row in connection.execute(last)}
             times = connection.execute(
-                select(jobs.c.id, jobs.c.started_at, jobs.c.finished_at, renders.c.created_at)
+                select(jobs.c.id, jobs.c.priority, jobs.c.started_at, jobs.c.finished_at, renders.c.created_at)
                 .join(renders)
                 .where(jobs.c.id.in_(sorted(found)), jobs.c.state == State.DONE)
             ).all()
-        by_model: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
         for row in times:
-            render = found[row.id].render_seconds
-            store = max(0.0, row.finished_at - row.started_at - render)
-            by_model[found[row.id].model].append((row.started_at - row.created_at, render, store))
-        return {
-            model: StageSeconds(
-                **dict(zip(("queue", "render", "store"), map(fmean, zip(*spent, strict=True)), strict=True))
-            )
-            for model, spent in by_model.items()
-        }
+            batch = found[row.id]
+            # What was claimed ahead waits on after its claim.
+            store = batch.store_seconds
+            if store is None:
+                store = max(0.0, row.finished_at - row.started_at - batch.render)
+            queue = max(0.0, row.finished_at - row.created_at - batch.render - store)
+            yield batch.model, Priority(row.priority), StageSeconds(queue=queue, render=batch.render, store=store)
 
     def samples(self, model: str, *, most: int = 200) -> list[BatchSample]:
         """List the last batches of a model, for estimating others."""

@@ -114,7 +114,7 @@ def test_a_picture_carries_its_recipe_for_us_and_for_galleries(examples: Ended, 
         recipe, parameters = json.loads(picture.info["diffusion-farm"]), picture.info["parameters"]
 
     told = served.farm("recipe", job["id"], "--json").json
-    assert recipe == {"spec": told["spec"], "made_with": told["made_with"] | {"batch": told["batch"]}}
+    assert recipe == {"spec": told["spec"], "made_with": told["made_with"]}
     version = told["made_with"]["farm"]
     assert parameters == (
         "a small green circle on a red background, top left\nNegative prompt: white\n"
@@ -140,43 +140,61 @@ def test_a_recipe_names_everything_that_a_picture_depends_on(examples: Ended, se
         }.items()
     )
     assert all(recipe["made_with"][name] for name in ("farm", "torch", "diffusers", "transformers", "device"))
-    assert 0 <= recipe["batch"]["position"] < recipe["batch"]["size"]
+    assert sum(n for _, _, _, n in recipe["made_with"]["calls"]) == recipe["spec"]["num_inference_steps"]
+    assert recipe["batch"] is None
     assert (recipe["object"], recipe["sha256"]) == (job["object"], job["sha256"])
     assert recipe["render_seconds"] > 0
     assert json.loads(served.farm("recipe", job["id"]).out) == recipe
 
 
-def test_a_picture_made_again_is_identical_whatever_batch_it_was_made_in(examples: Ended, served: Home) -> None:
-    alone, together = _one_made_alone_and_one_in_the_middle_of_others(examples, served)
+def test_a_picture_made_again_is_identical_whoever_joined_and_left_beside_it(examples: Ended, served: Home) -> None:
+    calls = {job["id"]: _calls(served, job["id"]) for job in examples.json["jobs"][::3]}
+    # Others came or went while it was denoised.
+    among_others = max(calls, key=lambda job: len(calls[job]))
+    assert len(calls[among_others]) > 1
 
-    verdict = served.farm("rerender", alone, "--json").json
-    sentence = served.farm("rerender", together).out
+    verdict = served.farm("rerender", among_others, "--json").json
+    sentence = served.farm("rerender", next(iter(calls))).out
 
-    assert verdict["job"] == alone
+    assert verdict["job"] == among_others
     assert verdict["sha256"][0] == verdict["sha256"][1]
-    assert (verdict["identical"], verdict["largest_difference"]) == (True, 0)
-    assert re.fullmatch(rf"\w+-\d+ is identical to {together} \(rendered in a batch of [2-8]\)\n", sentence)
+    assert (verdict["identical"], verdict["largest_difference"], verdict["changed"]) == (True, 0, [])
+    assert re.fullmatch(rf"\w+-\d+ is identical to {next(iter(calls))} \(rendered by the same calls\)\n", sentence)
+
+
+def test_a_picture_of_an_earlier_version_is_made_again_with_its_batch(served: Home) -> None:
+    [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
+    with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:
+        connection.execute(
+            "UPDATE batches SET recipe = json_remove(recipe, '$.calls', '$.decoded') "
+            "WHERE id = (SELECT batch_id FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = ?)",
+            [one["id"]],
+        )
+
+    said = served.farm("rerender", one["id"], code=None).out
+
+    assert re.search(r"(identical to|the same \S.*) \S+ \(rendered in a batch of [12]\)", said)
 
 
 def test_a_picture_is_made_again_by_as_many_threads_as_before(served: Home) -> None:
     [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
     made_with = served.farm("recipe", one["id"], "--json").json["made_with"]
-    assert made_with["threads"] == 1
+    assert {threads for _, threads, _, _ in made_with["calls"]} == {1}
     # As if its worker had had more of them then.
+    calls = [[rows, 3, row, n] for rows, _, row, n in made_with["calls"]]
     with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:
         connection.execute(
-            "UPDATE batches SET recipe = json_set(recipe, '$.threads', 3) "
+            "UPDATE batches SET recipe = json_set(recipe, '$.calls', json(?)) "
             "WHERE id = (SELECT batch_id FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = ?)",
-            [one["id"]],
+            [json.dumps(calls), one["id"]],
         )
 
     verdict = served.farm("rerender", one["id"], "--json", code=None).json
 
-    assert verdict["changed"] == []
-    assert served.farm("recipe", verdict["again"], "--json").json["made_with"] == {**made_with, "threads": 3}
-    # And the next batch is rendered as ever.
+    assert _calls(served, verdict["again"]) == calls
+    # And the next picture is rendered as ever.
     [after] = served.farm("render", "a small blue circle", "--json").json["jobs"]
-    assert served.farm("recipe", after["id"], "--json").json["made_with"]["threads"] == 1
+    assert {threads for _, threads, _, _ in _calls(served, after["id"])} == {1}
     eventually(
         lambda: {w["device"]: w["threads"] for w in served.farm("workers", "--json").json}.items() >= {("cpu:0", 1)},
         "the worker says by how many threads it rendered last",
@@ -184,13 +202,10 @@ def test_a_picture_is_made_again_by_as_many_threads_as_before(served: Home) -> N
     assert re.search(r"^cpu-0@.* cpu \w+, 1 thread ", served.farm("workers").out, re.MULTILINE)
 
 
-def _one_made_alone_and_one_in_the_middle_of_others(examples: Ended, served: Home) -> tuple[str, str]:
-    batches = {
-        job["id"]: served.farm("recipe", job["id"], "--json").json["batch"] for job in examples.json["jobs"][::3]
-    }
-    alone = next(job for job, batch in batches.items() if batch["size"] == 1)
-    together = next(job for job, batch in batches.items() if batch["position"] > 0)
-    return alone, together
+def _calls(served: Home, job: str) -> list[list[int]]:
+    """Return the calls that made a picture: rows, threads, the first of its own rows, how many such calls."""
+    calls: list[list[int]] = served.farm("recipe", job, "--json").json["made_with"]["calls"]
+    return calls
 
 
 def test_a_file_without_seeds_gets_distinct_ones_that_are_recorded(served: Home) -> None:

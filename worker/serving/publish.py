@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from PIL.Image import Image
 
@@ -49,7 +51,7 @@ class Publisher:
         with self._room:
             self._room.wait_for(lambda: self._has_room(len(jobs)))
             self._in_flight.append(len(jobs))
-        self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures))
+        self._pending.append(self._batches.submit(self._publish, batch, jobs, pictures, time.monotonic()))
         self._reap(wait=False)
 
     def drain(self) -> None:
@@ -66,14 +68,17 @@ class Publisher:
         for future in ended:
             future.result()
 
-    def _publish(self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image]) -> None:
+    def _publish(
+        self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image], rendered_at: float
+    ) -> None:
         try:
             published = list(
                 self._pictures.map(
                     lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
                 )
             )
-            refused = self._jobs.complete(batch, published)
+            stored = replace(batch, store_seconds=time.monotonic() - rendered_at)
+            refused = self._jobs.complete(stored, published)
             for picture in published:
                 if refused.get(picture.job.id, State.DONE) is None:
                     self._remove(picture)

@@ -10,6 +10,7 @@ down_revision = "0019"
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("replay", sa.Text))
     op.add_column("batches", sa.Column("elapsed_seconds", sa.Double))
+    op.add_column("batches", sa.Column("store_seconds", sa.Double))
     op.add_column("workers", sa.Column("slots", sa.Text))
     # Of each job at the device by itself now; rows of workers that run are written anew within seconds.
     op.execute("UPDATE workers SET jobs = '[]'")
