@@ -1,6 +1,6 @@
 """Health and metrics, for load balancers and Prometheus; no key required."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from fastapi import APIRouter, Response
@@ -13,7 +13,7 @@ from scheduler.api.response_models import ReadyAnswer
 from storage.database import schema
 from storage.errors import FarmError
 from storage.events.webhooks import DeliveryState, Webhooks
-from storage.fleet.workers import SILENT_SECONDS
+from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.rules.states import PRIORITY_NAMES
 
 router = APIRouter(tags=["health"], route_class=JsonRoute)
@@ -83,14 +83,9 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
     rate = gauge("pictures_per_second", "Over the last minute.", "model")
     serving = gauge("workers", "Workers that serve the model.", "model")
     faults = gauge("faults_last_day", "Faults of the last 24 hours.", "fault")
-    pictures = gauge("worker_pictures", "Pictures since the worker started.", "worker", "device")
-    busy = gauge("worker_busy", "1 while it renders.", "worker", "device")
     batches = gauge("batches_last_hour", "Batches of the last hour; of slots, pictures that ended together.", "model")
     seconds = gauge("render_seconds_last_hour", "How long those took together.", "model")
     stages = gauge("stage_seconds", "How long a picture was at it, on average over the last hour.", "model", "stage")
-    fill = gauge("worker_slot_fill", "Rows of pictures ÷ rows computed, since the worker started.", "worker", "device")
-    ticks = gauge("worker_ticks", "Calls of the model for slots, since the worker started.", "worker", "device")
-    slots = gauge("worker_slots", "Pictures that are denoised together now, or wait.", "worker", "device", "how")
     first = gauge(
         "first_call_seconds", "From submission to the first call of the model, over the last hour.", "model", "priority"
     )
@@ -114,12 +109,22 @@ def _metrics(context: ApiContext) -> CollectorRegistry:
         serving.labels(alias).set(model.workers)
     for fault, times in stats.faults.items():
         faults.labels(fault).set(times)
-    for worker in context.workers.all():
-        pictures.labels(worker.name, worker.device_name).set(worker.pictures)
-        busy.labels(worker.name, worker.device_name).set(worker.state == "rendering")
-        if (counts := worker.slots) is not None:
-            fill.labels(worker.name, worker.device_name).set(counts.rows_used / max(1, counts.rows_computed))
-            ticks.labels(worker.name, worker.device_name).set(counts.ticks)
-            for how in ("limit", "used", "aside", "ahead"):
-                slots.labels(worker.name, worker.device_name, how).set(getattr(counts, how))
+    _workers_metrics(context.workers.all(), gauge)
     return registry
+
+
+def _workers_metrics(workers: Iterable[WorkerView], gauge: Callable[..., Gauge]) -> None:
+    pictures = gauge("worker_pictures", "Pictures since the worker started.", "worker", "device")
+    busy = gauge("worker_busy", "1 while it renders.", "worker", "device")
+    fill = gauge("worker_slot_fill", "Rows of pictures ÷ rows computed, since the worker started.", "worker", "device")
+    ticks = gauge("worker_ticks", "Calls of the model for slots, since the worker started.", "worker", "device")
+    slots = gauge("worker_slots", "Pictures that are denoised together now, or wait.", "worker", "device", "how")
+    for worker in workers:
+        who = worker.name, worker.device_name
+        pictures.labels(*who).set(worker.pictures)
+        busy.labels(*who).set(worker.state == "rendering")
+        if (counts := worker.slots) is not None:
+            fill.labels(*who).set(counts.rows_used / max(1, counts.rows_computed))
+            ticks.labels(*who).set(counts.ticks)
+            for how in ("limit", "used", "aside", "ahead"):
+                slots.labels(*who, how).set(getattr(counts, how))

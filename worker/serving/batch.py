@@ -17,6 +17,7 @@ from storage.spec.models import Model
 from storage.spec.samplers import model_calls
 from worker.rendering.backend import Abandoned, LoadedModel, RenderResult
 from worker.serving.batch_limits import BatchLimits
+from worker.serving.call_pace import CallPace
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
 from worker.serving.publish import Publisher
@@ -43,6 +44,7 @@ class WorkerContext:
     publisher: Publisher
     heartbeat: Heartbeat
     counter: SlotCounter = field(default_factory=SlotCounter)
+    pace: CallPace = field(default_factory=CallPace)
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.errors import ServiceProblem
 from storage.jobs.values import Claim
@@ -15,7 +15,7 @@ from worker.serving.services import WorkerJobs
 log = logging.getLogger(__name__)
 
 #: How often to look whether anything waits: for free slots, or of higher priority than what has them.
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.05
 #: How often to look at the other models' queues.
 _OTHERS_SECONDS = 1.0
 #: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
@@ -29,8 +29,10 @@ class Look:
     claim: Claim | None = None
     #: Best priorities that wait, by model; None: not looked for.
     waiting: Mapping[str, Priority] | None = None
-    #: Whether so much waits that there is enough for all.
-    deep: bool = False
+    #: Whether so much waits that there is enough for all; None: not looked for.
+    deep: bool | None = None
+    #: Whether jobs were asked for; without a claim, there were none.
+    asked: bool = False
 
 
 class ClaimsAhead:
@@ -56,13 +58,17 @@ class ClaimsAhead:
         """Ask for at most so many jobs."""
         self._asked = self._thread.submit(self._claim, model, limit)
 
-    def look(self, model: Model) -> None:
-        """Ask what waits for this model, and now and then for the others."""
-        models = [model.alias]
-        if self.others_are_due(now := time.monotonic()):
+    def look(self, model: Model, *, urgent: Mapping[Priority, int]) -> None:
+        """Ask what waits for this model, and now and then for the others; claim it if it is more urgent.
+
+        Args:
+            urgent: how many jobs to claim, if the best that waits is of this priority.
+        """
+        models, now = [model.alias], time.monotonic()
+        if thorough := self.others_are_due(now):
             self._others_at = now
             models = [*self._served]
-        self._asked = self._thread.submit(self._look, model, models)
+        self._asked = self._thread.submit(self._look, model, models, urgent, thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> Look | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -78,11 +84,14 @@ class ClaimsAhead:
 
     def _claim(self, model: Model, limit: int) -> Look:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
-        return Look(claim=claim, deep=claim is not None and self._is_deep(model, claim.next_priority))
+        return Look(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
 
-    def _look(self, model: Model, models: Collection[str]) -> Look:
+    def _look(self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool) -> Look:
         waiting = self._jobs.best_waiting([*models])
-        return Look(waiting=waiting, deep=self._is_deep(model, waiting.get(model.alias)))
+        best = waiting.get(model.alias)
+        if best is not None and (slots := urgent[best]):
+            return replace(self._claim(model, slots), waiting=waiting)
+        return Look(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
 
     def _is_deep(self, model: Model, best: Priority | None) -> bool:
         enough = _DEEP_BATCHES * model.batch_limit

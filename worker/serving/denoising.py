@@ -98,7 +98,7 @@ class Denoising:
             return self._ahead.is_asking
         limit = self._context.batch_limits.limit(self._model, lead.job)
         self._ask(limit.pictures)
-        self._call(self._jobs.next_call(lead, limit.pictures), limit)
+        self._call(self._jobs.next_call(lead, limit.pictures, self._context.pace), limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
@@ -110,33 +110,23 @@ class Denoising:
         now, held = time.monotonic(), len(self._jobs)
         if now - self._looked_at >= LOOK_SECONDS and (held >= limit or self._ahead.others_are_due(now)):
             self._looked_at = now
-            self._ahead.look(self._model)
+            self._ahead.look(self._model, urgent=self._jobs.less_urgent(limit))
         elif (held < limit or (self._deep and held <= limit + limit // 2)) and now >= self._dry_until:
             self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
 
     def _note(self, found: Look | None) -> None:
         if found is None:
             return
-        self._deep = found.deep
-        if found.waiting is not None:
-            self._weigh(found.waiting)
-        elif found.claim is None:
-            self._dry_until = time.monotonic() + LOOK_SECONDS
-        else:
+        if found.deep is not None:
+            self._deep = found.deep
+        if found.claim is not None:
             self._take(found.claim)
-
-    def _weigh(self, waiting: Mapping[str, Priority]) -> None:
-        """Decide whether others are due, and make way for what is more urgent here."""
-        if not len(self._jobs):
-            return
-        if not self._hooks.stays(waiting, max(one.job.priority for one in self._jobs)):
-            self._close()
-            return
-        urgent, lead = waiting.get(self._model.alias), self._jobs.lead()
-        if urgent is not None and lead is not None:
-            limit = self._context.batch_limits.limit(self._model, lead.job).pictures
-            if (slots := self._jobs.less_urgent_than(urgent, limit)) and not self._jobs.has_suspect():
-                self._ahead.claim(self._model, slots)
+        elif found.asked:
+            self._dry_until = time.monotonic() + LOOK_SECONDS
+        if found.waiting is not None and len(self._jobs) and not self._closed:
+            least_urgent = max(one.job.priority for one in self._jobs)
+            if not self._hooks.stays(found.waiting, least_urgent):
+                self._close()
 
     def _take(self, claim: Claim) -> None:
         log.info("claimed", extra={"batch": claim.batch_id, "model": self._model.alias, "jobs": len(claim.jobs)})
@@ -189,11 +179,12 @@ class Denoising:
             self._loaded.save_memory()
         spec = called[0].job.spec
         context.watchdog.begin((self._model.alias, spec.width, spec.height, len(called), "slots"))
+        admitting = any(one.slot is None for one in called)
         try:
-            called = self._admit(called)
+            if not (called := self._admit(called)):
+                return
             slots = [one.slot for one in called if one.slot is not None]
-            threads = self._threads.choose([one.job for one in called]) if called else None
-            failed = self._loop.tick(slots, threads=threads) if slots else {}
+            failed = self._loop.tick(slots, threads=self._threads.choose([one.job for one in called]))
             context.watchdog.end()
         except OutOfMemory as error:
             if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
@@ -207,6 +198,8 @@ class Denoising:
             context.watchdog.rest()
         seconds = time.monotonic() - started
         self._threads.took(seconds)
+        if not admitting:
+            context.pace.took(called[0].key, len(called), seconds)
         for one in called:
             one.seconds += seconds / len(called)
         for position, why in failed.items():

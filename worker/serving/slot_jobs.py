@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from storage.jobs.values import ClaimedJob
+from storage.rules.states import Priority
 from worker.rendering.backend import Slot
+from worker.serving.call_pace import CallPace
 
 
 @dataclass(eq=False)
@@ -64,11 +66,18 @@ class SlotJobs:
         """Return the job that must not wait."""
         return self._jobs[0] if self._jobs else None
 
-    def next_call(self, lead: SlotJob, limit: int) -> list[SlotJob]:
-        """Return the jobs of the next call: the lead, and the next ones that can be denoised with it."""
+    def next_call(self, lead: SlotJob, limit: int, pace: CallPace) -> list[SlotJob]:
+        """Return the jobs of the next call: the lead, and the next ones that can be denoised with it.
+
+        Beside those that somebody waits for at a screen, others only as far as they do not slow them down.
+        """
         if lead.is_single:
             return [lead]
-        return [one for one in self._jobs if one.key == lead.key and not one.is_single][:limit]
+        found = [one for one in self._jobs if one.key == lead.key and not one.is_single][:limit]
+        urgent = sum(one.job.priority is Priority.INTERACTIVE for one in found)
+        if 0 < urgent < len(found):
+            return found[: urgent + pace.beside(lead.key, urgent, len(found) - urgent)]
+        return found
 
     def not_begun(self) -> list[SlotJob]:
         return [one for one in self._jobs if one.slot is None]
@@ -79,6 +88,6 @@ class SlotJobs:
     def has_suspect(self) -> bool:
         return any(one.job.suspect for one in self._jobs)
 
-    def less_urgent_than(self, priority: int, limit: int) -> int:
-        """Count those that would be called next though something of this priority waits."""
-        return sum(one.job.priority > priority for one in self._jobs[:limit])
+    def less_urgent(self, limit: int) -> dict[Priority, int]:
+        """Return, for each priority, how many of the next call something of it would make step aside."""
+        return {priority: sum(one.job.priority > priority for one in self._jobs[:limit]) for priority in Priority}
