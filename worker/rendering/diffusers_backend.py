@@ -113,7 +113,6 @@ class DiffusersBackend:
                 "diffusers": diffusers.__version__,
                 "transformers": transformers.__version__,
             },
-            is_offloaded=is_offloaded(model, self._device),
         )
 
     def _adapters(self, pipeline: Any, model: DiffusersModel) -> LoraAdapters:

@@ -28,7 +28,7 @@ from worker.rendering.slot import SlotParts
 from worker.rendering.slot_sampling import FreshSchedulers
 from worker.rendering.slots import DiffusersSlots
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import attention, release_memory, tf32
+from worker.rendering.tuning import attention, has_hooks, release_memory, tf32
 
 #: Controls that a pipeline's call takes under the same name, one value for the whole batch.
 _PASSED_ON = ("eta", "clip_skip", "guess_mode", "original_size", "crops_coords_top_left", "target_size")
@@ -51,7 +51,6 @@ class LoadedPipeline:
         adapters: LoraAdapters,
         safety: SafetyChecker | None,
         recipe: Mapping[str, Any],
-        is_offloaded: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.adapters = adapters
@@ -66,7 +65,6 @@ class LoadedPipeline:
         # Tensors stay on the device; but only these pipelines' are in 0…1, as the arrays of all are.
         self._output = "pt" if weighs_prompts(type(pipeline)) else "np"
         self.own_scheduler = self._denoiser.scheduler
-        self._is_offloaded = is_offloaded
         self._why_no_slots: str | None = _UNKNOWN
         begins_at_first = type(pipeline).__name__ == "StableDiffusionXLPipeline"
         self._fresh_schedulers = FreshSchedulers(self.own_scheduler, begins_at_first=begins_at_first)
@@ -110,7 +108,7 @@ class LoadedPipeline:
         """Return why there are no slots; None: there are. Raises DeviceBroken."""
         if not has_slots(type(self.pipeline)):
             return f"{type(self.pipeline).__name__} has its own loop"
-        if self._is_offloaded:
+        if has_hooks(self.pipeline):
             return "parts of it wait in the computer's memory"
         try:
             kept = rows_keep_to_themselves(self.pipeline)

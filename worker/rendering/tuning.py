@@ -40,12 +40,19 @@ def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collect
         if _channels_last(model, device):
             part.to(memory_format=torch.channels_last)
         if model.compile != "none":
-            _compile(part, model.compile)
+            # Several ControlNets one by one: slots call them so.
+            for one in getattr(part, "nets", [part]):
+                _compile(one, model.compile)
 
 
 def is_offloaded(model: DiffusersModel, device: Device) -> bool:
     """Tell whether parts of a pipeline wait elsewhere until they are needed; on a CPU there is nowhere to wait."""
     return device.kind != "cpu" and model.offload != "none"
+
+
+def has_hooks(pipeline: Any) -> bool:
+    """Tell whether a call of one of the parts does something else first, as where they are offloaded."""
+    return any(hasattr(part, "_hf_hook") for part in pipeline.components.values())
 
 
 def place(pipeline: Any, model: DiffusersModel, device: Device) -> None:

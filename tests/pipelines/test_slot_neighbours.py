@@ -1,0 +1,188 @@
+"""A picture is its recipe's, to the last bit, whoever joined, left, stepped aside or failed beside it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.errors import OutOfMemory
+from storage.spec.picture import SAMPLERS, Spec
+from tests.pipelines.conftest import Models
+from tests.pipelines.slots import array, assert_replays, developed, loop_of
+from worker.rendering.backend import LoadedModel, SlotPicture
+from worker.rendering.samplers import make_scheduler
+from worker.rendering.slot_sampling import FreshSchedulers, SlotSampler
+
+Loader = Callable[[str], LoadedModel]
+
+#: What differs within a loop.
+PICTURES = {
+    "sampler": st.sampled_from([None, *SAMPLERS]),
+    "num_inference_steps": st.integers(1, 4),
+    "guidance_scale": st.sampled_from([1.0, 3.0, 9.0]),
+    "prompt": st.sampled_from(["a red star", "a (blue)1.3 cross", "a very long story, " * 12]),
+}
+
+
+class Party:
+    """Slots of one model, and what became of them."""
+
+    def __init__(self, models: Models, model: LoadedModel, alias: str, beside: dict[str, Any]) -> None:
+        self.models, self.alias, self.beside = models, alias, beside
+        self.unet: Any = model.pipeline.unet  # type: ignore[attr-defined]
+        self.loop = loop_of(model)
+        self.slots: list[Any] = []
+        self.made: list[tuple[Spec, SlotPicture]] = []
+
+    def admit(self, fields: dict[str, Any]) -> None:
+        [spec] = self.models.specs(self.alias, 1, prompt_weighting="compel", **(fields | self.beside))
+        self.slots.append(self.loop.admit(spec.model_copy(update={"seed": len(self.slots) + len(self.made)})))
+
+    def tick(self, chosen: int, threads: int) -> None:
+        """Tick some of the slots, by the bits of a number; the others step aside."""
+        some = [slot for number, slot in enumerate(self.slots) if chosen >> number & 1]
+        assert self.loop.tick(some, threads=threads) == {}
+
+    def fail(self, chosen: int) -> None:
+        forward = self.unet.forward
+
+        def full(*_: object, **__: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        self.unet.forward = full
+        try:
+            if any(chosen >> number & 1 for number in range(len(self.slots))):
+                with pytest.raises(OutOfMemory):
+                    self.tick(chosen, 1)
+        finally:
+            self.unet.forward = forward
+
+    def drop(self, chosen: int) -> None:
+        if self.slots:
+            del self.slots[chosen % len(self.slots)]
+
+    def take_leave(self) -> None:
+        done = [slot for slot in self.slots if slot.made == slot.calls]
+        self.made += zip([slot.spec for slot in done], developed(self.loop, done), strict=True)
+        self.slots = [slot for slot in self.slots if slot.made < slot.calls]
+
+
+def history(moves: int) -> st.SearchStrategy[Any]:
+    chosen = st.integers(1, 255)
+    return st.lists(
+        st.one_of(
+            st.fixed_dictionaries(PICTURES).map(lambda fields: ("admit", fields)),
+            st.tuples(st.just("tick"), chosen, st.sampled_from([1, 2, 3])),
+            st.tuples(st.just("tick"), st.just(255), st.just(1)),
+            st.tuples(st.just("fail"), chosen),
+            st.tuples(st.just("drop"), chosen),
+        ),
+        min_size=moves // 2,
+        max_size=moves,
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("alias", "beside"),
+    [
+        ("sd", {}),
+        ("sdxl", {}),
+        ("sd-two", {"guess_mode": True, "control_guidance_end": 0.6}),
+        ("sdxl-control", {"control_guidance_start": [0.3]}),
+    ],
+    ids=["sd", "sdxl", "sd-two", "sdxl-control"],
+)
+def test_whatever_happens_beside_a_picture_its_recipe_draws_it_again(
+    models: Models, loaded: Loader, alias: str, beside: dict[str, Any]
+) -> None:
+    @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(history(moves=10), st.fixed_dictionaries(PICTURES))
+    def happens(moves: list[Any], first: dict[str, Any]) -> None:
+        party = Party(models, loaded(alias), alias, beside)
+        party.admit(first)
+        for move, *how in moves:
+            getattr(party, move)(*how)
+            party.take_leave()
+        while party.slots:
+            party.tick(255, 2)
+            party.take_leave()
+        for spec, picture in party.made:
+            assert_replays(party.loop, spec, picture)
+
+    happens()
+
+
+# -- samplers that are shared ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@torch.inference_mode()
+def test_a_shared_sampler_steps_each_picture_as_its_own_would(
+    models: Models, loaded: Loader, sampler: str, dtype: torch.dtype
+) -> None:
+    own: Any = loaded("sd").own_scheduler  # type: ignore[attr-defined]
+    specs = models.specs("sd", 4, sampler=sampler, num_inference_steps=6, **({"eta": 0.7} if sampler == "ddim" else {}))
+    fresh = FreshSchedulers(own, begins_at_first=False)
+    # An odd number of values: the last ones of vectors are another loop's.
+    shape, like = (3, 5, 7), torch.zeros(1, dtype=dtype)
+
+    def begun(spec: Spec) -> SlotSampler[Spec]:
+        made: SlotSampler[Spec] = SlotSampler.begun(fresh.get(sampler, 6), spec, shape, like)
+        made.add(spec)
+        return made
+
+    alone, together = [begun(spec) for spec in specs], begun(specs[0])
+    together.join([begun(spec) for spec in specs[1:]])
+    generator = torch.Generator().manual_seed(0)
+    groups = [together]
+    for step in range(len(together.timesteps)):
+        if step == 2:
+            groups = [together.apart([0, 2]), together.apart([1, 3])]
+        noise = torch.randn(4, *shape, generator=generator).to(dtype)
+        for one in alone:
+            one.model_input()
+            one.step(noise[specs.index(one.members[0]() or specs[0])][None])
+        for group in groups:
+            group.model_input()
+            group.step(torch.stack([noise[specs.index(member() or specs[0])] for member in group.members]))
+            for place, member in enumerate(group.members):
+                expected = alone[specs.index(member() or specs[0])]
+                assert torch.equal(group.latents[place], expected.latents[0]), step
+    # What is copied is what is made.
+    scheduler = make_scheduler(sampler, own)
+    scheduler.set_timesteps(6)
+    assert scheduler.timesteps.equal(together.timesteps)
+    assert np.isfinite(together.latents.float().numpy()).all()
+
+
+def test_slots_of_equal_settings_share_a_sampler_until_they_part(models: Models, loaded: Loader) -> None:
+    loop = loop_of(loaded("sd"))
+    first: list[Any] = [loop.admit(spec) for spec in models.specs("sd", 3)]
+    others = ({"guidance_scale": 1.0}, {"num_inference_steps": 4}, {"sampler": "lms"})
+    apart: list[Any] = [loop.admit(models.specs("sd", **other)[0]) for other in others]
+    loop.tick([*first, *apart])
+    assert [len({id(slot.sampler) for slot in slots}) for slots in (first, apart)] == [1, 3]
+    late: Any = loop.admit(models.specs("sd")[0])
+    loop.tick([first[0], late])
+    assert len({id(slot.sampler) for slot in (*first, late)}) == 3
+    assert first[1].sampler is first[2].sampler
+    assert np.isfinite(array(developed_alone(loop, late))).all()
+
+
+def developed_alone(loop: Any, slot: Any) -> SlotPicture:
+    while slot.made < slot.calls:
+        loop.tick([slot])
+    [picture] = developed(loop, [slot])
+    return picture
