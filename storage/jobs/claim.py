@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import cache
+from operator import itemgetter
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Double, Select, bindparam, or_, select, text
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from storage.database.connection import database_now
+from storage.database.connection import Database, database_now
 from storage.database.tables import jobs
 from storage.events.log import EventKind, record_events
 from storage.fleet.quarantines import quarantined
@@ -37,6 +39,40 @@ _NEXT_BATCH = text(
     "SELECT chosen, next_priority, set_config('idle_in_transaction_session_timeout', :frozen, true) "
     "FROM next_batch(:model, :worker, :limit)"
 )
+
+
+_CLAIM_BATCH = (
+    "SELECT id, render_id, index, spec, fence, attempt, priority, round, watched, threads, next_priority "
+    "FROM claim_batch(%s, %s, %s, %s)"
+)
+
+
+def take_at_once(
+    database: Database, rules: RetryPolicy, *, model: str, worker: str, limit: int
+) -> Claim | EllipsisType | None:
+    """Do as `take` in one round trip to PostgreSQL; `...` if that cannot, and has done nothing."""
+    rows = database.call(_CLAIM_BATCH, (model, worker, limit, rules.lease_seconds))
+    if not rows:
+        return None
+    if rows[0][0] is None:
+        return ...
+    rows.sort(key=itemgetter(6, 7, 0))  # the queue's order: priority, round, id
+    left = rows[0][10]
+    found = tuple(
+        ClaimedJob(
+            id=id_,
+            render_id=render_id,
+            index=index,
+            spec=read_spec(spec),
+            fence=fence,
+            attempt=attempt,
+            watched=watched,
+            priority=Priority(priority),
+            threads=threads,
+        )
+        for id_, render_id, index, spec, fence, attempt, priority, _, watched, threads, _ in rows
+    )
+    return Claim(jobs=found, next_priority=None if left is None else Priority(left))
 
 
 def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
