@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import cache
+from operator import itemgetter
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Double, Select, bindparam, or_, select, text
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from storage.database.connection import database_now
+from storage.database.connection import Database, database_now
 from storage.database.tables import jobs
 from storage.events.log import EventKind, record_events
 from storage.fleet.quarantines import quarantined
@@ -42,6 +44,58 @@ _NEXT_BATCH = text(
 )
 
 
+_CLAIM_BATCH = (
+    "SELECT id, render_id, index, spec, fence, attempt, priority, round, watched, threads, replay, suspect, batch_key, "
+    "next_priority FROM claim_batch(%s, %s, %s, %s)"
+)
+
+
+def take_at_once(
+    database: Database, rules: RetryPolicy, *, model: str, worker: str, limit: int
+) -> Claim | EllipsisType | None:
+    """Do as `take` in one round trip to PostgreSQL; `...` if that cannot, and has done nothing."""
+    rows = database.call(_CLAIM_BATCH, (model, worker, limit, rules.lease_seconds))
+    if not rows:
+        return None
+    if rows[0][0] is None:
+        return ...
+    rows.sort(key=itemgetter(6, 7, 0))  # the queue's order: priority, round, id
+    left = rows[0][-1]
+    found = tuple(
+        ClaimedJob(
+            id=id_,
+            render_id=render_id,
+            index=index,
+            spec=read_spec(spec),
+            fence=fence,
+            attempt=attempt,
+            watched=watched,
+            priority=Priority(priority),
+            threads=threads,
+            replay=replay,
+            suspect=suspect,
+            together=_is_together(batch_key),
+        )
+        for (
+            id_,
+            render_id,
+            index,
+            spec,
+            fence,
+            attempt,
+            priority,
+            _,
+            watched,
+            threads,
+            replay,
+            suspect,
+            batch_key,
+            _,
+        ) in rows
+    )
+    return Claim(jobs=found, next_priority=None if left is None else Priority(left))
+
+
 def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
     """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
     choose = _chosen_by_server if connection.dialect.name == "postgresql" else _chosen_alone
@@ -64,7 +118,7 @@ def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str,
             threads=row.threads,
             replay=row.replay,
             suspect=row.suspect,
-            together=":" in row.batch_key,
+            together=_is_together(row.batch_key),
         )
         for row in sorted(claimed, key=lambda row: (row.priority, row.round, row.id))
     )
@@ -122,6 +176,11 @@ def _chosen_alone(connection: Connection, model: str, worker: str, limit: int) -
     ids = connection.execute(waiting.order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(limit)).scalars().all()
     left = connection.execute(head_of(model, worker).where(jobs.c.id.not_in(ids))).first()
     return _Chosen(ids, None if left is None else left.priority)
+
+
+def _is_together(batch_key: str) -> bool:
+    """Tell whether a batch key is of one render's jobs alone (`Submission.together`)."""
+    return ":" in batch_key
 
 
 def head_of(model: str, worker: str | None = None) -> Select[Any]:

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Connection, Integer, String, Text, bindparam,
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from storage.database.connection import database_now
+from storage.database.connection import Database, database_now
 from storage.database.sent_rows import sent_rows
 from storage.database.tables import jobs
 from storage.jobs.transitions import transition
@@ -25,6 +25,34 @@ _SENT: dict[str, TypeEngine[Any]] = {
     "pixels_sha256": String(64),
     "remarks": Text(),
 }
+
+
+_COMPLETE_BATCH = "SELECT complete_batch(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+
+
+def complete_at_once(database: Database, batch: RenderedBatch, published: Sequence[Published]) -> bool:
+    """Make these jobs done in one round trip to PostgreSQL; False if that cannot, and has done nothing."""
+    pictures = json.dumps([_row(picture) | _told(picture) for picture in published], ensure_ascii=False)
+    return bool(database.call(_COMPLETE_BATCH, (*batch_row(batch).values(), pictures))[0][0])
+
+
+def batch_row(batch: RenderedBatch) -> dict[str, Any]:
+    """Return the row of a batch, but for when it was finished."""
+    return {
+        "id": batch.id,
+        "worker": batch.worker,
+        "model": batch.model,
+        "jobs": json.dumps([job.id for job in batch.jobs]),
+        "recipe": json.dumps(batch.recipe, sort_keys=True),
+        "render_seconds": batch.render_seconds,
+        "elapsed_seconds": batch.elapsed_seconds,
+        "store_seconds": batch.store_seconds,
+    }
+
+
+def told_of(picture: Published) -> dict[str, Any]:
+    """Return what followers of a render hear of a picture that is done."""
+    return {"seed": picture.job.spec.seed, "sha256": picture.sha256}
 
 
 def complete(connection: Connection, batch: RenderedBatch, published: Sequence[Published]) -> dict[int, Published]:
@@ -70,6 +98,10 @@ def refusals(connection: Connection, others: Iterable[ClaimedJob]) -> dict[int, 
     present = {row.id: (State(row.state), row.fence) for row in found}
     done = {job_id for job_id, fence in fences.items() if present.get(job_id) == (State.DONE, fence)}
     return {job_id: present[job_id][0] if job_id in present else None for job_id in fences if job_id not in done}
+
+
+def _told(picture: Published) -> dict[str, str]:
+    return {"told": json.dumps(told_of(picture))} if picture.job.watched else {}
 
 
 def _row(picture: Published) -> dict[str, str | int | None]:

@@ -6,10 +6,10 @@ was stopped, swapped out, cut off) changes nothing when it wakes. Jobs of expire
 cancel raises the fence. A render's counters move in the same transaction as its jobs.
 """
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import EllipsisType
 from typing import Any
 
 from sqlalchemy import (
@@ -30,8 +30,8 @@ from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.workers import name_is_of
 from storage.jobs import holding
-from storage.jobs.claim import head_of, take
-from storage.jobs.completion import complete, refusals
+from storage.jobs.claim import head_of, take, take_at_once
+from storage.jobs.completion import batch_row, complete, complete_at_once, refusals, told_of
 from storage.jobs.fair_share import RoundDealer, queued
 from storage.jobs.orphans import being_removed, note_orphans
 from storage.jobs.recovery import recover
@@ -81,13 +81,20 @@ class Jobs:
 
     # -- a worker's moves --------------------------------------------------------------------------------------
 
-    @transaction
-    def claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
+    def claim(self, *, model: str, worker: str, limit: int) -> Claim | None:
         """Claim up to `limit` jobs that one pipeline call can render: the queue's head, then the next ones like it.
 
         A suspect is taken alone. None if nothing of this model waits that this worker may take: it may be in
         quarantine, or have failed at what waits.
         """
+        if self.database.has_functions:
+            found = take_at_once(self.database, self._rules, model=model, worker=worker, limit=limit)
+            if not isinstance(found, EllipsisType):
+                return found
+        return self._claim(model=model, worker=worker, limit=limit)
+
+    @transaction
+    def _claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
         return take(connection, self._rules, model=model, worker=worker, limit=limit)
 
     @transaction
@@ -107,16 +114,21 @@ class Jobs:
             statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(claimed))
             return set(connection.execute(statement).scalars())
 
-    @transaction
-    def complete(
-        self, connection: Connection, batch: RenderedBatch, published: Sequence[Published]
-    ) -> dict[int, State | None]:
+    def complete(self, batch: RenderedBatch, published: Sequence[Published]) -> dict[int, State | None]:
         """Record pictures as done. Idempotent, also after a commit whose reply was lost.
 
         Returns:
             The jobs that are *no longer* ours, with their present state (None: deleted with their render); empty if all
             went well.
         """
+        if self.database.has_functions and complete_at_once(self.database, batch, published):
+            return {}
+        return self._complete(batch, published)
+
+    @transaction
+    def _complete(
+        self, connection: Connection, batch: RenderedBatch, published: Sequence[Published]
+    ) -> dict[int, State | None]:
         done = complete(connection, batch, published)
         counted = Counter(picture.job.render_id for picture in done.values())
         refused = refusals(connection, [picture.job for picture in published if picture.job.id not in done])
@@ -129,7 +141,7 @@ class Jobs:
             lock_renders(connection, counted)
         record_events(
             connection,
-            of_watched(EventKind.JOB_DONE, made, lambda job: {"seed": job.spec.seed, "sha256": done[job.id].sha256}),
+            of_watched(EventKind.JOB_DONE, made, lambda job: told_of(done[job.id])),
         )
         count(connection, renders.c.done, counted)
         return refused
@@ -350,17 +362,7 @@ def _record(connection: Connection, batch: RenderedBatch) -> None:
     """Record what was rendered together, unless another part of the batch was completed first."""
     connection.execute(
         insert_on_conflict(connection, batches)
-        .values(
-            id=batch.id,
-            worker=batch.worker,
-            model=batch.model,
-            jobs=json.dumps([job.id for job in batch.jobs]),
-            recipe=json.dumps(batch.recipe, sort_keys=True),
-            render_seconds=batch.render_seconds,
-            elapsed_seconds=batch.elapsed_seconds,
-            store_seconds=batch.store_seconds,
-            finished_at=database_now(),
-        )
+        .values(**batch_row(batch), finished_at=database_now())
         .on_conflict_do_nothing()
     )
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import TypeVar
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, event, select, text, update
 
@@ -16,10 +17,10 @@ from storage.database.connection import Database
 from storage.database.tables import jobs, renders
 from storage.errors import DatabaseBusy, DatabaseProblem
 from storage.jobs.jobs import Jobs
-from storage.jobs.values import ClaimedJob
+from storage.jobs.values import ClaimedJob, Submission, Webhook
 from storage.renders.views import Views
 from storage.rules.faults import RetryPolicy
-from storage.rules.states import State
+from storage.rules.states import Priority, State
 from tests.contract.renders import (
     assert_rows_agree,
     at_once,
@@ -209,8 +210,10 @@ def test_a_claim_passes_over_jobs_that_a_cancel_is_taking(postgres_farm: Jobs) -
 def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
     postgres_farm: Jobs, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was stopped, or its machine went to sleep, with its claim not committed."""
-    submit(postgres_farm, pictures(12))
+    """It was stopped, or its machine went to sleep, with its claim not committed: one of several statements."""
+    webhook = Webhook(url="https://example.com", events=("job.done",))
+    told = Submission(owner="ann", priority=Priority.NORMAL, watched=True, webhook=webhook)
+    postgres_farm.submit(pictures(12), told, quanta={"tiny": 8})
     patience: list[str] = []
     frozen, wakes = threading.Event(), threading.Event()
 
@@ -237,6 +240,49 @@ def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
         with pytest.raises(DatabaseProblem):
             claiming.result()
     assert patience == ["100ms"]
+
+
+def test_a_claimer_that_freezes_before_it_hears_what_it_claimed_holds_up_nobody(
+    postgres_farm: Jobs, postgres: str
+) -> None:
+    database = postgres_farm.database
+    render_id = submit(postgres_farm, pictures(12))
+    with closing(psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True)) as elsewhere:
+        # It says what it wants, and never listens.
+        elsewhere.pgconn.send_query(b"SELECT * FROM claim_batch('tiny', 'w1', 8, 30)")
+        eventually(lambda: states(database, render_id).count(State.RUNNING) == 8, "the claim is made")
+        behind = claim(postgres_farm, worker="w2")
+        assert [job.index for job in behind.jobs] == [8, 9, 10, 11]
+        complete(postgres_farm, behind)
+        lapse_leases(database)
+        assert postgres_farm.recover_lapsed() == 8
+        assert [job.index for job in drain(postgres_farm)] == [*range(8)]
+
+
+@pytest.mark.parametrize("fault", ["lock timeout", "cancel"])
+def test_a_claim_that_fails_while_it_chooses_lets_the_others_choose(
+    postgres_farm: Jobs, postgres: str, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Its turn belongs to its session, which lives on."""
+    monkeypatch.setattr(storage.database.connection, "_TRIES", 1)
+    submit(postgres_farm, pictures(12))
+    if fault == "lock timeout":
+        with postgres_farm.database.write() as connection:
+            connection.exec_driver_sql("ALTER FUNCTION claim_batch SET lock_timeout = '100ms'")
+    with closing(Database(postgres, connections=1)) as failing, ThreadPoolExecutor() as threads:
+        with postgres_farm.database.write() as connection:
+            connection.exec_driver_sql("LOCK TABLE jobs IN EXCLUSIVE MODE")
+            claiming = threads.submit(claim, Jobs(failing))
+            if fault == "cancel":
+                eventually(lambda: blocked(postgres_farm.database), "the claim waits")
+                connection.exec_driver_sql(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            with pytest.raises(DatabaseProblem):
+                claiming.result()
+        assert len(claim(postgres_farm, worker="w2").jobs) == 8
+        assert len(claim(Jobs(failing)).jobs) == 4
 
 
 def test_leases_are_judged_while_somebody_freezes_who_renews_another(postgres_farm: Jobs) -> None:

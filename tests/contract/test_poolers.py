@@ -116,6 +116,13 @@ def test_every_transaction_has_the_farms_settings(postgres: str, pooled: Databas
         assert paged.scalars().all() == ["10s"]
 
 
+def test_the_functions_have_the_farms_patience_with_locks_wherever_they_are_called(pooled: Database) -> None:
+    of_functions = text("SELECT proname, proconfig FROM pg_proc WHERE proname IN ('claim_batch', 'complete_batch')")
+    with pooled.read() as connection:
+        found = {row.proname: "lock_timeout=10s" in row.proconfig for row in connection.execute(of_functions)}
+    assert found == {"claim_batch": True, "complete_batch": True}
+
+
 def test_others_who_share_the_servers_connections_keep_their_own_settings(pooled: Database) -> None:
     assert settings(pooled) == ["10s", "1min"]
     # Autocommit begins no transaction of the farm's.
