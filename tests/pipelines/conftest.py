@@ -2,11 +2,12 @@
 
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from storage.objects.folder import LocalObjects
 from storage.objects.inputs import put_input
@@ -32,6 +33,14 @@ def what_was_imported_is_no_garbage() -> None:
     """Collecting garbage, as a worker does after each failure, need not look through the libraries every time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A test that renders by another number of threads leaves the process as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, RenderFault
 from storage.rules.faults import Fault
@@ -28,12 +28,12 @@ def loop(loaded: Loader) -> SlotLoop:
 def test_a_sampler_that_fails_fails_its_own_picture(
     models: Models, loop: SlotLoop, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    specs = models.specs("sd", 3, eta=1.0, sampler="ddim")
+    specs = models.specs("sd", 3, sampler="euler a")
     whole = rendered(loop, specs)
     slots: list[Any] = [loop.admit(spec) for spec in specs]
     for _ in range(step):
         assert loop.tick(slots) == {}
-    broken, take = slots[1].generator, DDIMScheduler.step
+    broken, take = slots[1].generator, EulerAncestralDiscreteScheduler.step
 
     def breaks(*given: Any, **named: Any) -> Any:
         made = take(*given, **named)
@@ -42,7 +42,7 @@ def test_a_sampler_that_fails_fails_its_own_picture(
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(DDIMScheduler, "step", breaks)
+        patch.setattr(EulerAncestralDiscreteScheduler, "step", breaks)
         failed = loop.tick(slots)
     assert list(failed) == [1]
     assert "IndexError: index 9" in str(failed[1])

@@ -86,13 +86,6 @@ def history(moves: int) -> st.SearchStrategy[Any]:
     )
 
 
-@pytest.fixture(autouse=True)
-def own_threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("alias", "beside"),
     [

@@ -45,22 +45,19 @@ def test_every_sampler_draws_in_slots_what_it_draws_in_a_pipeline(
 ) -> None:
     name = "sdxl" if alias == "sdxl" else "sd"
     model = v_predicting if alias == "v_predicting" else loaded(alias)
-    # Two of each kind: they share a sampler.
-    specs = [
-        spec
+    kinds = [
+        {"sampler": sampler, "num_inference_steps": 2 + number % 2, "guidance_scale": (5.0, 1.0, 7.5)[number % 3]}
         for number, sampler in enumerate(SAMPLERS)
-        for spec in models.specs(
-            name, 2, sampler=sampler, num_inference_steps=2 + number % 3, guidance_scale=(5.0, 1.0, 7.5)[number % 3]
-        )
     ]
+    specs = [models.specs(name, 1, **kind)[0] for kind in kinds]
     loop = loop_of(model)
     slots = [loop.admit(spec) for spec in specs]
     assert [slot.calls for slot in slots] == [model_calls(spec, models.registry[name]) for spec in specs]
     for spec, picture in zip(specs, drawn(loop, slots), strict=True):
-        assert largest_difference(array(picture), pixels(model, [spec])[0]) <= 1, spec
         assert_replays(loop, spec, picture)
-        ours = model.render([spec], lambda: None).recipe
-        assert {key: value for key, value in picture.recipe.items() if key not in ("calls", "decoded")} == ours
+        theirs = model.render([spec], lambda: None)
+        assert largest_difference(array(picture), np.asarray(theirs.pictures[0]).astype(np.int16)) <= 1, spec
+        assert {key: value for key, value in picture.recipe.items() if key not in ("calls", "decoded")} == theirs.recipe
 
 
 CONTROLS: list[tuple[str, dict[str, Any]]] = [
@@ -69,7 +66,7 @@ CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("sd", {"prompt_weighting": "compel", "prompt": "a (red)1.8 star " * 20}),
     ("sd", {"prompt_weighting": "webui", "prompt": "a (red:1.8) star"}),
     ("sd", {"width": 96, "height": 72}),
-    ("sd", {"loras": {"ink": 0.7, "oil": -0.5}}),
+    ("sd", {"loras": {"ink": 0.3, "oil": -0.2}}),
     ("sdxl", {"prompt_weighting": "compel", "prompt": "a (red)1.8 star"}),
     ("sdxl", {"original_size": [512, 256], "crops_coords_top_left": [32, 0], "target_size": [128, 128]}),
     ("sd-control", {"controlnet_conditioning_scale": 0.3}),
@@ -89,8 +86,8 @@ def test_every_control_does_in_slots_what_it_does_in_a_pipeline(
     model = loaded(alias)
     loop = loop_of(model)
     # Other steps, guidance and samplers beside them: windows are shares of each picture's own steps.
-    beside = models.specs(alias, 2, num_inference_steps=5, guidance_scale=1.0, **({"sampler": "heun"} | fields))
-    specs = [*models.specs(alias, 2, negative_prompt="blue", **fields), *beside[1:]]
+    beside = models.specs(alias, 2, num_inference_steps=2, guidance_scale=1.0, **({"sampler": "heun"} | fields))
+    specs = [*models.specs(alias, 1, negative_prompt="blue", **fields), *beside[1:]]
     for spec, picture in zip(specs, rendered(loop, specs), strict=True):
         assert largest_difference(array(picture), pixels(model, [spec])[0]) <= 1
         assert_replays(loop, spec, picture)
@@ -128,7 +125,7 @@ def test_half_precision_is_decoded_in_single_precision_where_the_vae_needs_it(mo
 def test_calls_have_few_shapes() -> None:
     shapes = [filled_up(rows, compiled=False) for rows in range(1, 34)]
     assert sorted(set(shapes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
-    assert all(rows <= shape <= rows * 4 / 3 for rows, shape in enumerate(shapes, 1))
+    assert all(rows <= shape < rows * 1.5 for rows, shape in enumerate(shapes, 1))
     assert {filled_up(rows, compiled=True) for rows in range(1, 34)} == {1, 2, 4, 8, 16, 32, 64}
 
 
@@ -163,25 +160,24 @@ def test_embeddings_are_made_by_as_many_threads_as_the_first_call(models: Models
     [spec] = models.specs("sd")
     encodings: list[int] = []
     hook = model.pipeline.text_encoder.register_forward_hook(lambda *_: encodings.append(torch.get_num_threads()))
-    before, loop = torch.get_num_threads(), loop_of(model)
+    own, loop = model._recipe["threads"], loop_of(model)
     try:
         model._prompts.forget()
-        [picture] = drawn(loop, [loop.admit(spec)], threads=before + 1)
-        assert set(encodings) == {before, before + 1}
-        assert picture.recipe["threads"] == before + 1
+        [picture] = drawn(loop, [loop.admit(spec)], threads=own + 1)
+        assert set(encodings) == {own, own + 1}
+        assert picture.recipe["threads"] == own + 1
         model._prompts.forget()
         encodings.clear()
         assert_replays(loop_of(model), spec, picture)
-        assert set(encodings) == {before + 1}
+        assert set(encodings) == {own + 1}
     finally:
         hook.remove()
-        torch.set_num_threads(before)
 
 
 def test_adapters_are_switched_when_others_take_their_turn(models: Models) -> None:
     model = models.load("sd")
     loop, loras = loop_of(model), (None, {"ink": 1.0}, {"oil": 0.5})
-    specs = [models.specs("sd", **({"loras": kind} if kind else {}))[0] for kind in loras]
+    specs = [models.specs("sd", 1, **({"loras": kind} if kind else {}))[0] for kind in loras]
     slots = [loop.admit(spec) for spec in specs]
     for _ in range(3):
         for slot in slots:

@@ -62,7 +62,7 @@ class Slot(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotPicture:
-    """A picture that left its slot; `recipe` is its own, as `RenderResult.recipe`, with `Replay`'s two entries."""
+    """A picture that left its slot; its `recipe` (as `RenderResult.recipe`) holds the `Replay` that makes it again."""
 
     picture: Image
     recipe: Mapping[str, Any]

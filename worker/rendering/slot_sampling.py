@@ -146,7 +146,7 @@ class SlotSampler(Generic[Member]):
         made: SlotSampler[Member] = SlotSampler(
             scheduler, self._rows(self.latents, places), [self.generators[place] for place in places], 0.0
         )
-        made.made, made._given = self.made, self._given
+        made.made, made._given, made._draws = self.made, self._given, self._draws
         made.members = [self.members[place] for place in places]
         return made
 
