@@ -52,6 +52,7 @@ BEGIN
         INTO chosen, rounds, worst, followed FROM (
             SELECT j.id, j.round, j.priority, j.watched FROM jobs j
             WHERE j.state = 'queued' AND j.batch_key = head.batch_key AND NOT j.suspect
+                AND (j.priority, j.round, j.id) >= (head.priority, head.round, head.id)
                 AND (j.elsewhere_until IS NULL OR j.worker <> for_worker OR j.elsewhere_until < now)
             ORDER BY j.priority, j.round, j.id LIMIT at_most
             FOR UPDATE SKIP LOCKED
