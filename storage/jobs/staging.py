@@ -146,11 +146,12 @@ def stage(database: Database) -> Iterator[Stage]:
 
 def row_of(one: NewJob) -> dict[str, Any]:
     """Return a job's columns."""
+    spec, kind = one.spec, one.kind
     return {
-        "model": one.spec.model,
-        "batch_key": one.spec.batch_key(),
-        "seed": one.spec.seed,
-        "spec": one.spec.canonical(),
+        "model": spec.model,
+        "batch_key": spec.batch_key() if kind is None else kind.batch_key,
+        "seed": spec.seed,
+        "spec": spec.canonical() if kind is None else kind.canonical(spec),
         "custom_id": one.custom_id,
         "labels": write_labels(one.labels) if one.labels else None,
     }

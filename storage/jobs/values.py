@@ -8,6 +8,7 @@ from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
 from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
+from storage.spec.kinds import SpecKind
 from storage.spec.picture import Spec
 
 
@@ -20,6 +21,8 @@ class NewJob:
     custom_id: str | None = None
     #: Carried through to exports.
     labels: Mapping[str, Any] | None = None
+    #: What `spec` is one of, if that is known.
+    kind: SpecKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
