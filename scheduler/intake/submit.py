@@ -101,6 +101,8 @@ class SpecifiedJobs(Iterator[NewJob]):
         self._jobs = jobs
         self._rendered_here = rendered_here
         self._limits = limits
+        most = most_at_once(limits)
+        self._most = MOST_PICTURES if most is None else min(most, MOST_PICTURES)
         self._total = 0
         self._labels = LabelRemarks()
         self._of_kinds = RemarksOfKinds(registry)
@@ -114,7 +116,8 @@ class SpecifiedJobs(Iterator[NewJob]):
     def __next__(self) -> NewJob:
         one = next(self._jobs)
         self._total += 1
-        check_number(self._total, self._limits)
+        if self._total > self._most:
+            check_number(self._total, self._limits)
         if self._rendered_here and one.spec.model not in self._by_model:
             _check_files(self._registry[one.spec.model])
         self._by_model[one.spec.model] += 1
