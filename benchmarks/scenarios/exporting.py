@@ -152,7 +152,7 @@ SCENARIO = Scenario(
     limit="reading and writing each byte once: the disk, or a copy in memory",
     figures={"mb_per_second": Figure("exported", "MB/s", "higher")},
     arms=[
-        Arm("farm", _farm, ("pyarrow", "webdataset")),
+        Arm("farm", _farm, ("pyarrow",)),
         Arm("ShardWriter", _shard_writer, ("webdataset",)),
     ],
     targets=[Target("15", "mb_per_second", "farm", ">=", 0.8, over="ShardWriter")],

@@ -72,7 +72,7 @@ class Acceptors:
 
         Args:
             renew_seconds: between two renewals of leases.
-            every_seconds: between two looks for what others have taken, or given back.
+            every_seconds: between two looks, by one thread for all, for what others have taken, or given back.
         """
         self._acceptance = acceptance
         self._firings = acceptance.firings
@@ -92,7 +92,8 @@ class Acceptors:
             self._called.append(called)
             name = f"accepts-{'long' if long else 'short'}-{number}"
             threading.Thread(target=self._run, args=(called,), kwargs={"long": long}, name=name, daemon=True).start()
-        threading.Thread(target=self._keep_leases, name="firings' leases", daemon=True).start()
+        for work, name in ((self._keep_leases, "firings' leases"), (self._look_out, "firings")):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def call(self) -> None:
         """Have the threads look at once, since something was taken."""
@@ -105,6 +106,7 @@ class Acceptors:
         Raises ServiceProblem; then leases run out.
         """
         self._closed.set()
+        self.call()
         # Threads that claim this moment are waited for, unless the database does not answer.
         if not self._lock.acquire(timeout=_CLOSE_SECONDS):
             return
@@ -138,14 +140,18 @@ class Acceptors:
         """Renew the leases of what is in hand, but for what hangs. Raises ServiceProblem."""
         with self._lock:
             in_hand = [one for one in self._in_hand.values() if self._clock() - one.moved_at < STALL_SECONDS]
+        if not in_hand:
+            return
         gone = self._firings.renew([one.claimed for one in in_hand])
         for one in in_hand:
             one.lost = one.lost or one.claimed.key in gone
 
     def _run(self, called: threading.Event, *, long: bool) -> None:
         throttle = LogThrottle()
-        while not self._closed.is_set():
+        while True:
             called.clear()
+            if self._closed.is_set():
+                return
             try:
                 while self.accept_one(long=long):
                     pass
@@ -155,11 +161,24 @@ class Acceptors:
                         "service unavailable, retrying until it is back",
                         extra={"action": "accept firings", "error": error},
                     )
-            called.wait(self._every_seconds)
+            called.wait()
+
+    def look_out(self) -> None:
+        """Call the threads if there may be something for them. Raises ServiceProblem.
+
+        That of others, what was given back, and whatever a service that was away kept them from.
+        """
+        if self._firings.waiting():
+            self.call()
 
     def _keep_leases(self) -> None:
         run_until_stopped(
             self.renew, doing="renew leases of firings", every_seconds=self._renew_seconds, stopping=self._closed
+        )
+
+    def _look_out(self) -> None:
+        run_until_stopped(
+            self.look_out, doing="look for firings", every_seconds=self._every_seconds, stopping=self._closed
         )
 
     def _accept(self, in_hand: _InHand) -> None:

@@ -51,8 +51,9 @@ class ScheduleRunner:
 
         Raises ServiceProblem; what was done stays done, and the rest is tried again with the next tick.
         """
-        now = self._now()
-        clocked = [schedule for schedule in self._schedules.all() if not schedule.ended]
+        now, schedules = self._schedules.at_present()
+        now = now if self._clock is None else self._clock()
+        clocked = [schedule for schedule in schedules if not schedule.ended]
         if not clocked:
             return _LONGEST_WAIT_SECONDS
         ticking = self._tick(now)

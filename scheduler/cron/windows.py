@@ -41,14 +41,15 @@ class WindowKeeper:
 
         Raises ServiceProblem; what was done stays done.
         """
-        now = self.schedules.now() if self.clock is None else self.clock()
+        look = self.windows.look(long=long)
+        now = look.now if self.clock is None else self.clock()
         released: list[str] = []
 
         def keep(schedule: Schedule) -> None:
             released.extend(self._keep(schedule, now, long=long))
 
-        one_by_one(self.schedules.all(), keep, self._throttle)
-        for render in self.windows.timed(long=long):
+        one_by_one(look.schedules, keep, self._throttle)
+        for render in look.timed:
             released.extend(self._keep_times(render, now))
         if released:
             # Once for all of them: a broker that hangs holds up no window. If this fails, the sweep does it.
@@ -63,8 +64,6 @@ class WindowKeeper:
     def _keep(self, schedule: Schedule, now: float, *, long: bool) -> Iterator[str]:
         """Yield the renders that were released."""
         plan = schedule.plan
-        if plan.window is None and not schedule.version:
-            return  # none that it ever fired is held; one that was edited may have had a window before
         opened = is_open(plan.window, plan.timezone, now)
         for render_id in self.windows.out_of_step(schedule, window_open=opened, long=long):
             if self._move(render_id, opened=opened):

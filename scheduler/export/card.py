@@ -6,7 +6,7 @@ lies beside the pictures, and none of them.
 
 from pathlib import Path
 
-from scheduler.export.targets import Target, write_down, writing
+from scheduler.export.targets import Target, writing
 
 NAME = "README.md"
 _TEXT = """\
@@ -28,5 +28,5 @@ def place(target: Target, pattern: str, working: Path) -> None:
         return
     built = working / NAME
     with writing(target.shown):
-        write_down(built, _TEXT.format(pattern=pattern).encode())
+        built.write_bytes(_TEXT.format(pattern=pattern).encode())
     target.place(NAME, built)

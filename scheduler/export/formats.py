@@ -20,9 +20,9 @@ class Format:
     """A layout."""
 
     name: str
-    #: Writes a shard into a folder, the last argument; the names of what is there then. The folder before it has a
-    #: file `KEY.png` for each row that succeeded.
-    write: Callable[[Shard, Rows, Columns, Path, Path], list[str]]
+    #: Writes a shard into a folder, the last argument; the names of what is there then. The argument before it yields
+    #: the picture of each row that succeeded, in their order.
+    write: Callable[[Shard, Rows, Columns, Iterator[bytes], Path], list[str]]
     #: Where the `…_stats.json` of each shard goes.
     stats_in: str
     #: Which files `load_dataset(DIR)` is to read, if others lie beside them.

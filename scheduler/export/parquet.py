@@ -19,7 +19,7 @@ _IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())
 _ROW_GROUP = 100
 
 
-def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path) -> list[str]:
+def write(shard: Shard, rows: Rows, columns: Columns, pictures: Iterator[bytes], into: Path) -> list[str]:
     """`00000.parquet` with all rows; the picture is null where there is none."""
     name = f"{shard.name}.parquet"
     fields = schema_of(columns)
@@ -35,11 +35,10 @@ def write(shard: Shard, rows: Rows, columns: Columns, pictures: Path, into: Path
     return [name]
 
 
-def _picture(row: Mapping[str, Any], pictures: Path) -> dict[str, Any] | None:
+def _picture(row: Mapping[str, Any], pictures: Iterator[bytes]) -> dict[str, Any] | None:
     if row["status"] != "success":
         return None
-    name = f"{row['key']}.png"
-    return {"bytes": (pictures / name).read_bytes(), "path": name}
+    return {"bytes": next(pictures), "path": f"{row['key']}.png"}
 
 
 def _feature(kind: pyarrow.DataType) -> dict[str, str]:

@@ -8,7 +8,6 @@ import pyarrow.parquet
 
 from scheduler.export.formats import Rows
 from scheduler.export.rows import Columns, Kind
-from scheduler.export.targets import to_disk
 
 _ARROW: Mapping[Kind, pyarrow.DataType] = {
     "text": pyarrow.string(),
@@ -25,8 +24,6 @@ def schema_of(columns: Columns) -> pyarrow.Schema:
 
 def write_table(path: Path, schema: pyarrow.Schema, groups: Iterable[Rows]) -> None:
     """Each group is a row group of the file; one is in memory at a time."""
-    with path.open("wb") as file:
-        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", store_schema=True) as writer:
-            for group in groups:
-                writer.write_table(pyarrow.Table.from_pylist([*group], schema=schema))
-        to_disk(file)
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd", store_schema=True) as writer:
+        for group in groups:
+            writer.write_table(pyarrow.Table.from_pylist([*group], schema=schema))

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from storage.errors import ExportProblem, InvalidInput, NotFound
 from storage.objects.folder import sync_folder
@@ -47,7 +47,7 @@ class Target(Protocol):
         ...
 
     def place(self, name: str, built: Path) -> None:
-        """Give a file or folder that is complete its final name, in place of what had it."""
+        """Give a file or folder that is complete its final name, in place of what had it; it is durable then."""
         ...
 
     def remove(self, name: str) -> None:
@@ -79,7 +79,7 @@ class FolderTarget:
         with _alone(working, self.shown):
             _check_note(self.read(NOTE), note, self.shown)
             with writing(self.shown):
-                write_down(working / "note", _lines(note))
+                (working / "note").write_bytes(_lines(note))
                 self.place(NOTE, working / "note")
             yield working
             with writing(self.shown):
@@ -100,6 +100,7 @@ class FolderTarget:
     def place(self, name: str, built: Path) -> None:
         final = self._folder / name
         with writing(self.shown):
+            _to_disk(built)
             if final.is_dir():
                 shutil.rmtree(final)
             if final.parent != self._folder:
@@ -137,7 +138,7 @@ class BucketTarget:
                 raise InvalidInput(f"--to {self.shown}: is not empty and holds no export; choose another prefix")
             _check_note(before, note, self.shown)
             with writing(str(self._working)):
-                write_down(self._working / "note", _lines(note))
+                (self._working / "note").write_bytes(_lines(note))
             self.place(NOTE, self._working / "note")
             yield self._working
             with writing(str(self._working)):
@@ -195,16 +196,15 @@ def _check_note(before: bytes | None, note: Mapping[str, Any], shown: str) -> No
         )
 
 
-def write_down(path: Path, data: bytes) -> None:
-    """Write a file to the disk itself: what is renamed afterwards must not outlive its contents in a power cut."""
-    with path.open("wb") as file:
-        file.write(data)
-        to_disk(file)
-
-
-def to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _to_disk(built: Path) -> None:
+    """Put a file, or a folder of files, on the disk itself: a name that it gets must not outlive it in a power cut."""
+    if built.is_dir():
+        for one in built.iterdir():
+            _to_disk(one)
+        sync_folder(built)
+        return
+    with built.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _lines(value: Mapping[str, Any]) -> bytes:

@@ -5,8 +5,12 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from storage.jobs.values import NewJob
-from storage.spec.capabilities import remarks
-from storage.spec.picture import NAMES
+from storage.spec import other_languages
+from storage.spec.capabilities import REMARK_ON_LARGE_SEEDS, remarks, remarks_beside_words
+from storage.spec.kinds import SpecKind
+from storage.spec.models import SimulatedModel
+from storage.spec.picture import DISTINCT_SEEDS, NAMES, Spec
+from storage.spec.prompt_length import PromptReader, Unread, readable_fields
 from storage.spec.registry import Registry
 
 #: Columns of a prompt file that are named in remarks.
@@ -16,6 +20,32 @@ _MOST_LABELS = 100
 def remarks_on(job: NewJob, registry: Registry) -> Iterator[str]:
     """Yield the remarks on one picture; the same text for all pictures that they apply to."""
     yield from remarks(job.spec, registry[job.spec.model])
+
+
+class KindRemarks:
+    """The remarks on pictures of one kind: only their prompt and seed are looked at for each."""
+
+    def __init__(self, kind: SpecKind, registry: Registry) -> None:
+        spec, model = kind.first, registry[kind.first.model]
+        self._seeds_matter = not isinstance(model, SimulatedModel)
+        self._on_negative = (*other_languages.remarks("negative_prompt", spec.negative_prompt, spec.prompt_weighting),)
+        self._beside_words = (*remarks_beside_words(spec, model),)
+        self._reader = PromptReader(model)
+        others = [text for field, text in readable_fields(spec) if field != "prompt"]
+        self._unread_negative = [one for text in others for one in self._reader.unread("negative_prompt", text)]
+
+    def on(self, spec: Spec) -> Iterator[str]:
+        """Yield what `remarks_on` does."""
+        yield from other_languages.remarks("prompt", spec.prompt, None)
+        yield from self._on_negative
+        if spec.seed >= DISTINCT_SEEDS and self._seeds_matter:
+            yield REMARK_ON_LARGE_SEEDS
+        yield from self._beside_words
+
+    def unread(self, spec: Spec) -> Iterator[Unread]:
+        """Yield what `storage.spec.prompt_length.unread` does."""
+        yield from self._reader.unread("prompt", spec.prompt)
+        yield from self._unread_negative
 
 
 class LabelRemarks:

@@ -88,6 +88,9 @@ def numbered(requests: Iterable[Request], *, noun: str = "prompt") -> Iterator[S
 
 def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) -> Iterator[SourcedRequest]:
     """Fill in missing fields, such as the command line's options for every row of a file."""
+    if not defaults:
+        yield from asked
+        return
     for one in asked:
         missing = {name: value for name, value in defaults.items() if getattr(one.request, name) is None}
         if not missing.keys().isdisjoint(FIELDS):

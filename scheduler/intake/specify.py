@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 
 from scheduler.intake.admission import NO_LIMITS, check_work
 from scheduler.intake.custom_ids import CustomIds
+from scheduler.intake.kinds import Kinds
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.keys import Limits
 from storage.errors import BadSpecification, InvalidInput, NotFound
 from storage.jobs.values import NewJob
+from storage.spec.kinds import SpecKind
 from storage.spec.picture import DISTINCT_SEEDS, MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.registry import Registry
 from storage.spec.slots import denoises_by_slots
@@ -41,6 +43,7 @@ def specify(
     bad = bad or BadRows()
     slots = {alias: denoises_by_slots(model) for alias, model in registry.models.items()}
     drawn, next_seed = seed is None, draw_seed() if seed is None else seed
+    kinds = Kinds(registry)
     with CustomIds() as names:
         for where, request, copies in asked:
             n = copies or pictures_each
@@ -50,21 +53,23 @@ def specify(
                 else:
                     own = request.seed + copy
                 try:
-                    spec = _resolved(request if copy == 0 else request.model_copy(update={"seed": own}), registry, own)
+                    spec, kind = _resolved(
+                        request if copy == 0 else request.model_copy(update={"seed": own}), kinds, own
+                    )
                     check_work(spec, limits)
                     if (name := _name(request, copy, n)) is not None:
                         names.take(name, where)
                 except InvalidInput as error:
                     bad.met(at(where, error))
                     break
-                yield NewJob(spec=spec, custom_id=name, labels=request.labels, by_slots=slots[spec.model])
+                yield NewJob(spec=spec, custom_id=name, labels=request.labels, kind=kind, by_slots=slots[spec.model])
 
 
-def _resolved(request: Request, registry: Registry, seed: int) -> Spec:
+def _resolved(request: Request, kinds: Kinds, seed: int) -> tuple[Spec, SpecKind | None]:
     if seed > MAX_SEED:
         raise BadSpecification(f"seed: {seed} is above the largest seed, {MAX_SEED}; start lower")
     try:
-        return registry.resolve(request, seed=seed)
+        return kinds.resolve(request, seed)
     except NotFound as error:
         # In a request an unknown model is a wrong field, not a missing resource.
         raise BadSpecification(f"model: {error}") from None

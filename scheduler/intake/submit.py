@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from scheduler.intake.admission import NO_LIMITS, Submitter, Terms, check_number, check_quota, check_work
+from scheduler.intake.kinds import RemarksOfKinds
 from scheduler.intake.order import Order
 from scheduler.intake.pace import serving
 from scheduler.intake.remarks import LabelRemarks, remarks_on
@@ -100,8 +101,11 @@ class SpecifiedJobs(Iterator[NewJob]):
         self._jobs = jobs
         self._rendered_here = rendered_here
         self._limits = limits
+        most = most_at_once(limits)
+        self._most = MOST_PICTURES if most is None else min(most, MOST_PICTURES)
         self._total = 0
         self._labels = LabelRemarks()
+        self._of_kinds = RemarksOfKinds(registry)
         self._registry = registry
         self._of_the_way_in = tuple(remarks)
         self._noted: Counter[str] = Counter()
@@ -112,16 +116,24 @@ class SpecifiedJobs(Iterator[NewJob]):
     def __next__(self) -> NewJob:
         one = next(self._jobs)
         self._total += 1
-        check_number(self._total, self._limits)
+        if self._total > self._most:
+            check_number(self._total, self._limits)
         if self._rendered_here and one.spec.model not in self._by_model:
             _check_files(self._registry[one.spec.model])
         self._by_model[one.spec.model] += 1
         if len(self._examples) < _EXAMPLES:
             self._examples.setdefault(one.spec.prompt, one.spec)
-        self._noted.update(remarks_on(one, self._registry))
+        if one.kind is None:
+            noted, unread_ends = remarks_on(one, self._registry), unread(one.spec, self._registry[one.spec.model])
+        else:
+            of_kind = self._of_kinds[one.kind]
+            noted, unread_ends = of_kind.on(one.spec), of_kind.unread(one.spec)
+        for remark in noted:
+            self._noted[remark] += 1
         if one.labels:
-            self._noted.update(self._labels.on(one.labels))
-        for end in unread(one.spec, self._registry[one.spec.model]):
+            for remark in self._labels.on(one.labels):
+                self._noted[remark] += 1
+        for end in unread_ends:
             # Each place is another remark: a few are shown, not a million.
             self._places += 1
             self._noted[end.words if self._places <= _PLACES_SHOWN else end.in_general] += 1

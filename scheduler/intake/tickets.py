@@ -22,16 +22,14 @@ def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
     """
     share = max(1, (tickets.window - _held(jobs, tickets)) // len(Priority))
     queued = tickets.queued(model.alias)
+    # What has its share already lacks none, however much waits.
+    open_to_more = [priority for priority in Priority if queued[priority] < share]
+    waiting = jobs.waiting_each(model.alias, open_to_more, at_most=share * model.batch_limit)
     published = 0
-    for priority in Priority:
-        n = missing(
-            waiting=jobs.waiting(model.alias, priority, at_most=share * model.batch_limit),
-            batch_limit=model.batch_limit,
-            queued=queued[priority],
-            most=share,
-        )
-        tickets.publish(model.alias, priority, n)
-        published += n
+    for priority, n_waiting in waiting.items():
+        if n := missing(waiting=n_waiting, batch_limit=model.batch_limit, queued=queued[priority], most=share):
+            tickets.publish(model.alias, priority, n)
+            published += n
     return published
 
 

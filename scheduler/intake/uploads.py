@@ -139,6 +139,9 @@ def with_references(
     bad = bad or BadRows()
     for one in asked:
         request = one.request
+        if request.control_images is None and request.prompt_embeds is None:
+            yield one
+            continue
         named = _named(request)
         wrong = next(((field, known[name]) for field, name in named if isinstance(known[name], BadSpecification)), None)
         if wrong is not None:

@@ -6,10 +6,11 @@ of this one's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, delete, func, literal_column, select
+from sqlalchemy import Connection, Select, delete, func, literal_column, select
 
 from storage.database.connection import Database, database_now
 from storage.database.upsert import insert_on_conflict
@@ -58,6 +59,14 @@ def due_receivers(database: Database) -> Sequence[DueReceiver]:
 
     It looks at two entries of an index for each receiver that has messages waiting, however many those are.
     """
+    with database.read() as connection:
+        rows = connection.execute(_due())
+        return [DueReceiver(name=row.name, due_at=row.due_at, failing=bool(row.failing)) for row in rows]
+
+
+@cache
+def _due() -> Select[Any]:
+    """Select them: built once, for it is asked every other second."""
     waiting = deliveries.alias("waiting")
     pending = waiting.c.state == literal_column("'pending'")
     first: Any = select(select(func.min(waiting.c.receiver)).where(pending).scalar_subquery().label("name"))
@@ -71,9 +80,7 @@ def due_receivers(database: Database) -> Sequence[DueReceiver]:
         .where(names.c.name.is_not(None))
         .subquery()
     )
-    with database.read() as connection:
-        rows = connection.execute(select(found).where(found.c.due_at <= database_now()))
-        return [DueReceiver(name=row.name, due_at=row.due_at, failing=bool(row.failing)) for row in rows]
+    return select(found).where(found.c.due_at <= database_now())
 
 
 def note_failing(connection: Connection, receiver: str) -> None:

@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    func,
     or_,
     select,
     update,
@@ -30,9 +29,10 @@ from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.workers import name_is_of
 from storage.jobs import holding
-from storage.jobs.claim import head_of, take, take_at_once
+from storage.jobs.claim import take, take_at_once
 from storage.jobs.completion import batch_row, complete, complete_at_once, refusals, told_of
 from storage.jobs.fair_share import RoundDealer, queued
+from storage.jobs.looks import any_lapsed, best_waiting, count_waiting
 from storage.jobs.orphans import being_removed, note_orphans
 from storage.jobs.recovery import recover
 from storage.jobs.submission import accept_stream, accepted_before
@@ -197,9 +197,16 @@ class Jobs:
         theirs = (jobs.c.worker == worker) & name_is_of(run, worker)
         return len(recover(connection, self._rules, theirs, fault, message))
 
-    @transaction
-    def recover_lapsed(self, connection: Connection) -> int:
+    def recover_lapsed(self) -> int:
         """Recover jobs whose lease has expired; how many."""
+        with self.database.read() as connection:
+            # Mostly there are none; that is no reason to ask SQLite for its one writer.
+            if not any_lapsed(connection):
+                return 0
+        return self._recover_lapsed()
+
+    @transaction
+    def _recover_lapsed(self, connection: Connection) -> int:
         lapsed = jobs.c.lease_until < database_now()
         message = "the worker stopped renewing its lease"
         # Leases are judged while somebody holds a render of a million, too; those of that one a little later.
@@ -342,20 +349,18 @@ class Jobs:
 
     def waiting(self, model: str, priority: Priority, *, at_most: int) -> int:
         """Count the jobs that wait, up to `at_most`: the cost does not grow with the backlog."""
-        some = (
-            select(jobs.c.id)
-            .where(queued(), jobs.c.model == model, jobs.c.priority == priority)
-            .limit(at_most)
-            .subquery()
-        )
+        return self.waiting_each(model, (priority,), at_most=at_most)[priority]
+
+    def waiting_each(self, model: str, priorities: Iterable[Priority], *, at_most: int) -> dict[Priority, int]:
+        """Count the jobs that wait with each of these priorities, each up to `at_most`; one transaction."""
         with self.database.read() as connection:
-            return connection.execute(select(func.count()).select_from(some)).scalar_one()
+            return count_waiting(connection, model, tuple(priorities), at_most=at_most)
 
     def best_waiting(self, models: Iterable[str]) -> dict[str, Priority]:
         """Return the best priority that waits for each of these models, without those that have no waiting jobs."""
         with self.database.read() as connection:
-            heads = {model: connection.execute(head_of(model)).first() for model in models}
-        return {model: Priority(head.priority) for model, head in heads.items() if head is not None}
+            best = best_waiting(connection)
+        return {model: best[model] for model in models if model in best}
 
 
 def _record(connection: Connection, batch: RenderedBatch) -> None:

@@ -7,6 +7,7 @@ its row. While it is marked its job is not retried (`being_removed`): a worker w
 """
 
 import time
+from functools import cache
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, literal, or_, select, update
 
@@ -48,13 +49,7 @@ class Orphans:
         Raises DatabaseProblem, ObjectStoreProblem; the next call resumes.
         """
         with self.database.read() as connection:
-            due = connection.execute(
-                select(orphans.c.job_id)
-                .where(orphans.c.due_at < database_now(), _unmarked())
-                .order_by(orphans.c.due_at)
-                .limit(_AT_ONCE)
-            )
-            ids = due.scalars().all()
+            ids = connection.execute(_due()).scalars().all()
         for job_id in ids:
             begun = time.monotonic()
             marked = self._mark(job_id)
@@ -94,6 +89,13 @@ def being_removed(render_id: str) -> Select[int]:
     """Select the jobs of a render whose pictures are being deleted at this moment."""
     theirs = select(orphans.c.job_id).join(jobs, jobs.c.id == orphans.c.job_id).where(jobs.c.render_id == render_id)
     return theirs.where(orphans.c.marked_until > database_now())
+
+
+@cache
+def _due() -> Select[int]:
+    """Select orphans that are due: built once, for it is asked every other second."""
+    due = select(orphans.c.job_id).where(orphans.c.due_at < database_now(), _unmarked())
+    return due.order_by(orphans.c.due_at).limit(_AT_ONCE)
 
 
 def _unmarked() -> ColumnElement[bool]:

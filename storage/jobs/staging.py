@@ -8,18 +8,19 @@ read, and a temporary table outlives a transaction only where no pooler gives it
 filled in the transaction that accepts: all at once, and before that takes any lock.
 """
 
-import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from operator import itemgetter
 from typing import IO, Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Index,
     Integer,
@@ -31,10 +32,11 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database
-from storage.errors import BadSpecification
+from storage.database.copy_text import copied_values, copy_in, copy_line
+from storage.errors import BadSpecification, InvalidInput
 from storage.jobs.values import NewJob
 from storage.spec.picture import write_labels
 
@@ -59,6 +61,13 @@ staged = Table(
     Index("ix_staged_jobs_custom_id", "custom_id", unique=True, sqlite_where=_named, postgresql_where=_named),
     prefixes=["TEMPORARY"],
     postgresql_on_commit="DROP",
+)
+
+
+_STAGED = tuple(column.name for column in staged.columns)
+_staged_values = itemgetter(*_STAGED)
+_INSERT = "INSERT INTO {} ({}) VALUES ({})".format(  # noqa: S608 - names of our own
+    staged.name, ", ".join(f'"{name}"' for name in _STAGED), ", ".join("?" * len(_STAGED))
 )
 
 
@@ -97,8 +106,9 @@ class _StageInTable(Stage):
         self._connection = connection
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
-        with self._connection.begin():
-            insert_named(self._connection, staged, rows)
+        # Not by SQLAlchemy's INSERT, which makes more of a row's values than the database does.
+        with self._connection.begin(), _each_name_once(self._connection, staged, rows):
+            self._connection.exec_driver_sql(_INSERT, [*map(_staged_values, rows)])
 
     @contextmanager
     def accepting(self) -> Iterator[Connection]:
@@ -108,21 +118,28 @@ class _StageInTable(Stage):
 
 
 class _StageInFile(Stage):
-    def __init__(self, database: Database, file: IO[str]) -> None:
+    """Rows as the server reads them, so that nothing is left to do to them when it accepts."""
+
+    def __init__(self, database: Database, file: IO[bytes]) -> None:
         super().__init__()
         self._database = database
         self._file = file
+        #: Of each chunk: its bytes.
+        self._chunks: list[int] = []
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
-        self._file.write(json.dumps(rows) + "\n")
+        lines = "".join([copy_line(_staged_values(row)) for row in rows])
+        if "\0" in lines:
+            raise InvalidInput("text with the character NUL (U+0000) cannot be stored; leave it out")
+        self._chunks.append(self._file.write(lines.encode()))
 
     @contextmanager
     def accepting(self) -> Iterator[Connection]:
         self._file.seek(0)
         with self._database.write() as connection:
             staged.create(connection)
-            for line in self._file:
-                insert_named(connection, staged, json.loads(line))
+            for size in self._chunks:
+                _copy_chunk(connection, self._file.read(size).decode())
             yield connection
 
 
@@ -130,7 +147,7 @@ class _StageInFile(Stage):
 def stage(database: Database) -> Iterator[Stage]:
     """Open an empty stage; nothing is left of it at the end, nor when its process is killed."""
     if not database.url.startswith("sqlite"):
-        with tempfile.TemporaryFile("w+", encoding="utf-8", prefix="farm-staged-") as file:
+        with tempfile.TemporaryFile("w+b", prefix="farm-staged-") as file:
             yield _StageInFile(database, file)
         return
     with database.session() as connection:
@@ -146,14 +163,22 @@ def stage(database: Database) -> Iterator[Stage]:
 
 def row_of(one: NewJob) -> dict[str, Any]:
     """Return a job's columns."""
+    spec, kind = one.spec, one.kind
     return {
-        "model": one.spec.model,
-        "batch_key": one.spec.loop_key() if one.by_slots else one.spec.batch_key(),
-        "seed": one.spec.seed,
-        "spec": one.spec.canonical(),
+        "model": spec.model,
+        "batch_key": _key(one),
+        "seed": spec.seed,
+        "spec": spec.canonical() if kind is None else kind.canonical(spec),
         "custom_id": one.custom_id,
         "labels": write_labels(one.labels) if one.labels else None,
     }
+
+
+def _key(one: NewJob) -> str:
+    """Return what jobs have in common that are claimed together."""
+    if one.by_slots:
+        return one.spec.loop_key() if one.kind is None else one.kind.loop_key
+    return one.spec.batch_key() if one.kind is None else one.kind.batch_key
 
 
 def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
@@ -164,45 +189,49 @@ def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
 
 def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows of one render. Raises BadSpecification for a duplicate custom_id."""
-    named = {row["custom_id"] for row in rows if row["custom_id"] is not None}
-    if not named:
-        _insert(connection, table, rows)
-        return
-    try:
-        with connection.begin_nested():
-            _insert(connection, table, rows)
-    except IntegrityError:
-        same = select(table.c.custom_id, table.c.index).where(table.c.custom_id.in_(named))
-        if "render_id" in table.c:
-            same = same.where(table.c.render_id == rows[0]["render_id"])
-        before = {row.custom_id: row._mapping["index"] for row in connection.execute(same)}
-        for row in rows:
-            index = before.setdefault(row["custom_id"], row["index"])
-            if row["custom_id"] is not None and index != row["index"]:
-                raise BadSpecification(
-                    f"duplicate custom_id {row['custom_id']!r}, for pictures {index + 1} and {row['index'] + 1}"
-                ) from None
-        raise
-
-
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if table is staged and connection.dialect.name == "postgresql":
-        _copy(connection, table, rows)
-    else:
+    with _each_name_once(connection, table, rows, table.c.render_id == rows[0]["render_id"]):
         connection.execute(insert(table), rows)
 
 
-def _copy(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert by COPY, six times as fast as INSERT. SQLAlchemy supports neither it nor its errors."""
-    from psycopg import Error  # of the extra `postgresql`
-
-    quoted = connection.dialect.identifier_preparer
-    columns = ", ".join(quoted.quote(name) for name in rows[0])
-    statement = f"COPY {quoted.format_table(table)} ({columns}) FROM STDIN"
-    cursor: Any = connection.connection.cursor()
+@contextmanager
+def _each_name_once(
+    connection: Connection, table: Table, rows: list[dict[str, Any]], among: ColumnElement[bool] | None = None
+) -> Iterator[None]:
+    if all(row["custom_id"] is None for row in rows):
+        yield
+        return
     try:
-        with cursor, cursor.copy(statement) as copying:
-            for row in rows:
-                copying.write_row([*row.values()])
-    except Error as error:
-        raise DBAPIError.instance(statement, None, error, Error) from error
+        with connection.begin_nested():
+            yield
+    except IntegrityError:
+        _refuse_twice(connection, table, [(row["custom_id"], row["index"]) for row in rows], among)
+        raise
+
+
+def _copy_chunk(connection: Connection, lines: str) -> None:
+    """The same by COPY, into the stage of PostgreSQL."""
+    try:
+        with connection.begin_nested():
+            copy_in(connection, staged, _STAGED, lines)
+    except IntegrityError:
+        rows = [dict(zip(_STAGED, copied_values(line), strict=True)) for line in lines.split("\n")[:-1]]
+        _refuse_twice(connection, staged, [(row["custom_id"], int(row["index"] or 0)) for row in rows])
+        raise
+
+
+def _refuse_twice(
+    connection: Connection,
+    table: Table,
+    named: Iterable[tuple[str | None, int]],
+    among: ColumnElement[bool] | None = None,
+) -> None:
+    """Raise BadSpecification for the first picture whose name one before it has, here or in the table."""
+    new = [(name, index) for name, index in named if name is not None]
+    same = select(table.c.custom_id, table.c.index).where(table.c.custom_id.in_([name for name, _ in new]))
+    if among is not None:
+        same = same.where(among)
+    before = {row.custom_id: row._mapping["index"] for row in connection.execute(same)}
+    for name, index in new:
+        first = before.setdefault(name, index)
+        if index != first:
+            raise BadSpecification(f"duplicate custom_id {name!r}, for pictures {first + 1} and {index + 1}") from None

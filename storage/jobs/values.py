@@ -8,6 +8,7 @@ from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
 from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
+from storage.spec.kinds import SpecKind
 from storage.spec.picture import Spec
 
 
@@ -22,6 +23,8 @@ class NewJob:
     labels: Mapping[str, Any] | None = None
     #: Whether its model denoises by slots (`storage.spec.slots`): it then waits with all that can be denoised with it.
     by_slots: bool = False
+    #: What `spec` is one of, if that is known.
+    kind: SpecKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

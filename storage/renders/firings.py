@@ -22,7 +22,7 @@ from storage.jobs.jobs import Jobs
 from storage.jobs.submission import Accept, accept_stream
 from storage.jobs.values import NewJob, Submission
 from storage.renders.firing_limits import FiringSize, over_limit
-from storage.renders.schedules import PAUSED, FiringOutcome, Schedule, schedule_of, unfinished
+from storage.renders.schedules import PAUSED, FiringOutcome, Schedule, schedule_of, taken_and_free, unfinished
 from storage.renders.ticking import Ticking
 
 #: A render of more pictures is long: to accept it, to hold it and to release it can take minutes.
@@ -180,11 +180,7 @@ class Firings:
     def waiting(self) -> bool:
         """Return whether there may be something to claim: without writing, cheap enough for every second."""
         with self.database.read() as connection:
-            some = select(firings.c.planned_at).where(
-                firings.c.outcome == FiringOutcome.TAKEN,
-                or_(firings.c.lease_until.is_(None), firings.c.lease_until < database_now()),
-            )
-            return connection.execute(some.limit(1)).first() is not None
+            return connection.execute(taken_and_free()).first() is not None
 
     @transaction
     def renew(self, connection: Connection, claimed: Iterable[ClaimedFiring]) -> set[tuple[str, float]]:

@@ -6,9 +6,10 @@ An interrupted purge resumes on the next run, on this machine or another.
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, delete, func, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.export_tables import exports
@@ -90,7 +91,7 @@ class PurgeRows:
     def marked(self) -> list[str]:
         """List renders that are hidden but not deleted yet."""
         with self.database.read() as connection:
-            return [*connection.execute(select(renders.c.id).where(renders.c.purging).order_by(renders.c.id)).scalars()]
+            return [*connection.execute(_marked()).scalars()]
 
     def next_pictures(self, render_id: str) -> list[tuple[int, str]]:
         """Return row id and object key of the next jobs, also of unfinished ones, which may have left an object."""
@@ -158,6 +159,12 @@ def delete_job_rows(connection: Connection, job_ids: Collection[int]) -> None:
     connection.execute(delete(orphans).where(orphans.c.job_id.in_(job_ids)))
     connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
     _delete_batches(connection, batch_ids)
+
+
+@cache
+def _marked() -> Select[str]:
+    """Select hidden renders: built once, for it is asked every other second."""
+    return select(renders.c.id).where(renders.c.purging).order_by(renders.c.id)
 
 
 def _exported() -> ColumnElement[bool]:

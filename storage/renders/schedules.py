@@ -6,9 +6,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database, database_now, transaction
@@ -114,7 +115,7 @@ class Schedules:
     def now(self) -> float:
         """Return the seconds since 1970 by the database's clock, which all processes share."""
         with self.database.read() as connection:
-            return connection.execute(select(database_now())).scalar_one()
+            return connection.execute(moment()).scalar_one()
 
     # -- what a person does ------------------------------------------------------------------------------------
 
@@ -154,11 +155,17 @@ class Schedules:
 
     def all(self, *, owner: str | None = None) -> list[Schedule]:
         """List schedules by owner and name; one owner's, if given."""
-        statement = select(schedules).order_by(schedules.c.owner, schedules.c.name)
+        statement = _all()
         if owner is not None:
             statement = statement.where(schedules.c.owner == owner)
         with self.database.read() as connection:
             return [schedule_of(row) for row in connection.execute(statement)]
+
+    def at_present(self) -> tuple[float, list[Schedule]]:
+        """Return what `now` and `all` do, in one transaction: for the clock, which asks every other second."""
+        with self.database.read() as connection:
+            now = connection.execute(moment()).scalar_one()
+            return now, [schedule_of(row) for row in connection.execute(_all())]
 
     @transaction
     def pause(self, connection: Connection, schedule: Schedule) -> None:
@@ -266,6 +273,24 @@ def unfinished(schedule: Schedule) -> Any:
         .where(firings.c.schedule_id == schedule.id, renders.c.finished_at.is_(None))
         .order_by(renders.c.created_at)
     )
+
+
+@cache
+def moment() -> Select[float]:
+    """Select the present moment by the database's clock; built once, as `_all` is."""
+    return select(database_now())
+
+
+@cache
+def _all() -> Select[Any]:
+    return select(schedules).order_by(schedules.c.owner, schedules.c.name)
+
+
+@cache
+def taken_and_free() -> Select[Any]:
+    """Select a firing that somebody may claim; built once, too."""
+    free = or_(firings.c.lease_until.is_(None), firings.c.lease_until < database_now())
+    return select(firings.c.planned_at).where(firings.c.outcome == FiringOutcome.TAKEN, free).limit(1)
 
 
 def schedule_of(row: Row[Any]) -> Schedule:

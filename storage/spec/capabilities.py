@@ -27,6 +27,11 @@ _OTHERS = ("StableCascade", "Wuerstchen", "Helios")
 _SMALLEST_TRAINED = 0.93
 
 
+REMARK_ON_LARGE_SEEDS = (
+    f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
+)
+
+
 def pipeline_of(model: DiffusersModel) -> str | None:
     """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
@@ -72,14 +77,22 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
     """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
     # Loaded where a prompt is checked: commands that read the registry start sooner.
     from storage.spec import other_languages
-    from storage.spec.prompt_length import pooled_remarks
 
     for name in ("prompt", "negative_prompt"):
         yield from other_languages.remarks(name, getattr(spec, name), spec.prompt_weighting)
     if isinstance(model, SimulatedModel):
         return
     if spec.seed >= DISTINCT_SEEDS:
-        yield f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
+        yield REMARK_ON_LARGE_SEEDS
+    yield from remarks_beside_words(spec, model)
+
+
+def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
+    """Yield those of the remarks that neither the seed nor, where it is not weighted, the prompt matters to."""
+    from storage.spec.prompt_length import pooled_remarks
+
+    if isinstance(model, SimulatedModel):
+        return
     pipeline = pipeline_of(model) or ""
     yield from guidance_remarks(spec, model)
     yield from pooled_remarks(spec, model)

@@ -1,10 +1,11 @@
 """Words that a model does not read, because its text encoder takes so many tokens of a prompt and no more."""
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from storage.spec.clip_tokens import clip_tokens_of
+from storage.spec.clip_tokens import ClipTokens, clip_tokens_of
 from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
@@ -96,20 +97,39 @@ def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
 
 def unread(spec: Spec, model: Model) -> Iterator[Unread]:
     """Yield what a model does not read of a picture's prompts, as far as its files are on this machine."""
-    if not isinstance(model, DiffusersModel):
-        return
-    own = own_configuration(model)
-    room = room_of(own.pipeline if own else model.pipeline)
+    reader = PromptReader(model)
     for field, text in readable_fields(spec):
-        if room is not None:
-            yield from _certainly_unread(field, text, room, model.alias)
-            continue
-        for tokenizer in clip_tokens_of(model):
+        yield from reader.unread(field, text)
+
+
+class PromptReader:
+    """What a model's text encoders read, as its files say now."""
+
+    def __init__(self, model: Model) -> None:
+        self._alias = model.alias
+        self._room: int | None = None
+        self._tokenizers: tuple[ClipTokens, ...] = ()
+        if isinstance(model, DiffusersModel):
+            own = own_configuration(model)
+            self._room = room_of(own.pipeline if own else model.pipeline)
+            self._tokenizers = () if self._room is not None else clip_tokens_of(model)
+        rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
+        # Of a letter there is one token at most: shorter texts of ASCII need no counting.
+        self._surely_read = min(rooms, default=sys.maxsize)
+
+    def unread(self, field: str, text: str) -> Iterator[Unread]:
+        """Yield what is not read of a text, if there is such."""
+        if len(text) <= self._surely_read and text.isascii():
+            return
+        if self._room is not None:
+            yield from _certainly_unread(field, text, self._room, self._alias)
+            return
+        for tokenizer in self._tokenizers:
             tokens, cut = tokenizer.count(text)
             if cut is not None:
                 yield Unread(
                     field=field,
-                    model=model.alias,
+                    model=self._alias,
                     room=tokenizer.room,
                     tokens=tokens,
                     character=cut + 1,

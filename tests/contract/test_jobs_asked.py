@@ -86,6 +86,11 @@ def test_waiting_jobs_are_counted_by_model_and_priority_up_to_a_limit(farm: Jobs
     assert farm.waiting("tiny", Priority.BULK, at_most=100) == 2
     assert farm.waiting("tiny", Priority.INTERACTIVE, at_most=100) == 0
     assert farm.waiting("unknown", Priority.NORMAL, at_most=100) == 0
+    assert farm.waiting_each("tiny", [Priority.BULK, Priority.NORMAL], at_most=3) == {
+        Priority.BULK: 2,
+        Priority.NORMAL: 3,
+    }
+    assert farm.waiting_each("tiny", [], at_most=3) == {}
 
 
 def test_the_best_waiting_priority_is_told_for_each_model_that_has_work(farm: Jobs) -> None:

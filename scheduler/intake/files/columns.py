@@ -112,7 +112,8 @@ def request_of(row: Row) -> Request:
 
 def is_empty(cells: Mapping[str, Any]) -> bool:
     """Return whether this is a spreadsheet's empty row: several columns, and nothing in any of them."""
-    return len(cells) > 1 and all(cell is None for cell in cells.values())
+    # One look for most: a row begins with its prompt.
+    return len(cells) > 1 and next(iter(cells.values())) is None and all(cell is None for cell in cells.values())
 
 
 def _typed(cells: Mapping[str, Any]) -> Request:
