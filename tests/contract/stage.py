@@ -84,6 +84,13 @@ def _tables() -> bytes:
         return Path(str(database.engine.url.database)).read_bytes()
 
 
+def _make_tables(settings: Settings) -> None:
+    if settings.database_url is None:
+        Path(str(make_url(settings.database).database)).write_bytes(_tables())
+    else:
+        schema.upgrade(Database(settings.database_url))
+
+
 class Stage:
     """A farm in this process: SQLite, a folder, the API on a port, and a worker by hand."""
 
@@ -163,10 +170,7 @@ def running_stage(
     """
     settings = Settings.model_validate({"home": folder, "owner": "ann", "webhook_private": True, **told})
     folder.mkdir()
-    if settings.database_url is None:
-        Path(str(make_url(settings.database).database)).write_bytes(_tables())
-    else:
-        schema.upgrade(Database(settings.database_url))
+    _make_tables(settings)
     (folder / "models.toml").write_text(models)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
