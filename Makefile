@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: affected bench chaos clean coverage durations format hostile lint load quick render shapes test tests
+.PHONY: affected bench chaos clean coverage durations format hostile lint load quick quick-tests render shapes test tests
 
 render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
@@ -17,8 +17,12 @@ render: .venv/render
 # Files of tests go whole to one process, the longest first (tests/durations.json).
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-# For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow.
-quick: .venv/test lint
+# For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow. Types are
+# checked meanwhile, by one process.
+quick: .venv/test
+	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
+
+quick-tests: .venv/test
 	$(PYTEST) -p no:hypothesispytest --quiet --numprocesses 2 --databases sqlite --stores folder --backends simulated -m "not slow" \
 		tests/unit tests/contract
 

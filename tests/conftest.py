@@ -4,9 +4,11 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import boto3
 import psutil
 import pytest
 
+from storage.database import connection
 from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import durations, poolers, servers
+from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
@@ -151,6 +155,22 @@ def no_settings_from_outside() -> Iterator[None]:
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             environment.setenv(name, os.devnull)
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """Each client of HTTP reads all of the machine's certificates, which takes longer than most of its requests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statements_are_compiled_once() -> Iterator[None]:
+    """Compiling its statements takes a third of a short test's time; a process of the farm has one engine for all."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(connection, "create_engine", create_sharing_engine)
         yield
 
 

@@ -39,13 +39,18 @@ _PARTS = (
     *("scheduler.api.app", "scheduler.api.context", "scheduler.local.doctor"),
     *("worker.process.parent", "worker.process.device_process", "worker.process.supervisor", "worker.process.tasks"),
 )
-_WITH_TORCH = (
+_TORCH = (
     *("worker.rendering.diffusers_backend", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"),
     *("diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl", "transformers.models.clip"),
     *("transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip"),
 )
+#: What `farm models pull` imports. No more: a worker's backend forbids progress bars.
+_PULL = ("diffusers.pipelines.pipeline_utils", "huggingface_hub.repocard", "transformers")
+_OF_KIND = {"light": (), "torch": _TORCH, "pull": _PULL}
 #: Read by libraries when they are imported: a process for which these are different has to import for itself.
 _READ_ON_IMPORT = ("HF_", "LD_", "PYTHON", "TORCH", "TRANSFORMERS_", "DIFFUSERS_")
+#: Named alike, and read with each request.
+_READ_LATER = "HF_TOKEN"
 #: Room for the command lines and environments of those who are forked, which take the place of this process's own.
 ROOM = {"arguments": "-" * 512, "environment": "-" * 32_768}
 
@@ -192,7 +197,9 @@ def _holds_sqlite() -> bool:
 
 
 def _read_on_import(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(_READ_ON_IMPORT)}
+    return {
+        name: value for name, value in environment.items() if name.startswith(_READ_ON_IMPORT) and name != _READ_LATER
+    }
 
 
 _at_start = _read_on_import(os.environ)
@@ -223,7 +230,7 @@ def main() -> None:
     address, kind = sys.argv[1:3]
     for command in COMMANDS.values():
         command.load()
-    for name in (*_PARTS, *(_WITH_TORCH if kind == "torch" else ())):
+    for name in (*_PARTS, *_OF_KIND[kind]):
         import_module(name)
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +13,21 @@ from typing import IO, Literal
 
 from tests.servers import eventually, running
 
-Kind = Literal["light", "torch"]
-#: In which environment torch and what belongs to it were imported: they look at it then.
-_TORCH = {"HF_HUB_OFFLINE": "1"}
+Kind = Literal["light", "torch", "pull"]
+#: In which environment torch and what belongs to it are forked: they look at it when they are imported.
+WITH_TORCH = {"HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
-def forking(folder: Path, kind: Kind) -> Iterator[str]:
-    """A fork server; its address."""
+def forking(folder: Path, kind: Kind, hub: Mapping[str, str] = WITH_TORCH) -> Iterator[str]:
+    """A fork server; its address. `hub` is what those that it starts with torch find as HF_… in their environment."""
     # Here, for it imports what only the server needs.
     from tests import fork_server
 
     address, log = folder / "forks", folder / "forks.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= (_TORCH if kind == "torch" else {}) | {"ROOM_OF_FORKS": fork_server.ROOM["environment"]}
+    # It is no process of the farm for which it happens to be started.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "HF_"))}
+    environment |= ({} if kind == "light" else dict(hub)) | {"ROOM_OF_FORKS": fork_server.ROOM["environment"]}
     command = [sys.executable, "-m", fork_server.__name__, str(address), kind, fork_server.ROOM["arguments"]]
     with running(command, log, env=environment) as process:
 
@@ -42,6 +44,13 @@ class Starter:
 
     def __init__(self, servers: Callable[[Literal["forks", "forks with torch"]], str] | None = None) -> None:
         self._servers = servers
+        self._own: dict[frozenset[tuple[str, str]], str] = {}
+
+    def beside(self, hub: Mapping[str, str], address: str) -> "Starter":
+        """One that knows another fork server with torch: for those that find just this as HF_… in their environment."""
+        starter = Starter(self._servers)
+        starter._own = {**self._own, frozenset(hub.items()): address}
+        return starter
 
     def start(
         self,
@@ -53,12 +62,41 @@ class Starter:
         cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start `…/farm` with its arguments, or `python -m module …` where that is a module of the farm."""
-        if self._servers is None:
+        # What is loaded before a program cannot be had by forking.
+        if self._servers is None or "LD_PRELOAD" in env:
             return subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        hub = {name: value for name, value in env.items() if name.startswith("HF_") and name != "HF_TOKEN"}
         # Whoever gets no torch imports it when it needs it, as usual.
-        is_alike = {name: value for name, value in env.items() if name.startswith("HF_")} == _TORCH
-        address = self._servers("forks with torch" if is_alike else "forks")
+        address = self._own.get(frozenset(hub.items())) or self._servers(
+            "forks with torch" if hub == WITH_TORCH else "forks"
+        )
         return ForkedProcess(address, command, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+
+    def ran(
+        self, command: Sequence[str], *, folder: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python …` to its end, as `start`, with what this process has in its environment, and `env`.
+
+        Leaves its standard output and error in `folder`.
+        """
+        out, err = folder / "ran.out", folder / "ran.err"
+        # Torch, once imported here, has set the place of its cache for all children.
+        inherited = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = self.start(
+                [sys.executable, *command], env=inherited | dict(env or {}), cwd=cwd, stdout=stdout, stderr=stderr
+            )
+            try:
+                code = process.wait()
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
+
+    def said(self, program: str, *arguments: str, folder: Path) -> str:
+        """What `python -c program …` says, that imports torch; fails if it fails."""
+        ended = self.ran(["-c", program, *arguments], folder=folder, env=WITH_TORCH)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
@@ -85,6 +123,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
         os.close(nothing)
         self.pid = int(self._connection.recv(64))
         self._code: int | None = None
+        self._listening = threading.Lock()
 
     @property
     def returncode(self) -> int | None:  # type: ignore[override]
@@ -100,13 +139,19 @@ class ForkedProcess(subprocess.Popen[bytes]):
         return code
 
     def _ended(self, seconds: float | None) -> int | None:
-        if self._code is None:
-            self._connection.settimeout(seconds)
-            try:
-                told = self._connection.recv(64)
-            except (BlockingIOError, TimeoutError):
-                return None
-            assert told, f"the fork server ended before {self.args!r}"
-            self._code = int(told)
-            self._connection.close()
-        return self._code
+        """Listen so long for how it ended; whoever does not wait lets another thread listen."""
+        if not self._listening.acquire(timeout=-1 if seconds is None else seconds):
+            return None
+        try:
+            if self._code is None:
+                self._connection.settimeout(seconds)
+                try:
+                    told = self._connection.recv(64)
+                except (BlockingIOError, TimeoutError):
+                    return None
+                assert told, f"the fork server ended before {self.args!r}"
+                self._code = int(told)
+                self._connection.close()
+            return self._code
+        finally:
+            self._listening.release()

@@ -30,13 +30,15 @@ MARK = "DIFFUSION_FARM_TEST_SESSION"
 def eventually(condition: Callable[[], T], description: str, *, timeout: float = 120) -> T:
     """Wait until `condition()` is true and return what it gave; the only place where tests let time pass.
 
-    Patience costs nothing where all is well: a busy machine is no failure. Speed is for the benchmarks to judge.
+    Patience costs nothing where all is well: a busy machine is no failure. Speed is for the benchmarks to judge. Whoever
+    has waited for seconds asks less often: what is asked, a database or every process of this machine, is not free.
     """
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
     while not (outcome := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - started
+        if waited > timeout:
             raise AssertionError(f"still not true after {timeout} s: {description}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, waited / 20), 0.1))
     return outcome
 
 

@@ -26,6 +26,10 @@ class Hub:
         self.asked: list[tuple[str, str]] = []
         self.address = ""
 
+    def forget(self) -> None:
+        """Be as at first: nothing gated, nothing hangs, nothing was asked for."""
+        self.gated, self.hangs, self.asked = set(), None, []
+
     def served(self) -> list[str]:
         """The files that were fetched, each as often as it was."""
         return [path for method, path in self.asked if method == "GET"]

@@ -1,14 +1,16 @@
 """`farm models pull`: weights fetched from a hub, here a stand-in that serves folders with random weights."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from diffusers import DiffusionPipeline
 
 from tests.acceptance.command import Home
 from tests.acceptance.hub import COMMIT, TOKEN, Hub, hub
-from tests.forks import Starter
+from tests.forks import Starter, forking
 from tests.pipelines import random_weights
 from tests.servers import eventually
 
@@ -74,19 +76,46 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def served(repositories: Path) -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def hub_of_all(repositories: Path) -> Iterator[Hub]:
     with hub(repositories) as found:
         yield found
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what was fetched is kept; as the hub's address, the same for all tests: libraries read both on import."""
+    return tmp_path_factory.mktemp("cache") / "hf"
+
+
+@pytest.fixture(scope="module")
+def hub_starter(hub_of_all: Hub, cache: Path, starter: Starter) -> Iterator[Starter]:
+    """Forks `farm models pull` from what has imported its libraries with these addresses."""
+    settings = _settings_of(hub_of_all, cache)
+    # The path of a socket must be short.
+    with TemporaryDirectory(prefix="farm-test-") as folder, forking(Path(folder), "pull", settings) as address:
+        yield starter.beside(settings, address)
+
+
 @pytest.fixture
-def home(tmp_path: Path, starter: Starter, served: Hub) -> Iterator[Home]:
-    home = Home(tmp_path, starter, FARM_DEVICES="cpu:0", HF_ENDPOINT=served.address, HF_HOME=str(tmp_path / "hf"))
+def served(hub_of_all: Hub, cache: Path) -> Hub:
+    """The hub as it was at first; nothing is fetched from it yet."""
+    hub_of_all.forget()
+    shutil.rmtree(cache, ignore_errors=True)
+    return hub_of_all
+
+
+@pytest.fixture
+def home(tmp_path: Path, hub_starter: Starter, served: Hub, cache: Path) -> Iterator[Home]:
+    home = Home(tmp_path, hub_starter, FARM_DEVICES="cpu:0", **_settings_of(served, cache))
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS)
     yield home
     home.is_left_in_peace()
+
+
+def _settings_of(served: Hub, cache: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": served.address, "HF_HOME": str(cache)}
 
 
 def _missing(home: Home) -> dict[str, list[str]]:
@@ -120,11 +149,11 @@ def test_a_prior_is_fetched_with_its_decoder(home: Home) -> None:
 
 
 def test_an_interrupted_fetch_goes_on_with_the_files_that_are_missing(
-    home: Home, served: Hub, repositories: Path
+    home: Home, served: Hub, repositories: Path, cache: Path
 ) -> None:
     served.hangs = UNET
     with home.started("models", "pull", "pinned") as pull:
-        eventually(lambda: {*_fetched(home), UNET} == _wanted(repositories), "the others are here")
+        eventually(lambda: {*_fetched(cache), UNET} == _wanted(repositories), "the others are here")
         ended = pull.interrupted()
     assert ended.code != 0
     assert "Traceback" not in ended.err
@@ -159,9 +188,9 @@ def test_what_cannot_be_fetched_is_named(home: Home, served: Hub, alias: str, co
     assert not [path for path in served.served() if path.endswith((".bin", ".safetensors"))]
 
 
-def _fetched(home: Home) -> set[str]:
+def _fetched(cache: Path) -> set[str]:
     """The files of the pipeline that are here, whole."""
-    snapshot = home.folder / "hf" / "hub" / "models--someone--sd" / "snapshots" / COMMIT
+    snapshot = cache / "hub" / "models--someone--sd" / "snapshots" / COMMIT
     return {str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()}
 
 

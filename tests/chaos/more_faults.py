@@ -69,6 +69,7 @@ def _start_a_rival(act: Act) -> None:
         environment=machine.environment,
         folder=machine.folder,
         events=act.stage.events,
+        starter=machine.starter,
     )
     seconds = 4 * act.outage()
     act.log(seconds=round(seconds, 1), machine_is_up=machine.device() is not None)

@@ -6,6 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
+from tests.forks import Starter
+
 DatabaseKind = Literal["sqlite", "postgresql"]
 
 MACHINES = ("a", "b", "c")
@@ -84,6 +86,8 @@ class Plan:
     judges_speed: bool
     #: More settings of the farm, by name (FARM_…).
     settings: Mapping[str, str] = field(default_factory=dict)
+    #: Starts scheduler processes, machines and the API; as in use, unless another is given.
+    starter: Starter = field(default_factory=Starter, repr=False)
 
     def environment(self, home: Path, models: Path) -> dict[str, str]:
         """The farm's settings but for the addresses."""

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from tests.chaos.events import Events
+from tests.forks import Starter
 from tests.integration.farm import child_of, device_processes
-from tests.servers import running
+from tests.servers import stopped_at_the_end
 
 _RESTART_SECONDS = 1.0
 #: One that ends younger found a service away at its start, says so and leaves; systemd would try again, as we do.
@@ -31,6 +32,7 @@ class StoredOrder:
     environment: Mapping[str, str]
     folder: Path
     events: Events
+    starter: Starter
     #: Held by the fault that plays with it.
     taken: threading.Lock = field(default_factory=threading.Lock)
     #: Exit codes when it is asked to end.
@@ -111,9 +113,10 @@ class StoredOrder:
     def _start(self) -> None:
         self._stack.close()
         self.pids.append(0)
-        self._process = self._stack.enter_context(
-            running([sys.executable, "-m", *self.module], self.log, env=os.environ | self.environment)
-        )
+        command, env = [sys.executable, "-m", *self.module], os.environ | self.environment
+        with self.log.open("wb") as output:
+            self._process = self.starter.start(command, env=env, stdout=output, stderr=output)
+        self._stack.enter_context(stopped_at_the_end(self._process))
         self.pids[-1] = self._process.pid
         self._started_at = time.monotonic()
         self._asked = False

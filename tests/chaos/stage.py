@@ -179,8 +179,8 @@ def _set(
             _machine(name, folder, environment | links.environment(name, redis=redis, postgres=postgres), events, plan)
             for name in MACHINES
         ],
-        schedulers=[_scheduler(name, at_the_rest, folder, events) for name in SCHEDULERS],
-        api=_api(at_the_rest, folder, events),
+        schedulers=[_scheduler(name, at_the_rest, folder, events, plan) for name in SCHEDULERS],
+        api=_api(at_the_rest, folder, events, plan),
         receiver=stack.enter_context(slow_receiver(Random(plan.seed))),
         services=services,
         tickets=Tickets(settings),
@@ -191,12 +191,18 @@ def _set(
     )
 
 
-def _scheduler(name: str, environment: dict[str, str], folder: Path, events: Events) -> StoredOrder:
-    module = ["scheduler.cli.main", "scheduler"]
-    return StoredOrder(name=name, module=module, environment=environment, folder=folder, events=events)
+def _scheduler(name: str, environment: dict[str, str], folder: Path, events: Events, plan: Plan) -> StoredOrder:
+    return StoredOrder(
+        name=name,
+        module=["scheduler.cli.main", "scheduler"],
+        environment=environment,
+        folder=folder,
+        events=events,
+        starter=plan.starter,
+    )
 
 
-def _api(environment: dict[str, str], folder: Path, events: Events) -> StoredOrder:
+def _api(environment: dict[str, str], folder: Path, events: Events, plan: Plan) -> StoredOrder:
     return StoredOrder(
         name="api",
         # The same port after each restart: its last word is also its address.
@@ -204,6 +210,7 @@ def _api(environment: dict[str, str], folder: Path, events: Events) -> StoredOrd
         environment=environment,
         folder=folder,
         events=events,
+        starter=plan.starter,
         # Uvicorn ends by the signal that asked it to; systemd takes that for a clean end, too.
         ends_with=(0, -signal.SIGTERM),
     )
@@ -233,6 +240,7 @@ def _machine(name: str, folder: Path, environment: dict[str, str], events: Event
         },
         folder=folder,
         events=events,
+        starter=plan.starter,
         clock=clock,
     )
 

@@ -3,14 +3,16 @@
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import uvicorn
 from PIL import Image
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 
 from diffusion_farm import Farm
 from scheduler.api.access import Open
@@ -70,6 +72,23 @@ height = 64
 [loras.ink]
 source = "somewhere/ink"
 """
+
+
+@cache
+def _tables() -> bytes:
+    """An embedded farm's database with tables and no rows: all migrations take longer than most tests."""
+    with TemporaryDirectory() as folder:
+        settings = Settings(home=Path(folder))
+        with closing(Database(settings.database)) as database:
+            schema.upgrade(database)
+        return Path(str(database.engine.url.database)).read_bytes()
+
+
+def _make_tables(settings: Settings) -> None:
+    if settings.database_url is None:
+        Path(str(make_url(settings.database).database)).write_bytes(_tables())
+    else:
+        schema.upgrade(Database(settings.database_url))
 
 
 class Stage:
@@ -151,8 +170,7 @@ def running_stage(
     """
     settings = Settings.model_validate({"home": folder, "owner": "ann", "webhook_private": True, **told})
     folder.mkdir()
-    if settings.database_url is not None:
-        schema.upgrade(Database(settings.database_url))
+    _make_tables(settings)
     (folder / "models.toml").write_text(models)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)

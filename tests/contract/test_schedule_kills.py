@@ -1,4 +1,4 @@
-"""A process that fires schedules may be killed at any statement, and restarted in any month."""
+"""A process that fires schedules may be killed at any statement, and restarted on any day."""
 
 import os
 import random
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -97,7 +97,7 @@ def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
     assert totals == counted == dict.fromkeys(fired, 1500)
 
 
-# -- a month ---------------------------------------------------------------------------------------------------
+# -- ten days --------------------------------------------------------------------------------------------------
 
 PLANS = {
     "hourly": "0 * * * *",
@@ -106,38 +106,37 @@ PLANS = {
     "weekdays": "15 9 * * mon-fri",
     "first of the month": "0 0 1 * *",
 }
+#: Days over which the clocks change, a weekend and a month's end.
+SPRING, AUTUMN = date(2026, 3, 24), date(2026, 10, 24)
+DAYS = 10
 
 
-def expected_times(name: str, month: int) -> list[str]:
-    """Every planned time of a month, written down without the library."""
-    first = datetime(2026, month, 1)
-    days = range((datetime(2026, month + 1, 1) - first).days)
-    summer_begins, summer_ends = (2026, 3, 29), (2026, 10, 25)
+def expected_times(name: str, first: date) -> list[str]:
+    """Every planned time of the ten days, written down without the library."""
+    summer_begins, summer_ends = date(2026, 3, 29), date(2026, 10, 25)
     found: list[str] = []
-    for number in days:
-        day = (2026, month, number + 1)
-        date = f"2026-{month:02d}-{number + 1:02d}"
+    for day in (first + timedelta(days=number) for number in range(DAYS)):
         hours = [hour for hour in range(24) if not (day == summer_begins and hour == 2)]
         if day == summer_ends:
             hours.insert(hours.index(2), 2)
         match name:
             case "hourly":
-                found += [f"{date} {hour:02d}:00" for hour in hours]
+                found += [f"{day} {hour:02d}:00" for hour in hours]
             case "half past two":
-                found.append(f"{date} 03:00" if day == summer_begins else f"{date} 02:30")
+                found.append(f"{day} 03:00" if day == summer_begins else f"{day} 02:30")
             case "every twenty minutes at night":
                 found += [
-                    f"{date} {hour:02d}:{minute:02d}" for hour in hours if 1 <= hour <= 3 for minute in (0, 20, 40)
+                    f"{day} {hour:02d}:{minute:02d}" for hour in hours if 1 <= hour <= 3 for minute in (0, 20, 40)
                 ]
             case "weekdays":
-                found += [f"{date} 09:15"] if datetime(*day).weekday() < 5 else []
+                found += [f"{day} 09:15"] if day.weekday() < 5 else []
             case "first of the month":
-                found += [f"{date} 00:00"] if number == 0 else []
+                found += [f"{day} 00:00"] if day.day == 1 else []
     return found
 
 
 def unflushed(url: str) -> Database:
-    """A database that does not wait for the disk: nobody pulls the plug in a month of thousands of transactions."""
+    """A database that does not wait for the disk: nobody pulls the plug in ten days of thousands of transactions."""
     database = Database(url)
     if url.startswith("sqlite"):
         event.listen(database.engine, "connect", lambda one, _: one.execute("PRAGMA synchronous=OFF"))
@@ -146,15 +145,18 @@ def unflushed(url: str) -> Database:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("database_kind", "month"), [("sqlite", 3), ("sqlite", 10), ("postgresql", 10)], indirect=["database_kind"]
+    ("database_kind", "first"),
+    [("sqlite", SPRING), ("sqlite", AUTUMN), ("postgresql", AUTUMN)],
+    indirect=["database_kind"],
+    ids=str,
 )
-def test_a_month_with_daylight_saving_two_beats_and_restarts_fires_every_time_once(
-    farm: Jobs, database: Database, objects: ObjectStore, month: int
+def test_ten_days_with_daylight_saving_two_beats_and_restarts_fire_every_time_once(
+    farm: Jobs, database: Database, objects: ObjectStore, first: date
 ) -> None:
     paris = ZoneInfo("Europe/Paris")
-    begin = datetime(2026, month, 1, tzinfo=paris).timestamp()
-    end = datetime(2026, month + 1, 1, tzinfo=paris).timestamp()
-    clock, dice = Clock(begin - 1), random.Random(month)
+    midnights = (datetime.combine(day, time(), paris) for day in (first, first + timedelta(days=DAYS)))
+    begin, end = (midnight.timestamp() for midnight in midnights)
+    clock, dice = Clock(begin - 1), random.Random(first.month)
     beats = [runner_over(farm, unflushed(database.url), objects, clock) for _ in range(2)]
     made = {
         name: add(
@@ -184,11 +186,11 @@ def test_a_month_with_daylight_saving_two_beats_and_restarts_fires_every_time_on
     for name, schedule in made.items():
         history = list(reversed(beats[0].schedules.history(schedule, limit=10_000)))
         planned = [datetime.fromtimestamp(firing.planned_at, paris).strftime("%Y-%m-%d %H:%M") for firing in history]
-        assert Counter(planned) == Counter(expected_times(name, month)), name
+        assert Counter(planned) == Counter(expected_times(name, first)), name
         assert {firing.outcome for firing in history} == {FiringOutcome.FIRED}
         assert len({firing.render_id for firing in history}) == len(history)
     with database.read() as connection:
         total = connection.execute(select(func.count()).select_from(renders)).scalar_one()
-    assert total == sum(len(expected_times(name, month)) for name in PLANS)
+    assert total == sum(len(expected_times(name, first)) for name in PLANS)
     for beat in beats:
         beat.schedules.database.close()

@@ -1,7 +1,5 @@
 """The arms of rendering scenarios as they are run, in sizes that mean nothing: farms start, and peers answer."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,17 +8,17 @@ from PIL import Image
 from benchmarks import results_file
 from benchmarks.prompts import GUIDANCE, SIZE, prompts
 from benchmarks.users import peer
+from tests.forks import Starter
 
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).parents[2]
 
 
-def test_a_smoke_run_measures_simulated_devices_files_and_exports(tmp_path: Path) -> None:
+def test_a_smoke_run_measures_simulated_devices_files_and_exports(starter: Starter, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--out", str(out), "--only"]
-    names = ["encoding", "export", "idle-device"]
-    ended = subprocess.run([*command, *names], cwd=TOP, capture_output=True, text=True, check=False)
+    command = ["-m", "benchmarks", "--quick", "--rounds", "1", "--out", str(out), "--only"]
+    ended = starter.ran([*command, "encoding", "export", "idle-device"], folder=tmp_path, cwd=TOP)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     arms = [arm for found in results_file.read(out)["scenarios"] for arm in found["arms"]]
     # One picture is of a package that the tests do not need.

@@ -1,22 +1,21 @@
 """The benchmarks as they are run, in sizes that mean nothing: what they call of the farm is still there."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import results_file
+from tests.forks import Starter
 
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).parents[2]
 
 
-def test_a_smoke_run_measures_every_arm_whose_packages_are_here(tmp_path: Path) -> None:
+def test_a_smoke_run_measures_every_arm_whose_packages_are_here(starter: Starter, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", "claims"]
-    ended = subprocess.run([*command, "--out", str(out)], cwd=TOP, capture_output=True, text=True, check=False)
+    command = ["-m", "benchmarks", "--quick", "--rounds", "1", "--only", "claims", "--out", str(out)]
+    ended = starter.ran(command, folder=tmp_path, cwd=TOP)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     [found] = results_file.read(out)["scenarios"]
     arms = {arm["label"]: arm for arm in found["arms"]}

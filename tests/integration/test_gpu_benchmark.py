@@ -1,13 +1,12 @@
 """`python -m benchmarks.gpu` with tiny models on a CPU: each kind of part runs and gives what the targets need."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.forks import WITH_TORCH, Starter
 
 pytestmark = pytest.mark.slow
 
@@ -29,19 +28,14 @@ _PARTS = (
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+def run(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> tuple[dict[str, Any], str]:
     """Results and output of a run."""
     file = tmp_path_factory.mktemp("gpu") / "results.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(file)),
-            *("--parts", *_PARTS),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    done = starter.ran(
+        ["-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(file), "--parts", *_PARTS],
+        folder=file.parent,
+        env=WITH_TORCH | {"OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
     )
     results = json.loads(file.read_text())
     assert done.returncode == 0, [row for row in results["rows"] if "failed" in row] or done.stderr
@@ -92,12 +86,8 @@ def test_the_attention_kernels_of_a_cpu_are_told_from_those_that_it_lacks(run: t
     assert "cudnn" not in measured
 
 
-def test_the_flop_of_the_real_models_are_those_that_are_known() -> None:
-    counted = subprocess.run(
-        [sys.executable, "-c", _COUNT], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
-    assert counted.returncode == 0, counted.stderr
-    rows = {row["model"]: row for row in map(json.loads, counted.stdout.splitlines())}
+def test_the_flop_of_the_real_models_are_those_that_are_known(starter: Starter, tmp_path: Path) -> None:
+    rows = {row["model"]: row for row in map(json.loads, starter.said(_COUNT, folder=tmp_path).splitlines())}
     assert rows["sd15"]["unet_tflop"] == pytest.approx(0.803, rel=0.001)
     assert rows["sdxl"]["unet_tflop"] == pytest.approx(6.761, rel=0.001)
     assert rows["kandinsky22"]["unet_tflop"] == pytest.approx(0.856, rel=0.001)

@@ -1,20 +1,21 @@
 """`compile` in the registry: the same pictures, and what one worker compiled the next one finds."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.forks import Starter
 from tests.pipelines import random_weights
 
 #: What a worker process does: open the backend, load pipelines, render batches.
 _WORKER = """
 import json, sys
 folder, home = sys.argv[1:]
+import torch._inductor.config
+# One after another: helper processes would each import torch, which takes longer than such small kernels.
+torch._inductor.config.compile_threads = 1
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects
@@ -41,25 +42,14 @@ print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] fo
 """
 
 
-def _worker(folder: Path, home: Path) -> dict[str, Any]:
-    # Torch, once imported here, has set the place of its cache for all children; a worker's parent never imports it.
-    inherited = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-    done = subprocess.run(
-        [sys.executable, "-c", _WORKER, str(folder), str(home)],
-        # One after another: helper processes would each import torch, which takes longer than such small kernels.
-        env=inherited | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def _worker(starter: Starter, folder: Path, home: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(starter.said(_WORKER, str(folder), str(home), folder=home).splitlines()[-1])
     return found
 
 
-def test_compiled_pictures_are_the_same_and_compiled_once(tmp_path: Path) -> None:
+def test_compiled_pictures_are_the_same_and_compiled_once(starter: Starter, tmp_path: Path) -> None:
     folder = random_weights.smallest(tmp_path / "smallest")
-    first, second = _worker(folder, tmp_path), _worker(folder, tmp_path)
+    first, second = _worker(starter, folder, tmp_path), _worker(starter, folder, tmp_path)
 
     for found in (first, second):
         eager, compiled = np.array(found["eager"]), np.array(found["compiled"])

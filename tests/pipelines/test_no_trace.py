@@ -6,8 +6,6 @@
 import hashlib
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from storage.errors import ModelUnavailable, RenderFault
 from storage.objects.inputs import put_input
 from storage.spec.models import DiffusersModel, Lora, Weights
 from storage.spec.picture import Spec
+from tests.forks import Starter
 from tests.pipelines import kohya
 from tests.pipelines.conftest import Models
 from tests.pipelines.kohya import Kind
@@ -178,7 +177,7 @@ def farm(models: Models, weights: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_after_any_faults_a_plain_picture_is_that_of_a_fresh_process(
-    farm: Farm, models: Models, request: pytest.FixtureRequest
+    farm: Farm, models: Models, starter: Starter, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     fresh = {alias: farm.render(_cache(models), farm.plain(alias)) for alias in ("sd", "sd-control", "sdxl")}
     happened = {"made": 0, "failed": 0}
@@ -198,14 +197,17 @@ def test_after_any_faults_a_plain_picture_is_that_of_a_fresh_process(
         for alias, expected in fresh.items() if number % 4 == 0 else [("sd", fresh["sd"])]:
             assert farm.render(cache, farm.plain(alias)) == expected, f"sequence {number}: {alias} after {told}"
     assert min(happened.values()) >= request.config.getoption("--sequences") / 4
-    assert _in_a_fresh_process(models, farm.plain("sd")) == hashlib.sha256(fresh["sd"][0]).hexdigest()
+    assert (
+        _in_a_fresh_process(starter, models, farm.plain("sd"), tmp_path) == hashlib.sha256(fresh["sd"][0]).hexdigest()
+    )
 
 
 def _cache(models: Models) -> ModelCache:
     return ModelCache({"diffusers": models.backend}, capacity=0)
 
 
-def _in_a_fresh_process(models: Models, spec: Spec) -> str:
+def _in_a_fresh_process(starter: Starter, models: Models, spec: Spec, folder: Path) -> str:
+    """The picture's hash, drawn by a process that has imported the libraries and drawn nothing yet."""
     program = """
 import sys
 from worker.devices import Device
@@ -227,8 +229,5 @@ loaded = backend.load(DiffusersModel.model_validate_json(model))
 print(hashlib.sha256(picture.tobytes()).hexdigest())
 """
     model = models.registry[spec.model].model_dump_json()
-    threads = str(torch.get_num_threads())
-    done = subprocess.run(
-        [sys.executable, "-c", program, model, spec.canonical(), threads], capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()[-1]
+    said = starter.said(program, model, spec.canonical(), str(torch.get_num_threads()), folder=folder)
+    return said.split()[-1]

@@ -25,6 +25,7 @@ _TEXTS = st.text() | st.lists(
 ).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(_TEXTS)
 @example("a LARGE red star, 8k!! it's (great) \U0001f600\U0001f44d\U0001f3fd ١٢٣ Ⅷ ½ 中文字 İstanbul ΣΑΣ \x1c_x \u200b")
