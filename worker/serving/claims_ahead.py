@@ -23,7 +23,7 @@ _DEEP_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class QueueLook:
     """What was found in the queue."""
 
     claim: Claim | None = None
@@ -43,7 +43,7 @@ class ClaimsAhead:
         self._worker = worker
         self._served = served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claims")
-        self._asked: Future[Look] | None = None
+        self._asked: Future[QueueLook] | None = None
         self._others_at = 0.0
 
     def others_are_due(self, now: float) -> bool:
@@ -70,7 +70,7 @@ class ClaimsAhead:
             models = [*self._served]
         self._asked = self._thread.submit(self._look, model, models, urgent, thorough=thorough)
 
-    def answer(self, *, wait: bool = False) -> Look | None:
+    def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
         if self._asked is None or not (wait or self._asked.done()):
             return None
@@ -80,18 +80,18 @@ class ClaimsAhead:
         except ServiceProblem as error:
             # Raised only once the process is to stop.
             log.info("claim not answered", extra={"error": error})
-            return Look()
+            return QueueLook()
 
-    def _claim(self, model: Model, limit: int) -> Look:
+    def _claim(self, model: Model, limit: int) -> QueueLook:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
-        return Look(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
+        return QueueLook(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
 
-    def _look(self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool) -> Look:
+    def _look(self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool) -> QueueLook:
         waiting = self._jobs.best_waiting([*models])
         best = waiting.get(model.alias)
         if best is not None and (slots := urgent[best]):
             return replace(self._claim(model, slots), waiting=waiting)
-        return Look(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
+        return QueueLook(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
 
     def _is_deep(self, model: Model, best: Priority | None) -> bool:
         enough = _DEEP_BATCHES * model.batch_limit

@@ -14,7 +14,7 @@ from storage.rules.states import Priority
 from storage.spec.models import Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
-from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, Look
+from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
 from worker.serving.slot_jobs import SlotJob, SlotJobs
 from worker.serving.tick_threads import TickThreads
 
@@ -114,7 +114,7 @@ class Denoising:
         elif (held < limit or (self._deep and held <= limit + limit // 2)) and now >= self._dry_until:
             self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
 
-    def _note(self, found: Look | None) -> None:
+    def _note(self, found: QueueLook | None) -> None:
         if found is None:
             return
         if found.deep is not None:
