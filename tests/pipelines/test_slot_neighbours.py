@@ -16,7 +16,7 @@ from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from tests.pipelines.random_weights import _BETAS
 from tests.pipelines.slots import array, assert_replays, developed, loop_of
-from worker.rendering.backend import LoadedModel, SlotPicture
+from worker.rendering.backend import LoadedModel, Replay, SlotPicture
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.slot_sampling import FreshSchedulers, SlotSampler
 
@@ -232,3 +232,19 @@ def test_a_models_own_sampler_without_a_name_here_is_each_slots_own(
     for spec, picture in party.made:
         assert_replays(party.loop, spec, picture)
         assert largest_difference(array(picture), pixels(model, [spec])[0]) <= 1
+
+
+def test_calls_made_again_have_the_same_latents_also_where_bits_depend_on_the_row(
+    models: Models, loaded: Loader
+) -> None:
+    loop = loop_of(loaded("sd"))
+    slots: list[Any] = [loop.admit(spec) for spec in models.specs("sd", 4, num_inference_steps=2)]
+    while slots[0].made < slots[0].calls:
+        # Work that three threads share is cut in the middle of the third and of the sixth of eight rows.
+        assert loop.tick(slots, threads=3) == {}
+    assert [slot.ran for slot in slots] == [[[8, 3, row, 2]] for row in (0, 2, 4, 6)]
+    for slot in slots:
+        again: Any = loop.admit(slot.spec, replay=Replay(calls=tuple(tuple(run) for run in slot.ran), decoded=(1, 0)))
+        while again.made < again.calls:
+            loop.tick([again])
+        assert torch.equal(again.latents, slot.latents)
