@@ -11,7 +11,6 @@ from benchmarks.build_farm import BuildFarm, build_farm, percentile
 from benchmarks.machine import REPOSITORY
 from benchmarks.prompts import GUIDANCE, SHIPPED, SIZE, STEPS, prompts
 from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Round, Scenario, Target
-from tests.pipelines.random_weights import stable_diffusion
 from tests.servers import eventually
 
 _PICTURES, _QUICK = 48, 4
@@ -38,6 +37,9 @@ def _registry(model: str, folder: Path) -> str:
     elif model == SHIPPED:
         own = _DIFFUSERS.format(source=f"shipped:{SHIPPED}")
     else:
+        # Imports torch.
+        from tests.pipelines.random_weights import stable_diffusion
+
         own = _DIFFUSERS.format(source=stable_diffusion(folder / "random"))
     return f'default = "one"\n[models.one]\n{own}{_SHARED}'
 

@@ -12,7 +12,7 @@ from tests.pipelines import random_weights
 #: What a worker process does: open the backend, load pipelines, render batches.
 _WORKER = """
 import json, sys
-folder, home = sys.argv[1:]
+folder, home, by_slots = sys.argv[1:]
 import torch._inductor.config
 # One after another: helper processes would each import torch, which takes longer than such small kernels.
 torch._inductor.config.compile_threads = 1
@@ -36,24 +36,41 @@ def drawn(mode):
     specs = [registry.resolve(request, seed=seed) for seed in (1, 2, 3)]
     # Batches of two and of one: the second is filled up, or it would be compiled anew.
     pictures = [picture for some in (specs[:2], specs[2:]) for picture in model.render(some, lambda: None).pictures]
-    return [np.asarray(picture).tolist() for picture in pictures]
-found = {"eager": drawn("none"), "compiled": drawn("default")}
+    found = [np.asarray(picture).tolist() for picture in pictures]
+    return found, (in_slots(model, specs) if by_slots == "yes" and mode == "default" else [])
+def in_slots(model, specs):
+    hits = dict(counters["inductor"])
+    loop = model.slots()
+    first, second, third = slots = [loop.admit(spec) for spec in specs]
+    # Calls of four rows, then of four again, filled up.
+    for some in ([first, second], [second, third], [first, third]):
+        assert loop.tick(some) == {}
+    counters["inductor"].update(hits)
+    return [[np.asarray(made.picture).tolist(), made.recipe["calls"]] for made in loop.develop(slots)]
+eager, compiled = drawn("none"), drawn("default")
+found = {"eager": eager[0], "compiled": compiled[0], "slots": compiled[1]}
 print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] for name in ("hit", "miss")}))
 """
 
 
-def _worker(starter: Starter, folder: Path, home: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(starter.said(_WORKER, str(folder), str(home), folder=home).splitlines()[-1])
+def _worker(starter: Starter, folder: Path, home: Path, *, by_slots: bool = False) -> dict[str, Any]:
+    said = starter.said(_WORKER, str(folder), str(home), "yes" if by_slots else "no", folder=home)
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
 
 def test_compiled_pictures_are_the_same_and_compiled_once(starter: Starter, tmp_path: Path) -> None:
     folder = random_weights.smallest(tmp_path / "smallest")
-    first, second = _worker(starter, folder, tmp_path), _worker(starter, folder, tmp_path)
+    first, second = _worker(starter, folder, tmp_path), _worker(starter, folder, tmp_path, by_slots=True)
 
     for found in (first, second):
         eager, compiled = np.array(found["eager"]), np.array(found["compiled"])
         assert np.abs(compiled - eager).max() <= 1
         assert eager.std() > 1
+    for number, (picture, calls) in enumerate(second["slots"]):
+        assert np.abs(np.array(picture) - np.array(second["eager"][number])).max() <= 1
+        assert sum(count for *_, count in calls) == 2
+        assert {rows for rows, *_ in calls} == {4}
+    assert len(second["slots"]) == 3
     assert first["miss"] > 0
     assert (second["miss"], second["hit"]) == (0, first["miss"])

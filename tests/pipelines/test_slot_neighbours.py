@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from storage.errors import OutOfMemory
 from storage.spec.picture import SAMPLERS, Spec
 from tests.pipelines.conftest import Models
+from tests.pipelines.pixels import largest_difference, pixels
+from tests.pipelines.random_weights import _BETAS
 from tests.pipelines.slots import array, assert_replays, developed, loop_of
-from worker.rendering.backend import LoadedModel, SlotPicture
+from worker.rendering.backend import LoadedModel, Replay, SlotPicture
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.slot_sampling import FreshSchedulers, SlotSampler
 
@@ -60,6 +63,20 @@ class Party:
                     self.tick(chosen, 1)
         finally:
             self.unet.forward = forward
+
+    def tick_and_fail(self) -> None:
+        """Have all samplers take their steps, and memory run out in the last one's."""
+        last, kept = self.slots[-1].sampler, self.slots[-1].sampler.step
+
+        def full(noise: torch.Tensor) -> None:
+            kept(noise)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        last.step = full
+        try:
+            self.tick(255, 1)
+        finally:
+            del last.step
 
     def drop(self, chosen: int) -> None:
         if self.slots:
@@ -179,3 +196,55 @@ def developed_alone(loop: Any, slot: Any) -> SlotPicture:
         loop.tick([slot])
     [picture] = developed(loop, [slot])
     return picture
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("PNDMScheduler", {"num_inference_steps": 4}),  # Runge-Kutta steps, which add to their state in place
+        ("UniPCMultistepScheduler", {"num_inference_steps": 4}),
+        ("DDPMScheduler", {}),
+        ("KDPM2DiscreteScheduler", {}),
+        ("DEISMultistepScheduler", {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_a_models_own_sampler_without_a_name_here_is_each_slots_own(
+    models: Models, kind: str, fields: dict[str, Any]
+) -> None:
+    model: Any = models.load("sd")
+    third = {"solver_order": 3} if kind.startswith("UniPC") else {}
+    model.own_scheduler = getattr(diffusers, kind)(**_BETAS, **third)
+    model._fresh_schedulers = FreshSchedulers(model.own_scheduler, begins_at_first=False)
+    party = Party(models, model, "sd", fields)
+    for _ in range(2):
+        party.admit({"prompt": "a red star"})
+    while party.slots:
+        party.fail(3)
+        # Memory that runs out after a step takes the step back.
+        before = [slot.latents.clone() for slot in party.slots]
+        with pytest.raises(OutOfMemory):
+            party.tick_and_fail()
+        assert all(torch.equal(slot.latents, one) for slot, one in zip(party.slots, before, strict=True))
+        party.tick(3, 1)
+        party.take_leave()
+    assert len({id(spec) for spec, _ in party.made}) == 2
+    for spec, picture in party.made:
+        assert_replays(party.loop, spec, picture)
+        assert largest_difference(array(picture), pixels(model, [spec])[0]) <= 1
+
+
+def test_calls_made_again_have_the_same_latents_also_where_bits_depend_on_the_row(
+    models: Models, loaded: Loader
+) -> None:
+    loop = loop_of(loaded("sd"))
+    slots: list[Any] = [loop.admit(spec) for spec in models.specs("sd", 4, num_inference_steps=2)]
+    while slots[0].made < slots[0].calls:
+        # Work that three threads share is cut in the middle of the third and of the sixth of eight rows.
+        assert loop.tick(slots, threads=3) == {}
+    assert [slot.ran for slot in slots] == [[[8, 3, row, 2]] for row in (0, 2, 4, 6)]
+    for slot in slots:
+        again: Any = loop.admit(slot.spec, replay=Replay(calls=tuple(tuple(run) for run in slot.ran), decoded=(1, 0)))
+        while again.made < again.calls:
+            loop.tick([again])
+        assert torch.equal(again.latents, slot.latents)

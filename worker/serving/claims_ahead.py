@@ -86,7 +86,9 @@ class ClaimsAhead:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
         return QueueLook(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
 
-    def _look(self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool) -> QueueLook:
+    def _look(
+        self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool
+    ) -> QueueLook:
         waiting = self._jobs.best_waiting([*models])
         best = waiting.get(model.alias)
         if best is not None and (slots := urgent[best]):
