@@ -115,5 +115,5 @@ SCENARIO = Scenario(
         Target("17", _SCHEDULER, "farm", "<=", 1.1, over="farm", over_at={"waiting": 0}),
     ],
     plots=[Plot("Scheduler process without work, by waiting jobs", _SCHEDULER, "waiting")],
-    share=110,
+    share=150,
 )
