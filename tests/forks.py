@@ -35,7 +35,8 @@ def forking(folder: Path, kind: Kind, hub: Mapping[str, str] = WITH_TORCH) -> It
             assert process.poll() is None, log.read_text()
             return address.exists()
 
-        eventually(listens, "the fork server listens")
+        # Thirteen seconds of a processor, which a busy machine may take minutes to give.
+        eventually(listens, "the fork server listens", timeout=600)
         yield str(address)
 
 

@@ -31,8 +31,7 @@ def eventually(condition: Callable[[], T], description: str, *, timeout: float =
     """Wait until `condition()` is true and return what it gave; the only place where tests let time pass.
 
     Patience costs nothing where all is well: a busy machine is no failure. Speed is for the benchmarks to judge.
-    Whoever has waited for seconds asks less often: what is asked, a database or every process of this machine, is not
-    free.
+    Whoever has waited for some time asks less often: a query, or a look at every process of this machine, is not free.
     """
     started = time.monotonic()
     while not (outcome := condition()):

@@ -25,7 +25,7 @@ seconds_per_step_and_picture = 0.0
 
 @pytest.mark.skipif(usable_cores() < 2, reason="a single core has one worker")
 def test_a_backlog_calls_for_the_other_workers_of_a_cpu(tmp_path: Path, starter: Starter) -> None:
-    home = Home(tmp_path, starter, FARM_DEVICES="cpu", OMP_NUM_THREADS="1")
+    home = Home(tmp_path, starter, FARM_DEVICES="cpu", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     home.path.mkdir()
     (home.path / "models.toml").write_text(MODELS)
 

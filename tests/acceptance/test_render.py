@@ -33,7 +33,8 @@ def examples(served: Home) -> Ended:
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Home]:
     """Another home, where `farm render` starts a farm for itself."""
-    home = Home(tmp_path_factory.mktemp("elsewhere"), starter, FARM_DEVICES="auto", CUDA_VISIBLE_DEVICES="")
+    settings = {"FARM_DEVICES": "auto", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    home = Home(tmp_path_factory.mktemp("elsewhere"), starter, **settings)
     yield home
     home.is_left_in_peace()
 

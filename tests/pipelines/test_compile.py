@@ -45,6 +45,7 @@ def in_slots(model, specs):
     # Calls of four rows, then of four again, filled up.
     for some in ([first, second], [second, third], [first, third]):
         assert loop.tick(some) == {}
+    counters["inductor"].clear()
     counters["inductor"].update(hits)
     return [[np.asarray(made.picture).tolist(), made.recipe["calls"]] for made in loop.develop(slots)]
 eager, compiled = drawn("none"), drawn("default")
