@@ -36,21 +36,21 @@ def drawn(mode):
     specs = [registry.resolve(request, seed=seed) for seed in (1, 2, 3)]
     # Batches of two and of one: the second is filled up, or it would be compiled anew.
     pictures = [picture for some in (specs[:2], specs[2:]) for picture in model.render(some, lambda: None).pictures]
-    found = [np.asarray(picture).tolist() for picture in pictures]
-    return found, (in_slots(model, specs) if by_slots == "yes" and mode == "default" else [])
+    return [np.asarray(picture).tolist() for picture in pictures], model, specs
 def in_slots(model, specs):
-    hits = dict(counters["inductor"])
     loop = model.slots()
     first, second, third = slots = [loop.admit(spec) for spec in specs]
     # Calls of four rows, then of four again, filled up.
     for some in ([first, second], [second, third], [first, third]):
         assert loop.tick(some) == {}
-    counters["inductor"].clear()
-    counters["inductor"].update(hits)
     return [[np.asarray(made.picture).tolist(), made.recipe["calls"]] for made in loop.develop(slots)]
-eager, compiled = drawn("none"), drawn("default")
-found = {"eager": eager[0], "compiled": compiled[0], "slots": compiled[1]}
-print(json.dumps(found | {name: counters["inductor"]["fxgraph_cache_" + name] for name in ("hit", "miss")}))
+eager, *_ = drawn("none")
+compiled, model, specs = drawn("default")
+found = {"eager": eager, "compiled": compiled}
+found |= {name: counters["inductor"]["fxgraph_cache_" + name] for name in ("hit", "miss")}
+# After what is counted: calls of other shapes are compiled anew.
+found["slots"] = in_slots(model, specs) if by_slots == "yes" else []
+print(json.dumps(found))
 """
 
 
