@@ -23,7 +23,6 @@ A module of `benchmarks/scenarios/` exports `SCENARIO`, or a list named `SCENARI
     )
 """
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.packages import is_here
 from benchmarks.servers import Servers, Unavailable
 
 __all__ = [
@@ -196,14 +196,6 @@ class Scenario:
         for plot in self.plots:
             if plot.figure not in self.figures:
                 raise ValueError(f"scenario {self.name}: a plot of {plot.figure}, which is no figure of it")
-
-
-def is_here(module: str) -> bool:
-    """Return whether a module can be imported, without doing so."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it is part of
-        return False
 
 
 def named(name: str, at: Mapping[str, float | str]) -> str:

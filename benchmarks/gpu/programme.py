@@ -2,10 +2,11 @@
 
 import importlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from benchmarks.packages import is_here
 
 _MODELS = ("diffusers", "transformers")
 _FARM_ITSELF = "diffusion-farm"
@@ -59,7 +60,7 @@ class Part:
 
 def _is_installed(name: str) -> bool:
     if name != _FARM_ITSELF:
-        return importlib.util.find_spec(name) is not None
+        return is_here(name)
     # What it is made of is in the checkout, but its version, which goes into recipes, only in what pip installs.
     return any(True for _ in importlib.metadata.Distribution.discover(name=name))
 

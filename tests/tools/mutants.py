@@ -162,7 +162,7 @@ MUTANTS: Sequence[Mutant] = (
         fault="two claims choose at once",
         changes=(
             Change(
-                file="storage/database/migrations/versions/r0020_batches_in_one_round_trip.py",
+                file="storage/database/migrations/versions/r0021_batches_in_one_round_trip.py",
                 old="    PERFORM pg_advisory_lock(gate);\n",
                 new="",
             ),

@@ -104,6 +104,7 @@ class LoadedSimulation:
 @dataclass(eq=False)
 class _SimulatedSlot:
     spec: Spec
+    replay: Replay | None = None
     made: int = 0
     #: How many pictures were in each call, run-length encoded.
     shapes: list[list[int]] = field(default_factory=list)
@@ -119,6 +120,12 @@ class _SimulatedSlot:
         else:
             self.shapes.append([pictures, 1])
 
+    def recorded(self) -> list[list[int | None]]:
+        """Return its calls as a recipe names them: those that were to be made again, though it was alone in them."""
+        if self.replay is not None:
+            return [[*call] for call in self.replay.calls]
+        return [[pictures, None, 0, n] for pictures, n in self.shapes]
+
 
 class _SimulatedLoop:
     """Slots whose calls take as long as steps of a batch of so many pictures."""
@@ -128,8 +135,7 @@ class _SimulatedLoop:
         self.last_rows = (0, 0)
 
     def admit(self, spec: Spec, *, replay: Replay | None = None) -> _SimulatedSlot:
-        del replay  # a picture is a function of its specification
-        return _SimulatedSlot(spec)
+        return _SimulatedSlot(spec, replay)
 
     def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
         del threads  # there are no cores
@@ -145,7 +151,7 @@ class _SimulatedLoop:
                 picture=draw(slot.spec),
                 recipe={
                     "kind": "simulated",
-                    "calls": [[pictures, None, 0, n] for pictures, n in _own(slot).shapes],
+                    "calls": _own(slot).recorded(),
                     "decoded": [1, 0],
                 },
             )

@@ -15,7 +15,7 @@ from worker.serving.services import WorkerJobs
 log = logging.getLogger(__name__)
 
 #: How often to look whether anything waits: for free slots, or of higher priority than what has them.
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 #: How often to look at the other models' queues.
 _OTHERS_SECONDS = 1.0
 #: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
@@ -58,17 +58,17 @@ class ClaimsAhead:
         """Ask for at most so many jobs."""
         self._asked = self._thread.submit(self._claim, model, limit)
 
-    def look(self, model: Model, *, urgent: Mapping[Priority, int]) -> None:
-        """Ask what waits for this model, and now and then for the others; claim it if it is more urgent.
+    def look(self, model: Model, *, take: Mapping[Priority, int]) -> None:
+        """Ask what waits for this model, and now and then for the others; claim as much of it as there is use for.
 
         Args:
-            urgent: how many jobs to claim, if the best that waits is of this priority.
+            take: how many jobs to claim, if the best that waits is of this priority.
         """
         models, now = [model.alias], time.monotonic()
         if thorough := self.others_are_due(now):
             self._others_at = now
             models = [*self._served]
-        self._asked = self._thread.submit(self._look, model, models, urgent, thorough=thorough)
+        self._asked = self._thread.submit(self._look, model, models, take, thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -87,12 +87,12 @@ class ClaimsAhead:
         return QueueLook(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
 
     def _look(
-        self, model: Model, models: Collection[str], urgent: Mapping[Priority, int], *, thorough: bool
+        self, model: Model, models: Collection[str], take: Mapping[Priority, int], *, thorough: bool
     ) -> QueueLook:
         waiting = self._jobs.best_waiting([*models])
         best = waiting.get(model.alias)
-        if best is not None and (slots := urgent[best]):
-            return replace(self._claim(model, slots), waiting=waiting)
+        if best is not None and (jobs := take[best]) > 0:
+            return replace(self._claim(model, jobs), waiting=waiting)
         return QueueLook(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
 
     def _is_deep(self, model: Model, best: Priority | None) -> bool:

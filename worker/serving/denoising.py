@@ -61,7 +61,8 @@ class Denoising:
         #: Nobody joins any more.
         self._closed = False
         self._deep = False
-        self._dry_until = 0.0
+        #: The last claim found nothing.
+        self._dry = False
         self._looked_at = time.monotonic()
 
     def run(self, claim: Claim) -> int:
@@ -108,10 +109,12 @@ class Denoising:
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
         now, held = time.monotonic(), len(self._jobs)
-        if now - self._looked_at >= LOOK_SECONDS and (held >= limit or self._ahead.others_are_due(now)):
+        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= limit or self._ahead.others_are_due(now)):
             self._looked_at = now
-            self._ahead.look(self._model, urgent=self._jobs.less_urgent(limit))
-        elif (held < limit or (self._deep and held <= limit + limit // 2)) and now >= self._dry_until:
+            free = limit - held
+            # Looking costs less than a claim that finds nothing.
+            self._ahead.look(self._model, take={one: max(free, n) for one, n in self._jobs.less_urgent(limit).items()})
+        elif not self._dry and (held < limit or (self._deep and held <= limit + limit // 2)):
             self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
 
     def _note(self, found: QueueLook | None) -> None:
@@ -119,10 +122,10 @@ class Denoising:
             return
         if found.deep is not None:
             self._deep = found.deep
+        if found.asked:
+            self._dry = found.claim is None
         if found.claim is not None:
             self._take(found.claim)
-        elif found.asked:
-            self._dry_until = time.monotonic() + LOOK_SECONDS
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
             if not self._hooks.stays(found.waiting, least_urgent):
@@ -205,7 +208,8 @@ class Denoising:
         for position, why in failed.items():
             self._fail([called[position]], why)
         self._show(called, limit.pictures)
-        self._develop([one for one in called if one.slot is not None and one.slot.made >= one.slot.calls], limit)
+        left = [one for position, one in enumerate(called) if position not in failed]
+        self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
