@@ -28,6 +28,11 @@ class BuildFarm:
     home: Path
     process: subprocess.Popen[bytes]
 
+    def serves(self) -> bool:
+        """Tell whether it has workers by now; its tables come some time after its file."""
+        tables = "SELECT 1 FROM sqlite_master WHERE name = 'workers'"
+        return (self.home / "farm.db").exists() and bool(self._rows(tables) and self._rows("SELECT 1 FROM workers"))
+
     def submit(self, file: Path, *arguments: str) -> str:
         """Submit a prompt file; the id of its render."""
         return str(self._command("render", "--prompts", str(file), "--no-wait", "--json", *arguments)["id"])
@@ -104,7 +109,7 @@ def build_farm(checkout: Path, folder: Path, *, models: str, **settings: str) ->
         )
     farm = BuildFarm(checkout=checkout, environment=environment, home=home, process=process)
     with stopped_at_the_end(process):
-        eventually(lambda: (home / "farm.db").exists() and farm._rows("SELECT 1 FROM workers"), "its workers serve")
+        eventually(farm.serves, "its workers serve")
         yield farm
 
 
