@@ -5,12 +5,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import workers
 from storage.errors import WorkerNameTaken
-from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity, Workers
+from storage.fleet.slots import SlotCounts
+from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity, Workers, read_progress
 from storage.process.run_id import run_id
 
 
@@ -116,3 +117,17 @@ def test_a_model_is_served_by_those_who_serve_it_and_were_heard_of_lately(crew: 
 def fall_silent(crew: Workers, name: str, *, seconds: float) -> None:
     with crew.database.write() as connection:
         connection.execute(update(workers).where(workers.c.name == name).values(seen_at=database_now() - seconds))
+
+
+def test_a_worker_tells_what_its_slots_do_and_how_far_each_job_is(crew: Workers) -> None:
+    announce(crew, "a")
+    assert crew.all()[0].slots is None
+    counts = SlotCounts(
+        limit=8, used=7, aside=1, ahead=3, joined=20, stepped_aside=2, ticks=100, rows_used=1300, rows_computed=1600
+    )
+    crew.beat("a", replace(IDLE, slots=counts))
+    crew.progress(name="a", jobs=[JobProgress(4, 5, 20), JobProgress(9, 30, 40)])
+    assert crew.all()[0].slots == counts
+    with crew.database.read() as connection:
+        told = connection.execute(select(workers.c.name, workers.c.jobs)).all()
+    assert read_progress(told) == {("a", 4): 0.25, ("a", 9): 0.75}

@@ -215,8 +215,8 @@ class Stage:
     stays: bool = True
     tickets: list[Priority] = field(default_factory=list)
 
-    def run(self, batch_limit: int = 2) -> int:
-        """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
+    def context(self) -> WorkerContext:
+        """Return what a worker's batches need."""
         watchdog = Watchdog(stall_seconds=60)
         # Not started: a test says itself when leases are looked at.
         self.leases = Leases(self.queue, renew_seconds=10, watchdog=watchdog, on_stall=lambda _: None)
@@ -229,7 +229,7 @@ class Stage:
             announce=lambda: None,
             on_name_taken=lambda _: None,
         )
-        context = WorkerContext(
+        return WorkerContext(
             worker="w",
             jobs=self.queue,
             leases=self.leases,
@@ -240,6 +240,10 @@ class Stage:
             heartbeat=self.heartbeat,
             counter=self.counter,
         )
+
+    def run(self, batch_limit: int = 2) -> int:
+        """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
+        context = self.context()
         model = MODEL.model_copy(update={"batch_limit": batch_limit})
         claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
         assert claim is not None
@@ -260,7 +264,7 @@ class Stage:
         try:
             return loop.run(claim)
         finally:
-            publisher.drain()
+            context.publisher.drain()
 
     def look_at_leases(self) -> None:
         """Do what the leases' thread does now and then."""

@@ -1,7 +1,9 @@
 """A denoising loop: who is in which call of the model, and what becomes of every job."""
 
 import json
+import threading
 import time
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,13 @@ from hypothesis import strategies as st
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.rules.states import Priority
-from tests.unit.slot_stage import Stage, job, raising
+from storage.spec.models import Model
+from tests.unit.slot_stage import MODEL, Stage, job, raising
+from worker.rendering.backend import LoadedModel
 from worker.serving.call_pace import CallPace
+from worker.serving.claims_ahead import ClaimsAhead
+from worker.serving.help_call import HelpCall
+from worker.serving.turn import Turn
 
 INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
 
@@ -277,3 +284,34 @@ def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it
     stage.run()
     assert sum(seeds == [3] for seeds in stage.model.ticks) == 10
     assert stage.calls_of() == {1: 40, 2: 40, 3: 10}
+
+
+def test_others_are_called_before_the_model_is_loaded(stage: Stage) -> None:
+    stage.queue.add(*(job(number, 5) for number in range(1, 10)))
+    called_at_load: list[int] = []
+
+    class Models:
+        def get(self, model: Model) -> LoadedModel:
+            called_at_load.append(len(stage.tickets))
+            raise StopIteration(model.alias)
+
+    class Tickets:
+        def publish(self, model: str, priority: Priority) -> None:
+            del model
+            stage.tickets.append(priority)
+
+    turn = Turn(
+        context=stage.context(),
+        served=["m"],
+        turn_seconds=30,
+        load_seconds=30,
+        tickets=cast("Any", Tickets()),
+        quarantines=cast("Any", None),
+        models=cast("Any", Models()),
+        help=HelpCall(stage.queue, None, start_seconds=1),
+        ahead=ClaimsAhead(stage.queue, worker="w", served=["m"]),
+        stopping=threading.Event(),
+    )
+    with pytest.raises(StopIteration):
+        turn.run(MODEL)
+    assert called_at_load == [1]

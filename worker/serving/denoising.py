@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class Hooks:
     """What a loop asks and tells its turn."""
 
-    #: Jobs came, and with them what still waits.
+    #: More jobs came, and with them what still waits.
     claimed: Callable[[Claim], None]
     #: Jobs of this priority went back to the queue.
     given_back: Callable[[Priority], None]
@@ -70,8 +70,8 @@ class Denoising:
 
         Raises DeviceBroken; the jobs that were at the device were reported.
         """
-        self._take(claim)
         try:
+            self._take(claim)
             while self._serve():
                 pass
         except DeviceBroken as error:
@@ -125,6 +125,7 @@ class Denoising:
         if found.asked:
             self._dry = found.claim is None
         if found.claim is not None:
+            self._hooks.claimed(found.claim)
             self._take(found.claim)
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
@@ -132,8 +133,6 @@ class Denoising:
                 self._close()
 
     def _take(self, claim: Claim) -> None:
-        log.info("claimed", extra={"batch": claim.batch_id, "model": self._model.alias, "jobs": len(claim.jobs)})
-        self._hooks.claimed(claim)
         if claim.jobs[0].together:
             # To be made again as they were made before: in one pipeline call.
             self._context.leases.add(claim.jobs)

@@ -77,6 +77,8 @@ class Turn:
 
     def _render(self, visit: "_Visit", claim: Claim) -> int:
         context, model = self.context, visit.model
+        # Before the model is loaded: others that are free need not wait for that.
+        visit.claimed(claim)
         # Before jobs are in hand: an idle device has been silent for long.
         context.watchdog.expect_silence(self.load_seconds)
         context.leases.add(claim.jobs)
@@ -114,8 +116,6 @@ class Turn:
             raise
 
     def _render_batch(self, visit: "_Visit", claim: Claim, loaded: LoadedModel) -> int:
-        log.info("claimed", extra={"batch": claim.batch_id, "model": visit.model.alias, "jobs": len(claim.jobs)})
-        visit.claimed(claim)
         started = time.monotonic()
         made = Batch(claim=claim, model=visit.model, context=self.context).run(loaded)
         self.help.rendered(made, time.monotonic() - started)
@@ -156,6 +156,7 @@ class _Visit:
 
     def claimed(self, claim: Claim) -> None:
         """Tell others of what still waits after a claim."""
+        log.info("claimed", extra={"batch": claim.batch_id, "model": self.model.alias, "jobs": len(claim.jobs)})
         if claim.next_priority is None:
             return
         if not self._ticket_returned:
