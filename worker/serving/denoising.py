@@ -98,17 +98,22 @@ class Denoising:
         if lead is None:
             return self._ahead.is_asking
         limit = self._context.batch_limits.limit(self._model, lead.job)
-        self._ask(limit.pictures)
-        self._call(self._jobs.next_call(lead, limit.pictures, self._context.pace), limit)
+        called = self._jobs.next_call(lead, limit.pictures, self._context.pace)
+        self._ask(limit.pictures, leaving=sum(one.is_at_its_last_call for one in called))
+        self._call(called, limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: int) -> None:
-        """Ask the queue for jobs where there is room for them, and whether anything more urgent waits."""
+    def _ask(self, limit: int, *, leaving: int) -> None:
+        """Ask the queue for jobs where there is room for them, and whether anything more urgent waits.
+
+        Args:
+            leaving: how many will have left after the next call: those who take their slots are asked for beside it.
+        """
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
-        now, held = time.monotonic(), len(self._jobs)
+        now, held = time.monotonic(), len(self._jobs) - leaving
         if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= limit or self._ahead.others_are_due(now)):
             self._looked_at = now
             free = limit - held
