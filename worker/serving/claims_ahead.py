@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 #: How often to look whether anything waits: for free slots, or of higher priority than what has them.
 LOOK_SECONDS = 0.1
-#: How often to look at the other models' queues.
-_OTHERS_SECONDS = 1.0
+#: How often to look at least, and to see how much waits.
+_THOROUGH_SECONDS = 1.0
 #: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
 _DEEP_BATCHES = 4
 
@@ -27,7 +27,7 @@ class QueueLook:
     """What was found in the queue."""
 
     claim: Claim | None = None
-    #: Best priorities that wait, by model; None: not looked for.
+    #: Best priorities that wait, by model that is served; None: not looked for.
     waiting: Mapping[str, Priority] | None = None
     #: Whether so much waits that there is enough for all; None: not looked for.
     deep: bool | None = None
@@ -44,11 +44,11 @@ class ClaimsAhead:
         self._served = served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claims")
         self._asked: Future[QueueLook] | None = None
-        self._others_at = 0.0
+        self._thorough_at = 0.0
 
-    def others_are_due(self, now: float) -> bool:
-        """Tell whether it is time to look at the other models' queues."""
-        return now - self._others_at > _OTHERS_SECONDS
+    def look_is_due(self, now: float) -> bool:
+        """Tell whether it is time for a look even if a claim would tell what waits for this model."""
+        return now - self._thorough_at > _THOROUGH_SECONDS
 
     @property
     def is_asking(self) -> bool:
@@ -59,16 +59,15 @@ class ClaimsAhead:
         self._asked = self._thread.submit(self._claim, model, limit)
 
     def look(self, model: Model, *, take: Mapping[Priority, int]) -> None:
-        """Ask what waits for this model, and now and then for the others; claim as much of it as there is use for.
+        """Ask what waits, and claim as much of it as there is use for.
 
         Args:
             take: how many jobs to claim, if the best that waits is of this priority.
         """
-        models, now = [model.alias], time.monotonic()
-        if thorough := self.others_are_due(now):
-            self._others_at = now
-            models = [*self._served]
-        self._asked = self._thread.submit(self._look, model, models, take, thorough=thorough)
+        now = time.monotonic()
+        if thorough := self.look_is_due(now):
+            self._thorough_at = now
+        self._asked = self._thread.submit(self._look, model, take, thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -86,10 +85,8 @@ class ClaimsAhead:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
         return QueueLook(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
 
-    def _look(
-        self, model: Model, models: Collection[str], take: Mapping[Priority, int], *, thorough: bool
-    ) -> QueueLook:
-        waiting = self._jobs.best_waiting([*models])
+    def _look(self, model: Model, take: Mapping[Priority, int], *, thorough: bool) -> QueueLook:
+        waiting = self._jobs.best_waiting([*self._served])
         best = waiting.get(model.alias)
         if best is not None and (jobs := take[best]) > 0:
             return replace(self._claim(model, jobs), waiting=waiting)
