@@ -55,18 +55,19 @@ def test_those_that_were_made_by_one_call_are_made_at_once_where_all_have_room(s
     assert (stage.model.together, stage.queue.given_back) == ([[11]], [])
 
 
-def test_who_is_to_stop_begins_no_call_of_several_either(stage: Stage) -> None:
+@pytest.mark.parametrize("late", [job(11, 5, INTERACTIVE), *together(11)])
+def test_who_is_to_stop_begins_nothing_that_it_had_just_claimed(stage: Stage, late: ClaimedJob) -> None:
     stage.queue.add(job(1, 60), job(2, 60))
-    slowly(stage, {10: together(11)})
+    slowly(stage, {10: [late]})
 
     def claiming(head: ClaimedJob) -> None:
-        if head.together:
+        if head.id == late.id:
             stage.stopping = True
             stage.seen_to_stop.wait(60)
 
     stage.queue.claiming = claiming
     assert stage.run(batch_limit=4) == 2
-    assert (stage.model.together, stage.queue.given_back) == ([], [11])
+    assert (stage.model.together, stage.calls_of(), stage.queue.given_back) == ([], {1: 60, 2: 60}, [11])
 
 
 def test_a_device_that_breaks_in_a_call_of_several_is_to_blame_for_those(stage: Stage) -> None:
@@ -145,6 +146,15 @@ def test_with_each_urgent_picture_come_no_others_that_would_be_held_up_here(stag
     assert {*range(5, 11)} <= stage.queue.done.keys()
     # None of the first four was done: there was no slot for any of these.
     assert left == [one.id for one in waiting]
+
+
+def test_a_suspect_does_not_wait_for_those_that_come_later(stage: Stage) -> None:
+    stage.queue.add(job(1, 5), job(2, 30), job(3, 5, suspect=True), *(job(number, 5) for number in range(4, 40)))
+    slowly(stage)
+    stage.run()
+    first = next(at for at, seeds in enumerate(stage.model.ticks) if 3 in seeds)
+    # Only those that were in hand before it.
+    assert {seed for seeds in stage.model.ticks[:first] for seed in seeds} <= {1, 2, 4, 5, 6}
 
 
 # -- how long calls take ---------------------------------------------------------------------------------------
