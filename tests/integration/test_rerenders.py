@@ -128,9 +128,10 @@ class Turmoil:
 
     def cancel(self) -> None:
         """Cancel a picture that is being made, or was claimed ahead."""
-        if running := self.jobs(State.RUNNING):
-            job = self.dice.choice(running)
-            self.cancelled += self.farm.services.jobs.cancel_job(job.render_id, job.index)
+        self.submit(3, Priority.NORMAL, num_inference_steps=30)
+        running = eventually(lambda: self.jobs(State.RUNNING), "a picture is being made")
+        job = self.dice.choice(running)
+        self.cancelled += self.farm.services.jobs.cancel_job(job.render_id, job.index)
 
     def kill(self) -> None:
         """Kill the process that has the device, and pictures in hand."""

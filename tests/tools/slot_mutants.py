@@ -210,8 +210,8 @@ SLOT_MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_LOOP,
-                old="        if self._closed:\n            self._give_back()\n",
-                new="",
+                old="        self._note(self._ahead.answer(wait=True))\n        self._give_back()\n",
+                new="        self._give_back()\n        self._note(self._ahead.answer(wait=True))\n",
             ),
         ),
         tests=("tests/unit/test_denoising_turmoil.py::test_who_is_to_stop_begins_nothing_that_it_had_just_claimed",),

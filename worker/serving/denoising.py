@@ -146,8 +146,6 @@ class Denoising:
             return
         self._context.leases.add_ahead(claim.jobs)
         self._jobs.add(claim.jobs)
-        if self._closed:
-            self._give_back()
 
     def _render_together(self, claim: Claim) -> None:
         """Make again by one pipeline call what was made by one, between two calls of the others."""
@@ -169,6 +167,7 @@ class Denoising:
     def _close(self) -> None:
         """Let nobody join any more, and give back what has not begun."""
         self._closed = True
+        # It may bring what was claimed just before.
         self._note(self._ahead.answer(wait=True))
         self._give_back()
 
