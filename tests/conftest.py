@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--jobs", type=int, default=400, help="How many jobs the load test submits.")
     parser.addoption("--prompts", type=int, default=100, help="How many rows the manifest has whose makers are killed.")
     parser.addoption("--kills", type=int, default=5, help="How often they are killed.")
+    parser.addoption("--pictures", type=int, default=12, help="How many pictures are made in turmoil, and once again.")
     parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")
     parser.addoption(

@@ -88,7 +88,8 @@ def _make_tables(settings: Settings) -> None:
     if settings.database_url is None:
         Path(str(make_url(settings.database).database)).write_bytes(_tables())
     else:
-        schema.upgrade(Database(settings.database_url))
+        with closing(Database(settings.database_url)) as database:
+            schema.upgrade(database)
 
 
 class Stage:

@@ -1,6 +1,7 @@
 """The farm on both of its pairs of stores: SQLite with a folder, PostgreSQL with S3."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,20 +27,26 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def farm(stores: dict[str, str], redis_url: str, tmp_path: Path, starter: Starter) -> Iterator[Farm]:
     """A farm without any process yet. Its leases outlast a busy machine; whoever waits for one takes `SHORT_LEASES`."""
-    models = tmp_path / "models.toml"
-    models.write_text(MODELS)
+    with farm_of(MODELS, stores | {"FARM_BROKER_URL": redis_url}, tmp_path, starter) as farm:
+        yield farm
+
+
+@contextmanager
+def farm_of(models: str, addresses: Mapping[str, str], folder: Path, starter: Starter) -> Iterator[Farm]:
+    """A farm of these models, as their file has them, at these addresses."""
+    file = folder / "models.toml"
+    file.write_text(models)
     environment = {
-        "FARM_HOME": str(tmp_path / "home"),
-        "FARM_BROKER_URL": redis_url,
-        "FARM_MODELS_FILE": str(models),
+        "FARM_HOME": str(folder / "home"),
+        "FARM_MODELS_FILE": str(file),
         "FARM_LEASE_SECONDS": "60",
         "FARM_RENEW_SECONDS": "1",
         "FARM_SWEEP_SECONDS": "0.5",
-        **stores,
+        **addresses,
     }
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)
         settings = Settings()
-    with new_farm(settings, tmp_path, environment, starter) as farm:
+    with new_farm(settings, folder, environment, starter) as farm:
         yield farm

@@ -25,7 +25,7 @@ from storage.renders.views import RenderView
 from storage.rules.states import Priority, State
 from storage.settings import Settings
 from storage.spec.picture import Request
-from tests.forks import Starter
+from tests.forks import WITH_TORCH, Starter
 from tests.servers import eventually, stop, stopped_at_the_end
 
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
@@ -87,6 +87,12 @@ class Farm:
         """The same, not waited for: one that was killed is still known, and is started again."""
         module = ["worker.process.supervisor", "--simulated", str(devices)]
         return self._start(f"workers-{name}", module, {"FARM_WORKER_NAME": name, **settings})
+
+    def on_cpu(self, **settings: str) -> subprocess.Popen[bytes]:
+        """`farm-worker` on this machine's CPU, with PyTorch; not waited for."""
+        return self._start(
+            "workers-cpu", ["worker.process.supervisor"], {**WITH_TORCH, "FARM_DEVICES": "cpu:0", **settings}
+        )
 
     def _start(self, name: str, module: Sequence[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
         command, log = [sys.executable, "-m", *module], self.folder / f"{name}.log"

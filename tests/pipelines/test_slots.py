@@ -93,6 +93,42 @@ def test_every_control_does_in_slots_what_it_does_in_a_pipeline(
         assert_replays(loop, spec, picture)
 
 
+#: Which of four steps the ControlNets have a part in, and how often they are called then.
+SHARES: list[tuple[str, dict[str, Any], int]] = [
+    ("sd-control", {"control_guidance_start": 0.5}, 2),
+    ("sd-control", {"control_guidance_end": 0.25, "guess_mode": True}, 1),
+    ("sdxl-control", {"control_guidance_end": 0.5}, 2),
+    ("sdxl-two", {"controlnet_conditioning_scale": [0.0, 0.3], "control_guidance_end": [1.0, 0.5]}, 2),
+    ("sd-two", {"controlnet_conditioning_scale": [0.5, 0.0]}, 4),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("alias", "fields", "calls"), SHARES, ids=lambda part: part if isinstance(part, str) else None)
+def test_a_controlnet_without_a_part_in_a_call_is_left_out_of_it_to_the_same_bits(
+    models: Models, alias: str, fields: dict[str, Any], calls: int, dtype: torch.dtype
+) -> None:
+    model: Any = models.load(alias)
+    model.pipeline.to(dtype)
+    loop: Any = loop_of(model)
+    made: list[str] = []
+    for net in getattr(model.pipeline.controlnet, "nets", [model.pipeline.controlnet]):
+        net.register_forward_hook(lambda *_: made.append("called"))
+    specs = models.specs(alias, 2, num_inference_steps=4, **fields)
+    latents: dict[bool, list[torch.Tensor]] = {}
+    for always in (True, False):
+        # As where what is left out would have to be compiled.
+        loop._unet._compiled = always
+        made.clear()
+        slots: list[Any] = [loop.admit(spec) for spec in specs]
+        while slots[0].made < slots[0].calls:
+            assert loop.tick(slots) == {}
+        latents[always] = [slot.latents.clone() for slot in slots]
+        assert len(made) == (4 * ("two" in alias) + 4 if always else calls)
+    for one, other in zip(latents[True], latents[False], strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
 @pytest.mark.parametrize("mean", [None, [0.1, -0.1, 0.2, 0.0]])
 def test_latents_are_decoded_as_the_model_says(models: Models, mean: list[float] | None) -> None:
     model: Any = models.load("sdxl")

@@ -9,34 +9,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
+from tests.tools.mutant import Change, Mutant
+from tests.tools.slot_mutants import SLOT_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 600
 #: Tests that do not end are no success either.
 _NOTICED = ("caught", "hung")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Text that stands once in a file, and what the fault puts in its place."""
-
-    file: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mutant:
-    """A fault that the farm once had."""
-
-    fault: str
-    changes: tuple[Change, ...]
-    #: As pytest takes them.
-    tests: tuple[str, ...]
 
 
 MUTANTS: Sequence[Mutant] = (
@@ -341,6 +324,7 @@ MUTANTS: Sequence[Mutant] = (
         ),
         tests=("tests/pipelines/test_threads.py",),
     ),
+    *SLOT_MUTANTS,
 )
 
 

@@ -17,7 +17,7 @@ from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
 from storage.objects.object_keys import Stored
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
-from storage.spec.models import SimulatedModel
+from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
 from worker.serving.batch import WorkerContext
@@ -61,7 +61,10 @@ def job(number: int, steps: int, priority: Priority = Priority.NORMAL, **said: o
 
 
 class Queue:
-    """Jobs in the order of priority and number; a claim takes the head and those of its loop key."""
+    """Jobs in the order of priority and number; a claim takes the head and those of its loop key.
+
+    Those to be made together are claimed with one another only. `claiming` is called with the head of each claim.
+    """
 
     def __init__(self) -> None:
         self.jobs: list[ClaimedJob] = []
@@ -71,6 +74,7 @@ class Queue:
         self.given_back: list[int] = []
         self.lost: set[int] = set()
         self.others: dict[str, Priority] = {}
+        self.claiming: Callable[[ClaimedJob], None] = lambda _: None
         self._lock = threading.RLock()
 
     def add(self, *jobs: ClaimedJob) -> None:
@@ -83,10 +87,11 @@ class Queue:
             if not self.jobs:
                 return None
             head = self.jobs[0]
-            alike = [one for one in self.jobs if one.spec.loop_key() == head.spec.loop_key() and not one.suspect]
+            alike = [one for one in self.jobs if _key(one) == _key(head) and not one.suspect]
             taken = [head] if head.suspect else alike[:limit]
             self.jobs = [one for one in self.jobs if one not in taken]
             self.claimed.append(len(taken))
+            self.claiming(head)
             return Claim(jobs=tuple(taken), next_priority=self.jobs[0].priority if self.jobs else None)
 
     def complete(self, batch: RenderedBatch, published: Sequence[Published]) -> Mapping[int, State | None]:
@@ -100,6 +105,7 @@ class Queue:
 
     def give_back(self, claimed: Sequence[ClaimedJob]) -> int:
         self.given_back += [one.id for one in claimed]
+        self.add(*claimed)
         return len(claimed)
 
     def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
@@ -116,6 +122,10 @@ class Queue:
 
     def still_held(self, claimed: Iterable[ClaimedJob]) -> set[int]:
         return {one.id for one in claimed} - self.lost
+
+
+def _key(one: ClaimedJob) -> tuple[str, bool]:
+    return one.spec.loop_key(), one.together
 
 
 class _Store:
@@ -165,11 +175,13 @@ class FakeModel:
         self.failing: Callable[[int, int], bool] = lambda _seed, _made: False
         self.frugal = False
         self.developing: Callable[[list[int]], None] = lambda _: None
+        self.admitting: Callable[[int], None] = lambda _: None
 
     def slots(self) -> SlotLoop:
         return self
 
     def render(self, specs: Sequence[Spec], on_step: Callable[[], None], **_: object) -> RenderResult:
+        self.before([spec.seed for spec in specs])
         on_step()
         self.together.append([spec.seed for spec in specs])
         return RenderResult(pictures=[Image.new("RGB", (8, 8)) for _ in specs], recipe={"kind": "fake"})
@@ -179,6 +191,7 @@ class FakeModel:
         return not before
 
     def admit(self, spec: Spec, *, replay: Replay | None = None) -> FakeSlot:
+        self.admitting(spec.seed)
         if replay is not None:
             self.replayed.append(replay)
         return FakeSlot(spec, replay)
@@ -226,15 +239,18 @@ class Stage:
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
     stopping: bool = False
+    #: Set once the loop has seen that it is to stop.
+    seen_to_stop: threading.Event = field(default_factory=threading.Event)
     stays: bool = True
     between_calls: Callable[[Mapping[str, Priority]], bool] = lambda _: False
+    threads: ThreadChoice = field(default_factory=lambda: ThreadChoice(None))
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(stall_seconds=60))
     tickets: list[Priority] = field(default_factory=list)
 
     def context(self) -> WorkerContext:
         """Return what a worker's batches need."""
-        watchdog = Watchdog(stall_seconds=60)
         # Not started: a test says itself when leases are looked at.
-        self.leases = Leases(self.queue, renew_seconds=10, watchdog=watchdog, on_stall=lambda _: None)
+        self.leases = Leases(self.queue, renew_seconds=10, watchdog=self.watchdog, on_stall=lambda _: None)
         publisher = Publisher(jobs=self.queue, objects=_Store(), leases=self.leases)
         self.heartbeat = Heartbeat(
             cast("Workers", None),
@@ -248,19 +264,19 @@ class Stage:
             worker="w",
             jobs=self.queue,
             leases=self.leases,
-            watchdog=watchdog,
+            watchdog=self.watchdog,
             batch_limits=BatchLimits(self.limits, device_name="d"),
-            threads=ThreadChoice(None),
+            threads=self.threads,
             publisher=publisher,
             heartbeat=self.heartbeat,
             counter=self.counter,
             pace=self.pace,
         )
 
-    def run(self, batch_limit: int = 2) -> int:
+    def run(self, batch_limit: int = 2, model: Model = MODEL) -> int:
         """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
         context = self.context()
-        model = MODEL.model_copy(update={"batch_limit": batch_limit})
+        model = model.model_copy(update={"batch_limit": batch_limit})
         claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
         assert claim is not None
         loop = Denoising(
@@ -275,13 +291,18 @@ class Stage:
                 stays=lambda _waiting, _least: self.stays,
                 between_calls=lambda waiting, _least: self.between_calls(waiting),
                 rendered=lambda _pictures, _seconds: None,
-                is_stopping=lambda: self.stopping,
+                is_stopping=self._is_stopping,
             ),
         )
         try:
             return loop.run(claim)
         finally:
             context.publisher.drain()
+
+    def _is_stopping(self) -> bool:
+        if self.stopping:
+            self.seen_to_stop.set()
+        return self.stopping
 
     def look_at_leases(self) -> None:
         """Do what the leases' thread does now and then."""

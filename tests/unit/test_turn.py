@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from storage.jobs.values import Claim
+from storage.jobs.values import Claim, ClaimedJob
 from storage.rules.states import Priority
 from storage.spec.models import Model
 from tests.unit.slot_stage import MODEL, FakeModel, Queue, Stage, job
@@ -92,6 +92,10 @@ def test_between_two_calls_another_model_makes_what_is_urgent_but_no_suspect(sta
                 return super().claim(model=model, worker=worker, limit=limit)
             assert limit == 1
             return Claim(jobs=(self.urgent.pop(),), next_priority=None)
+
+        def give_back(self, claimed: Sequence[ClaimedJob]) -> int:
+            self.given_back += [one.id for one in claimed]
+            return len(claimed)
 
         def best_waiting(self, models: Sequence[str]) -> Mapping[str, Priority]:
             return {**super().best_waiting(models), **({"n": INTERACTIVE} if self.urgent else {})}

@@ -139,6 +139,8 @@ class DeviceProcess:
         log.error("device hangs, its process ends", extra={"device": self.me.device, "silent_seconds": seconds})
         try:
             self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
+            # Before the parent finds them left behind, and counts an attempt.
+            self._jobs.give_back(self._leases.ahead())
         except DatabaseProblem as error:
             log.warning("the jobs in hand return when their leases expire", extra={"error": error})
         self._leases.until_published(_LAST_SECONDS)

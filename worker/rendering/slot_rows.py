@@ -152,13 +152,17 @@ class UNetRows:
     ) -> dict[str, Any]:
         """Return what the ControlNets add to the UNet, to each row by its own scale.
 
-        Guessing, they are called for the conditional rows alone, every other one, and add nothing to the rest.
+        Guessing, they are called for the conditional rows alone, every other one, and add nothing to the rest. One that
+        is out of its share of the steps for all slots is not called.
         """
         between = guess and layout.guided > 0
         rows = slice(1, None, 2) if between else slice(None)
         asked = {name: _rows(value, rows) for name, value in given.items()}
         total: list[torch.Tensor] = []
         for net, controlnet in enumerate(self._nets):
+            if not self._compiled and not any(slot.net_scale(net) for slot in slots):
+                # Nothing times what it says: the same bits without it. What is compiled would be compiled anew.
+                continue
             image = torch.cat([slots[number].images[net] for number in layout.slot_of[rows]])
             down, middle = controlnet(**asked, controlnet_cond=image, conditioning_scale=1.0, return_dict=False)
             own = scales[net][rows].reshape(-1, 1, 1, 1)
@@ -172,6 +176,8 @@ class UNetRows:
                 for residual, factor in zip(residuals, factors.tolist(), strict=True)
             ]
             total = [one + more for one, more in zip(total, added, strict=True)] if total else added
+        if not total:
+            return {}
         if between:
             total = [torch.stack([torch.zeros_like(part), part], dim=1).flatten(0, 1) for part in total]
         return {"down_block_additional_residuals": total[:-1], "mid_block_additional_residual": total[-1]}

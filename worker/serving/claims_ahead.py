@@ -31,8 +31,9 @@ class QueueLook:
     waiting: Mapping[str, Priority] | None = None
     #: Whether so much waits that there is enough for all; None: not looked for.
     deep: bool | None = None
-    #: Whether jobs were asked for; without a claim, there were none.
+    #: Whether jobs were asked for, and how many at most; without a claim, there were none.
     asked: bool = False
+    limit: int = 0
 
 
 class ClaimsAhead:
@@ -58,16 +59,17 @@ class ClaimsAhead:
         """Ask for at most so many jobs."""
         self._asked = self._thread.submit(self._claim, model, limit)
 
-    def look(self, model: Model, *, take: Mapping[Priority, int]) -> None:
+    def look(self, model: Model, *, free: int, less_urgent: Mapping[Priority, int]) -> None:
         """Ask what waits, and claim as much of it as there is use for.
 
         Args:
-            take: how many jobs to claim, if the best that waits is of this priority.
+            free: slots that nobody has; below 0 if more wait for one.
+            less_urgent: for each priority, how many that have slots something of it would make step aside.
         """
         now = time.monotonic()
         if thorough := self.look_is_due(now):
             self._thorough_at = now
-        self._asked = self._thread.submit(self._look, model, take, thorough=thorough)
+        self._asked = self._thread.submit(self._look, model, (free, less_urgent), thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -83,14 +85,23 @@ class ClaimsAhead:
 
     def _claim(self, model: Model, limit: int) -> QueueLook:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
-        return QueueLook(claim=claim, asked=True, deep=claim is not None and self._is_deep(model, claim.next_priority))
+        return QueueLook(
+            claim=claim, asked=True, limit=limit, deep=claim is not None and self._is_deep(model, claim.next_priority)
+        )
 
-    def _look(self, model: Model, take: Mapping[Priority, int], *, thorough: bool) -> QueueLook:
+    def _look(self, model: Model, room: tuple[int, Mapping[Priority, int]], *, thorough: bool) -> QueueLook:
         waiting = self._jobs.best_waiting([*self._served])
         best = waiting.get(model.alias)
-        if best is not None and (jobs := take[best]) > 0:
+        if best is not None and (jobs := self._wanted(model, best, *room)) > 0:
             return replace(self._claim(model, jobs), waiting=waiting)
         return QueueLook(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
+
+    def _wanted(self, model: Model, best: Priority, free: int, less_urgent: Mapping[Priority, int]) -> int:
+        """Return how many jobs to claim: for free slots, and those for which others step aside."""
+        if less_urgent[best] <= max(0, free):
+            return free
+        # No more than are so urgent: with each of them would come others, to be held up here.
+        return max(free, self._jobs.waiting(model.alias, best, at_most=less_urgent[best]))
 
     def _is_deep(self, model: Model, best: Priority | None) -> bool:
         enough = _DEEP_BATCHES * model.batch_limit

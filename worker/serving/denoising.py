@@ -3,15 +3,15 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, ServiceProblem
 from storage.fleet.memory_limits import MemoryLimit
-from storage.jobs.values import Claim, RenderedBatch
+from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.ids import batch_id
 from storage.rules.states import Priority
-from storage.spec.models import Model
+from storage.spec.models import DiffusersModel, Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
@@ -81,9 +81,12 @@ class Denoising:
             while self._serve():
                 pass
         except DeviceBroken as error:
-            self._give_back()
-            begun = self._context.leases.at_the_device([one.job for one in self._jobs])
-            self._context.report_fault(begun, error.fault, str(error))
+            # Whose call it was; also those that were just being admitted, and have no slot yet.
+            blamed = self._context.leases.at_the_device([one.job for one in self._jobs])
+            ids = {job.id for job in blamed}
+            self._return([one.job for one in self._jobs if one.job.id not in ids])
+            self._jobs.remove([*self._jobs])
+            self._context.report_fault(blamed, error.fault, str(error))
             raise
         except BaseException:
             # Whatever this is, nobody works on these jobs now: their leases must expire.
@@ -122,9 +125,8 @@ class Denoising:
         now, held = time.monotonic(), len(self._jobs) - leaving
         if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= limit or self._ahead.look_is_due(now)):
             self._looked_at = now
-            free = limit - held
             # Looking costs less than a claim that finds nothing.
-            self._ahead.look(self._model, take={one: max(free, n) for one, n in self._jobs.less_urgent(limit).items()})
+            self._ahead.look(self._model, free=limit - held, less_urgent=self._jobs.less_urgent(limit))
         elif not self._dry and (held < limit or (self._deep and held <= limit + limit // 2)):
             self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
 
@@ -137,35 +139,68 @@ class Denoising:
             self._dry = found.claim is None
         if found.claim is not None:
             self._hooks.claimed(found.claim)
-            self._take(found.claim)
+            self._take(found.claim, of=found.limit)
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
-            served = not self._jobs.has_suspect() and self._hooks.between_calls(found.waiting, least_urgent)
-            if not served and not self._hooks.stays(found.waiting, least_urgent):
+            if not self._serve_others(found.waiting, least_urgent) and not self._hooks.stays(
+                found.waiting, least_urgent
+            ):
                 self._close()
 
-    def _take(self, claim: Claim) -> None:
-        if claim.jobs[0].together:
-            # To be made again as they were made before: in one pipeline call.
-            self._context.leases.add(claim.jobs)
-            self._made += Batch(claim=claim, model=self._model, context=self._context).run(self._loaded)
+    def _serve_others(self, waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
+        """Have what is urgent of other models made between two calls; return whether there was any."""
+        if self._jobs.has_suspect():
+            return False
+        # None of these is at the device meanwhile.
+        self._context.leases.add_ahead([one.job for one in self._jobs])
+        return self._hooks.between_calls(waiting, least_urgent)
+
+    def _take(self, claim: Claim, *, of: int | None = None) -> None:
+        """Hold what was claimed, by a claim of so many at most (None: as many as there can be in a call)."""
+        if claim.jobs[0].together and not self._closed:
+            if of is None or len(claim.jobs) < of or of >= self._model.batch_limit:
+                self._render_together(claim)
+            else:
+                # There was room for a part of them, maybe; a part would get other bits than all of them.
+                self._return(claim.jobs)
+                self._ahead.claim(self._model, self._model.batch_limit)
             return
         self._context.leases.add_ahead(claim.jobs)
         self._jobs.add(claim.jobs)
-        if self._closed:
-            self._give_back()
+
+    def _render_together(self, claim: Claim) -> None:
+        """Make again by one pipeline call what was made by one, between two calls of the others."""
+        context, started = self._context, time.monotonic()
+        context.leases.add_ahead([one.job for one in self._jobs])
+        context.leases.add(claim.jobs)
+        try:
+            made = Batch(claim=claim, model=self._model, context=context).run(self._loaded)
+        except DeviceBroken as error:
+            context.report_fault(context.leases.at_the_device(claim.jobs), error.fault, str(error))
+            raise
+        except BaseException:
+            context.leases.drop(claim.jobs)
+            raise
+        self._made += made
+        context.heartbeat.rendered(made)
+        self._hooks.rendered(made, time.monotonic() - started)
 
     def _close(self) -> None:
         """Let nobody join any more, and give back what has not begun."""
         self._closed = True
+        # It may bring what was claimed just before.
         self._note(self._ahead.answer(wait=True))
         self._give_back()
 
     def _give_back(self) -> None:
-        if not (waiting := self._jobs.not_begun()):
+        if waiting := self._jobs.not_begun():
+            self._jobs.remove(waiting)
+            self._return([one.job for one in waiting])
+
+    def _return(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Give jobs back to the queue; they count no attempt."""
+        if not jobs:
             return
-        self._jobs.remove(waiting)
-        jobs = [one.job for one in waiting]
         try:
             self._context.jobs.give_back(jobs)
             self._hooks.given_back(min(job.priority for job in jobs))
@@ -191,14 +226,17 @@ class Denoising:
         if limit.frugal:
             # Another worker found this necessary, or this one before it loaded the model again.
             self._loaded.save_memory()
-        spec = called[0].job.spec
-        context.watchdog.begin((self._model.alias, spec.width, spec.height, len(called), "slots"))
-        admitting = any(one.slot is None for one in called)
+        # Those that stand aside have no part in what the device may hang with.
+        context.leases.add_ahead([one.job for one in self._jobs if one not in called])
+        context.leases.add([one.job for one in called])
+        replayed, admitting = called[0].job.replay is not None, any(one.slot is None for one in called)
         try:
             if not (called := self._admit(called)):
                 return
             slots = [one.slot for one in called if one.slot is not None]
-            failed = self._loop.tick(slots, threads=self._threads.choose([one.job for one in called]))
+            threads = None if replayed else self._threads.choose([one.job for one in called])
+            context.watchdog.begin(self._kind(called))
+            failed = self._loop.tick(slots, threads=threads)
             context.watchdog.end()
         except OutOfMemory as error:
             if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
@@ -211,9 +249,11 @@ class Denoising:
             # What comes now (recording a fault, waiting to publish) is not the device's doing.
             context.watchdog.rest()
         seconds = time.monotonic() - started
-        self._threads.took(seconds)
-        if not admitting:
-            context.pace.took(called[0].key, len(called), seconds)
+        # A call that is made again has rows and threads of its own.
+        if not replayed:
+            self._threads.took(seconds)
+            if not admitting:
+                context.pace.took(called[0].key, len(called), seconds)
         for one in called:
             one.seconds += seconds / len(called)
         for position, why in failed.items():
@@ -222,11 +262,20 @@ class Denoising:
         left = [one for position, one in enumerate(called) if position not in failed]
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
 
+    def _kind(self, called: Sequence[SlotJob]) -> Hashable:
+        """Return what calls are of whose length the watchdog learns; None: it may take as long as any."""
+        if isinstance(self._model, DiffusersModel) and self._model.compile != "none":
+            # Each shape is compiled when it first comes, and rows tell shapes: one or two each, longer prompts apart.
+            return None
+        spec = called[0].job.spec
+        return (self._model.alias, spec.width, spec.height, len(called), "slots")
+
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
+        # Prompts are encoded, LoRAs loaded: no measure of a call, and a call is none of this.
+        self._context.watchdog.begin(None)
         for one in called:
             if one.slot is None:
-                self._context.leases.add([one.job])
                 self._context.heartbeat.now(state="rendering", batch=len(called))
                 one.began_at = time.monotonic()
                 try:

@@ -60,7 +60,7 @@ class Leases:
                 self._rendering[job.id] = job
 
     def add_ahead(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Renew these jobs: they were claimed and go to the device later. What it hangs with, they do not."""
+        """Renew these jobs: they go to the device later, or again. What it hangs with, they do not."""
         with self._lock:
             for job in jobs:
                 self._rendering.pop(job.id, None)
@@ -85,6 +85,11 @@ class Leases:
         """Return those of these jobs that are neither rendered nor dropped."""
         with self._lock:
             return [job for job in jobs if job.id in self._rendering]
+
+    def ahead(self) -> list[ClaimedJob]:
+        """Return the jobs that are ours and not at the device."""
+        with self._lock:
+            return [*self._ahead.values()]
 
     def until_published(self, seconds: float) -> None:
         """Wait until all pictures that left the device are stored, at most so many seconds."""
