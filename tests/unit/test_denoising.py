@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -263,7 +264,9 @@ def test_every_job_ends_once_whatever_happens(
     assert stage.queue.given_back == []
 
 
-def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it_down(stage: Stage) -> None:
+def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it_down(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = CallPace()
     for pictures, seconds in ((1, 0.10), (2, 0.11), (3, 0.12), (4, 0.30)):
         slow.took("k", pictures, seconds)
@@ -272,11 +275,14 @@ def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it
     # What is not known is not tried with somebody waiting.
     assert (slow.beside("k", 5, 3), slow.beside("other", 1, 3)) == (0, 0)
 
-    # Calls of two take twice as long as those of one.
+    # Calls of two take twice as long as those of one, however busy this machine is.
+    now = [0.0]
+    monkeypatch.setattr("worker.serving.denoising.time", SimpleNamespace(monotonic=lambda: now[0]))
     stage.queue.add(job(1, 40, BULK), job(2, 40, BULK))
 
     def before(seeds: list[int]) -> None:
-        time.sleep(0.01 * len(seeds))
+        now[0] += 0.01 * len(seeds)
+        time.sleep(0.01)
         if len(stage.model.ticks) == 5:
             stage.queue.add(job(3, 10, INTERACTIVE))
 
