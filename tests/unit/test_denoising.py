@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,18 +23,22 @@ INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """One whose calls take no time but by its own clock."""
+    stage = Stage()
+    for module in ("denoising", "claims_ahead"):
+        monkeypatch.setattr(f"worker.serving.{module}.time", SimpleNamespace(monotonic=lambda: stage.now))
+    return stage
 
 
-def until(stage: Stage, number: int) -> None:
-    """Make calls take a moment, so that what is asked beside them is answered; those before this number are quick."""
-    stage.model.before = lambda _: time.sleep(0.02 if len(stage.model.ticks) >= number else 0)
+def slowly(stage: Stage) -> None:
+    """Make calls take a moment, so that what is asked beside them is answered."""
+    stage.model.before = lambda _: stage.takes(0.02)
 
 
 def test_pictures_leave_when_they_are_done_and_others_join(stage: Stage) -> None:
     stage.queue.add(job(1, 3), job(2, 40), job(3, 3), job(4, 3))
-    until(stage, 0)
+    slowly(stage)
     assert stage.run() == 4
     assert sorted(stage.queue.done) == [1, 2, 3, 4]
     assert stage.calls_of() == {1: 3, 2: 40, 3: 3, 4: 3}
@@ -49,7 +52,7 @@ def test_an_urgent_picture_takes_the_place_of_the_least_urgent_which_goes_on_aft
     stage.queue.add(job(1, 60, NORMAL), job(2, 60, BULK))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.01)
+        stage.takes(0.01)
         if len(stage.model.ticks) == 5:
             stage.queue.add(job(3, 4, INTERACTIVE))
 
@@ -122,7 +125,7 @@ def test_a_call_that_fails_as_a_whole_costs_only_the_one_to_blame(stage: Stage) 
 
 def test_a_suspect_is_alone_at_the_device(stage: Stage) -> None:
     stage.queue.add(job(1, 5), job(2, 30), job(3, 5, suspect=True), job(4, 5))
-    until(stage, 0)
+    slowly(stage)
     assert stage.run() >= 3
     alone = [at for at, seeds in enumerate(stage.model.ticks) if 3 in seeds]
     assert all(stage.model.ticks[at] == [3] for at in alone)
@@ -138,7 +141,7 @@ def test_what_was_claimed_ahead_goes_back_when_the_process_is_to_stop(stage: Sta
     stage.queue.add(*(job(number, 40) for number in range(1, 41)))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.01)
+        stage.takes(0.01)
         stage.stopping = len(stage.model.ticks) > 20
 
     stage.model.before = before
@@ -155,7 +158,7 @@ def test_nobody_joins_once_another_model_is_due(stage: Stage) -> None:
     stage.queue.others = {"other": INTERACTIVE}
 
     def before(_: list[int]) -> None:
-        time.sleep(0.02)
+        stage.takes(0.02)
         stage.stays = False
 
     stage.model.before = before
@@ -165,7 +168,7 @@ def test_nobody_joins_once_another_model_is_due(stage: Stage) -> None:
 
 def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 8)))
-    until(stage, 0)
+    slowly(stage)
     while stage.queue.jobs:
         stage.run()
     # Four batches of two would be enough to claim ahead.
@@ -174,7 +177,7 @@ def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
 
 def test_many_that_wait_are_claimed_ahead(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 31)))
-    until(stage, 0)
+    slowly(stage)
     stage.run()
     assert len(stage.queue.claimed) > 5
     assert stage.queue.done.keys() >= {*range(1, 20)}
@@ -184,7 +187,7 @@ def test_a_broken_device_is_to_blame_for_what_had_begun(stage: Stage) -> None:
     stage.queue.add(*(job(number, 40) for number in range(1, 31)))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.02)
+        stage.takes(0.02)
         if len(stage.model.ticks) == 10:
             raise DeviceBroken("assert")
 
@@ -198,7 +201,7 @@ def test_a_broken_device_is_to_blame_for_what_had_begun(stage: Stage) -> None:
 
 def test_pictures_of_another_size_have_calls_of_their_own_and_none_waits_for_ever(stage: Stage) -> None:
     stage.queue.add(*(job(number, 10, width=8 if number % 2 else 16) for number in range(1, 13)))
-    until(stage, 0)
+    slowly(stage)
     while stage.queue.jobs:
         stage.run()
     assert len(stage.queue.done) == 12
@@ -264,9 +267,7 @@ def test_every_job_ends_once_whatever_happens(
     assert stage.queue.given_back == []
 
 
-def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it_down(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it_down(stage: Stage) -> None:
     slow = CallPace()
     for pictures, seconds in ((1, 0.10), (2, 0.11), (3, 0.12), (4, 0.30)):
         slow.took("k", pictures, seconds)
@@ -275,14 +276,11 @@ def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it
     # What is not known is not tried with somebody waiting.
     assert (slow.beside("k", 5, 3), slow.beside("other", 1, 3)) == (0, 0)
 
-    # Calls of two take twice as long as those of one, however busy this machine is.
-    now = [0.0]
-    monkeypatch.setattr("worker.serving.denoising.time", SimpleNamespace(monotonic=lambda: now[0]))
+    # Calls of two take twice as long as those of one.
     stage.queue.add(job(1, 40, BULK), job(2, 40, BULK))
 
     def before(seeds: list[int]) -> None:
-        now[0] += 0.01 * len(seeds)
-        time.sleep(0.01)
+        stage.takes(0.01 * len(seeds))
         if len(stage.model.ticks) == 5:
             stage.queue.add(job(3, 10, INTERACTIVE))
 
