@@ -21,7 +21,7 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, poolers, servers
+from tests import durations, poolers, servers, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.servers import PostgresServer, S3Server
@@ -172,6 +172,15 @@ def statements_are_compiled_once() -> Iterator[None]:
     """Compiling its statements takes a third of a short test's time; a process of the farm has one engine for all."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(connection, "create_engine", create_sharing_engine)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_flushed() -> Iterator[None]:
+    """Whoever waits for the disk after each transaction and object waits longer than for all else of a short test."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", unflushed.flush_nothing)
+        patched.setattr(connection, "_prepare_sqlite", unflushed.prepare_sqlite_unflushed)
         yield
 
 

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 import billiard.util
 
 from scheduler.cli.main import COMMANDS
+from tests.unflushed import wait_for_no_disk
 
 #: What commands and processes import only where they need it.
 _PARTS = (
@@ -232,6 +233,7 @@ def main() -> None:
         command.load()
     for name in (*_PARTS, *_OF_KIND[kind]):
         import_module(name)
+    wait_for_no_disk()
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
     # Else each fork copies the memory page by page as its collector looks through it.

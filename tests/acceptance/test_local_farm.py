@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.acceptance.command import Home
-from tests.servers import eventually
+from tests.servers import eventually, stop
 
 #: Three seconds of work: long enough to be caught in the middle, short enough to be finished.
 MANY = ("render", "--model", "simulated", "a red star", "-n", "240")
@@ -52,15 +52,26 @@ def test_an_interrupted_render_is_finished_by_the_next_farm_even_if_that_must_wa
 ) -> None:
     with home.started(*MANY) as render:
         [[render_id]] = eventually(lambda: home.rows("SELECT id FROM renders WHERE done > 0"), "some done")
+        # For a farm cannot end without it: the next command comes while this one is still ending.
+        workers = home.process("worker.process.supervisor")
+        assert workers is not None
+        stop(workers.pid)
         interrupted = render.interrupted()
     assert interrupted.code == 130
     assert re.search(
         rf"left render {render_id} with \d+ jobs to go: .*farm up.*farm cancel {render_id}", interrupted.err
     )
-    assert home.process("up --until-unused"), "the farm is still ending"
+    farm = home.process("up --until-unused")
+    assert farm is not None
+    eventually(lambda: not (home.path / "run" / "farm.json").exists(), "the farm is ending")
 
-    next_one = home.farm(*ONE)
+    with home.started(*ONE) as later:
+        later.says(" unfinished jobs from earlier renders")
+        workers.resume()
+        next_one = later.ends()
 
+    assert next_one.code == 0, next_one
+    assert not farm.is_running()
     assert re.search(r"^\d+ unfinished jobs from earlier renders", next_one.err)
     assert home.rows("SELECT done, total FROM renders ORDER BY total DESC") == [(240, 240), (1, 1)]
     assert home.rows("SELECT DISTINCT attempt FROM jobs") == [(1,)]

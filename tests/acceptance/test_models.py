@@ -3,8 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,53 +105,53 @@ def test_a_picture_of_every_model_is_made_again_identically(home: Home) -> None:
         up.interrupted()
 
 
-def test_a_hub_that_cannot_be_reached_is_named_and_not_asked_again(home: Home) -> None:
-    with _registered(home, ENTRY.format(alias="far", folder="nobody/nothing", nets=[])):
-        result = home.farm("render", "a", "--model", "far", "--json", code=1).json
-        listed = {model["alias"]: model["missing"] for model in home.farm("models", "--json").json}
+#: What is wrong with a model's folder, and what is said of it.
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda unet: (unet / "config.json").unlink(), "cannot be loaded: .*config.json"),
+    "pickle": (
+        lambda unet: (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin"),
+        "safetensors",
+    ),
+    "damaged": (
+        lambda unet: (unet / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights"),
+        "cannot be loaded",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(home: Home) -> Iterator[Home]:
+    """A farm that runs, with more models in its registry, of which none can be loaded."""
+    entries = ENTRY.format(alias="far", folder="nobody/nothing", nets=[])
+    for alias, (spoil, _) in SPOILT.items():
+        folder = random_weights.stable_diffusion(home.folder / alias)
+        spoil(folder / "unet")
+        entries += ENTRY.format(alias=alias, folder=folder, nets=[])
+    registry = home.path / "models.toml"
+    before = registry.read_text()
+    registry.write_text(before + entries)
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        yield home
+        up.interrupted()
+    registry.write_text(before)
+
+
+def test_a_hub_that_cannot_be_reached_is_named_and_not_asked_again(spoilt: Home) -> None:
+    result = spoilt.farm("render", "a", "--model", "far", "--json", code=1).json
+    listed = {model["alias"]: model["missing"] for model in spoilt.farm("models", "--json").json}
     [job] = result["jobs"]
     assert job["state"] == "failed"
     assert re.search("model far .nobody/nothing. cannot be loaded", job["error"]), job["error"]
-    assert home.rows("SELECT attempt FROM jobs WHERE model = 'far'") == [(1,)]
+    assert spoilt.rows("SELECT attempt FROM jobs WHERE model = 'far'") == [(1,)]
     assert (listed["far"], listed["sd"]) == (["nobody/nothing"], [])
 
 
-@contextmanager
-def _registered(home: Home, entry: str) -> Iterator[None]:
-    """With one more model in the registry."""
-    registry = (home.path / "models.toml").read_text()
-    (home.path / "models.toml").write_text(registry + entry)
-    yield
-    (home.path / "models.toml").write_text(registry)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda folder: (folder / "unet" / "config.json").unlink(), "cannot be loaded: .*config.json"),
-        (
-            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
-                folder / "unet" / "diffusion_pytorch_model.bin"
-            ),
-            "safetensors",
-        ),
-        (
-            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights"),
-            "cannot be loaded",
-        ),
-    ],
-    ids=["a file missing", "a pickle", "damaged"],
-)
-def test_a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason_and_no_others(
-    home: Home, tmp_path: Path, spoil: object, says: str
-) -> None:
-    spoilt = random_weights.stable_diffusion(tmp_path / "spoilt")
-    assert callable(spoil)
-    spoil(spoilt)
-    home.file("mixed.jsonl", '{"prompt": "a", "model": "spoilt"}\n{"prompt": "b", "model": "sd"}')
-    with _registered(home, ENTRY.format(alias="spoilt", folder=spoilt, nets=[])):
-        result = home.farm("render", "--prompts", "mixed.jsonl", "--json", code=1).json
+@pytest.mark.parametrize("alias", SPOILT)
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason_and_no_others(spoilt: Home, alias: str) -> None:
+    spoilt.file("mixed.jsonl", f'{{"prompt": "a", "model": "{alias}"}}\n{{"prompt": "b", "model": "sd"}}')
+    result = spoilt.farm("render", "--prompts", "mixed.jsonl", "--json", code=1).json
     bad, good = result["jobs"]
     assert (bad["state"], good["state"]) == ("failed", "done")
-    assert home.rows("SELECT attempt FROM jobs WHERE state = 'failed' AND error LIKE '%spoilt%'")[-1] == (1,)
-    assert re.search(says, bad["error"]), bad["error"]
+    assert spoilt.rows(f"SELECT attempt FROM jobs WHERE model = '{alias}'") == [(1,)]
+    assert re.search(SPOILT[alias][1], bad["error"]), bad["error"]

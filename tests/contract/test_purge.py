@@ -300,7 +300,7 @@ def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_an
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
     assert told.returncode == 0, told.stderr

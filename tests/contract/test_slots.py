@@ -80,12 +80,12 @@ def test_what_waits_on_after_its_claim_waited_until_its_first_call(farm: Jobs, d
     held = claim(farm)
     with database.write() as connection:
         connection.execute(
-            update(renders).where(renders.c.id == render_id).values(created_at=renders.c.created_at - 100)
+            update(renders).where(renders.c.id == render_id).values(created_at=renders.c.created_at - 10_000)
         )
-    batch = replace(rendered(held), render_seconds=0.5, elapsed_seconds=30.0, store_seconds=2.0)
+    batch = replace(rendered(held), render_seconds=0.5, elapsed_seconds=3000.0, store_seconds=200.0)
     farm.complete(batch, published(*held.jobs))
 
     [spent] = Measures(database).stages(within_seconds=60).values()
-    assert spent.queue == pytest.approx(68, abs=1)
-    assert (spent.render, spent.store) == (30, 2)
-    assert Measures(database).first_calls(within_seconds=60) == {("tiny", Priority.NORMAL): pytest.approx(68, abs=1)}
+    assert spent.queue == pytest.approx(6800, abs=60)
+    assert (spent.render, spent.store) == (3000, 200)
+    assert Measures(database).first_calls(within_seconds=60) == {("tiny", Priority.NORMAL): pytest.approx(6800, abs=60)}

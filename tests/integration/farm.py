@@ -31,7 +31,7 @@ from tests.servers import eventually, stop, stopped_at_the_end
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
 
-#: Two models, so that workers have to choose; fast, so that tests are.
+#: Two models, so that workers have to choose; fast, so that tests are. Of the third no picture is ever done.
 MODELS = """
 [models.quick]
 kind = "simulated"
@@ -47,6 +47,14 @@ width = 32
 height = 32
 num_inference_steps = 4
 seconds_per_step = 0.25
+seconds_per_step_and_picture = 0.0
+
+[models.endless]
+kind = "simulated"
+width = 32
+height = 32
+num_inference_steps = 1
+seconds_per_step = 3600
 seconds_per_step_and_picture = 0.0
 """
 

@@ -79,7 +79,7 @@ def test_an_export_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
     assert told.returncode == 0, told.stderr

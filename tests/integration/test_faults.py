@@ -118,8 +118,8 @@ def test_a_device_that_hangs_is_given_up_and_its_jobs_are_done_elsewhere(farm: F
     # No scheduler process and long leases: nobody but the watchdog can know.
     hanging = with_fault(farm, 'kind = "hang"', name="hanging")
     healthy = with_fault(farm, 'kind = "error", prompt = "never"', name="healthy")
-    long = {"FARM_LEASE_SECONDS": "600", "FARM_STALL_SECONDS": "3"}
-    supervisor = farm.workers(1, machine="hanging", FARM_MODELS_FILE=hanging, **long)
+    long = {"FARM_LEASE_SECONDS": "600"}
+    supervisor = farm.workers(1, machine="hanging", FARM_MODELS_FILE=hanging, FARM_STALL_SECONDS="3", **long)
     [worker] = farm.services.workers.all()
     render_id = submit(farm, hanging, 8)
     eventually(lambda: farm.rows(render_id)[0].state == State.RUNNING, "the batch is running")
@@ -145,6 +145,10 @@ def test_a_worker_that_fails_everything_is_left_out_and_the_jobs_are_done_elsewh
     renders = [submit(farm, good, 8) for _ in range(6)]
 
     assert [farm.finished(render_id).done for render_id in renders] == [8] * 6
+    # On a busy machine the good one may have been the faster each time.
+    while not log.quarantines():
+        renders.append(submit(farm, good, 8))
+        assert farm.finished(renders[-1]).done == 8
     for render_id in renders:
         farm.assert_sound(render_id)
     assert {(q.worker, q.model) for q in log.quarantines()} == {("simulated-0@bad", "narrow")}

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,10 @@ class SmallDisk:
     folder: Path
 
     def fill(self) -> None:
-        """To the last byte."""
-        (self.folder / "filler").write_bytes(bytes(shutil.disk_usage(self.folder).free))
+        """To the last byte, whoever else writes meanwhile."""
+        with (self.folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
         assert shutil.disk_usage(self.folder).free == 0
 
     def make_room(self) -> None:

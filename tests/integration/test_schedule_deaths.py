@@ -93,7 +93,7 @@ def locked(farm: Farm, schedule: Schedule) -> Iterator[None]:
 
 #: When it is killed: as soon as its row is seen; in hand; in the transaction that accepts; just after that.
 MOMENTS: dict[str, Callable[[Farm, Schedule], bool]] = {
-    "taken": lambda farm, schedule: outcome(farm, schedule) == "taken",
+    "taken": lambda farm, schedule: outcome(farm, schedule) is not None,
     "in hand": lambda farm, schedule: fence(farm, schedule) > 0,
     "fired": lambda farm, schedule: outcome(farm, schedule) == "fired",
 }

@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -246,6 +247,14 @@ class Stage:
     threads: ThreadChoice = field(default_factory=lambda: ThreadChoice(None))
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(stall_seconds=60))
     tickets: list[Priority] = field(default_factory=list)
+    #: What a test may have for a clock.
+    now: float = 1000.0
+
+    def takes(self, seconds: float) -> None:
+        """Let a call take so long by that clock: what was asked beside it is answered, however busy this machine is."""
+        self.now += seconds
+        if self.ahead._asked is not None:
+            wait([self.ahead._asked])
 
     def context(self) -> WorkerContext:
         """Return what a worker's batches need."""
@@ -279,12 +288,13 @@ class Stage:
         model = model.model_copy(update={"batch_limit": batch_limit})
         claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
         assert claim is not None
+        self.ahead = ClaimsAhead(self.queue, worker="w", served=["m", *self.queue.others])
         loop = Denoising(
             model,
             cast("LoadedModel", self.model),
             self.model,
             context=context,
-            ahead=ClaimsAhead(self.queue, worker="w", served=["m", *self.queue.others]),
+            ahead=self.ahead,
             hooks=Hooks(
                 claimed=lambda _: None,
                 given_back=self.tickets.append,

@@ -1,8 +1,8 @@
 """A denoising loop: who is in which call of the model, and what becomes of every job."""
 
 import json
-import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.rules.states import Priority
-from tests.servers import eventually
 from tests.unit.slot_stage import SettledPace, Stage, job, raising
 from worker.serving.call_pace import CallPace
 
@@ -18,18 +17,22 @@ INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """One whose calls take no time but by its own clock."""
+    stage = Stage()
+    for module in ("denoising", "claims_ahead"):
+        monkeypatch.setattr(f"worker.serving.{module}.time", SimpleNamespace(monotonic=lambda: stage.now))
+    return stage
 
 
-def until(stage: Stage, number: int) -> None:
-    """Make calls take a moment, so that what is asked beside them is answered; those before this number are quick."""
-    stage.model.before = lambda _: time.sleep(0.02 if len(stage.model.ticks) >= number else 0)
+def slowly(stage: Stage) -> None:
+    """Make calls take a moment, so that what is asked beside them is answered."""
+    stage.model.before = lambda _: stage.takes(0.02)
 
 
 def test_pictures_leave_when_they_are_done_and_others_join(stage: Stage) -> None:
     stage.queue.add(job(1, 3), job(2, 40), job(3, 3), job(4, 3))
-    until(stage, 0)
+    slowly(stage)
     assert stage.run() == 4
     assert sorted(stage.queue.done) == [1, 2, 3, 4]
     assert stage.calls_of() == {1: 3, 2: 40, 3: 3, 4: 3}
@@ -44,7 +47,7 @@ def test_an_urgent_picture_takes_the_place_of_the_least_urgent_which_goes_on_aft
     stage.pace = SettledPace({1: 1.0, 2: 1.1})
 
     def before(_: list[int]) -> None:
-        time.sleep(0.01)
+        stage.takes(0.01)
         if len(stage.model.ticks) == 5:
             stage.queue.add(job(3, 4, INTERACTIVE))
 
@@ -64,11 +67,9 @@ def test_slots_are_asked_for_while_they_make_their_last_call(stage: Stage) -> No
     stage.queue.add(*(job(number, 3) for number in range(1, 5)))
 
     def before(_: list[int]) -> None:
-        if len(stage.model.ticks) == 2:
-            eventually(lambda: len(stage.queue.claimed) == 2, "others are claimed beside the last call", timeout=30)
-        else:
-            # Before it: too few wait to be claimed ahead.
-            assert len(stage.queue.claimed) == (1 if len(stage.model.ticks) < 2 else 2)
+        stage.takes(0.01)
+        # Too few wait to be claimed ahead: the next two are claimed beside the last call of the first ones.
+        assert len(stage.queue.claimed) == (1 if len(stage.model.ticks) < 2 else 2)
 
     stage.model.before = before
     stage.run()
@@ -140,7 +141,7 @@ def test_a_call_that_fails_as_a_whole_costs_only_the_one_to_blame(stage: Stage) 
 
 def test_a_suspect_is_alone_at_the_device(stage: Stage) -> None:
     stage.queue.add(job(1, 5), job(2, 30), job(3, 5, suspect=True), job(4, 5))
-    until(stage, 0)
+    slowly(stage)
     assert stage.run() >= 3
     alone = [at for at, seeds in enumerate(stage.model.ticks) if 3 in seeds]
     assert all(stage.model.ticks[at] == [3] for at in alone)
@@ -156,7 +157,7 @@ def test_what_was_claimed_ahead_goes_back_when_the_process_is_to_stop(stage: Sta
     stage.queue.add(*(job(number, 40) for number in range(1, 41)))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.01)
+        stage.takes(0.01)
         stage.stopping = len(stage.model.ticks) > 20
 
     stage.model.before = before
@@ -173,7 +174,7 @@ def test_nobody_joins_once_another_model_is_due(stage: Stage) -> None:
     stage.queue.others = {"other": INTERACTIVE}
 
     def before(_: list[int]) -> None:
-        time.sleep(0.02)
+        stage.takes(0.02)
         stage.stays = False
 
     stage.model.before = before
@@ -198,7 +199,7 @@ def test_an_urgent_picture_of_another_model_is_made_between_two_calls(stage: Sta
         return True
 
     stage.between_calls = between_calls
-    until(stage, 0)
+    slowly(stage)
     stage.run()
     (at,) = made_at
     # Those in hand had begun, and went on where they were; nothing was given back.
@@ -211,7 +212,7 @@ def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 8)))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.02)
+        stage.takes(0.02)
         # Four batches of two would be enough to claim ahead: no more than is about to take a slot.
         assert len(stage.queue.claimed) <= 1 + (len(stage.model.ticks) + 1) // 20
 
@@ -222,7 +223,7 @@ def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
 
 def test_many_that_wait_are_claimed_ahead(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 31)))
-    until(stage, 0)
+    slowly(stage)
     stage.run()
     assert len(stage.queue.claimed) > 5
     assert max(map(len, stage.model.ticks)) == 2
@@ -233,7 +234,7 @@ def test_a_broken_device_is_to_blame_for_what_had_begun(stage: Stage) -> None:
     stage.queue.add(*(job(number, 40) for number in range(1, 31)))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.02)
+        stage.takes(0.02)
         if len(stage.model.ticks) == 10:
             raise DeviceBroken("assert")
 
@@ -247,7 +248,7 @@ def test_a_broken_device_is_to_blame_for_what_had_begun(stage: Stage) -> None:
 
 def test_pictures_of_another_size_have_calls_of_their_own_and_none_waits_for_ever(stage: Stage) -> None:
     stage.queue.add(*(job(number, 10, width=8 if number % 2 else 16) for number in range(1, 13)))
-    until(stage, 0)
+    slowly(stage)
     while stage.queue.jobs:
         stage.run()
     assert len(stage.queue.done) == 12
@@ -326,7 +327,7 @@ def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it
     stage.queue.add(job(1, 40, BULK), job(2, 40, BULK))
 
     def before(_: list[int]) -> None:
-        time.sleep(0.01)
+        stage.takes(0.01)
         if len(stage.model.ticks) == 5:
             stage.queue.add(job(3, 10, INTERACTIVE))
 

@@ -21,7 +21,7 @@ def send(**message):
     print(json.dumps(message), flush=True)
 send(device={"name": "none", "kind": "cpu"})
 for name in told["parts"]:
-    send(begin=name, seconds=min(SECONDS, told["seconds"]))
+    send(begin=name, seconds=min(SECONDS if name == "flop" else 30, told["seconds"]))
     if name == "flop":
         BEHAVIOUR
     send(row={"part": name, "process": os.getpid(), "known": len(told["rows"])})
