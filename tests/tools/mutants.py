@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
+from tests.tools.mutant import Change, Mutant
+from tests.tools.webhook_mutants import OF_WEBHOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 600
@@ -20,26 +22,8 @@ _SECONDS = 600
 _NOTICED = ("caught", "hung")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Text that stands once in a file, and what the fault puts in its place."""
-
-    file: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mutant:
-    """A fault that the farm once had."""
-
-    fault: str
-    changes: tuple[Change, ...]
-    #: As pytest takes them.
-    tests: tuple[str, ...]
-
-
 MUTANTS: Sequence[Mutant] = (
+    *OF_WEBHOOKS,
     Mutant(
         fault="a farm is open again when its last key has ended",
         changes=(
