@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.tools.mutants import MUTANTS, ROOT, Mutant
+from tests.tools.mutant import Mutant
+from tests.tools.mutants import MUTANTS, ROOT
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
