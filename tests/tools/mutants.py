@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from tests.tools.answer_mutants import OF_ANSWERS
+from tests.tools.leftover_mutants import OF_LEFTOVERS
 from tests.tools.mutant import Change, Mutant
 from tests.tools.webhook_mutants import OF_WEBHOOKS
 
@@ -23,6 +25,8 @@ _NOTICED = ("caught", "hung")
 
 
 MUTANTS: Sequence[Mutant] = (
+    *OF_ANSWERS,
+    *OF_LEFTOVERS,
     *OF_WEBHOOKS,
     Mutant(
         fault="a farm is open again when its last key has ended",

@@ -1,0 +1,21 @@
+"""Old faults of answers: what they quoted, and whose they were."""
+
+from collections.abc import Sequence
+
+from tests.tools.mutant import Change, Mutant
+
+OF_ANSWERS: Sequence[Mutant] = (
+    Mutant(
+        fault="an answer that quotes half of a character is an internal error",
+        changes=(Change(file="scheduler/api/problems.py", old='"utf-8", "backslashreplace"', new='"utf-8"'),),
+        tests=("tests/contract/test_problems.py::test_half_of_a_character_is_refused_at_every_door_and_quoted",),
+    ),
+    Mutant(
+        fault="whoever runs a schedule now is told of what the clock has taken",
+        changes=(Change(file="scheduler/cron/by_hand.py", old="limit=1, at=at", new="limit=1"),),
+        tests=(
+            "tests/contract/test_schedule_doors.py"
+            "::test_one_that_a_rule_keeps_from_running_now_says_which_whatever_the_clock_has_taken",
+        ),
+    ),
+)
