@@ -18,4 +18,15 @@ OF_ANSWERS: Sequence[Mutant] = (
             "::test_one_that_a_rule_keeps_from_running_now_says_which_whatever_the_clock_has_taken",
         ),
     ),
+    Mutant(
+        fault="everybody waits while the OpenAPI document is built",
+        changes=(
+            Change(
+                file="scheduler/api/open_api.py",
+                old="await run_in_threadpool(build_once)",
+                new="await route.endpoint(request)",
+            ),
+        ),
+        tests=("tests/contract/test_waiting.py::test_the_openapi_document_is_built_while_others_are_answered",),
+    ),
 )
