@@ -29,4 +29,18 @@ OF_ANSWERS: Sequence[Mutant] = (
         ),
         tests=("tests/contract/test_waiting.py::test_the_openapi_document_is_built_while_others_are_answered",),
     ),
+    Mutant(
+        fault="requests of one limited key wait for one another with everybody's connections",
+        changes=(
+            Change(
+                file="storage/access/turns.py",
+                old="if key_id is None or not is_alone(limits):",
+                new="if key_id is None or limits is not None:",
+            ),
+        ),
+        tests=(
+            "tests/contract/test_limits.py"
+            "::test_requests_of_a_limited_key_that_wait_for_one_another_leave_connections_to_others",
+        ),
+    ),
 )

@@ -112,8 +112,8 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/access/quotas.py",
-                old='    if limits == Limits(work=limits.work) or connection.dialect.name != "postgresql":\n',
-                new='    if limits == Limits(work=limits.work) or connection.dialect.name != "":\n',
+                old='    if not is_alone(limits) or connection.dialect.name != "postgresql":\n',
+                new='    if not is_alone(limits) or connection.dialect.name != "":\n',
             ),
         ),
         tests=(
