@@ -56,7 +56,7 @@ class FarmSchedules:
         return _told(self._ask("POST", f"{_path(name)}/resume", again=True))
 
     def run_now(self, name: str) -> str | None:
-        """Run a schedule once now and return its render's id; None if its overlap rule forbids it."""
+        """Run a schedule once now and return its render's id, accepted; None if a rule forbids it (see `history`)."""
         render_id = self._ask("POST", f"{_path(name)}/run-now").json()["render_id"]
         return None if render_id is None else str(render_id)
 

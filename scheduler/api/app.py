@@ -18,6 +18,7 @@ from scheduler.api.compat import automatic1111, openai_batches, openai_images, r
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
+from scheduler.api.open_api import build_beside_requests
 from scheduler.api.rate_limits import RateLimits
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
@@ -82,6 +83,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
         lifespan=_with_threads,
         separate_input_output_schemas=False,
     )
+    build_beside_requests(app)
     app.state.context = context
     settings, database = context.services.settings, context.services.database
     origins = settings.origins

@@ -1,5 +1,6 @@
 """Answer errors as problem documents (RFC 9457): what is wrong, in which field, and what to do."""
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -109,6 +110,15 @@ def responses_in(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model, "description": _TITLES.get(int(status), "")} for status in (*RESPONSES, 504)}
 
 
+class QuotingAnswer(JSONResponse):
+    """JSON that may quote what is no text: half of a character (a lone surrogate), which JSON can escape."""
+
+    def render(self, content: Any) -> bytes:
+        # Of such text, `backslashreplace` makes what JSON writes: `\ud800`.
+        said = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return said.encode("utf-8", "backslashreplace")
+
+
 #: Makes a protocol's own form of an error of its status, code, detail and field names.
 Form = Callable[[int, ProblemCode, str, Sequence[str]], dict[str, Any]]
 
@@ -128,7 +138,7 @@ def answer(
     headers = {**(headers or {}), REQUEST_ID: request_id}
     form = _form_for(request)
     if form is not None:
-        return JSONResponse(form(status, code, detail, [error.field for error in errors]), status, headers=headers)
+        return QuotingAnswer(form(status, code, detail, [error.field for error in errors]), status, headers=headers)
     problem = Problem(
         type=address_of(code),
         code=code,
@@ -138,7 +148,7 @@ def answer(
         errors=list(errors),
         request_id=request_id,
     )
-    return JSONResponse(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
+    return QuotingAnswer(problem.model_dump(), status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def _form_for(request: Request) -> Form | None:

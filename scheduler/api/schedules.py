@@ -13,7 +13,7 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.problems import RESPONSES
 from scheduler.api.schedule_bodies import ScheduleBody, ScheduledRenderBody, ScheduleEditBody
-from scheduler.cron.acceptance import acceptance_of
+from scheduler.cron.by_hand import run_now
 from scheduler.cron.changes import resume_schedule
 from scheduler.cron.details import Paces, details
 from scheduler.cron.edits import Editor, OrderChange
@@ -22,6 +22,7 @@ from scheduler.cron.stored_orders import KeptSource, kept_order, store_order
 from scheduler.intake.admission import check_number
 from scheduler.intake.order import Order
 from scheduler.intake.sources import opened_at_firing
+from scheduler.results.outlook import outlook
 from storage.errors import BadSpecification
 from storage.renders.schedules import NAME, Schedule
 from storage.rules.states import Priority
@@ -127,11 +128,15 @@ def resume(context: Context, name: Name, caller: CanSubmit) -> ScheduleForm:
 
 @router.post("/{name}/run-now", status_code=202)
 def run_schedule_now(context: Context, name: Name, caller: CanSubmit) -> RunNowForm:
-    """Run a schedule once now, whatever its plan says."""
-    found = context.schedules.get(name, owner=caller.owner)
-    render_id = acceptance_of(context.services, context.tickets).fire_by_hand(found)
-    last = context.schedules.history(found, limit=1)
-    return RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None)
+    """Run a schedule once now, whatever its plan says, and return its render, accepted: no scheduler process is needed.
+
+    What a rule of the schedule forbids is not rendered; `note` says why, and `why` what an accepted render waits for.
+    """
+    form = run_now(context.services, context.tickets, context.schedules.get(name, owner=caller.owner))
+    if form.render_id is None:
+        return form
+    why = outlook(context.services, context.render(caller, form.render_id))["why"]
+    return form.model_copy(update={"why": why})
 
 
 @router.delete("/{name}", status_code=204)

@@ -1,1 +1,1 @@
-"""What the scheduler process does beside schedules: sweep, orphans, webhook delivery."""
+"""What the scheduler process does beside schedules: sweep, orphans, unfinished files, webhook delivery."""

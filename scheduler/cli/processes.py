@@ -9,6 +9,7 @@ import click
 
 from scheduler.background.orphan_removal import OrphanRemoval
 from scheduler.background.sweep import Sweep
+from scheduler.background.unfinished_removal import UnfinishedRemoval
 from scheduler.background.webhook_delivery import WebhookDelivery
 from scheduler.cli.agreement import warn_of_other_settings
 from scheduler.cli.output import json_option, print_json, say
@@ -83,20 +84,8 @@ def scheduler(stop_with_parent: bool) -> None:
     failed = _stop_when_a_thread_fails(stopping)
     services, tickets = _opened(settings, stopping)
     watch_registry(settings, stopping)
-    orphans = OrphanRemoval(
-        orphans=Orphans(services.database, services.objects),
-        delete_some=Deletion(services=services).purge.advance,
-        every_seconds=settings.sweep_seconds,
-    )
-    threading.Thread(target=orphans.run, args=(stopping,), name="orphans", daemon=True).start()
-    deliverer = WebhookDelivery(
-        webhooks=Webhooks(services.database),
-        connections=pool(allow_private=settings.webhook_private),
-        every_seconds=settings.sweep_seconds,
-        payload=payloads_over(services.database, services.objects).body,
-    )
     warn_of_other_settings(services.database, settings, "scheduler")
-    threading.Thread(target=deliverer.run, args=(stopping,), name="webhooks", daemon=True).start()
+    _start_housekeeping(services, stopping)
     acceptors = start_schedules(
         *(services, tickets),
         every_seconds=settings.sweep_seconds,
@@ -127,6 +116,25 @@ def _opened(settings: Settings, stopping: threading.Event) -> "tuple[Services, T
     if opened is None:
         raise SystemExit(0)
     return opened
+
+
+def _start_housekeeping(services: Services, stopping: threading.Event) -> None:
+    """Start what needs no clock, each in a daemon thread: none waits for a store or a receiver of another."""
+    settings = services.settings
+    orphans = OrphanRemoval(
+        orphans=Orphans(services.database, services.objects),
+        delete_some=Deletion(services=services).purge.advance,
+        every_seconds=settings.sweep_seconds,
+    )
+    deliverer = WebhookDelivery(
+        webhooks=Webhooks(services.database),
+        connections=pool(allow_private=settings.webhook_private),
+        every_seconds=settings.sweep_seconds,
+        payload=payloads_over(services.database, services.objects).body,
+    )
+    unfinished = UnfinishedRemoval(objects=services.objects)
+    for name, run in (("orphans", orphans.run), ("webhooks", deliverer.run), ("unfinished", unfinished.run)):
+        threading.Thread(target=run, args=(stopping,), name=name, daemon=True).start()
 
 
 def _close(acceptors: Acceptors) -> None:

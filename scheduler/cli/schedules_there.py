@@ -4,15 +4,16 @@ from collections.abc import Iterable
 
 import click
 
-from scheduler.cli.output import json_option, print_json, print_table, say
+from scheduler.cli.output import hint, json_option, print_json, print_table, say
 from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.cli.schedule_lines import lines_of, next_words
 from scheduler.cli.waiting import reachable_broker
-from scheduler.cron.acceptance import acceptance_of
+from scheduler.cron.by_hand import run_now
 from scheduler.cron.changes import resume_schedule
 from scheduler.cron.details import Paces, details
-from scheduler.cron.json_forms import FiringForm, RunNowForm, ScheduleForm
+from scheduler.cron.json_forms import FiringForm, ScheduleForm
 from scheduler.intake.moments import in_zone
+from scheduler.results.outlook import outlook
 from scheduler.services import Services
 from storage.renders.schedules import Firing, Schedule, Schedules
 from storage.settings import read_settings
@@ -124,22 +125,26 @@ def remove(name: str, owner: str | None, as_json: bool) -> None:
 @click.argument("name")
 @owner_option
 @json_option
-def run_now(name: str, owner: str | None, as_json: bool) -> None:
+def run_by_hand(name: str, owner: str | None, as_json: bool) -> None:
     """Fire a schedule once, now.
 
-    Its regular times do not change.
+    Its render is accepted at once, by this command. Its regular times do not change.
     """
-    schedules, found, services = named_schedule(name, owner)
-    render_id = acceptance_of(services, reachable_broker(services)).fire_by_hand(found)
-    last = schedules.history(found, limit=1)
+    _, found, services = named_schedule(name, owner)
+    form = run_now(services, reachable_broker(services), found)
+    render = None if form.render_id is None else services.views.render(form.render_id)
+    if render is not None:
+        form = form.model_copy(update={"why": outlook(services, render)["why"]})
     if as_json:
-        print_json(RunNowForm(name=name, render_id=render_id, outcome=last[0].outcome if last else None).model_dump())
-    elif render_id is None:
-        click.echo(f"schedule {name} did not fire: {last[0].note if last else 'it was removed'}")
+        print_json(form.model_dump())
+    elif render is None:
+        click.echo(f"schedule {name} did not fire: {form.note}")
     else:
-        held = services.views.render(render_id).held
-        until = f", held until its window {found.plan.window} opens" if held else ""
-        click.echo(f"schedule {name} fired: render {render_id}{until}")
+        until = f", held until its window {found.plan.window} opens" if render.held else ""
+        click.echo(f"schedule {name} fired: render {render.id}{until}")
+        hint(f"follow it with `farm watch {render.id}`")
+        if form.why and not render.held:
+            hint(f"it waits: {form.why}")
 
 
 @click.command()
@@ -190,4 +195,4 @@ def say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) 
         click.echo(f"schedule {form.name}: {'has ended' if form.ended else f'next {next_words(form)}'}")
 
 
-COMMANDS = (list_schedules, show, pause, resume, remove, run_now, history)
+COMMANDS = (list_schedules, show, pause, resume, remove, run_by_hand, history)

@@ -71,15 +71,21 @@ class Acceptance:
         if self.firings.decide(claimed, FiringOutcome.FAILED, note):
             log.error("schedule cannot fire", extra={"schedule": claimed.schedule.name, "error": note})
 
-    def fire_by_hand(self, schedule: Schedule) -> str | None:
-        """Fire now, whatever the plan says, and return the render; None if a rule forbids it. Raises InvalidInput."""
+    def fire_by_hand(self, schedule: Schedule, *, at: float | None = None) -> str | None:
+        """Fire now, whatever the plan says, and return the render; None if a rule forbids it. Raises InvalidInput.
+
+        It is accepted here, not by a scheduler process.
+
+        Args:
+            at: the moment by which the firing is found in the history; None: now.
+        """
         if schedule.ended:
-            at = in_zone(schedule.plan.at or 0.0, schedule.plan.timezone)
+            last = in_zone(schedule.plan.at or 0.0, schedule.plan.timezone)
             raise InvalidInput(
-                f"schedule {schedule.name} has ended, its time was {at}; "
+                f"schedule {schedule.name} has ended, its time was {last}; "
                 f"`farm schedule edit {schedule.name} --at TIME` gives it another"
             )
-        now = self.now()
+        now = self.now() if at is None else at
         meter = self._meter(schedule, now)
         try:
             with self._pictures(schedule) as (jobs, submission):

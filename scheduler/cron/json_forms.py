@@ -147,5 +147,9 @@ class RunNowForm(BaseModel):
     """Describe what became of a run that was started by hand."""
 
     name: str = Field(description="Of the schedule.")
-    render_id: str | None = Field(description="Null if its overlap rule forbids it now.")
-    outcome: FiringOutcome | None = Field(description="fired or skipped")
+    render_id: str | None = Field(
+        description="Of the render, which is accepted and can be followed; null if a rule forbids it now."
+    )
+    outcome: FiringOutcome = Field(description="fired or skipped")
+    note: str | None = Field(description="Why it was skipped, or what is to be known of it.")
+    why: str | None = Field(default=None, description="What its render waits for, if for anything.")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from storage.settings import Settings
 PAPERS = "__export"
 #: Says what is written here: that of another export is not touched.
 NOTE = f"{PAPERS}/export.json"
+#: An export into a bucket that was interrupted and nobody came back to for so long leaves nothing on this machine; it
+#: can be resumed still, and fetches the pictures of one shard again.
+_ABANDONED_SECONDS = 7 * 86_400.0
 
 
 class Target(Protocol):
@@ -132,6 +136,8 @@ class BucketTarget:
     def claim(self, note: Mapping[str, Any]) -> Iterator[Path]:
         with writing(str(self._working)):
             self._working.mkdir(parents=True, exist_ok=True)
+            os.utime(self._working)
+            _remove_abandoned(self._working.parent, besides=self._working)
         with _alone(self._working, self.shown):
             before = self.read(NOTE)
             if before is None and next(iter(self._place.list()), None) is not None:
@@ -169,6 +175,16 @@ class BucketTarget:
     def remove(self, name: str) -> None:
         self._place.delete(name)
         self._place.delete_below(name)
+
+
+def _remove_abandoned(exports: Path, *, besides: Path) -> None:
+    """Remove the working folders in which nobody writes, and nobody has for a week."""
+    last = time.time() - _ABANDONED_SECONDS
+    for working in exports.iterdir():
+        with contextlib.suppress(FileNotFoundError, InvalidInput):  # others remove it, or go on with it
+            if working != besides and working.stat().st_mtime < last:
+                with _alone(working, str(working)):
+                    shutil.rmtree(working)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Downloading the pictures of a render while it runs."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -21,6 +23,8 @@ from storage.rules.states import FINAL, State
 #: Pictures looked at in one round: memory and work stay bounded however large the render.
 _WINDOW = 500
 _THREADS = 4
+#: Nobody writes one picture for so long: a process that was killed has left it.
+_ABANDONED_SECONDS = 86_400.0
 
 
 def prepare_folder(folder: Path, *, option: str = "--out") -> None:
@@ -51,6 +55,19 @@ def _holds(path: Path, sha256: str | None) -> bool:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _remove_abandoned(folder: Path, render_id: str) -> None:
+    """Remove what downloads of a render that were killed have left unfinished."""
+    last = time.time() - _ABANDONED_SECONDS
+    try:
+        for path in folder.glob(f"{render_id}-*.part"):
+            # Another process may be done with it at any moment.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < last:
+                    path.unlink()
+    except OSError as error:
+        raise InvalidInput(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
 def _placed(unfinished: Path, named: Path, own: Path, sha256: str | None) -> tuple[Path, bool]:
     """Give a file the first of two names that is free; which, and False if another process put these bytes there."""
     for path in (named, own):
@@ -78,7 +95,8 @@ class Downloads:
     def __init__(
         self, views: Views, objects: ObjectStore, render_id: str, folder: Path, *, names: FileNames | None = None
     ) -> None:
-        """Prepare to write; without `names`, `<index>-<seed>.png`."""
+        """Prepare to write; without `names`, `<index>-<seed>.png`. Raises InvalidInput if the folder refuses."""
+        _remove_abandoned(folder, render_id)
         self._views = views
         self._objects = objects
         self._render_id = render_id

@@ -94,9 +94,14 @@ class Quotas:
             return _used(connection, key_id, limits)
 
 
+def is_alone(limits: Limits) -> bool:
+    """Return whether requests of a key are accepted one after the other, since each may use up what is left."""
+    return limits != Limits(work=limits.work)
+
+
 def accept_alone(connection: Connection, key_id: str, limits: Limits) -> None:
     """Have no other request of a limited key accepted until the transaction ends."""
-    if limits == Limits(work=limits.work) or connection.dialect.name != "postgresql":
+    if not is_alone(limits) or connection.dialect.name != "postgresql":
         return  # SQLite's writers follow one another anyway.
     # While a million pictures are accepted, this waits longer than other locks are waited for.
     said = {"name": f"limits:{key_id}", "patience": _PATIENCE}
@@ -109,7 +114,7 @@ def keep_to_limits(connection: Connection, key_id: str, limits: Limits, pictures
 
     Raises QuotaExceeded; NotPermitted if waiting cannot help.
     """
-    if limits != Limits(work=limits.work):
+    if is_alone(limits):
         refuse_excess(limits, _used(connection, key_id, limits), pictures)
 
 

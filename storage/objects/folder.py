@@ -4,12 +4,16 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from storage.errors import NotFound, ObjectStoreProblem, ObjectStoreRefused
 from storage.objects.object_keys import Stored, checked, described
+
+#: How files begin that have no object's name yet; no key does.
+_UNFINISHED = ".new-"
 
 
 class LocalObjects:
@@ -24,7 +28,7 @@ class LocalObjects:
         source, stored = described(key, data)
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
             try:
                 with os.fdopen(handle, "wb") as file:
                     shutil.copyfileobj(source, file)
@@ -70,12 +74,31 @@ class LocalObjects:
         with self._translated(), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._path(folder))
 
+    def remove_unfinished(self, *, seconds: float) -> int:
+        # By when it was written to last: whoever was frozen for so long finds no file to link, and stores it again.
+        last = time.time() - seconds
+        removed = 0
+        with self._translated():
+            for path in self._unfinished():
+                # Its writer may be done with it, and a render deleted, at any moment.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < last:
+                        path.unlink()
+                        removed += 1
+        return removed
+
+    def _unfinished(self) -> Iterator[Path]:
+        for folder, _, names in os.walk(self._folder, onerror=_unless_gone):
+            for name in names:
+                if name.startswith(_UNFINISHED):
+                    yield Path(folder, name)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         with self._translated():
             keys = (
                 path.relative_to(self._folder).as_posix()
                 for path in (self._folder / prefix.rpartition("/")[0]).rglob("*")
-                if path.is_file() and not path.name.startswith(".new-")
+                if path.is_file() and not path.name.startswith(_UNFINISHED)
             )
             yield from sorted(key for key in keys if key.startswith(prefix))
 
@@ -105,6 +128,11 @@ class LocalObjects:
             raise ObjectStoreRefused(f"objects in {self.shown}: {error}") from error
         except OSError as error:
             raise ObjectStoreProblem(f"objects in {self.shown}: {error}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def sync_folder(folder: Path) -> None:

@@ -56,6 +56,10 @@ class ObjectStore(Protocol):
         """Delete whatever there is below a folder of keys. Idempotent."""
         ...
 
+    def remove_unfinished(self, *, seconds: float) -> int:
+        """Remove what writers left that were killed, and nobody wrote to for so long; return how much there was."""
+        ...
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """List the keys that begin with `prefix`, in order."""
         ...

@@ -236,15 +236,15 @@ class Schedules:
         connection.execute(delete(firings).where(firings.c.schedule_id == schedule.id))
         connection.execute(delete(schedules).where(schedules.c.id == schedule.id))
 
-    def history(self, schedule: Schedule, *, limit: int = 20) -> list[Firing]:
-        """List the last firings, newest first."""
+    def history(self, schedule: Schedule, *, limit: int = 20, at: float | None = None) -> list[Firing]:
+        """List the last firings, newest first; with `at` only the one of that planned time."""
         statement = (
             select(
                 *(firings, renders.c.total, renders.c.done, renders.c.failed, renders.c.cancelled, renders.c.held),
                 on_device().label("running"),
             )
             .outerjoin_from(firings, renders, renders.c.id == firings.c.render_id)
-            .where(firings.c.schedule_id == schedule.id)
+            .where(firings.c.schedule_id == schedule.id, *([] if at is None else [firings.c.planned_at == at]))
             .order_by(firings.c.planned_at.desc())
             .limit(limit)
         )

@@ -1,5 +1,6 @@
 """A farm on this machine: started when needed, shared, and never left behind, however its starters end."""
 
+import os
 import re
 import signal
 import sqlite3
@@ -144,6 +145,14 @@ def test_a_part_of_the_farm_that_is_killed_comes_back(served: Home, words: str) 
 
     eventually(lambda: served.process(words) not in (None, before), f"{words} is back")
     assert served.farm(*ONE).out
+
+
+def test_a_scheduler_process_removes_what_a_killed_writer_left(served: Home) -> None:
+    left = served.path / "objects" / ".new-killed"
+    left.write_bytes(b"half a picture")
+    os.utime(left, (0, 0))
+    killed(served, "scheduler --stop-with-parent")
+    eventually(lambda: not left.exists(), "it is removed")
 
 
 def test_a_scheduler_process_whose_thread_has_failed_ends_and_comes_back(home: Home) -> None:

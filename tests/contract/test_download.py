@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,21 @@ def test_pictures_of_another_render_are_kept(
         f"000001-1-{render_id}.png": drawn(1),
         "000002-2.png": drawn(2),
     }
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_what_a_killed_download_left_is_removed_when_it_is_a_day_old(
+    farm: Jobs, database: Database, objects: ObjectStore, tmp_path: Path
+) -> None:
+    render_id = render_of(farm, objects, 1)
+    old, young, other = (f"{render_id}-000000-0123abcd.part", f"{render_id}-000000-4567abcd.part", "mine.part")
+    for name, hours in ((old, 25), (young, 23), (other, 1000)):
+        (tmp_path / name).write_bytes(b"half")
+        then = time.time() - 3600 * hours
+        os.utime(tmp_path / name, (then, then))
+    downloaded(database, objects, render_id, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.part")} == {young, other}
+    assert (tmp_path / "000000-0.png").read_bytes() == drawn(0)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

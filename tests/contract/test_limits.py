@@ -1,11 +1,13 @@
 """Limits hold whoever submits at the same moment, and cost the same however much a key has made before."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from scheduler.intake.admission import Submitter, Terms, check_number
 from scheduler.intake.manifests import manifest
@@ -13,14 +15,15 @@ from scheduler.intake.order import Order
 from scheduler.intake.requests import MOST_PICTURES
 from scheduler.intake.submit import Intake, submit_order
 from storage.access.keys import Keys, Limits, Role
-from storage.access.quotas import Quotas, unfinished_of
-from storage.database.connection import Database, database_now
+from storage.access.quotas import Quotas, accept_alone, unfinished_of
+from storage.database.connection import CONNECTIONS, Database, database_now
 from storage.database.key_tables import key_usage
 from storage.database.tables import jobs, renders
 from storage.errors import BadSpecification, NotPermitted, QuotaExceeded
 from storage.jobs.jobs import Jobs
 from storage.jobs.staging import CHUNK
-from storage.jobs.values import Submission
+from storage.jobs.submission import Accept, accept_stream
+from storage.jobs.values import NewJob, Submission
 from storage.objects.folder import LocalObjects
 from storage.renders.views import Views
 from storage.rules.faults import Fault
@@ -174,3 +177,36 @@ def test_admission_reads_nothing_of_what_a_key_has_finished(database: Database) 
         statement = unfinished_of("a key").compile(connection, compile_kwargs={"literal_binds": True})
         plan = str(connection.execute(text(explain + str(statement))).all())
     assert "ix_renders_unfinished" in plan
+
+
+def test_requests_of_a_limited_key_that_wait_for_one_another_leave_connections_to_others(
+    farm: Jobs, database: Database, ask: Ask
+) -> None:
+    def submit_of_others() -> str:
+        return farm.submit(pictures(1), Submission(owner="bob", priority=Priority.NORMAL, watched=False), quanta=QUANTA)
+
+    accepting = threading.Event()
+
+    def slowly(connection: Connection, accept: Accept) -> str:
+        accept_alone(connection, "a key", submission.limits)
+        accepting.set()
+        assert go_on.wait(120)
+        return accept()
+
+    go_on, one = threading.Event(), [NewJob(spec=spec) for spec in pictures(1)]
+    submission = Submission(
+        owner="ann", priority=Priority.NORMAL, watched=False, key_id="a key", limits=Limits(queued=1000)
+    )
+    with ThreadPoolExecutor(2 * CONNECTIONS + 1) as threads:
+        first = threads.submit(accept_stream, database, one, submission, QUANTA, within=slowly)
+        try:
+            assert accepting.wait(120)
+            others = [threads.submit(ask, queued=1000) for _ in range(2 * CONNECTIONS)]
+            with database.read() as connection:
+                assert connection.execute(select(renders.c.id)).all() == []
+            if connection.dialect.name == "postgresql":
+                assert submit_of_others()
+            assert not any(one.done() for one in others)
+        finally:
+            go_on.set()
+        assert len({one.result() for one in (first, *others)}) == 2 * CONNECTIONS + 1

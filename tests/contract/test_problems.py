@@ -202,3 +202,29 @@ def test_the_first_address_leads_on(stage: Stage) -> None:
         assert stage.keyless().get(told[name]).status_code == 200
     browser = stage.keyless().get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (browser.status_code, browser.headers["location"]) == (307, "/docs")
+
+
+#: Half of a character, as JSON escapes it.
+_HALF = r'"\ud800"'
+
+
+def test_half_of_a_character_is_refused_at_every_door_and_quoted(stage: Stage) -> None:
+    bodies = [
+        f"{{{_HALF}: 1}}",
+        f"[{_HALF}]",
+        f'{{"prompt": {_HALF}, "seed": {{"a": {_HALF}}}}}',
+        f'{{"prompt": "a", "model": {_HALF}, "override_settings": {{{_HALF}: {_HALF}}}}}',
+    ]
+    paths = stage.keyless().get("/openapi.json").json()["paths"]
+    doors = [(method, path) for path in paths for method in paths[path] if method in ("post", "put", "patch")]
+    assert len(doors) > 10
+    quoted = 0
+    for method, path in doors:
+        for body in bodies:
+            answer = stage.client().request(
+                method, re.sub(r"{.*?}", "x", path), content=body, headers={"Content-Type": "application/json"}
+            )
+            assert 400 <= answer.status_code < 500, (method, path, body, answer.text)
+            assert answer.json()
+            quoted += r"\ud800" in answer.text
+    assert quoted

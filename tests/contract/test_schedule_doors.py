@@ -1,11 +1,16 @@
 """Schedules over HTTP: made, looked into, changed; what cannot be meant is refused by its field."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from scheduler.cli.main import cli
+from storage.renders.firings import Firings
+from storage.renders.schedules import FiringOutcome, Schedules
 from tests.contract.stage import Stage, running_stage
 
 pytestmark = pytest.mark.slow
@@ -173,6 +178,58 @@ def test_the_api_reads_no_prompts_but_where_the_farm_allows_it(
     refused(ann.post("/v1/schedules", json=asked), "prompts_at_firing")
     both = {"prompts_at_firing": "s3://prompts/a.txt", "prompt": "a"}
     refused(ann.post("/v1/schedules", json=asked | {"render": both}), "not together with prompt")
+
+
+@pytest.fixture
+def idle(stage: Stage) -> Iterator[Stage]:
+    """Nobody renders."""
+    stage.working.clear()
+    yield stage
+    stage.working.set()
+    stage.changed.set()
+
+
+@pytest.mark.usefixtures("idle")
+def test_running_one_now_accepts_its_render_in_the_call_and_says_what_that_waits_for(ann: httpx.Client) -> None:
+    add(ann, "now", cron="@yearly")
+    fired = ann.post("/v1/schedules/now/run-now").json()
+    assert (fired["outcome"], fired["note"]) == ("fired", "by hand")
+    assert fired["why"].startswith("no worker runs")
+    followed = ann.get(f"/v1/renders/{fired['render_id']}").json()
+    assert (followed["state"], followed["total"]) == ("waiting", 1)
+
+
+def test_one_that_a_rule_keeps_from_running_now_says_which_whatever_the_clock_has_taken(
+    ann: httpx.Client, idle: Stage
+) -> None:
+    add(ann, "busy", cron="@yearly")
+    first = ann.post("/v1/schedules/busy/run-now").json()["render_id"]
+    services = idle.services
+    schedules = Schedules(services.database)
+    due = {schedules.now() + 60: FiringOutcome.TAKEN}
+    assert Firings(services.database, services.jobs).take(schedules.get("busy", owner="ann"), due)
+    assert ann.post("/v1/schedules/busy/run-now").json() == {
+        "name": "busy",
+        "render_id": None,
+        "outcome": "skipped",
+        "note": f"render {first} was not finished",
+        "why": None,
+    }
+
+
+def test_the_command_says_what_became_of_a_schedule_that_it_ran(ann: httpx.Client, idle: Stage) -> None:
+    add(ann, "told", cron="@yearly")
+    environment = {"FARM_HOME": str(idle.services.settings.home), "FARM_OWNER": "ann"}
+
+    def run_now() -> str:
+        return CliRunner().invoke(cli, ["schedule", "run-now", "told"], env=environment).output
+
+    said = run_now()
+    found = re.fullmatch(r"schedule told fired: render (\w+)\n(.*)", said, re.DOTALL)
+    assert found is not None, said
+    assert f"`farm watch {found[1]}`" in found[2]
+    assert "it waits: no worker runs" in found[2]
+    assert run_now() == f"schedule told did not fire: render {found[1]} was not finished\n"
 
 
 def test_one_that_has_ended_is_not_run_now(ann: httpx.Client, stage: Stage) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.openapi.utils import get_openapi
 from sqlalchemy import event, update
 
 from scheduler.api.access import Caller
@@ -284,6 +287,28 @@ def test_streams_that_join_at_any_event_are_told_all_that_follow(stage: Stage, h
 # -- one reader for all ----------------------------------------------------------------------------------------
 
 
+def test_the_openapi_document_is_built_while_others_are_answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    building, go_on = threading.Event(), threading.Event()
+
+    def slowly(**parts: Any) -> dict[str, Any]:
+        building.set()
+        assert go_on.wait(120)
+        return get_openapi(**parts)
+
+    monkeypatch.setattr("fastapi.applications.get_openapi", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(stage.keyless().get, "/openapi.json", timeout=120) for _ in range(2)]
+        try:
+            assert building.wait(120)
+            assert stage.client().get("/healthz").status_code == 200
+            assert stage.client().get("/v1/renders").status_code == 200
+        finally:
+            go_on.set()
+        first, second = (one.result().json() for one in asked)
+    assert first == second
+    assert "/v1/renders" in first["paths"]
+
+
 class Statements:
     """Counts what is sent to a database."""
 
@@ -292,7 +317,8 @@ class Statements:
         event.listen(database.engine, "before_cursor_execute", self._count)
 
     def _count(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self.sent += not statement.startswith("BEGIN")
+        # Behind a pooler each transaction begins with the settings, in place of the session.
+        self.sent += not statement.startswith(("BEGIN", "SELECT set_config("))
 
 
 def test_one_look_reads_for_all_who_wait(farm: Jobs, database: Database) -> None:

@@ -159,12 +159,14 @@ def test_messages_of_others_arrive_while_one_receiver_answers_none_of_many(
 def test_an_owner_of_many_receivers_that_answer_nothing_holds_up_no_other_owner(
     database: Database, receiver: Receiver
 ) -> None:
-    with Quiet(hosts=20) as dead:
+    # Twice as many as there are places, and due before.
+    with Quiet(hosts=2 * DeliveryPlaces().total) as dead:
         note(database, *(("ann", url) for url in dead.urls))
         note(database, *[("bob", receiver.url)] * 64)
         with delivering(database), dead:
             eventually(lambda: len(receiver.got) == 64, "all of bob's are delivered")
-            eventually(lambda: dead.met == DeliveryPlaces().per_owner, "as many of ann's as may be are under way")
+            eventually(lambda: dead.met >= DeliveryPlaces().per_owner, "as many of ann's as may be are under way")
+            assert dead.met == DeliveryPlaces().per_owner
 
 
 def test_a_receiver_of_two_owners_that_answers_one_of_them_nothing_has_places_for_the_other(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _MOST_READ = 2**20
 _DRIP_SECONDS = 0.5
 _SLOW_AT_ONCE = 20
 _VANISHING_AT_ONCE = 10
+#: More than a key may have of each, waiting callers and streams.
+_CROWD_OF_EACH = 320
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -70,6 +73,8 @@ class Pace:
     addresses: float = 0.1
     #: Between one crowd that vanishes, or is slow, and the next.
     crowds: float = 1.0
+    #: Between two of a crowd that stays.
+    arrivals: float = 0.05
 
 
 @dataclass(kw_only=True)
@@ -93,6 +98,7 @@ class Strangers:
             (self.signed_addresses, self.pace.addresses),
             (self.slow, self.pace.crowds),
             (self.vanishing, self.pace.crowds),
+            (self.crowding, self.pace.crowds),
         )
         with ThreadPoolExecutor(len(kinds), thread_name_prefix="stranger") as threads:
             running = [
@@ -239,6 +245,47 @@ class Strangers:
             self.stop.wait(rng.uniform(0.1, 2.0))
         for number in range(len(crowd)):
             self.tally.ended("vanishing client", "left a stream" if number % 2 else "left while it waited")
+
+    def crowding(self, rng: Random) -> None:
+        """Wait for a render and follow it with more connections than a key may have, and stay for a while."""
+        # Held for years, and submitted again and again under one key: it needs no device.
+        body = json.dumps({"prompt": "a star", "model": "slow", "not_before": "2099-01-01 00:00"})
+        head = f"Host: farm\r\nAuthorization: Bearer {self.badges.key}\r\n"
+        waits = f"POST /v1/renders HTTP/1.1\r\n{head}Content-Type: application/json\r\nIdempotency-Key: crowd\r\n"
+        waits += f"Prefer: wait=60\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        headers = {**_JSON, "Authorization": f"Bearer {self.badges.key}", "Idempotency-Key": "crowd"}
+        told = self._asked("caller in a crowd", "POST", "/v1/renders", body.encode(), headers, patience=60)
+        if told is None or told.status != 202:
+            return
+        follows = f"GET /v1/renders/{json.loads(told.words)['id']}/events HTTP/1.1\r\n{head}\r\n"
+        with ExitStack() as held:
+            crowd: list[socket.socket] = []
+            while len(crowd) < 2 * _CROWD_OF_EACH and not self.stop.wait(self.pace.arrivals):
+                crowd.append(held.enter_context(closing(self._connection())))
+                _send(crowd[-1], waits if len(crowd) % 2 else follows)
+            self.stop.wait(rng.uniform(2.0, 20.0))
+            for number, one in enumerate(crowd):
+                self._told("stream in a crowd" if number % 2 else "caller in a crowd", one)
+
+    def _told(self, kind: str, connection: socket.socket) -> None:
+        """Note what a connection was answered so far."""
+        connection.settimeout(0.0)
+        try:
+            head, _, words = connection.recv(_MOST_READ).decode(errors="replace").partition("\r\n\r\n")
+        except BlockingIOError:
+            self.tally.ended(kind, "waited")
+            return
+        except OSError as error:
+            self.tally.ended(kind, f"cut off ({type(error).__name__})")
+            return
+        if not head:
+            self.tally.ended(kind, "cut off")
+            return
+        after = re.search(r"^retry-after: *(\S+)", head, re.M | re.I)
+        status = int(head.split(" ", 2)[1])
+        self.tally.answered(
+            kind, f"{kind} /v1/renders", Told(status=status, retry_after=after and after[1], words=words)
+        )
 
     # -- asking ------------------------------------------------------------------------------------------------
 

@@ -20,4 +20,5 @@ def test_strangers_get_no_internal_error_and_nothing_that_is_not_theirs(tmp_path
     assert siege.undisturbed.errors == siege.hostile.errors == []
     assert siege.accepted > 0
     kinds = {"generated", "bomb", "slow client", "vanishing client", "replayed address", "forged address"}
-    assert kinds | {"forged or revoked key"} == set(siege.requests)
+    crowds = {"stream in a crowd", "caller in a crowd"}
+    assert kinds | crowds | {"forged or revoked key"} == set(siege.requests)

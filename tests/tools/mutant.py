@@ -1,4 +1,4 @@
-"""What a mutant is (`tests.tools.mutants`)."""
+"""What a mutant is: an old fault, where it was, and the tests that must catch it."""
 
 from dataclasses import dataclass
 

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import click
 
+from tests.tools.answer_mutants import OF_ANSWERS
+from tests.tools.leftover_mutants import OF_LEFTOVERS
 from tests.tools.mutant import Change, Mutant
-from tests.tools.slot_mutants import SLOT_MUTANTS
+from tests.tools.slot_mutants import OF_SLOTS
+from tests.tools.webhook_mutants import OF_WEBHOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 600
@@ -23,6 +26,9 @@ _NOTICED = ("caught", "hung")
 
 
 MUTANTS: Sequence[Mutant] = (
+    *OF_ANSWERS,
+    *OF_LEFTOVERS,
+    *OF_WEBHOOKS,
     Mutant(
         fault="a farm is open again when its last key has ended",
         changes=(
@@ -107,8 +113,8 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/access/quotas.py",
-                old='    if limits == Limits(work=limits.work) or connection.dialect.name != "postgresql":\n',
-                new='    if limits == Limits(work=limits.work) or connection.dialect.name != "":\n',
+                old='    if not is_alone(limits) or connection.dialect.name != "postgresql":\n',
+                new='    if not is_alone(limits) or connection.dialect.name != "":\n',
             ),
         ),
         tests=(
@@ -324,7 +330,7 @@ MUTANTS: Sequence[Mutant] = (
         ),
         tests=("tests/pipelines/test_threads.py",),
     ),
-    *SLOT_MUTANTS,
+    *OF_SLOTS,
 )
 
 

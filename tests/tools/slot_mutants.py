@@ -6,7 +6,7 @@ from tests.tools.mutant import Change, Mutant
 
 _LOOP, _IN_HAND, _CLAIMS = (f"worker/serving/{name}.py" for name in ("denoising", "slot_jobs", "claims_ahead"))
 
-SLOT_MUTANTS: Sequence[Mutant] = (
+OF_SLOTS: Sequence[Mutant] = (
     Mutant(
         fault="a call of the model takes as many pictures as are in hand",
         changes=(

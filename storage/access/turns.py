@@ -1,0 +1,55 @@
+"""Turns of limited keys: in a process, requests of one key wait for one another without a connection to the database.
+
+Of those there are few, for everybody. Between processes the lock of `storage.access.quotas.accept_alone` does the same.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storage.access.keys import Limits
+from storage.access.quotas import is_alone
+from storage.errors import DatabaseBusy
+
+#: As long as a connection is waited for.
+_PATIENCE_SECONDS = 30.0
+
+
+class _Turns:
+    def __init__(self) -> None:
+        self._known = threading.Lock()
+        #: Key → its lock, and how many have it or wait for it.
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def taken(self, key_id: str) -> Iterator[None]:
+        with self._known:
+            lock, users = self._locks.get(key_id, (threading.Lock(), 0))
+            self._locks[key_id] = lock, users + 1
+        try:
+            if not lock.acquire(timeout=_PATIENCE_SECONDS):
+                raise DatabaseBusy("other requests of this key are being accepted; try again")
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._known:
+                users = self._locks[key_id][1] - 1
+                if users:
+                    self._locks[key_id] = lock, users
+                else:
+                    del self._locks[key_id]
+
+
+_turns = _Turns()
+
+
+@contextmanager
+def turn_of(key_id: str | None, limits: Limits) -> Iterator[None]:
+    """Wait until no other request of a limited key is accepted in this process. Raises DatabaseBusy."""
+    if key_id is None or not is_alone(limits):
+        yield
+        return
+    with _turns.taken(key_id):
+        yield
