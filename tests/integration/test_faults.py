@@ -8,7 +8,7 @@ import pytest
 from scheduler.services import open_services
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
-from storage.jobs.values import Submission
+from storage.jobs.values import NewJob, Submission
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.picture import Request
@@ -42,16 +42,28 @@ def with_fault(farm: Farm, fault: str, *, name: str = "faulty") -> str:
     return str(file)
 
 
-def submit(farm: Farm, registry: str, n: int, *, prompt: str = "a red star", others: tuple[str, ...] = ()) -> str:
+def submit(
+    farm: Farm,
+    registry: str,
+    n: int,
+    *,
+    prompt: str = "a red star",
+    others: tuple[str, ...] = (),
+    steps: tuple[int, ...] = (2,),
+) -> str:
     """A render of `narrow`, with the farm's tickets published."""
     settings = farm.settings.model_copy(update={"models_file": Path(registry)})
     services = open_services(settings)
     prompts = [*others, *[prompt] * (n - len(others))]
     specs = [
-        services.registry.resolve(Request.parse({"prompt": words, "model": "narrow"}), seed=seed)
+        services.registry.resolve(
+            Request.parse({"prompt": words, "model": "narrow", "num_inference_steps": steps[seed % len(steps)]}),
+            seed=seed,
+        )
         for seed, words in enumerate(prompts)
     ]
-    render_id = services.jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"narrow": 8})
+    wanted = [NewJob(spec=spec, by_slots=True) for spec in specs]
+    render_id = services.jobs.submit(wanted, Submission(owner="ann", priority=Priority.NORMAL), quanta={"narrow": 8})
     services.database.close()
     farm.tickets.publish("narrow", Priority.NORMAL, 2)
     return render_id
@@ -133,6 +145,26 @@ def test_a_device_that_hangs_is_given_up_and_its_jobs_are_done_elsewhere(farm: F
     assert {row.worker for row in farm.rows(render_id)} == {"simulated-0@healthy"}
     eventually(lambda: not psutil.pid_exists(worker.pid), "the hanging process is gone")
     eventually(lambda: "simulated:0" in device_processes(supervisor), "the device has a worker again")
+
+
+def test_what_was_claimed_ahead_of_a_hanging_call_counts_no_attempt(farm: Farm, log: FaultLog) -> None:
+    hanging = with_fault(farm, 'kind = "hang", prompt = "stuck"', name="hanging")
+    farm.workers(1, FARM_MODELS_FILE=hanging, FARM_LEASE_SECONDS="600", FARM_STALL_SECONDS="3")
+    [worker] = farm.services.workers.all()
+    # Of different steps: they leave one by one, and others are claimed ahead.
+    render_id = submit(farm, hanging, 160, others=("a star",) * 40 + ("stuck",), steps=(5, 17, 40, 26, 11))
+
+    eventually(lambda: log.latest(limit=1), "the watchdog has noticed")
+    eventually(lambda: [w.pid for w in farm.services.workers.all()] != [worker.pid], "another process has the device")
+    done = farm.render(render_id).done
+    # By then all that was left behind was found.
+    eventually(lambda: farm.render(render_id).done > done, "it goes on")
+    farm.services.jobs.cancel(render_id)
+    met = [row for row in farm.rows(render_id) if row.fault is not None or row.suspect]
+    faults = log.latest(limit=1000)
+    assert {fault.fault for fault in faults} == {Fault.TIMEOUT}
+    # A call's.
+    assert len(met) <= 8
 
 
 def test_a_worker_that_fails_everything_is_left_out_and_the_jobs_are_done_elsewhere(farm: Farm, log: FaultLog) -> None:

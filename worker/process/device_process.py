@@ -13,7 +13,7 @@ from celery import Celery
 
 from storage.broker.tickets import Tickets
 from storage.database.connection import Database
-from storage.errors import DatabaseProblem, WorkerNameTaken
+from storage.errors import FarmError, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import MemoryLimits
 from storage.fleet.workers import NewWorker, Workers
@@ -139,9 +139,11 @@ class DeviceProcess:
         log.error("device hangs, its process ends", extra={"device": self.me.device, "silent_seconds": seconds})
         try:
             self._jobs.recover(hanging, Fault.TIMEOUT, f"no step for {seconds:.0f} s")
-            # Before the parent finds them left behind, and counts an attempt.
-            self._jobs.give_back(self._leases.ahead())
-        except DatabaseProblem as error:
+            # Before the parent finds them left behind, and counts an attempt: also what was claimed and not taken yet.
+            found = self.turn.ahead.answer()
+            late = () if found is None or found.claim is None else found.claim.jobs
+            self._jobs.give_back([*self._leases.ahead(), *late])
+        except FarmError as error:
             log.warning("the jobs in hand return when their leases expire", extra={"error": error})
         self._leases.until_published(_LAST_SECONDS)
         self.leave()
