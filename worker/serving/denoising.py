@@ -4,18 +4,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, ServiceProblem
-from storage.fleet.memory_limits import MemoryLimit
 from storage.jobs.values import Claim, RenderedBatch
 from storage.rules.ids import batch_id
 from storage.rules.states import Priority
 from storage.spec.models import Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
+from worker.serving.batch_limits import CallLimit
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
 from worker.serving.slot_jobs import SlotJob, SlotJobs
+from worker.serving.tick_sizes import TickSizes
 from worker.serving.tick_threads import TickThreads
 
 log = logging.getLogger(__name__)
@@ -57,10 +58,12 @@ class Denoising:
         self._hooks = hooks
         self._jobs = SlotJobs()
         self._threads = TickThreads(context.threads, model)
+        self._sizes = TickSizes(context.batch_limits, model)
         self._made = 0
         #: Nobody joins any more.
         self._closed = False
-        self._deep = False
+        #: How many wait in the queue, as far as they were counted.
+        self._backlog = 0
         #: The last claim found nothing.
         self._dry = False
         self._looked_at = time.monotonic()
@@ -97,31 +100,37 @@ class Denoising:
         lead = self._jobs.lead()
         if lead is None:
             return self._ahead.is_asking
-        limit = self._context.batch_limits.limit(self._model, lead.job)
-        self._ask(limit.pictures)
-        self._call(self._jobs.next_call(lead, limit.pictures, self._context.pace), limit)
+        limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
+        self._ask(limit)
+        at_most = self._sizes.goes_on(limit)
+        self._call(self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most), limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: int) -> None:
+    def _ask(self, limit: CallLimit) -> None:
         """Ask the queue for jobs where there is room for them, and whether anything more urgent waits."""
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
         now, held = time.monotonic(), len(self._jobs)
-        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= limit or self._ahead.others_are_due(now)):
+        limits = self._context.batch_limits
+        slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
+        count_to = limits.count_to(self._model, limit)
+        deep = self._backlog >= limits.enough(self._model, max(slots, self._model.batch))
+        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.others_are_due(now)):
             self._looked_at = now
-            free = limit - held
             # Looking costs less than a claim that finds nothing.
-            self._ahead.look(self._model, take={one: max(free, n) for one, n in self._jobs.less_urgent(limit).items()})
-        elif not self._dry and (held < limit or (self._deep and held <= limit + limit // 2)):
-            self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
+            less_urgent = self._jobs.less_urgent(limit.pictures)
+            take = {one: max(slots - held, n) for one, n in less_urgent.items()}
+            self._ahead.look(self._model, take=take, count_to=count_to)
+        elif not self._dry and (held < slots or (deep and held <= slots + slots // 2)):
+            self._ahead.claim(self._model, (2 * slots if deep else slots) - held, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:
             return
-        if found.deep is not None:
-            self._deep = found.deep
+        if found.backlog is not None:
+            self._backlog = found.backlog
         if found.asked:
             self._dry = found.claim is None
         if found.claim is not None:
@@ -173,7 +182,7 @@ class Denoising:
 
     # -- the device --------------------------------------------------------------------------------------------
 
-    def _call(self, called: Sequence[SlotJob], limit: MemoryLimit) -> None:
+    def _call(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
         """Make one call of the model for these jobs, and hand over those that are finished by it."""
         context, started = self._context, time.monotonic()
         if limit.frugal:
@@ -202,11 +211,12 @@ class Denoising:
         self._threads.took(seconds)
         if not admitting:
             context.pace.took(called[0].key, len(called), seconds)
+            self._sizes.took(called, rows=self._loop.last_rows[0], seconds=seconds)
         for one in called:
             one.seconds += seconds / len(called)
         for position, why in failed.items():
             self._fail([called[position]], why)
-        self._show(called, limit.pictures)
+        self._show(called, limit)
         left = [one for position, one in enumerate(called) if position not in failed]
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
 
@@ -236,7 +246,7 @@ class Denoising:
         self._jobs.remove(failed)
         self._context.report_fault([one.job for one in failed], error.fault, str(error))
 
-    def _develop(self, finished: Sequence[SlotJob], limit: MemoryLimit) -> None:
+    def _develop(self, finished: Sequence[SlotJob], limit: CallLimit) -> None:
         if not finished:
             return
         slots = [one.slot for one in finished if one.slot is not None]
@@ -253,7 +263,7 @@ class Denoising:
             elif not limit.frugal and self._context.batch_limits.give_way(
                 self._model, [finished[0].job], limit, self._loaded
             ):
-                self._develop(finished, MemoryLimit(pictures=1, frugal=True))
+                self._develop(finished, replace(limit, pictures=1, frugal=True))
             else:
                 self._fail(finished, error)
             return
@@ -295,10 +305,11 @@ class Denoising:
             self._context.heartbeat.rendered_by(group[0][1].recipe.get("threads"))
             self._hooks.rendered(len(jobs), seconds)
 
-    def _show(self, called: Sequence[SlotJob], limit: int) -> None:
+    def _show(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
-        counts = self._context.counter.count(called, self._jobs, self._loop, limit)
+        counts = self._context.counter.count(called, self._jobs, self._loop, limit.pictures)
         heartbeat = self._context.heartbeat
+        heartbeat.limited(limit.pictures, limit.reason)
         heartbeat.now(state="rendering", batch=len(called))
         heartbeat.denoised(counts)
         heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)

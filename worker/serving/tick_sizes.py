@@ -1,0 +1,69 @@
+"""How many slots a loop's calls are made for: the limit, or more or fewer while those are tried."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from storage.fleet.learned_limits import LimitReason
+from storage.rules.states import Priority
+from storage.spec.models import Model
+from worker.serving.batch_limits import BatchLimits, CallLimit, is_learned
+from worker.serving.slot_jobs import SlotJob, SlotJobs
+
+#: Calls of a sample.
+_CALLS = 8
+#: An urgent picture waits for a whole call, and so does whoever cancels.
+_LONGEST_CALL_SECONDS = 1.0
+
+
+class TickSizes:
+    """Chooses limits for the calls of one loop, and tells `BatchLimits` what they took."""
+
+    def __init__(self, limits: BatchLimits, model: Model) -> None:
+        self._limits = limits
+        self._model = model
+        self._sampled: tuple[str, int] | None = None
+        #: Seconds for a picture's share, and for all, of each call of a sample.
+        self._sample: list[tuple[float, float]] = []
+
+    def choose(self, lead: SlotJob, held: SlotJobs, *, waiting: int) -> CallLimit:
+        """Return the limit of the next call; those beyond it that have begun go on (`goes_on`).
+
+        Args:
+            held: all that is in hand.
+            waiting: how many wait in the queue, as far as it was counted.
+        """
+        limit = self._limits.limit(self._model, lead.job)
+        if not is_learned(self._model) or lead.is_single or any(_is_urgent(one) for one in held):
+            return limit
+        begun = sum(one.slot is not None and one.key == lead.key for one in held)
+        tried = self._limits.trial(self._model, lead.job, lead.key, longest=_LONGEST_CALL_SECONDS)
+        if tried is not None and self._may_try(tried, limit, begun=begun, waiting=waiting):
+            limit = replace(limit, pictures=tried, reason=LimitReason.TRIAL)
+        return limit
+
+    def goes_on(self, limit: CallLimit) -> int:
+        """Return for how many a call may be made so that whoever has begun does not step aside for a trial's end."""
+        return limit.fits if is_learned(self._model) else limit.pictures
+
+    def took(self, called: Sequence[SlotJob], *, rows: int, seconds: float) -> None:
+        """Note a call in which none was new, of so many rows of pictures."""
+        key, lead = (called[0].key, len(called)), called[0]
+        if lead.is_single:
+            return
+        if key != self._sampled:
+            self._sampled, self._sample = key, []
+        # Guided pictures have two rows: a call of others is not faster for its size.
+        self._sample.append((seconds / max(1, rows), seconds))
+        if len(self._sample) == _CALLS:
+            share, seconds = min(self._sample)
+            self._limits.took(self._model, lead.job, lead.key, pictures=len(called), share=share, seconds=seconds)
+            self._sample = []
+
+    def _may_try(self, tried: int, limit: CallLimit, *, begun: int, waiting: int) -> bool:
+        if tried > limit.pictures:
+            return limit.reason is not LimitReason.MEMORY and waiting >= self._limits.enough(self._model, tried)
+        return begun <= tried
+
+
+def _is_urgent(one: SlotJob) -> bool:
+    return one.job.priority is Priority.INTERACTIVE
