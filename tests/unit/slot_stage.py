@@ -11,6 +11,7 @@ from PIL import Image
 
 from storage.errors import FarmError, RenderFailed
 from storage.fleet.fault_log import FaultLog
+from storage.fleet.learned_limits import CallKind, LearnedLimit
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.fleet.workers import Workers
 from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
@@ -21,6 +22,7 @@ from storage.spec.models import SimulatedModel
 from storage.spec.picture import Spec
 from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
 from worker.serving.batch import WorkerContext
+from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
@@ -128,6 +130,19 @@ class _Store:
         raise AssertionError(key)
 
 
+class LearnedInMemory:
+    """`worker.serving.services.SharedLearnedLimits` of one test."""
+
+    def __init__(self) -> None:
+        self.known: dict[CallKind, LearnedLimit] = {}
+
+    def of(self, kind: CallKind) -> LearnedLimit | None:
+        return self.known.get(kind)
+
+    def learn(self, kind: CallKind, limit: LearnedLimit) -> None:
+        self.known[kind] = limit
+
+
 class _Limits:
     def __init__(self) -> None:
         self.known: dict[Load, MemoryLimit] = {}
@@ -210,6 +225,9 @@ class Stage:
     queue: Queue = field(default_factory=Queue)
     model: FakeModel = field(default_factory=FakeModel)
     limits: _Limits = field(default_factory=_Limits)
+    learned: LearnedInMemory = field(default_factory=LearnedInMemory)
+    #: How many serve the model.
+    workers: int = 1
     counter: SlotCounter = field(default_factory=SlotCounter)
     stopping: bool = False
     stays: bool = True
@@ -234,18 +252,23 @@ class Stage:
             jobs=self.queue,
             leases=self.leases,
             watchdog=watchdog,
-            batch_limits=BatchLimits(self.limits, device_name="d"),
+            batch_limits=BatchLimits(
+                self.limits,
+                device_name="d",
+                learner=BatchLearner(self.learned, device_name="d"),
+                workers=lambda _: self.workers,
+            ),
             threads=ThreadChoice(None),
             publisher=publisher,
             heartbeat=self.heartbeat,
             counter=self.counter,
         )
 
-    def run(self, batch_limit: int = 2) -> int:
+    def run(self, batch_limit: int | None = 2) -> int:
         """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
         context = self.context()
         model = MODEL.model_copy(update={"batch_limit": batch_limit})
-        claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
+        claim = self.queue.claim(model="m", worker="w", limit=model.batch)
         assert claim is not None
         loop = Denoising(
             model,

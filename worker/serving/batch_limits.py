@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 #: How soon a worker sees what the others have learned, and which others there are.
 _FRESH_SECONDS = 30.0
-#: There is enough for all while so many batches wait: with fewer, others are to have them.
+#: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
 _DEEP_BATCHES = 4
+#: A larger number is tried while at least so many batches of it wait.
+_TRIAL_BATCHES = 2
 #: What waits for a batch waits for all of it.
 _LONGEST_BATCH_SECONDS = 15.0
 
@@ -90,13 +92,18 @@ class BatchLimits:
         if self._learner is not None and is_learned(model):
             self._learner.took(model, job, key, pictures=pictures, share=share, seconds=seconds)
 
-    def enough(self, model: Model, pictures: int) -> int:
-        """Return how many jobs must wait so that a batch of this size takes nothing from anybody."""
-        return pictures * max(_DEEP_BATCHES, self.workers(model) if is_learned(model) else 0)
+    def enough(self, model: Model, tried: int) -> int:
+        """Return how many jobs must wait so that a trial with so many takes nothing from anybody."""
+        return tried * max(_TRIAL_BATCHES, self.workers(model))
+
+    def deep(self, model: Model, slots: int) -> int:
+        """Return how many jobs must wait so that some may be claimed ahead."""
+        return _DEEP_BATCHES * max(slots, model.batch)
 
     def count_to(self, model: Model, limit: CallLimit) -> int:
-        """Return how far to count what waits: for a trial of twice as many, where there may be one."""
-        return self.enough(model, max(model.batch, 2 * limit.pictures if is_learned(model) else limit.pictures))
+        """Return how far what waits has to be counted."""
+        deep = self.deep(model, limit.pictures)
+        return max(deep, self.enough(model, 2 * limit.pictures)) if is_learned(model) else deep
 
     def for_batch(self, model: Model, jobs: Sequence[ClaimedJob]) -> CallLimit:
         """Return the limit for jobs that one pipeline call could make: as it is, or as it is tried with so many."""
@@ -130,12 +137,12 @@ class BatchLimits:
     def may_hold(self, model: Model, limit: CallLimit, *, held: int, waiting: int) -> int:
         """Return how many jobs a worker may have for its next call, while so many more wait.
 
-        What is learned is no right to more than a batch while others find less: of what waits, each worker may have its
-        share.
+        What is learned is no right to more than a batch while others find less: as if all of them were idle, each may
+        have its share of what is here and waits.
         """
         if not is_learned(model) or limit.pictures <= model.batch:
             return limit.pictures
-        return max(model.batch, min(limit.pictures, held + waiting // self.workers(model)))
+        return max(model.batch, min(limit.pictures, (held + waiting) // self.workers(model)))
 
     def workers(self, model: Model) -> int:
         """Return how many workers serve a model, at least 1."""

@@ -116,7 +116,7 @@ class Denoising:
         limits = self._context.batch_limits
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)
-        deep = self._backlog >= limits.enough(self._model, max(slots, self._model.batch))
+        deep = self._backlog >= limits.deep(self._model, slots)
         if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.others_are_due(now)):
             self._looked_at = now
             # Looking costs less than a claim that finds nothing.

@@ -20,7 +20,7 @@ class SizePace:
 
     #: Seconds for a picture's share, one of each sample; the first sample prepared kernels and is not among them.
     samples: deque[float]
-    #: Of the last call.
+    #: For a whole call, the least.
     seconds: float = math.inf
     at: float = -math.inf
 
@@ -84,7 +84,7 @@ class KneeSearch:
                 del self._paces[next(iter(self._paces))]
             return False
         pace.samples.append(share)
-        pace.seconds, pace.at = seconds, now
+        pace.seconds, pace.at = min(seconds, pace.seconds), now
         return self._judge(key, pictures, pace, now)
 
     def _judge(self, key: str, tried: int, pace: SizePace, now: float) -> bool:

@@ -12,7 +12,7 @@ from worker.serving.slot_jobs import SlotJob, SlotJobs
 #: Calls of a sample.
 _CALLS = 8
 #: An urgent picture waits for a whole call, and so does whoever cancels.
-_LONGEST_CALL_SECONDS = 1.0
+_LONGEST_CALL_SECONDS = 2.0
 
 
 class TickSizes:
@@ -22,8 +22,8 @@ class TickSizes:
         self._limits = limits
         self._model = model
         self._sampled: tuple[str, int] | None = None
-        #: Seconds for a picture's share, and for all, of each call of a sample.
-        self._sample: list[tuple[float, float]] = []
+        #: Rows of each call of a sample, and seconds.
+        self._sample: list[tuple[int, float]] = []
 
     def choose(self, lead: SlotJob, held: SlotJobs, *, waiting: int) -> CallLimit:
         """Return the limit of the next call; those beyond it that have begun go on (`goes_on`).
@@ -52,12 +52,15 @@ class TickSizes:
             return
         if key != self._sampled:
             self._sampled, self._sample = key, []
+        self._sample.append((max(1, rows), seconds))
+        if len(self._sample) < _CALLS:
+            return
+        # Of all calls, not the fastest: short ones are the likeliest to meet no other program.
+        spent = sum(seconds for _, seconds in self._sample)
         # Guided pictures have two rows: a call of others is not faster for its size.
-        self._sample.append((seconds / max(1, rows), seconds))
-        if len(self._sample) == _CALLS:
-            share, seconds = min(self._sample)
-            self._limits.took(self._model, lead.job, lead.key, pictures=len(called), share=share, seconds=seconds)
-            self._sample = []
+        share = spent / sum(rows for rows, _ in self._sample)
+        self._limits.took(self._model, lead.job, lead.key, pictures=len(called), share=share, seconds=spent / _CALLS)
+        self._sample = []
 
     def _may_try(self, tried: int, limit: CallLimit, *, begun: int, waiting: int) -> bool:
         if tried > limit.pictures:
