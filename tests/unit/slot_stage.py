@@ -212,6 +212,9 @@ class FakeModel:
         self.last_rows = (len(slots), 4)
         return failed
 
+    def finish(self) -> None:
+        pass
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         self.developing([slot.spec.seed for slot in slots])
         assert all(slot.made == slot.calls for slot in slots)

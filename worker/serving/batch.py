@@ -113,7 +113,8 @@ class Batch:
         if limit.frugal:
             # Another worker found this necessary, or this one before it loaded the model again.
             loaded.save_memory()
-        context.heartbeat.limited(limit.pictures, limit.reason)
+        if not jobs[0].together:
+            context.heartbeat.limited(limit.pictures, limit.reason)
         steps, of = itertools.count(1), model_calls(jobs[0].spec, self.model)
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:

@@ -68,6 +68,10 @@ class BatchLearner:
         known = self._of(self._kind(model, job), model)
         return known.search.size, LimitReason.LEARNED if known.learned else LimitReason.DEFAULT
 
+    def is_searching(self, model: Model, job: ClaimedJob) -> bool:
+        """Tell whether more or fewer are still to be tried."""
+        return not self._of(self._kind(model, job), model).search.settled
+
     def trial(self, model: Model, job: ClaimedJob, key: str, *, most: int, longest: float) -> int | None:
         """Return with how many pictures to try a call, if enough wait; None: with none.
 

@@ -87,6 +87,10 @@ class BatchLimits:
         most = self.limit(model, job).fits
         return self._learner.trial(model, job, key, most=most, longest=longest)
 
+    def is_searching(self, model: Model, job: ClaimedJob) -> bool:
+        """Tell whether it is still to be found how many pictures like this job's are best."""
+        return self._learner is not None and is_learned(model) and self._learner.is_searching(model, job)
+
     def took(self, model: Model, job: ClaimedJob, key: str, *, pictures: int, share: float, seconds: float) -> None:
         """Note what calls of so many pictures took: a picture's share, and all of a call, in seconds."""
         if self._learner is not None and is_learned(model):

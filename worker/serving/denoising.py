@@ -194,8 +194,7 @@ class Denoising:
         try:
             if not (called := self._admit(called)):
                 return
-            slots = [one.slot for one in called if one.slot is not None]
-            failed = self._loop.tick(slots, threads=self._threads.choose([one.job for one in called]))
+            failed = self._tick(called)
             context.watchdog.end()
         except OutOfMemory as error:
             if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
@@ -211,7 +210,6 @@ class Denoising:
         self._threads.took(seconds)
         if not admitting:
             context.pace.took(called[0].key, len(called), seconds)
-            self._sizes.took(called, rows=self._loop.last_rows[0], seconds=seconds)
         for one in called:
             one.seconds += seconds / len(called)
         for position, why in failed.items():
@@ -219,6 +217,18 @@ class Denoising:
         self._show(called, limit)
         left = [one for position, one in enumerate(called) if position not in failed]
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
+
+    def _tick(self, called: Sequence[SlotJob]) -> Mapping[int, RenderFailed]:
+        slots = [one.slot for one in called if one.slot is not None]
+        threads = self._threads.choose([one.job for one in called])
+        if not self._sizes.measures(called[0]):
+            return self._loop.tick(slots, threads=threads)
+        self._loop.finish()
+        started = time.monotonic()
+        failed = self._loop.tick(slots, threads=threads)
+        self._loop.finish()
+        self._sizes.took(called, rows=self._loop.last_rows[0], seconds=time.monotonic() - started)
+        return failed
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
@@ -307,7 +317,7 @@ class Denoising:
 
     def _show(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
-        counts = self._context.counter.count(called, self._jobs, self._loop, limit.pictures)
+        counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)))
         heartbeat = self._context.heartbeat
         heartbeat.limited(limit.pictures, limit.reason)
         heartbeat.now(state="rendering", batch=len(called))

@@ -92,7 +92,7 @@ class Heartbeat:
 
     def limited(self, pictures: int, reason: str) -> None:
         """Note how many pictures a call may have at most, and why."""
-        self._limit = (pictures, reason)
+        self._limit = (pictures, str(reason))
 
     def denoised(self, slots: SlotCounts | None) -> None:
         """Note what the slots do."""

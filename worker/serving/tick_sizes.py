@@ -21,9 +21,8 @@ class TickSizes:
     def __init__(self, limits: BatchLimits, model: Model) -> None:
         self._limits = limits
         self._model = model
-        self._sampled: tuple[str, int] | None = None
-        #: Rows of each call of a sample, and seconds.
-        self._sample: list[tuple[int, float]] = []
+        #: Of each sample under way, by loop key and number of pictures: rows of each call, and seconds.
+        self._samples: dict[tuple[str, int], list[tuple[int, float]]] = {}
 
     def choose(self, lead: SlotJob, held: SlotJobs, *, waiting: int) -> CallLimit:
         """Return the limit of the next call; those beyond it that have begun go on (`goes_on`).
@@ -45,22 +44,24 @@ class TickSizes:
         """Return for how many a call may be made so that whoever has begun does not step aside for a trial's end."""
         return limit.fits if is_learned(self._model) else limit.pictures
 
+    def measures(self, lead: SlotJob) -> bool:
+        """Tell whether it is of use how long a call takes."""
+        return not lead.is_single and self._limits.is_searching(self._model, lead.job)
+
     def took(self, called: Sequence[SlotJob], *, rows: int, seconds: float) -> None:
-        """Note a call in which none was new, of so many rows of pictures."""
-        key, lead = (called[0].key, len(called)), called[0]
-        if lead.is_single:
-            return
-        if key != self._sampled:
-            self._sampled, self._sample = key, []
-        self._sample.append((max(1, rows), seconds))
-        if len(self._sample) < _CALLS:
+        """Note a call of so many rows of pictures, and how long the device took for it once all had slots."""
+        lead = called[0]
+        # Where pictures join and leave at each call, some are of fewer.
+        sample = self._samples.setdefault((lead.key, len(called)), [])
+        sample.append((max(1, rows), seconds))
+        if len(sample) < _CALLS:
             return
         # Of all calls, not the fastest: short ones are the likeliest to meet no other program.
-        spent = sum(seconds for _, seconds in self._sample)
+        spent = sum(seconds for _, seconds in sample)
         # Guided pictures have two rows: a call of others is not faster for its size.
-        share = spent / sum(rows for rows, _ in self._sample)
+        share = spent / sum(rows for rows, _ in sample)
         self._limits.took(self._model, lead.job, lead.key, pictures=len(called), share=share, seconds=spent / _CALLS)
-        self._sample = []
+        sample.clear()
 
     def _may_try(self, tried: int, limit: CallLimit, *, begun: int, waiting: int) -> bool:
         if tried > limit.pictures:
