@@ -170,6 +170,12 @@ def test_the_workers_are_listed(served: Home, render: Any) -> None:
     assert [line.split("@")[0] for line in lines] == ["cpu-0", "simulated-0"]
     told = served.farm("workers", "--json").json
     assert told[1]["models"] == ["simulated", "slow"]
+    # By the model that it rendered last.
+    limit, reason = told[1]["batch_limit"], told[1]["limit_reason"]
+    assert (
+        (limit, reason) == (2, "registry") if told[1]["model"] == "slow" else reason in ("default", "trial", "learned")
+    )
+    assert f"{limit}, {reason}" in lines[1]
     assert not any(worker["silent"] for worker in told)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import func, select, update
 
+from scheduler.api.response_models import WorkerAnswer
 from storage.database.connection import Database
 from storage.database.tables import learned_limits
 from storage.events.log import EventKind
@@ -72,7 +73,10 @@ def test_a_worker_tells_its_limit_and_why(database: Database) -> None:
     announce(crew, "w1")
     assert (crew.all()[0].batch_limit, crew.all()[0].limit_reason) == (None, None)
     crew.beat("w1", WorkerActivity(state="idle", model="tiny", pictures=0, batch_limit=32, limit_reason="learned"))
-    assert (crew.all()[0].batch_limit, crew.all()[0].limit_reason) == (32, "learned")
+    [worker] = crew.all()
+    assert (worker.batch_limit, worker.limit_reason) == (32, "learned")
+    answer = WorkerAnswer.of(worker)
+    assert (answer.batch_limit, answer.limit_reason) == (32, "learned")
 
 
 def test_a_batch_that_is_made_again_is_claimed_whole(database: Database) -> None:
