@@ -5,6 +5,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 from PIL import Image
@@ -236,6 +237,12 @@ class Stage:
     stays: bool = True
     tickets: list[Priority] = field(default_factory=list)
 
+    @cached_property
+    def batch_limits(self) -> BatchLimits:
+        """Return what a process keeps from loop to loop."""
+        learner = BatchLearner(self.learned, device_name="d")
+        return BatchLimits(self.limits, device_name="d", learner=learner, workers=lambda _: self.workers)
+
     def context(self) -> WorkerContext:
         """Return what a worker's batches need."""
         watchdog = Watchdog(stall_seconds=60)
@@ -255,12 +262,7 @@ class Stage:
             jobs=self.queue,
             leases=self.leases,
             watchdog=watchdog,
-            batch_limits=BatchLimits(
-                self.limits,
-                device_name="d",
-                learner=BatchLearner(self.learned, device_name="d"),
-                workers=lambda _: self.workers,
-            ),
+            batch_limits=self.batch_limits,
             threads=ThreadChoice(None),
             publisher=publisher,
             heartbeat=self.heartbeat,

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.rules.states import Priority
 from storage.spec.models import Model
-from tests.unit.slot_stage import MODEL, Stage, job, raising
+from tests.unit.slot_stage import MODEL, FakeSlot, Stage, job, raising
 from worker.rendering.backend import LoadedModel
 from worker.serving.call_pace import CallPace
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.help_call import HelpCall
+from worker.serving.slot_jobs import SlotJobs
 from worker.serving.turn import Turn
 
 INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
@@ -284,6 +285,21 @@ def test_others_ride_beside_an_urgent_picture_only_as_far_as_they_do_not_slow_it
     stage.run()
     assert sum(seeds == [3] for seeds in stage.model.ticks) == 10
     assert stage.calls_of() == {1: 40, 2: 40, 3: 10}
+
+
+def test_whoever_has_begun_goes_on_when_a_trial_of_more_ends() -> None:
+    jobs = SlotJobs()
+    jobs.add(job(number, 5) for number in range(1, 13))
+    *begun, waiting, _ = held = list(jobs)
+    for one in begun:
+        one.slot = FakeSlot(one.job.spec, None)
+
+    called = jobs.next_call(held[0], 4, CallPace(), at_most=64)
+    assert called == begun
+    # As far as it fits; and nobody joins beyond the limit.
+    assert jobs.next_call(held[0], 4, CallPace(), at_most=6) == held[:6]
+    assert jobs.next_call(held[0], 4, CallPace()) == held[:4]
+    assert waiting not in called
 
 
 def test_others_are_called_before_the_model_is_loaded(stage: Stage) -> None:

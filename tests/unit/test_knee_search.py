@@ -71,7 +71,9 @@ def test_the_knee_is_found_within_a_few_tries_and_kept(a: float, c: float) -> No
     assert calls.search.settled
     assert calls.search.size == knee(a, c)
     assert len(calls.tried) <= 5
-    # Each number is called a few times in a row, and none is gone back to but the best.
+    # None is gone back to but the best; the first call of each prepared kernels.
+    others = [size for size in calls.sizes if size != calls.search.size]
+    assert all(others.count(size) == SAMPLES + 1 for size in others)
     calls.make(100)
     assert set(calls.sizes[30:]) == {knee(a, c)}
 
