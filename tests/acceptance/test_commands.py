@@ -170,14 +170,19 @@ def test_the_workers_are_listed(served: Home, render: Any) -> None:
     assert [line.split("@")[0] for line in lines] == ["cpu-0", "simulated-0"]
     told = served.farm("workers", "--json").json
     assert told[1]["models"] == ["simulated", "slow"]
-    # By the model that it rendered last.
-    limit, reason = told[1]["batch_limit"], told[1]["limit_reason"]
-    if told[1]["model"] == "slow":
-        assert (limit, reason) == (2, "registry")
-    else:
-        assert reason in ("default", "trial", "learned")
-    assert f"{limit}, {reason}" in lines[1]
     assert not any(worker["silent"] for worker in told)
+
+
+def test_the_workers_tell_how_many_pictures_a_call_has_and_why(served: Home, render: Any) -> None:
+    assert render["done"] == 3
+
+    def limits() -> list[str]:
+        told = served.farm("workers", "--json").json
+        return [f"{worker['batch_limit']}, {worker['limit_reason']}" for worker in told if worker["batch_limit"]]
+
+    eventually(limits, "whoever rendered has told")
+    assert all(re.fullmatch(r"2, registry|\d+, (default|trial|learned)", limit) for limit in limits())
+    eventually(lambda: all(limit in served.farm("workers").out for limit in limits()), "the table tells it, too")
 
 
 def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
