@@ -20,6 +20,15 @@ _MAIN = "scheduler.cli.main"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Span:
+    """When a picture was at the device, in seconds since the epoch."""
+
+    begins: float
+    ends: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildFarm:
     """A farm that runs; whatever is called raises RuntimeError with a command's last words."""
 
@@ -55,9 +64,26 @@ class BuildFarm:
             raise RuntimeError(f"{done} of {total} pictures are done")
         return float(finished - created)
 
+    def spans(self, render: str) -> Sequence[Span]:
+        """Return when each picture of a finished render was at the device."""
+        # A build without slots claims as soon as the device is free.
+        begins = "jobs.started_at"
+        if self._has_column("batches", "elapsed_seconds"):
+            begins = "batches.finished_at - batches.store_seconds - batches.elapsed_seconds"
+        lasts = "batches.elapsed_seconds" if "elapsed" in begins else "batches.render_seconds"
+        rows = self._rows(
+            f"SELECT {begins}, {lasts}, jobs.spec FROM jobs "  # noqa: S608 - our own text
+            "JOIN batches ON batches.id = jobs.batch_id WHERE render_id = ?",
+            render,
+        )
+        return [
+            Span(begins=began, ends=began + lasted, steps=json.loads(spec)["num_inference_steps"])
+            for began, lasted, spec in rows
+        ]
+
     def slots(self) -> Mapping[str, int] | None:
         """Return what its workers' slots did, added up; None for a build without any."""
-        if not any(name == "slots" for _, name, *_ in self._rows("PRAGMA table_info(workers)")):
+        if not self._has_column("workers", "slots"):
             return None
         counts = [json.loads(row[0]) for row in self._rows("SELECT slots FROM workers WHERE slots IS NOT NULL")]
         return {name: sum(one[name] for one in counts) for name in counts[0]} if counts else None
@@ -66,6 +92,9 @@ class BuildFarm:
         """Return the most memory that one of its processes ever had."""
         processes = psutil.Process(self.process.pid).children(recursive=True)
         return max(_peak_kib(process.pid) for process in processes) / 1024
+
+    def _has_column(self, table: str, column: str) -> bool:
+        return any(name == column for _, name, *_ in self._rows(f"PRAGMA table_info({table})"))
 
     def _unfinished(self, render: str) -> int:
         return self._count("render_id = ? AND state IN ('queued', 'running', 'held')", render)

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -20,6 +20,7 @@ from benchmarks.gpu.bench import Bench, spread
 from benchmarks.gpu.farm_models import backend_of, entry, registry_of, specs_of
 from benchmarks.gpu.speed import steps_of
 from storage.broker.tickets import Tickets
+from storage.errors import RenderFailed
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.fleet.workers import Workers
@@ -30,7 +31,7 @@ from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.models import Model
 from storage.spec.picture import Spec
-from worker.rendering.backend import Backend, LoadedModel, RenderResult, SlotLoop
+from worker.rendering.backend import Backend, LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.claims_ahead import ClaimsAhead
@@ -43,6 +44,8 @@ from worker.serving.services import PictureStore, Quarantines
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
 from worker.serving.watchdog import Watchdog
+
+_Result = TypeVar("_Result")
 
 _ROUNDS = 7
 #: Batches of the farm and of the bare loop in a round, and pictures of the task in one.
@@ -139,6 +142,36 @@ class _NoTickets:
         """Nobody else serves."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchedLoop:
+    """Slots that note when they were at work: a `worker.rendering.backend.SlotLoop`."""
+
+    loop: SlotLoop
+    calls: list[tuple[float, float]]
+
+    @property
+    def last_rows(self) -> tuple[int, int]:
+        return self.loop.last_rows
+
+    def admit(self, spec: Spec, *, replay: Replay | None = None) -> Slot:
+        return self._noted(lambda: self.loop.admit(spec, replay=replay))
+
+    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+        return self._noted(lambda: self.loop.tick(slots, threads=threads))
+
+    def finish(self) -> None:
+        self.loop.finish()
+
+    def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
+        return self._noted(lambda: self.loop.develop(slots))
+
+    def _noted(self, call: Callable[[], _Result]) -> _Result:
+        started = time.perf_counter()
+        result = call()
+        self.calls.append((started, time.perf_counter()))
+        return result
+
+
 @dataclass(kw_only=True)
 class WatchedModel:
     """A loaded model that notes when it rendered: a `worker.rendering.backend.LoadedModel`."""
@@ -160,17 +193,20 @@ class WatchedModel:
         return made
 
     def slots(self) -> SlotLoop | None:
-        return None
+        loop = self.loaded.slots()
+        return None if loop is None else WatchedLoop(loop=loop, calls=self.calls)
 
     def save_memory(self) -> bool:
         return self.loaded.save_memory()
 
     def flow(self) -> tuple[float, float]:
-        """Return the seconds from the first render's start to the last one's end, and which share lay between renders.
+        """Return the seconds from the first call's start to the last one's end, and which share lay between calls.
 
-        It is what a longer queue takes in the middle. The renders are then forgotten.
+        It is what a longer queue takes in the middle; by slots, a device may be at work between calls, too. The calls
+        are then forgotten.
         """
-        calls, self.calls = self.calls, []
+        calls = [*self.calls]
+        self.calls.clear()
         between = sum(after[0] - before[1] for before, after in itertools.pairwise(calls))
         seconds = calls[-1][1] - calls[0][0]
         return seconds, between / seconds

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -61,11 +61,19 @@ def worker(bench: Bench) -> None:
             images_per_second=spread(farm_rates),
             bare_images_per_second=spread(bare_rates),
         )
-        beside = []
-        for number in range(2 if bench.tiny else _SINGLES):
+        beside, alone, singles = [], [], range(2 if bench.tiny else _SINGLES)
+        for number in singles:
             seconds, rendering = farm.rendered(1, first=number)
             beside.append(1e3 * (seconds - rendering))
+            alone.append(seconds)
         bench.note(model=_MODEL, what="one picture on an idle farm, beside rendering", milliseconds=spread(beside))
+        urgent = farm.beside_bulk(16 * batch * len(singles), [len(singles) + number for number in singles])
+        bench.note(
+            model=_MODEL,
+            what="an urgent picture beside a bulk render",
+            over_idle=spread(urgent)["median"] / spread(alone)["median"],
+            seconds=spread(urgent),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +82,36 @@ class _RunningFarm:
     services: Services
     tickets: Tickets
 
-    def rendered(self, n: int, *, first: int) -> tuple[float, float]:
+    def beside_bulk(self, n: int, seeds: Sequence[int]) -> list[float]:
+        """Return the seconds of urgent pictures, one after the other, while a bulk render of so many runs.
+
+        Raises RuntimeError if it ended before they did, or one fails; NoTimeLeft.
+        """
+        bulk = self._submit(n, first=10_000, priority=Priority.BULK)
+        while not self.services.views.render(bulk).done:
+            self.bench.check_time(1, "a bulk render that begins")
+            time.sleep(_POLL_SECONDS)
+        found = [self.rendered(1, first=seed, priority=Priority.INTERACTIVE)[0] for seed in seeds]
+        if self.services.views.render(bulk).finished:
+            raise RuntimeError("the bulk render ended before the urgent pictures did")
+        self.services.jobs.cancel(bulk)
+        return found
+
+    def _submit(self, n: int, *, first: int, priority: Priority) -> str:
+        services = self.services
+        specs = specs_of(services.registry, _ALIAS, n, first=first)
+        submission = Submission(owner="benchmark", priority=priority)
+        render_id = services.jobs.submit(specs, submission, quanta=quanta(services.registry))
+        self.tickets.publish(_ALIAS, priority)
+        return render_id
+
+    def rendered(self, n: int, *, first: int, priority: Priority = Priority.NORMAL) -> tuple[float, float]:
         """Submit pictures and wait; return the seconds until the last was stored, and those of rendering.
 
         Raises RuntimeError if one fails; NoTimeLeft.
         """
-        services, priority = self.services, Priority.NORMAL
-        specs = specs_of(services.registry, _ALIAS, n, first=first)
-        started = time.time()
-        submission = Submission(owner="benchmark", priority=priority)
-        render_id = services.jobs.submit(specs, submission, quanta=quanta(services.registry))
-        self.tickets.publish(_ALIAS, priority)
+        services, started = self.services, time.time()
+        render_id = self._submit(n, first=first, priority=priority)
         while not (render := services.views.render(render_id)).finished:
             self.bench.check_time(1, f"{render.remaining} of {n} pictures that the farm renders")
             time.sleep(_POLL_SECONDS)

@@ -56,12 +56,12 @@ def _memory_for(bench: Bench, pipeline: Any, work: Callable[[], None]) -> Iterat
     """Have no more memory than `work` takes, and a twentieth; on a CPU, a UNet that refuses more rows."""
     if bench.device != "cuda":
 
-        def refuse_many(_: Any, given: tuple[Any, ...]) -> None:
+        def refuse_many(_: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             # With guidance, two rows a picture.
-            if len(given[0]) > 2 * _FITS:
+            if len(given[0] if given else named["sample"]) > 2 * _FITS:
                 raise torch.OutOfMemoryError("pretended: out of memory")
 
-        hook = pipeline.unet.register_forward_pre_hook(refuse_many)
+        hook = pipeline.unet.register_forward_pre_hook(refuse_many, with_kwargs=True)
         try:
             yield
         finally:

@@ -76,6 +76,8 @@ PARTS: Sequence[Part] = (
     _model("eager", "speed", "eager", "sdxl", least=15, most=70),
     _model("eager", "speed", "eager", "sd15", least=10, most=50),
     _model("farm", "farm_in_memory", "against", "sd15", least=30, most=100, needs=_SERVING),
+    _model("slots", "slots", "pace", "sd15", least=20, most=60, needs=_SERVING),
+    _model("again", "slots", "again", "sd15", least=15, most=40, needs=_RENDERING),
     _model("compiled", "speed", "compiled", "sdxl", least=60, most=130, arguments={"mode": "default"}),
     _model("compiled", "speed", "compiled", "sd15", least=45, most=90, arguments={"mode": "default"}),
     _model("exactness", "exactness", "pictures", "sd15", least=8, most=30),
@@ -102,6 +104,7 @@ PARTS: Sequence[Part] = (
     _model("layout", "speed", "layout", "sdxl", most=20),
     _model("eager", "speed", "eager", "kandinsky22", least=10, most=40),
     _model("offload", "memory", "offload", "sdxl", least=20, most=60, needs=_RENDERING),
+    _model("slots", "slots", "pace", "sdxl", least=40, most=100, needs=_SERVING),
     _model("farm", "farm_in_memory", "against", "sdxl", least=60, most=120, needs=_SERVING),
     _model("compiled", "speed", "compiled", "sd15", least=45, most=120, arguments={"mode": "reduce-overhead"}),
     _model(

@@ -74,6 +74,35 @@ GOALS = (
         labels=_SD15,
         of_all=True,
     ),
+    Goal(
+        what="SD 1.5, mixed pictures: slots ÷ one by one",
+        part="slots",
+        figure="mixed_over_one_by_one",
+        bound=2.5,
+        labels=_SD15,
+    ),
+    Goal(
+        what="SD 1.5, pictures alike: slots ÷ batches",
+        part="slots",
+        figure="alike_over_batches",
+        bound=1.0,
+        labels=_SD15,
+    ),
+    Goal(
+        what="SD 1.5: pictures by slots made again, identical",
+        part="again",
+        figure="identical_share",
+        bound=1.0,
+        labels=_SD15,
+    ),
+    Goal(
+        what="real worker: an urgent picture beside a bulk render ÷ idle",
+        part="worker",
+        figure="over_idle",
+        bound=1.3,
+        at_least=False,
+        labels={"what": "an urgent picture beside a bulk render"},
+    ),
     Goal(what="real worker, folder: farm ÷ bare loop", part="worker", figure="farm_over_bare", bound=0.98, labels={}),
     *(
         Goal(

@@ -33,7 +33,8 @@ _SHARED = (
 )
 
 
-def _registry(model: str, folder: Path) -> str:
+def registry(model: str, folder: Path) -> str:
+    """Return the registry of a farm with one model; files that it needs are made in a folder."""
     if model == "simulated":
         own = _SIMULATED
     elif model == SHIPPED:
@@ -46,8 +47,8 @@ def _registry(model: str, folder: Path) -> str:
     return f'default = "one"\n[models.one]\n{own}{_SHARED}'
 
 
-def _mixed(n: int, seed: int) -> Sequence[dict[str, object]]:
-    """As a dataset is whose rows were varied: steps 10 to 40, guidance 3 to 7.5, four samplers, one size."""
+def mixed(n: int, seed: int) -> Sequence[dict[str, object]]:
+    """Return rows as of a dataset that varies them: steps 10 to 40, guidance 3 to 7.5, four samplers, one size."""
     draw = random.Random(seed)  # noqa: S311 - an order, not a secret
     return [
         {
@@ -76,11 +77,11 @@ class _Rounds:
         self._seeds = count(1, step=1000)
 
     def __call__(self) -> Figures:
-        mixed, uniform = self._pace(_mixed), self._pace(_uniform)
+        varied, uniform = self._pace(mixed), self._pace(_uniform)
         alone = [self._one() for _ in range(self._urgent)]
         among = self._urgent_ones()
         figures = {
-            "mixed": mixed,
+            "mixed": varied,
             "uniform": uniform,
             "idle_median": percentile(alone, 50),
             "urgent_median": percentile(among, 50),
@@ -130,7 +131,7 @@ def _farm(model: str, *, other: bool = False) -> Open:
         folder = conditions.folder / f"{'other' if other else 'this'}-{model}"
         folder.mkdir()
         devices = {"FARM_DEVICES": "simulated"} if model == "simulated" else {}
-        with build_farm(checkout, folder, models=_registry(model, folder), **devices) as farm:
+        with build_farm(checkout, folder, models=registry(model, folder), **devices) as farm:
             yield _Rounds(farm, conditions)
 
     return opened

@@ -23,7 +23,7 @@ _PARTS = (
         "rows sdxl",
         "decode sdxl",
     ),
-    *("attention sdxl", "memory", "worker", "switch", "encode", "layout sd15", "offload"),
+    *("slots sd15", "again sd15", "attention sdxl", "memory", "worker", "switch", "encode", "layout sd15", "offload"),
 )
 
 
@@ -68,6 +68,13 @@ def test_what_is_compiled_is_compiled_once_for_each_shape(run: tuple[dict[str, A
 def test_the_farm_learns_what_fits_and_loses_no_picture(run: tuple[dict[str, Any], str]) -> None:
     (row,) = _rows(run, "memory")
     assert (row["learned"], row["frugal"], row["stored"]) == (4, False, 32)
+
+
+def test_pictures_by_slots_are_made_again_from_their_recipes(run: tuple[dict[str, Any], str]) -> None:
+    (row,) = _rows(run, "again")
+    assert (row["pictures"], row["identical_share"]) == (4, 1.0)
+    assert row["furthest_from_the_pipeline"] <= 1
+    assert row["changes_of_calls"] > 1
 
 
 def test_pictures_are_the_same_twice_on_a_cpu(run: tuple[dict[str, Any], str]) -> None:

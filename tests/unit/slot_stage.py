@@ -25,6 +25,7 @@ from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, Sl
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
+from worker.serving.call_pace import CallPace
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
 from worker.serving.heartbeat import Heartbeat
@@ -222,6 +223,18 @@ class FakeModel:
         return [SlotPicture(picture=Image.new("RGB", (8, 8)), recipe={"kind": "fake", "calls": []}) for _ in slots]
 
 
+class SettledPace(CallPace):
+    """Takes calls to need what is given, whatever they do on the machine that tests run on."""
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        super().__init__()
+        for pictures, needed in seconds.items():
+            super().took(job(1, 1).spec.loop_key(), pictures, needed)
+
+    def took(self, key: str, pictures: int, seconds: float) -> None:
+        pass
+
+
 @dataclass
 class Stage:
     """What a test changes and looks at."""
@@ -233,6 +246,7 @@ class Stage:
     #: How many serve the model.
     workers: int = 1
     counter: SlotCounter = field(default_factory=SlotCounter)
+    pace: CallPace = field(default_factory=CallPace)
     stopping: bool = False
     stays: bool = True
     tickets: list[Priority] = field(default_factory=list)
@@ -267,6 +281,7 @@ class Stage:
             publisher=publisher,
             heartbeat=self.heartbeat,
             counter=self.counter,
+            pace=self.pace,
         )
 
     def run(self, batch_limit: int | None = 2) -> int:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.build_farm import Span
 from benchmarks.peers.answering import answer_requests
 from benchmarks.prompts import prompts
 from benchmarks.scenarios.idle_device import idle
 from benchmarks.scenarios.mixed_queue import Kind, as_they_come, seconds_of, shuffled, sorted_beforehand
 from benchmarks.sizes import RoundSize
+from benchmarks.slots_over_time import bars
 from benchmarks.synthetic import photograph
 from benchmarks.users import peer, users_environment
 
@@ -87,3 +89,12 @@ def test_a_peer_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     words = "ended: .*No module named benchmarks.peers.no_such_peer"
     with peer("benchmarks.peers.no_such_peer", tmp_path) as gone, pytest.raises(RuntimeError, match=words):
         gone.ask(n=1)
+
+
+def test_a_picture_is_drawn_in_a_slot_that_is_free_and_slots_are_no_more_than_there_are() -> None:
+    spans = [Span(begins=100.0, ends=103.0 + number, steps=10) for number in range(8)]
+    spans += [Span(begins=103.5, ends=105.0, steps=20), Span(begins=103.75, ends=104.5, steps=30)]
+    drawn = bars(list(reversed(spans)))
+    assert [(bar.slot, bar.begins) for bar in drawn[:8]] == [(slot, 0.0) for slot in range(8)]
+    # The tenth is told to have begun just before the second left.
+    assert [(bar.slot, bar.begins, bar.ends, bar.steps) for bar in drawn[8:]] == [(0, 3.5, 5.0, 20), (1, 3.75, 4.5, 30)]

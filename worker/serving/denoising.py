@@ -101,18 +101,23 @@ class Denoising:
         if lead is None:
             return self._ahead.is_asking
         limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
-        self._ask(limit)
         at_most = self._sizes.goes_on(limit)
-        self._call(self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most), limit)
+        called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most)
+        self._ask(limit, leaving=sum(one.is_at_its_last_call for one in called))
+        self._call(called, limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: CallLimit) -> None:
-        """Ask the queue for jobs where there is room for them, and whether anything more urgent waits."""
+    def _ask(self, limit: CallLimit, *, leaving: int) -> None:
+        """Ask the queue for jobs where there is room for them, and whether anything more urgent waits.
+
+        Args:
+            leaving: how many will have left after the next call: those who take their slots are asked for beside it.
+        """
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
-        now, held = time.monotonic(), len(self._jobs)
+        now, held = time.monotonic(), len(self._jobs) - leaving
         limits = self._context.batch_limits
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)

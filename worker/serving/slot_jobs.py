@@ -35,6 +35,11 @@ class SlotJob:
         return (self.job.suspect, self.job.priority, self.number)
 
     @property
+    def is_at_its_last_call(self) -> bool:
+        """Whether the next call that it is in is its last one."""
+        return self.slot is not None and self.slot.made + 1 >= self.slot.calls
+
+    @property
     def is_single(self) -> bool:
         """Whether no other may be in its calls."""
         return self.alone or self.job.suspect or self.job.replay is not None
