@@ -77,6 +77,23 @@ def test_an_interactive_job_of_another_model_does_not_wait_for_the_turn_to_end(f
     assert not farm.render(bulk).finished
 
 
+def test_an_interactive_job_of_another_loaded_model_does_not_wait_for_what_has_begun(farm: Farm) -> None:
+    farm.workers(1)
+    farm.finished(farm.submit(1, model="quick"))
+    bulk = farm.submit(64, model="slow", priority=Priority.BULK)
+    farm.some_done(bulk)
+
+    urgent = farm.submit(1, model="quick", priority=Priority.INTERACTIVE)
+    farm.finished(urgent)
+    farm.finished(bulk)
+
+    [row] = farm.rows(urgent)
+    aside = [one for one in farm.rows(bulk) if one.started_at < row.started_at and one.finished_at > row.finished_at]
+    assert aside
+    assert {one.attempt for one in farm.rows(bulk)} == {1}
+    farm.assert_sound(bulk)
+
+
 def test_a_render_is_done_though_every_message_was_lost(farm: Farm) -> None:
     farm.scheduler()
     render_id = farm.submit(200, model="quick")

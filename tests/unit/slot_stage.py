@@ -249,6 +249,7 @@ class Stage:
     pace: CallPace = field(default_factory=CallPace)
     stopping: bool = False
     stays: bool = True
+    between_calls: Callable[[Mapping[str, Priority]], bool] = lambda _: False
     tickets: list[Priority] = field(default_factory=list)
 
     @cached_property
@@ -300,6 +301,7 @@ class Stage:
                 claimed=lambda _: None,
                 given_back=self.tickets.append,
                 stays=lambda _waiting, _least: self.stays,
+                between_calls=lambda waiting, _least: self.between_calls(waiting),
                 rendered=lambda _pictures, _seconds: None,
                 is_stopping=lambda: self.stopping,
             ),

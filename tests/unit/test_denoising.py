@@ -1,9 +1,8 @@
 """A denoising loop: who is in which call of the model, and what becomes of every job."""
 
 import json
-import threading
 import time
-from typing import Any, cast
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +10,10 @@ from hypothesis import strategies as st
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.rules.states import Priority
-from storage.spec.models import Model
 from tests.servers import eventually
-from tests.unit.slot_stage import MODEL, FakeSlot, SettledPace, Stage, job, raising
-from worker.rendering.backend import LoadedModel
+from tests.unit.slot_stage import FakeSlot, SettledPace, Stage, job, raising
 from worker.serving.call_pace import CallPace
-from worker.serving.claims_ahead import ClaimsAhead
-from worker.serving.help_call import HelpCall
 from worker.serving.slot_jobs import SlotJobs
-from worker.serving.turn import Turn
 
 INTERACTIVE, NORMAL, BULK = Priority.INTERACTIVE, Priority.NORMAL, Priority.BULK
 
@@ -181,6 +175,30 @@ def test_nobody_joins_once_another_model_is_due(stage: Stage) -> None:
     assert len(stage.queue.jobs) + len(stage.queue.given_back) == 38
 
 
+def test_an_urgent_picture_of_another_model_is_made_between_two_calls(stage: Stage) -> None:
+    stage.queue.add(*(job(number, 30) for number in range(1, 41)))
+    stage.queue.others = {"other": INTERACTIVE}
+    stage.stays = False
+    made_at: list[int] = []
+
+    def between_calls(waiting: Mapping[str, Priority]) -> bool:
+        if waiting.get("other") is not INTERACTIVE:
+            stage.stays = True
+            return False
+        del stage.queue.others["other"]
+        made_at.append(len(stage.model.ticks))
+        return True
+
+    stage.between_calls = between_calls
+    until(stage, 0)
+    stage.run()
+    (at,) = made_at
+    # Those in hand had begun, and went on where they were; nothing was given back.
+    assert 0 < at < 600
+    assert stage.calls_of() == dict.fromkeys(range(1, 41), 30)
+    assert stage.queue.given_back == []
+
+
 def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 8)))
     until(stage, 0)
@@ -318,34 +336,3 @@ def test_whoever_has_begun_goes_on_when_a_trial_of_more_ends() -> None:
     assert jobs.next_call(held[0], 4, CallPace(), at_most=6) == held[:6]
     assert jobs.next_call(held[0], 4, CallPace()) == held[:4]
     assert waiting not in called
-
-
-def test_others_are_called_before_the_model_is_loaded(stage: Stage) -> None:
-    stage.queue.add(*(job(number, 5) for number in range(1, 10)))
-    called_at_load: list[int] = []
-
-    class Models:
-        def get(self, model: Model) -> LoadedModel:
-            called_at_load.append(len(stage.tickets))
-            raise StopIteration(model.alias)
-
-    class Tickets:
-        def publish(self, model: str, priority: Priority) -> None:
-            del model
-            stage.tickets.append(priority)
-
-    turn = Turn(
-        context=stage.context(),
-        served=["m"],
-        turn_seconds=30,
-        load_seconds=30,
-        tickets=cast("Any", Tickets()),
-        quarantines=cast("Any", None),
-        models=cast("Any", Models()),
-        help=HelpCall(stage.queue, None, start_seconds=1),
-        ahead=ClaimsAhead(stage.queue, worker="w", served=["m"]),
-        stopping=threading.Event(),
-    )
-    with pytest.raises(StopIteration):
-        turn.run(MODEL)
-    assert called_at_load == [1]

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 #: How often to look whether anything waits: for free slots, or of higher priority than what has them.
 LOOK_SECONDS = 0.1
-#: How often to look at the other models' queues.
-_OTHERS_SECONDS = 1.0
+#: How often to look at least, and to see how much waits.
+_THOROUGH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class QueueLook:
     """What was found in the queue."""
 
     claim: Claim | None = None
-    #: Best priorities that wait, by model; None: not looked for.
+    #: Best priorities that wait, by model that is served; None: not looked for.
     waiting: Mapping[str, Priority] | None = None
     #: How many jobs of the best priority wait, counted as far as was asked; None: not looked for.
     backlog: int | None = None
@@ -42,11 +42,11 @@ class ClaimsAhead:
         self._served = served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claims")
         self._asked: Future[QueueLook] | None = None
-        self._others_at = 0.0
+        self._thorough_at = 0.0
 
-    def others_are_due(self, now: float) -> bool:
-        """Tell whether it is time to look at the other models' queues."""
-        return now - self._others_at > _OTHERS_SECONDS
+    def look_is_due(self, now: float) -> bool:
+        """Tell whether it is time for a look even if a claim would tell what waits for this model."""
+        return now - self._thorough_at > _THOROUGH_SECONDS
 
     @property
     def is_asking(self) -> bool:
@@ -57,17 +57,16 @@ class ClaimsAhead:
         self._asked = self._thread.submit(self._claim, model, limit, count_to)
 
     def look(self, model: Model, *, take: Mapping[Priority, int], count_to: int) -> None:
-        """Ask what waits for this model, and now and then for the others; claim as much of it as there is use for.
+        """Ask what waits, and claim as much of it as there is use for.
 
         Args:
             take: how many jobs to claim, if the best that waits is of this priority.
             count_to: as `claim`.
         """
-        models, now = [model.alias], time.monotonic()
-        if thorough := self.others_are_due(now):
-            self._others_at = now
-            models = [*self._served]
-        self._asked = self._thread.submit(self._look, model, models, take, count_to, thorough=thorough)
+        now = time.monotonic()
+        if thorough := self.look_is_due(now):
+            self._thorough_at = now
+        self._asked = self._thread.submit(self._look, model, take, count_to, thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -86,10 +85,8 @@ class ClaimsAhead:
         left = None if claim is None else claim.next_priority
         return QueueLook(claim=claim, asked=True, backlog=self._waiting(model, left, count_to))
 
-    def _look(
-        self, model: Model, models: Collection[str], take: Mapping[Priority, int], count_to: int, *, thorough: bool
-    ) -> QueueLook:
-        waiting = self._jobs.best_waiting([*models])
+    def _look(self, model: Model, take: Mapping[Priority, int], count_to: int, *, thorough: bool) -> QueueLook:
+        waiting = self._jobs.best_waiting([*self._served])
         best = waiting.get(model.alias)
         if best is not None and (jobs := take[best]) > 0:
             return replace(self._claim(model, jobs, count_to), waiting=waiting)

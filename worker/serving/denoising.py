@@ -32,6 +32,8 @@ class Hooks:
     given_back: Callable[[Priority], None]
     #: Whether to stay with this model, by what waits for each model; the priority is that of the least urgent in hand.
     stays: Callable[[Mapping[str, Priority], Priority], bool]
+    #: Render, between two calls, what somebody waits for of other models, by the same two; return whether it did.
+    between_calls: Callable[[Mapping[str, Priority], Priority], bool]
     #: Pictures were made in so many seconds of the device.
     rendered: Callable[[int, float], None]
     is_stopping: Callable[[], bool]
@@ -68,13 +70,17 @@ class Denoising:
         self._dry = False
         self._looked_at = time.monotonic()
 
-    def run(self, claim: Claim) -> int:
+    def run(self, claim: Claim, *, joinable: bool = True) -> int:
         """Render what was claimed and what joins it; return how many pictures were made. Nothing is left in hand.
+
+        Args:
+            joinable: whether anybody may join.
 
         Raises DeviceBroken; the jobs that were at the device were reported.
         """
         try:
             self._take(claim)
+            self._closed = not joinable
             while self._serve():
                 pass
         except DeviceBroken as error:
@@ -122,7 +128,7 @@ class Denoising:
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)
         deep = self._backlog >= limits.deep(self._model, slots)
-        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.others_are_due(now)):
+        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.look_is_due(now)):
             self._looked_at = now
             # Looking costs less than a claim that finds nothing.
             less_urgent = self._jobs.less_urgent(limit.pictures)
@@ -143,7 +149,8 @@ class Denoising:
             self._take(found.claim)
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
-            if not self._hooks.stays(found.waiting, least_urgent):
+            served = not self._jobs.has_suspect() and self._hooks.between_calls(found.waiting, least_urgent)
+            if not served and not self._hooks.stays(found.waiting, least_urgent):
                 self._close()
 
     def _take(self, claim: Claim) -> None:
@@ -325,7 +332,7 @@ class Denoising:
         counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)))
         heartbeat = self._context.heartbeat
         heartbeat.limited(limit.pictures, limit.reason)
-        heartbeat.now(state="rendering", batch=len(called))
+        heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))
         heartbeat.denoised(counts)
         heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)
 

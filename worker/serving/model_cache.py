@@ -42,6 +42,11 @@ class ModelCache:
         self._entries.move_to_end(model.alias)
         return self._entries[model.alias].loaded
 
+    def loaded(self, alias: str) -> Model | None:
+        """Return a model if it is loaded."""
+        entry = self._entries.get(alias)
+        return None if entry is None else entry.model
+
     def _load(self, model: Model) -> LoadedModel:
         """Load a model; as long as memory does not suffice, evict another one and try again."""
         backend = self._backends[model.kind]

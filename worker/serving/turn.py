@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from storage.broker.tickets import Tickets
-from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable
+from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable, ServiceProblem
 from storage.jobs.values import Claim
 from storage.rules.states import Priority
 from storage.spec.models import Model
@@ -77,7 +77,7 @@ class Turn:
             self.context.heartbeat.now(state="idle")
         return pictures
 
-    def _render(self, visit: "_Visit", claim: Claim) -> int:
+    def _render(self, visit: "_Visit", claim: Claim, *, joinable: bool = True) -> int:
         context, model = self.context, visit.model
         # Before the model is loaded: others that are free need not wait for that.
         visit.claimed(claim)
@@ -100,10 +100,11 @@ class Turn:
                         claimed=visit.claimed,
                         given_back=lambda priority: self.return_ticket(model, priority),
                         stays=visit.stays,
+                        between_calls=lambda waiting, least: self._between_calls(visit, waiting, least),
                         rendered=self.help.rendered,
                         is_stopping=self.stopping.is_set,
                     ),
-                ).run(claim)
+                ).run(claim, joinable=joinable)
             return self._render_batch(visit, claim, loaded)
         except ModelUnavailable as error:
             # Pictures that were rendered before are on their way to the store, no longer at the device.
@@ -116,6 +117,37 @@ class Turn:
             # Whatever this is, nobody works on these jobs now: their leases must expire.
             context.leases.drop(claim.jobs)
             raise
+
+    def _between_calls(self, visit: "_Visit", waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
+        """Render what somebody waits for at a screen of another model that is loaded; return whether there was any.
+
+        The pictures in hand stand aside meanwhile, their latents kept.
+        """
+        urgent = Priority.INTERACTIVE
+        if self.stopping.is_set() or least_urgent <= urgent:
+            return False
+        aliases = [alias for alias, priority in waiting.items() if priority is urgent and alias != visit.model.alias]
+        for model in map(self.models.loaded, aliases):
+            if model is not None and (claim := self._claim_urgent(model)) is not None:
+                self._render(_Visit(turn=self, model=model), claim, joinable=False)
+                return True
+        return False
+
+    def _claim_urgent(self, model: Model) -> Claim | None:
+        """Claim what somebody waits for at a screen, and no more."""
+        jobs = self.context.jobs
+        try:
+            waiting = jobs.waiting(model.alias, Priority.INTERACTIVE, at_most=model.batch)
+            claim = jobs.claim(model=model.alias, worker=self.context.worker, limit=waiting) if waiting else None
+            if claim is not None and claim.jobs[0].suspect:
+                # It is to have the device to itself, once what has begun is finished.
+                jobs.give_back(claim.jobs)
+                return None
+        except ServiceProblem as error:
+            # Raised only once the process is to stop.
+            log.info("claim not answered", extra={"error": error})
+            return None
+        return claim
 
     def _render_batch(self, visit: "_Visit", claim: Claim, loaded: LoadedModel) -> int:
         started = time.monotonic()
