@@ -159,6 +159,9 @@ class WatchedLoop:
     def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
         return self._noted(lambda: self.loop.tick(slots, threads=threads))
 
+    def finish(self) -> None:
+        self.loop.finish()
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         return self._noted(lambda: self.loop.develop(slots))
 

@@ -23,6 +23,7 @@ kind = "simulated"
 width = 512
 height = 512
 num_inference_steps = 4
+batch_limit = 8
 seconds_per_step = 0.025
 seconds_per_step_and_picture = 0.019
 """

@@ -28,7 +28,9 @@ pipeline = "StableDiffusionPipeline"
 source = "{source}"
 sampler = "ddim"
 """
-_SHARED = f"width = {SIZE}\nheight = {SIZE}\nnum_inference_steps = {STEPS}\nguidance_scale = {GUIDANCE}\n"
+_SHARED = (
+    f"batch_limit = 8\nwidth = {SIZE}\nheight = {SIZE}\nnum_inference_steps = {STEPS}\nguidance_scale = {GUIDANCE}\n"
+)
 
 
 def registry(model: str, folder: Path) -> str:

@@ -136,6 +136,10 @@ class WorkerAnswer(BaseModel):
     trouble: str | None = Field(description="What it waits for, such as an unavailable object store.")
     threads: int | None = Field(description="By how many threads it rendered its last batch, on a CPU.")
     slots: SlotsAnswer | None = Field(description="Of its last model; null if it renders batch by batch.")
+    batch_limit: int | None = Field(description="How many pictures a call of its last model has at most.")
+    limit_reason: str | None = Field(
+        description="Why: `registry`, `learned`, `default` (nothing is learned yet), `trial`, `memory` or `compiled`."
+    )
     silent_for: float = Field(description="Seconds since its last heartbeat.")
 
     @classmethod
@@ -152,6 +156,8 @@ class WorkerAnswer(BaseModel):
             trouble=worker.trouble,
             threads=worker.threads,
             slots=None if worker.slots is None else SlotsAnswer(**asdict(worker.slots)),
+            batch_limit=worker.batch_limit,
+            limit_reason=worker.limit_reason,
             silent_for=worker.silent_for,
         )
 

@@ -16,7 +16,20 @@ from storage.fleet.workers import SILENT_SECONDS, WorkerView
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _MESSAGE_SHOWN = 100
 _COLUMNS = (
-    *("WORKER", "STATE", "DEVICE", "MODEL", "BATCH", "JOINED", "ASIDE", "PICTURES", "RATE", "LAST SEEN", "LAST FAULT"),
+    *(
+        "WORKER",
+        "STATE",
+        "DEVICE",
+        "MODEL",
+        "BATCH",
+        "LIMIT",
+        "JOINED",
+        "ASIDE",
+        "PICTURES",
+        "RATE",
+        "LAST SEEN",
+        "LAST FAULT",
+    ),
 )
 
 
@@ -148,6 +161,7 @@ def _row(worker: WorkerView, quarantines: Sequence[Quarantine]) -> tuple[object,
         _device(worker),
         worker.model,
         _batch(worker),
+        "" if worker.batch_limit is None else f"{worker.batch_limit}, {worker.limit_reason}",
         "" if worker.slots is None else worker.slots.joined,
         "" if worker.slots is None else worker.slots.stepped_aside,
         worker.pictures,

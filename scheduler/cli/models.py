@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from scheduler.cli.model_entries import add, check_file
-from scheduler.cli.output import json_option, print_json, print_table
+from scheduler.cli.output import counted, json_option, print_json, print_table
 from scheduler.cli.reading import services_to_read
 from scheduler.local.weights import missing
 from storage.fleet.workers import SILENT_SECONDS
@@ -34,6 +34,7 @@ def models(context: click.Context, as_json: bool) -> None:
     rows = [
         {
             **model.model_dump(mode="json", exclude_none=True),
+            "batch_limit": model.batch_limit or "auto",
             "default": alias == registry.default,
             "missing": missing(model),
             "workers": len(serving.serving(alias, within_seconds=SILENT_SECONDS)),
@@ -75,6 +76,7 @@ def show(alias: str, as_json: bool) -> None:
         print_json(
             model.model_dump(mode="json")
             | {
+                "batch_limit": model.batch_limit or "auto",
                 "pipeline": pipeline_of(model) if isinstance(model, DiffusersModel) else None,
                 "takes": None if taken is None else sorted(taken),
                 "loras": _loras(registry.loras, model),
@@ -82,7 +84,7 @@ def show(alias: str, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{alias}: {model.kind}, up to {model.batch_limit} pictures per call")
+    click.echo(f"{alias}: {model.kind}, {_limit(model)} per call")
     if isinstance(model, DiffusersModel):
         for weights in (model, *model.controlnets):
             version = " ".join(filter(None, [weights.revision, weights.variant]))
@@ -128,6 +130,12 @@ def pull(context: click.Context, alias: str) -> None:
 
 models.add_command(add)
 models.add_command(check_file)
+
+
+def _limit(model: Model) -> str:
+    if model.batch_limit is None:
+        return "as many pictures as are best for each device"
+    return f"up to {counted(model.batch_limit, 'picture')}"
 
 
 def _state(model: Model) -> str:

@@ -36,7 +36,7 @@ def estimate(wanted: Iterable[NewJob], registry: Registry, measures: Measures) -
     known = paces.keys() == samples.keys()
     return Estimate(
         pictures=of_key.total(),
-        batches=sum(-(-n // registry[model].batch_limit) for (model, _), n in of_key.items()),
+        batches=sum(-(-n // registry[model].batch) for (model, _), n in of_key.items()),
         device_seconds=sum(n * paces[model].mean for model, n in amount.items()) if known else None,
         bytes=round(sum(n * _bytes_per_pixel(samples[model]) for model, n in pixels.items())) if known else None,
         models=tuple(sorted(pixels)),

@@ -307,7 +307,7 @@ def _before(intake: Intake, submitter: Submitter, terms: Terms) -> str | None:
 
 def quanta(registry: Registry) -> dict[str, int]:
     """Return how many jobs an owner is dealt per round: one batch."""
-    return {alias: model.batch_limit for alias, model in registry.models.items()}
+    return {alias: model.batch for alias, model in registry.models.items()}
 
 
 def publish_tickets(jobs: Jobs, registry: Registry, tickets: Tickets | None, models: Iterable[str]) -> None:

@@ -7,9 +7,9 @@ from storage.rules.states import Priority
 from storage.spec.models import Model
 
 
-def missing(*, waiting: int, batch_limit: int, queued: int, most: int) -> int:
+def missing(*, waiting: int, batch: int, queued: int, most: int) -> int:
     """Return how many tickets to publish so that there is one per waiting batch, and at most `most`."""
-    wanted = min(-(-waiting // batch_limit), most)
+    wanted = min(-(-waiting // batch), most)
     return max(0, wanted - queued)
 
 
@@ -24,10 +24,10 @@ def top_up(jobs: Jobs, tickets: Tickets, model: Model) -> int:
     queued = tickets.queued(model.alias)
     # What has its share already lacks none, however much waits.
     open_to_more = [priority for priority in Priority if queued[priority] < share]
-    waiting = jobs.waiting_each(model.alias, open_to_more, at_most=share * model.batch_limit)
+    waiting = jobs.waiting_each(model.alias, open_to_more, at_most=share * model.batch)
     published = 0
     for priority, n_waiting in waiting.items():
-        if n := missing(waiting=n_waiting, batch_limit=model.batch_limit, queued=queued[priority], most=share):
+        if n := missing(waiting=n_waiting, batch=model.batch, queued=queued[priority], most=share):
             tickets.publish(model.alias, priority, n)
             published += n
     return published

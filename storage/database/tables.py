@@ -204,6 +204,9 @@ workers = Table(
     Column("threads", Integer),
     # What its slots do (JSON of `storage.fleet.slots.SlotCounts`). None: it has rendered batch by batch only.
     Column("slots", Text),
+    # How many pictures a call of its may have at most, and why: registry, learned, memory … None: it made no call yet.
+    Column("batch_limit", Integer),
+    Column("limit_reason", String(16)),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )
@@ -263,6 +266,23 @@ memory_limits = Table(
     Column("pictures", Integer, nullable=False),
     # Only with the VAE decoding one by one and in tiles.
     Column("frugal", Boolean, nullable=False),
+    Column("learned_at", Double, nullable=False),
+)
+
+#: How many pictures a call is best made for, learned by all workers with the same hardware.
+learned_limits = Table(
+    "learned_limits",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    # A hash of how the registry says it is made and run, and of the farm's version.
+    Column("entry", String(16), primary_key=True),
+    Column("width", Integer, primary_key=True),
+    Column("height", Integer, primary_key=True),
+    # With the number of threads, on a CPU.
+    Column("device_name", String(128), primary_key=True),
+    Column("pictures", Integer, nullable=False),
+    # Whether more and fewer were tried. If not, whoever comes next goes on from here.
+    Column("settled", Boolean, nullable=False),
     Column("learned_at", Double, nullable=False),
 )
 

@@ -54,6 +54,8 @@ class WorkerActivity:
     trouble: str | None = None
     threads: int | None = None
     slots: SlotCounts | None = None
+    batch_limit: int | None = None
+    limit_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,9 @@ class WorkerView:
     threads: int | None
     #: None: it has rendered batch by batch only.
     slots: SlotCounts | None
+    #: How many pictures a call of its last model may have at most, and why (`LimitReason`).
+    batch_limit: int | None
+    limit_reason: str | None
     started_at: float
     #: Seconds since its last heartbeat, by the database's clock.
     silent_for: float
@@ -178,6 +183,8 @@ class Workers:
                 trouble=row.trouble,
                 threads=row.threads,
                 slots=SlotCounts.read(row.slots),
+                batch_limit=row.batch_limit,
+                limit_reason=row.limit_reason,
                 started_at=row.started_at,
                 silent_for=row.silent_for,
             )

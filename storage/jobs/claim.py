@@ -18,6 +18,7 @@ from storage.jobs.transitions import of_watched, transition
 from storage.jobs.values import Claim, ClaimedJob
 from storage.rules.faults import RetryPolicy
 from storage.rules.states import Priority, Transition
+from storage.spec.models import MOST_AT_ONCE
 from storage.spec.picture import read_spec
 
 _CLAIMED: tuple[Column[Any], ...] = (
@@ -173,6 +174,8 @@ def _chosen_alone(connection: Connection, model: str, worker: str, limit: int) -
         return None
     kind = jobs.c.id == head.id if head.suspect else (jobs.c.batch_key == head.batch_key) & ~jobs.c.suspect
     waiting = select(jobs.c.id).where(queued(), kind, _open_to(worker))
+    # What is made again together is claimed whole: with fewer neighbours it would not come out the same.
+    limit = MOST_AT_ONCE if _is_together(head.batch_key) else limit
     ids = connection.execute(waiting.order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(limit)).scalars().all()
     left = connection.execute(head_of(model, worker).where(jobs.c.id.not_in(ids))).first()
     return _Chosen(ids, None if left is None else left.priority)

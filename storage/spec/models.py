@@ -10,12 +10,16 @@ from storage.spec.controls import MAX_CONTROLNETS, ModelControls
 from storage.spec.picture import Guidance, NegativePrompt, Sampler, Size, Steps
 
 #: Fields of a model that are defaults of its pictures.
-_DEFAULTS = {
+DEFAULTS = {
     *("width", "height", "num_inference_steps", "guidance_scale", "negative_prompt", "sampler"),
     *ModelControls.model_fields,
 }
 #: Repositories that have moved.
 _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+#: No call of a model ever has more pictures.
+MOST_AT_ONCE = 256
+#: A batch, where the registry does not say.
+_BATCH = 8
 ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
@@ -24,13 +28,18 @@ def _from_source(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
+def _unless_auto(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
 class _Model(BaseModel):
     """Common to all kinds: the defaults of a request's fields, and how many pictures fit in one batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alias: str = ALIAS
-    batch_limit: int = Field(8, ge=1, le=256)
+    #: The most pictures in one call. None, written "auto" or not at all: what is learned to be best for a device.
+    batch_limit: Annotated[int | None, BeforeValidator(_unless_auto)] = Field(None, ge=1, le=MOST_AT_ONCE)
     width: Size = 512
     height: Size = 512
     num_inference_steps: Steps = 30
@@ -38,10 +47,15 @@ class _Model(BaseModel):
     negative_prompt: NegativePrompt = ""
     sampler: Sampler | None = None
 
+    @property
+    def batch(self) -> int:
+        """Return how many jobs make a batch: an owner's in a round, a ticket's worth, and where learning begins."""
+        return _BATCH if self.batch_limit is None else self.batch_limit
+
     @cached_property
     def defaults(self) -> Mapping[str, Any]:
         """Defaults of the fields that a request omits."""
-        return self.model_dump(include=_DEFAULTS, exclude_none=True)
+        return self.model_dump(include=DEFAULTS, exclude_none=True)
 
 
 class Weights(BaseModel):

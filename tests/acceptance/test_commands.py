@@ -173,6 +173,18 @@ def test_the_workers_are_listed(served: Home, render: Any) -> None:
     assert not any(worker["silent"] for worker in told)
 
 
+def test_the_workers_tell_how_many_pictures_a_call_has_and_why(served: Home, render: Any) -> None:
+    assert render["done"] == 3
+
+    def limits() -> list[str]:
+        told = served.farm("workers", "--json").json
+        return [f"{worker['batch_limit']}, {worker['limit_reason']}" for worker in told if worker["batch_limit"]]
+
+    eventually(limits, "whoever rendered has told")
+    assert all(re.fullmatch(r"2, registry|\d+, (default|trial|learned)", limit) for limit in limits())
+    eventually(lambda: all(limit in served.farm("workers").out for limit in limits()), "the table tells it, too")
+
+
 def test_what_went_wrong_is_told_by_class_and_job_by_job(served: Home) -> None:
     failed = served.farm("render", "a black hole", "b", "--model", "simulated", "--json", code=1).json
     [bad, good] = failed["jobs"]

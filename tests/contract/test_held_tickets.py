@@ -69,7 +69,7 @@ def test_what_dead_workers_held_leaves_the_living_their_tickets_at_once(
     farm: Jobs, database: Database, tickets: Tickets, crew: Workers, holder: subprocess.Popen[bytes]
 ) -> None:
     announce(crew, WINDOW)
-    submit(farm, pictures(SHARE * MODEL.batch_limit))
+    submit(farm, pictures(SHARE * MODEL.batch))
     # As long as all of them are thought alive, they may put back what they hold.
     assert top_up(farm, tickets, MODEL) == 1
     holder.kill()
@@ -87,7 +87,7 @@ def test_what_dead_workers_held_leaves_the_living_their_tickets_at_once(
 def test_with_nobody_alive_the_whole_window_is_filled(
     farm: Jobs, tickets: Tickets, holder: subprocess.Popen[bytes]
 ) -> None:
-    submit(farm, pictures(WINDOW * MODEL.batch_limit))
+    submit(farm, pictures(WINDOW * MODEL.batch))
     holder.kill()
     holder.wait()
     assert top_up(farm, tickets, MODEL) == SHARE

@@ -31,13 +31,15 @@ from tests.servers import eventually, stop, stopped_at_the_end
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
 
-#: Two models, so that workers have to choose; fast, so that tests are. Of the third no picture is ever done.
+#: Two models, so that workers have to choose; fast, so that tests are. Of the third no picture is ever done; batches of
+#: the fourth may grow.
 MODELS = """
 [models.quick]
 kind = "simulated"
 width = 32
 height = 32
 num_inference_steps = 2
+batch_limit = 8
 seconds_per_step = 0.002
 seconds_per_step_and_picture = 0.0005
 
@@ -46,6 +48,7 @@ kind = "simulated"
 width = 32
 height = 32
 num_inference_steps = 4
+batch_limit = 8
 seconds_per_step = 0.25
 seconds_per_step_and_picture = 0.0
 
@@ -55,6 +58,14 @@ width = 32
 height = 32
 num_inference_steps = 1
 seconds_per_step = 3600
+seconds_per_step_and_picture = 0.0
+
+[models.learning]
+kind = "simulated"
+width = 32
+height = 32
+num_inference_steps = 12
+seconds_per_step = 0.012
 seconds_per_step_and_picture = 0.0
 """
 

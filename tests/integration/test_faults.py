@@ -24,6 +24,7 @@ kind = "simulated"
 width = 32
 height = 32
 num_inference_steps = 2
+batch_limit = 8
 seconds_per_step = 0.005
 seconds_per_step_and_picture = 0.0
 fault = {{ {fault} }}

@@ -12,8 +12,8 @@ OF_SLOTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_IN_HAND,
-                old="and not one.is_single][:limit]",
-                new="and not one.is_single]",
+                old="found = alike[:limit] + begun[: max(0, at_most - limit)]",
+                new="found = alike",
             ),
         ),
         tests=("tests/unit/test_denoising.py::test_many_that_wait_are_claimed_ahead",),
@@ -188,8 +188,8 @@ OF_SLOTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_LOOP,
-                old="            self._deep = found.deep\n",
-                new="            self._deep = True\n",
+                old="            self._backlog = found.backlog\n",
+                new="            self._backlog = 1000\n",
             ),
         ),
         tests=("tests/unit/test_denoising.py::test_few_that_wait_are_left_to_others",),
@@ -243,24 +243,11 @@ OF_SLOTS: Sequence[Mutant] = (
         ),
     ),
     Mutant(
-        fault="a part of what was one call is made again by one",
-        changes=(
-            Change(
-                file=_LOOP,
-                old="if of is None or len(claim.jobs) < of or of >= self._model.batch_limit:",
-                new="if of != 0:",
-            ),
-        ),
-        tests=(
-            "tests/unit/test_denoising_turmoil.py::test_those_that_were_made_by_one_call_are_not_parted_where_only_some_have_room",
-        ),
-    ),
-    Mutant(
         fault="with an urgent picture come others that are not",
         changes=(
             Change(
                 file=_CLAIMS,
-                old="self._jobs.waiting(model.alias, best, at_most=less_urgent[best])",
+                old="self._waiting(model, best, less_urgent[best])",
                 new="less_urgent[best]",
             ),
         ),

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 from PIL import Image
 
 from storage.errors import FarmError, RenderFailed
 from storage.fleet.fault_log import FaultLog
+from storage.fleet.learned_limits import CallKind, LearnedLimit
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.fleet.workers import Workers
 from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
@@ -22,6 +24,7 @@ from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
 from worker.serving.batch import WorkerContext
+from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.call_pace import CallPace
 from worker.serving.claims_ahead import ClaimsAhead
@@ -64,7 +67,8 @@ def job(number: int, steps: int, priority: Priority = Priority.NORMAL, **said: o
 class Queue:
     """Jobs in the order of priority and number; a claim takes the head and those of its loop key.
 
-    Those to be made together are claimed with one another only. `claiming` is called with the head of each claim.
+    Those to be made together are claimed with one another only, and all at once. `claiming` is called with the head
+    of each claim.
     """
 
     def __init__(self) -> None:
@@ -89,7 +93,7 @@ class Queue:
                 return None
             head = self.jobs[0]
             alike = [one for one in self.jobs if _key(one) == _key(head) and not one.suspect]
-            taken = [head] if head.suspect else alike[:limit]
+            taken = [head] if head.suspect else alike if head.together else alike[:limit]
             self.jobs = [one for one in self.jobs if one not in taken]
             self.claimed.append(len(taken))
             self.claiming(head)
@@ -138,6 +142,19 @@ class _Store:
 
     def delete(self, key: str) -> None:
         raise AssertionError(key)
+
+
+class LearnedInMemory:
+    """`worker.serving.services.SharedLearnedLimits` of one test."""
+
+    def __init__(self) -> None:
+        self.known: dict[CallKind, LearnedLimit] = {}
+
+    def of(self, kind: CallKind) -> LearnedLimit | None:
+        return self.known.get(kind)
+
+    def learn(self, kind: CallKind, limit: LearnedLimit) -> None:
+        self.known[kind] = limit
 
 
 class _Limits:
@@ -212,6 +229,9 @@ class FakeModel:
         self.last_rows = (len(slots), 4)
         return failed
 
+    def finish(self) -> None:
+        pass
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         self.developing([slot.spec.seed for slot in slots])
         assert all(slot.made == slot.calls for slot in slots)
@@ -237,6 +257,9 @@ class Stage:
     queue: Queue = field(default_factory=Queue)
     model: FakeModel = field(default_factory=FakeModel)
     limits: _Limits = field(default_factory=_Limits)
+    learned: LearnedInMemory = field(default_factory=LearnedInMemory)
+    #: How many serve the model.
+    workers: int = 1
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
     stopping: bool = False
@@ -256,6 +279,12 @@ class Stage:
         if self.ahead._asked is not None:
             wait([self.ahead._asked])
 
+    @cached_property
+    def batch_limits(self) -> BatchLimits:
+        """Return what a process keeps from loop to loop."""
+        learner = BatchLearner(self.learned, device_name="d")
+        return BatchLimits(self.limits, device_name="d", learner=learner, workers=lambda _: self.workers)
+
     def context(self) -> WorkerContext:
         """Return what a worker's batches need."""
         # Not started: a test says itself when leases are looked at.
@@ -274,7 +303,7 @@ class Stage:
             jobs=self.queue,
             leases=self.leases,
             watchdog=self.watchdog,
-            batch_limits=BatchLimits(self.limits, device_name="d"),
+            batch_limits=self.batch_limits,
             threads=self.threads,
             publisher=publisher,
             heartbeat=self.heartbeat,
@@ -282,11 +311,11 @@ class Stage:
             pace=self.pace,
         )
 
-    def run(self, batch_limit: int = 2, model: Model = MODEL) -> int:
+    def run(self, batch_limit: int | None = 2, model: Model = MODEL) -> int:
         """Claim once, run the loop to its end, and wait until all is stored. Raises what the loop raises."""
         context = self.context()
         model = model.model_copy(update={"batch_limit": batch_limit})
-        claim = self.queue.claim(model="m", worker="w", limit=batch_limit)
+        claim = self.queue.claim(model="m", worker="w", limit=model.batch)
         assert claim is not None
         self.ahead = ClaimsAhead(self.queue, worker="w", served=["m", *self.queue.others])
         loop = Denoising(

@@ -42,17 +42,10 @@ def test_those_that_were_made_by_one_call_are_not_parted_where_only_some_have_ro
     stage.queue.add(job(1, 60), job(2, 60))
     slowly(stage, {10: together(11, 12, 13, 14)})
     assert stage.run(batch_limit=4) == 6
-    # There were two slots; two of the four were claimed, and went back.
-    assert (stage.model.together, stage.queue.given_back) == ([[11, 12, 13, 14]], [11, 12])
+    # There were two slots only.
+    assert (stage.model.together, stage.queue.given_back) == ([[11, 12, 13, 14]], [])
     assert sorted(stage.queue.done) == [1, 2, 11, 12, 13, 14]
     assert stage.heartbeat._pictures == 6
-
-
-def test_those_that_were_made_by_one_call_are_made_at_once_where_all_have_room(stage: Stage) -> None:
-    stage.queue.add(job(1, 60), job(2, 60))
-    slowly(stage, {10: together(11)})
-    assert stage.run(batch_limit=4) == 3
-    assert (stage.model.together, stage.queue.given_back) == ([[11]], [])
 
 
 @pytest.mark.parametrize("late", [job(11, 5, INTERACTIVE), *together(11)])

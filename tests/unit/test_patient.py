@@ -10,6 +10,7 @@ import pytest
 from storage.database.connection import Database
 from storage.errors import NotFound, ObjectStoreOverwrites, ServiceProblem
 from storage.fleet.fault_log import FaultLog
+from storage.fleet.learned_limits import CallKind, LearnedLimit, LearnedLimits
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, Published, RenderedBatch, Submission
@@ -21,7 +22,14 @@ from storage.settings import Settings
 from storage.spec.picture import Request
 from storage.spec.registry import read_registry
 from worker.serving.outages import OutageRetry
-from worker.serving.patient import PatientInputs, PatientJobs, PatientMemoryLimits, PatientObjects, PatientQuarantines
+from worker.serving.patient import (
+    PatientInputs,
+    PatientJobs,
+    PatientLearnedLimits,
+    PatientMemoryLimits,
+    PatientObjects,
+    PatientQuarantines,
+)
 from worker.serving.watchdog import Watchdog
 
 
@@ -73,6 +81,7 @@ def waiting_for(outage: Outage) -> OutageRetry:
 # -- the database ----------------------------------------------------------------------------------------------
 
 LOAD = Load(model="shapes", width=64, height=64, device_name="cpu")
+KIND = CallKind(model="shapes", entry="e", width=64, height=64, device_name="d")
 
 
 def claim(database: Database, retry: OutageRetry, _: Claim) -> object:
@@ -107,6 +116,16 @@ def learn_a_memory_limit(database: Database, retry: OutageRetry, _: Claim) -> ob
     return MemoryLimits(database).of(LOAD)
 
 
+def look_up_learned_limits(database: Database, retry: OutageRetry, _: Claim) -> object:
+    return PatientLearnedLimits(LearnedLimits(database), retry).of(KIND)
+
+
+def learn_a_limit(database: Database, retry: OutageRetry, _: Claim) -> object:
+    PatientLearnedLimits(LearnedLimits(database), retry).learn(KIND, LearnedLimit(pictures=4, settled=True))
+    found = LearnedLimits(database).of(KIND)
+    return found and found.pictures
+
+
 @pytest.mark.parametrize(
     ("call", "what", "expected"),
     [
@@ -117,6 +136,8 @@ def learn_a_memory_limit(database: Database, retry: OutageRetry, _: Claim) -> ob
         (look_up_quarantines, "look up quarantines", None),
         (look_up_memory_limits, "look up memory limits", None),
         (learn_a_memory_limit, "tell memory limits", MemoryLimit(pictures=4)),
+        (look_up_learned_limits, "look up learned limits", None),
+        (learn_a_limit, "tell learned limits", 4),
     ],
 )
 def test_a_call_waits_for_the_database_and_returns_its_answer(

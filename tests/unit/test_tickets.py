@@ -4,7 +4,7 @@ from scheduler.intake.tickets import missing
 
 
 @pytest.mark.parametrize(
-    ("waiting", "batch_limit", "queued", "most", "published"),
+    ("waiting", "batch", "queued", "most", "published"),
     [
         (0, 8, 0, 85, 0),
         (1, 8, 0, 85, 1),
@@ -23,6 +23,6 @@ from scheduler.intake.tickets import missing
     ],
 )
 def test_there_is_a_ticket_for_every_waiting_batch_and_never_more_than_the_share(
-    waiting: int, batch_limit: int, queued: int, most: int, published: int
+    waiting: int, batch: int, queued: int, most: int, published: int
 ) -> None:
-    assert missing(waiting=waiting, batch_limit=batch_limit, queued=queued, most=most) == published
+    assert missing(waiting=waiting, batch=batch, queued=queued, most=most) == published

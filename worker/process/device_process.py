@@ -15,6 +15,7 @@ from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.errors import FarmError, WorkerNameTaken
 from storage.fleet.fault_log import FaultLog
+from storage.fleet.learned_limits import LearnedLimits
 from storage.fleet.memory_limits import MemoryLimits
 from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
@@ -23,11 +24,14 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
+from worker.process.cores import usable_cores
+from worker.process.cpu_share import threads_by_the_user
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
 from worker.rendering.open_backend import open_backends
 from worker.serving.batch import WorkerContext
+from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.heartbeat import Heartbeat
@@ -35,7 +39,14 @@ from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
 from worker.serving.outages import OutageRetry
-from worker.serving.patient import PatientInputs, PatientJobs, PatientMemoryLimits, PatientObjects, PatientQuarantines
+from worker.serving.patient import (
+    PatientInputs,
+    PatientJobs,
+    PatientLearnedLimits,
+    PatientMemoryLimits,
+    PatientObjects,
+    PatientQuarantines,
+)
 from worker.serving.publish import Publisher
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
@@ -82,7 +93,6 @@ class DeviceProcess:
         # Beats and leases have rounds of their own and skip one while the database is away. All else waits.
         retry = OutageRetry(stopping, self._heartbeat)
         jobs = PatientJobs(self._jobs, retry)
-        memory_limits = PatientMemoryLimits(MemoryLimits(database), retry)
 
         backends = self._open_backends(settings, InputCache(PatientInputs(objects, retry, self._watchdog)))
         self._hardware = _hardware_name(backends)
@@ -92,7 +102,7 @@ class DeviceProcess:
                 jobs=jobs,
                 leases=self._leases,
                 watchdog=self._watchdog,
-                batch_limits=BatchLimits(memory_limits, device_name=self._hardware),
+                batch_limits=self._batch_limits(database, retry),
                 threads=ThreadChoice(own_threads()),
                 publisher=Publisher(jobs=jobs, objects=PatientObjects(objects, retry), leases=self._leases),
                 heartbeat=self._heartbeat,
@@ -106,6 +116,21 @@ class DeviceProcess:
             ahead=ClaimsAhead(jobs, worker=self.me.name, served=self.me.served),
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
+        )
+
+    def _batch_limits(self, database: Database, retry: OutageRetry) -> BatchLimits:
+        threads, hardware = own_threads(), self._hardware
+        if self.me.device.kind == "cpu":
+            hardware = f"{hardware[:100]}, threads: {threads or threads_by_the_user() or usable_cores()}"
+        return BatchLimits(
+            PatientMemoryLimits(MemoryLimits(database), retry),
+            device_name=self._hardware,
+            learner=BatchLearner(
+                PatientLearnedLimits(LearnedLimits(database), retry),
+                device_name=hardware,
+                tries_threads=(threads or 1) > 1,
+            ),
+            workers=lambda model: retry(lambda: len(self._workers.serving(model)), what="look for other workers"),
         )
 
     def _open_backends(self, settings: Settings, inputs: InputCache) -> Mapping[str, Backend]:

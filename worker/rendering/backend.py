@@ -108,6 +108,13 @@ class SlotLoop(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """Wait until the device has done what it was called for, which may be later than `tick` returns.
+
+        Raises what `tick` does; the slots have moved.
+        """
+        ...
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         """Decode slots whose calls are all made. Raises OutOfMemory and DeviceBroken; then it can be tried again."""
         ...

@@ -58,7 +58,7 @@ class LoadedPipeline:
         self._model = model
         self._inputs = inputs
         self._prompts = Prompts(pipeline, inputs)
-        self._fill_to = model.batch_limit
+        self._fill_to = model.batch
         self._recipe = recipe
         #: The pipeline itself; of Kandinsky's combined one, which is a prior and a decoder, the decoder.
         self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
@@ -82,7 +82,7 @@ class LoadedPipeline:
         if self._recipe["threads"] is not None:
             # Of this thread, which renders: PyTorch keeps the number for each.
             torch.set_num_threads(threads or self._recipe["threads"])
-        self._fill_to = min(at_most or self._model.batch_limit, self._model.batch_limit)
+        self._fill_to = min(at_most or self._model.batch, self._model.batch)
         try:
             return self._render(specs, on_step)
         except Abandoned:

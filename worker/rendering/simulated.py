@@ -145,6 +145,9 @@ class _SimulatedLoop:
         self.last_rows = (len(slots), len(slots))
         return {}
 
+    def finish(self) -> None:
+        """Do nothing: `tick` slept as long as it takes."""
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         return [
             SlotPicture(

@@ -17,7 +17,7 @@ from worker.rendering.slot_decoding import SlotDecoder
 from worker.rendering.slot_rows import RowLayout, UNetRows
 from worker.rendering.slot_sampling import SlotSampler
 from worker.rendering.torch_faults import as_fault
-from worker.rendering.tuning import attention, release_memory, tf32
+from worker.rendering.tuning import attention, release_memory, tf32, wait_for_device
 
 _Made = TypeVar("_Made")
 _Sampler = SlotSampler[DiffusersSlot]
@@ -47,6 +47,9 @@ class DiffusersSlots:
         again = mine[0].replayed() if mine else None
         self._threads = threads if again is None else again[1]
         return self._run(lambda: self._tick(mine), self._threads)
+
+    def finish(self) -> None:
+        self._run(wait_for_device, self._threads)
 
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         mine = _mine(slots)

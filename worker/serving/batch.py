@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from storage.errors import OutOfMemory, RenderFailed
-from storage.fleet.memory_limits import MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.faults import Fault
 from storage.rules.ids import batch_id
 from storage.spec.models import Model
 from storage.spec.samplers import model_calls
 from worker.rendering.backend import Abandoned, LoadedModel, RenderResult
-from worker.serving.batch_limits import BatchLimits
+from worker.serving.batch_limits import BatchLimits, CallLimit
 from worker.serving.call_pace import CallPace
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
@@ -87,7 +86,7 @@ class Batch:
         parts = deque(tuple(group) for group in _by_call(self.claim.jobs))
         while parts:
             jobs = parts.popleft()
-            limit = self.context.batch_limits.limit(self.model, jobs[0])
+            limit = self.context.batch_limits.for_batch(self.model, jobs)
             if len(jobs) > limit.pictures:
                 parts.extendleft((jobs[limit.pictures :], jobs[: limit.pictures]))
                 continue
@@ -109,11 +108,13 @@ class Batch:
                 parts.extendleft((job,) for job in reversed(jobs))
         return made
 
-    def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: MemoryLimit) -> int:
+    def _attempt(self, loaded: LoadedModel, jobs: Sequence[ClaimedJob], limit: CallLimit) -> int:
         context, threads, started = self.context, self.context.threads.choose(self.model, jobs), time.monotonic()
         if limit.frugal:
             # Another worker found this necessary, or this one before it loaded the model again.
             loaded.save_memory()
+        if not jobs[0].together:
+            context.heartbeat.limited(limit.pictures, limit.reason)
         steps, of = itertools.count(1), model_calls(jobs[0].spec, self.model)
         context.watchdog.begin((self.model.alias, jobs[0].spec.width, jobs[0].spec.height, len(jobs)))
         try:
@@ -133,6 +134,9 @@ class Batch:
             context.watchdog.rest()
         seconds = time.monotonic() - started
         context.threads.rendered(self.model, jobs, threads=threads, seconds=seconds)
+        if not jobs[0].together and not jobs[0].suspect:
+            key, share = jobs[0].spec.batch_key(), seconds / len(jobs)
+            context.batch_limits.took(self.model, jobs[0], key, pictures=len(jobs), share=share, seconds=seconds)
         context.heartbeat.rendered_by(rendered.recipe.get("threads"))
         context.publisher.publish(self._report(jobs, rendered, seconds), jobs, rendered.pictures)
         return len(jobs)

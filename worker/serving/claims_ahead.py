@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1
 #: How often to look at least, and to see how much waits.
 _THOROUGH_SECONDS = 1.0
-#: Jobs are claimed ahead as long as so many batches wait: with fewer, others are to have them.
-_DEEP_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +27,10 @@ class QueueLook:
     claim: Claim | None = None
     #: Best priorities that wait, by model that is served; None: not looked for.
     waiting: Mapping[str, Priority] | None = None
-    #: Whether so much waits that there is enough for all; None: not looked for.
-    deep: bool | None = None
-    #: Whether jobs were asked for, and how many at most; without a claim, there were none.
+    #: How many jobs of the best priority wait, counted as far as was asked; None: not looked for.
+    backlog: int | None = None
+    #: Whether jobs were asked for; without a claim, there were none.
     asked: bool = False
-    limit: int = 0
 
 
 class ClaimsAhead:
@@ -55,21 +52,22 @@ class ClaimsAhead:
     def is_asking(self) -> bool:
         return self._asked is not None
 
-    def claim(self, model: Model, limit: int) -> None:
-        """Ask for at most so many jobs."""
-        self._asked = self._thread.submit(self._claim, model, limit)
+    def claim(self, model: Model, limit: int, *, count_to: int) -> None:
+        """Ask for at most so many jobs, and how many more wait, counted up to a number."""
+        self._asked = self._thread.submit(self._claim, model, limit, count_to)
 
-    def look(self, model: Model, *, free: int, less_urgent: Mapping[Priority, int]) -> None:
+    def look(self, model: Model, *, free: int, less_urgent: Mapping[Priority, int], count_to: int) -> None:
         """Ask what waits, and claim as much of it as there is use for.
 
         Args:
             free: slots that nobody has; below 0 if more wait for one.
             less_urgent: for each priority, how many that have slots something of it would make step aside.
+            count_to: as `claim`.
         """
         now = time.monotonic()
         if thorough := self.look_is_due(now):
             self._thorough_at = now
-        self._asked = self._thread.submit(self._look, model, (free, less_urgent), thorough=thorough)
+        self._asked = self._thread.submit(self._look, model, (free, less_urgent), count_to, thorough=thorough)
 
     def answer(self, *, wait: bool = False) -> QueueLook | None:
         """Return the answer if there is one. With `wait`, wait for it."""
@@ -83,26 +81,26 @@ class ClaimsAhead:
             log.info("claim not answered", extra={"error": error})
             return QueueLook()
 
-    def _claim(self, model: Model, limit: int) -> QueueLook:
+    def _claim(self, model: Model, limit: int, count_to: int) -> QueueLook:
         claim = self._jobs.claim(model=model.alias, worker=self._worker, limit=limit)
-        return QueueLook(
-            claim=claim, asked=True, limit=limit, deep=claim is not None and self._is_deep(model, claim.next_priority)
-        )
+        left = None if claim is None else claim.next_priority
+        return QueueLook(claim=claim, asked=True, backlog=self._waiting(model, left, count_to))
 
-    def _look(self, model: Model, room: tuple[int, Mapping[Priority, int]], *, thorough: bool) -> QueueLook:
+    def _look(
+        self, model: Model, room: tuple[int, Mapping[Priority, int]], count_to: int, *, thorough: bool
+    ) -> QueueLook:
         waiting = self._jobs.best_waiting([*self._served])
         best = waiting.get(model.alias)
         if best is not None and (jobs := self._wanted(model, best, *room)) > 0:
-            return replace(self._claim(model, jobs), waiting=waiting)
-        return QueueLook(waiting=waiting, deep=self._is_deep(model, best) if thorough else None)
+            return replace(self._claim(model, jobs, count_to), waiting=waiting)
+        return QueueLook(waiting=waiting, backlog=self._waiting(model, best, count_to) if thorough else None)
 
     def _wanted(self, model: Model, best: Priority, free: int, less_urgent: Mapping[Priority, int]) -> int:
         """Return how many jobs to claim: for free slots, and those for which others step aside."""
         if less_urgent[best] <= max(0, free):
             return free
         # No more than are so urgent: with each of them would come others, to be held up here.
-        return max(free, self._jobs.waiting(model.alias, best, at_most=less_urgent[best]))
+        return max(free, self._waiting(model, best, less_urgent[best]))
 
-    def _is_deep(self, model: Model, best: Priority | None) -> bool:
-        enough = _DEEP_BATCHES * model.batch_limit
-        return best is not None and self._jobs.waiting(model.alias, best, at_most=enough) >= enough
+    def _waiting(self, model: Model, best: Priority | None, count_to: int) -> int:
+        return 0 if best is None else self._jobs.waiting(model.alias, best, at_most=count_to)

@@ -4,18 +4,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, ServiceProblem
-from storage.fleet.memory_limits import MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.ids import batch_id
 from storage.rules.states import Priority
 from storage.spec.models import DiffusersModel, Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
+from worker.serving.batch_limits import CallLimit
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
 from worker.serving.slot_jobs import SlotJob, SlotJobs
+from worker.serving.tick_sizes import TickSizes
 from worker.serving.tick_threads import TickThreads
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,12 @@ class Denoising:
         self._hooks = hooks
         self._jobs = SlotJobs()
         self._threads = TickThreads(context.threads, model)
+        self._sizes = TickSizes(context.batch_limits, model)
         self._made = 0
         #: Nobody joins any more.
         self._closed = False
-        self._deep = False
+        #: How many wait in the queue, as far as they were counted.
+        self._backlog = 0
         #: The last claim found nothing.
         self._dry = False
         self._looked_at = time.monotonic()
@@ -106,15 +109,16 @@ class Denoising:
         lead = self._jobs.lead()
         if lead is None:
             return self._ahead.is_asking
-        limit = self._context.batch_limits.limit(self._model, lead.job)
-        called = self._jobs.next_call(lead, limit.pictures, self._context.pace)
-        self._ask(limit.pictures, leaving=sum(one.is_at_its_last_call for one in called))
+        limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
+        at_most = self._sizes.goes_on(limit)
+        called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most)
+        self._ask(limit, leaving=sum(one.is_at_its_last_call for one in called))
         self._call(called, limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: int, *, leaving: int) -> None:
+    def _ask(self, limit: CallLimit, *, leaving: int) -> None:
         """Ask the queue for jobs where there is room for them, and whether anything more urgent waits.
 
         Args:
@@ -123,23 +127,28 @@ class Denoising:
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
         now, held = time.monotonic(), len(self._jobs) - leaving
-        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= limit or self._ahead.look_is_due(now)):
+        limits = self._context.batch_limits
+        slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
+        count_to = limits.count_to(self._model, limit)
+        deep = self._backlog >= limits.deep(self._model, slots)
+        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.look_is_due(now)):
             self._looked_at = now
             # Looking costs less than a claim that finds nothing.
-            self._ahead.look(self._model, free=limit - held, less_urgent=self._jobs.less_urgent(limit))
-        elif not self._dry and (held < limit or (self._deep and held <= limit + limit // 2)):
-            self._ahead.claim(self._model, (2 * limit if self._deep else limit) - held)
+            less_urgent = self._jobs.less_urgent(limit.pictures)
+            self._ahead.look(self._model, free=slots - held, less_urgent=less_urgent, count_to=count_to)
+        elif not self._dry and (held < slots or (deep and held <= slots + slots // 2)):
+            self._ahead.claim(self._model, (2 * slots if deep else slots) - held, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:
             return
-        if found.deep is not None:
-            self._deep = found.deep
+        if found.backlog is not None:
+            self._backlog = found.backlog
         if found.asked:
             self._dry = found.claim is None
         if found.claim is not None:
             self._hooks.claimed(found.claim)
-            self._take(found.claim, of=found.limit)
+            self._take(found.claim)
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
             if not self._serve_others(found.waiting, least_urgent) and not self._hooks.stays(
@@ -155,15 +164,9 @@ class Denoising:
         self._context.leases.add_ahead([one.job for one in self._jobs])
         return self._hooks.between_calls(waiting, least_urgent)
 
-    def _take(self, claim: Claim, *, of: int | None = None) -> None:
-        """Hold what was claimed, by a claim of so many at most (None: as many as there can be in a call)."""
+    def _take(self, claim: Claim) -> None:
         if claim.jobs[0].together and not self._closed:
-            if of is None or len(claim.jobs) < of or of >= self._model.batch_limit:
-                self._render_together(claim)
-            else:
-                # There was room for a part of them, maybe; a part would get other bits than all of them.
-                self._return(claim.jobs)
-                self._ahead.claim(self._model, self._model.batch_limit)
+            self._render_together(claim)
             return
         self._context.leases.add_ahead(claim.jobs)
         self._jobs.add(claim.jobs)
@@ -220,7 +223,7 @@ class Denoising:
 
     # -- the device --------------------------------------------------------------------------------------------
 
-    def _call(self, called: Sequence[SlotJob], limit: MemoryLimit) -> None:
+    def _call(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
         """Make one call of the model for these jobs, and hand over those that are finished by it."""
         context, started = self._context, time.monotonic()
         if limit.frugal:
@@ -233,10 +236,8 @@ class Denoising:
         try:
             if not (called := self._admit(called)):
                 return
-            slots = [one.slot for one in called if one.slot is not None]
-            threads = None if replayed else self._threads.choose([one.job for one in called])
             context.watchdog.begin(self._kind(called))
-            failed = self._loop.tick(slots, threads=threads)
+            failed = self._tick(called)
             context.watchdog.end()
         except OutOfMemory as error:
             if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
@@ -258,7 +259,7 @@ class Denoising:
             one.seconds += seconds / len(called)
         for position, why in failed.items():
             self._fail([called[position]], why)
-        self._show(called, limit.pictures)
+        self._show(called, limit)
         left = [one for position, one in enumerate(called) if position not in failed]
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
 
@@ -269,6 +270,19 @@ class Denoising:
             return None
         spec = called[0].job.spec
         return (self._model.alias, spec.width, spec.height, len(called), "slots")
+
+    def _tick(self, called: Sequence[SlotJob]) -> Mapping[int, RenderFailed]:
+        slots = [one.slot for one in called if one.slot is not None]
+        replayed = called[0].job.replay is not None
+        threads = None if replayed else self._threads.choose([one.job for one in called])
+        if replayed or not self._sizes.measures(called[0]):
+            return self._loop.tick(slots, threads=threads)
+        self._loop.finish()
+        started = time.monotonic()
+        failed = self._loop.tick(slots, threads=threads)
+        self._loop.finish()
+        self._sizes.took(called, rows=self._loop.last_rows[0], seconds=time.monotonic() - started)
+        return failed
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
@@ -297,7 +311,7 @@ class Denoising:
         self._jobs.remove(failed)
         self._context.report_fault([one.job for one in failed], error.fault, str(error))
 
-    def _develop(self, finished: Sequence[SlotJob], limit: MemoryLimit) -> None:
+    def _develop(self, finished: Sequence[SlotJob], limit: CallLimit) -> None:
         if not finished:
             return
         slots = [one.slot for one in finished if one.slot is not None]
@@ -314,7 +328,7 @@ class Denoising:
             elif not limit.frugal and self._context.batch_limits.give_way(
                 self._model, [finished[0].job], limit, self._loaded
             ):
-                self._develop(finished, MemoryLimit(pictures=1, frugal=True))
+                self._develop(finished, replace(limit, pictures=1, frugal=True))
             else:
                 self._fail(finished, error)
             return
@@ -356,10 +370,11 @@ class Denoising:
             self._context.heartbeat.rendered_by(group[0][1].recipe.get("threads"))
             self._hooks.rendered(len(jobs), seconds)
 
-    def _show(self, called: Sequence[SlotJob], limit: int) -> None:
+    def _show(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
-        counts = self._context.counter.count(called, self._jobs, self._loop, limit)
+        counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)))
         heartbeat = self._context.heartbeat
+        heartbeat.limited(limit.pictures, limit.reason)
         heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))
         heartbeat.denoised(counts)
         heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)

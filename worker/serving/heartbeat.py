@@ -53,6 +53,8 @@ class Heartbeat:
         self._threads: int | None = None
         self._rate = PictureRate()
         self._slots: SlotCounts | None = None
+        #: How many pictures a call may have at most, and why; None: there was no call yet.
+        self._limit: tuple[int, str] | None = None
         #: How far the jobs at the device are that somebody follows; None: nobody follows any.
         self._progress: tuple[JobProgress, ...] | None = None
         self._written_progress: tuple[JobProgress, ...] | None = None
@@ -87,6 +89,10 @@ class Heartbeat:
     def rendered_by(self, threads: int | None) -> None:
         """Note by how many threads of a CPU the last batch was rendered; None: on another device."""
         self._threads = threads
+
+    def limited(self, pictures: int, reason: str) -> None:
+        """Note how many pictures a call may have at most, and why."""
+        self._limit = (pictures, str(reason))
 
     def denoised(self, slots: SlotCounts | None) -> None:
         """Note what the slots do."""
@@ -132,6 +138,7 @@ class Heartbeat:
         with self._lock:
             trouble = "; ".join(f"cannot {what}: {problem}" for what, problem in self._trouble.items())
             outages = list(self._outages)
+        limit = self._limit
         activity = WorkerActivity(
             state=self._state,
             model=self._model,
@@ -141,6 +148,8 @@ class Heartbeat:
             trouble=trouble or None,
             threads=self._threads,
             slots=self._slots,
+            batch_limit=None if limit is None else limit[0],
+            limit_reason=None if limit is None else limit[1],
         )
         if not self._workers.beat(self._name, activity):
             # The first one after an outage, or the row was lost.

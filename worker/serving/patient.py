@@ -7,6 +7,7 @@ ServiceProblem before the process is to stop (`OutageRetry`). Every one of these
 from collections.abc import Mapping, Sequence
 
 from storage.fleet.fault_log import Quarantine
+from storage.fleet.learned_limits import CallKind, LearnedLimit
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
 from storage.objects.inputs import ObjectReader
@@ -16,7 +17,7 @@ from storage.objects.store import ObjectStore
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from worker.serving.outages import OutageRetry
-from worker.serving.services import Quarantines, SharedMemoryLimits, WorkerJobs
+from worker.serving.services import Quarantines, SharedLearnedLimits, SharedMemoryLimits, WorkerJobs
 from worker.serving.watchdog import Watchdog
 
 
@@ -112,3 +113,17 @@ class PatientMemoryLimits:
 
     def learn(self, load: Load, limit: MemoryLimit) -> None:
         self._retry(lambda: self._limits.learn(load, limit), what="tell memory limits")
+
+
+class PatientLearnedLimits:
+    """Learned limits, waiting for the database."""
+
+    def __init__(self, limits: SharedLearnedLimits, retry: OutageRetry) -> None:
+        self._limits = limits
+        self._retry = retry
+
+    def of(self, kind: CallKind) -> LearnedLimit | None:
+        return self._retry(lambda: self._limits.of(kind), what="look up learned limits")
+
+    def learn(self, kind: CallKind, limit: LearnedLimit) -> None:
+        self._retry(lambda: self._limits.learn(kind, limit), what="tell learned limits")

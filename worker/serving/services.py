@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from storage.fleet.fault_log import Quarantine
+from storage.fleet.learned_limits import CallKind, LearnedLimit
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import Claim, ClaimedJob, Published, RenderedBatch
 from storage.objects.object_keys import Stored
@@ -49,6 +50,14 @@ class Quarantines(Protocol):
     """Whether a worker is left out of serving."""
 
     def quarantine_of(self, worker: str, model: str) -> Quarantine | None: ...
+
+
+class SharedLearnedLimits(Protocol):
+    """The best numbers of pictures a call, which all workers with the same hardware share."""
+
+    def of(self, kind: CallKind) -> LearnedLimit | None: ...
+
+    def learn(self, kind: CallKind, limit: LearnedLimit) -> None: ...
 
 
 class SharedMemoryLimits(Protocol):

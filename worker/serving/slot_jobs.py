@@ -71,14 +71,19 @@ class SlotJobs:
         """Return the job that must not wait."""
         return self._jobs[0] if self._jobs else None
 
-    def next_call(self, lead: SlotJob, limit: int, pace: CallPace) -> list[SlotJob]:
+    def next_call(self, lead: SlotJob, limit: int, pace: CallPace, *, at_most: int = 0) -> list[SlotJob]:
         """Return the jobs of the next call: the lead, and the next ones that can be denoised with it.
 
         Beside those that somebody waits for at a screen, others only as far as they do not slow them down.
+
+        Args:
+            at_most: beyond the limit, those that have begun and are as urgent as the lead, up to so many in all.
         """
         if lead.is_single:
             return [lead]
-        found = [one for one in self._jobs if one.key == lead.key and not one.is_single][:limit]
+        alike = [one for one in self._jobs if one.key == lead.key and not one.is_single]
+        begun = [one for one in alike[limit:] if one.slot is not None and one.job.priority == lead.job.priority]
+        found = alike[:limit] + begun[: max(0, at_most - limit)]
         urgent = sum(one.job.priority is Priority.INTERACTIVE for one in found)
         if 0 < urgent < len(found):
             return found[: urgent + pace.beside(lead.key, urgent, len(found) - urgent)]

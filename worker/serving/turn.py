@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.broker.tickets import Tickets
 from storage.errors import BrokerProblem, DeviceBroken, ModelUnavailable, ServiceProblem
@@ -13,6 +13,7 @@ from storage.rules.states import Priority
 from storage.spec.models import Model
 from worker.rendering.backend import LoadedModel
 from worker.serving.batch import Batch, WorkerContext
+from worker.serving.batch_limits import is_learned
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
 from worker.serving.help_call import HelpCall
@@ -62,7 +63,8 @@ class Turn:
         visit, pictures = _Visit(turn=self, model=model), 0
         try:
             while not self.stopping.is_set():
-                claim = self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=model.batch_limit)
+                limit = self.context.batch_limits.to_claim(model, lambda at_most: self._waiting(model, at_most))
+                claim = self.context.jobs.claim(model=model.alias, worker=self.context.worker, limit=limit)
                 if claim is None:
                     self._stand_aside(model)
                     break
@@ -135,7 +137,7 @@ class Turn:
         """Claim what somebody waits for at a screen, and no more."""
         jobs = self.context.jobs
         try:
-            waiting = jobs.waiting(model.alias, Priority.INTERACTIVE, at_most=model.batch_limit)
+            waiting = jobs.waiting(model.alias, Priority.INTERACTIVE, at_most=model.batch)
             claim = jobs.claim(model=model.alias, worker=self.context.worker, limit=waiting) if waiting else None
             if claim is not None and claim.jobs[0].suspect:
                 # It is to have the device to itself, once what has begun is finished.
@@ -149,10 +151,29 @@ class Turn:
 
     def _render_batch(self, visit: "_Visit", claim: Claim, loaded: LoadedModel) -> int:
         started = time.monotonic()
+        claim = self._without_surplus(visit.model, claim)
         made = Batch(claim=claim, model=visit.model, context=self.context).run(loaded)
         self.help.rendered(made, time.monotonic() - started)
         self.context.heartbeat.rendered(made)
         return made
+
+    def _waiting(self, model: Model, at_most: int) -> int:
+        """Count what waits for a model; none, where somebody waits at a screen: such a batch is not to be large."""
+        best = self.context.jobs.best_waiting([model.alias]).get(model.alias)
+        if best is None or best is Priority.INTERACTIVE:
+            return 0
+        return self.context.jobs.waiting(model.alias, best, at_most=at_most)
+
+    def _without_surplus(self, model: Model, claim: Claim) -> Claim:
+        """Give back what was claimed for a large call and is of a kind that has smaller ones."""
+        limit = self.context.batch_limits.for_batch(model, claim.jobs).pictures
+        if not is_learned(model) or len(claim.jobs) <= max(limit, model.batch):
+            return claim
+        surplus = claim.jobs[limit:]
+        self.context.jobs.give_back(surplus)
+        self.context.leases.drop(surplus)
+        self.return_ticket(model, surplus[0].priority)
+        return replace(claim, jobs=claim.jobs[:limit])
 
     def _stand_aside(self, model: Model) -> None:
         """Leave tickets to others while this worker is quarantined; return soon if it is from this model only."""
