@@ -96,8 +96,9 @@ class Queue:
             taken = [head] if head.suspect else alike if head.together else alike[:limit]
             self.jobs = [one for one in self.jobs if one not in taken]
             self.claimed.append(len(taken))
-            self.claiming(head)
-            return Claim(jobs=tuple(taken), next_priority=self.jobs[0].priority if self.jobs else None)
+            claim = Claim(jobs=tuple(taken), next_priority=self.jobs[0].priority if self.jobs else None)
+        self.claiming(head)
+        return claim
 
     def complete(self, batch: RenderedBatch, published: Sequence[Published]) -> Mapping[int, State | None]:
         with self._lock:
