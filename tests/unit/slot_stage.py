@@ -329,7 +329,7 @@ class Stage:
                 claimed=lambda _: None,
                 given_back=self.tickets.append,
                 stays=lambda _waiting, _least: self.stays,
-                between_calls=lambda waiting, _least: self.between_calls(waiting),
+                between_calls=lambda waiting: self.between_calls(waiting),
                 rendered=lambda _pictures, _seconds: None,
                 is_stopping=self._is_stopping,
             ),

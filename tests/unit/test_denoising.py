@@ -208,6 +208,22 @@ def test_an_urgent_picture_of_another_model_is_made_between_two_calls(stage: Sta
     assert stage.queue.given_back == []
 
 
+def test_what_is_urgent_elsewhere_is_not_made_between_calls_of_what_is_as_urgent(stage: Stage) -> None:
+    stage.queue.add(job(1, 30, INTERACTIVE), job(2, 30, BULK))
+    stage.queue.others = {"other": INTERACTIVE}
+    asked_at: list[int] = []
+
+    def between_calls(_: Mapping[str, Priority]) -> bool:
+        asked_at.append(len(stage.model.ticks))
+        return False
+
+    stage.between_calls = between_calls
+    slowly(stage)
+    stage.run()
+    assert asked_at
+    assert min(asked_at) >= 30
+
+
 def test_few_that_wait_are_left_to_others(stage: Stage) -> None:
     stage.queue.add(*(job(number, 20) for number in range(1, 8)))
 

@@ -32,8 +32,8 @@ class Hooks:
     given_back: Callable[[Priority], None]
     #: Whether to stay with this model, by what waits for each model; the priority is that of the least urgent in hand.
     stays: Callable[[Mapping[str, Priority], Priority], bool]
-    #: Render, between two calls, what somebody waits for of other models, by the same two; return whether it did.
-    between_calls: Callable[[Mapping[str, Priority], Priority], bool]
+    #: Render, between two calls, what somebody waits for of other models, by what waits; return whether it did.
+    between_calls: Callable[[Mapping[str, Priority]], bool]
     #: Pictures were made in so many seconds of the device.
     rendered: Callable[[int, float], None]
     is_stopping: Callable[[], bool]
@@ -151,18 +151,17 @@ class Denoising:
             self._take(found.claim)
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
-            if not self._serve_others(found.waiting, least_urgent) and not self._hooks.stays(
-                found.waiting, least_urgent
-            ):
+            if not self._serve_others(found.waiting) and not self._hooks.stays(found.waiting, least_urgent):
                 self._close()
 
-    def _serve_others(self, waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
+    def _serve_others(self, waiting: Mapping[str, Priority]) -> bool:
         """Have what is urgent of other models made between two calls; return whether there was any."""
-        if self._jobs.has_suspect():
+        if self._jobs.has_suspect() or any(one.job.priority is Priority.INTERACTIVE for one in self._jobs):
+            # Somebody waits for these, too.
             return False
         # None of these is at the device meanwhile.
         self._context.leases.add_ahead([one.job for one in self._jobs])
-        return self._hooks.between_calls(waiting, least_urgent)
+        return self._hooks.between_calls(waiting)
 
     def _take(self, claim: Claim) -> None:
         if claim.jobs[0].together and not self._closed:

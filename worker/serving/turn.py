@@ -100,7 +100,7 @@ class Turn:
                         claimed=visit.claimed,
                         given_back=lambda priority: self.return_ticket(model, priority),
                         stays=visit.stays,
-                        between_calls=lambda waiting, least: self._between_calls(visit, waiting, least),
+                        between_calls=lambda waiting: self._between_calls(visit, waiting),
                         rendered=self.help.rendered,
                         is_stopping=self.stopping.is_set,
                     ),
@@ -118,13 +118,13 @@ class Turn:
             context.leases.drop(claim.jobs)
             raise
 
-    def _between_calls(self, visit: "_Visit", waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
+    def _between_calls(self, visit: "_Visit", waiting: Mapping[str, Priority]) -> bool:
         """Render what somebody waits for at a screen of another model that is loaded; return whether there was any.
 
         The pictures in hand stand aside meanwhile, their latents kept.
         """
         urgent = Priority.INTERACTIVE
-        if self.stopping.is_set() or least_urgent <= urgent:
+        if self.stopping.is_set():
             return False
         aliases = [alias for alias, priority in waiting.items() if priority is urgent and alias != visit.model.alias]
         for model in map(self.models.loaded, aliases):
