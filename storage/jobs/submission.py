@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, insert, literal, select, update
 
+from storage.access.key_locks import alone_with_key
 from storage.access.quotas import accept_alone, keep_to_limits, note_accepted
-from storage.access.turns import turn_of
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, renders
 from storage.database.upsert import insert_on_conflict
@@ -47,9 +47,9 @@ def accept_stream(
     stream = iter(new_jobs)
     few = list(islice(stream, CHUNK))
     # Before there is a connection: of those there are few, and a key's requests wait for one another.
-    turn = partial(turn_of, submission.key_id, submission.limits)
+    alone = partial(alone_with_key, submission.key_id, submission.limits)
     if len(few) < CHUNK:
-        with turn(), database.write() as connection:
+        with alone(), database.write() as connection:
             return within(connection, partial(_accept_few, connection, few, submission, quanta))
     before = _accepted_before(database, submission)
     if before is not None:
@@ -58,7 +58,7 @@ def accept_stream(
     # A long manifest is read before the transaction that accepts it, which then is short.
     with stage(database) as staging:
         staging.fill(chain(few, stream))
-        with turn(), staging.accepting() as connection:
+        with alone(), staging.accepting() as connection:
             return within(connection, partial(_accept_staged, connection, staging, submission, quanta))
 
 

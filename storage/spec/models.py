@@ -29,7 +29,11 @@ def _from_source(value: Any) -> Any:
 
 
 def _unless_auto(value: Any) -> Any:
-    return None if value == "auto" else value
+    if value == "auto":
+        return None
+    if isinstance(value, str | bool):
+        raise ValueError(f'must be a whole number from 1 to {MOST_AT_ONCE}, or "auto"')
+    return value
 
 
 class _Model(BaseModel):

@@ -33,7 +33,7 @@ OF_ANSWERS: Sequence[Mutant] = (
         fault="requests of one limited key wait for one another with everybody's connections",
         changes=(
             Change(
-                file="storage/access/turns.py",
+                file="storage/access/key_locks.py",
                 old="if key_id is None or not is_alone(limits):",
                 new="if key_id is None or limits is not None:",
             ),

@@ -168,7 +168,8 @@ def test_a_seed_that_is_none_is_refused_wherever_it_came_from() -> None:
         ('kind = "diffusers"', r"\[models\.a\] source: missing"),
         ('kind = "simulated"\nsource = "x"', r"\[models\.a\] source: unknown field; known fields: kind, "),
         ('kind = "diffusers"\nsource = "x"\nbatchlimit = 3', r"batchlimit: unknown field; did you mean batch_limit"),
-        ('kind = "diffusers"\nsource = "x"\nbatch_limit = "3 or 4"', r"batch_limit: must be a valid integer"),
+        ('kind = "diffusers"\nsource = "x"\nbatch_limit = "3 or 4"', r"batch_limit: must be a whole number .*\"auto\""),
+        ('kind = "diffusers"\nsource = "x"\nbatch_limit = true', r"batch_limit: must be a whole number .*\"auto\""),
         (
             'kind = "simulated"\nfault = { kind = "death", promt = "x" }',
             r"fault\.promt: unknown field; did you mean prompt",

@@ -1,4 +1,4 @@
-"""Turns of limited keys: in a process, requests of one key wait for one another without a connection to the database.
+"""Locks of limited keys: in a process, requests of one key wait for one another without a connection to the database.
 
 Of those there are few, for everybody. Between processes the lock of `storage.access.quotas.accept_alone` does the same.
 """
@@ -15,14 +15,14 @@ from storage.errors import DatabaseBusy
 _PATIENCE_SECONDS = 30.0
 
 
-class _Turns:
+class _KeyLocks:
     def __init__(self) -> None:
         self._known = threading.Lock()
         #: Key → its lock, and how many have it or wait for it.
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def taken(self, key_id: str) -> Iterator[None]:
+    def held(self, key_id: str) -> Iterator[None]:
         with self._known:
             lock, users = self._locks.get(key_id, (threading.Lock(), 0))
             self._locks[key_id] = lock, users + 1
@@ -42,14 +42,14 @@ class _Turns:
                     del self._locks[key_id]
 
 
-_turns = _Turns()
+_locks_of_keys = _KeyLocks()
 
 
 @contextmanager
-def turn_of(key_id: str | None, limits: Limits) -> Iterator[None]:
+def alone_with_key(key_id: str | None, limits: Limits) -> Iterator[None]:
     """Wait until no other request of a limited key is accepted in this process. Raises DatabaseBusy."""
     if key_id is None or not is_alone(limits):
         yield
         return
-    with _turns.taken(key_id):
+    with _locks_of_keys.held(key_id):
         yield
