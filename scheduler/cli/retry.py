@@ -70,15 +70,16 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)
+    recipe = batch.recipe_of(job)
     services.registry[job.spec.model]
     before = services.objects.get(job.object)
-    if by_slots := "calls" in batch.recipe:
+    if by_slots := "calls" in recipe:
         position, specs = 0, [job.spec]
-        replay = json.dumps({name: batch.recipe[name] for name in ("calls", "decoded")})
+        replay = json.dumps({name: recipe[name] for name in ("calls", "decoded")})
         terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
     else:
         position, specs = batch.job_row_ids.index(job.row_id), services.views.specs(batch)
-        terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=batch.recipe.get("threads"))
+        terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=recipe.get("threads"))
     again = submit_order(
         intake_of(services, reachable_broker(services)),
         Submitter(owner=settings.owner, local_files=True),
@@ -90,7 +91,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if twin.object is None:
         raise InvalidInput(f"reproducing job {job_id} did not succeed: job {twin.id} is {twin.state}: {twin.error}")
     verdict = compare(before, services.objects.get(twin.object))
-    why = changed(batch.recipe, services.views.batch(twin.batch_id).recipe) if twin.batch_id else []
+    why = changed(recipe, services.views.batch(twin.batch_id).recipe_of(twin)) if twin.batch_id else []
     if as_json:
         sums = [job.sha256, twin.sha256]
         print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})

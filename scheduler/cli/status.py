@@ -195,13 +195,14 @@ def recipe(job_id: str, as_json: bool) -> None:
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
-        # Of what went through slots, the recipe's calls say it all, and neighbours do not matter.
-        mates = {"size": len(batch.job_row_ids), "position": batch.job_row_ids.index(job.row_id)}
+        made_with, size = batch.recipe_of(job), len(batch.job_row_ids)
+        # Of what went through slots, its calls say it all, and neighbours do not matter.
+        by_slots = "calls" in made_with
         fields |= {
-            "made_with": batch.recipe,
-            "batch": None if "calls" in batch.recipe else mates,
+            "made_with": made_with,
+            "batch": None if by_slots else {"size": size, "position": batch.job_row_ids.index(job.row_id)},
             "worker": batch.worker,
-            "render_seconds": round(batch.render_seconds, 3),
+            "render_seconds": round(batch.render_seconds / (size if by_slots else 1), 3),
             "object": job.object,
             "sha256": job.sha256,
             "pixels_sha256": job.pixels_sha256,

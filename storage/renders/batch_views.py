@@ -3,14 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row
+
+if TYPE_CHECKING:
+    from storage.renders.views import JobView
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchView:
-    """What one pipeline call rendered: its jobs in their order, and with what."""
+    """What was rendered together: its jobs in their order, and with what."""
 
     id: str
     worker: str
@@ -18,6 +21,10 @@ class BatchView:
     recipe: Mapping[str, Any]
     render_seconds: float
     finished_at: float
+
+    def recipe_of(self, job: "JobView") -> dict[str, Any]:
+        """Return with what one of its pictures was made."""
+        return {**self.recipe, **job.own_recipe}
 
 
 def read_batch(row: Row[Any]) -> BatchView:
