@@ -70,7 +70,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)
-    recipe = batch.recipe_of(job)
+    recipe = batch.recipe_with(job.own_recipe)
     services.registry[job.spec.model]
     before = services.objects.get(job.object)
     if by_slots := "calls" in recipe:
@@ -91,7 +91,7 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if twin.object is None:
         raise InvalidInput(f"reproducing job {job_id} did not succeed: job {twin.id} is {twin.state}: {twin.error}")
     verdict = compare(before, services.objects.get(twin.object))
-    why = changed(recipe, services.views.batch(twin.batch_id).recipe_of(twin)) if twin.batch_id else []
+    why = changed(recipe, services.views.batch(twin.batch_id).recipe_with(twin.own_recipe)) if twin.batch_id else []
     if as_json:
         sums = [job.sha256, twin.sha256]
         print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})

@@ -195,7 +195,7 @@ def recipe(job_id: str, as_json: bool) -> None:
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
-        made_with, size = batch.recipe_of(job), len(batch.job_row_ids)
+        made_with, size = batch.recipe_with(job.own_recipe), len(batch.job_row_ids)
         # Of what went through slots, its calls say it all, and neighbours do not matter.
         by_slots = "calls" in made_with
         fields |= {

@@ -3,12 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Row
-
-if TYPE_CHECKING:
-    from storage.renders.views import JobView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +19,9 @@ class BatchView:
     render_seconds: float
     finished_at: float
 
-    def recipe_of(self, job: "JobView") -> dict[str, Any]:
-        """Return with what one of its pictures was made."""
-        return {**self.recipe, **job.own_recipe}
+    def recipe_with(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return with what one of its pictures was made, given what its row says of it alone."""
+        return {**self.recipe, **own}
 
 
 def read_batch(row: Row[Any]) -> BatchView:

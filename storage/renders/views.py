@@ -91,7 +91,7 @@ class JobView:
     pixels_sha256: str | None = None
     #: What its worker says of it.
     remarks: tuple[str, ...] = ()
-    #: What its recipe says beside its batch's (`BatchView.recipe_of`).
+    #: What its recipe says beside its batch's (`BatchView.recipe_with`).
     own_recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -62,7 +62,7 @@ def test_pictures_of_one_batch_keep_what_their_recipes_say_of_each(
     views = Views(database)
     shown = list(views.jobs(render_id))
     assert {job.batch_id for job in shown} == {batch.id}
-    made_with = [views.batch(batch.id).recipe_of(job) for job in shown]
+    made_with = [views.batch(batch.id).recipe_with(job.own_recipe) for job in shown]
     assert made_with == [{"kind": "tried", "threads": 1} | said for said in (*calls, {})]
     for job, recipe in zip(shown, made_with, strict=True):
         with Image.open(io.BytesIO(objects.get(str(job.object)))) as picture:

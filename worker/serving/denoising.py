@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed, ServiceProblem
 from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
@@ -21,9 +20,6 @@ from worker.serving.tick_sizes import TickSizes
 from worker.serving.tick_threads import TickThreads
 
 log = logging.getLogger(__name__)
-
-#: What a recipe says of one picture alone.
-_OF_EACH = ("calls", "decoded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +348,7 @@ class Denoising:
         self._jobs.remove([one for one, _ in done])
         groups: dict[str, list[tuple[SlotJob, SlotPicture]]] = {}
         for one, picture in done:
-            groups.setdefault(json.dumps(_common(picture), sort_keys=True), []).append((one, picture))
+            groups.setdefault(json.dumps(picture.common_recipe(), sort_keys=True), []).append((one, picture))
         for group in groups.values():
             jobs = [one.job for one, _ in group]
             seconds = sum(one.seconds for one, _ in group)
@@ -362,11 +358,11 @@ class Denoising:
                 worker=self._context.worker,
                 model=self._model.alias,
                 jobs=tuple(jobs),
-                recipe={"farm": FARM_VERSION, **_common(group[0][1])},
+                recipe={"farm": FARM_VERSION, **group[0][1].common_recipe()},
                 render_seconds=seconds,
                 elapsed_seconds=max(time.monotonic() - one.began_at for one, _ in group),
                 remarks={one.job.id: picture.remarks for one, picture in group if picture.remarks},
-                own_recipes={one.job.id: own for one, picture in group if (own := _own(picture))},
+                own_recipes={one.job.id: own for one, picture in group if (own := picture.own_recipe())},
             )
             self._context.publisher.publish(batch, jobs, [picture.picture for _, picture in group])
             self._made += len(jobs)
@@ -382,15 +378,6 @@ class Denoising:
         heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))
         heartbeat.denoised(counts)
         heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)
-
-
-def _common(picture: SlotPicture) -> dict[str, Any]:
-    """Return what a picture's recipe has in common with those of others."""
-    return {name: said for name, said in picture.recipe.items() if name not in _OF_EACH}
-
-
-def _own(picture: SlotPicture) -> dict[str, Any]:
-    return {name: said for name, said in picture.recipe.items() if name in _OF_EACH}
 
 
 def _replay(text: str | None) -> Replay | None:
