@@ -91,7 +91,9 @@ _FIELDS = (
     click.option("--steps", "num_inference_steps", type=int, help="Denoising steps."),
     click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less turns guidance off."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="Negative prompt."),
-    click.option("--sampler", metavar="NAME", help='Sampler, such as DDIM, "Euler a" or "DPM++ 2M Karras".'),
+    click.option(
+        "--sampler", metavar="NAME", help='Sampler, such as DDIM, "Euler a" or "DPM++ 2M SDE Karras" (farm samplers).'
+    ),
     click.option("--eta", type=float, help="DDIM's η, 0 to 1."),
     click.option("--clip-skip", type=int, metavar="N", help="Skip the last N layers of the text encoder."),
     click.option(
