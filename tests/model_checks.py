@@ -3,7 +3,7 @@
 from typing import Any
 
 from storage.spec.entry_hash import entry_hash
-from storage.spec.model_checks import Finding, ModelCheck
+from storage.spec.model_checks import CheckFinding, ModelCheck
 from storage.spec.models import Model
 
 
@@ -19,7 +19,7 @@ def a_check(model: Model, **found: Any) -> ModelCheck:
             "dtype": "float32",
             "width": model.width,
             "height": model.height,
-            "findings": (Finding(check="seed", held=True, words="the same"),),
+            "findings": (CheckFinding(check="seed", held=True, words="the same"),),
             **found,
         }
     )

@@ -21,7 +21,7 @@ from storage.errors import FarmError, InvalidInput, ServiceProblem
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.process.lifeline import start_child
 from storage.settings import DEVICE, Settings, read_settings
-from storage.spec.model_checks import Finding, ModelCheck, ModelChecks, check_writable, checks_file, write_check
+from storage.spec.model_checks import CheckFinding, ModelCheck, ModelChecks, check_writable, checks_file, write_check
 from storage.spec.model_files import not_found
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.registry import read_registry
@@ -34,7 +34,7 @@ _LAST_WORDS = 3
 class _Heard:
     """What the process has told so far."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckFinding] = field(default_factory=list)
     check: ModelCheck | None = None
     failed: tuple[str, int] | None = None
     doing: str = "loading"
@@ -185,7 +185,7 @@ def _hear(line: str, heard: _Heard, show: Callable[[str, int, int], None]) -> No
         calls = event.get("calls")
         show(heard.doing + (f", call {calls}" if calls else ""), event["place"], event["of"])
     elif "found" in event:
-        finding = Finding.model_validate(event["found"])
+        finding = CheckFinding.model_validate(event["found"])
         heard.findings.append(finding)
     elif "check" in event:
         heard.check = ModelCheck.model_validate(event["check"])

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib.metadata import version
 
 from storage.spec.models import DEFAULTS, Model
 
@@ -12,6 +11,9 @@ def entry_hash(model: Model) -> str:
 
     The defaults of its pictures are left out.
     """
+    # Here: commands that read the registry need not wait for it.
+    from importlib.metadata import version
+
     said = model.model_dump(mode="json", exclude={*DEFAULTS, "batch_limit"})
     text = json.dumps([version("diffusion-farm"), said], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,7 +9,6 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ _VERSION = 1
 _FRESH_SECONDS = 5.0
 
 
-class Finding(BaseModel):
+class CheckFinding(BaseModel):
     """One thing that was checked."""
 
     model_config = ConfigDict(frozen=True)
@@ -59,7 +58,7 @@ class ModelCheck(BaseModel):
     dtype: str
     width: int
     height: int
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckFinding, ...]
     #: For how many pictures a call is best made; None: that could not be measured, as beside a running worker.
     pictures: int | None = None
     #: Sides are multiples of so many pixels, or are refused or rounded.
@@ -161,6 +160,9 @@ def write_check(file: Path, alias: str, check: ModelCheck) -> None:
 
 
 def _replace(file: Path, found: _Found) -> None:
+    # Here: commands that read the registry need not wait for it.
+    import tempfile
+
     checks = {
         alias: {name: check.model_dump(mode="json") for name, check in of_devices.items()}
         for alias, of_devices in found.items()

@@ -35,7 +35,7 @@ class Registry:
     default: str
     loras: Mapping[str, Lora] = field(default_factory=dict)
     #: What `farm models check` found.
-    checks: ModelChecks | None = None
+    checks: ModelChecks | None = field(default=None, compare=False)
 
     def __getitem__(self, alias: str) -> Model:
         """Return a model. Raises NotFound, which lists the registered ones."""

@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from storage.errors import BadSpecification, ModelUnavailable
 from storage.settings import Settings
 from storage.spec import capabilities
-from storage.spec.model_checks import Finding, ModelCheck, ModelChecks, write_check
+from storage.spec.model_checks import CheckFinding, ModelCheck, ModelChecks, write_check
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Request
 from tests.model_checks import a_check
@@ -28,12 +28,12 @@ from worker.rendering.backend import Backend, BackendResources, LoadedModel
 from worker.rendering.open_backend import open_backend
 
 CPU = Device("cpu", 0)
-Checker = Callable[..., tuple[ModelCheck, dict[str, Finding]]]
+Checker = Callable[..., tuple[ModelCheck, dict[str, CheckFinding]]]
 
 
 @pytest.fixture
 def check(models: Models, tmp_path: Path) -> Checker:
-    def checked(alias: str, *, is_shared: bool = False, **entry: Any) -> tuple[ModelCheck, dict[str, Finding]]:
+    def checked(alias: str, *, is_shared: bool = False, **entry: Any) -> tuple[ModelCheck, dict[str, CheckFinding]]:
         model = models.registry[alias].model_copy(update=entry)
         assert isinstance(model, DiffusersModel)
         registry = type(models.registry)(models={alias: model}, default=alias, loras=models.registry.loras)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from storage.errors import BadSpecification, OutOfMemory
-from storage.spec.model_checks import Finding
+from storage.spec.model_checks import CheckFinding
 from storage.spec.picture import Spec
 from worker.checks.drawing import Drawer, Drawn, Pictures, psnr
 from worker.rendering.backend import Backend
@@ -40,7 +40,7 @@ class Room:
         return n_bytes is None or n_bytes <= share * self.backend.available_memory()
 
 
-def memory(drawer: Drawer, pictures: Pictures, room: Room, multiple: int) -> tuple[Finding, int | None]:
+def memory(drawer: Drawer, pictures: Pictures, room: Room, multiple: int) -> tuple[CheckFinding, int | None]:
     """Measure what a picture takes beside the weights at half, whole and double the sides; return that of the whole."""
     figures: list[dict[str, float | int | None]] = []
     told, own, per_pixel = [], None, None
@@ -66,7 +66,7 @@ def memory(drawer: Drawer, pictures: Pictures, room: Room, multiple: int) -> tup
             own = taken
         figures.append({"width": width, "height": height, "bytes": taken})
         told.append(f"{width}×{height}: " + ("not known here" if taken is None else _size(taken)))
-    return Finding(check="memory", held=None, words="; ".join(told), figures=tuple(figures)), own
+    return CheckFinding(check="memory", held=None, words="; ".join(told), figures=tuple(figures)), own
 
 
 def _per_picture(drawer: Drawer, pictures: Pictures, spec: Spec, room: Room) -> int | None:
@@ -97,7 +97,7 @@ class _Sample:
     call: float
 
 
-def pace(drawer: Drawer, pictures: Pictures, room: Room, own_bytes: int | None) -> tuple[Finding, int | None]:
+def pace(drawer: Drawer, pictures: Pictures, room: Room, own_bytes: int | None) -> tuple[CheckFinding, int | None]:
     """Measure seconds per step by the number of pictures, and look for the best number as workers do."""
     longest = _LONGEST_BATCH_SECONDS if drawer.loop is None else _LONGEST_SLOT_CALL_SECONDS
     table: dict[int, list[_Sample]] = {}
@@ -120,7 +120,7 @@ def pace(drawer: Drawer, pictures: Pictures, room: Room, own_bytes: int | None) 
     while measured(n) and 2 * n <= pictures.model.batch and 2 * table[n][-1].call * _SAMPLES <= _PATIENCE_SECONDS:
         n *= 2
     if not table:
-        return Finding(check="pace", held=None, words=f"not measured: {limit[0]}"), None
+        return CheckFinding(check="pace", held=None, words=f"not measured: {limit[0]}"), None
     best = _knee(max(table), table, measured, longest)
     figures = tuple(
         {"pictures": n, "seconds_per_step": min(one.step for one in samples[1:])}
@@ -128,7 +128,7 @@ def pace(drawer: Drawer, pictures: Pictures, room: Room, own_bytes: int | None) 
     )
     words = ", ".join(f"{one['pictures']}: {_seconds(one['seconds_per_step'])}" for one in figures)
     words = f"seconds a step by pictures in a call: {words}; best for {best}"
-    return Finding(check="pace", held=None, words="; ".join([words, *limit]), figures=figures), best
+    return CheckFinding(check="pace", held=None, words="; ".join([words, *limit]), figures=figures), best
 
 
 def _knee(begin: int, table: dict[int, list[_Sample]], measured: Callable[[int], bool], longest: float) -> int:
@@ -182,7 +182,7 @@ def _batch_sample(drawer: Drawer, pictures: Pictures, specs: Sequence[Spec]) -> 
 
 def half_precision(
     half: Sequence[Drawn], specs: Sequence[Spec], draw: Callable[[Sequence[Spec]], list[Drawn]]
-) -> Finding:
+) -> CheckFinding:
     """Compare pictures in half precision with those of the same weights in single precision."""
     single = [drawn for spec in specs for drawn in draw([spec])]
     found = [psnr(one, other) for one, other in zip(half, single, strict=True)]
@@ -193,7 +193,7 @@ def half_precision(
     figures = tuple({"psnr_db": None if math.isinf(one) else round(one, 2)} for one in found)
     if spoiled:
         words = f"{len(spoiled)} of {len(half)} pictures were {spoiled[0]}, and were rendered again in float32"
-    return Finding(check="precision", held=not spoiled, words=words, figures=figures)
+    return CheckFinding(check="precision", held=not spoiled, words=words, figures=figures)
 
 
 def _size(n_bytes: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from storage.errors import BadSpecification, OutOfMemory, RenderFault
 from storage.spec.capabilities import pipeline_of, size_multiple
 from storage.spec.guidance import is_guided
-from storage.spec.model_checks import Finding
+from storage.spec.model_checks import CheckFinding
 from worker.checks.drawing import ROUNDING, Drawer, Pictures, difference, largest, said
 
 #: Pictures in a batch. As many rows as fit hold four; with fewer, two.
@@ -19,7 +19,7 @@ _NO_ROOM = "does not fit in memory"
 ON_NEIGHBOURS = "its pictures depend on which others are rendered with them"
 
 
-def fewer_if_need_be(prove: Callable[[int], Finding], check: str) -> Finding:
+def fewer_if_need_be(prove: Callable[[int], CheckFinding], check: str) -> CheckFinding:
     """Prove something of several pictures together, or of fewer if memory runs out."""
     for together in _TOGETHER:
         try:
@@ -27,13 +27,13 @@ def fewer_if_need_be(prove: Callable[[int], Finding], check: str) -> Finding:
         except OutOfMemory:
             continue
     words = f"not checked: there is no memory for {_TOGETHER[-1]} pictures in one call; each is rendered alone"
-    return Finding(check=check, held=None, words=words)
+    return CheckFinding(check=check, held=None, words=words)
 
 
-def alone_or_in_a_batch(drawer: Drawer, pictures: Pictures) -> Finding:
+def alone_or_in_a_batch(drawer: Drawer, pictures: Pictures) -> CheckFinding:
     """Compare each picture of a batch with itself alone."""
 
-    def prove(together: int) -> Finding:
+    def prove(together: int) -> CheckFinding:
         specs = pictures.some(together)
         batch = drawer.draw(specs)
         differs = largest([(drawer.draw([spec])[0], drawn) for spec, drawn in zip(specs, batch, strict=True)])
@@ -43,15 +43,15 @@ def alone_or_in_a_batch(drawer: Drawer, pictures: Pictures) -> Finding:
             words = (
                 f"a picture alone and among {together} differ by {said(differs)}: by the shape of the call, or worse"
             )
-        return Finding(check="batch", held=differs <= ROUNDING, words=words)
+        return CheckFinding(check="batch", held=differs <= ROUNDING, words=words)
 
     return fewer_if_need_be(prove, "batch")
 
 
-def among_strangers(drawer: Drawer, pictures: Pictures) -> Finding:
+def among_strangers(drawer: Drawer, pictures: Pictures) -> CheckFinding:
     """Put a picture into the same place of calls of the same shape, beside others: it must be the same bits."""
 
-    def prove(together: int) -> Finding:
+    def prove(together: int) -> CheckFinding:
         specs = pictures.some(together)
         others = [pictures.stranger(number, sampler=pictures.model.sampler) for number in range(together)]
         first = drawer.draw(specs)
@@ -61,7 +61,7 @@ def among_strangers(drawer: Drawer, pictures: Pictures) -> Finding:
             differs = max(differs, difference(drawer.draw(mixed)[place], first[place]))
         joined = _joined_late(drawer, pictures, together)
         held = differs <= ROUNDING and joined <= ROUNDING
-        return Finding(check="strangers", held=held, words=_told_of_strangers(drawer, together, differs, joined))
+        return CheckFinding(check="strangers", held=held, words=_told_of_strangers(drawer, together, differs, joined))
 
     return fewer_if_need_be(prove, "strangers")
 
@@ -100,32 +100,34 @@ def _joined_late(drawer: Drawer, pictures: Pictures, together: int) -> int:
     return difference(found, drawer.again(spec, found.recipe))
 
 
-def prompt_list(drawer: Drawer, pictures: Pictures) -> Finding:
+def prompt_list(drawer: Drawer, pictures: Pictures) -> CheckFinding:
     """Draw a list of prompts that say no negative prompt of their own; then one that does."""
     specs = [pictures.stranger(number) for number in range(2)]
     try:
         batch = drawer.draw(specs)
     except OutOfMemory:
-        return Finding(check="prompts", held=None, words="not checked: there is no memory for two pictures in one call")
+        return CheckFinding(
+            check="prompts", held=None, words="not checked: there is no memory for two pictures in one call"
+        )
     differs = largest([(drawer.draw([spec])[0], drawn) for spec, drawn in zip(specs, batch, strict=True)])
     if difference(batch[0], batch[1]) <= ROUNDING:
-        return Finding(check="prompts", held=False, words="two prompts with two seeds gave the same picture")
+        return CheckFinding(check="prompts", held=False, words="two prompts with two seeds gave the same picture")
     default = "the default negative prompt" if pictures.model.negative_prompt else "no negative prompt"
     words = f"a list of prompts with {default} gives each its picture ({said(differs)})"
     held = differs <= ROUNDING
     if not held:
         words = f"of a list of prompts with {default}, a picture differs by {said(differs)} from itself alone"
     if not pictures.takes("negative_prompt"):
-        return Finding(check="prompts", held=held, words=f"{words}; it takes no negative prompt")
+        return CheckFinding(check="prompts", held=held, words=f"{words}; it takes no negative prompt")
     negative = pictures.stranger(0, negative_prompt=_NEGATIVE)
     if not is_guided(negative, pipeline_of(pictures.model)):
-        return Finding(check="prompts", held=held, words=f"{words}; unguided, it reads no negative prompt")
+        return CheckFinding(check="prompts", held=held, words=f"{words}; unguided, it reads no negative prompt")
     has_effect = difference(drawer.draw([negative])[0], drawer.draw([specs[0]])[0]) > 0
     words += "; a negative prompt of one's own changes it" if has_effect else "; a negative prompt changes nothing"
-    return Finding(check="prompts", held=held and has_effect, words=words)
+    return CheckFinding(check="prompts", held=held and has_effect, words=words)
 
 
-def seed_twice(drawer: Drawer, pictures: Pictures) -> Finding:
+def seed_twice(drawer: Drawer, pictures: Pictures) -> CheckFinding:
     """Draw the same picture twice, and with another seed; something else is drawn between."""
     spec = pictures.of(0)
     [once] = drawer.draw([spec])
@@ -135,15 +137,15 @@ def seed_twice(drawer: Drawer, pictures: Pictures) -> Finding:
     differs = difference(once, again)
     if differs:
         words = f"the same seed gave two pictures that differ by {said(differs)}"
-        return Finding(check="seed", held=False, words=words)
+        return CheckFinding(check="seed", held=False, words=words)
     if difference(once, other) == 0:
-        return Finding(check="seed", held=False, words="another seed gave the same picture: the seed is not read")
-    return Finding(
+        return CheckFinding(check="seed", held=False, words="another seed gave the same picture: the seed is not read")
+    return CheckFinding(
         check="seed", held=True, words="the same seed gave the same picture twice; another seed, another one"
     )
 
 
-def size_multiples(drawer: Drawer, pictures: Pictures) -> tuple[Finding, int]:
+def size_multiples(drawer: Drawer, pictures: Pictures) -> tuple[CheckFinding, int]:
     """Try sides that are multiples of 8, 16 … pixels and of no more; return the least that gives what was asked.
 
     The farm's own check of sizes is passed by, to see what the model itself does.
@@ -170,7 +172,7 @@ def size_multiples(drawer: Drawer, pictures: Pictures) -> tuple[Finding, int]:
         held = True
         words = f"sides of multiples of {allowed} are drawn as asked, others refused when submitted"
         words += f" (the model alone: {'; '.join(told)})" if told else ""
-    return Finding(check="sizes", held=held, words=words), max(allowed, least or 0)
+    return CheckFinding(check="sizes", held=held, words=words), max(allowed, least or 0)
 
 
 def _outcome(drawer: Drawer, pictures: Pictures, width: int, height: int) -> str | None:

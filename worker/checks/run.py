@@ -14,7 +14,7 @@ from storage.errors import ModelUnavailable, OutOfMemory, RenderFailed
 from storage.objects.inputs import reference_of
 from storage.settings import Settings
 from storage.spec.entry_hash import entry_hash
-from storage.spec.model_checks import Finding, ModelCheck
+from storage.spec.model_checks import CheckFinding, ModelCheck
 from storage.spec.models import DiffusersModel
 from storage.spec.registry import Registry
 from worker.checks import measures, proofs
@@ -43,7 +43,7 @@ class Teller:
         self._steps += 1
         self._tell({"doing": self._doing, "place": CHECKS.index(self._doing), "of": len(CHECKS), "calls": self._steps})
 
-    def found(self, finding: Finding) -> None:
+    def found(self, finding: CheckFinding) -> None:
         self._tell({"found": finding.model_dump(mode="json")})
 
     def done(self, check: ModelCheck) -> None:
@@ -84,7 +84,7 @@ class ModelCheckRun:
             inputs=InputCache(image), loras=registry.loras, home=settings.home.absolute()
         )
         self._pictures = Pictures(registry, model, image.reference, device)
-        self._findings: list[Finding] = []
+        self._findings: list[CheckFinding] = []
         self._remarks: list[str] = []
 
     def all(
@@ -154,35 +154,37 @@ class ModelCheckRun:
         self._remarks += told
         words = f"loaded in {seconds:.1f} s as {first.recipe['dtype']}"
         words += ", renders by slots" if drawer.loop is not None else ", renders batch by batch"
-        self._found(Finding(check="loading", held=not told, words="; ".join([words, *told])))
+        self._found(CheckFinding(check="loading", held=not told, words="; ".join([words, *told])))
         return drawer, first
 
-    def _precision(self, backend: Backend, drawer: Drawer, first: Drawn) -> Finding:
+    def _precision(self, backend: Backend, drawer: Drawer, first: Drawn) -> CheckFinding:
         if first.recipe["dtype"] == "float32":
-            return Finding(check="precision", held=None, words="not applicable: pictures are rendered in float32")
+            return CheckFinding(check="precision", held=None, words="not applicable: pictures are rendered in float32")
         specs = self._pictures.some(2)
         half = [drawn for spec in specs for drawn in drawer.draw([spec])]
         single = self._model.model_copy(update={"dtype": "float32"})
         if backend.available_memory() < backend.needed_memory(single) * 2:
-            return Finding(check="precision", held=None, words="not checked: there is no memory for float32 beside it")
+            return CheckFinding(
+                check="precision", held=None, words="not checked: there is no memory for float32 beside it"
+            )
         try:
             loaded: LoadedModel = backend.load(single)
             finding = measures.half_precision(half, specs, Drawer(loaded, self._tell.step).draw)
         except (OutOfMemory, ModelUnavailable) as error:
-            return Finding(check="precision", held=None, words=f"not checked: in float32, {error}")
+            return CheckFinding(check="precision", held=None, words=f"not checked: in float32, {error}")
         if finding.held is False:
             self._remarks.append(f"{first.recipe['dtype']} spoils pictures of it, which are rendered twice: set dtype")
         return finding
 
-    def _prove(self, check: str, prove: Callable[[], Finding]) -> Finding:
+    def _prove(self, check: str, prove: Callable[[], CheckFinding]) -> CheckFinding:
         self._tell.doing(check)
         try:
             finding = prove()
         except (RenderFailed, OutOfMemory) as error:
-            finding = Finding(check=check, held=False, words=f"failed: {error}")
+            finding = CheckFinding(check=check, held=False, words=f"failed: {error}")
         return self._found(finding)
 
-    def _found(self, finding: Finding) -> Finding:
+    def _found(self, finding: CheckFinding) -> CheckFinding:
         self._findings.append(finding)
         self._tell.found(finding)
         return finding
