@@ -5,7 +5,7 @@ Only registered models run; a caller names an alias and nothing else reaches a m
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,6 +17,7 @@ from storage.settings import Settings
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
+from storage.spec.model_checks import ModelChecks, checks_file
 from storage.spec.model_files import resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
@@ -33,6 +34,8 @@ class Registry:
     models: Mapping[str, Model]
     default: str
     loras: Mapping[str, Lora] = field(default_factory=dict)
+    #: What `farm models check` found.
+    checks: ModelChecks | None = field(default=None, compare=False)
 
     def __getitem__(self, alias: str) -> Model:
         """Return a model. Raises NotFound, which lists the registered ones."""
@@ -49,7 +52,9 @@ class Registry:
         model = self[request.model or self.default]
         asked = request.asked()
         if "aspect" in asked:
-            asked = with_sides(asked, native=(model.width, model.height), multiple=size_multiple(model))
+            found = 1 if self.checks is None else self.checks.multiple(model)
+            multiple = max(size_multiple(model), found)
+            asked = with_sides(asked, native=(model.width, model.height), multiple=multiple)
         fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
@@ -59,6 +64,8 @@ class Registry:
             raise BadSpecification(explain(error)) from None
         check_pixels(spec.width, spec.height)
         check_controls(spec, model)
+        if self.checks is not None:
+            self.checks.check_size(spec, model)
         check_loras(spec, self.loras, model)
         return spec
 
@@ -83,6 +90,10 @@ def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, A
 
 def read_registry(settings: Settings) -> Registry:
     """Read the registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
+    return replace(_read_models(settings), checks=ModelChecks(checks_file(settings)))
+
+
+def _read_models(settings: Settings) -> Registry:
     path = settings.local_models_file
     if path.exists() or settings.models_file:
         try:

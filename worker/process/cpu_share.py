@@ -11,7 +11,7 @@ from storage.spec.registry import Registry
 from worker.devices import Device, find_devices
 from worker.process.cores import usable_cores, usable_memory
 from worker.process.cpu_plan import CpuPlan, plan_cpu
-from worker.process.identity import THREADS, served_models
+from worker.process.identity import THREADS, own_threads, served_models
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,13 @@ def share_cpu(settings: Settings, registry: Registry) -> tuple[list[Device], Cpu
     # Those that were named one by one are wanted at once.
     reserves = on_cpu[1:] if plans else []
     return devices, CpuShare(threads=None if by_user else plan.threads, reserves=reserves)
+
+
+def learning_name(device: Device, hardware: str) -> str:
+    """Return by which name this process learns and finds what is best for its device: on a CPU it has threads, too."""
+    if device.kind != "cpu":
+        return hardware
+    return f"{hardware[:100]}, threads: {own_threads() or threads_by_the_user() or usable_cores()}"
 
 
 def threads_by_the_user() -> int | None:
