@@ -57,7 +57,7 @@ def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api
             api.says("documentation at /docs")
             match = re.search(r"http://[\d.]+:\d+", api.err)
             assert match is not None
-            eventually(lambda: httpx.get(f"{match[0]}/readyz").is_success, "a worker serves")
+            eventually(lambda: httpx.get(f"{match[0]}/readyz", timeout=60).is_success, "a worker serves")
             yield Api(home, match[0])
             assert api.interrupted().code in (0, 130)
         up.interrupted()

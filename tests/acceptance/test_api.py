@@ -24,7 +24,7 @@ def home(api: Api) -> Home:
 
 
 def test_without_keys_this_machine_is_let_in_and_no_strange_page_is(address: str) -> None:
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=60) as client:
         assert client.get("/v1/models").status_code == 200
         strange = client.get("/v1/models", headers={"Origin": "https://evil.example"})
         rebound = client.get("/v1/models", headers={"Host": "evil.example"})
@@ -78,7 +78,7 @@ def test_the_client_renders_where_only_httpx_is_installed(address: str) -> None:
 
 
 def test_health_and_metrics_need_no_key(address: str) -> None:
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=60) as client:
         assert client.get("/healthz").text == "ok\n"
         ready = client.get("/readyz")
         metrics = client.get("/metrics").text
@@ -94,12 +94,12 @@ def test_health_and_metrics_need_no_key(address: str) -> None:
 
 
 def test_from_the_first_key_on_nobody_is_let_in_without(ann: httpx.Client, address: str) -> None:
-    eventually(lambda: httpx.get(f"{address}/v1/models").status_code == 401, "the door is closed")
-    wrong = httpx.get(f"{address}/v1/models", headers={"Authorization": "Bearer farm_nothing"})
+    eventually(lambda: httpx.get(f"{address}/v1/models", timeout=60).status_code == 401, "the door is closed")
+    wrong = httpx.get(f"{address}/v1/models", headers={"Authorization": "Bearer farm_nothing"}, timeout=60)
     assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
     assert ann.get("/v1/models").status_code == 200
     key = ann.headers["authorization"].removeprefix("Bearer ")
-    assert httpx.get(f"{address}/v1/models", headers={"X-API-Key": key}).status_code == 200
+    assert httpx.get(f"{address}/v1/models", headers={"X-API-Key": key}, timeout=60).status_code == 200
 
 
 def test_a_key_to_read_may_not_submit(api: Api) -> None:
@@ -130,9 +130,9 @@ def test_a_revoked_key_is_let_in_no_more(home: Home, address: str) -> None:
     made = home.farm("keys", "create", "--name", "brief", "--json").json
     assert made["id"] in home.farm("keys", "list").out
     headers = {"Authorization": f"Bearer {made['key']}"}
-    assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 200
+    assert httpx.get(f"{address}/v1/renders", headers=headers, timeout=60).status_code == 200
     home.farm("keys", "revoke", made["id"])
-    assert httpx.get(f"{address}/v1/renders", headers=headers).status_code == 401
+    assert httpx.get(f"{address}/v1/renders", headers=headers, timeout=60).status_code == 401
     assert "no key with id" in home.farm("keys", "revoke", "nobody", code=2).complaint
 
 
@@ -153,7 +153,9 @@ def test_callers_are_told_how_much_room_their_own_pictures_take_and_an_admin_of_
 
     [anns] = ann.get("/v1/usage").json()
     bens = ben.get("/v1/usage").json()
-    admins = httpx.get(f"{api.address}/v1/usage", headers={"X-API-Key": api.key("root", "--role", "admin")}).json()
+    admins = httpx.get(
+        f"{api.address}/v1/usage", headers={"X-API-Key": api.key("root", "--role", "admin")}, timeout=60
+    ).json()
 
     assert anns["owner"] == "ann"
     assert anns["pictures"] >= 2
@@ -164,7 +166,7 @@ def test_callers_are_told_how_much_room_their_own_pictures_take_and_an_admin_of_
 
 
 def test_the_page_says_what_everything_is(address: str) -> None:
-    document = httpx.get(f"{address}/openapi.json").json()
+    document = httpx.get(f"{address}/openapi.json", timeout=60).json()
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
 
     assert [one["operationId"] for one in operations if not one.get("description")] == []

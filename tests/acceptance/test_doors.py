@@ -50,14 +50,14 @@ def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.Op
     answer = client.images.generate(prompt="a", response_format="url")
     assert answer.data is not None
     address = str(answer.data[0].url)
-    assert Image.open(io.BytesIO(httpx.get(address).content)).size == (64, 64)
+    assert Image.open(io.BytesIO(httpx.get(address, timeout=60).content)).size == (64, 64)
     for forged in (
         address[:-1],
         f"{address}é",
         address.replace("until=", "until=1"),
         address.replace("-000000", "-000001"),
     ):
-        assert httpx.get(forged).status_code == 404
+        assert httpx.get(forged, timeout=60).status_code == 404
     logs = "".join(file.read_text(errors="replace") for file in api.home.folder.rglob("*.err"))
     assert "/v1/pictures/" in logs
     assert address.partition("signature=")[2] not in logs
@@ -74,7 +74,9 @@ def test_a_client_that_loses_patience_and_tries_again_starts_one_render(api: Api
         answer = client.images.generate(model="slow", prompt="a slow star")
     assert answer.data is not None
     assert picture(answer.data[0].b64_json).size == (64, 64)
-    renders = httpx.get(f"{api.address}/v1/renders", headers={"Authorization": f"Bearer {key}"}).json()["renders"]
+    renders = httpx.get(f"{api.address}/v1/renders", headers={"Authorization": f"Bearer {key}"}, timeout=60).json()[
+        "renders"
+    ]
     assert [render["total"] for render in renders] == [1]
 
 

@@ -39,7 +39,7 @@ def test_no_log_says_a_signature_however_much_is_logged(
         finished(client, render)
         image = client.get(f"/v1/jobs/{render}-000000/image")
         addresses = [httpx.URL(one) for one in (png, jpeg, image.headers.get("location", png))]
-        assert [httpx.get(address).status_code for address in addresses] == [200] * 3
+        assert [httpx.get(address, timeout=60).status_code for address in addresses] == [200] * 3
         signatures = {
             value for address in addresses for name, value in address.params.items() if "signature" in name.lower()
         }

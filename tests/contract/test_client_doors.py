@@ -250,7 +250,7 @@ def test_null_means_left_out_at_every_clients_door(stage: Stage, path: str, body
 def test_a_url_of_openais_door_leads_to_the_format_that_was_asked_for(stage: Stage, asked: str, kind: str) -> None:
     body = {"prompt": "a star", "response_format": "url", "output_format": asked, "output_compression": 50}
     told = stage.client().post("/v1/images/generations", json=body).json()
-    answer = httpx.get(told["data"][0]["url"])
+    answer = httpx.get(told["data"][0]["url"], timeout=60)
     assert (told["output_format"], answer.headers["Content-Type"]) == (asked, f"image/{asked}")
     assert Image.open(io.BytesIO(answer.content)).format == kind
 

@@ -259,12 +259,12 @@ def test_a_stream_ends_when_its_key_is_revoked_or_expires(stage: Stage, held: Ex
 def test_a_stream_without_a_key_ends_when_the_first_key_is_made(tmp_path: Path, held: ExitStack) -> None:
     with running_stage(tmp_path / "home", keyed=False) as stage:
         stage.working.clear()
-        render = httpx.post(f"{stage.address}/v1/renders", json={"prompt": "a star"}).json()["id"]
+        render = httpx.post(f"{stage.address}/v1/renders", json={"prompt": "a star"}, timeout=60).json()["id"]
         stream = streaming(stage, held, render)
         stage.new_key()
         answer(stream)
         address = f"{stage.address}/v1/renders/{render}"
-        eventually(lambda: httpx.get(address).status_code == 401, "nobody is let in without")
+        eventually(lambda: httpx.get(address, timeout=60).status_code == 401, "nobody is let in without")
 
 
 def test_streams_that_join_at_any_event_are_told_all_that_follow(stage: Stage, held: ExitStack) -> None:

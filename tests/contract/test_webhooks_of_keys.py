@@ -70,7 +70,7 @@ def test_a_render_of_a_key_is_told_to_the_keys_webhook(stage: Stage, client: htt
     data = told[0]["data"]
     assert (data["id"], data["custom_id"], data["labels"]) == (f"{made}-000000", "mine", {"topic": "stars"})
     assert data["image_url"].startswith(f"{stage.address}/v1/pictures/")
-    assert httpx.get(data["image_url"]).content.startswith(PNG)
+    assert httpx.get(data["image_url"], timeout=60).content.startswith(PNG)
     assert "image_url" not in told[1]["data"]
 
     assert client.delete("/v1/webhooks/key").status_code == 204
@@ -106,7 +106,7 @@ def test_a_schedules_render_is_told_where_the_schedule_says_with_an_address_of_t
     render = {"prompt": "a star", "webhook": {"url": receiver.url, "events": ["job.done"]}}
     client.post("/v1/schedules", json={"name": "hooked", "cron": "@yearly", "render": render})
     [told] = delivered(stage, receiver, client.post("/v1/schedules/hooked/run-now").json()["render_id"])
-    assert httpx.get(told["data"]["image_url"]).content.startswith(PNG)
+    assert httpx.get(told["data"]["image_url"], timeout=60).content.startswith(PNG)
 
 
 def test_a_webhook_is_a_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -127,7 +127,7 @@ def test_replicates_webhooks_are_predictions_and_its_client_checks_them(stage: S
     assert {body["id"] for body in bodies} == {made.id}
     last = bodies[-1]
     assert (last["status"], len(last["output"])) == ("succeeded", 3)
-    assert httpx.get(last["output"][0]).content.startswith(PNG)
+    assert httpx.get(last["output"][0], timeout=60).content.startswith(PNG)
     assert last["urls"]["get"] == f"{stage.address}/v1/predictions/{made.id}"
     secret = replicate.webhooks.default.secret()
     for headers, body in receiver.got:

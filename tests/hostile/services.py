@@ -143,7 +143,7 @@ def besieged(folder: Path) -> Iterator[Besieged]:
             for name, words in commands.items()
         }
         address = eventually(lambda: _address(folder / "farm-api.log"), "the API listens")
-        eventually(lambda: httpx.get(f"{address}/readyz").is_success, "a worker serves")
+        eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).is_success, "a worker serves")
         yield Besieged(address=str(address), folder=folder, services=services, processes=processes)
 
 
