@@ -50,7 +50,7 @@ def models(context: click.Context, as_json: bool) -> None:
             (
                 row["alias"] + (" (default)" if row["default"] else ""),
                 row["kind"],
-                " + ".join([row.get("source", ""), *(net["source"] for net in row.get("controlnets", ()))]),
+                " + ".join(_sources(registry[row["alias"]])),
                 _state(registry[row["alias"]]),
                 f"{row['width']}×{row['height']}",
                 row["num_inference_steps"],
@@ -86,8 +86,9 @@ def show(alias: str, as_json: bool) -> None:
         return
     click.echo(f"{alias}: {model.kind}, {_limit(model)} per call")
     if isinstance(model, DiffusersModel):
-        for weights in (model, *model.controlnets):
-            version = " ".join(filter(None, [weights.revision, weights.variant]))
+        for weights in model.parts:
+            config = f"(put together as {weights.config})" if weights.config else None
+            version = " ".join(filter(None, [weights.revision, weights.variant, config]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
         gone = not_found(model)
         for source in gone:
@@ -136,6 +137,10 @@ def _limit(model: Model) -> str:
     if model.batch_limit is None:
         return "as many pictures as are best for each device"
     return f"up to {counted(model.batch_limit, 'picture')}"
+
+
+def _sources(model: Model) -> list[str]:
+    return [weights.source for weights in model.parts] if isinstance(model, DiffusersModel) else [""]
 
 
 def _state(model: Model) -> str:

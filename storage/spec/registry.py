@@ -142,8 +142,11 @@ def _placed(entry: Any, folder: Path | None) -> Any:
     if not isinstance(entry, dict) or folder is None:
         return entry
     placed = {**entry}
-    if isinstance(entry.get("source"), str):
-        placed["source"] = resolved_source(entry["source"], folder)
+    for key in ("source", "config"):
+        if isinstance(entry.get(key), str):
+            placed[key] = resolved_source(entry[key], folder)
+    if "vae" in entry:
+        placed["vae"] = _placed(entry["vae"], folder)
     if isinstance(entry.get("controlnets"), list):
         placed["controlnets"] = [_placed(net, folder) for net in entry["controlnets"]]
     return placed
