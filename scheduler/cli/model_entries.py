@@ -56,7 +56,7 @@ def add(alias: str, source: str, is_lora: bool, given: tuple[str, ...], is_defau
         print_json({"file": str(path), **added.model_dump(mode="json", exclude_none=True)})
     else:
         click.echo(f"added {'LoRA' if is_lora else 'model'} {alias} to {path}: {_state(added)}")
-    _say_who_must_start_again(settings)
+    say_who_follows(settings)
 
 
 @click.command("check-file")
@@ -130,11 +130,9 @@ def _state(entry: Model | Lora) -> str:
     return f"{pipeline or 'a pipeline that is known once it is downloaded'}, {entry.width}×{entry.height}{fetch}"
 
 
-def _say_who_must_start_again(settings: Settings) -> None:
-    """Say which processes have read the file already."""
+def say_who_follows(settings: Settings) -> None:
+    """Say which processes are to use the entry, and when."""
     if not settings.embedded:
-        say(
-            "scheduler processes, APIs and workers read the file when they start: copy it to their machines and restart"
-        )
+        say("scheduler processes, APIs and workers of this machine follow the file; copy it to the others")
     elif Home(settings).running() is not None:
-        say("the farm that runs here has read the file already: restart it (`farm up`, `farm api`) to use the entry")
+        say("the farm that runs here follows the file: it can be used in a moment")

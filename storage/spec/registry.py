@@ -5,7 +5,7 @@ Only registered models run; a caller names an alias and nothing else reaches a m
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,18 +27,46 @@ _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="k
 
 
 @dataclass(frozen=True)
-class Registry:
-    """The models by alias, in the file's order, and the default one."""
-
+class _Entries:
     models: Mapping[str, Model]
     default: str
-    loras: Mapping[str, Lora] = field(default_factory=dict)
+    loras: Mapping[str, Lora]
+
+
+class Registry:
+    """The models by alias, in the file's order, and the default one.
+
+    Processes that run hold one registry, whose entries follow its file (`registry_watch`): ask it each time.
+    """
+
+    def __init__(self, models: Mapping[str, Model], default: str, loras: Mapping[str, Lora] | None = None) -> None:
+        self._now = _Entries(models, default, loras or {})
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        return self._now.models
+
+    @property
+    def default(self) -> str:
+        return self._now.default
+
+    @property
+    def loras(self) -> Mapping[str, Lora]:
+        return self._now.loras
+
+    def follow(self, other: "Registry") -> None:
+        """Have the entries of another registry from now on, all at once."""
+        self._now = other._now
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Registry) and self._now == other._now
 
     def __getitem__(self, alias: str) -> Model:
         """Return a model. Raises NotFound, which lists the registered ones."""
-        if alias not in self.models:
-            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(self.models)}")
-        return self.models[alias]
+        models = self.models
+        if alias not in models:
+            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(models)}")
+        return models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
         """Complete a request; `seed` is used where the request has none.
