@@ -14,11 +14,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
+from storage.spec.aliases import aliases_of
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_files import resolved_source
-from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
 from storage.spec.picture_size import with_sides
 
@@ -31,6 +32,7 @@ class _Entries:
     models: Mapping[str, Model]
     default: str
     loras: Mapping[str, Lora]
+    lora_folder: Path | None
 
 
 class Registry:
@@ -39,8 +41,15 @@ class Registry:
     Processes that run hold one registry, whose entries follow its file (`registry_watch`): ask it each time.
     """
 
-    def __init__(self, models: Mapping[str, Model], default: str, loras: Mapping[str, Lora] | None = None) -> None:
-        self._now = _Entries(models, default, loras or {})
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        default: str,
+        loras: Mapping[str, Lora] | None = None,
+        *,
+        lora_folder: Path | None = None,
+    ) -> None:
+        self._now = _Entries(models, default, loras or {}, lora_folder)
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -53,6 +62,11 @@ class Registry:
     @property
     def loras(self) -> Mapping[str, Lora]:
         return self._now.loras
+
+    @property
+    def lora_folder(self) -> Path | None:
+        """The folder all of whose LoRAs are registered."""
+        return self._now.lora_folder
 
     def follow(self, other: "Registry") -> None:
         """Have the entries of another registry from now on, all at once."""
@@ -159,8 +173,12 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
-    loras = _read_loras(_all_placed(content.get("loras", {}), folder), models, where)
-    return Registry(models=models, default=default, loras=loras)
+    entries = content.get("loras", {})
+    lora_folder = _lora_folder(entries, where, folder)
+    if lora_folder is not None:
+        entries = {alias: entry for alias, entry in entries.items() if alias != "folder"}
+    loras = _read_loras(_all_placed(entries, folder), models, where, lora_folder)
+    return Registry(models=models, default=default, loras=loras, lora_folder=lora_folder)
 
 
 def _placed(entry: Any, folder: Path | None) -> Any:
@@ -184,7 +202,7 @@ def _all_placed(entries: Any, folder: Path | None) -> Any:
     return {alias: _placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
 
 
-def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[str, Lora]:
+def _read_loras(entries: Any, models: Mapping[str, Model], where: str, folder: Path | None) -> dict[str, Lora]:
     if not isinstance(entries, dict):
         raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
     loras = {
@@ -196,7 +214,28 @@ def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[s
             raise BadSettings(
                 f"model registry {where}: [loras.{lora.alias}] models: {unknown[0]!r} is not one of {', '.join(models)}"
             )
-    return loras
+    return loras | ({} if folder is None else _loras_in(folder, loras))
+
+
+def _lora_folder(entries: Any, where: str, folder: Path | None) -> Path | None:
+    """Return the folder all of whose LoRAs are registered, if there is one. Raises BadSettings if it is not there."""
+    given = entries.get("folder") if isinstance(entries, dict) else None
+    if given is None or isinstance(given, dict):
+        return None
+    if not isinstance(given, str):
+        raise BadSettings(f"model registry {where}: [loras] folder: must be a folder (given: {given!r:.40})")
+    path = (folder or Path()).absolute() / Path(given).expanduser()
+    if not path.is_dir():
+        raise BadSettings(f"model registry {where}: [loras] folder: there is no folder {path}")
+    return path
+
+
+def _loras_in(folder: Path, named: Mapping[str, Lora]) -> dict[str, Lora]:
+    """Return the LoRAs of a folder, by their files' names; those that have entries of their own are not there twice."""
+    own = {lora.source for lora in named.values()}
+    files = [file for file in sorted(folder.glob(f"*{SINGLE_FILE}")) if str(file) not in own]
+    found = aliases_of(files, taken=named)
+    return {alias: Lora(alias=alias, source=str(file)) for alias, file in found.items()}
 
 
 def _read(kind: Any, validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:

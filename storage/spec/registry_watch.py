@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from storage.errors import FarmError
@@ -74,12 +75,18 @@ class RegistryWatch:
         )
         self._untold = True
 
-    def _state(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+    def _state(self) -> tuple[object, object]:
+        """Return what changes with the file, and with the names in the folder of LoRAs."""
+        folder = self._registry.lora_folder
+        return _stamp(self._path), None if folder is None else _stamp(folder)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def differences(before: Registry, after: Registry) -> dict[str, list[str]]:
