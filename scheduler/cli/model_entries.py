@@ -1,7 +1,7 @@
 """`farm models add` and `farm models check-file`: the registry's file, from the command line."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from storage.spec.registry import Registry, parse_registry
 from storage.spec.registry_file import add_entry, add_lora_folder, value_of
 from storage.spec.single_file import look_into
 
+_KINDS = {"models": "model", "loras": "LoRA", "embeddings": "embedding"}
 _SET = re.compile(r"([A-Za-z0-9_]+)=(.*)", re.DOTALL)
 
 
@@ -62,7 +63,7 @@ def add(
         _add_folder(path, source, unfit=bool(aliases or keys or is_default), as_json=as_json)
     else:
         entry = entry_for(source, alias=aliases[0] if aliases else None, is_lora=is_lora)
-        if entry.table == "loras" and is_default:
+        if entry.table != "models" and is_default:
             raise click.UsageError("--default is for models; a picture switches a LoRA on")
         _add_entry(path, replace(entry, keys={**entry.keys, **keys}), is_default=is_default, as_json=as_json)
     say_who_follows(settings)
@@ -71,12 +72,12 @@ def add(
 def _add_entry(path: Path, entry: NewEntry, *, is_default: bool, as_json: bool) -> None:
     alias, facts = entry.alias, "; ".join(entry.facts)
     registry = add_entry(*(path, entry.table, alias, entry.keys), default=is_default, comments=[facts] if facts else [])
-    is_lora = entry.table == "loras"
-    added = registry.loras[alias] if is_lora else registry.models[alias]
+    tables: dict[str, Mapping[str, Model | Lora]] = {"loras": registry.loras, "embeddings": registry.embeddings}
+    added = tables.get(entry.table, registry.models)[alias]
     if as_json:
         print_json({"file": str(path), **added.model_dump(mode="json", exclude_none=True), "facts": list(entry.facts)})
     else:
-        click.echo(f"added {'LoRA' if is_lora else 'model'} {alias} to {path}: {_state(added)}")
+        click.echo(f"added {_KINDS[entry.table]} {alias} to {path}: {_state(added)}")
         if facts:
             click.echo(f"  {facts}")
 
@@ -113,6 +114,7 @@ def check_file(context: click.Context, file: Path | None, as_json: bool) -> None
     registry = parse_registry(text, where=str(path), folder=path.absolute().parent)
     entries: dict[str, Model | Lora] = {f"models.{alias}": model for alias, model in registry.models.items()}
     entries |= {f"loras.{alias}": lora for alias, lora in registry.loras.items()}
+    entries |= {f"embeddings.{alias}": one for alias, one in registry.embeddings.items()}
     gone = sum(bool(not_found(entry)) for entry in entries.values())
     if as_json:
         states = {name: {"state": _state(entry), "not_found": not_found(entry)} for name, entry in entries.items()}

@@ -80,6 +80,7 @@ def show(alias: str, as_json: bool) -> None:
                 "pipeline": pipeline_of(model) if isinstance(model, DiffusersModel) else None,
                 "takes": None if taken is None else sorted(taken),
                 "loras": _loras(registry.loras, model),
+                "embeddings": _embeddings(registry.embeddings, model),
                 "missing": missing(model),
             }
         )
@@ -99,6 +100,8 @@ def show(alias: str, as_json: bool) -> None:
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
+        if words := _embeddings(registry.embeddings, model):
+            click.echo(f"words     {', '.join(words)} (textual inversions, in prompts and negative prompts)")
     click.echo("\ndefaults")
     print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults.items()))
     if isinstance(model, DiffusersModel):
@@ -122,7 +125,7 @@ def pull(context: click.Context, alias: str) -> None:
     resumes. For gated repositories set HF_TOKEN.
     """
     registry = read_registry(read_settings())
-    if alias not in registry.loras:
+    if alias not in registry.loras and alias not in registry.embeddings:
         registry[alias]
     # What a pipeline needs of a repository only the libraries that load it know; they are a worker's.
     command = [sys.executable, "-m", "worker.rendering.pull", alias]
@@ -154,6 +157,10 @@ def _loras(loras: Any, model: Model) -> list[str]:
     if taken is not None and "loras" not in taken:
         return []
     return [alias for alias, lora in loras.items() if not lora.models or model.alias in lora.models]
+
+
+def _embeddings(embeddings: Any, model: Model) -> list[str]:
+    return [alias for alias, one in embeddings.items() if not one.models or model.alias in one.models]
 
 
 def _words(taken: frozenset[str] | None) -> str:

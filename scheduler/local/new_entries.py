@@ -32,7 +32,7 @@ _ELSEWHERE = {
 class NewEntry:
     """An entry that is to be written."""
 
-    #: "models" or "loras".
+    #: "models", "loras" or "embeddings".
     table: str
     alias: str
     keys: Mapping[str, Any]
@@ -98,6 +98,10 @@ def _of_file(source: str, path: Path, alias: str, *, is_lora: bool) -> NewEntry:
         raise InvalidInput(f"{path} is no safetensors file that can be read: {error}; nothing was written") from None
     if found.kind == "LoRA" or is_lora:
         return NewEntry(table="loras", alias=alias, keys={"source": source}, facts=lora_facts(found.header).words)
+    if found.kind == "embedding":
+        vectors = next(iter(found.header.tensors.values())).shape
+        facts = [f"{vectors[0] if len(vectors) > 1 else 1} vectors of {' and '.join(_widths(found))}"]
+        return NewEntry(table="embeddings", alias=alias, keys={"source": source}, facts=facts)
     if found.kind != "checkpoint":
         what_to_do = _ELSEWHERE.get(found.kind, "nothing of the farm reads it").format(file=source)
         raise InvalidInput(f"{path.name} is {found.words}, which has no entry of its own: {what_to_do}")
@@ -109,6 +113,10 @@ def _of_file(source: str, path: Path, alias: str, *, is_lora: bool) -> NewEntry:
         keys={"kind": "diffusers", "source": source, **_size_of(found)},
         facts=_facts_of(found),
     )
+
+
+def _widths(found: SingleFile) -> list[str]:
+    return [str(tensor.shape[-1]) for tensor in found.header.tensors.values() if tensor.shape]
 
 
 def _size_of(found: SingleFile) -> dict[str, int]:

@@ -114,6 +114,10 @@ class Lora(BaseModel):
     models: tuple[str, ...] = ()
 
 
+class Embedding(Lora):
+    """A textual inversion: vectors that a word of prompts, its alias, stands for."""
+
+
 class Running(BaseModel):
     """How a pipeline is run, for speed or memory; pictures stay the same except for their last bits."""
 

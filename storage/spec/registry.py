@@ -19,11 +19,12 @@ from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_files import resolved_source
-from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
 from storage.spec.picture_size import with_sides
 
 M = TypeVar("M")
+L = TypeVar("L", bound=Lora)
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
 
 
@@ -33,6 +34,7 @@ class _Entries:
     default: str
     loras: Mapping[str, Lora]
     lora_folder: Path | None
+    embeddings: Mapping[str, Embedding]
 
 
 class Registry:
@@ -48,8 +50,9 @@ class Registry:
         loras: Mapping[str, Lora] | None = None,
         *,
         lora_folder: Path | None = None,
+        embeddings: Mapping[str, Embedding] | None = None,
     ) -> None:
-        self._now = _Entries(models, default, loras or {}, lora_folder)
+        self._now = _Entries(models, default, loras or {}, lora_folder, embeddings or {})
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -62,6 +65,10 @@ class Registry:
     @property
     def loras(self) -> Mapping[str, Lora]:
         return self._now.loras
+
+    @property
+    def embeddings(self) -> Mapping[str, Embedding]:
+        return self._now.embeddings
 
     @property
     def lora_folder(self) -> Path | None:
@@ -150,13 +157,13 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
-    unknown = content.keys() - {"builtin", "default", "models", "loras"}
+    unknown = content.keys() - {"builtin", "default", "models", "loras", "embeddings"}
     entries = content.get("models", {})
     builtin = content.get("builtin", False)
     if unknown or not isinstance(entries, dict) or not (entries or builtin):
         raise BadSettings(
-            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS] and [loras.ALIAS]"
-            + (f", found {', '.join(sorted(unknown))}" if unknown else "")
+            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS], [loras.ALIAS] and "
+            "[embeddings.ALIAS]" + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
     if not isinstance(builtin, bool):
         raise BadSettings(f"model registry {where}: builtin must be true or false (given: {builtin!r:.40})")
@@ -177,8 +184,11 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
     lora_folder = _lora_folder(entries, where, folder)
     if lora_folder is not None:
         entries = {alias: entry for alias, entry in entries.items() if alias != "folder"}
-    loras = _read_loras(_all_placed(entries, folder), models, where, lora_folder)
-    return Registry(models=models, default=default, loras=loras, lora_folder=lora_folder)
+    loras = _read_words("loras", Lora, _all_placed(entries, folder), models, where)
+    embeddings = _read_words("embeddings", Embedding, _all_placed(content.get("embeddings", {}), folder), models, where)
+    if lora_folder is not None:
+        loras |= _loras_in(lora_folder, loras)
+    return Registry(models, default, loras, lora_folder=lora_folder, embeddings=embeddings)
 
 
 def _placed(entry: Any, folder: Path | None) -> Any:
@@ -202,19 +212,19 @@ def _all_placed(entries: Any, folder: Path | None) -> Any:
     return {alias: _placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
 
 
-def _read_loras(entries: Any, models: Mapping[str, Model], where: str, folder: Path | None) -> dict[str, Lora]:
+def _read_words(table: str, kind: type[L], entries: Any, models: Mapping[str, Model], where: str) -> dict[str, L]:
+    """Read the entries of [loras] or [embeddings]. Raises BadSettings with what is wrong."""
     if not isinstance(entries, dict):
-        raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
-    loras = {
-        alias: _read(Lora, Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
+        raise BadSettings(f"model registry {where}: expected tables [{table}.ALIAS]")
+    found = {
+        alias: _read(kind, kind.model_validate, entry, alias, f"model registry {where}: [{table}.{alias}]")
         for alias, entry in entries.items()
     }
-    for lora in loras.values():
-        if unknown := [name for name in lora.models if name not in models]:
-            raise BadSettings(
-                f"model registry {where}: [loras.{lora.alias}] models: {unknown[0]!r} is not one of {', '.join(models)}"
-            )
-    return loras | ({} if folder is None else _loras_in(folder, loras))
+    for one in found.values():
+        if unknown := [name for name in one.models if name not in models]:
+            place = f"model registry {where}: [{table}.{one.alias}]"
+            raise BadSettings(f"{place} models: {unknown[0]!r} is not one of {', '.join(models)}")
+    return found
 
 
 def _lora_folder(entries: Any, where: str, folder: Path | None) -> Path | None:

@@ -4,13 +4,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.errors import FarmError
 from storage.process.service_loop import run_until_stopped
 from storage.settings import Settings
-from storage.spec.models import Lora
 from storage.spec.registry import Registry, read_registry
+
+_Entry = TypeVar("_Entry")
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +91,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def differences(before: Registry, after: Registry) -> dict[str, list[str]]:
-    """Return which aliases were added, removed and changed; a LoRA's with a word that it is one."""
-    old = {**before.models, **{f"LoRA {alias}": lora for alias, lora in before.loras.items()}}
-    new = {**after.models, **{f"LoRA {alias}": lora for alias, lora in after.loras.items()}}
+    """Return which aliases were added, removed and changed; other entries' than models' with what they are."""
+    old, new = _named(before), _named(after)
     return {
         "added": [alias for alias in new if alias not in old],
         "removed": [alias for alias in old if alias not in new],
@@ -100,20 +100,28 @@ def differences(before: Registry, after: Registry) -> dict[str, list[str]]:
     }
 
 
-class LiveLoras(Mapping[str, Lora]):
-    """The LoRAs of a registry as it is now."""
+def _named(registry: Registry) -> dict[str, object]:
+    return {
+        **registry.models,
+        **{f"LoRA {alias}": lora for alias, lora in registry.loras.items()},
+        **{f"embedding {alias}": one for alias, one in registry.embeddings.items()},
+    }
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
 
-    def __getitem__(self, alias: str) -> Lora:
-        return self._registry.loras[alias]
+class LiveEntries(Mapping[str, _Entry]):
+    """The LoRAs or the embeddings of a registry as it is now."""
+
+    def __init__(self, now: Callable[[], Mapping[str, _Entry]]) -> None:
+        self._now = now
+
+    def __getitem__(self, alias: str) -> _Entry:
+        return self._now()[alias]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.loras)
+        return iter(self._now())
 
     def __len__(self) -> int:
-        return len(self._registry.loras)
+        return len(self._now())
 
 
 def watch_registry(settings: Settings, registry: Registry, stopping: threading.Event, **hooks: Any) -> None:

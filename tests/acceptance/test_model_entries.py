@@ -72,6 +72,12 @@ def test_files_say_themselves_what_they_are(home: Home) -> None:
     assert (model["alias"], model["width"], model["sampler"], model["facts"]) == ("dream_8", 1024, "euler", ["SDXL"])
     assert re.search(r"models.dream_8 +StableDiffusionXLPipeline, 1024×1024", home.farm("models", "check-file").out)
 
+    written(home.folder / "badhands.safetensors", {"emb_params": (6, 768)})
+    word = home.farm("models", "add", "badhands.safetensors").out
+    assert word.endswith(
+        "added embedding badhands to " + f"{file}: {home.folder}/badhands.safetensors\n  6 vectors of 768\n"
+    )
+
     (home.folder / "styles").mkdir()
     for name in ("a", "b"):
         written(home.folder / "styles" / f"{name}.safetensors", LORA)

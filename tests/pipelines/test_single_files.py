@@ -162,7 +162,7 @@ def test_another_vae_draws_other_pictures_from_a_file_as_from_a_folder(
     )
     own, (folder, recipe), file = draw(registry, "own")[0], draw(registry, "folder"), draw(registry, "file")[0]
     assert folder == file != own
-    assert recipe["vae"] == vae.rpartition("/")[2]
+    assert recipe["vae_source"] == vae.rpartition("/")[2]
 
 
 def test_models_that_differ_in_their_vae_alone_do_not_share_weights(shelf: Path) -> None:

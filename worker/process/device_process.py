@@ -24,7 +24,7 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
-from storage.spec.registry_watch import LiveLoras, watch_registry
+from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cores import usable_cores
 from worker.process.cpu_share import threads_by_the_user
 from worker.process.identity import Identity, call_file, own_threads, this_run
@@ -136,8 +136,13 @@ class DeviceProcess:
         )
 
     def _open_backends(self, settings: Settings, inputs: InputCache) -> Mapping[str, Backend]:
-        loras = LiveLoras(self.me.registry)
-        resources = BackendResources(inputs=inputs, loras=loras, home=settings.home.absolute())
+        registry = self.me.registry
+        resources = BackendResources(
+            inputs=inputs,
+            loras=LiveEntries(lambda: registry.loras),
+            embeddings=LiveEntries(lambda: registry.embeddings),
+            home=settings.home.absolute(),
+        )
         return open_backends(self.me.kinds, self.me.device, resources)
 
     def _serve_edited(self) -> None:

@@ -18,8 +18,10 @@ from storage.spec.model_files import configuration_folder, not_found, public_sou
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
+from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
+from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.single_files import controlnet_from_file, pipeline_from_file, vae_from_file
 from worker.rendering.torch_faults import as_fault
@@ -40,6 +42,7 @@ class DiffusersBackend:
         self._device = device
         self._inputs = resources.inputs
         self._loras = resources.loras
+        self._embeddings = resources.embeddings
         self._hashes = WeightHashes(resources.home / "weights.json")
         #: As many as the process started with; None on a device whose pictures do not depend on them.
         self._threads = torch.get_num_threads() if device.kind == "cpu" else None
@@ -94,10 +97,11 @@ class DiffusersBackend:
         weights = self._hashes.of(model, dtype, pipeline)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
         tune(pipeline, model, self._device, parts={"controlnet"} if shared else ALL_PARTS)
+        words = shared.words if shared else EmbeddingWords(pipeline, self._embeddings)
         return LoadedPipeline(
             pipeline,
             model,
-            inputs=self._inputs,
+            prompts=Prompts(pipeline, self._inputs, words),
             adapters=shared.adapters if shared else self._adapters(pipeline, model),
             safety=safety,
             recipe={
@@ -106,7 +110,7 @@ class DiffusersBackend:
                 "source": public_source(model),
                 "revision": model.revision,
                 "variant": model.variant,
-                **({} if model.vae is None else {"vae": public_source(model.vae)}),
+                **({} if model.vae is None else {"vae_source": public_source(model.vae)}),
                 "weights": weights,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": self.hardware_name(),

@@ -40,7 +40,8 @@ def main(alias: str) -> None:
     """Download the weights of a model or LoRA, safetensors only; files that are here are not downloaded again."""
     try:
         registry = read_registry(read_settings())
-        entry = registry.loras[alias] if alias in registry.loras else registry[alias]
+        words = {**registry.embeddings, **registry.loras}
+        entry = words[alias] if alias in words else registry[alias]
         if gone := not_found(entry):
             raise ModelUnavailable(f"there is no {', '.join(gone)} on this machine; correct `source` in the registry")
         for config in configs_of(entry):
