@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -64,17 +65,22 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     resources = BackendResources(inputs=InputCache(objects), loras={}, home=tmp_path_factory.mktemp("home"))
     backend = open_backend("diffusers", Device("cpu", 0), resources)
 
-    def one(registry: Registry, alias: str, **fields: Any) -> tuple[bytes, dict[str, Any]]:
+    def one(registry: Registry, alias: str, **fields: Any) -> tuple[Any, dict[str, Any]]:
         model = registry[alias]
         if getattr(model, "controlnets", ()):
             image = Models(registry=registry, objects=objects, backend=backend).image(1)
             fields["control_images"] = [image]
         spec = registry.resolve(Request.parse({"prompt": "a red star", "model": alias, **fields}), seed=3)
         result = backend.load(model).render([spec], lambda: None)
-        return result.pictures[0].tobytes(), dict(result.recipe)
+        return np.asarray(result.pictures[0]).astype(int), dict(result.recipe)
 
     one.backend = backend  # type: ignore[attr-defined]
     return one
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two pictures are the same but for rounding: where weights are in memory, their last bits depend on it."""
+    return bool(np.abs(one - other).max() <= 1)
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
@@ -88,7 +94,7 @@ def test_a_checkpoint_in_one_file_is_the_folder_it_was_made_of(
     )
     pixels, recipe = draw(registry, "folder")
     same, same_recipe = draw(registry, "file")
-    assert same == pixels
+    assert alike(same, pixels)
     assert same_recipe["weights"] == recipe["weights"]
     assert (same_recipe["source"], same_recipe["pipeline"]) == (f"{name}.safetensors", recipe["pipeline"])
     # The size is told from the header: the same number of numbers, whatever the file's names are.
@@ -145,7 +151,7 @@ def test_a_controlnet_in_one_file_is_its_folder(file: str, shelf: Path, draw: Ca
         folder='source = "sd"\ncontrolnets = ["net"]',
         file=f'source = "sd.safetensors"\nconfig = "sd"\ncontrolnets = [{{ source = "{file}", config = "net" }}]',
     )
-    assert draw(registry, "file")[0] == draw(registry, "folder")[0]
+    assert alike(draw(registry, "file")[0], draw(registry, "folder")[0])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,8 @@ def test_another_vae_draws_other_pictures_from_a_file_as_from_a_folder(
         file=f'source = "sd.safetensors"\nconfig = "sd"\nvae = "{vae}"',
     )
     own, (folder, recipe), file = draw(registry, "own")[0], draw(registry, "folder"), draw(registry, "file")[0]
-    assert folder == file != own
+    assert alike(folder, file)
+    assert not alike(folder, own)
     assert recipe["vae_source"] == vae.rpartition("/")[2]
 
 
@@ -291,7 +298,7 @@ def test_a_checkpoint_without_a_vae_draws_with_one_that_is_named(shelf: Path, dr
     )
     with pytest.raises(BadSpecification, match=re.escape("it has no VAE; name one, `vae = …`")):
         draw(registry, "bare")
-    assert draw(registry, "named")[0] == draw(registry, "own")[0]
+    assert alike(draw(registry, "named")[0], draw(registry, "own")[0])
 
 
 def test_pickled_weights_are_converted_without_running_what_is_in_them(shelf: Path) -> None:
