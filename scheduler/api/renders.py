@@ -253,7 +253,7 @@ def change_render(
 def get_job(context: Context, job_id: JobId, caller: CanRead) -> JobForm:
     """Return a job: its state, its specification and, once it is done, what it was made with."""
     job = context.job(caller, job_id)
-    made_with = dict(context.views.batch(job.batch_id).recipe) if job.batch_id else None
+    made_with = context.views.batch(job.batch_id).recipe_with(job.own_recipe) if job.batch_id else None
     shares = context.views.progress(job.render_id) if job.state is State.RUNNING else {}
     more = {"progress": shares.get(job.index, 0.0)} if job.state is State.RUNNING else {}
     return JobForm.of(job, spec=job.spec.fields(), made_with=made_with, position=context.views.position(job), **more)

@@ -74,6 +74,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "api": _lazy("api", "api", "Serve the HTTP API."),
         "doctor": _lazy("doctor", "doctor", "Check every setting and service, and suggest fixes."),
         "models": _lazy("models", "models", "List the registered models."),
+        "samplers": _lazy("samplers", "samplers", "List the samplers and schedules of noise levels."),
         "workers": _lazy("faults", "workers", "List the workers."),
         "faults": _lazy("faults", "faults", "Show recent faults."),
         "keys": _lazy("api", "keys", "Manage API keys."),

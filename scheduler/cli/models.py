@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from scheduler.cli.model_check import check, show_checks
 from scheduler.cli.model_entries import add, check_file
 from scheduler.cli.output import counted, json_option, print_json, print_table
 from scheduler.cli.reading import services_to_read
@@ -82,6 +83,9 @@ def show(alias: str, as_json: bool) -> None:
                 "loras": _loras(registry.loras, model),
                 "embeddings": _embeddings(registry.embeddings, model),
                 "missing": missing(model),
+                "checks": []
+                if registry.checks is None
+                else [one.model_dump(mode="json") for one in registry.checks.of(model)],
             }
         )
         return
@@ -102,6 +106,7 @@ def show(alias: str, as_json: bool) -> None:
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
         if words := _embeddings(registry.embeddings, model):
             click.echo(f"words     {', '.join(words)} (textual inversions, in prompts and negative prompts)")
+        show_checks(registry.checks, model)
     click.echo("\ndefaults")
     print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults.items()))
     if isinstance(model, DiffusersModel):
@@ -133,6 +138,7 @@ def pull(context: click.Context, alias: str) -> None:
 
 
 models.add_command(add)
+models.add_command(check)
 models.add_command(check_file)
 
 

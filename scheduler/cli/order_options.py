@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from scheduler.cli.like_picture import LikePicture, like_picture
+from scheduler.cli.output import say
 from scheduler.intake import grid
 from scheduler.intake.manifests import KINDS
 from scheduler.intake.order import Order
@@ -65,6 +67,13 @@ _SOURCES = (
         metavar="N",
         help="Draw N random prompts per template (default: every combination).",
     ),
+    click.option(
+        *("--from", "picture"),
+        type=click.Path(path_type=Path),
+        metavar="PICTURE",
+        help="Render with the settings that this picture's file names, but for those given beside: a picture of the "
+        "farm's, the web UI's, ComfyUI's or InvokeAI's.",
+    ),
     click.option("--zip", "in_step", multiple=True, metavar="FIELD=V,V", help="Vary fields in step; repeatable."),
     click.option(
         "--product",
@@ -91,7 +100,9 @@ _FIELDS = (
     click.option("--steps", "num_inference_steps", type=int, help="Denoising steps."),
     click.option("--guidance", "guidance_scale", type=float, help="Guidance scale; 1 or less turns guidance off."),
     click.option("--negative", "negative_prompt", metavar="TEXT", help="Negative prompt."),
-    click.option("--sampler", metavar="NAME", help='Sampler, such as DDIM, "Euler a" or "DPM++ 2M Karras".'),
+    click.option(
+        "--sampler", metavar="NAME", help='Sampler, such as DDIM, "Euler a" or "DPM++ 2M SDE Karras" (farm samplers).'
+    ),
     click.option("--eta", type=float, help="DDIM's η, 0 to 1."),
     click.option("--clip-skip", type=int, metavar="N", help="Skip the last N layers of the text encoder."),
     click.option(
@@ -151,7 +162,7 @@ _FIELDS = (
 #: As prompt files are called.
 _FILE = re.compile(rf"\S{{1,200}}\.({'|'.join(KINDS)})", re.IGNORECASE)
 _SOURCE_NAMES = (
-    *("prompts", "file", "delimiter", "kind", "templates", "wildcards", "random"),
+    *("prompts", "file", "delimiter", "kind", "templates", "wildcards", "random", "picture"),
     *("in_step", "combined", "pictures_each", "seed"),
 )
 #: Fields with an option of their own; the excluded ones describe a single picture.
@@ -174,6 +185,8 @@ class OrderOptions:
     pictures_each: int
     seed: int | None
     fields: Mapping[str, Any]
+    #: A picture whose file names settings.
+    picture: Path | None = None
     #: A prompt file that a schedule reads anew each time.
     at_firing: str | None = None
 
@@ -182,17 +195,22 @@ class OrderOptions:
         """Whether it says what to draw."""
         varied = {name.partition("=")[0].strip() for name in (*self.in_step, *self.combined)}
         said = {*self.fields, *varied} & {"prompt", "prompt_embeds"}
-        return bool(self.prompts or self.file or self.templates or self.at_firing or said)
+        return bool(self.prompts or self.file or self.templates or self.at_firing or self.picture or said)
 
     @contextmanager
     def order(self, settings: Settings) -> Iterator[Order]:
         """Yield the order. Raises InvalidInput naming the wrong option, and what reading the file raises."""
         in_step = grid.read_columns(self.in_step, "--zip")
         combined = grid.read_columns(self.combined, "--product")
-        named = bool(self.prompts or self.file or self.templates or self.at_firing)
+        like = like_picture(self.picture, settings) if self.picture is not None else LikePicture()
+        prompts = self.prompts
+        if not (prompts or self.file or self.templates or self.at_firing or "prompt_embeds" in self.fields):
+            prompts = like.prompts
+        named = bool(prompts or self.file or self.templates or self.at_firing)
         if self.at_firing is not None and (self.prompts or self.file or self.templates):
             raise click.UsageError("--prompts-at-firing says all prompts; drop the others, or put them into its file")
-        if not named and {"prompt", "prompt_embeds"}.isdisjoint({*self.fields, *in_step, *combined}):
+        said = {*self.fields, *like.fields, *in_step, *combined}
+        if not named and {"prompt", "prompt_embeds"}.isdisjoint(said):
             raise click.UsageError(
                 'nothing to render: give a prompt, as in farm render "a red star", or --prompts FILE'
             )
@@ -203,18 +221,20 @@ class OrderOptions:
             grid.check(in_step, combined, given)
         except ValueError as error:
             raise BadSpecification(f"--{error}" if str(error).startswith("zip") else str(error)) from None
-        defaults = checked_fields(self.fields, self.seed)
+        defaults = like.beside(checked_fields(self.fields, self.seed))
+        for remark in like.remarks:
+            say(remark)
         templates = self._templates()
         with self._manifest(settings) as manifest:
             yield Order(
-                prompts=self.prompts,
+                prompts=prompts,
                 manifest=manifest,
                 templates=templates,
                 defaults=defaults,
                 in_step=in_step,
                 combined=combined,
                 pictures_each=self.pictures_each,
-                seed=self.seed,
+                seed=like.seed if self.seed is None else self.seed,
             )
 
     def _templates(self) -> Templates | None:

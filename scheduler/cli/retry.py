@@ -1,22 +1,28 @@
 """Render again: `farm retry` for failed jobs, `farm rerender` to reproduce a picture."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from scheduler.cli.output import json_option, print_json, say
+from scheduler.cli.picture_recipe import is_picture, recipe_in
 from scheduler.cli.reading import services_to_find
 from scheduler.cli.status import render_fields
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, intake_of, publish_tickets, quanta, submit_order
-from scheduler.results.compare import changed, compare
+from scheduler.results.compare import Verdict, changed, compare
 from scheduler.results.download import prepare_folder
+from scheduler.services import Services, open_services
 from storage.errors import InvalidInput
+from storage.renders.views import JobView
 from storage.rules.states import Priority, State
 from storage.settings import read_settings
+from storage.spec.picture import Spec
 
 
 @click.command()
@@ -53,16 +59,19 @@ def retry(context: click.Context, render_id: str, out: Path | None, no_wait: boo
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB|PICTURE")
 @json_option
 @click.pass_context
 def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     """Reproduce a picture and compare it with the original.
 
     The model is called for it as it was then, with as many rows and, on a CPU, threads: the last bit of a picture can
-    depend on both. What was rendered batch by batch is rendered again with its whole batch. Exits with 1 if the
-    pictures differ.
+    depend on both. What was rendered batch by batch is rendered again with its whole batch. Of a PNG of the farm's, its
+    recipe says what to do, on whatever farm. Exits with 1 if the pictures differ.
     """
+    if is_picture(job_id):
+        verdict = _rerender_picture(Path(job_id), as_json=as_json)
+        context.exit(0 if verdict.identical else 1)
     settings = read_settings()
     services = services_to_find(job_id, settings)
     job = services.find_job(job_id)
@@ -70,27 +79,16 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     if job.state is not State.DONE or job.batch_id is None or job.object is None:
         raise InvalidInput(f"job {job_id} is {job.state}: only a finished picture can be reproduced")
     batch = services.views.batch(job.batch_id)
+    recipe = batch.recipe_with(job.own_recipe)
     services.registry[job.spec.model]
     before = services.objects.get(job.object)
-    if by_slots := "calls" in batch.recipe:
+    if by_slots := "calls" in recipe:
         position, specs = 0, [job.spec]
-        replay = json.dumps({name: batch.recipe[name] for name in ("calls", "decoded")})
-        terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
     else:
         position, specs = batch.job_row_ids.index(job.row_id), services.views.specs(batch)
-        terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=batch.recipe.get("threads"))
-    again = submit_order(
-        intake_of(services, reachable_broker(services)),
-        Submitter(owner=settings.owner, local_files=True),
-        Order(specs=tuple(specs)),
-        terms,
-    )
-    see_through(services, again)
-    twin = services.views.job(f"{again.render_id}-{position}")
-    if twin.object is None:
-        raise InvalidInput(f"reproducing job {job_id} did not succeed: job {twin.id} is {twin.state}: {twin.error}")
-    verdict = compare(before, services.objects.get(twin.object))
-    why = changed(batch.recipe, services.views.batch(twin.batch_id).recipe) if twin.batch_id else []
+    twin = _reproduced(services, specs, position, recipe, f"job {job_id}")
+    verdict = compare(before, services.objects.get(str(twin.object)))
+    why = _changed(services, recipe, twin)
     if as_json:
         sums = [job.sha256, twin.sha256]
         print_json({"job": job.id, "again": twin.id, "sha256": sums, **verdict.fields(), "changed": why})
@@ -100,3 +98,50 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
         for change in why:
             click.echo(f"rendered with a different {change}")
     context.exit(0 if verdict.identical else 1)
+
+
+def _rerender_picture(path: Path, *, as_json: bool) -> Verdict:
+    """Reproduce the picture of a file and say how it compares. Raises InvalidInput for one without a whole recipe."""
+    spec, made_with = recipe_in(path)
+    services = open_services(read_settings()).open_all()
+    services.registry[spec.model]
+    before = path.read_bytes()
+    twin = _reproduced(services, [spec], 0, made_with, str(path))
+    verdict = compare(before, services.objects.get(str(twin.object)))
+    why = _changed(services, made_with, twin)
+    if as_json:
+        print_json({"picture": str(path), "again": twin.id, **verdict.fields(), "changed": why})
+    else:
+        # Its batch mates are not in the file.
+        how = "by the same calls" if "calls" in made_with else "alone"
+        click.echo(f"{twin.id} is {verdict.words()} {path} (rendered {how})")
+        for change in why:
+            click.echo(f"rendered with a different {change}")
+    return verdict
+
+
+def _changed(services: Services, recipe: Mapping[str, Any], twin: JobView) -> list[str]:
+    """Return how a picture's recipe differs from that of one that was rendered again."""
+    return changed(recipe, services.views.batch(twin.batch_id).recipe_with(twin.own_recipe)) if twin.batch_id else []
+
+
+def _reproduced(
+    services: Services, specs: Sequence[Spec], position: int, recipe: Mapping[str, Any], what: str
+) -> JobView:
+    """Render specifications again as a recipe says; return the job at a position. Raises InvalidInput if it failed."""
+    if "calls" in recipe:
+        replay = json.dumps({name: recipe[name] for name in ("calls", "decoded")})
+        terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
+    else:
+        terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=recipe.get("threads"))
+    again = submit_order(
+        intake_of(services, reachable_broker(services)),
+        Submitter(owner=services.settings.owner, local_files=True),
+        Order(specs=tuple(specs)),
+        terms,
+    )
+    see_through(services, again)
+    twin = services.views.job(f"{again.render_id}-{position}")
+    if twin.object is None:
+        raise InvalidInput(f"reproducing {what} did not succeed: job {twin.id} is {twin.state}: {twin.error}")
+    return twin

@@ -3,12 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from scheduler.cli.filters import Since, called, is_job, label_option, read_labels, shown_labels
 from scheduler.cli.output import duration, json_option, print_json, print_table, say, when
+from scheduler.cli.picture_recipe import is_picture, print_picture_recipe
 from scheduler.cli.reading import services_to_find, services_to_read
 from scheduler.results.outlook import outlook
 from scheduler.services import Services
@@ -182,26 +184,31 @@ def why(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB|PICTURE")
 @json_option
 def recipe(job_id: str, as_json: bool) -> None:
     """Show everything needed to reproduce a picture.
 
-    That is its specification, seed, library versions, device, and the calls of the model or the batch.
+    That is its specification, seed, library versions, device, and the calls of the model or the batch. Of a picture's
+    file (PNG, JPEG or WebP), it is what the file says, whether the farm, the web UI, ComfyUI or InvokeAI wrote it.
     """
+    if is_picture(job_id):
+        print_picture_recipe(Path(job_id), as_json=as_json)
+        return
     services = services_to_find(job_id)
     views = services.views
     job = services.find_job(job_id)
     fields: dict[str, Any] = {"id": job.id, "state": job.state, "spec": job.spec.fields()}
     if job.batch_id is not None:
         batch = views.batch(job.batch_id)
-        # Of what went through slots, the recipe's calls say it all, and neighbours do not matter.
-        mates = {"size": len(batch.job_row_ids), "position": batch.job_row_ids.index(job.row_id)}
+        made_with, size = batch.recipe_with(job.own_recipe), len(batch.job_row_ids)
+        # Of what went through slots, its calls say it all, and neighbours do not matter.
+        by_slots = "calls" in made_with
         fields |= {
-            "made_with": batch.recipe,
-            "batch": None if "calls" in batch.recipe else mates,
+            "made_with": made_with,
+            "batch": None if by_slots else {"size": size, "position": batch.job_row_ids.index(job.row_id)},
             "worker": batch.worker,
-            "render_seconds": round(batch.render_seconds, 3),
+            "render_seconds": round(batch.render_seconds / (size if by_slots else 1), 3),
             "object": job.object,
             "sha256": job.sha256,
             "pixels_sha256": job.pixels_sha256,

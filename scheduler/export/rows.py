@@ -142,7 +142,7 @@ def row_of(job: JobView, key: str, batch: BatchView | None, columns: Columns) ->
     if batch is not None:
         row |= {
             "weights": batch.recipe.get("weights"),
-            "made_with": _json(batch.recipe),
+            "made_with": _json(batch.recipe_with(job.own_recipe)),
             "render_seconds": batch.render_seconds,
             "batch_size": len(batch.job_row_ids),
             "batch_position": batch.job_row_ids.index(job.row_id),

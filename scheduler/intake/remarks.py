@@ -19,7 +19,10 @@ _MOST_LABELS = 100
 
 def remarks_on(job: NewJob, registry: Registry) -> Iterator[str]:
     """Yield the remarks on one picture; the same text for all pictures that they apply to."""
-    yield from remarks(job.spec, registry[job.spec.model])
+    model = registry[job.spec.model]
+    yield from remarks(job.spec, model)
+    if registry.checks is not None:
+        yield from registry.checks.remarks(model)
 
 
 class KindRemarks:
@@ -29,7 +32,8 @@ class KindRemarks:
         spec, model = kind.first, registry[kind.first.model]
         self._seeds_matter = not isinstance(model, SimulatedModel)
         self._on_negative = (*other_languages.remarks("negative_prompt", spec.negative_prompt, spec.prompt_weighting),)
-        self._beside_words = (*remarks_beside_words(spec, model),)
+        checked = [] if registry.checks is None else registry.checks.remarks(model)
+        self._beside_words = (*remarks_beside_words(spec, model), *checked)
         self._reader = PromptReader(model)
         others = [text for field, text in readable_fields(spec) if field != "prompt"]
         self._unread_negative = [one for text in others for one in self._reader.unread("negative_prompt", text)]

@@ -134,6 +134,8 @@ jobs = Table(
     Column("threads", Integer),
     # By which calls of the model it is to be made (JSON), for the same bits as before. None: as its worker likes.
     Column("replay", Text),
+    # What its recipe says beside its batch's (JSON): by which calls of the model it was made. None: nothing.
+    Column("own_recipe", Text),
     UniqueConstraint("render_id", "index"),
     CheckConstraint(
         "state IN ({})".format(", ".join(f"'{state}'" for state in State)),

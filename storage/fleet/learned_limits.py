@@ -1,17 +1,13 @@
 """How many pictures a call of a model is best made for: learned on each kind of device, kept for the next worker."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import version
 
 from sqlalchemy import Connection, delete, select
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import learned_limits
 from storage.database.upsert import insert_on_conflict
-from storage.spec.models import DEFAULTS, Model
 
 #: Drivers, libraries and machines change in such a time.
 _FORGOTTEN_AFTER_SECONDS = 28 * 86400.0
@@ -38,7 +34,7 @@ class CallKind:
     """What the best number depends on."""
 
     model: str
-    #: See `entry_hash`.
+    #: See `storage.spec.entry_hash`.
     entry: str
     width: int
     height: int
@@ -85,13 +81,3 @@ class LearnedLimits:
             .values(**kind.__dict__, **changed)
             .on_conflict_do_update(index_elements=list(learned_limits.primary_key), set_=changed)
         )
-
-
-def entry_hash(model: Model) -> str:
-    """Return a hash of all that the registry says about how a model is made and run, and of the farm's version.
-
-    The defaults of its pictures are left out.
-    """
-    said = model.model_dump(mode="json", exclude={*DEFAULTS, "batch_limit"})
-    text = json.dumps([version("diffusion-farm"), said], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -24,6 +24,7 @@ _SENT: dict[str, TypeEngine[Any]] = {
     "bytes": Integer(),
     "pixels_sha256": String(64),
     "remarks": Text(),
+    "own_recipe": Text(),
 }
 
 
@@ -83,7 +84,7 @@ def _completing(dialect: str) -> ReturningUpdate[Any]:
             finished_at=database_now(),
             lease_until=None,
             batch_id=bindparam("batch"),
-            **{name: sent[name] for name in ("object", "sha256", "bytes", "pixels_sha256", "remarks")},
+            **{name: sent[name] for name in _SENT if name not in ("id", "fence")},
         )
         .returning(jobs.c.id)
     )
@@ -113,4 +114,5 @@ def _row(picture: Published) -> dict[str, str | int | None]:
         "bytes": picture.bytes,
         "pixels_sha256": picture.pixels_sha256,
         "remarks": json.dumps(picture.remarks, ensure_ascii=False) if picture.remarks else None,
+        "own_recipe": json.dumps(picture.own_recipe, sort_keys=True) if picture.own_recipe else None,
     }

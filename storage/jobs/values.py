@@ -131,11 +131,13 @@ class Published:
     pixels_sha256: str | None = None
     #: What is to be said of it, such as which words the model does not read.
     remarks: tuple[str, ...] = ()
+    #: As `RenderedBatch.own_recipes`.
+    own_recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedBatch:
-    """What was rendered together, with what (`recipe`: versions, device, dtype, …), and for how long."""
+    """What was handed over together, with what it was made (`recipe`: versions, device, dtype, …), for how long."""
 
     id: str
     worker: str
@@ -150,3 +152,5 @@ class RenderedBatch:
     store_seconds: float | None = None
     #: By the id of its job, what is to be said of a picture.
     remarks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    #: By the id of its job, what a recipe says beside the common one: by which calls of the model the picture was made.
+    own_recipes: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

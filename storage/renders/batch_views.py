@@ -10,7 +10,7 @@ from sqlalchemy import Row
 
 @dataclass(frozen=True, kw_only=True)
 class BatchView:
-    """What one pipeline call rendered: its jobs in their order, and with what."""
+    """What was rendered together: its jobs in their order, and with what."""
 
     id: str
     worker: str
@@ -18,6 +18,10 @@ class BatchView:
     recipe: Mapping[str, Any]
     render_seconds: float
     finished_at: float
+
+    def recipe_with(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return with what one of its pictures was made, given what its row says of it alone."""
+        return {**self.recipe, **own}
 
 
 def read_batch(row: Row[Any]) -> BatchView:

@@ -91,6 +91,8 @@ class JobView:
     pixels_sha256: str | None = None
     #: What its worker says of it.
     remarks: tuple[str, ...] = ()
+    #: What its recipe says beside its batch's (`BatchView.recipe_with`).
+    own_recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -379,4 +381,5 @@ def _job(row: Row[Any]) -> JobView:
         labels=None if row.labels is None else json.loads(row.labels),
         pixels_sha256=row.pixels_sha256,
         remarks=() if row.remarks is None else tuple(json.loads(row.remarks)),
+        own_recipe={} if row.own_recipe is None else json.loads(row.own_recipe),
     )

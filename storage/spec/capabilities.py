@@ -33,6 +33,11 @@ REMARK_ON_LARGE_SEEDS = (
 )
 
 
+REMARK_ON_SINGLE_STEPS = (
+    "sampler: DPM++ SDE alone makes one call a step; DPM++ SDE Karras, or any other schedule, makes two, as elsewhere"
+)
+
+
 def pipeline_of(model: DiffusersModel) -> str | None:
     """Return the class that the model's `model_index.json` names; None if neither registry nor machine knows it."""
     if model.pipeline is not None:
@@ -99,6 +104,8 @@ def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
     pipeline = pipeline_of(model) or ""
     yield from guidance_remarks(spec, model)
     yield from pooled_remarks(spec, model)
+    if spec.sampler == "dpm++ sde" != model.sampler:
+        yield REMARK_ON_SINGLE_STEPS
     guided = is_guided(spec, pipeline)
     if has_prior(model, own_configuration(model)):
         # Its prior is guided by default.

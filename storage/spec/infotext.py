@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from storage.spec.picture import SAMPLERS, Spec
+from storage.spec.picture import Spec
+from storage.spec.sampler_names import SCHEDULES, SOLVERS, split
 
 #: Schedules of noise levels: the flag in Diffusers' configuration → the name in the web UI.
 _SCHEDULES = {
@@ -70,10 +71,8 @@ def sampler_and_schedule(sampler: str | None, made_with: Mapping[str, Any]) -> t
     schedule = next((name for flag, name in _SCHEDULES.items() if config.get(flag)), None)
     if sampler is None:
         return _own(str(made_with.get("scheduler") or ""), config), schedule
-    for name in _SCHEDULES.values():
-        if SAMPLERS[sampler].endswith(f" {name}"):
-            return SAMPLERS[sampler].removesuffix(f" {name}"), name
-    return SAMPLERS[sampler], schedule
+    solver, named = split(sampler)
+    return SOLVERS[solver], SCHEDULES[named] if named else schedule
 
 
 def _own(kind: str, config: Mapping[str, Any]) -> str:

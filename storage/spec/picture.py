@@ -16,6 +16,7 @@ from storage.errors import BadSpecification
 from storage.spec.controls import REFERENCE, Controls, check_weights
 from storage.spec.explanations import explain
 from storage.spec.picture_size import FIELDS, checked_aspect, checked_size, contradiction, sides_of
+from storage.spec.sampler_names import SAMPLERS, sampler_of
 
 #: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
 VERSION = 1
@@ -30,22 +31,6 @@ MAX_CUSTOM_ID_CHARACTERS = 200
 MAX_PIXELS = 4096 * 4096
 #: Labels of one picture, as JSON.
 MAX_LABEL_BYTES = 20_000
-
-#: Samplers ("schedulers" in Diffusers' words): our name → the name that people and galleries write.
-#: `worker.rendering.samplers` makes them.
-SAMPLERS = {
-    "ddim": "DDIM",
-    "dpm++ 2m": "DPM++ 2M",
-    "dpm++ 2m karras": "DPM++ 2M Karras",
-    "dpm++ sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler a": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "pndm": "PNDM",
-    "unipc": "UniPC",
-}
 
 
 def _text(value: str) -> str:
@@ -68,9 +53,12 @@ def _size(value: int) -> int:
 
 def _sampler(value: str) -> str:
     name = value.strip().lower()
-    if name not in SAMPLERS:
-        raise ValueError(f"is not a sampler; expected one of {', '.join(SAMPLERS.values())}")
-    return name
+    if name in SAMPLERS:
+        return name
+    try:
+        return sampler_of(value)
+    except BadSpecification as error:
+        raise ValueError(str(error)) from None
 
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
@@ -152,7 +140,7 @@ class Request(Controls):
         description="How closely to follow the prompt; 1 or less disables guidance.",
     )
 
-    sampler: Sampler | None = Field(None, description="Such as `ddim`, `euler a` or `dpm++ 2m karras`.")
+    sampler: Sampler | None = Field(None, description="Such as `ddim`, `euler a` or `dpm++ 2m sde karras`.")
 
     seed: Seed | None = Field(
         None,

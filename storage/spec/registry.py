@@ -18,6 +18,7 @@ from storage.spec.aliases import aliases_of
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
+from storage.spec.model_checks import ModelChecks, checks_file
 from storage.spec.model_files import resolved_source
 from storage.spec.models import SINGLE_FILE, DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
@@ -52,6 +53,8 @@ class Registry:
         lora_folder: Path | None = None,
         embeddings: Mapping[str, Embedding] | None = None,
     ) -> None:
+        #: What `farm models check` found; it reads its own file.
+        self.checks: ModelChecks | None = None
         self._now = _Entries(models, default, loras or {}, lora_folder, embeddings or {})
 
     @property
@@ -79,6 +82,13 @@ class Registry:
         """Have the entries of another registry from now on, all at once."""
         self._now = other._now
 
+    def with_checks(self, checks: ModelChecks | None) -> "Registry":
+        """Return a registry of the same entries that knows what these checks found."""
+        found = Registry(self.models, self.default)
+        found.follow(self)
+        found.checks = checks
+        return found
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Registry) and self._now == other._now
 
@@ -98,7 +108,9 @@ class Registry:
         model = self[request.model or self.default]
         asked = request.asked()
         if "aspect" in asked:
-            asked = with_sides(asked, native=(model.width, model.height), multiple=size_multiple(model))
+            found = 1 if self.checks is None else self.checks.multiple(model)
+            multiple = max(size_multiple(model), found)
+            asked = with_sides(asked, native=(model.width, model.height), multiple=multiple)
         fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
@@ -108,6 +120,8 @@ class Registry:
             raise BadSpecification(explain(error)) from None
         check_pixels(spec.width, spec.height)
         check_controls(spec, model)
+        if self.checks is not None:
+            self.checks.check_size(spec, model)
         check_loras(spec, self.loras, model)
         return spec
 
@@ -132,6 +146,10 @@ def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, A
 
 def read_registry(settings: Settings) -> Registry:
     """Read the registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
+    return _read_models(settings).with_checks(ModelChecks(checks_file(settings)))
+
+
+def _read_models(settings: Settings) -> Registry:
     path = settings.local_models_file
     if path.exists() or settings.models_file:
         try:

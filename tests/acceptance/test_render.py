@@ -21,6 +21,8 @@ from tests.forks import Starter
 from tests.servers import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+#: The job of this name, in SQL.
+_NAMED = "render_id || '-' || printf('%06d', \"index\") = ?"
 MANIFEST = [json.loads(line) for line in (EXAMPLES / "prompts.jsonl").read_text().splitlines()]
 
 
@@ -173,11 +175,7 @@ def test_a_picture_made_again_is_identical_whoever_joined_and_left_beside_it(exa
 def test_a_picture_of_an_earlier_version_is_made_again_with_its_batch(served: Home) -> None:
     [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
     with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:
-        connection.execute(
-            "UPDATE batches SET recipe = json_remove(recipe, '$.calls', '$.decoded') "
-            "WHERE id = (SELECT batch_id FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = ?)",
-            [one["id"]],
-        )
+        connection.execute(f"UPDATE jobs SET own_recipe = NULL WHERE {_NAMED}", [one["id"]])
 
     said = served.farm("rerender", one["id"], code=None).out
 
@@ -188,14 +186,15 @@ def test_a_picture_is_made_again_by_as_many_threads_as_before(served: Home) -> N
     [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
     made_with = served.farm("recipe", one["id"], "--json").json["made_with"]
     assert {threads for _, threads, _, _ in made_with["calls"]} == {1}
-    # As if its worker had had more of them then.
+    # As if its worker had had more of them then, and, an earlier version, a batch for each picture.
     calls = [[rows, 3, row, n] for rows, _, row, n in made_with["calls"]]
     with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:
         connection.execute(
-            "UPDATE batches SET recipe = json_set(recipe, '$.calls', json(?)) "
-            "WHERE id = (SELECT batch_id FROM jobs WHERE render_id || '-' || printf('%06d', \"index\") = ?)",
-            [json.dumps(calls), one["id"]],
+            "UPDATE batches SET recipe = json_set(recipe, '$.calls', json(?), '$.decoded', json(?)) "
+            f"WHERE id = (SELECT batch_id FROM jobs WHERE {_NAMED})",
+            [json.dumps(calls), json.dumps(made_with["decoded"]), one["id"]],
         )
+        connection.execute(f"UPDATE jobs SET own_recipe = NULL WHERE {_NAMED}", [one["id"]])
 
     verdict = served.farm("rerender", one["id"], "--json", code=None).json
 

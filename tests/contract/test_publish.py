@@ -47,6 +47,30 @@ def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(
         assert json.loads(picture.info["diffusion-farm"])["made_with"]["remarks"] == ["read in part"]
 
 
+def test_pictures_of_one_batch_keep_what_their_recipes_say_of_each(
+    farm: Jobs, database: Database, objects: ObjectStore
+) -> None:
+    render_id = submit(farm, wanted(3))
+    found = claim(farm)
+    calls: list[dict[str, Any]] = [{"calls": [[8, 1, row, 20]], "decoded": [2, row]} for row in range(2)]
+    own = {job.id: said for job, said in zip(found.jobs, calls, strict=False)}
+    publisher = publishing(farm, objects)
+    batch = replace(rendered(found), recipe={"kind": "tried", "threads": 1}, own_recipes=own)
+    publisher.publish(batch, found.jobs, [Image.new("RGB", (8, 8), shade) for shade in ("red", "green", "blue")])
+    publisher.drain()
+
+    views = Views(database)
+    shown = list(views.jobs(render_id))
+    assert {job.batch_id for job in shown} == {batch.id}
+    made_with = [views.batch(batch.id).recipe_with(job.own_recipe) for job in shown]
+    assert made_with == [{"kind": "tried", "threads": 1} | said for said in (*calls, {})]
+    for job, recipe in zip(shown, made_with, strict=True):
+        with Image.open(io.BytesIO(objects.get(str(job.object)))) as picture:
+            told = json.loads(picture.info["diffusion-farm"])["made_with"]
+        # Whose calls are told needs no neighbours.
+        assert told == recipe | ({} if "calls" in recipe else {"batch": {"size": 3, "position": 2}})
+
+
 class Removing:
     """A store of which somebody removes an object just before it is read for the first time."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage.database.tables import batches, learned_limits
+from storage.database.tables import learned_limits
 from tests.integration.farm import Farm
 from tests.servers import eventually
 
@@ -16,11 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.parametrize("stores", ["postgresql+s
 
 def calls_of(farm: Farm, render_id: str) -> list[int]:
     """Return how many pictures the calls of a render's pictures had, each once for each picture."""
-    with farm.services.database.read() as connection:
-        rows = connection.execute(select(batches.c.jobs, batches.c.recipe)).all()
-    own = {row.id for row in farm.rows(render_id)}
-    recipes = [json.loads(row.recipe) for row in rows if own.intersection(json.loads(row.jobs))]
-    return [call[0] for recipe in recipes for call in recipe["calls"]]
+    return [call[0] for row in farm.rows(render_id) if row.own_recipe for call in json.loads(row.own_recipe)["calls"]]
 
 
 def learned(farm: Farm) -> list[Any]:

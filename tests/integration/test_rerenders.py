@@ -18,7 +18,8 @@ from scheduler.intake.submit import intake_of, submit_order
 from storage.fleet.slots import SlotCounts
 from storage.renders.views import JobView
 from storage.rules.states import Priority, State
-from storage.spec.picture import SAMPLERS, Request
+from storage.spec.picture import Request
+from storage.spec.sampler_names import PLAIN
 from tests.forks import Starter
 from tests.integration.conftest import farm_of
 from tests.integration.farm import Farm, child_of, device_processes
@@ -98,7 +99,7 @@ class Turmoil:
 
     def _request(self, said: Mapping[str, Any]) -> Request:
         dice = self.dice
-        sampler = dice.choice([None, *SAMPLERS])
+        sampler = dice.choice([None, *PLAIN])
         size = dice.choice([32, 32, 32, 40])
         asked = {
             "prompt": dice.choice(["a red star", "a blue cross", "a very long story, " * 4]),
@@ -191,7 +192,7 @@ def test_pictures_made_in_turmoil_are_made_again_to_the_last_byte(farm: Farm, re
     eventually(lambda: not turmoil.unfinished(), "all are finished", timeout=300)
     made |= {job.id: rerendered(farm, job) for job in turmoil.jobs(State.DONE) if job.id not in made}
     assert turmoil.jobs(State.FAILED) == []
-    calls = [farm.services.views.batch(str(job.batch_id)).recipe["calls"] for job in turmoil.jobs(State.DONE)]
+    calls = [job.own_recipe["calls"] for job in turmoil.jobs(State.DONE)]
     beside = sum(any(rows > 2 for rows, *_ in runs) for runs in calls)
     changed = sum(len(runs) > 1 for runs in calls)
     print(  # noqa: T201

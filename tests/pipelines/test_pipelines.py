@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from storage.errors import ModelUnavailable, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.models import DiffusersModel
-from storage.spec.picture import SAMPLERS
+from storage.spec.sampler_names import PLAIN
 from storage.spec.samplers import model_calls
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
@@ -47,7 +47,7 @@ def test_seed_prompt_and_negative_prompt_each_change_the_picture(models: Models,
     assert all((pictures[0] != other).any() for other in pictures[1:])
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("sampler", sorted(PLAIN))
 def test_a_sampler_draws_the_same_again_and_alone(models: Models, model: LoadedModel, sampler: str) -> None:
     wanted = models.specs("sd", 3, sampler=sampler)
     together = pixels(model, wanted)
@@ -57,12 +57,12 @@ def test_a_sampler_draws_the_same_again_and_alone(models: Models, model: LoadedM
 
 
 def test_every_sampler_that_can_be_asked_for_is_made_and_no_other() -> None:
-    assert _SAMPLERS.keys() == SAMPLERS.keys()
+    assert _SAMPLERS.keys() == PLAIN.keys()
 
 
 def test_samplers_differ(models: Models, model: LoadedModel) -> None:
-    pictures = [pixels(model, models.specs("sd", sampler=sampler)).tobytes() for sampler in sorted(SAMPLERS)]
-    assert len(set(pictures)) == len(SAMPLERS)
+    pictures = [pixels(model, models.specs("sd", sampler=sampler)).tobytes() for sampler in sorted(PLAIN)]
+    assert len(set(pictures)) == len(PLAIN)
 
 
 def test_sizes_are_as_asked_for(models: Models, model: LoadedModel) -> None:
@@ -85,7 +85,20 @@ def test_steps_are_reported_and_what_the_listener_raises_passes_through(
         loaded(alias).render(models.specs(alias, 2), abandon)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("heun", 1), ("heun", 5), ("pndm", 1), ("pndm", 5), ("dpm++ sde", 5)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ("heun", 1),
+        ("heun", 5),
+        ("pndm", 1),
+        ("pndm", 5),
+        ("dpm++ sde", 5),
+        ("dpm2", 3),
+        ("dpm2 a karras", 1),
+        ("dpm++ sde karras", 1),
+        ("dpm++ sde simple", 4),
+    ],
+)
 def test_as_many_steps_are_reported_as_are_announced(
     models: Models, model: LoadedModel, sampler: str, steps: int
 ) -> None:

@@ -236,7 +236,10 @@ class FakeModel:
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         self.developing([slot.spec.seed for slot in slots])
         assert all(slot.made == slot.calls for slot in slots)
-        return [SlotPicture(picture=Image.new("RGB", (8, 8)), recipe={"kind": "fake", "calls": []}) for _ in slots]
+        return [
+            SlotPicture(picture=Image.new("RGB", (8, 8)), recipe={"kind": "fake", "calls": [[1, None, 0, slot.made]]})
+            for slot in slots
+        ]
 
 
 class SettledPace(CallPace):

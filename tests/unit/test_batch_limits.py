@@ -4,9 +4,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from storage.fleet.learned_limits import CallKind, LearnedLimit, LimitReason, entry_hash
+from storage.fleet.learned_limits import CallKind, LearnedLimit, LimitReason
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.rules.states import Priority
+from storage.spec.entry_hash import entry_hash
 from storage.spec.models import DiffusersModel, Model, SimulatedModel
 from tests.unit.slot_stage import LearnedInMemory, Stage, job
 from worker.serving.batch_learner import BatchLearner

@@ -42,6 +42,17 @@ def test_pictures_leave_when_they_are_done_and_others_join(stage: Stage) -> None
     assert any(seeds == [2, 4] for seeds in stage.model.ticks)
 
 
+def test_pictures_that_leave_together_are_completed_together_with_calls_of_their_own(stage: Stage) -> None:
+    stage.queue.add(job(1, 3), job(2, 3), job(3, 5))
+    stage.run(batch_limit=3)
+
+    one, other, last = (stage.queue.done[number] for number in (1, 2, 3))
+    assert one is other is not last
+    assert [one.id for one in one.jobs] == [1, 2]
+    assert "calls" not in one.recipe
+    assert one.own_recipes == {1: {"calls": [[1, None, 0, 3]]}, 2: {"calls": [[1, None, 0, 3]]}}
+
+
 def test_an_urgent_picture_takes_the_place_of_the_least_urgent_which_goes_on_afterwards(stage: Stage) -> None:
     stage.queue.add(job(1, 60, NORMAL), job(2, 60, BULK))
     stage.pace = SettledPace({1: 1.0, 2: 1.1})

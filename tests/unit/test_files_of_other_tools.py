@@ -9,7 +9,8 @@ from scheduler.intake.manifests import manifest, read_manifest
 from scheduler.intake.requests import BadRows, SourcedRequest
 from storage.errors import BadSpecification
 from storage.spec.infotext import infotext
-from storage.spec.picture import SAMPLERS, Spec
+from storage.spec.picture import Spec
+from storage.spec.sampler_names import SAMPLERS
 
 
 def read(folder: Path, text: str | bytes, name: str = "prompts.txt") -> list[SourcedRequest]:
@@ -259,7 +260,10 @@ def test_sample_prompts_in_json_are_read_by_their_names(tmp_path: Path) -> None:
         ("--prompt a --n_iter 0\n", "line 1: --n_iter: must be a number of pictures"),
         ("a\n#1 in the charts\n", "line 2: begins with #"),
         ("a\nSteps: 20, Hires upscale: 2\n", "line 1: Hires upscale: 2: not supported"),
-        ("a\nSteps: 20, Sampler: Euler, Schedule type: Beta\n", "line 1: Schedule type: Beta: not supported"),
+        (
+            "a\nSteps: 20, Sampler: Euler, Schedule type: KL Optimal\n",
+            "line 1: Schedule type: KL Optimal is not supported",
+        ),
         ("a\nSteps: 20 | Sampler: Euler\n", "line 1: num_inference_steps: .*'20 . Sampler"),
         (
             "a\nSteps: 20, Sampler: Euler,\nSeed: 5, Size: 64x64\nb\nSteps: 3\n",

@@ -110,7 +110,7 @@ OF_THE_GRAPH = {
     "height": 768,
     "num_inference_steps": 20,
     "guidance_scale": 8.0,
-    "sampler": "euler",
+    "sampler": "euler uniform",
     "seed": 7,
 }
 LORA: dict[str, Any] = {
@@ -138,10 +138,12 @@ def test_a_plain_graph_of_comfyuis_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sampler", "schedule", "ours"),
     [
-        ("euler_ancestral", "normal", "euler a"),
+        ("euler_ancestral", "normal", "euler a uniform"),
         ("dpmpp_2m", "karras", "dpm++ 2m karras"),
-        ("ddim", "ddim_uniform", "ddim"),
-        ("uni_pc", "normal", "unipc"),
+        ("dpmpp_2m_sde_gpu", "sgm_uniform", "dpm++ 2m sde sgm uniform"),
+        ("dpm_2_ancestral", "beta", "dpm2 a beta timesteps"),
+        # Without η its DDIM is Euler.
+        ("ddim", "ddim_uniform", "euler ddim uniform"),
     ],
 )
 def test_samplers_of_comfyuis_are_ours(tmp_path: Path, sampler: str, schedule: str, ours: str) -> None:
@@ -161,8 +163,10 @@ def test_loras_and_layers_of_a_graph_are_read(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"n3__denoise": 0.5}, "node 3: denoise below 1"),
-        ({"n3__sampler_name": "dpmpp_2m_sde"}, "node 3: dpmpp_2m_sde with the schedule normal is not supported"),
-        ({"n3__scheduler": "sgm_uniform"}, "node 3: euler with the schedule sgm_uniform is not supported"),
+        ({"n3__sampler_name": "uni_pc"}, "node 3: uni_pc with the schedule normal is not supported.* dpmpp_2m comes"),
+        ({"n3__sampler_name": "dpmpp_2s_ancestral"}, "node 3: dpmpp_2s_.* DPM\\+\\+ SDE Karras comes close"),
+        ({"n3__sampler_name": "magic"}, "node 3: magic with the schedule normal is not supported; these are"),
+        ({"n3__scheduler": "linear_quadratic"}, "node 3: euler with the schedule linear_quadratic is not supported"),
         ({"n3__seed": ["20", 0]}, "node 3: seed must stand in the node"),
         ({"n3__positive": ["99", 0]}, "node 3: its input positive comes from no node"),
         ({"n3__positive": ["5", 0]}, "node 3: its input positive comes from EmptyLatentImage; CLIPTextEncode is read"),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from storage.errors import OutOfMemory
-from storage.fleet.learned_limits import CallKind, LearnedLimit, entry_hash
+from storage.fleet.learned_limits import CallKind, LearnedLimit
 from storage.rules.states import Priority
+from storage.spec.entry_hash import entry_hash
 from tests.unit.slot_stage import MODEL, Stage, job, raising
 
 pytestmark = pytest.mark.slow

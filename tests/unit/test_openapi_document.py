@@ -12,7 +12,7 @@ from scheduler.services import open_services
 from storage.rules.faults import Fault
 from storage.rules.states import PRIORITY_NAMES, RENDER_STATES, State
 from storage.settings import Settings
-from storage.spec.picture import SAMPLERS
+from storage.spec.sampler_names import SAMPLERS
 
 
 @pytest.fixture(scope="module")

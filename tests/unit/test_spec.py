@@ -9,13 +9,13 @@ from storage.spec.explanations import shown
 from storage.spec.picture import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
-    SAMPLERS,
     VERSION,
     Request,
     Spec,
     check_pixels,
     read_spec,
 )
+from storage.spec.sampler_names import PLAIN, SAMPLERS
 
 KITTEN = Spec(
     model="tiny",
@@ -93,7 +93,7 @@ def test_an_unknown_field_is_answered_with_the_known_ones(field: str, answer: st
 def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:
     with pytest.raises(BadSpecification, match="^sampler: ") as refusal:
         parse(sampler="eular")
-    assert all(name in str(refusal.value) for name in SAMPLERS.values())
+    assert all(name in str(refusal.value) for name in PLAIN.values())
 
 
 def test_a_request_without_a_prompt_is_refused() -> None:

@@ -11,7 +11,7 @@ from storage.spec.registry import Registry
 from worker.devices import Device, find_devices
 from worker.process.cores import usable_cores, usable_memory
 from worker.process.cpu_plan import CpuPlan, keeps_all_threads, plan_cpu
-from worker.process.identity import THREADS, served_models
+from worker.process.identity import THREADS, own_threads, served_models
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,13 @@ def serves_large(settings: Settings, registry: Registry) -> bool:
 
 def _sizes(settings: Settings, registry: Registry) -> dict[str, int | None]:
     return {alias: loaded_bytes(registry[alias]) for alias in served_models(settings, registry, Device("cpu", 0))}
+
+
+def learning_name(device: Device, hardware: str) -> str:
+    """Return by which name this process learns and finds what is best for its device: on a CPU it has threads, too."""
+    if device.kind != "cpu":
+        return hardware
+    return f"{hardware[:100]}, threads: {own_threads() or threads_by_the_user() or usable_cores()}"
 
 
 def threads_by_the_user() -> int | None:

@@ -25,8 +25,7 @@ from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
 from storage.spec.registry_watch import LiveEntries, watch_registry
-from worker.process.cores import usable_cores
-from worker.process.cpu_share import threads_by_the_user
+from worker.process.cpu_share import learning_name
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
@@ -34,6 +33,7 @@ from worker.rendering.open_backend import open_backends
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
+from worker.serving.checked_limits import CheckedLimits
 from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.help_call import HelpCall
@@ -121,16 +121,15 @@ class DeviceProcess:
         )
 
     def _batch_limits(self, database: Database, retry: OutageRetry) -> BatchLimits:
-        threads, hardware = own_threads(), self._hardware
-        if self.me.device.kind == "cpu":
-            hardware = f"{hardware[:100]}, threads: {threads or threads_by_the_user() or usable_cores()}"
+        hardware = learning_name(self.me.device, self._hardware)
         return BatchLimits(
             PatientMemoryLimits(MemoryLimits(database), retry),
             device_name=self._hardware,
             learner=BatchLearner(
                 PatientLearnedLimits(LearnedLimits(database), retry),
                 device_name=hardware,
-                tries_threads=(threads or 1) > 1,
+                tries_threads=(own_threads() or 1) > 1,
+                checked=CheckedLimits(self.me.registry.checks).of,
             ),
             workers=lambda model: retry(lambda: len(self._workers.serving(model)), what="look for other workers"),
         )

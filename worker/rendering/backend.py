@@ -15,6 +15,9 @@ from storage.spec.models import Embedding, Lora, Model
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
 
+#: What a `Replay` is called in a recipe.
+_REPLAY = ("calls", "decoded")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderResult:
@@ -67,6 +70,14 @@ class SlotPicture:
     picture: Image
     recipe: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
+
+    def own_recipe(self) -> dict[str, Any]:
+        """Return what its recipe says of it alone: its `Replay`."""
+        return {name: said for name, said in self.recipe.items() if name in _REPLAY}
+
+    def common_recipe(self) -> dict[str, Any]:
+        """Return what its recipe may have in common with others."""
+        return {name: said for name, said in self.recipe.items() if name not in _REPLAY}
 
 
 class SlotLoop(Protocol):

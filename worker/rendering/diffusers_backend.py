@@ -58,6 +58,7 @@ class DiffusersBackend:
                 f"model {model.alias} cannot be loaded: there is no {missing} on this machine where its registry says "
                 f"(`farm models show {model.alias}`)"
             )
+        default_dtype = torch.get_default_dtype()
         try:
             return self._load(model, shared if isinstance(shared, LoadedPipeline) else None)
         except Exception as error:
@@ -69,6 +70,10 @@ class DiffusersBackend:
                 f"model {model.alias} ({public_source(model)}) cannot be loaded: {without_folders(str(error), model)}",
                 out_of_memory=isinstance(fault, OutOfMemory),
             ) from error
+        finally:
+            # Diffusers makes a part in the model's precision by changing that of the process, and leaves it so where it
+            # fails: later models could compute some of their numbers in half precision.
+            torch.set_default_dtype(default_dtype)
 
     def needed_memory(self, model: Model) -> int:
         """Return the size of the weights as they will be loaded and a fifth more, for what pictures take."""

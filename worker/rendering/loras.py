@@ -108,9 +108,11 @@ class LoraAdapters:
                 # PEFT warns of a second adapter, which is meant.
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
                 self._loaded[alias] = self._added(adapter, lora)
-        except Exception as error:
-            # A loader can raise anything, and leaves behind what it has done until then.
+        except BaseException as error:
+            # A loader can raise anything, and leaves behind what it has done until then; so does who interrupts it.
             before.restore()
+            if not isinstance(error, Exception):
+                raise
             fault = as_fault(error)
             if isinstance(fault, OutOfMemory | DeviceBroken):
                 raise fault from None

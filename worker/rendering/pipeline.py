@@ -67,7 +67,8 @@ class LoadedPipeline:
         self.own_scheduler = self._denoiser.scheduler
         self._why_no_slots: str | None = _UNKNOWN
         begins_at_first = type(pipeline).__name__ == "StableDiffusionXLPipeline"
-        self._fresh_schedulers = FreshSchedulers(self.own_scheduler, begins_at_first=begins_at_first)
+        self._sdxl = type(pipeline).__name__.startswith("StableDiffusionXL")
+        self._fresh_schedulers = FreshSchedulers(self.own_scheduler, begins_at_first=begins_at_first, sdxl=self._sdxl)
         self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
 
     @torch.inference_mode()
@@ -206,7 +207,7 @@ class LoadedPipeline:
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
         """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
         shared = specs[0]
-        self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler)
+        self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler, sdxl=self._sdxl)
         self.adapters.switch(shared.loras or {})
         made: dict[int, torch.Tensor] = {}
         with attention(self._model.attention), tf32(self._model.tf32):

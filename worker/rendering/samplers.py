@@ -1,4 +1,4 @@
-"""Samplers by the names that people use (`storage.spec.picture.SAMPLERS`), as Diffusers' scheduler classes.
+"""Samplers by the names that people use (`storage.spec.sampler_names`), as Diffusers' scheduler classes.
 
 worker/README.md says how to add one, and what these classes do that one would not expect.
 """
@@ -19,11 +19,20 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from storage.spec.sampler_names import split
 from storage.spec.samplers import DISTILLED_STEPS
+from worker.rendering.mended_schedulers import (
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    ThirdOrderSDEScheduler,
+)
+from worker.rendering.noise_schedules import with_schedule
 from worker.rendering.timesteps import keep_timesteps_right
 
+_STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False}
 #: The class of each sampler and the settings that make it what its name says; all others are the class's defaults.
-#: PNDM without Runge-Kutta steps is what others call PLMS; DPM++ SDE is k-diffusion's `dpmpp_sde`.
+#: PNDM without Runge-Kutta steps is what others call PLMS; DPM++ SDE is k-diffusion's `dpmpp_sde`: with a schedule, one
+#: of its steps is one of k-diffusion's, with two calls; alone, each of its calls counts as a step.
 _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),
     "dpm++ 2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
@@ -39,6 +48,15 @@ _SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lms": (LMSDiscreteScheduler, {}),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
     "unipc": (UniPCMultistepScheduler, {}),
+    "dpm2": (KDPM2DiscreteScheduler, {}),
+    "dpm2 a": (KDPM2AncestralDiscreteScheduler, {}),
+    "dpm++ 2m sde": (DPMSolverMultistepScheduler, _STOCHASTIC),
+    "dpm++ 2m sde heun": (DPMSolverMultistepScheduler, {**_STOCHASTIC, "solver_type": "heun"}),
+    # Its second step, of order 2, is k-diffusion's with Heun's formula; the last but one is of order 3, however few.
+    "dpm++ 3m sde": (
+        ThirdOrderSDEScheduler,
+        {**_STOCHASTIC, "solver_order": 3, "solver_type": "heun", "lower_order_final": False},
+    ),
 }
 #: Settings that say what a model was trained for, and so hold for every sampler. `from_config` would leave out those
 #: that the model's file does not name, and the new class's defaults differ: in Heun's, other betas.
@@ -52,23 +70,28 @@ _OF_THE_MODEL = (
 _OF_THE_FILE = ("timestep_spacing", "steps_offset")
 
 
-def make_scheduler(sampler: str | None, own: Any) -> Any:
+def make_scheduler(sampler: str | None, own: Any, *, sdxl: bool = False) -> Any:
     """Make a fresh scheduler for one batch (multistep ones carry state) for the model whose own one this is.
 
     A sampler of None is the model's own. A named one has the model's noise schedule and prediction type, and nothing of
     its own sampler. The timesteps are right for each number of steps that `storage.spec.samplers` lets pass.
+
+    Args:
+        sdxl: whether the model is of SDXL's kind, which one schedule has its own noise levels for.
     """
     if sampler is None:
         # All settings as they are: `from_config` would replace some of them by defaults again.
         settings = {name: value for name, value in own.config.items() if name != "_use_default_values"}
         return keep_timesteps_right(_made(type(own), settings, own))
-    kind, changes = _SAMPLERS[sampler]
+    solver, schedule = (sampler, None) if sampler in _SAMPLERS else split(sampler)
+    kind, changes = _SAMPLERS[solver]
     settings = {"clip_sample": False} | _of_the_model(own) | changes
     if sampler == "lcm" and "original_inference_steps" not in settings:
         settings["original_inference_steps"] = min(DISTILLED_STEPS, own.config.num_train_timesteps)
     if sampler == "pndm" and type(own) is kind:
         settings["skip_prk_steps"] = own.config["skip_prk_steps"]
-    return keep_timesteps_right(_made(kind, settings, own))
+    made = _made(kind, settings, own)
+    return keep_timesteps_right(made) if schedule is None else with_schedule(made, solver, schedule, sdxl=sdxl)
 
 
 def sampler_recipe(scheduler: Any) -> dict[str, Any]:

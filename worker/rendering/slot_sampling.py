@@ -27,6 +27,11 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from storage.spec.picture import Spec
+from worker.rendering.mended_schedulers import (
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    ThirdOrderSDEScheduler,
+)
 from worker.rendering.samplers import make_scheduler
 from worker.rendering.timesteps import copied
 
@@ -36,7 +41,8 @@ Member = TypeVar("Member")
 _SHARED = (
     *(DDIMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LCMScheduler),
     *(LMSDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler),
-    *(DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler),
+    *(DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler, ThirdOrderSDEScheduler),
+    *(KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler),
 )
 #: Of UniPC, higher orders multiply matrices, whose bits depend on their sizes.
 _HIGHEST_ORDER = 2
@@ -57,13 +63,15 @@ def _can_be_shared(scheduler: Any) -> bool:
 class FreshSchedulers:
     """Schedulers that have their timesteps and took no step yet, for the slots of one model."""
 
-    def __init__(self, own: Any, *, begins_at_first: bool) -> None:
+    def __init__(self, own: Any, *, begins_at_first: bool, sdxl: bool = False) -> None:
         """
         Args:
             own: the model's own scheduler.
             begins_at_first: whether each is told to begin at its first timestep, as SDXL's pipeline does.
+            sdxl: whether the model is of SDXL's kind.
         """
         self._own = own
+        self._sdxl = sdxl
         self._begins_at_first = begins_at_first
         self._made: OrderedDict[tuple[str | None, int], Any] = OrderedDict()
 
@@ -73,7 +81,7 @@ class FreshSchedulers:
         if key in self._made:
             self._made.move_to_end(key)
             return copied(self._made[key])
-        scheduler = make_scheduler(sampler, self._own)
+        scheduler = make_scheduler(sampler, self._own, sdxl=self._sdxl)
         # On the CPU: read back from a device, each timestep would make it wait.
         scheduler.set_timesteps(steps, device="cpu")
         if self._begins_at_first and hasattr(scheduler, "set_begin_index"):

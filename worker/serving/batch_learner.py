@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from storage.fleet.learned_limits import CallKind, LearnedLimit, LimitReason, entry_hash
+from storage.fleet.learned_limits import CallKind, LearnedLimit, LimitReason
 from storage.jobs.values import ClaimedJob
+from storage.spec.entry_hash import entry_hash
 from storage.spec.models import Model
 from worker.serving.knee_search import KneeSearch
 from worker.serving.services import SharedLearnedLimits
@@ -49,16 +50,19 @@ class BatchLearner:
         *,
         device_name: str,
         tries_threads: bool = False,
+        checked: Callable[[CallKind], LearnedLimit | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             device_name: with the number of threads, on a CPU.
             tries_threads: whether calls are made by one thread now and by several then (`ThreadChoice`).
+            checked: what `farm models check` found.
         """
         self._shared = shared
         self._device_name = device_name[:128]
         self._samples = _SAMPLES_WITH_THREADS if tries_threads else _SAMPLES
+        self._checked = checked
         self._clock = clock
         self._known: OrderedDict[CallKind, _Known] = OrderedDict()
         self._entries: dict[Model, str] = {}
@@ -122,7 +126,7 @@ class BatchLearner:
             known.search = KneeSearch(known.search.size, self._samples)
         if not known.search.settled and now - known.looked_at > _FRESH_SECONDS:
             known.looked_at = now
-            self._adopt(known, self._shared.of(kind))
+            self._adopt(known, _younger(self._shared.of(kind), self._checked(kind)))
         return known
 
     def _adopt(self, known: _Known, found: LearnedLimit | None) -> None:
@@ -146,3 +150,8 @@ class BatchLearner:
             height=job.spec.height,
             device_name=self._device_name,
         )
+
+
+def _younger(*found: LearnedLimit | None) -> LearnedLimit | None:
+    known = [limit for limit in found if limit is not None]
+    return min(known, key=lambda limit: limit.age) if known else None

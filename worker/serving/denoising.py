@@ -344,11 +344,11 @@ class Denoising:
         self._publish(done)
 
     def _publish(self, done: Sequence[tuple[SlotJob, SlotPicture]]) -> None:
-        """Hand over pictures, together as far as one recipe holds for them."""
+        """Hand over pictures, together as far as one recipe holds for them: they are completed in one transaction."""
         self._jobs.remove([one for one, _ in done])
         groups: dict[str, list[tuple[SlotJob, SlotPicture]]] = {}
         for one, picture in done:
-            groups.setdefault(json.dumps(picture.recipe, sort_keys=True), []).append((one, picture))
+            groups.setdefault(json.dumps(picture.common_recipe(), sort_keys=True), []).append((one, picture))
         for group in groups.values():
             jobs = [one.job for one, _ in group]
             seconds = sum(one.seconds for one, _ in group)
@@ -358,10 +358,11 @@ class Denoising:
                 worker=self._context.worker,
                 model=self._model.alias,
                 jobs=tuple(jobs),
-                recipe={"farm": FARM_VERSION, **group[0][1].recipe},
+                recipe={"farm": FARM_VERSION, **group[0][1].common_recipe()},
                 render_seconds=seconds,
                 elapsed_seconds=max(time.monotonic() - one.began_at for one, _ in group),
                 remarks={one.job.id: picture.remarks for one, picture in group if picture.remarks},
+                own_recipes={one.job.id: own for one, picture in group if (own := picture.own_recipe())},
             )
             self._context.publisher.publish(batch, jobs, [picture.picture for _, picture in group])
             self._made += len(jobs)

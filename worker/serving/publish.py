@@ -97,11 +97,10 @@ class Publisher:
         self._objects.delete(picture.object)
 
     def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
-        remarks = batch.remarks.get(job.id, ())
-        # Of what went through slots, the recipe's calls say it all, and neighbours do not matter.
-        mates = {} if "calls" in batch.recipe else {"batch": {"size": len(batch.jobs), "position": position}}
-        own = mates | ({"remarks": remarks} if remarks else {})
-        data = to_png(picture, job.spec, {**batch.recipe, **own})
+        remarks, own = batch.remarks.get(job.id, ()), batch.own_recipes.get(job.id, {})
+        # Of what went through slots, its calls say it all, and neighbours do not matter.
+        mates = {} if own else {"batch": {"size": len(batch.jobs), "position": position}}
+        data = to_png(picture, job.spec, {**batch.recipe, **own, **mates, **({"remarks": remarks} if remarks else {})})
         key = picture_key(job.render_id, job.index)
         stored, other = self._put(key, data)
         return Published(
@@ -111,6 +110,7 @@ class Publisher:
             bytes=stored.bytes,
             pixels_sha256=pixels_sha256(picture) if other is None else pixels_sha256_of(other),
             remarks=remarks,
+            own_recipe=own,
         )
 
     def _put(self, key: str, data: bytes) -> tuple[Stored, bytes | None]:

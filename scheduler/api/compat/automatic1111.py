@@ -13,7 +13,7 @@ from scheduler.api.compat import webui_answers
 from scheduler.api.compat.pictures import Call, as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.compat.webui_request import FIELDS, TextToImage, wanted
-from scheduler.api.compat.webui_samplers import schedules
+from scheduler.api.compat.webui_samplers import samplers, schedules
 from scheduler.api.compat.webui_settings import KEPT, WebUISettings, alias_of, read_settings
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
@@ -28,7 +28,6 @@ from storage.renders.views import JobView
 from storage.rules.states import Priority, State
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel
-from storage.spec.picture import SAMPLERS
 
 #: Longer than any client waits.
 _SECONDS = 3600.0
@@ -125,7 +124,7 @@ def list_loras(context: Context, _caller: CanRead) -> list[dict[str, Any]]:
 @router.get("/samplers")
 def list_samplers(_caller: CanRead) -> list[dict[str, Any]]:
     """List the samplers."""
-    return [{"name": name, "aliases": [key], "options": {}} for key, name in SAMPLERS.items()]
+    return list(samplers())
 
 
 @router.get("/schedulers")

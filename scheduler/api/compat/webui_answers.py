@@ -12,7 +12,8 @@ from storage.renders.views import JobView
 from storage.spec.infotext import infotext, sampler_and_schedule
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Lora, Model
-from storage.spec.picture import SAMPLERS, Spec
+from storage.spec.picture import Spec
+from storage.spec.sampler_names import SAMPLERS
 
 
 def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[JobView]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from scheduler.api.access import Caller
 from scheduler.api.compat.bodies import ClientBody
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.compat.webui_controlnet import Canvas, conditioning
-from scheduler.api.compat.webui_samplers import sampler_of
 from scheduler.api.compat.webui_settings import WebUISettings, read_settings
 from scheduler.api.context import ApiContext
 from scheduler.intake.order import Order
@@ -19,6 +18,7 @@ from storage.errors import BadSpecification
 from storage.spec import webui_prompts
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.explanations import shown
+from storage.spec.foreign_samplers import of_webui
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import MAX_PROMPT_CHARACTERS, Request
 from storage.spec.registry import Registry
@@ -151,7 +151,7 @@ def wanted(context: ApiContext, caller: Caller, body: TextToImage, standing: Map
     settings, more = read_settings(context.registry, {**standing, **_overridden(body)})
     remarks += [f"override_settings.{remark}" for remark in more]
     model = context.registry[settings.model or context.registry.default]
-    sampler, more = sampler_of(body.sampler_name or body.sampler_index, body.scheduler)
+    sampler, more = of_webui(body.sampler_name or body.sampler_index, body.scheduler)
     remarks += more
     canvas = Canvas(body.width or model.width, body.height or model.height)
     control, more = conditioning(context, caller, body.alwayson_scripts, model, canvas)

@@ -11,7 +11,7 @@ from typing import Any
 from scheduler.intake.files.columns import Row
 from storage.errors import BadSpecification
 from storage.spec.explanations import shown
-from storage.spec.picture import SAMPLERS
+from storage.spec.foreign_samplers import of_comfyui
 
 _READ = frozenset(
     {
@@ -19,21 +19,7 @@ _READ = frozenset(
         *("VAEDecode", "SaveImage", "PreviewImage"),
     }
 )
-#: ComfyUI's names of samplers → ours.
-_SAMPLERS = {
-    "euler": "euler",
-    "euler_ancestral": "euler a",
-    "heun": "heun",
-    "lms": "lms",
-    "dpmpp_2m": "dpm++ 2m",
-    "dpmpp_sde": "dpm++ sde",
-    "ddim": "ddim",
-    "uni_pc": "unipc",
-    "lcm": "lcm",
-}
 _MOST = 10_000
-#: Schedules of noise levels that are none of their own.
-_PLAIN_SCHEDULES = ("normal", "ddim_uniform")
 #: Weights and embeddings, which ComfyUI computes in its own way.
 _LANGUAGE = re.compile(r"(?<!\\)[()]|embedding:")
 _ESCAPED = re.compile(r"\\([()])")
@@ -159,9 +145,7 @@ class _Reader:
 
     def _sampler(self, name: str) -> str:
         sampler, schedule = (str(self._value(name, given)) for given in ("sampler_name", "scheduler"))
-        found = _SAMPLERS.get(sampler)
-        if found is not None and schedule not in _PLAIN_SCHEDULES:
-            found = f"{found} {schedule}"
-        if found not in SAMPLERS:
-            raise BadSpecification(f"ComfyUI's node {name}: {sampler} with the schedule {schedule} is not supported")
-        return str(found)
+        try:
+            return of_comfyui(sampler, schedule)
+        except BadSpecification as error:
+            raise BadSpecification(f"ComfyUI's node {name}: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any
 from scheduler.intake.files.columns import Row
 from storage.errors import BadSpecification
 from storage.spec.explanations import shown
-from storage.spec.picture import SAMPLERS
+from storage.spec.foreign_samplers import of_invokeai
 
 #: Fields that would change the picture → their values that change nothing.
 _NOT_DONE: Mapping[str, tuple[Any, ...]] = {
@@ -66,12 +66,10 @@ def row_of(where: str, value: Mapping[str, Any]) -> Row:
 def _sampler(scheduler: Any) -> str | None:
     if scheduler is None:
         return None
-    karras = str(scheduler).endswith("_k")
-    base = str(scheduler).removesuffix("_k").replace("dpmpp_", "dpm++ ").replace("euler_a", "euler a")
-    found = f"{base} karras" if karras else base
-    if found not in SAMPLERS:
-        raise BadSpecification(f"scheduler: {scheduler} is not supported; supported are {', '.join(SAMPLERS.values())}")
-    return found
+    try:
+        return of_invokeai(str(scheduler))
+    except BadSpecification as error:
+        raise BadSpecification(f"scheduler: {error}") from None
 
 
 def _name(model: Any) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, canonical, field_of
 from storage.errors import BadSpecification
-from storage.spec.picture import NAMES, SAMPLERS
+from storage.spec.picture import NAMES
 
 #: sd-scripts' short names, and the web UI's for the model.
 _FIELDS = {
@@ -31,8 +31,6 @@ _OPTION = re.compile(r"--([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
 #: What word processors make of two dashes.
 _LONG_DASH = re.compile(r"(?:^|\s)[\u2013\u2014]([A-Za-z][\w-]*)(?=[\s=])")
 _BEFORE_OPTION = re.compile(r"(?:^|\s+)(?=--[A-Za-z])")
-#: sd-scripts' names of samplers → ours.
-_SAMPLERS = {"dpmsolver++": "dpm++ 2m", "euler ancestral": "euler a", "plms": "pndm"}
 #: What asks for a random seed.
 _RANDOM_SEED = "-1"
 
@@ -65,17 +63,10 @@ def row_of(where: str, line: str) -> Row:
             raise BadSpecification(f"--{name}: {canonical(field)} is given twice")
         if canonical(field) == "seed" and value == _RANDOM_SEED:
             continue
-        cells[field] = sampler_of(value) if field == "sampler" else value
+        cells[field] = value
     if line.startswith("--"):
         cells = webui_words.read(cells)
     return Row(where, cells, typed=False, copies=copies)
-
-
-def sampler_of(name: str) -> str:
-    """Return the farm's name of a sampler, of names such as `k_euler_a`; unknown ones as they are."""
-    bare = name.strip().lower().replace("_", " ").removeprefix("k ")
-    found = _SAMPLERS.get(bare, bare)
-    return found if found in SAMPLERS else name
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 from scheduler.intake.files import webui_words
 from scheduler.intake.files.columns import Row, field_of
-from scheduler.intake.files.options import sampler_of
 from scheduler.intake.files.text import MAX_LINE
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
+from storage.spec.foreign_samplers import of_webui
 from storage.spec.infotext import MODELS_OWN
-from storage.spec.picture import SAMPLERS
+from storage.spec.sampler_names import SAMPLERS, spelled
 
 _NEGATIVE = re.compile(r"negative prompt:", re.IGNORECASE)
 #: Some programs name the prompt, too.
@@ -167,6 +167,7 @@ def _settings(line: str) -> dict[str, str]:
     """Read a line of settings; those that say nothing of the picture are kept as labels."""
     pairs = [(_SPELLED.get(name.strip().casefold(), name.strip()), value) for name, value in _SETTING.findall(line)]
     found = {name: _unquoted(value.strip()) for name, value in pairs}
+    ours = found.get("Version", "").startswith(_OURS)
     cells: dict[str, str] = {}
     for name, value in found.items():
         if name.startswith(_NOT_DONE):
@@ -182,7 +183,7 @@ def _settings(line: str) -> dict[str, str]:
         cells |= {"width": size[1], "height": size[2]}
     if "Clip skip" in found:
         cells |= _clip_skip(found["Clip skip"])
-    if sampler := _sampler(found.get("Sampler"), found.get("Schedule type")):
+    if sampler := _sampler(found.get("Sampler"), found.get("Schedule type"), ours=ours):
         cells["sampler"] = sampler
     if cells.get("seed") == "-1":
         del cells["seed"]
@@ -196,17 +197,23 @@ def _clip_skip(said: str) -> dict[str, str]:
     return {"clip_skip": str(int(said) - 1)} if int(said) > 1 else {}
 
 
-def _sampler(name: str | None, schedule: str | None) -> str | None:
-    """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such."""
+def _sampler(name: str | None, schedule: str | None, *, ours: bool) -> str | None:
+    """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such.
+
+    Args:
+        ours: whether the farm wrote them, by its own names.
+    """
     if name is None or name == MODELS_OWN:
         return None
-    sampler = sampler_of(name)
-    if schedule is None or schedule.lower() == "automatic" or sampler.lower().endswith(f" {schedule.lower()}"):
-        return sampler
-    with_schedule = f"{sampler} {schedule}".lower()
-    if with_schedule not in SAMPLERS:
-        raise BadSpecification(f"Schedule type: {schedule}: not supported with the sampler {name}")
-    return with_schedule
+    if schedule is None:
+        # As before the web UI 1.9, and ours of a model's own spacing: what the name says is all.
+        return name
+    if ours and (both := spelled(f"{name} {schedule}")) in SAMPLERS:
+        return both
+    try:
+        return of_webui(name, schedule)[0]
+    except BadSpecification as error:
+        raise BadSpecification(f"Schedule type: {str(error).removeprefix('scheduler: ')}") from None
 
 
 def _unquoted(value: str) -> str:

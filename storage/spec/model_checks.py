@@ -1,0 +1,215 @@
+"""What `farm models check` found of each model on each kind of device: a file beside the registry's.
+
+`models.toml` has `models.checks.json` beside it; to be copied with it to the other machines of a farm. Results count
+as long as the model's entry and the farm's version are those that were checked.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import BadSettings, BadSpecification
+from storage.settings import Settings
+from storage.spec.entry_hash import entry_hash
+from storage.spec.models import Model
+from storage.spec.picture import Spec
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+#: How soon running processes see a new check.
+_FRESH_SECONDS = 5.0
+
+
+class CheckFinding(BaseModel):
+    """One thing that was checked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    check: str
+    #: None: it was not checked, or is a measurement.
+    held: bool | None
+    words: str
+    #: The measurements themselves.
+    figures: tuple[Mapping[str, float | int | None], ...] = ()
+
+
+class ModelCheck(BaseModel):
+    """What was found of one model on one kind of device."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: See `storage.spec.entry_hash`.
+    entry: str
+    #: Seconds since 1970.
+    at: float
+    device: str
+    #: With the number of threads, on a CPU.
+    device_name: str
+    #: SHA-256 of the weights.
+    weights: str
+    dtype: str
+    width: int
+    height: int
+    findings: tuple[CheckFinding, ...]
+    #: For how many pictures a call is best made; None: that could not be measured, as beside a running worker.
+    pictures: int | None = None
+    #: Sides are multiples of so many pixels, or are refused or rounded.
+    multiple: int = 8
+    #: What whoever submits pictures should know.
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> bool:
+        return all(finding.held is not False for finding in self.findings)
+
+
+_Found = Mapping[str, Mapping[str, ModelCheck]]
+
+
+def checks_file(settings: Settings) -> Path:
+    """Return the file beside the registry's, or where that would be."""
+    return settings.local_models_file.with_suffix(".checks.json")
+
+
+class ModelChecks:
+    """Reads the file; again when it has changed."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._state: tuple[int, int, int] | None = None
+        self._looked_at = float("-inf")
+        self._found: _Found = {}
+        self._entries: dict[Model, str] = {}
+
+    def of(self, model: Model) -> list[ModelCheck]:
+        """Return what was found of a model as its entry is now, of each kind of device."""
+        found = self._fresh().get(model.alias)
+        if not found:
+            return []
+        if model not in self._entries:
+            self._entries[model] = entry_hash(model)
+        return [check for check in found.values() if check.entry == self._entries[model]]
+
+    def on(self, alias: str, device_name: str) -> ModelCheck | None:
+        """Return what was found of a model on a kind of device, whatever its entry was then."""
+        return self._fresh().get(alias, {}).get(device_name)
+
+    def remarks(self, model: Model) -> list[str]:
+        """Return what whoever submits pictures of a model should know."""
+        return [
+            f"model: {remark} (`farm models check {model.alias}` found it on {check.device_name})"
+            for check in self.of(model)
+            for remark in check.remarks
+        ]
+
+    def multiple(self, model: Model) -> int:
+        """Return what sides must be multiples of, as far as it was found."""
+        return max((check.multiple for check in self.of(model)), default=1)
+
+    def check_size(self, spec: Spec, model: Model) -> None:
+        """Raise BadSpecification for a size that the model was seen to refuse or to round."""
+        multiple = self.multiple(model)
+        for field in ("width", "height"):
+            if (size := getattr(spec, field)) % multiple:
+                near = size // multiple * multiple
+                raise BadSpecification(
+                    f"{field}: must be a multiple of {multiple} for the model {model.alias}, as `farm models check` "
+                    f"found, such as {near or multiple} or {near + multiple} (given: {size})"
+                )
+
+    def _fresh(self) -> _Found:
+        now = time.monotonic()
+        if now - self._looked_at > _FRESH_SECONDS:
+            self._looked_at = now
+            state = _state(self._file)
+            if state != self._state:
+                self._state, self._found = state, _read(self._file)
+        return self._found
+
+
+def check_writable(file: Path) -> None:
+    """Raise BadSettings if what is found could not be written: known before minutes of checking."""
+    folder = file.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise BadSettings(
+            f"what is found would be written to {file}, and this user may not write there; FARM_MODELS_FILE or "
+            "FARM_HOME can name another place"
+        )
+
+
+def write_check(file: Path, alias: str, check: ModelCheck) -> None:
+    """Write what was found of a model in place of what was found on such a device before.
+
+    The file is replaced whole or stays as it was, also where several checks end at once. Raises BadSettings.
+    """
+    try:
+        with _locked(file.parent):
+            found = {name: dict(of_devices) for name, of_devices in _read(file).items()}
+            found.setdefault(alias, {})[check.device_name] = check
+            _replace(file, found)
+    except OSError as error:
+        raise BadSettings(f"{file}: what was found cannot be written ({error.strerror or error})") from None
+
+
+def _replace(file: Path, found: _Found) -> None:
+    # Here: commands that read the registry need not wait for it.
+    import tempfile
+
+    checks = {
+        alias: {name: check.model_dump(mode="json") for name, check in of_devices.items()}
+        for alias, of_devices in found.items()
+    }
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as unfinished:
+        try:
+            json.dump({"version": _VERSION, "checks": checks}, unfinished, indent=1, ensure_ascii=False)
+            os.fchmod(unfinished.fileno(), 0o644)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+            os.replace(unfinished.name, file)
+        except BaseException:
+            os.unlink(unfinished.name)
+            raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # The folder itself: a file for it would lie about for ever.
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(file: Path) -> _Found:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise ValueError(f"it is of version {content['version']}")
+        return {
+            alias: {name: ModelCheck.model_validate(check) for name, check in of_devices.items()}
+            for alias, of_devices in content["checks"].items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        words = " ".join(str(error).split())[:200]
+        log.warning("what was checked of models cannot be read, and is ignored", extra={"file": file, "error": words})
+        return {}
