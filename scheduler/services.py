@@ -35,11 +35,15 @@ class Services:
         from storage.spec.registry import read_registry
 
         registry = read_registry(self.settings)
+        self.check_served(registry)
+        return registry
+
+    def check_served(self, registry: "Registry") -> None:
+        """Raise BadSettings if FARM_SERVE names a model that is not in a registry."""
         try:
             registry.aliases(self.settings.serve)
         except NotFound as error:
             raise BadSettings(f"FARM_SERVE={self.settings.serve}: {error}") from None
-        return registry
 
     @cached_property
     def objects(self) -> "ObjectStore":

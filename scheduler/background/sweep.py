@@ -49,8 +49,10 @@ class Sweep:
             if wrong := self.jobs.put_right():
                 log.warning("jobs were held or waited against their render", extra={"jobs": wrong})
             self._agree_at = self.clock() + self.agree_seconds
-        for alias in self.jobs.best_waiting(self.registry.models):
-            if published := top_up(self.jobs, self.tickets, self.registry[alias]):
+        # As they are now: the registry may follow its file meanwhile.
+        models = self.registry.models
+        for alias in self.jobs.best_waiting(models):
+            if published := top_up(self.jobs, self.tickets, models[alias]):
                 log.info("tickets published", extra={"model": alias, "n": published})
 
     def run(self, stopping: threading.Event) -> None:

@@ -96,7 +96,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
     hold_connections()
     with listening(host, port) as listener, _farm(services, with_worker) as tickets:
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
-        watch_registry(settings, context.ending)
+        watch_registry(settings, services.registry, context.ending, check=services.check_served)
         app = make_api(context, without_keys=without_keys)
         for warning in disagreements(services.database, settings, "api"):
             say(warning)

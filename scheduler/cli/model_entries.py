@@ -1,7 +1,8 @@
 """`farm models add` and `farm models check-file`: the registry's file, from the command line."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,26 @@ import click
 
 from scheduler.cli.output import counted, hint, json_option, print_json, print_table, say
 from scheduler.local.home import Home
+from scheduler.local.new_entries import NewEntry, entry_for, is_lora_folder
 from scheduler.local.weights import missing
 from scheduler.services import make_home
 from storage.errors import BadSettings, InvalidInput
 from storage.settings import Settings, read_settings
 from storage.spec.capabilities import pipeline_of
-from storage.spec.model_files import named_folder, not_found, resolved_source
+from storage.spec.lora_facts import lora_facts
+from storage.spec.model_files import not_found, resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.registry import Registry, parse_registry
-from storage.spec.registry_file import add_entry, value_of
+from storage.spec.registry_file import add_entry, add_lora_folder, value_of
+from storage.spec.single_file import look_into
 
+_KINDS = {"models": "model", "loras": "LoRA", "embeddings": "embedding"}
 _SET = re.compile(r"([A-Za-z0-9_]+)=(.*)", re.DOTALL)
 
 
 @click.command()
-@click.argument("alias")
-@click.argument("source")
-@click.option("--lora", "is_lora", is_flag=True, help="It is a LoRA, not a model.")
+@click.argument("alias_and_source", metavar="[ALIAS] SOURCE", nargs=-1, required=True)
+@click.option("--lora", "is_lora", is_flag=True, help="It is a LoRA (files say so themselves; repositories do not).")
 @click.option(
     "--set",
     "given",
@@ -35,28 +39,60 @@ _SET = re.compile(r"([A-Za-z0-9_]+)=(.*)", re.DOTALL)
 )
 @click.option("--default", "is_default", is_flag=True, help="Render with it where a request names no model.")
 @json_option
-def add(alias: str, source: str, is_lora: bool, given: tuple[str, ...], is_default: bool, as_json: bool) -> None:
+def add(
+    alias_and_source: tuple[str, ...], is_lora: bool, given: tuple[str, ...], is_default: bool, as_json: bool
+) -> None:
     """Add a model or LoRA to the registry.
 
-    SOURCE is a hub id, a folder in Diffusers layout or, of a LoRA, a safetensors file. The entry is checked before it
-    is written, and everything else in the file stays as it is.
+    SOURCE is a safetensors file (checkpoint or LoRA), a folder in Diffusers layout, a folder of LoRAs, or a hub id.
+    Without an ALIAS its name becomes one. What its files say of it is looked up: kind, size, base, rank, trigger words,
+    licence. The entry is checked before it is written, and everything else in the registry's file stays as it is.
     """
+    if len(alias_and_source) > 2:
+        raise click.UsageError("give one SOURCE, and before it an ALIAS if its name shall not be it")
     if is_lora and is_default:
         raise click.UsageError("--default is for models; a picture switches a LoRA on")
+    *aliases, source = alias_and_source
     settings = read_settings()
     path = settings.local_models_file
     if path.parent == settings.home:
         make_home(settings)
-    kind = {} if is_lora else {"kind": "diffusers"}
-    entry = {**kind, "source": resolved_source(source, Path.cwd()), **_keys_and_values(given)}
-    _check_there(entry["source"], is_lora=is_lora)
-    registry = add_entry(path, "loras" if is_lora else "models", alias, entry, default=is_default)
-    added = registry.loras[alias] if is_lora else registry.models[alias]
-    if as_json:
-        print_json({"file": str(path), **added.model_dump(mode="json", exclude_none=True)})
+    keys = _keys_and_values(given)
+    source = resolved_source(source, Path.cwd())
+    if is_lora_folder(source):
+        _add_folder(path, source, unfit=bool(aliases or keys or is_default), as_json=as_json)
     else:
-        click.echo(f"added {'LoRA' if is_lora else 'model'} {alias} to {path}: {_state(added)}")
-    _say_who_must_start_again(settings)
+        entry = entry_for(source, alias=aliases[0] if aliases else None, is_lora=is_lora)
+        if entry.table != "models" and is_default:
+            raise click.UsageError("--default is for models; a picture switches a LoRA on")
+        _add_entry(path, replace(entry, keys={**entry.keys, **keys}), is_default=is_default, as_json=as_json)
+    say_who_follows(settings)
+
+
+def _add_entry(path: Path, entry: NewEntry, *, is_default: bool, as_json: bool) -> None:
+    alias, facts = entry.alias, "; ".join(entry.facts)
+    registry = add_entry(*(path, entry.table, alias, entry.keys), default=is_default, comments=[facts] if facts else [])
+    tables: dict[str, Mapping[str, Model | Lora]] = {"loras": registry.loras, "embeddings": registry.embeddings}
+    added = tables.get(entry.table, registry.models)[alias]
+    if as_json:
+        print_json({"file": str(path), **added.model_dump(mode="json", exclude_none=True), "facts": list(entry.facts)})
+    else:
+        click.echo(f"added {_KINDS[entry.table]} {alias} to {path}: {_state(added)}")
+        if facts:
+            click.echo(f"  {facts}")
+
+
+def _add_folder(path: Path, folder: str, *, unfit: bool, as_json: bool) -> None:
+    if unfit:
+        raise click.UsageError("a folder of LoRAs takes no ALIAS, --set or --default: its files' names are the aliases")
+    registry = add_lora_folder(path, folder)
+    added = [lora for lora in registry.loras.values() if Path(lora.source).parent == Path(folder)]
+    if as_json:
+        print_json({"file": str(path), "folder": folder, "loras": [lora.alias for lora in added]})
+        return
+    click.echo(f"added the folder of LoRAs {folder} to {path}: {counted(len(added), 'LoRA')}")
+    facts = [(lora.alias, "; ".join(lora_facts(look_into(Path(lora.source)).header).words)) for lora in added]
+    print_table(["LORA", "WHAT ITS FILE SAYS"], facts)
 
 
 @click.command("check-file")
@@ -78,6 +114,7 @@ def check_file(context: click.Context, file: Path | None, as_json: bool) -> None
     registry = parse_registry(text, where=str(path), folder=path.absolute().parent)
     entries: dict[str, Model | Lora] = {f"models.{alias}": model for alias, model in registry.models.items()}
     entries |= {f"loras.{alias}": lora for alias, lora in registry.loras.items()}
+    entries |= {f"embeddings.{alias}": one for alias, one in registry.embeddings.items()}
     gone = sum(bool(not_found(entry)) for entry in entries.values())
     if as_json:
         states = {name: {"state": _state(entry), "not_found": not_found(entry)} for name, entry in entries.items()}
@@ -99,25 +136,11 @@ def _keys_and_values(given: Iterable[str]) -> dict[str, Any]:
         if found is None:
             raise click.UsageError(f"--set {one[:60]!r}: expected KEY=VALUE, such as --set sampler=euler")
         if found[1] in ("kind", "source"):
-            raise click.UsageError(f"--set {found[1]}: SOURCE and --lora say that; drop it")
+            raise click.UsageError(f"--set {found[1]}: SOURCE says that; drop it")
         if found[1] in entry:
             raise click.UsageError(f"--set {found[1]}: given twice")
         entry[found[1]] = value_of(found[2])
     return entry
-
-
-def _check_there(source: str, *, is_lora: bool) -> None:
-    """Raise InvalidInput if a source is a folder or file that is not on this machine, or is no model."""
-    entry = (
-        Lora(alias="added", source=source)
-        if is_lora
-        else DiffusersModel(alias="added", kind="diffusers", source=source)
-    )
-    if gone := not_found(entry):
-        raise InvalidInput(f"there is no {gone[0]}; nothing was written")
-    folder = named_folder(entry)
-    if not is_lora and folder is not None and not folder.joinpath("model_index.json").is_file():
-        raise InvalidInput(f"{folder} is no folder in Diffusers layout (no model_index.json); nothing was written")
 
 
 def _state(entry: Model | Lora) -> str:
@@ -130,11 +153,9 @@ def _state(entry: Model | Lora) -> str:
     return f"{pipeline or 'a pipeline that is known once it is downloaded'}, {entry.width}×{entry.height}{fetch}"
 
 
-def _say_who_must_start_again(settings: Settings) -> None:
-    """Say which processes have read the file already."""
+def say_who_follows(settings: Settings) -> None:
+    """Say which processes are to use the entry, and when."""
     if not settings.embedded:
-        say(
-            "scheduler processes, APIs and workers read the file when they start: copy it to their machines and restart"
-        )
+        say("scheduler processes, APIs and workers of this machine follow the file; copy it to the others")
     elif Home(settings).running() is not None:
-        say("the farm that runs here has read the file already: restart it (`farm up`, `farm api`) to use the entry")
+        say("the farm that runs here follows the file: it can be used in a moment")

@@ -51,7 +51,7 @@ def models(context: click.Context, as_json: bool) -> None:
             (
                 row["alias"] + (" (default)" if row["default"] else ""),
                 row["kind"],
-                " + ".join([row.get("source", ""), *(net["source"] for net in row.get("controlnets", ()))]),
+                " + ".join(_sources(registry[row["alias"]])),
                 _state(registry[row["alias"]]),
                 f"{row['width']}×{row['height']}",
                 row["num_inference_steps"],
@@ -81,6 +81,7 @@ def show(alias: str, as_json: bool) -> None:
                 "pipeline": pipeline_of(model) if isinstance(model, DiffusersModel) else None,
                 "takes": None if taken is None else sorted(taken),
                 "loras": _loras(registry.loras, model),
+                "embeddings": _embeddings(registry.embeddings, model),
                 "missing": missing(model),
                 "checks": []
                 if registry.checks is None
@@ -90,8 +91,9 @@ def show(alias: str, as_json: bool) -> None:
         return
     click.echo(f"{alias}: {model.kind}, {_limit(model)} per call")
     if isinstance(model, DiffusersModel):
-        for weights in (model, *model.controlnets):
-            version = " ".join(filter(None, [weights.revision, weights.variant]))
+        for weights in model.parts:
+            config = f"(put together as {weights.config})" if weights.config else None
+            version = " ".join(filter(None, [weights.revision, weights.variant, config]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
         gone = not_found(model)
         for source in gone:
@@ -102,6 +104,8 @@ def show(alias: str, as_json: bool) -> None:
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
+        if words := _embeddings(registry.embeddings, model):
+            click.echo(f"words     {', '.join(words)} (textual inversions, in prompts and negative prompts)")
         show_checks(registry.checks, model)
     click.echo("\ndefaults")
     print_table(["FIELD", "DEFAULT"], ((name, value) for name, value in model.defaults.items()))
@@ -126,7 +130,7 @@ def pull(context: click.Context, alias: str) -> None:
     resumes. For gated repositories set HF_TOKEN.
     """
     registry = read_registry(read_settings())
-    if alias not in registry.loras:
+    if alias not in registry.loras and alias not in registry.embeddings:
         registry[alias]
     # What a pipeline needs of a repository only the libraries that load it know; they are a worker's.
     command = [sys.executable, "-m", "worker.rendering.pull", alias]
@@ -144,6 +148,10 @@ def _limit(model: Model) -> str:
     return f"up to {counted(model.batch_limit, 'picture')}"
 
 
+def _sources(model: Model) -> list[str]:
+    return [weights.source for weights in model.parts] if isinstance(model, DiffusersModel) else [""]
+
+
 def _state(model: Model) -> str:
     if not_found(model):
         return "not found"
@@ -155,6 +163,10 @@ def _loras(loras: Any, model: Model) -> list[str]:
     if taken is not None and "loras" not in taken:
         return []
     return [alias for alias, lora in loras.items() if not lora.models or model.alias in lora.models]
+
+
+def _embeddings(embeddings: Any, model: Model) -> list[str]:
+    return [alias for alias, one in embeddings.items() if not one.models or model.alias in one.models]
 
 
 def _words(taken: frozenset[str] | None) -> str:

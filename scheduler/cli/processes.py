@@ -83,7 +83,7 @@ def scheduler(stop_with_parent: bool) -> None:
         lifeline.stop_with_parent()
     failed = _stop_when_a_thread_fails(stopping)
     services, tickets = _opened(settings, stopping)
-    watch_registry(settings, stopping)
+    watch_registry(settings, services.registry, stopping, check=services.check_served)
     warn_of_other_settings(services.database, settings, "scheduler")
     _start_housekeeping(services, stopping)
     acceptors = start_schedules(

@@ -80,8 +80,13 @@ def _look_at_models(settings: Settings) -> Finding | str:
     from storage.spec.model_files import not_found
     from storage.spec.registry import read_registry
 
-    registry = read_registry(settings)
+    try:
+        registry = read_registry(settings)
+    except BadSettings as error:
+        stays = "; what runs goes on with the entries before it, and follows it once it is right"
+        raise BadSettings(f"{error}{stays}") from None
     entries = {**registry.models, **{f"LoRA {alias}": lora for alias, lora in registry.loras.items()}}
+    entries |= {f"embedding {alias}": one for alias, one in registry.embeddings.items()}
     gone = [f"{alias}: no {folder} here" for alias, entry in entries.items() for folder in not_found(entry)]
     if gone:
         # Of a farm of many machines, only those with a device need them.

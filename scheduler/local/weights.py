@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.spec.model_files import local_folder, named_folder
+from storage.spec.model_files import configs_of, local_folder, named_folder
 from storage.spec.models import DiffusersModel, Model, Weights
 
 
@@ -13,7 +13,8 @@ def missing(model: Model) -> list[str]:
     """Return the sources (model, prior, ControlNets) whose weights are missing here, wholly or in part."""
     if not isinstance(model, DiffusersModel):
         return []
-    return [weights.source for weights in _needed(model) if not _is_here(weights)]
+    unread = [config.source for config in configs_of(model) if not (local_folder(config) / "model_index.json").exists()]
+    return unread + [weights.source for weights in _needed(model) if not _is_here(weights)]
 
 
 def _needed(model: DiffusersModel) -> Iterator[Weights]:
@@ -22,7 +23,7 @@ def _needed(model: DiffusersModel) -> Iterator[Weights]:
     card = local_folder(model) / "README.md"
     if card.exists() and (named := re.search(r"^prior:\s*-\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)):
         yield Weights(source=named[1], variant=model.variant)
-    yield from model.controlnets
+    yield from model.parts[1:]
 
 
 def _is_here(weights: Weights) -> bool:
@@ -32,7 +33,7 @@ def _is_here(weights: Weights) -> bool:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return (folder / "config.json").exists() and _has_weights(folder)  # a ControlNet
+        return (folder / "config.json").exists() and _has_weights(folder)  # a ControlNet, a VAE
     parts = [folder / name for name, part in index.items() if isinstance(part, list) and part[0]]
     return all(part.is_dir() or part.name == "safety_checker" for part in parts) and all(map(_has_weights, parts))
 

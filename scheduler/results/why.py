@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scheduler.intake.moments import in_zone
 from scheduler.intake.times import starts_at
-from storage.errors import BadSpecification
+from storage.errors import BadSettings, BadSpecification
 from storage.fleet.fault_log import FaultLog
 from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
 from storage.renders.schedules import Schedules
@@ -106,7 +106,7 @@ def _hindered(services: "Services", workers: Sequence[WorkerView], model: str) -
     if not serving:
         served = ", ".join(sorted({alias for worker in alive for alias in worker.models}))
         now = f"{_counted(len(alive), 'worker')} now, serving {served or 'nothing'}"
-        return Hindered(Hindrance.NOT_SERVED, f"no worker serves {model}; {now}")
+        return Hindered(Hindrance.NOT_SERVED, f"no worker serves {model}{_if_unknown(services, model)}; {now}")
     if (left := _seconds_of_quarantine(services, serving, model)) is not None:
         said = f"every worker that serves {model} is in quarantine, the first until {_clock(services, left)}"
         return Hindered(Hindrance.QUARANTINE, said)
@@ -114,6 +114,15 @@ def _hindered(services: "Services", workers: Sequence[WorkerView], model: str) -
     if len(troubled) == len(serving):
         return Hindered(Hindrance.TROUBLE, f"every worker that serves {model} waits: {troubled[0]}")
     return None
+
+
+def _if_unknown(services: "Services", model: str) -> str:
+    try:
+        known = model in services.registry.models
+    except BadSettings:
+        # Who asks why is not to hear of the registry instead; `farm doctor` tells of it.
+        return ""
+    return "" if known else ", which is not in the registry any more (add it again, or cancel the render)"
 
 
 def _serving(workers: Sequence[WorkerView], model: str) -> list[WorkerView]:

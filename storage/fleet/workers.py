@@ -123,6 +123,12 @@ class Workers:
             )
         )
 
+    @transaction
+    def set_models(self, connection: Connection, name: str, models: Sequence[str]) -> None:
+        """Note which models a worker serves from now on."""
+        mine = (workers.c.name == name, workers.c.run == self._run)
+        connection.execute(update(workers).where(*mine).values(models=json.dumps(list(models))))
+
     def last_heard_of(self, name: str) -> float | None:
         """Return when a worker of this name and of another run last beat; None if there is none, or none alive."""
         with self.database.read() as connection:

@@ -16,6 +16,7 @@ from storage.spec.model_files import own_configuration, own_pipeline, public_sou
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
+from storage.spec.wrong_files import wrong_in_files
 
 #: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
 _MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
@@ -61,6 +62,8 @@ def check_controls(spec: Spec, model: Model) -> None:
         if controls := spec.controls():
             raise BadSpecification(f"{min(controls)}: the model {model.alias} is simulated and does not support it")
         return
+    if wrong := wrong_in_files(model):
+        raise BadSpecification(f"model: {model.alias}: {wrong}")
     if (pipeline_of(model) or "").startswith(_OTHERS):
         raise BadSpecification(f"model: {model.alias} is a {pipeline_of(model)}, which this farm cannot draw with")
     asked = set(spec.controls())

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from storage.spec.model_files import local_folder, remembered
+from storage.spec.model_files import CONFIGURATIONS, configuration_folder, remembered
 from storage.spec.models import Weights
 
 #: Unicode's white space; Python's has four control characters more.
@@ -91,13 +91,13 @@ class ClipTokens:
 
 def clip_tokens_of(model: Weights) -> tuple[ClipTokens, ...]:
     """Return the tokenizers of a model that reads its prompts with CLIP alone; none where that is unknown here."""
-    return _tokenizers(model.source, model.revision, remembered())
+    return _tokenizers(model.source, model.revision, model.config, remembered())
 
 
 @lru_cache(maxsize=64)
-def _tokenizers(source: str, revision: str | None, _when: int) -> tuple[ClipTokens, ...]:
+def _tokenizers(source: str, revision: str | None, config: str | None, _when: int) -> tuple[ClipTokens, ...]:
     try:
-        folder = local_folder(Weights(source=source, revision=revision))
+        folder = configuration_folder(Weights(source=source, revision=revision, config=config))
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {
             name: entry[1]
@@ -109,6 +109,11 @@ def _tokenizers(source: str, revision: str | None, _when: int) -> tuple[ClipToke
         return tuple(_read(str(folder / name), _stamp(folder / name)) for name in parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return ()
+
+
+def merges_file(folder: Path) -> Path:
+    """Return the vocabulary of a tokenizer in the older form; the farm's own folders share that of CLIP."""
+    return folder / "merges.txt" if CONFIGURATIONS not in folder.parents else CONFIGURATIONS / "clip" / "merges.txt"
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
@@ -124,7 +129,7 @@ def _read(folder: str, _stamp: tuple[int, ...]) -> ClipTokens:
     if (path / "tokenizer.json").exists():
         merges: list[Any] = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
     else:
-        lines = (path / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = merges_file(path).read_text(encoding="utf-8").split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     return ClipTokens([(one, other) for one, other in pairs], room)

@@ -49,7 +49,7 @@ def explain(error: ValidationError, model: Any = None) -> str:
 def explain_problem(problem: Mapping[str, Any], model: Any = None) -> str:
     """Put one of pydantic's `errors()` into one line."""
     kind, place = str(problem["type"]), problem["loc"]
-    if kind == "value_error" and not place:
+    if kind == "value_error" and not _without_tags(model, place):
         return _message(problem)
     if kind == "json_invalid":
         return f"not valid JSON: {problem['ctx']['error']}"
@@ -115,7 +115,7 @@ def _tagged(model: type[BaseModel], tag: Any) -> bool:
 def _without_tags(model: Any, place: Sequence[Any]) -> Sequence[Any]:
     """Return a place without the tag with which that of a tagged union begins."""
     if (
-        len(place) > 1
+        place
         and place[0] not in _names_of(_models_at(model, ()))
         and any(_tagged(one, place[0]) for one in _models_in(model))
     ):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from storage.spec.model_files import local_folder
 from storage.spec.models import DiffusersModel, Model, Weights
+from storage.spec.single_file import look_into
 
 #: No header is longer.
 _LONGEST_HEADER = 100_000_000
@@ -22,14 +23,18 @@ def loaded_bytes(model: Model) -> int | None:
     # "auto" is single precision on a CPU, whatever the files are in.
     each = _BYTES.get(model.dtype, 4)
     try:
-        return each * sum(_parameters(weights) for weights in (model, *model.controlnets))
+        return each * sum(map(count_parameters, model.parts))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _parameters(weights: Weights) -> int:
+def count_parameters(weights: Weights) -> int:
     """Count the numbers in all files of weights that are loaded. Raises OSError, ValueError and others."""
     folder = local_folder(weights)
+    if weights.is_single_file:
+        # Training averages, which some checkpoints hold beside the weights, are not loaded.
+        tensors = look_into(folder).header.tensors.items()
+        return sum(tensor.numbers for name, tensor in tensors if not name.startswith("model_ema."))
     # A ControlNet's file is in its folder itself, a pipeline's are in those of its parts.
     files = [file for pattern in ("*.safetensors", "*/*.safetensors") for file in folder.glob(pattern)]
     variant = [weights.variant] if weights.variant else []

@@ -3,13 +3,13 @@
 The door reads it where the file is at hand; the worker reads all of the file, and has the last word.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from storage.spec.model_files import named_folder, remembered
 from storage.spec.models import Lora
+from storage.spec.safetensors_header import read_header
 
 #: How the two matrices of a module are called: the one that takes the input, and the other.
 UPS = (
@@ -34,8 +34,6 @@ _METHODS = {
     "emb_params": "an embedding",
     "string_to_param": "an embedding",
 }
-#: No header is longer.
-_LONGEST_HEADER = 100_000_000
 #: Pipelines that apply a LoKr.
 _WITH_LOKR = ("Flux2", "ZImage")
 
@@ -59,7 +57,7 @@ def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) ->
             return f"there is no {weight_name or 'safetensors file'} in it"
         path = files[0]
     try:
-        names = _names(path)
+        names = list(read_header(path).tensors)
     except OSError:
         return None
     except ValueError as error:
@@ -72,21 +70,6 @@ def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) ->
     if second and pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG")):
         return f"it changes a second text encoder ({second[0]}), which this model does not have: it was made for SDXL"
     return None
-
-
-def _names(file: Path) -> list[str]:
-    """Return the names of a safetensors file's tensors. Raises ValueError if it is none."""
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        if not 2 <= size <= _LONGEST_HEADER:
-            raise ValueError("its header has no length")
-        try:
-            header = json.loads(opened.read(size))
-        except ValueError:
-            raise ValueError("its header is not JSON") from None
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a table")
-    return [name for name in header if name != "__metadata__"]
 
 
 def listed(names: Sequence[str]) -> str:

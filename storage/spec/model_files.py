@@ -5,15 +5,18 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from storage.spec.models import DiffusersModel, Lora, Model, Weights
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Model, Weights
+from storage.spec.single_file import SingleFile, look_into, scheduler_settings
 
 #: The models that come with the farm, each a folder in Diffusers layout.
 SHIPPED = Path(__file__).parents[2] / "worker" / "models"
+#: How single files are put together: a folder for each family, without weights; and CLIP's vocabulary.
+CONFIGURATIONS = SHIPPED.with_name("configurations")
 #: A repository of the hub: its owner, if it has one, and its name.
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w][\w.-]*)?")
 #: The part of a pipeline that denoises has one of these names.
@@ -49,7 +52,7 @@ def resolved_source(source: str, folder: Path) -> str:
     if source.startswith("shipped:"):
         return source
     path = folder.absolute() / Path(source).expanduser()
-    if _HUB_ID.fullmatch(source) and not path.exists():
+    if _HUB_ID.fullmatch(source) and not path.exists() and not source.endswith(SINGLE_FILE):
         return source
     return os.path.normpath(path)
 
@@ -59,8 +62,11 @@ def named_folder(weights: Weights | Lora) -> Path | None:
     origin, _, name = weights.source.partition(":")
     if origin == "shipped":
         return SHIPPED / name
-    path = Path(weights.source)
-    return path if path.is_absolute() or not _HUB_ID.fullmatch(weights.source) else None
+    return Path(weights.source) if _is_path(weights.source) else None
+
+
+def _is_path(source: str) -> bool:
+    return Path(source).is_absolute() or source.endswith(SINGLE_FILE) or not _HUB_ID.fullmatch(source)
 
 
 def public_source(weights: Weights | Lora) -> str:
@@ -71,7 +77,7 @@ def public_source(weights: Weights | Lora) -> str:
 
 def without_folders(text: str, entry: DiffusersModel | Lora) -> str:
     """Return a text, such as an error, in which a model's own folders are told by their names alone."""
-    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
+    named = entry.parts if isinstance(entry, DiffusersModel) else [entry]
     folders = [folder for weights in named if (folder := named_folder(weights)) is not None]
     # The longer ones first: one may be within another.
     for path in sorted(folders, key=lambda folder: len(str(folder)), reverse=True):
@@ -81,9 +87,19 @@ def without_folders(text: str, entry: DiffusersModel | Lora) -> str:
 
 def not_found(entry: Model | Lora) -> list[str]:
     """Return the folders and files that a model or LoRA names and that are not there; nothing can fetch those."""
-    named = [entry, *entry.controlnets] if isinstance(entry, DiffusersModel) else [entry]
+    named = entry.parts if isinstance(entry, DiffusersModel) else [entry]
     folders = [named_folder(weights) for weights in named if isinstance(weights, Weights | Lora)]
+    folders += [
+        Path(part.config) for part in named if isinstance(part, Weights) and part.config and _is_path(part.config)
+    ]
     return [str(folder) for folder in folders if folder is not None and not folder.exists()]
+
+
+def configs_of(entry: Model | Lora) -> list[Weights]:
+    """Return the repositories of the hub whose configuration files an entry's single files are put together by."""
+    parts = entry.parts if isinstance(entry, DiffusersModel) else ()
+    named = (Weights(source=weights.config) for weights in parts if weights.config is not None)
+    return [config for config in named if named_folder(config) is None]
 
 
 def local_folder(weights: Weights) -> Path:
@@ -91,14 +107,58 @@ def local_folder(weights: Weights) -> Path:
     return named_folder(weights) or _snapshot(weights)
 
 
+def configuration_folder(weights: Weights) -> Path:
+    """Return where the configuration files of weights are: of a single file, those that its `config` or itself names.
+
+    Raises OSError or ValueError if a single file, which says so, cannot be read, or is of a family without any.
+    """
+    if weights.config is not None:
+        return local_folder(Weights(source=weights.config))
+    if not weights.is_single_file:
+        return local_folder(weights)
+    found = look_into(local_folder(weights))
+    if found.kind != "checkpoint" or found.family is None:
+        raise ValueError(f"it is {found.words}")
+    return CONFIGURATIONS / found.family
+
+
+def single_file(model: Weights) -> SingleFile | None:
+    """Return what a single file says of itself; None for what is none, or is not here or cannot be read."""
+    if not model.is_single_file:
+        return None
+    try:
+        return look_into(local_folder(model))
+    except (OSError, ValueError):
+        return None
+
+
 def own_configuration(model: Weights) -> OwnConfiguration | None:
     """Return what a model's own files say of it; None where they are not on this machine."""
-    return _configuration_of(model.source, model.revision, remembered())
+    found = _configuration_of(model.source, model.revision, model.config, remembered())
+    settings = own_scheduler_settings(model)
+    if found is None or not settings:
+        return found
+    scheduler = own_scheduler_class(str(found.scheduler), settings)
+    return replace(found, scheduler=scheduler, scheduler_settings={**found.scheduler_settings, **settings})
+
+
+def own_scheduler_settings(model: Weights) -> dict[str, Any]:
+    """Return what a single file's sampler is set to, beside the settings of its family: as the registry or it says."""
+    found = single_file(model)
+    if found is None or not isinstance(model, DiffusersModel):
+        return {}
+    zero_snr = found.zero_snr if model.zero_snr is None else model.zero_snr
+    return scheduler_settings(model.prediction_type or found.prediction, zero_snr=zero_snr)
+
+
+def own_scheduler_class(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the class of a single file's sampler: its family's, or DDIM where that cannot begin without signal."""
+    return "DDIMScheduler" if settings.get("rescale_betas_zero_snr") and name == "PNDMScheduler" else name
 
 
 def own_pipeline(model: Weights) -> str | None:
     """Return the class that a model's `model_index.json` names; None where it is not on this machine."""
-    return _pipeline_of(model.source, model.revision, remembered())
+    return _pipeline_of(model.source, model.revision, model.config, remembered())
 
 
 def remembered() -> int:
@@ -107,17 +167,18 @@ def remembered() -> int:
 
 
 @lru_cache(maxsize=256)
-def _configuration_of(source: str, revision: str | None, _when: int) -> OwnConfiguration | None:
+def _configuration_of(source: str, revision: str | None, config: str | None, _when: int) -> OwnConfiguration | None:
     try:
-        return _configuration_in(local_folder(Weights(source=source, revision=revision)))
+        return _configuration_in(configuration_folder(Weights(source=source, revision=revision, config=config)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 @lru_cache(maxsize=256)
-def _pipeline_of(source: str, revision: str | None, _when: int) -> str | None:
+def _pipeline_of(source: str, revision: str | None, config: str | None, _when: int) -> str | None:
     try:
-        name = _read(local_folder(Weights(source=source, revision=revision)) / "model_index.json")["_class_name"]
+        folder = configuration_folder(Weights(source=source, revision=revision, config=config))
+        name = _read(folder / "model_index.json")["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, model_validator
 
 from storage.spec.controls import MAX_CONTROLNETS, ModelControls
 from storage.spec.picture import Guidance, NegativePrompt, Sampler, Size, Steps
@@ -20,6 +20,9 @@ _MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffus
 MOST_AT_ONCE = 256
 #: A batch, where the registry does not say.
 _BATCH = 8
+#: What is pickled can carry code, which runs as soon as it is read.
+PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+SINGLE_FILE = ".safetensors"
 ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
@@ -62,15 +65,38 @@ class _Model(BaseModel):
         return self.model_dump(include=DEFAULTS, exclude_none=True)
 
 
+def _not_pickled(source: str) -> str:
+    if source.lower().endswith(PICKLED):
+        raise ValueError(
+            f"{source.rpartition('/')[2]} is pickled, and such a file can carry code that runs when it is read; make "
+            "it a safetensors file: python -m worker.rendering.to_safetensors FILE"
+        )
+    return source
+
+
 class Weights(BaseModel):
-    """Weights in Diffusers layout."""
+    """Weights in Diffusers layout, or in one file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: A hub id, a folder, or `shipped:<name>`, which comes with the farm.
-    source: Annotated[str, AfterValidator(lambda source: _MOVED.get(source, source))]
+    #: A hub id, a folder, a safetensors file, or `shipped:<name>`, which comes with the farm.
+    source: Annotated[str, AfterValidator(lambda source: _not_pickled(_MOVED.get(source, source)))]
     revision: str | None = None
     variant: str | None = None
+    #: Of a single file: a folder or hub id whose configuration files say how it is put together; None: the farm's own.
+    config: str | None = None
+
+    @property
+    def is_single_file(self) -> bool:
+        return self.source.endswith(SINGLE_FILE)
+
+    @model_validator(mode="after")
+    def _nothing_is_given_in_vain(self) -> "Weights":
+        for name in ("revision", "variant") if self.is_single_file else ("config",):
+            if getattr(self, name) is not None:
+                of = "single safetensors files" if name == "config" else "folders and repositories, not of single files"
+                raise ValueError(f"{name} is a key of {of}")
+        return self
 
 
 class Lora(BaseModel):
@@ -80,12 +106,16 @@ class Lora(BaseModel):
 
     alias: str = ALIAS
     #: A hub id, a folder, or a safetensors file.
-    source: str
+    source: Annotated[str, AfterValidator(_not_pickled)]
     revision: str | None = None
     #: The file in a repository or folder of several.
     weight_name: str | None = None
     #: Aliases of the models that it was made for; none named: every one whose pipeline takes LoRAs.
     models: tuple[str, ...] = ()
+
+
+class Embedding(Lora):
+    """A textual inversion: vectors that a word of prompts, its alias, stands for."""
 
 
 class Running(BaseModel):
@@ -119,7 +149,24 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
     pipeline: str | None = None
     #: Ask the model's own safety checker: a picture that it flags fails, with that reason.
     safety_checker: bool = False
+    #: Another VAE than the model's own.
+    vae: Annotated[Weights | None, BeforeValidator(_from_source)] = None
+    #: Of a single file: what the model predicts, and whether it was trained to end without signal; None: as the file
+    #: says.
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_snr: bool | None = None
     controlnets: tuple[Annotated[Weights, BeforeValidator(_from_source)], ...] = Field((), max_length=MAX_CONTROLNETS)
+
+    @model_validator(mode="after")
+    def _single_files_have_no_more(self) -> "DiffusersModel":
+        if self.is_single_file and self.safety_checker:
+            raise ValueError("safety_checker: there is none in a single file")
+        for name in ("prediction_type", "zero_snr"):
+            if getattr(self, name) is not None and not self.is_single_file:
+                raise ValueError(
+                    f"{name} is a key of single safetensors files; a folder's scheduler_config.json says it"
+                )
+        return self
 
     @property
     def base(self) -> tuple[object, ...]:
@@ -128,7 +175,13 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
             # Where the parts of an offloaded pipeline are is that pipeline's own business.
             return (self.alias,)
         running = self.model_dump(include=set(Running.model_fields))
-        return (self.source, self.revision, self.variant, self.safety_checker, *running.items())
+        single = (self.config, self.prediction_type, self.zero_snr)
+        return (self.source, self.revision, self.variant, self.safety_checker, self.vae, *single, *running.items())
+
+    @property
+    def parts(self) -> "tuple[Weights, ...]":
+        """All weights that it is made of: its own, another VAE, ControlNets."""
+        return (self, *([] if self.vae is None else [self.vae]), *self.controlnets)
 
 
 class SimulatedFault(BaseModel):

@@ -5,7 +5,7 @@ Only registered models run; a caller names an alias and nothing else reaches a m
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,34 +14,90 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
+from storage.spec.aliases import aliases_of
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_checks import ModelChecks, checks_file
 from storage.spec.model_files import resolved_source
-from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
 from storage.spec.picture_size import with_sides
 
 M = TypeVar("M")
+L = TypeVar("L", bound=Lora)
 _MODEL: TypeAdapter[Model] = TypeAdapter(Annotated[Model, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
-class Registry:
-    """The models by alias, in the file's order, and the default one."""
-
+class _Entries:
     models: Mapping[str, Model]
     default: str
-    loras: Mapping[str, Lora] = field(default_factory=dict)
-    #: What `farm models check` found.
-    checks: ModelChecks | None = field(default=None, compare=False)
+    loras: Mapping[str, Lora]
+    lora_folder: Path | None
+    embeddings: Mapping[str, Embedding]
+
+
+class Registry:
+    """The models by alias, in the file's order, and the default one.
+
+    Processes that run hold one registry, whose entries follow its file (`registry_watch`): ask it each time.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        default: str,
+        loras: Mapping[str, Lora] | None = None,
+        *,
+        lora_folder: Path | None = None,
+        embeddings: Mapping[str, Embedding] | None = None,
+    ) -> None:
+        #: What `farm models check` found; it reads its own file.
+        self.checks: ModelChecks | None = None
+        self._now = _Entries(models, default, loras or {}, lora_folder, embeddings or {})
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        return self._now.models
+
+    @property
+    def default(self) -> str:
+        return self._now.default
+
+    @property
+    def loras(self) -> Mapping[str, Lora]:
+        return self._now.loras
+
+    @property
+    def embeddings(self) -> Mapping[str, Embedding]:
+        return self._now.embeddings
+
+    @property
+    def lora_folder(self) -> Path | None:
+        """The folder all of whose LoRAs are registered."""
+        return self._now.lora_folder
+
+    def follow(self, other: "Registry") -> None:
+        """Have the entries of another registry from now on, all at once."""
+        self._now = other._now
+
+    def with_checks(self, checks: ModelChecks | None) -> "Registry":
+        """Return a registry of the same entries that knows what these checks found."""
+        found = Registry(self.models, self.default)
+        found.follow(self)
+        found.checks = checks
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Registry) and self._now == other._now
 
     def __getitem__(self, alias: str) -> Model:
         """Return a model. Raises NotFound, which lists the registered ones."""
-        if alias not in self.models:
-            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(self.models)}")
-        return self.models[alias]
+        models = self.models
+        if alias not in models:
+            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(models)}")
+        return models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
         """Complete a request; `seed` is used where the request has none.
@@ -90,7 +146,7 @@ def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, A
 
 def read_registry(settings: Settings) -> Registry:
     """Read the registry that `settings` name. Raises BadSettings with the file and the entry that is wrong."""
-    return replace(_read_models(settings), checks=ModelChecks(checks_file(settings)))
+    return _read_models(settings).with_checks(ModelChecks(checks_file(settings)))
 
 
 def _read_models(settings: Settings) -> Registry:
@@ -119,13 +175,13 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
-    unknown = content.keys() - {"builtin", "default", "models", "loras"}
+    unknown = content.keys() - {"builtin", "default", "models", "loras", "embeddings"}
     entries = content.get("models", {})
     builtin = content.get("builtin", False)
     if unknown or not isinstance(entries, dict) or not (entries or builtin):
         raise BadSettings(
-            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS] and [loras.ALIAS]"
-            + (f", found {', '.join(sorted(unknown))}" if unknown else "")
+            f"model registry {where}: expected `default`, `builtin` and tables [models.ALIAS], [loras.ALIAS] and "
+            "[embeddings.ALIAS]" + (f", found {', '.join(sorted(unknown))}" if unknown else "")
         )
     if not isinstance(builtin, bool):
         raise BadSettings(f"model registry {where}: builtin must be true or false (given: {builtin!r:.40})")
@@ -142,8 +198,15 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
     default = content.get("default", next(iter(models)))
     if not isinstance(default, str) or default not in models:
         raise BadSettings(f"model registry {where}: default {default!r} is not one of {', '.join(models)}")
-    loras = _read_loras(_all_placed(content.get("loras", {}), folder), models, where)
-    return Registry(models=models, default=default, loras=loras)
+    entries = content.get("loras", {})
+    lora_folder = _lora_folder(entries, where, folder)
+    if lora_folder is not None:
+        entries = {alias: entry for alias, entry in entries.items() if alias != "folder"}
+    loras = _read_words("loras", Lora, _all_placed(entries, folder), models, where)
+    embeddings = _read_words("embeddings", Embedding, _all_placed(content.get("embeddings", {}), folder), models, where)
+    if lora_folder is not None:
+        loras |= _loras_in(lora_folder, loras)
+    return Registry(models, default, loras, lora_folder=lora_folder, embeddings=embeddings)
 
 
 def _placed(entry: Any, folder: Path | None) -> Any:
@@ -153,8 +216,11 @@ def _placed(entry: Any, folder: Path | None) -> Any:
     if not isinstance(entry, dict) or folder is None:
         return entry
     placed = {**entry}
-    if isinstance(entry.get("source"), str):
-        placed["source"] = resolved_source(entry["source"], folder)
+    for key in ("source", "config"):
+        if isinstance(entry.get(key), str):
+            placed[key] = resolved_source(entry[key], folder)
+    if "vae" in entry:
+        placed["vae"] = _placed(entry["vae"], folder)
     if isinstance(entry.get("controlnets"), list):
         placed["controlnets"] = [_placed(net, folder) for net in entry["controlnets"]]
     return placed
@@ -164,19 +230,40 @@ def _all_placed(entries: Any, folder: Path | None) -> Any:
     return {alias: _placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
 
 
-def _read_loras(entries: Any, models: Mapping[str, Model], where: str) -> dict[str, Lora]:
+def _read_words(table: str, kind: type[L], entries: Any, models: Mapping[str, Model], where: str) -> dict[str, L]:
+    """Read the entries of [loras] or [embeddings]. Raises BadSettings with what is wrong."""
     if not isinstance(entries, dict):
-        raise BadSettings(f"model registry {where}: expected tables [loras.ALIAS]")
-    loras = {
-        alias: _read(Lora, Lora.model_validate, entry, alias, f"model registry {where}: [loras.{alias}]")
+        raise BadSettings(f"model registry {where}: expected tables [{table}.ALIAS]")
+    found = {
+        alias: _read(kind, kind.model_validate, entry, alias, f"model registry {where}: [{table}.{alias}]")
         for alias, entry in entries.items()
     }
-    for lora in loras.values():
-        if unknown := [name for name in lora.models if name not in models]:
-            raise BadSettings(
-                f"model registry {where}: [loras.{lora.alias}] models: {unknown[0]!r} is not one of {', '.join(models)}"
-            )
-    return loras
+    for one in found.values():
+        if unknown := [name for name in one.models if name not in models]:
+            place = f"model registry {where}: [{table}.{one.alias}]"
+            raise BadSettings(f"{place} models: {unknown[0]!r} is not one of {', '.join(models)}")
+    return found
+
+
+def _lora_folder(entries: Any, where: str, folder: Path | None) -> Path | None:
+    """Return the folder all of whose LoRAs are registered, if there is one. Raises BadSettings if it is not there."""
+    given = entries.get("folder") if isinstance(entries, dict) else None
+    if given is None or isinstance(given, dict):
+        return None
+    if not isinstance(given, str):
+        raise BadSettings(f"model registry {where}: [loras] folder: must be a folder (given: {given!r:.40})")
+    path = (folder or Path()).absolute() / Path(given).expanduser()
+    if not path.is_dir():
+        raise BadSettings(f"model registry {where}: [loras] folder: there is no folder {path}")
+    return path
+
+
+def _loras_in(folder: Path, named: Mapping[str, Lora]) -> dict[str, Lora]:
+    """Return the LoRAs of a folder, by their files' names; those that have entries of their own are not there twice."""
+    own = {lora.source for lora in named.values()}
+    files = [file for file in sorted(folder.glob(f"*{SINGLE_FILE}")) if str(file) not in own]
+    found = aliases_of(files, taken=named)
+    return {alias: Lora(alias=alias, source=str(file)) for alias, file in found.items()}
 
 
 def _read(kind: Any, validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:

@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,19 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _DEFAULT = re.compile(r"^default[ \t]*=.*$", re.MULTILINE)
 
 
-def add_entry(path: Path, table: str, alias: str, entry: Mapping[str, Any], *, default: bool = False) -> Registry:
+def add_entry(
+    path: Path,
+    table: str,
+    alias: str,
+    entry: Mapping[str, Any],
+    *,
+    default: bool = False,
+    comments: Sequence[str] = (),
+) -> Registry:
     """Add `[table.alias]` to a registry's file, which is made if it is not there; what the file then says.
+
+    Args:
+        comments: lines above the entry.
 
     The file is replaced whole or stays as it was. Raises InvalidInput if the entry is there already or is wrong,
     BadSettings if the file was wrong before or cannot be written.
@@ -30,18 +41,41 @@ def add_entry(path: Path, table: str, alias: str, entry: Mapping[str, Any], *, d
     before = parse_registry(text, where=str(path), folder=path.absolute().parent)
     if alias in tomllib.loads(text).get(table, {}):
         raise InvalidInput(f"{path} has an entry [{table}.{alias}] already; edit it there")
-    lines = [f"\n[{table}.{_key(alias)}]", *(f"{name} = {_value(value)}" for name, value in entry.items())]
+    above = "".join(f"# {_one_line(comment)}\n" for comment in comments)
+    lines = [f"\n{above}[{table}.{_key(alias)}]", *(f"{name} = {_value(value)}" for name, value in entry.items())]
     added = text.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
     if default:
         added = _with_default(added, alias)
-    try:
-        after = parse_registry(added, where=str(path), folder=path.absolute().parent)
-    except BadSettings as error:
-        raise InvalidInput(f"{error}; nothing was written") from None
+    after = _parsed(path, added)
     if not default and after.default != before.default:
         raise AssertionError("an entry at the end of a file does not change its default")
     _replace(path, added)
     return after
+
+
+def add_lora_folder(path: Path, folder: str) -> Registry:
+    """Add `[loras] folder = …` to a registry's file; what the file then says. Raises as `add_entry`."""
+    text = _read(path)
+    before = parse_registry(text, where=str(path), folder=path.absolute().parent)
+    if before.lora_folder is not None:
+        raise InvalidInput(
+            f"{path} has a folder of LoRAs already, {before.lora_folder}; put the files there, or edit it"
+        )
+    added = f"{text.rstrip(chr(10))}\n\n[loras]\nfolder = {_value(folder)}\n"
+    after = _parsed(path, added)
+    _replace(path, added)
+    return after
+
+
+def _parsed(path: Path, text: str) -> Registry:
+    try:
+        return parse_registry(text, where=str(path), folder=path.absolute().parent)
+    except BadSettings as error:
+        raise InvalidInput(f"{error}; nothing was written") from None
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def value_of(text: str) -> Any:

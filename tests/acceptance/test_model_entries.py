@@ -1,5 +1,6 @@
 """`farm models add` and `farm models check-file`, as one types them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from storage.spec.model_files import SHIPPED
 from tests.acceptance.command import Home
 from tests.forks import Starter
+from tests.safetensors_files import LORA, SDXL, written
 
 
 @pytest.fixture
@@ -20,7 +22,9 @@ def test_a_folder_is_added_shown_and_checked(home: Home) -> None:
     shutil.copytree(SHIPPED / "shapes", folder)
     added = home.farm("models", "add", "mine", "weights", "--set", "width=64", "--set", "height=64", "--default")
     file = home.path / "models.toml"
-    assert added.out == f"added model mine to {file}: StableDiffusionPipeline, 64×64\n"
+    licence = "  licence: apache-2.0\n"
+    assert added.out == f"added model mine to {file}: StableDiffusionPipeline, 64×64\n{licence}"
+    assert "\n# licence: apache-2.0\n[models.mine]\n" in file.read_text()
     assert f'source = "{folder}"' in file.read_text()
     told = {row["alias"]: row for row in home.farm("models", "--json").json}
     assert (told["mine"]["default"], told["mine"]["source"], "shapes" in told) == (True, str(folder), True)
@@ -42,7 +46,8 @@ def test_what_is_wrong_is_one_clear_line_and_not_written(home: Home) -> None:
     home.farm("models", "add", "Über", "a/b", "--lora", code=2).complains("alias")
     (home.folder / "empty").mkdir()
     (home.folder / "one.safetensors").touch()
-    for source in ("empty", "./one.safetensors", ""):
+    home.farm("models", "add", "mine", "./one.safetensors", code=2).complains("its header has no length; nothing was")
+    for source in ("empty", ""):
         home.farm("models", "add", "mine", source, code=2).complains("is no folder in Diffusers layout")
     for twice in (("source=c/d",), ("kind=simulated",), ("width=64", "width=128")):
         options = [part for one in twice for part in ("--set", one)]
@@ -53,3 +58,31 @@ def test_what_is_wrong_is_one_clear_line_and_not_written(home: Home) -> None:
     (home.folder / "own.toml").write_text('[models.a]\nkind = "simulated"\nstep = 4\n')
     home.farm("models", "check-file", "own.toml", code=2).complains(r"own.toml: \[models.a\] step: unknown field")
     assert not (home.path / "models.toml").exists()
+
+
+def test_files_say_themselves_what_they_are(home: Home) -> None:
+    written(home.folder / "Ink Style.safetensors", LORA, metadata={"modelspec.trigger_phrase": "inkwash"})
+    written(home.folder / "Dream_8.safetensors", SDXL)
+    file = home.path / "models.toml"
+    added = home.farm("models", "add", "Ink Style.safetensors").out
+    told = "made for SDXL; rank 8; trigger words: inkwash"
+    assert added == f"added LoRA ink-style to {file}: {home.folder}/Ink Style.safetensors\n  {told}\n"
+    assert f"\n# {told}\n[loras.ink-style]\n" in file.read_text()
+    model = home.farm("models", "add", "Dream_8.safetensors", "--set", "sampler=euler", "--json").json
+    assert (model["alias"], model["width"], model["sampler"], model["facts"]) == ("dream_8", 1024, "euler", ["SDXL"])
+    assert re.search(r"models.dream_8 +StableDiffusionXLPipeline, 1024×1024", home.farm("models", "check-file").out)
+
+    written(home.folder / "badhands.safetensors", {"emb_params": (6, 768)})
+    word = home.farm("models", "add", "badhands.safetensors").out
+    assert word.endswith(
+        "added embedding badhands to " + f"{file}: {home.folder}/badhands.safetensors\n  6 vectors of 768\n"
+    )
+
+    (home.folder / "styles").mkdir()
+    for name in ("a", "b"):
+        written(home.folder / "styles" / f"{name}.safetensors", LORA)
+    folder = home.farm("models", "add", "styles").out
+    assert folder.startswith(f"added the folder of LoRAs {home.folder}/styles to {file}: 2 LoRAs\n")
+    assert home.farm("models", "show", "dream_8", "--json").json["loras"] == ["ink-style", "a", "b"]
+    assert "takes no ALIAS" in home.farm("models", "add", "x", "styles", code=2).err
+    home.farm("models", "add", "styles", code=2).complains("has a folder of LoRAs already")

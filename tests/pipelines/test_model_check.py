@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def test_sizes_that_a_model_rounds_are_refused_once_that_was_found(
     narrow = Request.parse(asked | {"width": 96, "height": 64})
     models.registry.resolve(narrow, seed=0)
     write_check(tmp_path / "models.checks.json", "kandinsky", a_check(model, multiple=multiple))
-    registry = replace(models.registry, checks=ModelChecks(tmp_path / "models.checks.json"))
+    registry = models.registry.with_checks(ModelChecks(tmp_path / "models.checks.json"))
     with pytest.raises(BadSpecification, match="multiple of 64 .* `farm models check` found, such as 64 or 128"):
         registry.resolve(narrow, seed=0)
     wide = registry.resolve(Request.parse(asked | {"aspect": "3:1"}), seed=0)

@@ -1,14 +1,17 @@
 """The registry's file: what comes with the farm beside one's own, entries written into it, edits noticed."""
 
+import contextlib
 import logging
 from pathlib import Path
 
 import pytest
 
-from storage.errors import BadSettings, InvalidInput
+from scheduler.local.doctor import Grade, examine
+from storage.errors import BadSettings, DatabaseProblem, InvalidInput
 from storage.settings import Settings
+from storage.spec.last_registry import keep_registry, registry_or_last
 from storage.spec.models import DiffusersModel
-from storage.spec.registry import parse_registry, read_registry
+from storage.spec.registry import Registry, parse_registry, read_registry
 from storage.spec.registry_file import add_entry, value_of
 from storage.spec.registry_watch import RegistryWatch
 
@@ -134,15 +137,92 @@ def test_values_need_no_quotes(given: str, value: object) -> None:
 # -- edits ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_edit_that_a_process_has_not_read_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    watch = RegistryWatch(Settings(home=tmp_path))
-    assert not watch.look()
+def test_a_process_follows_an_edit_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = Settings(home=tmp_path)
+    registry, told = read_registry(settings), []
+    watch = RegistryWatch(settings, registry, changed=lambda: told.append(list(registry.models)))
+    for _ in range(3):
+        watch.look()
+    assert not told
     add_entry(tmp_path / "models.toml", "models", "new", {"kind": "simulated"})
-    assert watch.look()
-    assert not watch.look()
+    watch.look()
+    # An editor may be half-way.
+    assert "new" not in registry.models
+    for _ in range(3):
+        watch.look()
+    assert [list(registry.models)] == told
+    assert "new" in registry.models
     (tmp_path / "models.toml").unlink()
-    assert watch.look()
+    for _ in range(3):
+        watch.look()
+    assert "new" not in registry.models
     assert [record.message for record in caplog.records] == [
-        "the model registry was edited after this process read it; restart it to use the edit"
+        "the model registry was edited; its entries count from now on"
     ] * 2
+
+
+def test_after_a_wrong_edit_the_entries_before_it_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings, file = Settings(home=tmp_path), tmp_path / "models.toml"
+    add_entry(file, "models", "new", {"kind": "simulated", "width": 64})
+    right, registry = file.read_text(), read_registry(settings)
+    watch = RegistryWatch(settings, registry)
+    file.write_text(right + "steps = 4\n")
+    for _ in range(4):
+        watch.look()
+    assert registry["new"].width == 64
+    [said] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert said.message.startswith("the model registry was edited and is wrong; the entries before it stay")
+    models = next(one for one in examine(settings) if one.what == "models")
+    assert models.grade is Grade.BROKEN
+    assert "steps here is num_inference_steps; what runs goes on with the entries before it" in models.words
+    file.write_text(right.replace("64", "128"))
+    for _ in range(2):
+        watch.look()
+    assert registry["new"].width == 128
+
+
+def test_what_could_not_be_told_is_told_at_the_next_look(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    tries: list[bool] = []
+
+    def changed() -> None:
+        tries.append(True)
+        if len(tries) < 3:
+            raise DatabaseProblem("away")
+
+    watch = RegistryWatch(settings, read_registry(settings), changed=changed)
+    add_entry(tmp_path / "models.toml", "models", "new", {"kind": "simulated"})
+    for _ in range(6):
+        with contextlib.suppress(DatabaseProblem):
+            watch.look()
+    assert len(tries) == 3
+
+
+def test_a_registry_that_a_process_cannot_serve_is_not_followed(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    registry = read_registry(settings)
+
+    def check(found: Registry) -> None:
+        raise BadSettings(f"none of {', '.join(found.models)}")
+
+    watch = RegistryWatch(settings, registry, check=check)
+    add_entry(tmp_path / "models.toml", "models", "new", {"kind": "simulated"})
+    for _ in range(4):
+        watch.look()
+    assert "new" not in registry.models
+
+
+def test_a_worker_that_starts_again_goes_on_with_the_last_registry_that_was_right(tmp_path: Path) -> None:
+    settings, file = Settings(home=tmp_path), tmp_path / "models.toml"
+    add_entry(file, "models", "new", {"kind": "diffusers", "source": "./here"})
+    keep_registry(settings)
+    file.write_text("[models")
+    with pytest.raises(BadSettings):
+        read_registry(settings)
+    model = registry_or_last(settings)["new"]
+    assert isinstance(model, DiffusersModel)
+    assert model.source == str(tmp_path / "here")
+    (tmp_path / "models.last.toml").unlink()
+    with pytest.raises(BadSettings):
+        registry_or_last(settings)

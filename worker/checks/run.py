@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TextIO
 
 from PIL import Image, ImageDraw
@@ -81,7 +80,10 @@ class ModelCheckRun:
         self._registry, self._model, self._device, self._tell = registry, model, device, tell
         image = SilhouetteOnly()
         self._resources = BackendResources(
-            inputs=InputCache(image), loras=registry.loras, home=settings.home.absolute()
+            inputs=InputCache(image),
+            loras=registry.loras,
+            embeddings=registry.embeddings,
+            home=settings.home.absolute(),
         )
         self._pictures = Pictures(registry, model, image.reference, device)
         self._findings: list[CheckFinding] = []
@@ -192,4 +194,4 @@ class ModelCheckRun:
 
 def without_checks(registry: Registry) -> Registry:
     """Return a registry that knows nothing of earlier checks: what they found is to be found anew."""
-    return replace(registry, checks=None)
+    return registry.with_checks(None)

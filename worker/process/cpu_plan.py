@@ -51,3 +51,8 @@ def plan_cpu(*, cores: int, memory: int, models: Mapping[str, int | None], threa
         because = f"a machine has {_MOST_WORKERS} at most, unless FARM_DEVICES names more"
         return CpuPlan(workers=_MOST_WORKERS, threads=threads or cores // _MOST_WORKERS, because=because)
     return CpuPlan(workers=most, threads=each, because="small models are fastest with a worker for each core")
+
+
+def keeps_all_threads(models: Mapping[str, int | None]) -> bool:
+    """Tell whether one of the models, as in `plan_cpu`, needs all threads of a CPU: it is large, or may be."""
+    return any(size is None or size > _SMALL_BYTES for size in models.values())

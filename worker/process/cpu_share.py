@@ -10,7 +10,7 @@ from storage.spec.loaded_size import loaded_bytes
 from storage.spec.registry import Registry
 from worker.devices import Device, find_devices
 from worker.process.cores import usable_cores, usable_memory
-from worker.process.cpu_plan import CpuPlan, plan_cpu
+from worker.process.cpu_plan import CpuPlan, keeps_all_threads, plan_cpu
 from worker.process.identity import THREADS, own_threads, served_models
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ class CpuShare:
     #: None: the user has decided (OMP_NUM_THREADS).
     threads: int | None
     reserves: Sequence[Device] = ()
+    #: Whether one of the models served needs all threads; None: how the CPU is shared out does not depend on that.
+    for_large: bool | None = None
 
     def environment(self, device: Device) -> dict[str, str]:
         """Return the variables that tell a worker its threads."""
@@ -40,8 +42,7 @@ def share_cpu(settings: Settings, registry: Registry) -> tuple[list[Device], Cpu
     plans: list[CpuPlan] = []
 
     def workers() -> int:
-        served = served_models(settings, registry, Device("cpu", 0))
-        sizes = {alias: loaded_bytes(registry[alias]) for alias in served}
+        sizes = _sizes(settings, registry)
         plans.append(plan_cpu(cores=cores, memory=usable_memory(), models=sizes, threads=by_user))
         return plans[-1].workers
 
@@ -60,7 +61,17 @@ def share_cpu(settings: Settings, registry: Registry) -> tuple[list[Device], Cpu
     )
     # Those that were named one by one are wanted at once.
     reserves = on_cpu[1:] if plans else []
-    return devices, CpuShare(threads=None if by_user else plan.threads, reserves=reserves)
+    for_large = serves_large(settings, registry) if plans else None
+    return devices, CpuShare(threads=None if by_user else plan.threads, reserves=reserves, for_large=for_large)
+
+
+def serves_large(settings: Settings, registry: Registry) -> bool:
+    """Tell whether a CPU serves a model that needs all its threads."""
+    return keeps_all_threads(_sizes(settings, registry))
+
+
+def _sizes(settings: Settings, registry: Registry) -> dict[str, int | None]:
+    return {alias: loaded_bytes(registry[alias]) for alias in served_models(settings, registry, Device("cpu", 0))}
 
 
 def learning_name(device: Device, hardware: str) -> str:

@@ -24,6 +24,7 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
+from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cpu_share import learning_name
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
@@ -112,10 +113,11 @@ class DeviceProcess:
             load_seconds=settings.load_seconds,
             tickets=Tickets(settings, app),
             quarantines=PatientQuarantines(faults, retry),
-            models=ModelCache(backends, capacity=settings.loaded_models),
+            models=ModelCache(backends, capacity=settings.loaded_models, loras=self.me.registry.loras),
             ahead=ClaimsAhead(jobs, worker=self.me.name, served=self.me.served),
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
+            is_current=lambda model: self.me.registry.models.get(model.alias) == model,
         )
 
     def _batch_limits(self, database: Database, retry: OutageRetry) -> BatchLimits:
@@ -133,8 +135,19 @@ class DeviceProcess:
         )
 
     def _open_backends(self, settings: Settings, inputs: InputCache) -> Mapping[str, Backend]:
-        resources = BackendResources(inputs=inputs, loras=self.me.registry.loras, home=settings.home.absolute())
+        registry = self.me.registry
+        resources = BackendResources(
+            inputs=inputs,
+            loras=LiveEntries(lambda: registry.loras),
+            embeddings=LiveEntries(lambda: registry.embeddings),
+            home=settings.home.absolute(),
+        )
         return open_backends(self.me.kinds, self.me.device, resources)
+
+    def _serve_edited(self) -> None:
+        """Have it known which models this worker serves from now on. Raises DatabaseProblem."""
+        self.turn.models.forget_changed_loras(self.me.registry.loras)
+        self._workers.set_models(self.me.name, self.me.served)
 
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
@@ -143,6 +156,11 @@ class DeviceProcess:
             self._heartbeat.start()
         except WorkerNameTaken as error:
             self._yield_name(error)
+        watch_registry(
+            *(self.me.settings, self.me.registry, self.turn.stopping),
+            check=self.me.check_served,
+            changed=self._serve_edited,
+        )
         log.info("ready", extra={"device": self.me.device, "pid": os.getpid(), "models": ",".join(self.me.served)})
 
     def _yield_name(self, error: WorkerNameTaken) -> NoReturn:
@@ -179,7 +197,7 @@ class DeviceProcess:
             device=str(self.me.device),
             device_name=self._hardware,
             pid=os.getpid(),
-            models=self.me.served,
+            models=list(self.me.served),
         )
         self._workers.announce(worker)
 

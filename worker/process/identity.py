@@ -2,13 +2,15 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from storage.errors import BadSettings
 from storage.process.run_id import run_id
 from storage.settings import Settings
+from storage.spec.last_registry import registry_or_last
 from storage.spec.registry import Registry, read_registry
 from worker.devices import Device, find_devices
 from worker.rendering.open_backend import kinds_of
@@ -26,25 +28,53 @@ class Identity:
     device: Device
     name: str
     registry: Registry
-    #: Aliases in the registry.
-    served: Sequence[str]
+    settings: Settings
+
+    @property
+    def served(self) -> "Served":
+        """Aliases in the registry, as it is now."""
+        return Served(self.settings, self.registry, self.device)
 
     @classmethod
     def of(cls, settings: Settings) -> "Identity":
         """Read who this process is from its settings, in which the supervisor named one device. Raises FarmError."""
         [device] = find_devices(settings.devices)
-        registry = read_registry(settings)
-        return cls(
-            device=device,
-            name=device.worker_name(machine_name(settings)),
-            registry=registry,
-            served=served_models(settings, registry, device),
-        )
+        # Started by a supervisor, which has read it: a wrong edit since then is no reason not to go on.
+        registry = registry_or_last(settings) if RUN in os.environ else read_registry(settings)
+        served_models(settings, registry, device)
+        return cls(device=device, name=device.worker_name(machine_name(settings)), registry=registry, settings=settings)
+
+    def check_served(self, registry: Registry) -> None:
+        """Raise NotFound or BadSettings if this worker could serve nothing of a registry."""
+        served_models(self.settings, registry, self.device)
 
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of the models that it serves."""
         return frozenset(self.registry[alias].kind for alias in self.served)
+
+
+class Served(Sequence[str]):
+    """The aliases that a device serves of a registry that may change."""
+
+    def __init__(self, settings: Settings, registry: Registry, device: Device) -> None:
+        self._settings, self._registry, self._device = settings, registry, device
+
+    def _now(self) -> list[str]:
+        return served_models(self._settings, self._registry, self._device)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._now()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
 
 
 def this_run() -> str:

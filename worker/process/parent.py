@@ -1,6 +1,7 @@
 """The Celery worker of one device, which the supervisor starts: `python -m worker.process.parent`."""
 
 import os
+import threading
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from storage.fleet.workers import Workers
 from storage.process import lifeline
 from storage.process.logs import configure_logging
 from storage.settings import Settings, read_settings
+from storage.spec.registry_watch import watch_registry
 from worker.process import redis_qos
 from worker.process.child_watch import ChildWatch
 from worker.process.identity import Identity
@@ -33,6 +35,7 @@ def main() -> None:
     app.conf.update(imports=("worker.process.tasks",))
     redis_qos.install()
     _watch_child(settings, me.name)
+    _take_tickets_for_what_is_added(settings, me)
     celeryd_after_setup.connect(_tell_child_when_stopping, weak=False)
     queues = ",".join(map(queue_name, me.served))
     app.worker_main(
@@ -62,6 +65,25 @@ def _watch_child(settings: Settings, name: str) -> None:
             silent_seconds=max(60.0, 2 * settings.lease_seconds),
             children=lambda: sender.pool.info["processes"],
         ).start()
+
+    worker_ready.connect(start, weak=False)
+
+
+def _take_tickets_for_what_is_added(settings: Settings, me: Identity) -> None:
+    """Take tickets for models that are added to the registry, too; those of one that is gone find no entry."""
+
+    def start(sender: Any, **_: Any) -> None:
+        def add(alias: str) -> None:
+            # By its name, so that it is the very queue that tickets are published to.
+            sender.app.amqp.queues[queue_name(alias)]
+            sender.add_task_queue(queue_name(alias))
+
+        def changed() -> None:
+            for alias in me.served:
+                # On Celery's own thread: its connections are not to be shared.
+                sender.call_soon(add, alias)
+
+        watch_registry(settings, me.registry, threading.Event(), check=me.check_served, changed=changed)
 
     worker_ready.connect(start, weak=False)
 

@@ -25,10 +25,11 @@ from storage.process.logs import configure_logging
 from storage.process.run_id import run_id
 from storage.rules.faults import Fault
 from storage.settings import Settings, misspelt_settings, read_settings
-from storage.spec.registry import read_registry
+from storage.spec.last_registry import keep_registry
+from storage.spec.registry import Registry, read_registry
 from storage.spec.registry_watch import RegistryWatch
 from worker.devices import Device
-from worker.process.cpu_share import CpuShare, share_cpu
+from worker.process.cpu_share import CpuShare, serves_large, share_cpu
 from worker.process.identity import CALL, RUN, machine_name, served_models
 from worker.process.requeue import requeue_jobs_of
 from worker.process.reserves import Reserves
@@ -50,6 +51,13 @@ class Supervisor:
     _stop_requests: int = 0
     _woken: threading.Event = field(default_factory=threading.Event)
     _reserves: Reserves = field(default_factory=Reserves)
+    #: Set once the CPU is to be shared out in another way.
+    _to_share: bool = False
+
+    def __post_init__(self) -> None:
+        self._registry = read_registry(self.settings)
+        keep_registry(self.settings)
+        self._watch = RegistryWatch(self.settings, self._registry, check=self._check, changed=self._registry_edited)
 
     def run(self) -> None:
         """Return when every worker has ended after a request to stop.
@@ -57,24 +65,41 @@ class Supervisor:
         Raises InvalidInput, once all have ended, if one of them cannot start with these settings, and ServiceProblem
         if a service is there and unfit.
         """
-        with contextlib.closing(self._reserves):
-            self._keep_running()
+        while True:
+            self._to_share = False
+            with contextlib.closing(self._reserves):
+                self._keep_running()
+            if self._stop_requests:
+                return
+            self.devices, self.cpu = share_cpu(self.settings, self._registry)
+            self._reserves = Reserves()
+
+    def _check(self, registry: Registry) -> None:
+        for device in self.devices:
+            served_models(self.settings, registry, device)
+
+    def _registry_edited(self) -> None:
+        """Keep what is right now for workers that start again; share the CPU out anew if other sizes are served."""
+        keep_registry(self.settings)
+        if self.cpu.for_large is None or self.cpu.for_large == serves_large(self.settings, self._registry):
+            return
+        log.info("other models are served: workers start again, after their batches, and share the CPU in another way")
+        self._to_share = True
 
     def _keep_running(self) -> None:
         keepers = {device: self._keeper(device) for device in self.devices}
         workers = [keeper for device, keeper in keepers.items() if device not in self.cpu.reserves]
         self._reserves.keep([keepers[device] for device in self.cpu.reserves], running=1)
-        registry = RegistryWatch(self.settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
         wait_for_services(self.settings, stopping=self._woken)
         wait_for_names([worker.name for worker in keepers.values()], self.settings, run=self._run, stopping=self._woken)
         try:
-            while not self._stop_requests:
+            while not (self._stop_requests or self._to_share):
                 for worker in workers:
                     worker.tend()
                 workers += self._reserves.called()
-                registry.look()
+                self._watch.look()
                 self._woken.wait(_POLL_SECONDS)
         finally:
             self._stop([worker for worker in workers if worker.pid is not None])

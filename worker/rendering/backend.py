@@ -4,14 +4,14 @@ Everything above (`worker.serving`) knows these protocols only. `open_backend` o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL.Image import Image
 
 from storage.errors import FarmError, RenderFailed
-from storage.spec.models import Lora, Model
+from storage.spec.models import Embedding, Lora, Model
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
 
@@ -213,3 +213,4 @@ class BackendResources:
     loras: Mapping[str, Lora]
     #: A folder of this machine for what is worth keeping between runs.
     home: Path
+    embeddings: Mapping[str, Embedding] = field(default_factory=dict)

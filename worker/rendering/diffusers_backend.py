@@ -10,16 +10,20 @@ import diffusers
 import psutil
 import torch
 import transformers
-from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
+from diffusers import AutoencoderKL, AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
-from storage.spec.model_files import not_found, public_source, without_folders
+from storage.spec.loaded_size import count_parameters
+from storage.spec.model_files import configuration_folder, not_found, public_source, without_folders
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
+from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
+from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
+from worker.rendering.single_files import controlnet_from_file, pipeline_from_file, vae_from_file
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import ALL_PARTS, is_offloaded, place, release_memory, tune
 from worker.rendering.weights import WeightHashes, folder_of
@@ -38,6 +42,7 @@ class DiffusersBackend:
         self._device = device
         self._inputs = resources.inputs
         self._loras = resources.loras
+        self._embeddings = resources.embeddings
         self._hashes = WeightHashes(resources.home / "weights.json")
         #: As many as the process started with; None on a device whose pictures do not depend on them.
         self._threads = torch.get_num_threads() if device.kind == "cpu" else None
@@ -74,8 +79,7 @@ class DiffusersBackend:
         """Return the size of the weights as they will be loaded and a fifth more, for what pictures take."""
         if not isinstance(model, DiffusersModel):
             raise TypeError(f"{model.alias} is not a diffusers model")
-        files = [file for file in Path(folder_of(model)).glob("*/*.safetensors") if _is_loaded(file, model.variant)]
-        return sum(file.stat().st_size for file in files) * 6 // 5
+        return sum(_bytes_of(weights, _dtype(model, self._device)) for weights in model.parts) * 6 // 5
 
     def available_memory(self) -> int:
         if self._device.kind == "cuda":
@@ -98,10 +102,11 @@ class DiffusersBackend:
         weights = self._hashes.of(model, dtype, pipeline)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
         tune(pipeline, model, self._device, parts={"controlnet"} if shared else ALL_PARTS)
+        words = shared.words if shared else EmbeddingWords(pipeline, self._embeddings)
         return LoadedPipeline(
             pipeline,
             model,
-            inputs=self._inputs,
+            prompts=Prompts(pipeline, self._inputs, words),
             adapters=shared.adapters if shared else self._adapters(pipeline, model),
             safety=safety,
             recipe={
@@ -110,6 +115,7 @@ class DiffusersBackend:
                 "source": public_source(model),
                 "revision": model.revision,
                 "variant": model.variant,
+                **({} if model.vae is None else {"vae_source": public_source(model.vae)}),
                 "weights": weights,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": self.hardware_name(),
@@ -125,8 +131,19 @@ class DiffusersBackend:
         return LoraAdapters(pipeline, self._loras, offload_again=again)
 
 
+def _bytes_of(weights: Weights, dtype: torch.dtype) -> int:
+    """Return the bytes that weights take in memory; 0 where they are not on this machine."""
+    if weights.is_single_file:
+        try:
+            return count_parameters(weights) * dtype.itemsize
+        except (OSError, ValueError):
+            return 0
+    files = [file for file in Path(folder_of(weights)).glob("*/*.safetensors") if _is_loaded(file, weights.variant)]
+    return sum(file.stat().st_size for file in files)
+
+
 def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline | None) -> Any:
-    controlnets = [_opened(ControlNetModel, weights, dtype=dtype) for weights in model.controlnets]
+    controlnets = [_controlnet(weights, model, dtype) for weights in model.controlnets]
     if shared is not None:
         # Its present sampler is that of its last batch; its ControlNet is not ours.
         return AutoPipelineForText2Image.from_pipe(
@@ -134,12 +151,37 @@ def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline 
             scheduler=shared.own_scheduler,
             controlnet=one_or_all(controlnets) if controlnets else None,
         )
-    extra = {"controlnet": one_or_all(controlnets)} if controlnets else {}
+    vae = {} if model.vae is None else {"vae": _vae(model.vae, model, dtype)}
+    if model.is_single_file:
+        alone = pipeline_from_file(model, dtype, **vae)
+        return AutoPipelineForText2Image.from_pipe(alone, controlnet=one_or_all(controlnets)) if controlnets else alone
+    extra = {"controlnet": one_or_all(controlnets), **vae} if controlnets else vae
     index = DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
     if not model.safety_checker and "safety_checker" in index:
         # Left in, it would silently turn what it flags into black squares.
         extra["safety_checker"] = None
     return _opened(AutoPipelineForText2Image, model, dtype=dtype, **extra)
+
+
+def _controlnet(weights: Weights, model: DiffusersModel, dtype: torch.dtype) -> Any:
+    if weights.is_single_file:
+        return controlnet_from_file(weights, model, dtype)
+    return _opened(ControlNetModel, weights, dtype=dtype)
+
+
+def _vae(weights: Weights, model: DiffusersModel, dtype: torch.dtype) -> Any:
+    """Return another VAE for a model. Raises ValueError if the model's latents are not its own."""
+    if weights.is_single_file:
+        vae = vae_from_file(weights, model, dtype)
+    else:
+        # A whole pipeline's is one of its parts.
+        part = {"subfolder": "vae"} if (configuration_folder(weights) / "model_index.json").is_file() else {}
+        vae = _opened(AutoencoderKL, weights, dtype=dtype, **part)
+    folder = str(configuration_folder(model)) if model.is_single_file else folder_of(model)
+    own = AutoencoderKL.load_config(folder, subfolder="vae", revision=model.revision)
+    if (own["_class_name"], own.get("latent_channels", 4)) != ("AutoencoderKL", vae.config.latent_channels):
+        raise ValueError(f"vae: {public_source(weights)} has other latents than this model's {own['_class_name']}")
+    return vae
 
 
 def _is_loaded(file: Path, variant: str | None) -> bool:

@@ -43,6 +43,23 @@ def open_backend(kind: str, device: Device, resources: BackendResources) -> Back
     return _OPENERS[kind](device, resources)
 
 
-def open_backends(kinds: Collection[str], device: Device, resources: BackendResources) -> dict[str, Backend]:
+class OpenBackends(dict[str, Backend]):
+    """Backends by model kind; one that is missing is opened when it is asked for: models may be added meanwhile."""
+
+    def __init__(self, device: Device, resources: BackendResources) -> None:
+        super().__init__()
+        self._device = device
+        self._resources = resources
+
+    def __missing__(self, kind: str) -> Backend:
+        self[kind] = open_backend(kind, self._device, self._resources)
+        return self[kind]
+
+
+def open_backends(kinds: Collection[str], device: Device, resources: BackendResources) -> OpenBackends:
     """Open several backends; the first one is the one to ask for the hardware's name."""
-    return {kind: open_backend(kind, device, resources) for kind in _OPENERS if kind in kinds}
+    opened = OpenBackends(device, resources)
+    for kind in _OPENERS:
+        if kind in kinds:
+            opened[kind]
+    return opened

@@ -16,7 +16,7 @@ from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
 from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
-from worker.rendering.input_cache import InputCache
+from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.pictures import read_image, to_pictures
@@ -47,7 +47,7 @@ class LoadedPipeline:
         pipeline: Any,
         model: DiffusersModel,
         *,
-        inputs: InputCache,
+        prompts: Prompts,
         adapters: LoraAdapters,
         safety: SafetyChecker | None,
         recipe: Mapping[str, Any],
@@ -56,8 +56,8 @@ class LoadedPipeline:
         self.adapters = adapters
         self.safety = safety
         self._model = model
-        self._inputs = inputs
-        self._prompts = Prompts(pipeline, inputs)
+        self._inputs = prompts.inputs
+        self._prompts = prompts
         self._fill_to = model.batch
         self._recipe = recipe
         #: The pipeline itself; of Kandinsky's combined one, which is a prior and a decoder, the decoder.
@@ -137,6 +137,11 @@ class LoadedPipeline:
             saves_memory=lambda: self._saves_memory,
         )
 
+    @property
+    def words(self) -> EmbeddingWords:
+        """The textual inversions that its text encoders know, which loaded models of the same weights share."""
+        return self._prompts.words
+
     def save_memory(self) -> bool:
         decoder: Any = getattr(self._denoiser, "vae", None)
         if self._saves_memory or not hasattr(decoder, "enable_tiling"):
@@ -176,6 +181,8 @@ class LoadedPipeline:
         recipe = {**self._recipe, **sampler_recipe(self._denoiser.scheduler)}
         if recipe["threads"] is not None:
             recipe["threads"] = torch.get_num_threads()
+        if embeddings := self._prompts.embeddings(specs):
+            recipe["embeddings"] = embeddings
         if specs[0].loras:
             recipe["loras"] = self.adapters.recipe(specs[0].loras)
         if self._saves_memory:
@@ -186,7 +193,8 @@ class LoadedPipeline:
         return RenderResult(pictures=pictures, recipe={**recipe, **beside, **passed}, remarks=remarks)
 
     def _remarks(self, spec: Spec) -> tuple[str, ...]:
-        return (*self._prompts.unread(spec, self._model.alias), *guidance_remarks(spec, self._model))
+        unread = self._prompts.unread(spec, self._model.alias)
+        return (*unread, *self._prompts.words_alone(spec), *guidance_remarks(spec, self._model))
 
     def _check(self, shared: Spec) -> None:
         """Raise RenderFailed for what the model's own files forbid: where it was submitted they may not have been."""

@@ -28,6 +28,7 @@ from storage.errors import RenderFailed
 from storage.spec.picture import Spec
 from storage.spec.prompt_length import Unread, readable_fields, room_of
 from worker.rendering.compel_weights import compel_embeddings
+from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.input_cache import InputCache
 from worker.rendering.webui_weights import weighted_embeddings
 
@@ -84,9 +85,10 @@ def text_model(encoder: Any) -> Iterator[None]:
 class Prompts:
     """The text encoders of one pipeline, and a cache of what they returned."""
 
-    def __init__(self, pipeline: Any, inputs: InputCache) -> None:
+    def __init__(self, pipeline: Any, inputs: InputCache, words: EmbeddingWords) -> None:
         self._pipeline = pipeline
-        self._inputs = inputs
+        self.inputs = inputs
+        self.words = words
         self._two_encoders = isinstance(pipeline, _SDXL)
         self._cached: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
 
@@ -127,7 +129,8 @@ class Prompts:
         elif not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
             return ()
         found = {}
-        for field, text in readable_fields(spec):
+        for field, said in readable_fields(spec):
+            text = self.words.put_into(said, spec.model) if weighs_prompts(type(self._pipeline)) else said
             for tokenizer in parts.values():
                 # The text's start and end are marked.
                 room = tokenizer.model_max_length - 2 if longest is None else longest
@@ -141,10 +144,28 @@ class Prompts:
                         model=model,
                         room=room,
                         tokens=len(read.input_ids),
-                        character=cut + 1,
-                        text=text[cut:],
+                        character=len(self.words.taken_out(text[:cut])) + 1,
+                        text=self.words.taken_out(text[cut:]),
                     ).words
         return tuple(found.values())
+
+    def embeddings(self, specs: Sequence[Spec]) -> dict[str, Any]:
+        """Return what a recipe says of the textual inversions that are words of these pictures' prompts."""
+        if not weighs_prompts(type(self._pipeline)):
+            return {}
+        texts = [text for spec in specs for text in (spec.prompt, spec.negative_prompt)]
+        return self.words.recipe(texts, specs[0].model)
+
+    def words_alone(self, spec: Spec) -> tuple[str, ...]:
+        """Return remarks on words that are read as such although the registry has an embedding of that name."""
+        texts = {"prompt": spec.prompt, "negative_prompt": spec.negative_prompt}
+        if weighs_prompts(type(self._pipeline)):
+            return tuple(self.words.remarks(texts, spec.model))
+        return tuple(
+            f"{field}: the embedding {alias} is read as words: {type(self._pipeline).__name__} takes none"
+            for field, text in texts.items()
+            for alias in self.words.named_in(text, spec.model)
+        )
 
     def forget(self) -> None:
         """Empty the cache: the text encoders have another precision now."""
@@ -158,6 +179,8 @@ class Prompts:
         """
         if spec.prompt_embeds is not None:
             return self._given(spec)
+        fields = {name: self.words.put_into(getattr(spec, name), spec.model) for name in ("prompt", "negative_prompt")}
+        spec = spec.model_copy(update=fields)
         if spec.prompt_weighting == "compel":
             return self._cached_or(
                 ("weighted", spec.prompt, spec.negative_prompt, *self._adapters(spec)), lambda: self._weighted(spec)
@@ -247,7 +270,7 @@ class Prompts:
         needed = ["prompt_embeds"] + ["pooled_prompt_embeds"] * self._two_encoders
         if spec.guidance_scale > 1:
             needed += [f"negative_{name}" for name in needed]
-        tensors = self._inputs.get(str(spec.prompt_embeds), _tensors)
+        tensors = self.inputs.get(str(spec.prompt_embeds), _tensors)
         embeddings = {}
         for name in needed:
             if name not in tensors:

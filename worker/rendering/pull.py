@@ -4,6 +4,7 @@ python -m worker.rendering.pull ALIAS
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from huggingface_hub.errors import (
 
 from storage.errors import FarmError, InvalidInput, ModelUnavailable
 from storage.settings import read_settings
-from storage.spec.model_files import named_folder, not_found
+from storage.spec.model_files import configs_of, named_folder, not_found
 from storage.spec.models import DiffusersModel, Lora, Model, Weights
 from storage.spec.registry import read_registry
+
+#: How single files are put together: all of a repository but its weights.
+_CONFIGURATION = ("*.json", "*/*.json", "*/*.txt")
 
 # Errors are reported once, by `main`.
 diffusers.utils.logging.set_verbosity_error()
@@ -36,9 +40,12 @@ def main(alias: str) -> None:
     """Download the weights of a model or LoRA, safetensors only; files that are here are not downloaded again."""
     try:
         registry = read_registry(read_settings())
-        entry = registry.loras[alias] if alias in registry.loras else registry[alias]
+        words = {**registry.embeddings, **registry.loras}
+        entry = words[alias] if alias in words else registry[alias]
         if gone := not_found(entry):
             raise ModelUnavailable(f"there is no {', '.join(gone)} on this machine; correct `source` in the registry")
+        for config in configs_of(entry):
+            click.echo(f"{config.source}: {_fetched(config, files=_CONFIGURATION)}")
         for weights in _needed(entry):
             if named_folder(weights) is not None:
                 click.echo(f"{weights.source}: on this machine")
@@ -51,14 +58,16 @@ def main(alias: str) -> None:
 
 def _needed(entry: Model | Lora) -> list[Any]:
     if isinstance(entry, DiffusersModel):
-        return [entry, *entry.controlnets]
+        return list(entry.parts)
     return [entry] if isinstance(entry, Lora) else []
 
 
-def _fetched(weights: Any) -> str:
-    """Download weights and return their folder. Raises ModelUnavailable."""
+def _fetched(weights: Any, *, files: Sequence[str] = ()) -> str:
+    """Download weights, or these files, and return their folder. Raises ModelUnavailable."""
     try:
-        if isinstance(weights, DiffusersModel):
+        if files:
+            folder = snapshot_download(weights.source, allow_patterns=list(files))
+        elif isinstance(weights, DiffusersModel):
             folder = _pipeline(weights)
         else:
             folder = snapshot_download(weights.source, revision=weights.revision, allow_patterns=_files(weights))

@@ -112,6 +112,8 @@ class SlotDecoder:
         recipe = {**parts.recipe, **sampler_recipe(slot.sampler.scheduler)}
         if recipe["threads"] is not None:
             recipe["threads"] = torch.get_num_threads()
+        if embeddings := parts.prompts.embeddings([slot.spec]):
+            recipe["embeddings"] = embeddings
         if slot.spec.loras:
             recipe["loras"] = parts.adapters.recipe(slot.spec.loras)
         if parts.saves_memory():

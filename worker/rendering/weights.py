@@ -30,7 +30,7 @@ class WeightHashes:
 
     def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any) -> str:
         """Return the hash of a model's weights as loaded, in its precision, including its ControlNets."""
-        key = json.dumps([str(dtype), *map(_origin, [model, *model.controlnets])])
+        key = json.dumps([str(dtype), *map(_origin, model.parts)])
         known = self._read()
         if key not in known:
             known[key] = hash_tensors(pipeline)
@@ -84,6 +84,9 @@ def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
 def _origin(weights: Weights) -> list[Any]:
     """Return what changes when a source's weights do: a commit of the hub, or the files' sizes and times."""
     folder = Path(folder_of(weights))
+    if weights.is_single_file:
+        stat = folder.stat()
+        return [str(folder.absolute()), stat.st_size, stat.st_mtime_ns, weights.config]
     if folder.is_dir():
         stamps = sorted(
             (str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns)

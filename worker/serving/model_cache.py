@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from storage.errors import ModelUnavailable
 from storage.rules.faults import Fault
-from storage.spec.models import Model
+from storage.spec.models import Lora, Model
 from worker.rendering.backend import Backend, LoadedModel
 
 log = logging.getLogger(__name__)
@@ -23,18 +23,30 @@ class _Entry:
 class ModelCache:
     """Loaded models by alias, the most recently used one last."""
 
-    def __init__(self, backends: Mapping[str, Backend], *, capacity: int = 0) -> None:
+    def __init__(
+        self, backends: Mapping[str, Backend], *, capacity: int = 0, loras: Mapping[str, Lora] | None = None
+    ) -> None:
         """
         Args:
             backends: those of this device, by model kind.
             capacity: how many models may be loaded at once; 0: as many as fit in memory.
+            loras: the registry's.
         """
+        self._loras = loras or {}
+        self._other_loras = False
         self._backends = backends
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, model: Model) -> LoadedModel:
         """Return the loaded model; load it if need be. Raises ModelUnavailable, DeviceBroken."""
+        while self._other_loras and self._entries:
+            self._evict("a LoRA's entry was changed")
+        self._other_loras = False
+        if model.alias in self._entries and self._entries[model.alias].model != model:
+            # What is evicted is the least recently used one.
+            self._entries.move_to_end(model.alias, last=False)
+            self._evict("its entry was changed")
         if model.alias not in self._entries:
             while self._capacity and len(self._entries) >= self._capacity:
                 self._evict(f"at most {self._capacity} models at once")
@@ -46,6 +58,12 @@ class ModelCache:
         """Return a model if it is loaded."""
         entry = self._entries.get(alias)
         return None if entry is None else entry.model
+
+    def forget_changed_loras(self, loras: Mapping[str, Lora]) -> None:
+        """Have models loaded anew if an alias of a LoRA means another one now: they may have the one before."""
+        before, self._loras = self._loras, loras
+        if any(before[alias] != lora for alias, lora in loras.items() if alias in before):
+            self._other_loras = True
 
     def _load(self, model: Model) -> LoadedModel:
         """Load a model; as long as memory does not suffice, evict another one and try again."""

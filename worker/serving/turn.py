@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from storage.broker.tickets import Tickets
@@ -54,6 +54,8 @@ class Turn:
     help: HelpCall
     ahead: ClaimsAhead
     stopping: threading.Event
+    #: Whether the registry still has just this model; a visit to another one ends.
+    is_current: Callable[[Model], bool] = lambda _: True
 
     def run(self, model: Model) -> int:
         """Serve one model until the turn ends; return how many pictures were rendered. Nothing is left in hand.
@@ -220,6 +222,8 @@ class _Visit:
 
     def stays(self, waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
         """Decide, from what waits for each model, whether to claim more of this one."""
+        if not self._turn.is_current(self.model):
+            return False
         others = {alias: priority for alias, priority in waiting.items() if alias != self.model.alias}
         return stays(
             elapsed=time.monotonic() - self._started,

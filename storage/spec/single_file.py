@@ -1,0 +1,214 @@
+"""What a single safetensors file is, told from its header without torch: kind, family, prediction type."""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from statistics import pstdev
+from typing import Any, Literal
+
+from storage.spec.safetensors_header import Header, Tensor, read_header
+
+Kind = Literal["checkpoint", "ControlNet", "VAE", "LoRA", "embedding", "denoiser", "text encoder", "unknown"]
+Prediction = Literal["epsilon", "v_prediction"]
+#: The families whose configurations come with the farm, in `worker/configurations`, by the width of cross-attention.
+FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+#: What the names of a checkpoint's UNet begin with.
+UNET = "model.diffusion_model."
+#: In a checkpoint, what each family's text encoder is called.
+_TEXTS = {
+    "sd1": "cond_stage_model.transformer.",
+    "sd2": "cond_stage_model.model.",
+    "sdxl": "conditioner.embedders.1.model.",
+}
+#: Of Stable Diffusion 2, this tensor varies more in the models that predict v: by more than 0.09. ComfyUI tells them
+#: apart so (`SD20.model_type`); nothing else in the files does.
+_TELLS_V, _MORE_THAN = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
+_FORMATS = {"F16": "e", "F32": "f", "F64": "d"}
+#: What the first tensors of other denoisers are called: what the model is.
+_OTHERS = {
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_blocks.": "FLUX",
+    "double_stream_blocks.": "HiDream",
+    "cap_embedder.": "Lumina 2 or Z-Image",
+    "txtfusion.": "Krea 2",
+    "distilled_guidance_layer.": "Chroma",
+}
+#: How a file that holds a noise schedule of EDM's kind tells so.
+_EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFile:
+    """What the header of a safetensors file says."""
+
+    kind: Kind
+    #: One of `FAMILY_NAMES`; None: another, or it cannot be told.
+    family: str | None = None
+    prediction: Prediction | None = None
+    #: Trained to end without signal.
+    zero_snr: bool = False
+    #: Why this farm cannot draw with it though it is a checkpoint.
+    unfit: str | None = None
+    header: Header = field(default_factory=lambda: Header({}, {}), repr=False)
+
+    @property
+    def words(self) -> str:
+        """Say what it is."""
+        article = "an" if self.kind in ("embedding",) else "a"
+        name = FAMILY_NAMES.get(self.family or "")
+        if self.kind == "unknown":
+            return f"of a kind that the farm does not know ({listed(self.header.tensors)})"
+        return f"{article} {self.kind}" + (f" for {name}" if name else "")
+
+
+def look_into(file: Path) -> SingleFile:
+    """Return what a file is. Raises OSError, and ValueError if it is no safetensors file or a damaged one."""
+    stat = file.stat()
+    return _look_into(str(file), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _look_into(file: str, _changed: int, _size: int) -> SingleFile:
+    header = read_header(Path(file))
+    kind = kind_of(header)
+    if kind != "checkpoint":
+        return SingleFile(kind=kind, family=_by_width(header), header=header)
+    family = _family(header)
+    prediction, zero_snr = _prediction(header, family, Path(file))
+    return SingleFile(
+        kind=kind,
+        family=family,
+        prediction=prediction,
+        zero_snr=zero_snr,
+        unfit=_unfit(header),
+        header=header,
+    )
+
+
+def kind_of(header: Header) -> Kind:
+    """Return what kind of thing has tensors of these names."""
+    names = header.tensors
+    if _any(names, "control_model.", "controlnet_cond_embedding.", "input_hint_block.", "lora_controlnet"):
+        return "ControlNet"
+    if _any(names, UNET):
+        return "checkpoint"
+    if any(part in name for name in names for part in ("lora", "lokr", ".hada_", "oft_")):
+        return "LoRA"
+    if _any(names, "first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "vae."):
+        return "VAE"
+    if _any(names, "emb_params", "string_to_param") or _is_embedding(header):
+        return "embedding"
+    if _any(names, "down_blocks.", "transformer_blocks.", "input_blocks.", "layers.", *_OTHERS):
+        return "denoiser"
+    if _any(names, "text_model.", "transformer.resblocks.", "encoder.block."):
+        return "text encoder"
+    return "unknown"
+
+
+def stated(header: Header, *names: str) -> str | None:
+    """Return the first of these that a file's metadata has: trainers write "None" for what they do not know."""
+    values = (header.metadata.get(name, "").strip() for name in names)
+    return next((value for value in values if value and value != "None"), None)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    found = list(names)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _any(names: Iterable[str], *starts: str) -> bool:
+    return any(name.startswith(starts) for name in names)
+
+
+def _is_embedding(header: Header) -> bool:
+    """Tell whether there are a few vectors and nothing else: Diffusers names them by their token, SDXL's by encoder."""
+    found = list(header.tensors.values())
+    return 0 < len(found) <= 2 and all(1 <= len(one.shape) <= 2 and one.dtype.startswith(("F", "BF")) for one in found)
+
+
+def _family(header: Header) -> str | None:
+    for family, text in _TEXTS.items():
+        if _any(header.tensors, text):
+            return family
+    return _by_width(header)
+
+
+def _by_width(header: Header) -> str | None:
+    """Tell the family by the width of what a UNet attends to: its text encoders'."""
+    for name, tensor in header.tensors.items():
+        if name.endswith("attn2.to_k.weight") and len(tensor.shape) == 2:
+            return FAMILIES.get(tensor.shape[1])
+    return None
+
+
+def _unfit(header: Header) -> str | None:
+    names = header.tensors
+    for start, name in _OTHERS.items():
+        if _any(names, UNET + start):
+            return f"it is {name}, which the farm reads in Diffusers layout only"
+    if _any(names, *_EDM):
+        return "its noise schedule is EDM's (Playground 2.5 and others), which the farm's samplers do not have"
+    if _any(names, "conditioner.embedders.0.model.") and not _any(names, _TEXTS["sdxl"]):
+        return "it is SDXL's refiner, which draws nothing from a prompt alone"
+    first = names.get(f"{UNET}input_blocks.0.0.weight")
+    channels = first.shape[1] if first and len(first.shape) > 1 else 4
+    if channels != 4:
+        what = {9: "it is for inpainting", 8: "it changes given pictures (InstructPix2Pix)"}.get(channels)
+        return f"{what or f'it takes {channels} channels'}, and the farm draws from prompts"
+    if not _any(names, *_TEXTS.values(), "conditioner."):
+        return "it has no text encoder: only the UNet is in it"
+    return None
+
+
+def has_vae(found: SingleFile) -> bool:
+    """Tell whether a checkpoint has its VAE with it."""
+    return _any(found.header.tensors, "first_stage_model.")
+
+
+def _prediction(header: Header, family: str | None, file: Path) -> tuple[Prediction | None, bool]:
+    """Return what a checkpoint predicts and whether it ends without signal, as its tensors or its metadata say.
+
+    Only what predicts v can: of noise without signal, the noise is no prediction.
+
+    The tensors `v_pred` and `ztsnr` are what NoobAI's checkpoints say it by and what the web UIs read; the metadata are
+    ModelSpec's and those of kohya's trainer.
+    """
+    zero_snr = "ztsnr" in header.tensors or stated(header, "ss_zero_terminal_snr") == "True"
+    said = (stated(header, "modelspec.prediction_type") or "").lower()
+    if "v_pred" in header.tensors or said.startswith("v") or stated(header, "ss_v_parameterization") == "True":
+        return "v_prediction", zero_snr
+    if said.startswith("eps"):
+        return "epsilon", False
+    if family == "sd2" and (tensor := header.tensors.get(_TELLS_V)) is not None:
+        predicts_v = pstdev(_numbers(file, tensor)) > _MORE_THAN
+        return ("v_prediction", zero_snr) if predicts_v else ("epsilon", False)
+    return None, False
+
+
+def _numbers(file: Path, tensor: Tensor) -> list[float]:
+    """Read a small tensor."""
+    with file.open("rb") as opened:
+        opened.seek(tensor.begin)
+        data = opened.read(tensor.end - tensor.begin)
+    if tensor.dtype == "BF16":
+        # The upper half of a single-precision number.
+        data = b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2))
+        return list(struct.unpack(f"<{tensor.numbers}f", data))
+    kind = _FORMATS.get(tensor.dtype)
+    return list(struct.unpack(f"<{tensor.numbers}{kind}", data)) if kind else [0.0]
+
+
+def scheduler_settings(prediction: Prediction | None, *, zero_snr: bool) -> dict[str, Any]:
+    """Return the settings of a sampler for such a model, beside those of its family.
+
+    What ends without signal must begin there: "trailing", as in "Common Diffusion Noise Schedules and Sample Steps are
+    Flawed" (arXiv 2305.08891).
+    """
+    settings: dict[str, Any] = {} if prediction is None else {"prediction_type": prediction}
+    if zero_snr and prediction == "v_prediction":
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return settings

@@ -1,0 +1,85 @@
+"""Why the farm cannot draw with a model in single files, told from their headers before anything is loaded."""
+
+from storage.spec.model_files import local_folder, public_source
+from storage.spec.models import DiffusersModel, Weights
+from storage.spec.single_file import FAMILY_NAMES, Kind, SingleFile, has_vae, look_into
+
+#: Where in a registry a file of this kind belongs.
+_PLACES = {
+    "checkpoint": "make it a model, [models.ALIAS]",
+    "LoRA": "make it an entry [loras.ALIAS]",
+    "ControlNet": "name it in `controlnets` of a model",
+    "VAE": "name it as `vae` of a model",
+    "embedding": "make it an entry [embeddings.ALIAS]",
+    "denoiser": "it lacks text encoders and VAE: put the whole model into a folder in Diffusers layout",
+    "text encoder": "alone it draws nothing",
+    "unknown": "nothing of the farm reads it",
+}
+_OTHER_CONTROLS = {
+    "lora_controlnet": "it is a Control-LoRA, which Diffusers does not read",
+    "task_embedding": "it is a ControlNet for several tasks (union), which the farm does not read",
+    "control_add_embedding.": "it is a ControlNet for several tasks (union), which the farm does not read",
+}
+
+
+def wrong_in_files(model: DiffusersModel) -> str | None:
+    """Return why a model cannot be loaded, as far as its single files are on this machine and their headers say so."""
+    if model.is_single_file and (wrong := _wrong_checkpoint(model)):
+        return f"{public_source(model)} cannot be loaded: {wrong}"
+    wanted: list[tuple[Weights, Kind]] = [(net, "ControlNet") for net in model.controlnets]
+    if model.vae is not None:
+        wanted.append((model.vae, "VAE"))
+    for weights, kind in wanted:
+        if weights.is_single_file and (wrong := _wrong_part(weights, kind, model)):
+            return f"{public_source(weights)} cannot be loaded: {wrong}"
+    return None
+
+
+def told_apart(weights: Weights, kind: Kind) -> SingleFile | str | None:
+    """Return what a single file is, or why it is not one of this kind; None: it is not on this machine."""
+    try:
+        found = look_into(local_folder(weights))
+    except OSError:
+        return None
+    except ValueError as error:
+        return f"not a safetensors file that can be read: {error}"
+    if found.kind != kind:
+        return f"it is {found.words}, not a {kind}; {_PLACES[found.kind]}"
+    return found
+
+
+def _wrong_checkpoint(model: DiffusersModel) -> str | None:
+    found = told_apart(model, "checkpoint")
+    if not isinstance(found, SingleFile):
+        return found
+    if found.unfit:
+        return found.unfit
+    if found.family is None and model.config is None:
+        known = ", ".join(FAMILY_NAMES.values())
+        return (
+            f"it is of none of the families whose configurations come with the farm ({known}); "
+            "name a folder in Diffusers layout of the same kind, `config = …`"
+        )
+    if model.zero_snr and (model.prediction_type or found.prediction) != "v_prediction":
+        return 'zero_snr is for models that predict v: set prediction_type = "v_prediction", too, if this one does'
+    return None if has_vae(found) or model.vae is not None else "it has no VAE; name one, `vae = …`"
+
+
+def _wrong_part(weights: Weights, kind: Kind, model: DiffusersModel) -> str | None:
+    found = told_apart(weights, kind)
+    if not isinstance(found, SingleFile):
+        return found
+    for part, words in _OTHER_CONTROLS.items():
+        if any(name.startswith(part) for name in found.header.tensors):
+            return words
+    own = _family(model)
+    if own and found.family and own != found.family:
+        return f"it was made for {FAMILY_NAMES[found.family]}, and this model is {FAMILY_NAMES[own]}"
+    return None
+
+
+def _family(model: DiffusersModel) -> str | None:
+    if not model.is_single_file or model.config is not None:
+        return None
+    found = told_apart(model, "checkpoint")
+    return found.family if isinstance(found, SingleFile) else None

@@ -1,0 +1,158 @@
+"""What is looked up of a file or folder that is added to the registry, and folders of LoRAs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from scheduler.local.new_entries import entry_for, is_lora_folder
+from storage.errors import BadSettings, InvalidInput
+from storage.settings import Settings
+from storage.spec.aliases import alias_of, aliases_of
+from storage.spec.lora_facts import lora_facts
+from storage.spec.models import Lora
+from storage.spec.registry import parse_registry, read_registry
+from storage.spec.registry_file import add_lora_folder
+from storage.spec.registry_watch import RegistryWatch
+from storage.spec.safetensors_header import read_header
+from tests.safetensors_files import LORA, SD, SD2, SDXL, written
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("Detail Tweaker XL", "detail-tweaker-xl"),
+        ("v1.5_fp16", "v1.5_fp16"),
+        ("雪", "unnamed"),
+        ("--x--", "x"),
+        ("a" * 80, "a" * 63),
+    ],
+)
+def test_aliases_are_made_of_names(name: str, alias: str) -> None:
+    assert alias_of(name) == alias
+    assert Lora(alias=alias, source="x").alias == alias
+
+
+def test_names_that_make_the_same_alias_are_numbered() -> None:
+    files = [
+        Path("Ink.safetensors"),
+        Path("ink.safetensors"),
+        Path("oil.safetensors"),
+        Path(f"{'a' * 80}1.safetensors"),
+    ]
+    found = aliases_of([*files, Path(f"{'a' * 80}2.safetensors")], taken=["oil"])
+    assert list(found) == ["ink", "ink-2", "oil-2", "a" * 63, "a" * 59 + "-2"]
+
+
+def test_a_lora_tells_its_base_rank_words_and_licence(tmp_path: Path) -> None:
+    plain = lora_facts(read_header(written(tmp_path / "plain.safetensors", LORA)))
+    assert plain.words == ["made for SDXL", "rank 8"]
+    metadata = {
+        "ss_base_model_version": "sd_v1",
+        "modelspec.trigger_phrase": "in the style of\nink",
+        "modelspec.license": "CC-BY-4.0",
+    }
+    told = lora_facts(read_header(written(tmp_path / "told.safetensors", LORA, metadata=metadata)))
+    licence = ["made for Stable Diffusion 1.x", "rank 8", "trigger words: in the style of ink", "licence: CC-BY-4.0"]
+    assert told.words == licence
+    tags = {
+        "ss_tag_frequency": json.dumps({"1_x": {"cat": 3, "ink": 9}, "2_y": {"cat": 1}}),
+        "modelspec.license": "None",
+    }
+    told = lora_facts(read_header(written(tmp_path / "tags.safetensors", LORA, metadata=tags)))
+    assert told.words[-1] == "most frequent tags in its training: ink, cat"
+    nonsense = {"ss_tag_frequency": "[1]", "ss_base_model_version": "None"}
+    assert lora_facts(read_header(written(tmp_path / "bad.safetensors", LORA, metadata=nonsense))).tags == ()
+
+
+def test_the_entry_of_a_checkpoint_has_its_size_and_tells_what_it_is(tmp_path: Path) -> None:
+    v = SDXL | {"v_pred": (0,), "ztsnr": (0,)}
+    file = written(tmp_path / "Noob XL.safetensors", v, metadata={"modelspec.license": "fair-ai"})
+    entry = entry_for(str(file), alias=None, is_lora=False)
+    assert (entry.table, entry.alias) == ("models", "noob-xl")
+    assert entry.keys == {"kind": "diffusers", "source": str(file), "width": 1024, "height": 1024}
+    assert entry.facts == ["SDXL", "predicts v", "ends without signal (zero SNR)", "licence: fair-ai"]
+    for tensors, numbers, side in ((SD, (), 512), (SD2, (0.3, -0.3, 0.3, -0.3), 768), (SD2, (0.01,) * 4, 512)):
+        file = written(tmp_path / f"{side}-{len(numbers)}.safetensors", tensors, numbers=numbers)
+        assert entry_for(str(file), alias=None, is_lora=False).keys["width"] == side
+    said = written(tmp_path / "said.safetensors", SD, metadata={"modelspec.resolution": "768x512"})
+    assert {"width": 768, "height": 512}.items() <= entry_for(str(said), alias="x", is_lora=False).keys.items()
+
+
+def test_a_folder_tells_its_size_and_licence() -> None:
+    entry = entry_for("shipped:shapes", alias=None, is_lora=False)
+    assert entry.alias == "shapes"
+    assert entry.keys == {"kind": "diffusers", "source": "shipped:shapes", "width": 64, "height": 64}
+    assert [fact for fact in entry.facts if fact.startswith("licence: ")]
+    hub = entry_for("someone/Some-Model", alias=None, is_lora=False)
+    assert (hub.alias, hub.keys) == ("some-model", {"kind": "diffusers", "source": "someone/Some-Model"})
+    assert entry_for("someone/ink", alias=None, is_lora=True).table == "loras"
+
+
+def test_what_has_no_entry_of_its_own_says_where_it_belongs(tmp_path: Path) -> None:
+    files: dict[str, tuple[Mapping[str, Sequence[int]], str]] = {
+        "net": (
+            {"controlnet_cond_embedding.conv_in.weight": (1,)},
+            "which has no entry of its own: name it in a model",
+        ),
+        "vae": ({"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)}, "--set vae="),
+        "flux": ({"double_blocks.0.x": (1,), "b": (1,), "c": (1,)}, "add the folder in Diffusers layout"),
+        "inpaint": (SD | {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "it is for inpainting"),
+    }
+    for name, (tensors, words) in files.items():
+        with pytest.raises(InvalidInput, match=words):
+            entry_for(str(written(tmp_path / f"{name}.safetensors", tensors)), alias=None, is_lora=False)
+    (tmp_path / "old.ckpt").touch()
+    with pytest.raises(InvalidInput, match="old.ckpt is pickled.*to_safetensors"):
+        entry_for(str(tmp_path / "old.ckpt"), alias=None, is_lora=False)
+    (tmp_path / "page.safetensors").write_text("<html>an error page</html>")
+    with pytest.raises(InvalidInput, match="no safetensors file that can be read: its header has no length"):
+        entry_for(str(tmp_path / "page.safetensors"), alias=None, is_lora=False)
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(InvalidInput, match="no safetensors file and no folder in Diffusers layout"):
+        entry_for(str(tmp_path / "note.txt"), alias=None, is_lora=False)
+
+
+def test_a_folder_of_sixty_loras_is_registered_at_once_and_followed(tmp_path: Path) -> None:
+    folder, file = tmp_path / "loras", tmp_path / "models.toml"
+    folder.mkdir()
+    for number in range(60):
+        written(folder / f"Style {number:02}.safetensors", LORA)
+    assert is_lora_folder(str(folder))
+    file.write_text('# mine\nbuiltin = true\n[loras.own]\nsource = "loras/Style 07.safetensors"\n')
+    registry = add_lora_folder(file, str(folder))
+    assert len(registry.loras) == 60
+    assert {"own", "style-00", "style-59"} <= registry.loras.keys()
+    # It has an entry of its own.
+    assert "style-07" not in registry.loras
+    assert file.read_text().startswith("# mine\n")
+    with pytest.raises(InvalidInput, match="has a folder of LoRAs already"):
+        add_lora_folder(file, str(folder))
+
+    settings = Settings(home=tmp_path)
+    live = read_registry(settings)
+    watch = RegistryWatch(settings, live)
+    for _ in range(2):
+        watch.look()
+    written(folder / "new.safetensors", LORA)
+    for _ in range(2):
+        watch.look()
+    assert "new" in live.loras
+    (folder / "new.safetensors").unlink()
+    for _ in range(2):
+        watch.look()
+    assert "new" not in live.loras
+
+
+def test_a_folder_of_loras_that_is_not_there_or_is_none_is_said(tmp_path: Path) -> None:
+    for value, words in (('"gone"', "folder: there is no folder"), ("4", "folder: must be a folder")):
+        with pytest.raises(BadSettings, match=words):
+            parse_registry(f"builtin = true\n[loras]\nfolder = {value}", where="x", folder=tmp_path)
+    # As an alias it is one like any other.
+    text = 'builtin = true\n[loras.folder]\nsource = "a/b"'
+    assert list(parse_registry(text, where="x", folder=tmp_path).loras) == ["folder"]
+    (tmp_path / "mixed").mkdir()
+    written(tmp_path / "mixed" / "a.safetensors", LORA)
+    written(tmp_path / "mixed" / "b.safetensors", SD)
+    assert not is_lora_folder(str(tmp_path / "mixed"))
