@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scheduler.cli.output import print_json
 from storage.errors import InvalidInput
-from storage.spec.picture import Spec
+
+if TYPE_CHECKING:
+    from storage.spec.picture import Spec
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
@@ -36,7 +38,7 @@ def print_picture_recipe(path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
 
 
-def recipe_in(path: Path) -> tuple[Spec, Mapping[str, Any]]:
+def recipe_in(path: Path) -> "tuple[Spec, Mapping[str, Any]]":
     """Return the specification in a picture's file, and what it was made with.
 
     Raises InvalidInput for one that does not have both.

@@ -172,6 +172,21 @@ def test_a_picture_made_again_is_identical_whoever_joined_and_left_beside_it(exa
     assert re.fullmatch(rf"\w+-\d+ is identical to {next(iter(calls))} \(rendered by the same calls\)\n", sentence)
 
 
+def test_a_pictures_file_is_made_again_and_lends_its_settings(examples: Ended, served: Home) -> None:
+    job = examples.json["jobs"][1]
+    file = str(served.folder / job["file"])
+
+    verdict = served.farm("rerender", file, "--json").json
+    told = served.farm("recipe", file, "--json").json
+    [like] = served.farm("render", "--from", file, "--steps", "3", "--json").json["jobs"]
+
+    assert (verdict["picture"], verdict["identical"], verdict["changed"]) == (file, True, [])
+    known = served.farm("recipe", job["id"], "--json").json
+    assert (told["program"], told["spec"], told["made_with"]) == ("the farm", known["spec"], known["made_with"])
+    spec = served.farm("recipe", like["id"], "--json").json["spec"]
+    assert spec == {**known["spec"], "num_inference_steps": 3}
+
+
 def test_a_picture_of_an_earlier_version_is_made_again_with_its_batch(served: Home) -> None:
     [one, _] = served.farm("render", "a large red star", "-n", "2", "--json").json["jobs"]
     with closing(sqlite3.connect(served.path / "farm.db")) as connection, connection:

@@ -49,7 +49,7 @@ def test_every_sampler_draws_in_slots_what_it_draws_in_a_pipeline(
     model = v_predicting if alias == "v_predicting" else loaded(alias)
     kinds = [
         {"sampler": sampler, "num_inference_steps": 2 + number % 2, "guidance_scale": (5.0, 1.0, 7.5)[number % 3]}
-        for number, sampler in enumerate((*PLAIN, *PAIRS))
+        for number, sampler in enumerate((*PLAIN, *(PAIRS if alias == "sd" else ())))
     ]
     specs = [models.specs(name, 1, **kind)[0] for kind in kinds]
     loop = loop_of(model)

@@ -34,7 +34,7 @@ class ThirdOrderSDEScheduler(_Multistep):  # type: ignore[misc]
 
     The second difference's weight is φ₃ = (e^-H − 1 + H) ÷ H² − ½ with H = 2h, subtracted, as in the solver without
     noise (arXiv:2211.01095) and k-diffusion's `sample_dpmpp_3m_sde`; it vanishes with small steps. Diffusers 0.42 adds
-    −φ₃ − 1, so that a whole second difference too much is taken off at each step.
+    −φ₃ − 1, so that a whole second difference too much is taken off at each step: worker/README.md has the finding.
     """
 
     def multistep_dpm_solver_third_order_update(
