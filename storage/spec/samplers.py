@@ -61,7 +61,7 @@ _MORE_PREDICTIONS = {
     "UniPCMultistepScheduler": _PREDICTIONS | {"flow_prediction"},
 }
 #: Fewer steps than these are no schedule of that name: its formula divides by one fewer, or begins without noise.
-_LEAST_OF_SCHEDULE = {"kl optimal": 2, "align your steps": 2}
+_LEAST_OF_SCHEDULE = {"kl optimal": 2, "align your steps": 2, "ddim uniform": 2}
 #: More steps would repeat one of 1000 timesteps.
 _MOST_OF_SCHEDULE = {"beta timesteps": 138}
 #: Solvers that leave out one σ of a step more (`worker.rendering.noise_schedules`).

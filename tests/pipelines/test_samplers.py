@@ -48,7 +48,7 @@ SOME = (
 )
 
 #: For how many of 1 to 1000 steps the timesteps of Diffusers 0.42 are not right; worker/README.md has the same table.
-_ONE_CALL_EACH = ("ddim", "dpm++ 2m", "dpm++ 2m sde", "euler", "euler a", "heun", "lms", "pndm", "unipc")
+_ONE_CALL_EACH = ("ddim", "dpm++ 2m", "euler", "euler a", "heun", "lms", "pndm", "unipc")
 NOT_RIGHT = {
     **{("leading", sampler): 295 for sampler in _ONE_CALL_EACH},
     **{("trailing", sampler): 62 for sampler in _ONE_CALL_EACH},

@@ -16,7 +16,7 @@ from storage.spec.sampler_names import PLAIN
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from tests.pipelines.random_weights import _BETAS
-from tests.pipelines.reference_solvers import PAIRS
+from tests.pipelines.reference_solvers import ANY_STEPS
 from tests.pipelines.slots import array, assert_replays, developed, loop_of
 from worker.rendering.backend import LoadedModel, Replay, SlotPicture
 from worker.rendering.samplers import make_scheduler
@@ -26,7 +26,7 @@ Loader = Callable[[str], LoadedModel]
 
 #: What differs within a loop.
 PICTURES = {
-    "sampler": st.sampled_from([None, *PLAIN, *PAIRS]),
+    "sampler": st.sampled_from([None, *PLAIN, *ANY_STEPS]),
     "num_inference_steps": st.integers(1, 4),
     "guidance_scale": st.sampled_from([1.0, 3.0, 9.0]),
     "prompt": st.sampled_from(["a red star", "a (blue)1.3 cross", "a very long story, " * 12]),
@@ -139,7 +139,7 @@ def test_whatever_happens_beside_a_picture_its_recipe_draws_it_again(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("sampler", [*PLAIN, *PAIRS])
+@pytest.mark.parametrize("sampler", [*PLAIN, *ANY_STEPS])
 @torch.inference_mode()
 def test_a_shared_sampler_steps_each_picture_as_its_own_would(
     models: Models, loaded: Loader, sampler: str, dtype: torch.dtype

@@ -113,6 +113,7 @@ def test_one_name_means_what_its_program_means_by_it() -> None:
     [
         ("euler ddim uniform", 30, "which are not 30; take 25 or 27"),
         ("euler ddim uniform", 1000, "take "),
+        ("euler ddim uniform", 1, "takes 2 to 1000 steps; the nearest is 2"),
         ("euler kl optimal", 1, "takes 2 to 1000 steps; the nearest is 2"),
         ("heun align your steps", 1, "takes 2 to 1000 steps"),
         ("lms beta timesteps", 139, "takes 1 to 138 steps; the nearest is 138"),
