@@ -4,13 +4,13 @@ import click
 
 from scheduler.cli.output import json_option, print_json, print_table
 from storage.errors import BadSpecification
+from storage.spec.foreign_samplers import sampler_of
 from storage.spec.sampler_names import (
     ABOUT_SCHEDULES,
     PLAIN,
     SAMPLERS,
     SCHEDULES,
     WITHOUT_SCHEDULES,
-    sampler_of,
 )
 from storage.spec.samplers import CLASSES
 

@@ -13,6 +13,8 @@ from typing import Any
 from storage.errors import BadSpecification
 from storage.spec.sampler_names import (
     ABSENT,
+    PLAIN,
+    SAMPLERS,
     SCHEDULES,
     SOLVERS,
     WITHOUT_SCHEDULES,
@@ -125,6 +127,29 @@ _FLAGS: Mapping[str, str] = {
     "use_beta_sigmas": "beta",
 }
 _WORD = re.compile(r"(\w+)(?:\s*[=:]\s*([\w.+-]+))?")
+
+
+def sampler_of(name: str) -> str:
+    """Return our name of a sampler, in whatever case, with spaces or underscores, of k-diffusion's spelling too.
+
+    `DPM++ 2M SDE Karras`, `dpmpp_2m_sde_karras` and `k_dpmpp_2m_sde_ka` are one; so is Diffusers' class with its flags
+    (`DPMSolverMultistepScheduler algorithm_type=sde-dpmsolver++ use_karras_sigmas`). Raises BadSpecification, without
+    the field's name, for what is none.
+    """
+    bare = spelled(name)
+    if bare in SAMPLERS:
+        return bare
+    if "scheduler" in bare and not bare.startswith("scheduler"):
+        return of_diffusers_words(name)
+    solver, schedule = split(bare)
+    if solver in ABSENT:
+        raise BadSpecification(f"is not a sampler of the farm; {ABSENT[solver]} comes close")
+    if solver not in SOLVERS:
+        raise BadSpecification(
+            f"is not a sampler; expected one of {', '.join(PLAIN.values())}, or one with a schedule "
+            "(`farm samplers` lists them)"
+        )
+    return paired(solver, schedule)
 
 
 def of_webui(name: str | None, schedule: str | None) -> tuple[str | None, list[str]]:

@@ -15,8 +15,9 @@ from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, Validation
 from storage.errors import BadSpecification
 from storage.spec.controls import REFERENCE, Controls, check_weights
 from storage.spec.explanations import explain
+from storage.spec.foreign_samplers import sampler_of
 from storage.spec.picture_size import FIELDS, checked_aspect, checked_size, contradiction, sides_of
-from storage.spec.sampler_names import SAMPLERS, sampler_of
+from storage.spec.sampler_names import SAMPLERS
 
 #: Raised by one whenever the meaning of a field changes; readers refuse what they do not know.
 VERSION = 1

@@ -121,32 +121,6 @@ ABSENT: Mapping[str, str] = {
 _SPACES = re.compile(r"[\s_]+")
 
 
-def sampler_of(name: str) -> str:
-    """Return our name of a sampler, in whatever case, with spaces or underscores, of k-diffusion's spelling too.
-
-    `DPM++ 2M SDE Karras`, `dpmpp_2m_sde_karras` and `k_dpmpp_2m_sde_ka` are one; so is Diffusers' class with its flags
-    (`DPMSolverMultistepScheduler algorithm_type=sde-dpmsolver++ use_karras_sigmas`). Raises BadSpecification, without
-    the field's name, for what is none.
-    """
-    bare = spelled(name)
-    if bare in SAMPLERS:
-        return bare
-    if "scheduler" in bare and not bare.startswith("scheduler"):
-        # Loaded where it is needed, for it needs this module.
-        from storage.spec import foreign_samplers
-
-        return foreign_samplers.of_diffusers_words(name)
-    solver, schedule = split(bare)
-    if solver in ABSENT:
-        raise BadSpecification(f"is not a sampler of the farm; {ABSENT[solver]} comes close")
-    if solver not in SOLVERS:
-        raise BadSpecification(
-            f"is not a sampler; expected one of {', '.join(PLAIN.values())}, or one with a schedule "
-            "(`farm samplers` lists them)"
-        )
-    return paired(solver, schedule)
-
-
 def paired(solver: str, schedule: str | None) -> str:
     """Return the sampler of a solver and a schedule. Raises BadSpecification if the solver takes none."""
     if schedule is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scheduler.cli.main import cli
 from storage.errors import BadSpecification
 from storage.spec.capabilities import remarks
-from storage.spec.foreign_samplers import of_comfyui, of_diffusers, of_invokeai, of_webui
+from storage.spec.foreign_samplers import of_comfyui, of_diffusers, of_invokeai, of_webui, sampler_of
 from storage.spec.sampler_names import (
     ABOUT_SCHEDULES,
     ABSENT,
@@ -21,7 +21,6 @@ from storage.spec.sampler_names import (
     SCHEDULES,
     SOLVERS,
     WITHOUT_SCHEDULES,
-    sampler_of,
     split,
 )
 from storage.spec.samplers import CLASSES, check_sampler, model_calls
