@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 #: Set for the test session and so inherited by every process that it starts, detached ones too: see `left_behind`.
 MARK = "DIFFUSION_FARM_TEST_SESSION"
+#: Above what any process honestly takes to its end on a machine with ten times as much to do as it has cores.
+PATIENCE_SECONDS = 300
 
 
 def eventually(condition: Callable[[], T], description: str, *, timeout: float = 120) -> T:

@@ -111,7 +111,8 @@ def test_a_caller_may_wait_a_little_for_the_end(ann: httpx.Client) -> None:
     done = ann.post("/v1/renders", json={"prompt": "a"}, headers={"Prefer": "respond-async, wait=30"})
     assert (done.status_code, done.json()["state"], done.headers["preference-applied"]) == (202, "done", "wait=30")
     slow = ann.post("/v1/renders", json={"prompt": "a", "model": "slow"}, headers={"Prefer": "wait=1"}).json()
-    assert slow["state"] == "running"
+    # A busy machine may not have begun with it in that second.
+    assert slow["state"] in {"waiting", "running"}
     ann.delete(f"/v1/renders/{slow['id']}")
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from storage.database.tables import renders
 from tests.integration.farm import SHORT_LEASES, Farm, kill_machine
-from tests.servers import eventually
+from tests.servers import PATIENCE_SECONDS, eventually
 
 
 def test_every_row_of_a_manifest_becomes_one_picture_whoever_is_killed(
@@ -30,7 +30,7 @@ def test_every_row_of_a_manifest_becomes_one_picture_whoever_is_killed(
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     killed = [submitter_killed_after(farm, dice.uniform(0.3, 2.0)) for _ in range(kills // 3)].count(True)
-    assert submitter(farm).wait(60) == 0
+    assert submitter(farm).wait(PATIENCE_SECONDS) == 0
     parts = {
         "scheduler": farm.scheduler(),
         "one": farm.workers(1, machine="one"),
@@ -54,7 +54,7 @@ def test_every_row_of_a_manifest_becomes_one_picture_whoever_is_killed(
     assert farm.finished(render_id, timeout=240).done == prompts
     farm.assert_sound(render_id)
     assert [row.custom_id for row in farm.rows(render_id)] == [row["custom_id"] for row in rows]
-    assert submitter(farm).wait(60) == 0
+    assert submitter(farm).wait(PATIENCE_SECONDS) == 0
     assert submitted(farm) == [render_id]
     # On a machine with much else to do the work may be done before many die; how many is printed.
     assert killed, "nobody was killed"

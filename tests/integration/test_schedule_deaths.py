@@ -22,7 +22,7 @@ from storage.rules.faults import RetryPolicy
 from storage.settings import Settings
 from tests.integration.farm import SHORT_LEASES, Farm, resume
 from tests.proxy import HttpProxy, Mode, proxy_loop
-from tests.servers import eventually
+from tests.servers import PATIENCE_SECONDS, eventually
 
 #: Takes seconds to specify: long enough to be killed in.
 MANY = 30_000
@@ -210,7 +210,7 @@ def test_a_scheduler_that_stops_leaves_its_firing_without_a_lease(farm: Farm) ->
     process: subprocess.Popen[bytes] = farm.scheduler()
     eventually(lambda: fence(farm, schedule), "its firing is in hand")
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     farm.scheduler()
     eventually(lambda: outcome(farm, schedule) == "fired", "another one has accepted it, without waiting for an hour")
     assert_each_fired_once(farm, {"long": MANY})

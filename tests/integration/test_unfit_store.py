@@ -4,6 +4,7 @@ import pytest
 
 from storage.settings import Settings
 from tests.integration.farm import Farm
+from tests.servers import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.parametrize("stores", ["sqlite+folder"], indirect=True)
 
@@ -16,6 +17,6 @@ def test_a_machine_does_not_serve_a_store_that_ignores_conditional_writes(
         "FARM_S3_ENDPOINT_URL": str(s3_with_signatures.s3_endpoint_url),
     }
     machine = farm.machine(1, name="here", **store)
-    assert machine.wait(60) == 3
+    assert machine.wait(PATIENCE_SECONDS) == 3
     assert "the store ignores `If-None-Match: *`" in (farm.folder / "workers-here.log").read_text()
     assert farm.services.workers.all() == []

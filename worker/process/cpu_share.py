@@ -77,7 +77,7 @@ def _sizes(settings: Settings, registry: Registry) -> dict[str, int | None]:
 def learning_name(device: Device, hardware: str) -> str:
     """Return by which name this process learns and finds what is best for its device: on a CPU it has threads, too."""
     if device.kind != "cpu":
-        return hardware
+        return hardware[:128]
     return f"{hardware[:100]}, threads: {own_threads() or threads_by_the_user() or usable_cores()}"
 
 
