@@ -108,8 +108,13 @@ _FIELDS = (
     click.option(
         "--weighting",
         "prompt_weighting",
-        type=click.Choice(["compel", "webui"]),
-        help="Read weights in the prompt: compel (red)1.4, word++; webui (red:1.4), [red].",
+        type=click.Choice(["compel", "webui", "a1111"]),
+        help="Read weights in the prompt: compel (red)1.4, word++; webui, also called a1111: (red:1.4), [red:blue:0.5].",
+    ),
+    click.option(
+        "--long-prompts",
+        type=click.Choice(["chunk", "cut", "refuse"]),
+        help="What to do with more words than the model reads: read them in chunks, ignore them with a remark, refuse.",
     ),
     click.option(
         "--control", "control_images", multiple=True, metavar="IMAGE", help="Conditioning image; one per ControlNet."

@@ -66,7 +66,8 @@ def check_controls(spec: Spec, model: Model) -> None:
         raise BadSpecification(f"model: {model.alias}: {wrong}")
     if (pipeline_of(model) or "").startswith(_OTHERS):
         raise BadSpecification(f"model: {model.alias} is a {pipeline_of(model)}, which this farm cannot draw with")
-    asked = set(spec.controls())
+    # What becomes of long prompts is decided before any pipeline (`storage.spec.prompt_length`).
+    asked = set(spec.controls()) - {"long_prompts"}
     if asked or model.controlnets:
         _check_controlnets(spec, model)
     asked |= {name for name in ("negative_prompt", "sampler") if getattr(spec, name)}
@@ -75,6 +76,10 @@ def check_controls(spec: Spec, model: Model) -> None:
         raise BadSpecification(
             f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not support it; "
             f"supported: {', '.join(sorted(taken))}"
+        )
+    if spec.long_prompts == "chunk" and taken is not None and "prompt_weighting" not in taken:
+        raise BadSpecification(
+            f"long_prompts: the model {model.alias} ({pipeline_of(model)}) cannot read prompts in chunks; cut or refuse"
         )
     _check_size(spec, model)
     check_sampler(spec, model)

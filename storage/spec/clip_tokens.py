@@ -89,6 +89,11 @@ class ClipTokens:
         return len(symbols)
 
 
+def least_pieces(text: str) -> Sequence[int]:
+    """Return where the stretches of a text start of which CLIP makes one token at least, whatever its vocabulary."""
+    return [start for start, _ in _pieces(text)]
+
+
 def clip_tokens_of(model: Weights) -> tuple[ClipTokens, ...]:
     """Return the tokenizers of a model that reads its prompts with CLIP alone; none where that is unknown here."""
     return _tokenizers(model.source, model.revision, model.config, remembered())

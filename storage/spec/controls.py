@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, WrapValidator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, WithJsonSchema, WrapValidator
 
 #: A stored input is named by a hash of its content.
 REFERENCE = re.compile(r"sha256:([0-9a-f]{64})")
@@ -91,6 +91,11 @@ def _input(value: str) -> str:
     return value
 
 
+def _language(value: Any) -> Any:
+    """Read the name that many know the web UI by."""
+    return "webui" if value == "a1111" else value
+
+
 def _read_by(read: Callable[[Any], Any]) -> WrapValidator:
     """Read a field by this function alone, from text as well as from typed values."""
     return WrapValidator(lambda value, _handler: read(value))
@@ -99,6 +104,11 @@ def _read_by(read: Callable[[Any], Any]) -> WrapValidator:
 Size2 = Annotated[tuple[int, int], _read_by(_pair(1))]
 Corner = Annotated[tuple[int, int], _read_by(_pair(0))]
 Input = Annotated[str, AfterValidator(_input)]
+Weighting = Annotated[
+    Literal["compel", "webui"],
+    BeforeValidator(_language),
+    WithJsonSchema({"type": "string", "enum": ["compel", "webui", "a1111"]}),
+]
 
 
 class ModelControls(BaseModel):
@@ -112,11 +122,19 @@ class ModelControls(BaseModel):
         None, description="How many of the text encoder's last layers to skip."
     )
 
-    prompt_weighting: Literal["compel", "webui"] | None = Field(
+    prompt_weighting: Weighting | None = Field(
         None,
         validation_alias=AliasChoices("prompt_weighting", "weighting"),
         description="`compel`: words can be weighted, as in `(red)1.4`, and prompts may exceed 77 tokens. "
-        "`webui`: the same in the web UI's words: `(red:1.4)`, `((red))`, `[red]`, `BREAK`.",
+        "`webui` (or `a1111`): the web UI's language: `(red:1.4)`, `((red))`, `[red]`, `[red:blue:0.5]`, `[red|blue]`, "
+        "`BREAK`, `AND`, `<lora:ALIAS:0.8>`, in prompts of any length.",
+    )
+
+    long_prompts: Literal["chunk", "cut", "refuse"] | None = Field(
+        None,
+        description="What becomes of a prompt that is longer than the text encoder reads: `chunk` reads it in chunks "
+        "of 75 tokens, `cut` (the default) ignores the end with a remark, `refuse` refuses the picture. Prompts with "
+        "`prompt_weighting` are read in chunks.",
     )
 
     controlnet_conditioning_scale: Annotated[tuple[float, ...], _read_by(_numbers(0, 10))] | None = Field(
@@ -178,12 +196,25 @@ class Controls(ModelControls):
     )
 
 
-def check_weights(name: str, prompt: str, language: str) -> None:
-    """Raise ValueError for what a weighted prompt cannot be read as, or would not be done."""
+def check_weights(name: str, prompt: str, language: str, steps: int) -> None:
+    """Raise ValueError for what a weighted prompt, drawn in so many steps, cannot be read as, or would not be done."""
     # Loaded where a prompt is checked: commands that read the registry start sooner.
     from storage.spec import compel_prompts, webui_prompts
 
     try:
-        (webui_prompts if language == "webui" else compel_prompts).check(prompt)
+        if language == "webui":
+            webui_prompts.check(prompt, steps=steps, negative=name == "negative_prompt")
+        else:
+            compel_prompts.check(prompt)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -> None:
+    """Raise ValueError for prompts in the web UI's language that are put together and could not be drawn so."""
+    from storage.spec import webui_prompts
+
+    try:
+        webui_prompts.check_composition(prompt, guidance_scale=guidance_scale, guess_mode=guess_mode)
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}") from None

@@ -51,7 +51,8 @@ class SpecKind:
 
 def has_kind(spec: Spec) -> bool:
     """Return whether a specification's checks look at its prompt no further than `is_plain` does."""
-    return spec.prompt_weighting is None and spec.prompt_embeds is None and is_plain(spec.prompt, spec.seed)
+    looked_at = spec.prompt_weighting is not None or spec.long_prompts in ("chunk", "refuse")
+    return not looked_at and spec.prompt_embeds is None and is_plain(spec.prompt, spec.seed)
 
 
 def _with(spec: Spec, *, prompt: str, seed: int) -> Spec:

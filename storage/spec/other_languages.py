@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from storage.spec import webui_prompts
+from storage.spec import webui_oddities, webui_prompts
 
 #: Options of sd-scripts, the web UI and Midjourney. Word processors make a dash of two hyphens; as dashes also stand in
 #: sentences, only known options count behind one.
@@ -27,7 +27,9 @@ _ENTITY = re.compile(r"&(?:amp|quot|apos|lt|gt|nbsp|#\d+);")
 
 def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
     """Yield remarks on a prompt, or a negative one, of this name; the same words for all prompts."""
-    if weighting != "webui":
+    if weighting == "webui":
+        yield from webui_oddities.remarks(name, prompt)
+    else:
         yield from webui_prompts.remarks(name, prompt)
     if len(prompt) < 12 and prompt.strip().lower() in _EMPTY_CELLS:
         yield f"{name}: {prompt.strip()!r} is drawn as a word; if an empty cell is meant, leave it empty"
@@ -42,7 +44,7 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
     if ("{" in prompt or "__" in prompt) and _TEMPLATE.search(prompt):
         drawn = "{red|blue}, __animal__ and ${name} are drawn as words here"
         yield f"{name}: {drawn}; --template (over HTTP: templates) expands them"
-    if weighting is None and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
+    if weighting != "compel" and (")" in prompt or "++" in prompt) and _COMPEL.search(prompt):
         yield f"{name}: (red)1.4, red++ and .blend(…) are drawn as words here; prompt_weighting compel reads them"
     if ":" in prompt and _SETTINGS.search(prompt):
         yield (f"{name}: lines such as Steps: 20 are drawn as words here; a file of such blocks (.txt) is read")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from storage.errors import BadSpecification
-from storage.spec.controls import REFERENCE, Controls, check_weights
+from storage.spec.controls import REFERENCE, Controls, check_composition, check_weights
 from storage.spec.explanations import explain
 from storage.spec.foreign_samplers import sampler_of
 from storage.spec.picture_size import FIELDS, checked_aspect, checked_size, contradiction, sides_of
@@ -243,7 +243,10 @@ class Spec(Controls):
             raise ValueError("clip_skip: cannot be combined with prompt_weighting compel")
         if self.prompt_weighting:
             for name in ("prompt", "negative_prompt"):
-                check_weights(name, getattr(self, name), self.prompt_weighting)
+                check_weights(name, getattr(self, name), self.prompt_weighting, self.num_inference_steps)
+        if self.prompt_weighting == "webui":
+            guesses = bool(self.guess_mode)
+            check_composition(self.prompt, guidance_scale=self.guidance_scale, guess_mode=guesses)
         if self.eta and self.sampler not in (None, "ddim"):
             raise ValueError(f"eta: the sampler {SAMPLERS[str(self.sampler)]} does not support it, only DDIM does")
         return self

@@ -2,10 +2,11 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.spec.clip_tokens import ClipTokens, clip_tokens_of
+from storage.errors import BadSpecification
+from storage.spec.clip_tokens import ClipTokens, clip_tokens_of, least_pieces
 from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
@@ -28,7 +29,10 @@ _ROOMS = {
     "IF": 76,
 }
 _WORD = re.compile(r"\S+")
-_WAY_OUT = "prompt_weighting, where the model supports it, takes prompts of any length"
+#: Pipelines that read prompts with CLIP alone, and its room: for machines that have no tokenizer's files.
+_WITH_CLIP = re.compile(r"StableDiffusion(?!3)")
+_CLIP_ROOM = 75
+_WAY_OUT = "long_prompts chunk, or prompt_weighting, where the model supports it, takes prompts of any length"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +77,16 @@ def room_of(pipeline: str | None) -> int | None:
 
 
 def readable_fields(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield the names and texts of the prompts that are read up to a limit; weighted ones are read whole."""
-    if spec.prompt_weighting is None and spec.prompt_embeds is None:
+    """Yield the names and texts of the prompts that are read up to a limit; in chunks they are read whole."""
+    if spec.prompt_weighting is None and spec.prompt_embeds is None and spec.long_prompts != "chunk":
         yield "prompt", spec.prompt
         if spec.guidance_scale > 1:
             yield "negative_prompt", spec.negative_prompt
 
 
 def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
-    """Yield a remark where SDXL's pooled embeddings are of the beginning of a weighted prompt alone."""
-    if spec.prompt_weighting is None or not (own := own_configuration(model)):
+    """Yield a remark where SDXL's pooled embeddings are of the beginning of a prompt alone that is read whole."""
+    if (spec.prompt_weighting is None and spec.long_prompts != "chunk") or not (own := own_configuration(model)):
         return
     if not own.pipeline.startswith("StableDiffusionXL"):
         return
@@ -90,7 +94,7 @@ def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
         # Signs of weights are counted as words: a prompt just short of the limit is told of, too.
         if any(tokenizer.count(text)[1] is not None for tokenizer in clip_tokens_of(model)):
             yield (
-                f"{field}: of a weighted prompt the model {model.alias} reads all words, but its pooled embeddings, "
+                f"{field}: of a long prompt the model {model.alias} reads all words, but its pooled embeddings, "
                 f"which steer the whole picture, are made of the first {clip_tokens_of(model)[0].room} tokens"
             )
 
@@ -108,11 +112,16 @@ class PromptReader:
     def __init__(self, model: Model) -> None:
         self._alias = model.alias
         self._room: int | None = None
+        #: Where the stretches of a text begin each of which is a token at least.
+        self._pieces: Callable[[str], Sequence[int]] = _words
         self._tokenizers: tuple[ClipTokens, ...] = ()
         if isinstance(model, DiffusersModel):
             own = own_configuration(model)
-            self._room = room_of(own.pipeline if own else model.pipeline)
+            pipeline = (own.pipeline if own else model.pipeline) or ""
+            self._room = room_of(pipeline)
             self._tokenizers = () if self._room is not None else clip_tokens_of(model)
+            if not self._tokenizers and _WITH_CLIP.match(pipeline):
+                self._room, self._pieces = _CLIP_ROOM, least_pieces
         rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
         # Of a letter there is one token at most: shorter texts of ASCII need no counting.
         self._surely_read = min(rooms, default=sys.maxsize)
@@ -122,7 +131,7 @@ class PromptReader:
         if len(text) <= self._surely_read and text.isascii():
             return
         if self._room is not None:
-            yield from _certainly_unread(field, text, self._room, self._alias)
+            yield from self._certainly_unread(field, text, self._room)
             return
         for tokenizer in self._tokenizers:
             tokens, cut = tokenizer.count(text)
@@ -137,14 +146,28 @@ class PromptReader:
                 )
                 break
 
+    def _certainly_unread(self, field: str, text: str, room: int) -> Iterator[Unread]:
+        """Yield what is not read whatever a tokenizer makes of a word; a worker, which has it, says so to the token."""
+        starts = self._pieces(text) if len(text) > room else ()
+        if len(starts) > room:
+            cut = starts[room]
+            yield Unread(
+                field=field,
+                model=self._alias,
+                room=room,
+                tokens=len(starts),
+                character=cut + 1,
+                text=text[cut:],
+                at_least=True,
+            )
 
-def _certainly_unread(field: str, text: str, room: int, model: str) -> Iterator[Unread]:
-    """Yield what is not read whatever the tokenizer makes of a word; a worker, which has it, says so to the token."""
-    if len(text) <= room:
-        return
-    words = list(_WORD.finditer(text))
-    if len(words) > room:
-        cut = words[room].start()
-        yield Unread(
-            field=field, model=model, room=room, tokens=len(words), character=cut + 1, text=text[cut:], at_least=True
-        )
+
+def check_length(spec: Spec, model: Model) -> None:
+    """Raise BadSpecification for a prompt that a model does not read to its end, where such are to be refused."""
+    if spec.long_prompts == "refuse":
+        for end in unread(spec, model):
+            raise BadSpecification(end.words)
+
+
+def _words(text: str) -> Sequence[int]:
+    return [word.start() for word in _WORD.finditer(text)]

@@ -114,6 +114,8 @@ class Registry:
         fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
+        elif fields.get("prompt_weighting") == "webui" and "<" in fields["prompt"]:
+            fields = _with_loras_of_prompt(fields, self.loras)
         try:
             spec = Spec.model_validate(fields | _for_each_controlnet(fields, model))
         except ValidationError as error:
@@ -122,6 +124,8 @@ class Registry:
         check_controls(spec, model)
         if self.checks is not None:
             self.checks.check_size(spec, model)
+        if spec.prompt_weighting or spec.long_prompts:
+            _check_words(spec, model)
         check_loras(spec, self.loras, model)
         return spec
 
@@ -136,6 +140,33 @@ def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any
     words = {"negative_prompt", "prompt_weighting", "clip_skip"} - request.model_fields_set
     kept = {name: value for name, value in fields.items() if name not in words}
     return {"prompt": "", "negative_prompt": "", **kept}
+
+
+def _check_words(spec: Spec, model: Model) -> None:
+    """Check what few prompts ask for. Raises BadSpecification."""
+    from storage.spec.prompt_length import check_length
+    from storage.spec.slots import check_composed
+
+    check_composed(spec, model)
+    check_length(spec, model)
+
+
+def _with_loras_of_prompt(fields: Mapping[str, Any], known: Mapping[str, Lora]) -> dict[str, Any]:
+    """Take the web UI's LoRA tags out of the prompt. Raises BadSpecification."""
+    from storage.spec.webui_prompts import take_loras
+
+    try:
+        prompt, scales = take_loras(fields["prompt"])
+    except ValueError as error:
+        raise BadSpecification(f"prompt: {error}") from None
+    named = dict(fields.get("loras") or {})
+    for name, scale in scales.items():
+        # Files have capitals there; aliases have none.
+        alias = name if name in known else name.lower()
+        if alias in named:
+            raise BadSpecification(f"prompt: the LoRA {alias!r} is named twice; give it one weight")
+        named[alias] = scale
+    return {**fields, "prompt": prompt} | ({"loras": named} if named else {})
 
 
 def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """The prompt language of the AUTOMATIC1111 web UI: weights, `BREAK` and LoRA tags.
 
-What is read here means what it means there; the parts that the farm does not have (a prompt that changes between
-steps, alternatives, `AND`) are refused by name.
+What is read here means what it means there. How a prompt changes between steps, and `AND`, is in `webui_schedules`.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from storage.spec import webui_schedules
 
 #: What `(…)` multiplies by, and `[…]` divides by.
 _STEP = 1.1
 #: Escaped characters, a weight that closes a parenthesis, brackets, and the text between.
-_TOKEN = re.compile(r"\\.?|:\s*([-+]?[.\d]+)\s*\)|[()\[\]:]|[^\\()\[\]:]+", re.DOTALL)
+_TOKEN = re.compile(r"\\[()\[\]\\]?|:\s*([-+]?[.\d]+)\s*\)|[()\[\]:]|[^\\()\[\]:]+", re.DOTALL)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
+#: How a `BREAK` is told from the word: by a weight that brackets around it change.
+_BREAK_WEIGHT = -1.0
 _NETWORK = re.compile(r"<(\w+):([^>]+)>")
 _NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*")
 #: LyCORIS files are LoRAs of another make, and the web UI takes either word.
@@ -24,29 +27,31 @@ _LOOKS_WEIGHTED = re.compile(
     r"(?<!\\)\((?:[^()\\]|\\.)*:\s*[-+]?[.\d]+\s*\)|(?<!\\)\(\s*\((?:[^()\\]|\\.)+\)\s*\)|(?<!\\)\[[^\[\]]+\]|\bBREAK\b"
 )
 _LOOKS_LIKE_NETWORK = re.compile(rf"<(?:{'|'.join((*_LORA_WORDS, 'hypernet'))}):[^>]+>")
+#: In a prompt that is all in capitals it is a word.
+_LOOKS_COMPOSED = re.compile(r"\bAND\b(?=.*[a-z])|[a-z].*\bAND\b", re.DOTALL)
 
 #: A stretch of text and its weight.
 Piece = tuple[str, float]
 
 
 def parse(prompt: str) -> list[list[Piece]]:
-    """Return the pieces of a prompt, those of each section between `BREAK`s by themselves.
+    """Return the pieces of a text that does not change, those of each section between `BREAK`s by themselves.
 
-    Brackets that close nothing are letters; brackets that are never closed reach to the end. Raises ValueError for a
-    weight that is no number.
+    Brackets that close nothing are letters; brackets that are never closed reach to the end. A `BREAK` within brackets
+    is a word there, of a negative weight. Raises ValueError for a weight that is no number.
     """
-    pieces: list[list[str | float]] = []
+    pieces: list[tuple[str, float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def close(bracket: str, factor: float) -> None:
-        for piece in pieces[opened[bracket].pop() :]:
-            piece[1] = float(piece[1]) * factor
+        start = opened[bracket].pop()
+        pieces[start:] = [(text, weight * factor) for text, weight in pieces[start:]]
 
     for token in _TOKEN.finditer(prompt):
         text, weight = token[0], token[1]
         if text.startswith("\\"):
             # A backslash before a letter that is no bracket is dropped there, too.
-            pieces.append([text[1:], 1.0])
+            pieces.append((text[1:], 1.0))
         elif text in opened:
             opened[text].append(len(pieces))
         elif weight is not None and opened["("]:
@@ -56,12 +61,15 @@ def parse(prompt: str) -> list[list[Piece]]:
         elif text == "]" and opened["["]:
             close("[", 1 / _STEP)
         else:
-            pieces.append([text, 1.0])
+            first, *rest = _BREAK.split(text)
+            pieces.append((first, 1.0))
+            for part in rest:
+                pieces += [("BREAK", _BREAK_WEIGHT), (part, 1.0)]
     while opened["("]:
         close("(", _STEP)
     while opened["["]:
         close("[", 1 / _STEP)
-    return _sections([(str(text), float(weight)) for text, weight in pieces])
+    return _sections(pieces)
 
 
 def _weight(text: str) -> float:
@@ -72,71 +80,53 @@ def _weight(text: str) -> float:
 
 
 def _sections(pieces: list[Piece]) -> list[list[Piece]]:
-    """Split pieces at `BREAK`, and join neighbours of one weight: they are read as one text."""
+    """Join neighbours of one weight, which are read as one text, and split pieces at `BREAK`."""
     sections: list[list[Piece]] = [[]]
-    for text, weight in pieces:
-        for number, part in enumerate(_BREAK.split(text)):
-            if number:
-                sections.append([])
-            if sections[-1] and sections[-1][-1][1] == weight:
-                sections[-1][-1] = (sections[-1][-1][0] + part, weight)
-            elif part:
-                sections[-1].append((part, weight))
+    for weight, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        text = "".join(text for text, _ in run)
+        if (text, weight) == ("BREAK", _BREAK_WEIGHT):
+            sections.append([])
+        elif text:
+            sections[-1].append((text, weight))
     return sections
 
 
 def is_plain(prompt: str) -> bool:
     """Return whether a prompt means its own letters and nothing else."""
-    return not prompt or parse(prompt) == [[(prompt, 1.0)]]
+    return not prompt or (parse(prompt) == [[(prompt, 1.0)]] and webui_schedules.is_one(prompt))
 
 
-def check(prompt: str) -> None:
-    """Raise ValueError for what the web UI would do with a prompt and the farm cannot."""
-    parse(prompt)
+def check(prompt: str, *, steps: int = 1, negative: bool = False) -> None:
+    """Raise ValueError for what in a prompt, drawn in so many steps, cannot be read or would not be done."""
     if found := _NETWORK.search(prompt):
-        raise ValueError(f"{found[0][:60]!r} is not switched on from within a prompt; name it in the field loras")
-    if re.search(r"\bAND\b", prompt):
-        raise ValueError("AND (several prompts in one picture) is not supported; write `and` for the word")
-    for inside in _square_brackets(prompt):
-        if inside.alternatives:
-            raise ValueError(f"[{inside.text[:40]}]: alternating words are not supported")
-        if inside.colons in (1, 2) and _NUMBER.fullmatch(inside.last):
-            raise ValueError(f"[{inside.text[:40]}]: words that change between steps are not supported")
+        raise ValueError(
+            f"{found[0][:60]!r} is not switched on from here; name it in the prompt, or in the field loras"
+        )
+    composed = [(prompt, 1.0)] if negative else webui_schedules.prompts(prompt)
+    if len(composed) > webui_schedules.MOST_PROMPTS:
+        raise ValueError(f"AND puts {len(composed)} prompts together; the most is {webui_schedules.MOST_PROMPTS}")
+    # By samplers that call the model twice in each step, there are twice as many.
+    texts = [text for part, _ in composed for text in webui_schedules.texts(part, 2 * steps)]
+    if len(texts) > webui_schedules.MOST_TEXTS or sum(map(len, texts)) > webui_schedules.MOST_CHARACTERS:
+        raise ValueError(
+            f"its words change {len(texts)} times in {steps} steps; at most {webui_schedules.MOST_TEXTS} different "
+            f"texts, of {webui_schedules.MOST_CHARACTERS} characters together, can be drawn"
+        )
+    for text in texts:
+        parse(text)
 
 
-@dataclass
-class _Brackets:
-    """What stands between `[` and `]`, or `(` and `)`."""
-
-    opener: str
-    text: str = ""
-    #: Behind its last colon.
-    last: str = ""
-    colons: int = 0
-    alternatives: bool = False
-
-    def read(self, text: str) -> None:
-        self.text += text
-        self.last += text
-
-
-def _square_brackets(prompt: str) -> Iterator[_Brackets]:
-    stack: list[_Brackets] = []
-    for letter in re.findall(r"\\.|.", prompt, re.DOTALL):
-        if letter in "([":
-            stack.append(_Brackets(letter))
-        elif letter in ")]" and stack and stack[-1].opener == {")": "(", "]": "["}[letter]:
-            closed = stack.pop()
-            if letter == "]":
-                yield closed
-            if stack:
-                stack[-1].read(closed.opener + closed.text + letter)
-        elif stack:
-            stack[-1].read(letter)
-            if letter == ":":
-                stack[-1].colons += 1
-                stack[-1].last = ""
-            stack[-1].alternatives |= letter == "|"
+def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -> None:
+    """Raise ValueError where the weights of the prompts between `AND`s, or of the whole prompt, could do nothing."""
+    if webui_schedules.is_one(prompt):
+        return
+    if guidance_scale <= 1:
+        raise ValueError(
+            "prompts put together by AND, and a weight at the end of a prompt (`a star :1.2`), steer by guidance; give "
+            f"a guidance_scale above 1 (given: {guidance_scale:g})"
+        )
+    if guess_mode:
+        raise ValueError("prompts put together by AND cannot be combined with guess_mode")
 
 
 def take_loras(prompt: str) -> tuple[str, dict[str, float]]:
@@ -180,8 +170,10 @@ def remarks(name: str, prompt: str) -> Iterator[str]:
     # Most prompts have none of these letters, and a manifest has a million prompts.
     if ("(" in prompt or "[" in prompt or "BREAK" in prompt) and _LOOKS_WEIGHTED.search(prompt):
         yield (
-            f"{name}: (word:1.3), ((word)), [word] and BREAK of the web UI are drawn as words here; "
-            "prompt_weighting webui reads them"
+            f"{name}: (word:1.3), ((word)), [word], [one:other:0.5], [one|other] and BREAK of the web UI are drawn as "
+            "words here; prompt_weighting webui reads them"
         )
+    if name == "prompt" and "AND" in prompt and _LOOKS_COMPOSED.search(prompt):
+        yield f"{name}: AND of the web UI is drawn as a word here; prompt_weighting webui reads it"
     if "<" in prompt and _LOOKS_LIKE_NETWORK.search(prompt):
         yield f"{name}: {_LORA_FORM} of the web UI is drawn as words here; the field loras switches a LoRA on"

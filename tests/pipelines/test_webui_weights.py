@@ -10,7 +10,7 @@ from storage.errors import RenderFailed
 from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from worker.rendering.backend import LoadedModel
-from worker.rendering.webui_weights import _Encoder, _weighted, weighted_embeddings
+from worker.rendering.webui_weights import Encoder, _weighted, weighted_embeddings
 
 Loader = Callable[[str], LoadedModel]
 
@@ -81,7 +81,7 @@ def test_a_weighted_prompt_is_drawn(models: Models, loaded: Loader, alias: str) 
 
 def test_a_weight_multiplies_the_embeddings_of_its_words_and_keeps_their_mean(loaded: Loader) -> None:
     pipeline: Any = loaded("sd").pipeline  # type: ignore[attr-defined]
-    encoder = _Encoder(pipeline.tokenizer, pipeline.text_encoder, layer=None, device="cpu")
+    encoder = Encoder(pipeline.tokenizer, pipeline.text_encoder, layer=None, device="cpu")
     [plain], [weighted] = encoder.chunks("red"), encoder.chunks("(red:1.5)")
     with torch.inference_mode():
         before, after = (encoder.encode(chunk, normed=True)[0] for chunk in (plain, weighted))
@@ -107,7 +107,7 @@ def test_words_beyond_the_first_chunk_are_read(loaded: Loader) -> None:
 
 def test_a_full_chunk_ends_at_its_last_comma(loaded: Loader) -> None:
     pipeline: Any = loaded("sd").pipeline  # type: ignore[attr-defined]
-    encoder = _Encoder(pipeline.tokenizer, pipeline.text_encoder, layer=None, device="cpu")
+    encoder = Encoder(pipeline.tokenizer, pipeline.text_encoder, layer=None, device="cpu")
     comma = encoder._ids(",")[0]
 
     def lengths(prompt: str) -> list[int]:

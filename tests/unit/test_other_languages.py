@@ -67,8 +67,31 @@ def test_ordinary_words_have_no_remark(prompt: str) -> None:
 
 def test_a_language_that_is_read_has_no_remark() -> None:
     assert told("a (red)1.4 cat, red++", "compel") == []
-    assert told("a (red:1.4) cat, ((red)), (red)1.4", "webui") == []
+    assert told("a (red:1.4) cat, ((red)), [red:blue:0.5], [a|b] AND <lora:ink:1>", "webui") == []
     assert told("a (red:1.4) cat", "compel") != []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("(red)1.4 star", "prompt_weighting compel reads them"),
+        ("a | b, [red:blue:0.5]", "where there is a | outside of brackets"),
+        ("[red:blue:0.5] \\", "a backslash before nothing"),
+        ("[red:blue:0,5]", "are not quite so"),
+        ("[red:blue:green:0.5]", "are not quite so"),
+        ("[red:blue:50%]", "are not quite so"),
+        ("(a BREAK b:1.2)", "put it outside of them"),
+        ("a picture in 16:9", "is the weight of the whole prompt"),
+    ],
+)
+def test_what_the_web_uis_language_draws_as_words_is_told(prompt: str, words: str) -> None:
+    [said] = told(prompt, "webui")
+    assert words in said
+
+
+def test_a_negative_prompt_in_the_web_uis_language_has_no_and() -> None:
+    [said] = remarks("negative_prompt", "a AND b:2", "webui")
+    assert said.startswith("negative_prompt: AND is drawn as a word")
 
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "NULL", "None", "<NA>", " n/a "])

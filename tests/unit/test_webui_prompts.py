@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.spec.webui_prompts import check, is_plain, parse, remarks, take_loras
+from storage.spec.webui_prompts import check, check_composition, is_plain, parse, remarks, take_loras
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,9 @@ def test_plain_prompts_are_plain(prompt: str) -> None:
     assert is_plain(prompt)
 
 
-@pytest.mark.parametrize("prompt", ["(a)", "[a]", r"\(a\)", "a BREAK b", "a (b", "(a:1)", "()", "\\"])
+@pytest.mark.parametrize(
+    "prompt", ["(a)", "[a]", r"\(a\)", "a BREAK b", "a (b", "(a:1)", "()", "\\", "a AND b", "a :1.2"]
+)
 def test_prompts_in_the_language_are_not(prompt: str) -> None:
     assert not is_plain(prompt)
 
@@ -73,29 +75,42 @@ def test_prompts_in_the_language_are_not(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("a [red:blue:0.5] star", r"\[red:blue:0.5\]: words that change between steps"),
-        ("a [blue:10] star", "change between steps"),
-        ("a [blue::10] star", "change between steps"),
-        ("a [(blue:1.2):0.5] star", "change between steps"),
-        ("(a [x:y: 3 ]:1.2)", "change between steps"),
-        ("a [red|blue] star", r"\[red\|blue\]: alternating words"),
-        ("[a|(b:1.1)]", "alternating"),
-        ("a cat AND a dog", "AND"),
         ("a <lora:ink:0.8>", "loras"),
         ("a <hypernet:x:1>", "loras"),
         ("(a:1.2.3)", "'1.2.3' is not a number"),
+        ("[a:(b:1.2.3):0.5]", "'1.2.3' is not a number"),
+        ("a AND (b:1.2.3)", "'1.2.3' is not a number"),
+        (" AND ".join("abcdefghi"), "AND puts 9 prompts together; the most is 8"),
+        ("[" * 21 + "a" + ":0.5]" * 21, "nested more than 20 deep"),
+        ("[a|b] [a|b|c] [a|b|c|d|e] [a|b|c|d|e|f|g]", "change 120 times in 60 steps; at most 100 different texts"),
+        ("[" + "a" * 9_000 + "|b]" + "[c|d|e|f|g|h|i|j|k|l|m|n|o]", "of 100000 characters together"),
     ],
 )
 def test_what_the_farm_does_not_have_of_the_language_is_refused(prompt: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check(prompt)
+        check(prompt, steps=60)
 
 
 @pytest.mark.parametrize(
-    "prompt", ["[red:blue]", "[a:b:c:d:0.5]", "a | b", "land and sea", "SAND", r"\[a|b\]", "[a", "a] [b", "(a|b)"]
+    "prompt",
+    ["[red:blue]", "[a:b:c:d:0.5]", "a | b", "land and sea", "SAND", r"\[a|b\]", "[a", "a] [b", "(a|b)", "[a|b]"],
 )
 def test_what_only_looks_like_it_is_not(prompt: str) -> None:
     check(prompt)
+
+
+def test_a_negative_prompt_is_not_put_together() -> None:
+    check(" AND ".join("abcdefghi"), negative=True)
+
+
+@pytest.mark.parametrize("prompt", ["a AND b", "a star :1.2", "a wide picture, 16:9"])
+def test_what_steers_by_guidance_needs_it(prompt: str) -> None:
+    check_composition(prompt, guidance_scale=1.5, guess_mode=False)
+    with pytest.raises(ValueError, match=r"give a guidance_scale above 1 \(given: 1\)"):
+        check_composition(prompt, guidance_scale=1.0, guess_mode=False)
+    with pytest.raises(ValueError, match="guess_mode"):
+        check_composition(prompt, guidance_scale=7.0, guess_mode=True)
+    check_composition("one prompt (of weight:1.2)", guidance_scale=1.0, guess_mode=True)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +156,12 @@ def test_tags_that_would_not_happen_are_refused(prompt: str) -> None:
         ("a ((x)) b", ["(word:1.3)"]),
         ("a [x]", ["(word:1.3)"]),
         ("a BREAK b", ["(word:1.3)"]),
+        ("a [red:blue:0.5] star", ["(word:1.3)"]),
+        ("a [red|blue] star", ["(word:1.3)"]),
+        ("a cat AND a dog", ["AND of the web UI"]),
+        ("a cat AND a dog, A BIRD", ["AND of the web UI"]),
+        ("CATS AND DOGS", []),
+        ("a cat and a dog", []),
         ("<lora:x:0.8>", ["<lora:NAME:WEIGHT>"]),
         ("(red:1.5) <lora:x:0.8>", ["(word:1.3)", "<lora:NAME:WEIGHT>"]),
         ("a photo (1990)", []),

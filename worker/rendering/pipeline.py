@@ -15,12 +15,13 @@ from storage.spec.guidance import guidance_remarks, guides_by_true_cfg
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
+from storage.spec.slots import of_own_loop
 from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.pictures import read_image, to_pictures
-from worker.rendering.prompts import Prompts, text_model, weighs_prompts
+from worker.rendering.prompts import Prompts, changes, text_model, weighs_prompts
 from worker.rendering.row_check import has_slots, rows_keep_to_themselves
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.samplers import make_scheduler, sampler_recipe
@@ -157,7 +158,8 @@ class LoadedPipeline:
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
     def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> RenderResult:
-        self._check(specs[0])
+        for spec in specs:
+            self._check(spec)
         tensors = self._tensors(specs, on_step)
         if self._spoiled(tensors):
             if len(specs) > 1:
@@ -196,26 +198,42 @@ class LoadedPipeline:
         unread = self._prompts.unread(spec, self._model.alias)
         return (*unread, *self._prompts.words_alone(spec), *guidance_remarks(spec, self._model))
 
-    def _check(self, shared: Spec) -> None:
+    def _check(self, spec: Spec) -> None:
         """Raise RenderFailed for what the model's own files forbid: where it was submitted they may not have been."""
         try:
-            check_sampler(shared, self._model)
-            check_clip_skip(shared, self._model)
+            check_sampler(spec, self._model)
+            check_clip_skip(spec, self._model)
         except BadSpecification as error:
             raise RenderFailed(str(error), _BAD) from None
+        if spec.long_prompts == "refuse":
+            for end in self._prompts.unread(spec, self._model.alias):
+                raise RenderFailed(end, _BAD)
 
     def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
         """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
         shared = specs[0]
         self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler, sdxl=self._sdxl)
         self.adapters.switch(shared.loras or {})
-        made: dict[int, torch.Tensor] = {}
         with attention(self._model.attention), tf32(self._model.tf32):
-            filled = self._filled(specs)
-            for words in self._prompts.arguments(filled):
-                at = words.pop("at")
-                made |= zip(at, self._call([filled[index] for index in at], words, on_step), strict=True)
-        return torch.stack([made[index] for index in range(len(specs))])
+            drawn = iter(self._by_calls([spec for spec in specs if not changes(spec)], on_step))
+            return torch.stack([self._alone(spec, on_step) if changes(spec) else next(drawn) for spec in specs])
+
+    def _by_calls(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Sequence[torch.Tensor]:
+        """Return pictures by calls of the pipeline; those whose prompts are equally long in the same one."""
+        if not specs:
+            return []
+        made: dict[int, torch.Tensor] = {}
+        filled = self._filled(specs)
+        for words in self._prompts.arguments(filled):
+            at = words.pop("at")
+            made |= zip(at, self._call([filled[index] for index in at], words, on_step), strict=True)
+        return [made[index] for index in range(len(specs))]
+
+    def _alone(self, spec: Spec, on_step: Callable[[], None]) -> torch.Tensor:
+        """Return a picture whose prompts change between steps, or are put together, as slots draw it."""
+        if not has_slots(type(self.pipeline)):
+            raise RenderFailed(f"prompt: {of_own_loop(type(self.pipeline).__name__)}")
+        return DiffusersSlots(self._slot_parts()).alone(spec, on_step)
 
     def _filled(self, specs: Sequence[Spec]) -> Sequence[Spec]:
         """Fill the batch up if parts are compiled: they would be compiled anew for each batch size."""

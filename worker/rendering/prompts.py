@@ -27,13 +27,12 @@ from transformers import CLIPTokenizer
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
 from storage.spec.prompt_length import Unread, readable_fields, room_of
+from storage.spec.webui_schedules import is_composed
 from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.input_cache import InputCache
+from worker.rendering.prompt_steps import Embeddings, PromptSteps, composed
 from worker.rendering.webui_weights import weighted_embeddings
-
-#: A picture's embeddings by the names of the pipeline's arguments, each with a batch of one.
-Embeddings = Mapping[str, torch.Tensor]
 
 _SD = (
     StableDiffusionPipeline,
@@ -49,6 +48,8 @@ _SDXL = (
 )
 #: SDXL's embeddings of a prompt are 0.3 MB in half precision.
 _CAPACITY = 256
+#: Prompts that change between steps: each has up to a hundred times as much.
+_COMPOSED_CAPACITY = 8
 
 
 def weighs_prompts(pipeline_class: type) -> bool:
@@ -63,6 +64,16 @@ def _tensors(data: bytes) -> Mapping[str, torch.Tensor]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
     return found
+
+
+def changes(spec: Spec) -> bool:
+    """Tell whether a picture's prompts change between steps, or are put together: only slots can draw it."""
+    return spec.prompt_weighting == "webui" and is_composed(spec.prompt, spec.negative_prompt)
+
+
+def _negative_of(spec: Spec) -> str:
+    """Return the negative prompt; without guidance, which does not read it, it must not lengthen the prompt either."""
+    return spec.negative_prompt if spec.guidance_scale > 1 else ""
 
 
 @contextlib.contextmanager
@@ -91,6 +102,7 @@ class Prompts:
         self.words = words
         self._two_encoders = isinstance(pipeline, _SDXL)
         self._cached: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
+        self._composed: OrderedDict[tuple[object, ...], PromptSteps] = OrderedDict()
 
     def arguments(self, specs: Sequence[Spec]) -> list[dict[str, Any]]:
         """Return the arguments of one pipeline call or several, each with the indices of its specifications (`at`).
@@ -170,6 +182,35 @@ class Prompts:
     def forget(self) -> None:
         """Empty the cache: the text encoders have another precision now."""
         self._cached.clear()
+        self._composed.clear()
+
+    def by_step(self, spec: Spec, steps: int) -> PromptSteps:
+        """Return one picture's embeddings at each call, with those of its negative prompt if it is guided.
+
+        Args:
+            steps: how many the web UI would count: two for each of a sampler that calls the model twice.
+
+        Raises:
+            RenderFailed: given embeddings do not fit the model.
+        """
+        if not changes(spec):
+            return PromptSteps.unchanging(self.encoded(spec))
+        negative = spec.negative_prompt if spec.guidance_scale > 1 else None
+        key = (torch.get_num_threads(), spec.prompt, negative, steps, spec.clip_skip, *self._adapters(spec))
+        if key not in self._composed:
+            self._composed[key] = composed(
+                self._pipeline,
+                spec.prompt,
+                negative,
+                steps=steps,
+                clip_skip=spec.clip_skip,
+                two_encoders=self._two_encoders,
+                empty_is_zeros=self._empty_is_zeros(),
+            )
+        self._composed.move_to_end(key)
+        while len(self._composed) > _COMPOSED_CAPACITY:
+            self._composed.popitem(last=False)
+        return self._composed[key]
 
     def encoded(self, spec: Spec) -> Embeddings:
         """Return one picture's embeddings, those of its negative prompt too if it is guided.
@@ -187,8 +228,13 @@ class Prompts:
             )
         if spec.prompt_weighting == "webui":
             return self._cached_or(
-                ("webui", spec.prompt, spec.negative_prompt, spec.clip_skip, *self._adapters(spec)),
+                ("webui", spec.prompt, _negative_of(spec), spec.clip_skip, *self._adapters(spec)),
                 lambda: self._weighted_as_in_the_web_ui(spec),
+            )
+        if spec.long_prompts == "chunk" and self._is_cut(spec):
+            return self._cached_or(
+                ("chunks", spec.prompt, _negative_of(spec), spec.clip_skip, *self._adapters(spec)),
+                lambda: self._weighted_as_in_the_web_ui(spec, letters=True),
             )
         embeddings = self._plain(spec.prompt, spec)
         if spec.guidance_scale > 1:
@@ -247,12 +293,22 @@ class Prompts:
             raise RenderFailed(f"prompt: {error}") from error
         return self._finished(spec, embeddings)
 
-    def _weighted_as_in_the_web_ui(self, spec: Spec) -> dict[str, torch.Tensor]:
+    def _is_cut(self, spec: Spec) -> bool:
+        """Tell whether a text encoder would not read a picture's prompts to their end."""
+        tokenizers = [self._pipeline.tokenizer] + [self._pipeline.tokenizer_2] * self._two_encoders
+        return any(
+            len(tokenizer(text, verbose=False).input_ids) > tokenizer.model_max_length
+            for text in (spec.prompt, _negative_of(spec))
+            for tokenizer in tokenizers
+        )
+
+    def _weighted_as_in_the_web_ui(self, spec: Spec, *, letters: bool = False) -> dict[str, torch.Tensor]:
         embeddings = weighted_embeddings(
             self._pipeline,
-            (spec.prompt, spec.negative_prompt),
+            (spec.prompt, _negative_of(spec)),
             clip_skip=spec.clip_skip,
             two_encoders=self._two_encoders,
+            letters=letters,
         )
         return self._finished(spec, embeddings)
 

@@ -14,7 +14,8 @@ from worker.rendering.backend import RenderResult, Replay
 from worker.rendering.input_cache import InputCache
 from worker.rendering.loras import LoraAdapters
 from worker.rendering.pictures import read_image
-from worker.rendering.prompts import Embeddings, Prompts
+from worker.rendering.prompt_steps import Embeddings
+from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.slot_sampling import FreshSchedulers, SlotSampler
 
@@ -78,17 +79,22 @@ class DiffusersSlot:
         self.is_guided = spec.guidance_scale > 1 and unet.config.time_cond_proj_dim is None
         self.images = _images(parts, spec)
         self.windows = _windows(parts, spec)
-        self.embeddings: Embeddings = {}
+        scheduler = parts.schedulers.get(spec.sampler, spec.num_inference_steps)
+        #: As the web UI counts those of its prompts: two for each of a sampler that calls the model twice in a step.
+        self._steps = spec.num_inference_steps * getattr(scheduler, "order", 1)
+        #: How many calls there are more: all of them belong to the first step.
+        self._beside = max(0, len(scheduler.timesteps) - self._steps)
         #: By how many threads of a CPU they were made: those of the first call, so that a replay knows.
         self.encoded_by = 0
         self.encode(parts)
-        like = self.embeddings["prompt_embeds"]
+        if len(self.words.weights) > 1 and not self.is_guided:
+            raise RenderFailed("prompt: AND steers by guidance, which is built into this model")
+        like = self.words.at(0, 0)["prompt_embeds"]
         factor = parts.pipeline.vae_scale_factor
         shape = (unet.config.in_channels, spec.height // factor, spec.width // factor)
-        scheduler = parts.schedulers.get(spec.sampler, spec.num_inference_steps)
         self.sampler: SlotSampler[DiffusersSlot] = SlotSampler.begun(scheduler, spec, shape, like)
         self.sampler.add(self)
-        self.time_ids = _time_ids(parts, spec, self.embeddings)
+        self.time_ids = _time_ids(parts, spec, self.words.at(0, 0))
         self.guidance_embedding = None
         if unet.config.time_cond_proj_dim is not None:
             scale = torch.tensor([spec.guidance_scale - 1])
@@ -112,13 +118,23 @@ class DiffusersSlot:
         return float(self.sampler.timesteps[self.made])
 
     @property
-    def guidance_scale(self) -> float:
-        return self.spec.guidance_scale
+    def scales(self) -> Sequence[float]:
+        """How strongly each of its prompts steers; none without guidance."""
+        return [self.spec.guidance_scale * weight for weight in self.words.weights] if self.is_guided else []
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a call are its own: one for each prompt, and one without, if it is guided."""
+        return 1 + len(self.words.weights) if self.is_guided else 1
 
     @property
     def length(self) -> int:
-        """How many tokens its embeddings have."""
-        return self.embeddings["prompt_embeds"].shape[1]
+        """How many tokens its embeddings have, at all calls."""
+        return self.words.length
+
+    def embedded(self, name: str, part: int | None) -> torch.Tensor:
+        """Return the embeddings of one of its prompts for the next call; `part` None: of its negative prompt."""
+        return self.words.at(max(0, self.made - self._beside), part)[name]
 
     @property
     def latents(self) -> torch.Tensor:
@@ -135,7 +151,7 @@ class DiffusersSlot:
         return self.windows[net].at(self.made, self.calls)
 
     def encode(self, parts: SlotParts) -> None:
-        self.embeddings = parts.prompts.encoded(self.spec)
+        self.words = parts.prompts.by_step(self.spec, self._steps)
         self.encoded_by = torch.get_num_threads()
 
     def replayed(self) -> tuple[int, int | None, int] | None:
@@ -157,7 +173,7 @@ class DiffusersSlot:
             self.ran.append([rows, threads, row, 1])
 
     def _check_replay(self, replay: Replay) -> None:
-        own = 2 if self.is_guided else 1
+        own = self.rows
         fits = all(
             0 <= row <= rows - own and count > 0 and (threads or 1) > 0 for rows, threads, row, count in replay.calls
         )

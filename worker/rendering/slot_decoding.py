@@ -56,11 +56,15 @@ class SlotDecoder:
         # One of them may be to blame.
         return [fault] if len(chunk) == 1 else [made for slot in chunk for made in self.pictures([slot])]
 
+    def tensor(self, slot: DiffusersSlot) -> torch.Tensor:
+        """Decode a finished slot, (3, height, width), 0…1, and check nothing. Raises whatever happens."""
+        return self._decoded([slot])[0]
+
     def _decoded(self, slots: Sequence[DiffusersSlot]) -> torch.Tensor:
         """Return pictures (n, 3, height, width), 0…1, as the pipelines decode them."""
         pipeline, config = self._parts.pipeline, self._vae.config
         latents = torch.cat([slot.latents for slot in slots])
-        if "pooled_prompt_embeds" not in slots[0].embeddings:
+        if slots[0].time_ids is None:
             drawing = {"generator": slots[0].generator} if self._draws else {}
             image = self._vae.decode(latents / config.scaling_factor, return_dict=False, **drawing)[0]
             done: torch.Tensor = pipeline.image_processor.postprocess(image, output_type="pt")

@@ -1,6 +1,7 @@
 """One call of the UNet, and of its ControlNets, for slots whose steps, guidance and samplers differ.
 
-A guided slot has two rows that follow one another, without its prompt and with it; then come the slots without
+A guided slot has rows that follow one another: one without its prompt, and one with each of its prompts, of which there
+are more than one where `AND` puts some together. Then come the slots without
 guidance, one row each. The call is filled up to one of a few shapes by copies of its last row: the last bits of a row
 depend on the shape of the call and on its place in it, never on what is in the other rows.
 """
@@ -11,13 +12,11 @@ from typing import Any, Protocol
 import torch
 
 from worker.rendering.backend import Replay
-from worker.rendering.prompts import Embeddings
 
 
 class RowSource(Protocol):
     """What the rows of one slot are made of; see `DiffusersSlot`."""
 
-    embeddings: Embeddings
     is_guided: bool
     time_ids: torch.Tensor | None
     guidance_embedding: torch.Tensor | None
@@ -28,7 +27,12 @@ class RowSource(Protocol):
     def timestep(self) -> float: ...
 
     @property
-    def guidance_scale(self) -> float: ...
+    def scales(self) -> Sequence[float]: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def embedded(self, name: str, part: int | None) -> torch.Tensor: ...
 
     def net_scale(self, net: int) -> float: ...
 
@@ -49,19 +53,24 @@ class RowLayout:
             replayed: the rows of the call and the first of the slot's own, of a call that is made again.
         """
         self.guided = sum(slot.is_guided for slot in slots)
-        own = [number for number, slot in enumerate(slots) for _ in range(2 if slot.is_guided else 1)]
+        own = [number for number, slot in enumerate(slots) for _ in range(slot.rows)]
         self.rows, self.first = replayed or (filled_up(len(own), compiled=compiled), 0)
         self.used = slice(self.first, self.first + len(own))
-        #: For each row, the number of its slot, and whether its prompt is left out.
+        #: For each row, the number of its slot, and which of its prompts: None, where all are left out.
         self.slot_of = [own[0]] * self.first + own
         self.slot_of += [own[-1]] * (self.rows - len(self.slot_of))
-        self.unconditional = [False] * self.rows
-        for number in range(self.guided):
-            self.unconditional[self.first + 2 * number] = True
+        self.part_of: list[int | None] = [0] * self.rows
+        self._places = []
+        at = self.first
+        for slot in slots:
+            self._places.append(at)
+            if slot.is_guided:
+                self.part_of[at : at + slot.rows] = [None, *range(slot.rows - 1)]
+            at += slot.rows
 
     def place(self, number: int) -> int:
         """Return the first row of a slot."""
-        return self.first + min(number, self.guided) + number
+        return self._places[number]
 
 
 class UNetRows:
@@ -87,9 +96,10 @@ class UNetRows:
             slots: guided ones first; in guess mode, guided ones alone or unguided ones alone.
             latents: scaled for this step, one of each slot.
         """
-        numbers = self._numbers(slots, layout, like=latents)
-        timesteps, scales = numbers[: layout.rows], numbers[layout.rows : layout.rows + layout.guided]
-        per_net = numbers[layout.rows + layout.guided :].reshape(len(self._nets), layout.rows)
+        steering = [scale for slot in slots for scale in slot.scales]
+        numbers = self._numbers(slots, layout, steering, like=latents)
+        timesteps, scales = numbers[: layout.rows], numbers[layout.rows : layout.rows + len(steering)]
+        per_net = numbers[layout.rows + len(steering) :].reshape(len(self._nets), layout.rows)
         index = _on(latents.device, torch.tensor(layout.slot_of))
         given = self._conditions(slots, layout) | {"sample": latents.index_select(0, index), "timestep": timesteps}
         if self._nets:
@@ -98,7 +108,10 @@ class UNetRows:
         if guidance:
             given["timestep_cond"] = torch.cat([guidance[number] for number in layout.slot_of])
         noise = self._unet(**given, return_dict=False)[0][layout.used]
-        return self._guided(noise, scales.reshape(-1, 1, 1, 1), layout)
+        scales = scales.reshape(-1, 1, 1, 1)
+        if any(slot.rows > 2 for slot in slots):
+            return _guided_one_by_one(noise, scales, slots)
+        return self._guided(noise, scales, layout)
 
     def _guided(self, noise: torch.Tensor, scales: torch.Tensor, layout: RowLayout) -> torch.Tensor:
         pairs, alone = noise[: 2 * layout.guided], noise[2 * layout.guided :]
@@ -110,14 +123,16 @@ class UNetRows:
         guided = without + (scales * (with_prompt - without)).to(noise.dtype)
         return torch.cat([guided, alone]) if len(alone) else guided
 
-    def _numbers(self, slots: Sequence[RowSource], layout: RowLayout, *, like: torch.Tensor) -> torch.Tensor:
+    def _numbers(
+        self, slots: Sequence[RowSource], layout: RowLayout, steering: Sequence[float], *, like: torch.Tensor
+    ) -> torch.Tensor:
         """Return all numbers of a call as one tensor, copied at once: timesteps, guidance scales, ControlNets' scales.
 
         Single precision is what the UNet makes of timesteps first of all.
         """
         timesteps = [slot.timestep for slot in slots]
         numbers = [timesteps[number] for number in layout.slot_of]
-        numbers += [slot.guidance_scale for slot in slots[: layout.guided]]
+        numbers += steering
         for net in range(len(self._nets)):
             scales = [slot.net_scale(net) for slot in slots]
             numbers += [scales[number] for number in layout.slot_of]
@@ -127,8 +142,8 @@ class UNetRows:
         def rows(name: str) -> torch.Tensor:
             return torch.cat(
                 [
-                    slots[number].embeddings[f"negative_{name}" if unconditional else name]
-                    for number, unconditional in zip(layout.slot_of, layout.unconditional, strict=True)
+                    slots[number].embedded(name, part)
+                    for number, part in zip(layout.slot_of, layout.part_of, strict=True)
                 ]
             )
 
@@ -181,6 +196,24 @@ class UNetRows:
         if between:
             total = [torch.stack([torch.zeros_like(part), part], dim=1).flatten(0, 1) for part in total]
         return {"down_block_additional_residuals": total[:-1], "mid_block_additional_residual": total[-1]}
+
+
+def _guided_one_by_one(noise: torch.Tensor, scales: torch.Tensor, slots: Sequence[RowSource]) -> torch.Tensor:
+    """Guide each slot by all of its prompts: by two rows, to the same bits as those of a call of pairs.
+
+    Composable Diffusion (Liu et al., 2022, equation 11), with the guidance scale in each weight, as the web UI has it.
+    """
+    found: list[torch.Tensor] = []
+    at = steered = 0
+    for slot in slots:
+        total = noise[at : at + 1].clone()
+        for row in range(1, slot.rows):
+            scale = scales[steered : steered + 1]
+            total = total + (scale * (noise[at + row : at + row + 1] - noise[at : at + 1])).to(noise.dtype)
+            steered += 1
+        found.append(total)
+        at += slot.rows
+    return torch.cat(found)
 
 
 def _rows(value: Any, rows: slice) -> Any:

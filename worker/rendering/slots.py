@@ -63,6 +63,19 @@ class DiffusersSlots:
             made |= zip(at, self._run(partial(self._develop, some), threads), strict=True)
         return [made[number] for number in range(len(mine))]
 
+    def alone(self, spec: Spec, on_step: Callable[[], None]) -> torch.Tensor:
+        """Return a picture (3, height, width), 0…1, that is denoised beside no other.
+
+        For models whose pictures go batch by batch, and for the second attempt in single precision. Raises what happens
+        as it is.
+        """
+        slot = self._admit(spec, None)
+        while slot.made < slot.calls:
+            for failure in self._tick([slot]).values():
+                raise failure
+            on_step()
+        return self._decoder.tensor(slot)
+
     @torch.inference_mode()
     def _run(self, do: Callable[[], _Made], threads: int | None) -> _Made:
         """Do something by so many threads of a CPU. Raises whatever happens as a RenderFault."""
@@ -89,6 +102,8 @@ class DiffusersSlots:
         if not in_pairs and slot.is_guided and self._unet.guesses(spec.guess_mode):
             # The ControlNets' rows are every other one.
             raise RenderFailed("the recipe's calls cannot be made again: their rows are not in pairs")
+        if slot.rows > 2 and self._unet.guesses(spec.guess_mode):
+            raise RenderFailed("prompt: prompts cannot be put together by AND where ControlNets guess")
         return slot
 
     # -- ticks -------------------------------------------------------------------------------------------------
@@ -116,7 +131,7 @@ class DiffusersSlots:
                 replayed=None if again is None else (again[0], again[2]),
             )
             noise = self._unet.predicted(members, latents, layout, guess=guess)
-            used += sum(1 + slot.is_guided for slot in members)
+            used += sum(slot.rows for slot in members)
             computed += layout.rows
             steps += zip(samplers, noise.split([len(sampler.members) for sampler in samplers]), strict=True)
             notes += [(slot, layout.rows, layout.place(number)) for number, slot in enumerate(members)]
