@@ -109,7 +109,7 @@ _FIELDS = (
         "--weighting",
         "prompt_weighting",
         type=click.Choice(["compel", "webui", "a1111"]),
-        help="Read weights in the prompt: compel (red)1.4, word++; webui, also called a1111: (red:1.4), [red:blue:0.5].",
+        help="Read weights in the prompt: compel (red)1.4, word++; webui or a1111 (red:1.4), [red:blue:0.5].",
     ),
     click.option(
         "--long-prompts",

@@ -89,8 +89,10 @@ def check_controls(spec: Spec, model: Model) -> None:
 def remarks(spec: Spec, model: Model) -> Iterator[str]:
     """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
     # Loaded where a prompt is checked: commands that read the registry start sooner.
-    from storage.spec import other_languages
+    from storage.spec import other_languages, webui_oddities
 
+    if spec.prompt_weighting == "webui":
+        yield from webui_oddities.weight_remarks(spec.prompt, spec.guidance_scale)
     for name in ("prompt", "negative_prompt"):
         yield from other_languages.remarks(name, getattr(spec, name), spec.prompt_weighting)
     if isinstance(model, SimulatedModel):

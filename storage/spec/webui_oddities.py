@@ -29,6 +29,12 @@ def remarks(name: str, prompt: str) -> Iterator[str]:
         )
 
 
+def weight_remarks(prompt: str, guidance_scale: float) -> Iterator[str]:
+    """Yield a remark on a weight of the whole prompt that does nothing."""
+    if guidance_scale <= 1 and not webui_schedules.is_one(prompt):
+        yield "prompt: the weight behind its last colon steers by guidance, which is off"
+
+
 def _on_changes(name: str, prompt: str) -> Iterator[str]:
     if not webui_schedules.is_readable(prompt):
         if _LOOKS_CHANGING.search(prompt):

@@ -117,13 +117,12 @@ def check(prompt: str, *, steps: int = 1, negative: bool = False) -> None:
 
 
 def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -> None:
-    """Raise ValueError where the weights of the prompts between `AND`s, or of the whole prompt, could do nothing."""
-    if webui_schedules.is_one(prompt):
+    """Raise ValueError where prompts that `AND` puts together could not all steer."""
+    if len(webui_schedules.prompts(prompt)) == 1:
         return
     if guidance_scale <= 1:
         raise ValueError(
-            "prompts put together by AND, and a weight at the end of a prompt (`a star :1.2`), steer by guidance; give "
-            f"a guidance_scale above 1 (given: {guidance_scale:g})"
+            f"prompts put together by AND steer by guidance; give a guidance_scale above 1 (given: {guidance_scale:g})"
         )
     if guess_mode:
         raise ValueError("prompts put together by AND cannot be combined with guess_mode")

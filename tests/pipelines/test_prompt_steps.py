@@ -17,6 +17,7 @@ from tests.pipelines.pixels import largest_difference, pixels
 from tests.pipelines.slots import array, assert_replays, loop_of, rendered
 from worker.rendering.backend import LoadedModel
 from worker.rendering.samplers import make_scheduler
+from worker.rendering.webui_weights import weighted_together
 
 Loader = Callable[[str], LoadedModel]
 #: A text as its words and their weights.
@@ -78,7 +79,7 @@ class Reference:
         return ids, factors + [1.0] * (77 - len(factors))
 
     @torch.inference_mode()
-    def drawn(self, prompts: Sequence[tuple[float, Texts]], negative: Texts | None) -> np.ndarray[Any, Any]:
+    def drawn(self, prompts: Sequence[tuple[float, Texts]], negative: Texts | None) -> Any:
         """Draw the picture.
 
         Args:
@@ -178,3 +179,120 @@ def test_a_picture_has_at_each_call_the_words_that_the_web_ui_gives_it(
     [alone, with_plain] = pixels(model, [spec, spec.model_copy(update={"prompt": "a plain star"})])
     assert largest_difference(alone, expected) <= 1
     assert largest_difference(alone, with_plain) > 1
+
+
+# -- beside others ---------------------------------------------------------------------------------------------
+
+
+def test_pictures_whose_words_change_at_other_steps_share_their_calls(models: Models, loaded: Loader) -> None:
+    prompts = ["a [red:blue:1] star", "[a|b|c]", "a star", "a AND b :0.5 AND c", "a [red:blue:0.5] star"]
+    specs = [
+        specified(models, "sd", prompt, num_inference_steps=2 + number % 3, guidance_scale=5.0 if number != 1 else 1.0)
+        for number, prompt in enumerate(prompts)
+    ]
+    loop: Any = loop_of(loaded("sd"))
+    slots = [loop.admit(spec) for spec in specs]
+    calls: list[int] = []
+    handle = loaded("sd").pipeline.unet.register_forward_hook(  # type: ignore[attr-defined]
+        lambda _module, _args, _kwargs, found: calls.append(len(found[0])), with_kwargs=True
+    )
+    try:
+        while left := [slot for slot in slots if slot.made < slot.calls]:
+            loop.tick(left)
+    finally:
+        handle.remove()
+    # Two rows, one without guidance, two, four for three prompts, two: filled up. Then they leave one after the other.
+    assert calls == [12, 12, 6, 2]
+    for spec, picture in zip(specs, loop.develop(slots), strict=True):
+        assert_replays(loop, spec, picture)
+        [alone] = rendered(loop, [spec])
+        assert largest_difference(array(alone), array(picture)) <= 1
+
+
+def test_prompts_of_unequal_length_are_filled_up_to_the_longest(models: Models, loaded: Loader) -> None:
+    long = "a very long story, " * 12
+    loop: Any = loop_of(loaded("sd"))
+    one = loop.admit(specified(models, "sd", f"[a:{long}:2]"))
+    other = loop.admit(specified(models, "sd", f"a AND {long}", "[a:b:2]"))
+    negative = loop.admit(specified(models, "sd", "[a:b:2]", long))
+    unguided = loop.admit(specified(models, "sd", "[a:b:2]", long, guidance_scale=1.0))
+    assert one.length == other.length == negative.length > 77
+    assert unguided.length == 77
+    [first] = [slot.embedded("prompt_embeds", 0) for slot in (other,)]
+    # A prompt beside a longer one repeats its last token; what is before a change is filled up with empty chunks.
+    assert torch.equal(first[:, 77:], first[:, 76:77].expand(-1, first.shape[1] - 77, -1))
+    empty = loop.admit(specified(models, "sd", "[:a:2]")).embedded("prompt_embeds", 0)
+    assert torch.allclose(one.embedded("prompt_embeds", 0)[:, 77:154], empty, atol=1e-6)
+    assert torch.allclose(negative.embedded("prompt_embeds", 0)[:, 77:154], empty, atol=1e-6)
+
+
+@pytest.mark.parametrize("alias", ["sd-control", "sdxl-control"])
+def test_controlnets_steer_pictures_whose_words_change(models: Models, loaded: Loader, alias: str) -> None:
+    loop = loop_of(loaded(alias))
+    specs = [
+        specified(models, alias, prompt, control_guidance_end=0.5)
+        for prompt in (
+            "a (red:1.1) star",
+            "a [(red:1.1):blue:9] star",
+            "a [red:blue:1] star",
+            "a (red:1.1) star AND b:0",
+        )
+    ]
+    same, changed, other, weightless = (array(picture) for picture in rendered(loop, specs))
+    assert largest_difference(same, changed) <= 1
+    assert largest_difference(same, weightless) <= 1
+    assert largest_difference(same, other) > 1
+
+
+def test_what_cannot_be_drawn_so_is_refused(models: Models, loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = specified(models, "sd-control", "a AND b")
+    with pytest.raises(BadSpecification, match="guess_mode"):
+        specified(models, "sd-control", "a AND b", guess_mode=True)
+    loop: Any = loop_of(loaded("sd-control"))
+    # A ControlNet that guesses by itself.
+    monkeypatch.setattr(loop._unet, "_pools", True)
+    with pytest.raises(RenderFailed, match="prompts cannot be put together by AND where ControlNets guess"):
+        loop.admit(composed)
+    monkeypatch.setattr("worker.rendering.pipeline.has_slots", lambda _pipeline: False)
+    with pytest.raises(RenderFailed, match="StableDiffusionPipeline has its own denoising loop"):
+        pixels(loaded("sd"), [specified(models, "sd", "[a|b]")])
+
+
+def test_the_texts_of_one_prompt_keep_a_common_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(1, 77, 8, generator=generator) + shift for shift in (0.5, 1.5))
+    weights = [[1.0, 2.0, *[1.0] * 75], [1.0, 0.5, *[1.0] * 75]]
+    found = weighted_together([one, other], weights, [3, 1])
+    batch = torch.cat([one, one, one, other])
+    factors = torch.tensor([weights[0]] * 3 + [weights[1]])[:, :, None]
+    expected = batch * factors * (batch.mean() / (batch * factors).mean())
+    assert torch.allclose(torch.cat(list(found)), expected[2:], rtol=1e-5)
+
+
+# -- long prompts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alias", ["sd", "sdxl"])
+def test_a_long_prompt_is_cut_read_in_chunks_or_refused(models: Models, loaded: Loader, alias: str) -> None:
+    model: Any = loaded(alias)
+    long = "a very long (story), " * 12
+
+    def encoded(prompt: str, **fields: Any) -> torch.Tensor:
+        [spec] = models.specs(alias, 1, prompt=prompt, **fields)
+        found: torch.Tensor = model._prompts.encoded(spec)["prompt_embeds"]
+        return found
+
+    assert torch.equal(encoded("a (star)", long_prompts="chunk"), encoded("a (star)"))
+    assert torch.equal(encoded(f"{long} ends well", long_prompts="cut"), encoded(f"{long} ends dull"))
+    well, ill = (encoded(f"{long} {end}", long_prompts="chunk") for end in ("ends well", "ends dull"))
+    assert well.shape[1] > 77
+    assert not torch.allclose(well, ill)
+    negative = {"negative_prompt": long, "guidance_scale": 1.0, "long_prompts": "chunk"}
+    assert encoded("a star", **negative).shape[1] == 77
+    assert encoded("a star", **(negative | {"guidance_scale": 5.0})).shape[1] > 77
+    # Where it is submitted, the tokenizer may not have been.
+    [spec] = models.specs(alias, 1, prompt="a star", long_prompts="refuse")
+    with pytest.raises(RenderFailed, match="prompt: the model .* reads 75 of its .* tokens; ignored from character"):
+        loop_of(model).admit(spec.model_copy(update={"prompt": long}))
+    with pytest.raises(RenderFailed, match="prompt: the model .* reads 75"):
+        pixels(model, [spec, spec.model_copy(update={"prompt": long})])

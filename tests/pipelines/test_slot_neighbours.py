@@ -31,6 +31,16 @@ PICTURES = {
     "guidance_scale": st.sampled_from([1.0, 3.0, 9.0]),
     "prompt": st.sampled_from(["a red star", "a (blue)1.3 cross", "a very long story, " * 12]),
 }
+#: Prompts that change between steps, and that are put together, which needs guidance.
+CHANGING = PICTURES | {
+    "prompt": st.sampled_from(
+        ["a (red:1.2) star", "[a|b] star", "a [red:blue:0.5] star", "[a very long story, :1]" * 12]
+    )
+}
+TOGETHER = PICTURES | {
+    "prompt": st.sampled_from(["a star AND [a|b] :0.5", "a AND b :-1 AND c"]),
+    "guidance_scale": st.sampled_from([3.0, 9.0]),
+}
 
 
 class Party:
@@ -44,7 +54,7 @@ class Party:
         self.made: list[tuple[Spec, SlotPicture]] = []
 
     def admit(self, fields: dict[str, Any]) -> None:
-        [spec] = self.models.specs(self.alias, 1, prompt_weighting="compel", **(fields | self.beside))
+        [spec] = self.models.specs(self.alias, 1, **({"prompt_weighting": "compel"} | fields | self.beside))
         self.slots.append(self.loop.admit(spec.model_copy(update={"seed": len(self.slots) + len(self.made)})))
 
     def tick(self, chosen: int, threads: int) -> None:
@@ -90,11 +100,17 @@ class Party:
         self.slots = [slot for slot in self.slots if slot.made < slot.calls]
 
 
-def history(moves: int) -> st.SearchStrategy[Any]:
+def pictures(beside: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    if beside.get("prompt_weighting") == "webui":
+        return st.fixed_dictionaries(CHANGING) | st.fixed_dictionaries(TOGETHER)
+    return st.fixed_dictionaries(PICTURES)
+
+
+def history(moves: int, beside: dict[str, Any]) -> st.SearchStrategy[Any]:
     chosen = st.integers(1, 255)
     return st.lists(
         st.one_of(
-            st.fixed_dictionaries(PICTURES).map(lambda fields: ("admit", fields)),
+            pictures(beside).map(lambda fields: ("admit", fields)),
             st.tuples(st.just("tick"), chosen, st.sampled_from([1, 2, 3])),
             st.tuples(st.just("tick"), st.just(255), st.just(1)),
             st.tuples(st.just("fail"), chosen),
@@ -112,14 +128,16 @@ def history(moves: int) -> st.SearchStrategy[Any]:
         ("sdxl", {}),
         ("sd-two", {"guess_mode": True, "control_guidance_end": 0.6}),
         ("sdxl-control", {"control_guidance_start": [0.3]}),
+        ("sd", {"prompt_weighting": "webui"}),
+        ("sdxl", {"prompt_weighting": "webui"}),
     ],
-    ids=["sd", "sdxl", "sd-two", "sdxl-control"],
+    ids=["sd", "sdxl", "sd-two", "sdxl-control", "sd-webui", "sdxl-webui"],
 )
 def test_whatever_happens_beside_a_picture_its_recipe_draws_it_again(
     models: Models, loaded: Loader, alias: str, beside: dict[str, Any]
 ) -> None:
     @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(history(moves=10), st.fixed_dictionaries(PICTURES))
+    @given(history(moves=10, beside=beside), pictures(beside))
     def happens(moves: list[Any], first: dict[str, Any]) -> None:
         party = Party(models, loaded(alias), alias, beside)
         party.admit(first)

@@ -206,8 +206,11 @@ def test_prompts_of_the_web_ui_are_read_in_its_language(tmp_path: Path, text: st
     assert asked(tmp_path, text.format("a (red:1.3) star <lora:Ink:0.8>")) == [
         {"prompt": "a (red:1.3) star", "prompt_weighting": "webui", "loras": {"ink": 0.8}, "num_inference_steps": 4}
     ]
-    with pytest.raises(BadSpecification, match="line 1: prompt: .*words that change between steps"):
-        read(tmp_path, text.format("a [red:blue:0.5] star"))
+    for prompt in ("a [red:blue:0.5] star", "a AND b"):
+        [row] = asked(tmp_path, text.format(prompt))
+        assert (row["prompt"], row["prompt_weighting"]) == (prompt, "webui")
+    with pytest.raises(BadSpecification, match="line 1: prompt: .*is not a number"):
+        read(tmp_path, text.format("a (red:1.2.3) star"))
 
 
 # -- sd-scripts ------------------------------------------------------------------------------------------------

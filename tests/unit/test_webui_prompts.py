@@ -103,14 +103,14 @@ def test_a_negative_prompt_is_not_put_together() -> None:
     check(" AND ".join("abcdefghi"), negative=True)
 
 
-@pytest.mark.parametrize("prompt", ["a AND b", "a star :1.2", "a wide picture, 16:9"])
-def test_what_steers_by_guidance_needs_it(prompt: str) -> None:
+@pytest.mark.parametrize("prompt", ["a AND b", "a :0.5 AND [b|c]"])
+def test_prompts_that_are_put_together_need_guidance(prompt: str) -> None:
     check_composition(prompt, guidance_scale=1.5, guess_mode=False)
     with pytest.raises(ValueError, match=r"give a guidance_scale above 1 \(given: 1\)"):
         check_composition(prompt, guidance_scale=1.0, guess_mode=False)
     with pytest.raises(ValueError, match="guess_mode"):
         check_composition(prompt, guidance_scale=7.0, guess_mode=True)
-    check_composition("one prompt (of weight:1.2)", guidance_scale=1.0, guess_mode=True)
+    check_composition("one prompt (of weight:1.2), 16:9", guidance_scale=1.0, guess_mode=True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from storage.spec.webui_schedules import is_composed, place_at, prompts, schedul
 W, V = 1.1, 1 / 1.1
 
 #: One prompt that does not change → its sections' words and weights.
-WEIGHED = {
+WEIGHED: dict[str, list[list[tuple[str, float]]]] = {
     "a star": [[("a star", 1)]],
     "a (red) star": [[("a ", 1), ("red", W), (" star", 1)]],
     "a ((red)) star": [[("a ", 1), ("red", W * W), (" star", 1)]],
@@ -47,7 +47,7 @@ WEIGHED = {
 }
 
 #: One prompt → until which of ten steps which text is drawn.
-CHANGING = {
+CHANGING: dict[str, list[tuple[int, str]]] = {
     "a [b:c:0.5] d": [(5, "a b d"), (10, "a c d")],
     "a [b:c:3] d": [(3, "a b d"), (10, "a c d")],
     "a [c:3]": [(3, "a "), (10, "a c")],
@@ -91,7 +91,7 @@ CHANGING = {
 }
 
 #: Prompts that are put together, and their weights.
-TOGETHER = {
+TOGETHER: dict[str, list[tuple[str, float]]] = {
     "a AND b": [("a", 1), (" b", 1)],
     "a :1.2 AND b:0.5": [("a", 1.2), (" b", 0.5)],
     "a : -0.5 AND b": [("a", -0.5), (" b", 1)],

@@ -6,12 +6,11 @@ Several prompts may steer a picture at once (`AND`): each has a row of every cal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from storage.spec.webui_schedules import Schedule, place_at, prompts, schedule
-from worker.rendering.webui_weights import Encoder, encoders_of, weighted_together
+from worker.rendering.webui_weights import Encoder, weighted_together
 
 #: A picture's embeddings by the names of the pipeline's arguments, each with a batch of one.
 Embeddings = Mapping[str, torch.Tensor]
@@ -77,13 +76,12 @@ class PromptSteps:
 
 
 def composed(
-    pipeline: Any,
+    encoders: Sequence[Encoder],
     prompt: str,
     negative_prompt: str | None,
     *,
     steps: int,
-    clip_skip: int | None,
-    two_encoders: bool,
+    dtype: torch.dtype,
     empty_is_zeros: bool,
 ) -> PromptSteps:
     """Return the embeddings of a prompt and a negative one in the web UI's language, for a number of steps.
@@ -95,7 +93,6 @@ def composed(
         negative_prompt: None: the picture is not guided.
         empty_is_zeros: no negative prompt means zeros.
     """
-    encoders = encoders_of(pipeline, clip_skip=clip_skip, two_encoders=two_encoders)
     parts = prompts(prompt)
     timelines = [_encoded(encoders, schedule(text, steps)) for text, _ in parts]
     most = max(timeline.length for timeline in timelines)
@@ -107,7 +104,6 @@ def composed(
         negative = _filled(encoders, negative, longest - negative.length)
         if empty_is_zeros and not any(negative.by_text):
             negative = negative.each(lambda one: {name: torch.zeros_like(value) for name, value in one.items()})
-    dtype = pipeline.unet.dtype
 
     def converted(one: Embeddings) -> Embeddings:
         return {name: value.to(dtype) for name, value in one.items()}

@@ -32,7 +32,7 @@ from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.input_cache import InputCache
 from worker.rendering.prompt_steps import Embeddings, PromptSteps, composed
-from worker.rendering.webui_weights import weighted_embeddings
+from worker.rendering.webui_weights import encoders_of, weighted_embeddings
 
 _SD = (
     StableDiffusionPipeline,
@@ -199,12 +199,11 @@ class Prompts:
         key = (torch.get_num_threads(), spec.prompt, negative, steps, spec.clip_skip, *self._adapters(spec))
         if key not in self._composed:
             self._composed[key] = composed(
-                self._pipeline,
+                encoders_of(self._pipeline, clip_skip=spec.clip_skip, two_encoders=self._two_encoders),
                 spec.prompt,
                 negative,
                 steps=steps,
-                clip_skip=spec.clip_skip,
-                two_encoders=self._two_encoders,
+                dtype=self._pipeline.unet.dtype,
                 empty_is_zeros=self._empty_is_zeros(),
             )
         self._composed.move_to_end(key)
@@ -295,7 +294,9 @@ class Prompts:
 
     def _is_cut(self, spec: Spec) -> bool:
         """Tell whether a text encoder would not read a picture's prompts to their end."""
-        tokenizers = [self._pipeline.tokenizer] + [self._pipeline.tokenizer_2] * self._two_encoders
+        tokenizers = [self._pipeline.tokenizer]
+        if self._two_encoders:
+            tokenizers.append(self._pipeline.tokenizer_2)
         return any(
             len(tokenizer(text, verbose=False).input_ids) > tokenizer.model_max_length
             for text in (spec.prompt, _negative_of(spec))

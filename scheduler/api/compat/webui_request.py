@@ -15,7 +15,7 @@ from scheduler.api.context import ApiContext
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
 from storage.errors import BadSpecification
-from storage.spec import webui_prompts
+from storage.spec import webui_prompts, webui_schedules
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_webui
@@ -105,7 +105,7 @@ class TextToImage(ClientBody):
     prompt: str = Field(
         "",
         max_length=MAX_PROMPT_CHARACTERS,
-        description="In the web UI's language: `(red:1.3)`, `[red]`, `BREAK`, `<lora:ALIAS:0.8>`.",
+        description="In the web UI's language: `(red:1.3)`, `[red:blue:0.5]`, `BREAK`, `AND`, `<lora:ALIAS:0.8>`.",
     )
     negative_prompt: str = Field(
         "", max_length=MAX_PROMPT_CHARACTERS, description="What not to draw, in the web UI's language."
@@ -232,7 +232,7 @@ def _words(registry: Registry, body: TextToImage, model: Model) -> dict[str, Any
     negative = body.negative_prompt
     for name, text in (("prompt", prompt), ("negative_prompt", negative)):
         try:
-            webui_prompts.check(text)
+            webui_prompts.check(text, negative=name == "negative_prompt")
         except ValueError as error:
             raise BadSpecification(f"{name}: {error}") from None
     if not _weighs(model):
@@ -256,6 +256,8 @@ def _unweighted(model: Model, **named: str) -> str:
     sections = webui_prompts.parse(text)
     if len(sections) > 1 or any(weight != 1.0 for _, weight in sections[0]):
         raise BadSpecification(f"{name}: the model {model.alias} cannot weigh words, as ( ), [ ] and BREAK ask for")
+    if name == "prompt" and not webui_schedules.is_one(text):
+        raise BadSpecification(f"{name}: the model {model.alias} cannot put prompts together, as AND and :1.2 ask for")
     return "".join(letters for letters, _ in sections[0])
 
 

@@ -25,8 +25,8 @@ def read(cells: Mapping[str, str], *, weights: bool = True) -> dict[str, str]:
             found["loras"] = json.dumps({alias.lower(): scale for alias, scale in scales.items()})
         texts = [found[name] for name in _PROMPTS if found.get(name)]
         if weights and not all(map(webui_prompts.is_plain, texts)):
-            for text in texts:
-                webui_prompts.check(text)
+            for name in _PROMPTS:
+                webui_prompts.check(found.get(name, ""), negative=name == "negative_prompt")
             found["prompt_weighting"] = "webui"
     except ValueError as error:
         raise BadSpecification(f"prompt: {error}") from None
