@@ -131,7 +131,7 @@ def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -
 def take_loras(prompt: str) -> tuple[str, dict[str, float]]:
     """Return a prompt without its LoRA tags, and the scales of the LoRAs that they name.
 
-    Raises ValueError for a tag that is not understood, and for one LoRA named twice.
+    Raises ValueError for a tag that is not understood or stands in what changes, and for one LoRA named twice.
     """
     scales: dict[str, float] = {}
     for found in _NETWORK.finditer(prompt):
@@ -141,7 +141,18 @@ def take_loras(prompt: str) -> tuple[str, dict[str, float]]:
         if name in scales:
             raise ValueError(f"the LoRA {name!r} is named twice; give it one weight")
         scales[name] = scale
+    if scales and "[" in prompt:
+        _check_unchanging(prompt)
     return (_NETWORK.sub("", prompt).strip(), scales) if scales else (prompt, {})
+
+
+def _check_unchanging(prompt: str) -> None:
+    """Raise ValueError for a tag that is in some of a prompt's texts only: the web UI switches it on for all steps."""
+    # A character that no prompt has.
+    marked = _NETWORK.sub("\0", prompt)
+    for part, _ in webui_schedules.prompts(marked):
+        if any(text.count("\0") < part.count("\0") for text in webui_schedules.texts(part, 2)):
+            raise ValueError(f"{_LORA_FORM} is on for all steps; put it outside of [one:other:0.5] and [one|other]")
 
 
 def _lora(tag: str, arguments: str) -> tuple[str, float]:

@@ -149,6 +149,13 @@ def test_tags_that_would_not_happen_are_refused(prompt: str) -> None:
         take_loras(prompt)
 
 
+@pytest.mark.parametrize("prompt", ["[<lora:ink:1>:0.5] a", "a [b|c <lora:ink:1>]", "a AND [(b<lora:ink:1>):c:1]"])
+def test_a_lora_that_would_not_change_with_its_words_is_refused(prompt: str) -> None:
+    with pytest.raises(ValueError, match="is on for all steps; put it outside"):
+        take_loras(prompt)
+    assert take_loras("[<lora:ink:1>a] (b<lora:oil:1>) [c:d:1]") == ("[a] (b) [c:d:1]", {"ink": 1.0, "oil": 1.0})
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
