@@ -258,6 +258,16 @@ def test_what_cannot_be_drawn_so_is_refused(models: Models, loaded: Loader, monk
         pixels(loaded("sd"), [specified(models, "sd", "[a|b]")])
 
 
+@torch.inference_mode()
+def test_a_second_attempt_in_single_precision_has_the_same_words(models: Models, loaded: Loader) -> None:
+    model: Any = loaded("sd")
+    spec = specified(models, "sd", "[a|b] AND a :0.5", "[c:d:1]", sampler="dpm2", num_inference_steps=3)
+    [picture] = rendered(loop_of(model), [spec])
+    [again] = model._again_in_single_precision([spec]).pictures
+    assert largest_difference(array(picture), np.asarray(again).astype(np.int16)) <= 1
+    assert_replays(loop_of(model), spec, picture)
+
+
 def test_the_texts_of_one_prompt_keep_a_common_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.rand(1, 77, 8, generator=generator) + shift for shift in (0.5, 1.5))
