@@ -228,3 +228,13 @@ def test_entries_are_checked_as_those_of_loras_are(shelf: Path) -> None:
     ):
         with pytest.raises(BadSettings, match=words):
             parse_registry(f"builtin = true\n{text}", where="here", folder=shelf)
+
+
+def test_an_embedding_stands_in_words_that_change_between_steps(draw: Callable[..., Any]) -> None:
+    def drawn(prompt: str, negative: str) -> Any:
+        return pixels(draw("sd", prompt, negative, prompt_weighting="webui", guidance_scale=30.0))
+
+    plain = drawn("a (webui-style:1.2) star", "dark webui-style")
+    changing = drawn("a [(webui-style:1.2):none:9] star", "[dark webui-style:none:9]")
+    assert np.abs(plain - changing).max() <= 1
+    assert np.abs(plain - drawn("a [(webui:1.2):none:9] star", "[dark webui:none:9]")).max() > 1

@@ -195,12 +195,13 @@ class Prompts:
         """
         if not changes(spec):
             return PromptSteps.unchanging(self.encoded(spec))
-        negative = spec.negative_prompt if spec.guidance_scale > 1 else None
-        key = (torch.get_num_threads(), spec.prompt, negative, steps, spec.clip_skip, *self._adapters(spec))
+        prompt = self.words.put_into(spec.prompt, spec.model)
+        negative = self.words.put_into(spec.negative_prompt, spec.model) if spec.guidance_scale > 1 else None
+        key = (torch.get_num_threads(), prompt, negative, steps, spec.clip_skip, *self._adapters(spec))
         if key not in self._composed:
             self._composed[key] = composed(
                 encoders_of(self._pipeline, clip_skip=spec.clip_skip, two_encoders=self._two_encoders),
-                spec.prompt,
+                prompt,
                 negative,
                 steps=steps,
                 dtype=self._pipeline.unet.dtype,
