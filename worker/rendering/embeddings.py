@@ -30,7 +30,7 @@ _LEGACY_END = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Loaded:
+class _LoadedWord:
     entry: Embedding
     #: Changes with the file.
     stamp: tuple[str, int, int]
@@ -38,7 +38,7 @@ class _Loaded:
     sha256: str
 
 
-class _Encoder:
+class _VectorTable:
     """A tokenizer and text encoder that know vectors beside their own."""
 
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
@@ -85,8 +85,8 @@ class EmbeddingWords:
             (getattr(pipeline, tokenizer, None), getattr(pipeline, encoder, None))
             for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
         ]
-        self._encoders: list[_Encoder] = []
-        self._loaded: dict[str, _Loaded] = {}
+        self._encoders: list[_VectorTable] = []
+        self._loaded: dict[str, _LoadedWord] = {}
         self._unfit: dict[str, tuple[Embedding, str]] = {}
         self._next = _FIRST_CHARACTER
 
@@ -127,7 +127,7 @@ class EmbeddingWords:
                 if alias in self._unfit:
                     yield f"{field}: the embedding {alias} {self._unfit[alias][1]}; it is read as words"
 
-    def _get(self, alias: str) -> _Loaded | None:
+    def _get(self, alias: str) -> _LoadedWord | None:
         entry = self._entries[alias]
         try:
             file = lora_file(entry)
@@ -155,11 +155,13 @@ class EmbeddingWords:
             for encoder, one in zip(encoders, vectors, strict=True):
                 encoder.add(characters, one)
             self._next += len(characters)
-        self._loaded[alias] = _Loaded(entry=entry, stamp=stamp, characters=characters, sha256=sha256)
+        self._loaded[alias] = _LoadedWord(entry=entry, stamp=stamp, characters=characters, sha256=sha256)
 
-    def _known(self) -> list[_Encoder]:
+    def _known(self) -> list[_VectorTable]:
         if not self._encoders:
-            self._encoders = [_Encoder(tokenizer, encoder) for tokenizer, encoder in self._parts if encoder is not None]
+            self._encoders = [
+                _VectorTable(tokenizer, encoder) for tokenizer, encoder in self._parts if encoder is not None
+            ]
         return self._encoders
 
 
