@@ -6,27 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from storage.spec.clip_tokens import ClipTokens, clip_tokens_of
+from storage.spec.guidance import is_guided
 from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
+from storage.spec.profiles import profile_of
 
 #: So much of the text as shows the place.
 _SHOWN = 40
-#: What pipelines with a T5 or a language model read of a prompt, its end marked, unless they are told otherwise: the
-#: defaults of `max_sequence_length`, or what they have fixed. A test compares them with the installed Diffusers.
-_ROOMS = {
-    "StableDiffusion3": 255,
-    "FluxKontext": 511,
-    "Flux": 511,
-    "PixArtAlpha": 119,
-    "PixArtSigma": 299,
-    "AuraFlow": 255,
-    "Chroma": 511,
-    "HunyuanDiT": 255,
-    "CogView3": 223,
-    "Kandinsky3": 127,
-    "IF": 76,
-}
 _WORD = re.compile(r"\S+")
 _WAY_OUT = "prompt_weighting, where the model supports it, takes prompts of any length"
 
@@ -67,16 +54,15 @@ class Unread:
 
 def room_of(pipeline: str | None) -> int | None:
     """Return how many tokens of a prompt the longest text encoder of a pipeline reads; None for CLIP's, or unknown."""
-    if (pipeline or "").startswith("Flux2"):
-        return None
-    return next((room for prefix, room in _ROOMS.items() if (pipeline or "").startswith(prefix)), None)
+    profile = profile_of(pipeline)
+    return profile.room if profile else None
 
 
-def readable_fields(spec: Spec) -> Iterator[tuple[str, str]]:
+def readable_fields(spec: Spec, pipeline: str | None) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of the prompts that are read up to a limit; weighted ones are read whole."""
     if spec.prompt_weighting is None and spec.prompt_embeds is None:
         yield "prompt", spec.prompt
-        if spec.guidance_scale > 1:
+        if is_guided(spec, pipeline):
             yield "negative_prompt", spec.negative_prompt
 
 
@@ -98,7 +84,7 @@ def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
 def unread(spec: Spec, model: Model) -> Iterator[Unread]:
     """Yield what a model does not read of a picture's prompts, as far as its files are on this machine."""
     reader = PromptReader(model)
-    for field, text in readable_fields(spec):
+    for field, text in readable_fields(spec, reader.pipeline):
         yield from reader.unread(field, text)
 
 
@@ -107,11 +93,14 @@ class PromptReader:
 
     def __init__(self, model: Model) -> None:
         self._alias = model.alias
+        #: The class of its pipeline, if it is known here.
+        self.pipeline: str | None = None
         self._room: int | None = None
         self._tokenizers: tuple[ClipTokens, ...] = ()
         if isinstance(model, DiffusersModel):
             own = own_configuration(model)
-            self._room = room_of(own.pipeline if own else model.pipeline)
+            self.pipeline = own.pipeline if own else model.pipeline
+            self._room = room_of(self.pipeline)
             self._tokenizers = () if self._room is not None else clip_tokens_of(model)
         rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
         # Of a letter there is one token at most: shorter texts of ASCII need no counting.
