@@ -105,9 +105,7 @@ def show(alias: str, as_json: bool) -> None:
             if source not in gone:
                 click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
-        if (profile := _profile(model)) is not None:
-            for name, meaning in described(profile):
-                click.echo(f"{name:<9} {meaning}")
+        _show_family(_profile(model))
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
         if words := _embeddings(registry.embeddings, model):
@@ -150,6 +148,11 @@ models.add_command(check_file)
 
 def _profile(model: Model) -> Profile | None:
     return profile_of(pipeline_of(model)) if isinstance(model, DiffusersModel) else None
+
+
+def _show_family(profile: Profile | None) -> None:
+    for name, meaning in described(profile) if profile else ():
+        click.echo(f"{name:<9} {meaning}")
 
 
 def _limit(model: Model) -> str:
