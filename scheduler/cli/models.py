@@ -98,12 +98,7 @@ def show(alias: str, as_json: bool) -> None:
             config = f"(put together as {weights.config})" if weights.config else None
             version = " ".join(filter(None, [weights.revision, weights.variant, config]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
-        gone = not_found(model)
-        for source in gone:
-            click.echo(f"          there is no {source} on this machine")
-        for source in missing(model):
-            if source not in gone:
-                click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
+        _show_missing(model)
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
         _show_family(_profile(model))
         click.echo(f"takes     {_words(taken)}")
@@ -148,6 +143,15 @@ models.add_command(check_file)
 
 def _profile(model: Model) -> Profile | None:
     return profile_of(pipeline_of(model)) if isinstance(model, DiffusersModel) else None
+
+
+def _show_missing(model: DiffusersModel) -> None:
+    gone = not_found(model)
+    for source in gone:
+        click.echo(f"          there is no {source} on this machine")
+    for source in missing(model):
+        if source not in gone:
+            click.echo(f"          {source} is not on this machine; `farm models pull {model.alias}` fetches it")
 
 
 def _show_family(profile: Profile | None) -> None:
