@@ -16,6 +16,8 @@ from storage.settings import read_settings
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.model_files import not_found
 from storage.spec.models import DiffusersModel, Model, Running
+from storage.spec.profile_rules import described
+from storage.spec.profiles import Profile, profile_of
 from storage.spec.registry import read_registry
 
 
@@ -79,6 +81,7 @@ def show(alias: str, as_json: bool) -> None:
             | {
                 "batch_limit": model.batch_limit or "auto",
                 "pipeline": pipeline_of(model) if isinstance(model, DiffusersModel) else None,
+                "profile": profile.model_dump(mode="json") if (profile := _profile(model)) else None,
                 "takes": None if taken is None else sorted(taken),
                 "loras": _loras(registry.loras, model),
                 "embeddings": _embeddings(registry.embeddings, model),
@@ -95,13 +98,9 @@ def show(alias: str, as_json: bool) -> None:
             config = f"(put together as {weights.config})" if weights.config else None
             version = " ".join(filter(None, [weights.revision, weights.variant, config]))
             click.echo(f"weights   {weights.source} {version}".rstrip())
-        gone = not_found(model)
-        for source in gone:
-            click.echo(f"          there is no {source} on this machine")
-        for source in missing(model):
-            if source not in gone:
-                click.echo(f"          {source} is not on this machine; `farm models pull {alias}` fetches it")
+        _show_missing(model)
         click.echo(f"pipeline  {pipeline_of(model) or 'unknown on this machine'}")
+        _show_family(_profile(model))
         click.echo(f"takes     {_words(taken)}")
         click.echo(f"loras     {', '.join(_loras(registry.loras, model)) or 'none'}")
         if words := _embeddings(registry.embeddings, model):
@@ -140,6 +139,24 @@ def pull(context: click.Context, alias: str) -> None:
 models.add_command(add)
 models.add_command(check)
 models.add_command(check_file)
+
+
+def _profile(model: Model) -> Profile | None:
+    return profile_of(pipeline_of(model)) if isinstance(model, DiffusersModel) else None
+
+
+def _show_missing(model: DiffusersModel) -> None:
+    gone = not_found(model)
+    for source in gone:
+        click.echo(f"          there is no {source} on this machine")
+    for source in missing(model):
+        if source not in gone:
+            click.echo(f"          {source} is not on this machine; `farm models pull {model.alias}` fetches it")
+
+
+def _show_family(profile: Profile | None) -> None:
+    for name, meaning in described(profile) if profile else ():
+        click.echo(f"{name:<9} {meaning}")
 
 
 def _limit(model: Model) -> str:

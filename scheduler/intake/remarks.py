@@ -35,7 +35,7 @@ class KindRemarks:
         checked = [] if registry.checks is None else registry.checks.remarks(model)
         self._beside_words = (*remarks_beside_words(spec, model), *checked)
         self._reader = PromptReader(model)
-        others = [text for field, text in readable_fields(spec) if field != "prompt"]
+        others = [text for field, text in readable_fields(spec, self._reader.pipeline) if field != "prompt"]
         self._unread_negative = [one for text in others for one in self._reader.unread("negative_prompt", text)]
 
     def on(self, spec: Spec) -> Iterator[str]:

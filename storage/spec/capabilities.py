@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from storage.errors import BadSpecification
 from storage.spec.controls import PER_CONTROLNET
@@ -15,18 +16,11 @@ from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import own_configuration, own_pipeline, public_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
+from storage.spec.picture_size import STEP
+from storage.spec.profile_rules import check_profile, negative_hint, profile_remarks
+from storage.spec.profiles import profile_of
 from storage.spec.samplers import check_clip_skip, check_sampler, has_prior
 from storage.spec.wrong_files import wrong_in_files
-
-#: Pipelines whose sizes must be multiples of more than 8 pixels: they would round others silently.
-_MULTIPLES = {"Kandinsky": 64, "Flux": 16, "StableDiffusion3": 16, "Sana": 32, "Wuerstchen": 128, "StableCascade": 128}
-#: Pipelines that `AutoPipelineForText2Image` opens and the worker does not know how to call: priors of another form,
-#: videos.
-_OTHERS = ("StableCascade", "Wuerstchen", "Helios")
-#: Of its native size's pixels, the fewest that SDXL was trained on is 0.9375, such as in 640 × 1536 (its paper's
-#: appendix I).
-_SMALLEST_TRAINED = 0.93
-
 
 REMARK_ON_LARGE_SEEDS = (
     f"seed: only its lowest 32 bits count; seeds a multiple of {DISTINCT_SEEDS} apart draw the same picture"
@@ -64,8 +58,7 @@ def check_controls(spec: Spec, model: Model) -> None:
         return
     if wrong := wrong_in_files(model):
         raise BadSpecification(f"model: {model.alias}: {wrong}")
-    if (pipeline_of(model) or "").startswith(_OTHERS):
-        raise BadSpecification(f"model: {model.alias} is a {pipeline_of(model)}, which this farm cannot draw with")
+    check_profile(spec, model, pipeline_of(model))
     # What becomes of long prompts is decided before any pipeline (`storage.spec.prompt_length`).
     asked = set(spec.controls()) - {"long_prompts"}
     if asked or model.controlnets:
@@ -76,12 +69,12 @@ def check_controls(spec: Spec, model: Model) -> None:
         raise BadSpecification(
             f"{min(asked - taken)}: the model {model.alias} ({pipeline_of(model)}) does not support it; "
             f"supported: {', '.join(sorted(taken))}"
+            + (negative_hint(pipeline_of(model)) if min(asked - taken) == "negative_prompt" else "")
         )
     if spec.long_prompts == "chunk" and taken is not None and "prompt_weighting" not in taken:
         raise BadSpecification(
             f"long_prompts: the model {model.alias} ({pipeline_of(model)}) cannot read prompts in chunks; cut or refuse"
         )
-    _check_size(spec, model)
     check_sampler(spec, model)
     check_clip_skip(spec, model)
 
@@ -108,22 +101,18 @@ def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
 
     if isinstance(model, SimulatedModel):
         return
-    pipeline = pipeline_of(model) or ""
+    pipeline, own = pipeline_of(model), own_configuration(model)
     yield from guidance_remarks(spec, model)
     yield from pooled_remarks(spec, model)
     if spec.sampler == "dpm++ sde" != model.sampler:
         yield REMARK_ON_SINGLE_STEPS
-    guided = is_guided(spec, pipeline)
-    if has_prior(model, own_configuration(model)):
+    guided = is_guided(spec, pipeline, own)
+    if has_prior(model, own):
         # Its prior is guided by default.
         guided |= spec.prior_guidance_scale is None or spec.prior_guidance_scale > 1
     if not guided and spec.negative_prompt not in ("", model.negative_prompt):
         yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of {spec.guidance_scale:g}"
-    if pipeline.startswith("StableDiffusionXL"):
-        stated = {"width", "height"} & model.model_fields_set
-        width, height = (model.width, model.height) if stated else (1024, 1024)
-        if spec.width * spec.height < _SMALLEST_TRAINED * width * height:
-            yield f"width, height: the model {model.alias} draws poorly below {width} × {height} pixels"
+    yield from profile_remarks(spec, model, pipeline)
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
@@ -142,26 +131,10 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
             raise BadSpecification(f"loras: {name} ({public_source(loras[name])}) cannot be loaded: {wrong}")
 
 
-def _check_size(spec: Spec, model: DiffusersModel) -> None:
-    multiple = size_multiple(model)
-    for field in ("width", "height"):
-        size = getattr(spec, field)
-        if size % multiple:
-            near = size // multiple * multiple
-            raise BadSpecification(
-                f"{field}: must be a multiple of {multiple} for the model {model.alias}, "
-                f"such as {near or multiple} or {near + multiple} (given: {size})"
-            )
-
-
 def size_multiple(model: Model) -> int:
     """Return what sides of a model's pictures are multiples of, in pixels."""
-    return _multiple(pipeline_of(model) or "") if isinstance(model, DiffusersModel) else _multiple("")
-
-
-@cache
-def _multiple(pipeline: str) -> int:
-    return next((factor for prefix, factor in _MULTIPLES.items() if pipeline.startswith(prefix)), 8)
+    profile = profile_of(pipeline_of(model)) if isinstance(model, DiffusersModel) else None
+    return profile.multiple if profile else STEP
 
 
 def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
@@ -183,8 +156,8 @@ def _check_controlnets(spec: Spec, model: DiffusersModel) -> None:
 
 
 @cache
-def _table() -> Mapping[str, Mapping[str, list[str]]]:
-    found: Mapping[str, Mapping[str, list[str]]] = json.loads(
+def _table() -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = json.loads(
         files("storage.spec").joinpath("pipelines.json").read_text(encoding="utf-8")
     )
     return found

@@ -8,23 +8,27 @@ from collections.abc import Iterator
 from storage.spec.model_files import OwnConfiguration, own_configuration
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
-
-#: Pipelines that add the scaled difference to the guided prediction: 0 is off, and 1 is what others call 2.
-_OFF_AT_ZERO = ("ZImage", "Krea2")
-#: Pipelines that are told the scale instead of guiding by it, unless their model was distilled for a single one.
-_TOLD = ("Flux", "Flux2")
-#: Pipelines whose argument for it is `true_cfg_scale`.
-_TRUE_CFG = ("QwenImage",)
+from storage.spec.profiles import family_of, profile_of
 
 
-def is_guided(spec: Spec, pipeline: str | None) -> bool:
-    """Tell whether a picture is guided away from its negative prompt, which is not read otherwise."""
-    return spec.guidance_scale > (0 if (pipeline or "").startswith(_OFF_AT_ZERO) else 1)
+def is_guided(spec: Spec, pipeline: str | None, own: OwnConfiguration | None = None) -> bool:
+    """Tell whether a picture is guided away from its negative prompt, which is not read otherwise.
+
+    As far as the model's own files are here, also whether they leave it to guidance.
+    """
+    profile = profile_of(pipeline)
+    return spec.guidance_scale > (profile.off if profile else 1) and not (own and is_told_its_guidance(own))
+
+
+def is_told_its_guidance(own: OwnConfiguration) -> bool:
+    """Tell whether a UNet was distilled to take the guidance scale as an embedding, as LCMs are."""
+    return own.denoiser.get("time_cond_proj_dim") is not None
 
 
 def guides_by_true_cfg(pipeline: str) -> bool:
     """Tell whether a pipeline's guidance scale is its argument `true_cfg_scale`."""
-    return pipeline.startswith(_TRUE_CFG)
+    profile = profile_of(pipeline)
+    return profile is not None and profile.guidance == "true_cfg"
 
 
 def guidance_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
@@ -36,9 +40,10 @@ def guidance_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
 
 def ignores_guidance(own: OwnConfiguration) -> bool:
     """Tell whether a model draws the same with each guidance scale."""
-    if own.pipeline.startswith("Flux2Klein"):
+    if family_of(own.pipeline) == "Flux2Klein":
         return bool(own.index.get("is_distilled"))
-    if own.pipeline.startswith(_TOLD):
+    profile = profile_of(own.pipeline)
+    if profile is not None and profile.guidance == "embedded" and "unet" not in own.index:
         # What the class does where the file is silent.
-        return not own.denoiser.get("guidance_embeds", own.pipeline.startswith("Flux2"))
+        return not own.denoiser.get("guidance_embeds", family_of(own.pipeline) == "Flux2")
     return False

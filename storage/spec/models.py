@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, model_validator
 
 from storage.spec.controls import MAX_CONTROLNETS, ModelControls
 from storage.spec.picture import Guidance, NegativePrompt, Sampler, Size, Steps
+from storage.spec.profiles import DISTILLED, Distilled, asks_for_pag, distillation, wrongly_distilled
 
 #: Fields of a model that are defaults of its pictures.
 DEFAULTS = {
@@ -122,7 +123,8 @@ class Running(BaseModel):
     """How a pipeline is run, for speed or memory; pictures stay the same except for their last bits."""
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="precision; auto: float16 on a GPU, float32 on a CPU, where half precision is slow"
+        "auto",
+        description="precision; auto: on a GPU the half precision that its family is made for, on a CPU float32",
     )
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="what stays in the computer's memory until it is needed, for GPUs too small for the model"
@@ -142,11 +144,13 @@ class Running(BaseModel):
 
 
 class DiffusersModel(_Model, Weights, Running, ModelControls):
-    """A pipeline that `AutoPipelineForText2Image` opens."""
+    """A pipeline that `AutoPipelineForText2Image` opens, or that `profiles.toml` says another way for."""
 
     kind: Literal["diffusers"]
     #: The class in its `model_index.json`, so that machines without the weights know what it takes.
     pipeline: str | None = None
+    #: How it was distilled to draw in few steps: what it is asked is compared with what that means.
+    distilled: Distilled | None = None
     #: Ask the model's own safety checker: a picture that it flags fails, with that reason.
     safety_checker: bool = False
     #: Another VAE than the model's own.
@@ -168,6 +172,19 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
                 )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_distilled(cls, given: Any) -> Any:
+        """Fill in, where an entry says how its model was distilled, what such models draw with."""
+        kind = given.get("distilled") if isinstance(given, Mapping) else None
+        return {**distillation(kind).usual, **given} if kind in DISTILLED else given
+
+    @model_validator(mode="after")
+    def _is_of_a_family_that_is_distilled_so(self) -> Self:
+        if wrong := wrongly_distilled(self.distilled, self.pipeline):
+            raise ValueError(wrong)
+        return self
+
     @property
     def base(self) -> tuple[object, ...]:
         """Equal for models that can hold their weights once, such as one with and one without a ControlNet."""
@@ -175,13 +192,17 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
             # Where the parts of an offloaded pipeline are is that pipeline's own business.
             return (self.alias,)
         running = self.model_dump(include=set(Running.model_fields))
-        single = (self.config, self.prediction_type, self.zero_snr)
-        return (self.source, self.revision, self.variant, self.safety_checker, self.vae, *single, *running.items())
+        how = (*self._opened_as, self.vae, self.config, self.prediction_type, self.zero_snr)
+        return (self.source, self.revision, self.variant, self.safety_checker, *how, *running.items())
 
     @property
     def parts(self) -> "tuple[Weights, ...]":
         """All weights that it is made of: its own, another VAE, ControlNets."""
         return (self, *([] if self.vae is None else [self.vae]), *self.controlnets)
+
+    @property
+    def _opened_as(self) -> tuple[object, ...]:
+        return (self.distilled, asks_for_pag(self.pipeline))
 
 
 class SimulatedFault(BaseModel):

@@ -7,27 +7,14 @@ from dataclasses import dataclass
 
 from storage.errors import BadSpecification
 from storage.spec.clip_tokens import ClipTokens, clip_tokens_of, least_pieces
+from storage.spec.guidance import is_guided
 from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
+from storage.spec.profiles import profile_of
 
 #: So much of the text as shows the place.
 _SHOWN = 40
-#: What pipelines with a T5 or a language model read of a prompt, its end marked, unless they are told otherwise: the
-#: defaults of `max_sequence_length`, or what they have fixed. A test compares them with the installed Diffusers.
-_ROOMS = {
-    "StableDiffusion3": 255,
-    "FluxKontext": 511,
-    "Flux": 511,
-    "PixArtAlpha": 119,
-    "PixArtSigma": 299,
-    "AuraFlow": 255,
-    "Chroma": 511,
-    "HunyuanDiT": 255,
-    "CogView3": 223,
-    "Kandinsky3": 127,
-    "IF": 76,
-}
 _WORD = re.compile(r"\S+")
 #: Pipelines that read prompts with CLIP alone, and its room: for machines that have no tokenizer's files.
 _WITH_CLIP = re.compile(r"StableDiffusion(?!3)")
@@ -71,16 +58,15 @@ class Unread:
 
 def room_of(pipeline: str | None) -> int | None:
     """Return how many tokens of a prompt the longest text encoder of a pipeline reads; None for CLIP's, or unknown."""
-    if (pipeline or "").startswith("Flux2"):
-        return None
-    return next((room for prefix, room in _ROOMS.items() if (pipeline or "").startswith(prefix)), None)
+    profile = profile_of(pipeline)
+    return profile.room if profile else None
 
 
-def readable_fields(spec: Spec) -> Iterator[tuple[str, str]]:
+def readable_fields(spec: Spec, pipeline: str | None) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of the prompts that are read up to a limit; in chunks they are read whole."""
     if spec.prompt_weighting is None and spec.prompt_embeds is None and spec.long_prompts != "chunk":
         yield "prompt", spec.prompt
-        if spec.guidance_scale > 1:
+        if is_guided(spec, pipeline):
             yield "negative_prompt", spec.negative_prompt
 
 
@@ -102,7 +88,7 @@ def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
 def unread(spec: Spec, model: Model) -> Iterator[Unread]:
     """Yield what a model does not read of a picture's prompts, as far as its files are on this machine."""
     reader = PromptReader(model)
-    for field, text in readable_fields(spec):
+    for field, text in readable_fields(spec, reader.pipeline):
         yield from reader.unread(field, text)
 
 
@@ -111,16 +97,18 @@ class PromptReader:
 
     def __init__(self, model: Model) -> None:
         self._alias = model.alias
+        #: The class of its pipeline, if it is known here.
+        self.pipeline: str | None = None
         self._room: int | None = None
         #: Where the stretches of a text begin each of which is a token at least.
         self._pieces: Callable[[str], Sequence[int]] = _words
         self._tokenizers: tuple[ClipTokens, ...] = ()
         if isinstance(model, DiffusersModel):
             own = own_configuration(model)
-            pipeline = (own.pipeline if own else model.pipeline) or ""
-            self._room = room_of(pipeline)
+            self.pipeline = own.pipeline if own else model.pipeline
+            self._room = room_of(self.pipeline)
             self._tokenizers = () if self._room is not None else clip_tokens_of(model)
-            if not self._tokenizers and _WITH_CLIP.match(pipeline):
+            if not self._tokenizers and _WITH_CLIP.match(self.pipeline or ""):
                 self._room, self._pieces = _CLIP_ROOM, least_pieces
         rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
         # Of a letter there is one token at most: shorter texts of ASCII need no counting.

@@ -8,6 +8,7 @@ from storage.errors import BadSpecification
 from storage.spec.model_files import OwnConfiguration, own_configuration
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
+from storage.spec.profiles import family_of, profile_of
 from storage.spec.sampler_names import PLAIN, SAMPLERS, SCHEDULES, split
 
 #: Diffusers' scheduler class of each solver.
@@ -131,7 +132,7 @@ def check_clip_skip(spec: Spec, model: DiffusersModel) -> None:
     if not spec.clip_skip or own is None or not own.text_encoder_layers:
         return
     # SDXL's pipelines count from the layer before the last.
-    most = min(own.text_encoder_layers) - own.pipeline.startswith("StableDiffusionXL")
+    most = min(own.text_encoder_layers) - (family_of(own.pipeline) == "StableDiffusionXL")
     if spec.clip_skip > most:
         counts = " and ".join(map(str, own.text_encoder_layers))
         raise BadSpecification(
@@ -142,8 +143,8 @@ def check_clip_skip(spec: Spec, model: DiffusersModel) -> None:
 
 def has_prior(model: DiffusersModel, own: OwnConfiguration | None) -> bool:
     """Tell whether a model's pictures begin with steps of a prior."""
-    pipeline = model.pipeline or (own.pipeline if own else "")
-    return pipeline.startswith("Kandinsky") and not pipeline.startswith("Kandinsky3")
+    profile = profile_of(model.pipeline or (own.pipeline if own else None))
+    return profile is not None and profile.prior
 
 
 def _class_of(sampler: str | None, own: OwnConfiguration | None) -> str | None:

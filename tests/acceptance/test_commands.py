@@ -316,6 +316,8 @@ def test_quiet_commands_print_results_alone(home: Home, served: Home, render: An
     assert home.farm("render", "a", "--model", "simulated", "--no-wait", "-q").err == ""
     assert home.farm("jobs", "nothing", "-q", code=2).complaint.startswith("no render")
     assert served.farm("models", "show", "shapes", "--quiet").err == ""
+    assert "sizes     multiples of 8; made for 512 × 512" in served.farm("models", "show", "shapes").out
+    assert served.farm("models", "show", "shapes", "--json").json["profile"]["negative"] == "text"
     # What will not be done is said all the same.
     ignored = home.farm("render", "a", "--negative", "blue", "--guidance", "1", "--steps", "2", "--no-wait", "--quiet")
     assert ignored.err.count("\n") == 1

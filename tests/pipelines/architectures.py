@@ -8,9 +8,16 @@ import diffusers
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from tests.pipelines import flow_architectures
+from tests.pipelines import flow_architectures, variants
 from tests.pipelines.parts import TEXT, clip, gemma, named_texts, t5, tokenizer_of_bytes, vae
-from tests.pipelines.random_weights import kandinsky22, saved, sdxl, stable_diffusion
+from tests.pipelines.random_weights import (
+    kandinsky22,
+    saved,
+    sdxl,
+    sdxl_parts,
+    stable_diffusion,
+    stable_diffusion_parts,
+)
 
 
 def build(name: str, folder: Path) -> Path:
@@ -18,10 +25,10 @@ def build(name: str, folder: Path) -> Path:
     return WELL_KNOWN[name](folder) if name in WELL_KNOWN else saved(ARCHITECTURES[name], folder)
 
 
-def pixart(kind: Any) -> Any:
+def pixart(kind: Any, layers: int = 1) -> Any:
     transformer = diffusers.PixArtTransformer2DModel(
         sample_size=32,
-        num_layers=1,
+        num_layers=layers,
         patch_size=2,
         attention_head_dim=8,
         num_attention_heads=3,
@@ -290,4 +297,19 @@ ARCHITECTURES: Mapping[str, Callable[[], Any]] = {
     "kandinsky3": kandinsky3,
     "deepfloyd": deepfloyd,
     "lcm": lcm,
+    "sd21": variants.stable_diffusion_2,
+    "sd-lcm": variants.lcm_unet,
+    "sdxl-turbo": variants.sdxl_turbo,
+    "sd-pag": lambda: variants.with_pag(stable_diffusion_parts(), diffusers.StableDiffusionPAGPipeline, "mid"),
+    "sdxl-pag": lambda: variants.with_pag(sdxl_parts(), diffusers.StableDiffusionXLPAGPipeline, "mid"),
+    "sd3-pag": lambda: variants.with_pag(
+        flow_architectures.sd3(layers=2), diffusers.StableDiffusion3PAGPipeline, "blocks.1"
+    ),
+    "pixart-sigma-pag": lambda: variants.with_pag(
+        pixart(diffusers.PixArtSigmaPipeline, layers=2), diffusers.PixArtSigmaPAGPipeline, "blocks.1"
+    ),
+    "sana-pag": lambda: variants.with_pag(sana(), diffusers.SanaPAGPipeline, "transformer_blocks.0"),
+    "ernie-image": variants.ernie_image,
 }
+#: Those of them that take the same controls as others.
+VARIANTS = {"sd21", "sdxl-turbo", "sd-pag", "sdxl-pag", "sd3-pag", "pixart-sigma-pag", "sana-pag"}

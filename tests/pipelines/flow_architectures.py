@@ -20,13 +20,13 @@ from tests.pipelines.parts import (
 )
 
 
-def sd3() -> Any:
+def sd3(*, layers: int = 1) -> Any:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=1,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
@@ -118,7 +118,7 @@ def z_image() -> Any:
         n_kv_heads=2,
         cap_feat_dim=16,
         axes_dims=[8, 4, 4],
-        axes_lens=[256, 32, 32],
+        axes_lens=[1024, 32, 32],
     )
     with torch.no_grad():
         for name in ("x_pad_token", "cap_pad_token"):

@@ -47,14 +47,14 @@ _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 def stable_diffusion(folder: Path) -> Path:
     """Build a Stable Diffusion 1.5 pipeline in `folder`."""
-    return saved(_stable_diffusion, folder)
+    return saved(stable_diffusion_parts, folder)
 
 
 def smallest(folder: Path) -> Path:
     """Build the smallest pipeline of these classes in `folder`: for what takes long, such as compiling."""
 
     def build() -> Any:
-        pipeline = _stable_diffusion()
+        pipeline = stable_diffusion_parts()
         pipeline.register_modules(
             unet=UNet2DConditionModel(
                 sample_size=_WIDTH // 2,
@@ -84,7 +84,7 @@ def smallest(folder: Path) -> Path:
 
 def sdxl(folder: Path) -> Path:
     """Build an SDXL pipeline in `folder`."""
-    return saved(_sdxl, folder)
+    return saved(sdxl_parts, folder)
 
 
 def with_safety_checker(folder: Path, base: Path) -> Path:
@@ -151,7 +151,8 @@ def saved(build: Callable[[], Any], folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _stable_diffusion() -> Any:
+def stable_diffusion_parts() -> Any:
+    """Return a Stable Diffusion 1.5 pipeline."""
     tokenizer = byte_tokenizer()
     return StableDiffusionPipeline(
         vae=_vae(),
@@ -165,7 +166,8 @@ def _stable_diffusion() -> Any:
     )
 
 
-def _sdxl() -> Any:
+def sdxl_parts() -> Any:
+    """Return an SDXL pipeline."""
     tokenizer = byte_tokenizer()
     return StableDiffusionXLPipeline(
         vae=_vae(),

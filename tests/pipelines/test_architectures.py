@@ -1,27 +1,15 @@
 """Every control of every architecture: a value of its own changes the picture, or is refused, or a word is said."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-from storage.errors import BadSpecification
-from storage.objects.folder import LocalObjects
-from storage.spec.capabilities import remarks
 from storage.spec.model_files import own_pipeline
 from storage.spec.models import Weights
-from storage.spec.picture import Request, Spec
 from storage.spec.prompt_length import room_of, unread
-from storage.spec.registry import Registry, parse_registry
-from tests.pipelines import architectures
-from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
-from worker.devices import Device
-from worker.rendering.backend import BackendResources
-from worker.rendering.input_cache import InputCache
-from worker.rendering.open_backend import open_backend
+from tests.pipelines.architectures import ARCHITECTURES, VARIANTS, WELL_KNOWN
+from tests.pipelines.tried import Tried
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
 
@@ -47,43 +35,7 @@ CONTROLS: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Tried:
-    """One architecture: its model as a farm has it, and what it draws."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self._folder = architectures.build(name, folder)
-        entry = f'[models.m]\nkind = "diffusers"\nsource = "{folder}"\nwidth = 64\nheight = 64\nnum_inference_steps = 3'
-        self.registry: Registry = parse_registry(f"{entry}\nguidance_scale = 5.0", where="here")
-        self._inputs = InputCache(LocalObjects(folder / "objects"))
-        self._model: Any = None
-        self._drawn: dict[str, Any] = {}
-
-    def spec(self, **fields: Any) -> Spec:
-        return self.registry.resolve(Request.parse({"prompt": "a red star", "seed": 1} | fields), seed=1)
-
-    def accepted(self, **fields: Any) -> Spec | None:
-        """Return the specification, or None if the door refuses it, naming one of these fields."""
-        try:
-            return self.spec(**fields)
-        except BadSpecification as error:
-            if not any(name in str(error) for name in fields):
-                raise
-            return None
-
-    def said(self, spec: Spec) -> list[str]:
-        return list(remarks(spec, self.registry["m"]))
-
-    def drawn(self, spec: Spec) -> Any:
-        if self._model is None:
-            resources = BackendResources(inputs=self._inputs, loras={}, home=self._folder)
-            self._model = open_backend("diffusers", Device("cpu", 0), resources).load(self.registry["m"])
-        if spec.canonical() not in self._drawn:
-            [picture] = self._model.render([spec], lambda: None).pictures
-            self._drawn[spec.canonical()] = np.asarray(picture).astype(np.int16)
-        return self._drawn[spec.canonical()]
-
-
-@pytest.fixture(scope="module", params=[*WELL_KNOWN, *ARCHITECTURES])
+@pytest.fixture(scope="module", params=[name for name in (*WELL_KNOWN, *ARCHITECTURES) if name not in VARIANTS])
 def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     return Tried(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -125,11 +77,3 @@ def test_words_that_t5_does_not_read_are_named_at_the_door_and_by_the_worker(nam
     [said] = tried._model._prompts.unread(long, "m")
     assert said.startswith(f"prompt: the model m reads {room} of its ")
     assert tried._model._prompts.unread(short, "m") == ()
-
-
-def test_the_tokens_that_pipelines_read_are_those_of_the_installed_diffusers() -> None:
-    for pipeline in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
-        most = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-        room = room_of(pipeline.__name__)
-        if most is not None and room is not None:
-            assert room == most.default - 1, pipeline.__name__

@@ -11,7 +11,7 @@ import torch
 
 from storage.errors import RenderFailed
 from storage.spec.models import Lora
-from tests.pipelines.test_architectures import Tried
+from tests.pipelines.tried import Tried
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
 

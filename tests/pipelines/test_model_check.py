@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 
 from storage.errors import BadSpecification, ModelUnavailable
 from storage.settings import Settings
-from storage.spec import capabilities
+from storage.spec import profiles
 from storage.spec.model_checks import CheckFinding, ModelCheck, ModelChecks, write_check
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Request
@@ -108,12 +108,10 @@ def test_a_model_whose_rows_look_at_each_other_is_found_out_and_said_to_whoever_
 
 
 @pytest.fixture
-def no_table_of_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_table_of_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the farm had never heard that a pipeline rounds."""
-    monkeypatch.setattr(capabilities, "_MULTIPLES", {})
-    capabilities._multiple.cache_clear()
-    yield
-    capabilities._multiple.cache_clear()
+    without = {name: profile.model_copy(update={"multiple": 8}) for name, profile in profiles._profiles().items()}
+    monkeypatch.setattr(profiles, "_profiles", lambda: without)
 
 
 @pytest.mark.usefixtures("no_table_of_sizes")

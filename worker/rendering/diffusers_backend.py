@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from diffusers import AutoencoderKL, AutoPipelineForText2Image, ControlNetModel,
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
 from storage.spec.loaded_size import count_parameters
-from storage.spec.model_files import configuration_folder, not_found, public_source, without_folders
+from storage.spec.model_files import configuration_folder, not_found, own_pipeline, public_source, without_folders
 from storage.spec.models import DiffusersModel, Model, Weights
+from storage.spec.profiles import Profile, asks_for_pag, profile_of
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
@@ -79,7 +81,8 @@ class DiffusersBackend:
         """Return the size of the weights as they will be loaded and a fifth more, for what pictures take."""
         if not isinstance(model, DiffusersModel):
             raise TypeError(f"{model.alias} is not a diffusers model")
-        return sum(_bytes_of(weights, _dtype(model, self._device)) for weights in model.parts) * 6 // 5
+        dtype = _dtype(model, self._device, own_pipeline(model))
+        return sum(_bytes_of(weights, dtype) for weights in model.parts) * 6 // 5
 
     def available_memory(self) -> int:
         if self._device.kind == "cuda":
@@ -96,8 +99,10 @@ class DiffusersBackend:
         return f"{self._device.kind} {platform.machine()}"
 
     def _load(self, model: DiffusersModel, shared: LoadedPipeline | None) -> LoadedPipeline:
-        dtype = _dtype(model, self._device)
-        pipeline = _pipeline(model, dtype, shared)
+        single = model.is_single_file
+        index = {} if single else DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
+        dtype = _dtype(model, self._device, index.get("_class_name") or own_pipeline(model))
+        pipeline = _pipeline(model, index, dtype, shared)
         # Hashed before it is offloaded or compiled.
         weights = self._hashes.of(model, dtype, pipeline)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
@@ -142,25 +147,38 @@ def _bytes_of(weights: Weights, dtype: torch.dtype) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline | None) -> Any:
+def _pipeline(
+    model: DiffusersModel, index: Mapping[str, Any], dtype: torch.dtype, shared: LoadedPipeline | None
+) -> Any:
     controlnets = [_controlnet(weights, model, dtype) for weights in model.controlnets]
     if shared is not None:
         # Its present sampler is that of its last batch; its ControlNet is not ours.
-        return AutoPipelineForText2Image.from_pipe(
+        kind: Any = _opener(type(shared.pipeline).__name__)
+        return (type(shared.pipeline) if kind is DiffusionPipeline else kind).from_pipe(
             shared.pipeline,
             scheduler=shared.own_scheduler,
-            controlnet=one_or_all(controlnets) if controlnets else None,
+            **({} if kind is DiffusionPipeline else {"controlnet": one_or_all(controlnets) if controlnets else None}),
         )
     vae = {} if model.vae is None else {"vae": _vae(model.vae, model, dtype)}
     if model.is_single_file:
+        if asks_for_pag(model.pipeline):
+            raise ValueError("perturbed attention (PAG) needs a folder in Diffusers layout, and this is a single file")
         alone = pipeline_from_file(model, dtype, **vae)
         return AutoPipelineForText2Image.from_pipe(alone, controlnet=one_or_all(controlnets)) if controlnets else alone
     extra = {"controlnet": one_or_all(controlnets), **vae} if controlnets else vae
-    index = DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
     if not model.safety_checker and "safety_checker" in index:
         # Left in, it would silently turn what it flags into black squares.
         extra["safety_checker"] = None
-    return _opened(AutoPipelineForText2Image, model, dtype=dtype, **extra)
+    if asks_for_pag(model.pipeline) and not asks_for_pag(index.get("_class_name")):
+        # The folder is of the plain pipeline; the entry wants its attention perturbed.
+        extra["enable_pag"] = True
+    return _opened(_opener(index.get("_class_name")), model, dtype=dtype, **extra)
+
+
+def _opener(pipeline: str | None) -> Any:
+    profile = profile_of(pipeline)
+    by_its_own_class = profile is not None and profile.opened_by == "DiffusionPipeline"
+    return DiffusionPipeline if by_its_own_class else AutoPipelineForText2Image
 
 
 def _controlnet(weights: Weights, model: DiffusersModel, dtype: torch.dtype) -> Any:
@@ -201,9 +219,13 @@ def _opened(kind: Any, weights: Weights, **options: Any) -> Any:
     )
 
 
-def _dtype(model: DiffusersModel, device: Device) -> torch.dtype:
-    if model.dtype != "auto":
-        dtype: torch.dtype = getattr(torch, model.dtype)
-        return dtype
+def _dtype(model: DiffusersModel, device: Device, pipeline: str | None) -> torch.dtype:
+    """Return the precision to load a model in. Raises ValueError if pipelines of this class cannot draw in it."""
+    profile = profile_of(pipeline) or Profile()
     # Half precision is slow or missing on CPUs.
-    return torch.float32 if device.kind == "cpu" else torch.float16
+    best = "float32" if device.kind == "cpu" else profile.half
+    name = best if model.dtype == "auto" else model.dtype
+    if name in profile.refused_dtypes:
+        raise ValueError(f"a {pipeline} cannot draw in {name}; edit its entry (dtype)")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -11,12 +11,13 @@ import torch
 from storage.errors import BadSpecification, DeviceBroken, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
-from storage.spec.guidance import guidance_remarks, guides_by_true_cfg
+from storage.spec.guidance import guidance_remarks
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
 from storage.spec.slots import of_own_loop
 from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
+from worker.rendering.call import call_recipe, family_arguments
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters
@@ -24,7 +25,7 @@ from worker.rendering.pictures import read_image, to_pictures
 from worker.rendering.prompts import Prompts, changes, text_model, weighs_prompts
 from worker.rendering.row_check import has_slots, rows_keep_to_themselves
 from worker.rendering.safety import SafetyChecker
-from worker.rendering.samplers import make_scheduler, sampler_recipe
+from worker.rendering.samplers import make_scheduler, sampler_recipe, spaced_as_distilled
 from worker.rendering.slot import SlotParts
 from worker.rendering.slot_sampling import FreshSchedulers
 from worker.rendering.slots import DiffusersSlots
@@ -65,12 +66,12 @@ class LoadedPipeline:
         self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
         # Tensors stay on the device; but only these pipelines' are in 0…1, as the arrays of all are.
         self._output = "pt" if weighs_prompts(type(pipeline)) else "np"
-        self.own_scheduler = self._denoiser.scheduler
+        self.own_scheduler = spaced_as_distilled(self._denoiser.scheduler, model.distilled)
         self._why_no_slots: str | None = _UNKNOWN
         begins_at_first = type(pipeline).__name__ == "StableDiffusionXLPipeline"
         self._sdxl = type(pipeline).__name__.startswith("StableDiffusionXL")
         self._fresh_schedulers = FreshSchedulers(self.own_scheduler, begins_at_first=begins_at_first, sdxl=self._sdxl)
-        self._takes = inspect.signature(type(self._denoiser).__call__).parameters.keys()
+        self._takes = inspect.signature(type(self._denoiser).__call__).parameters
 
     @torch.inference_mode()
     def render(
@@ -180,7 +181,11 @@ class LoadedPipeline:
         Args:
             beside: what the recipe says that it does not say of every picture.
         """
-        recipe = {**self._recipe, **sampler_recipe(self._denoiser.scheduler)}
+        recipe = {
+            **self._recipe,
+            **sampler_recipe(self._denoiser.scheduler),
+            **call_recipe(self._denoiser, self._takes),
+        }
         if recipe["threads"] is not None:
             recipe["threads"] = torch.get_num_threads()
         if embeddings := self._prompts.embeddings(specs):
@@ -259,31 +264,16 @@ class LoadedPipeline:
             **{name: one_or_all(getattr(shared, name)) for name in PER_CONTROLNET},
             **listeners,
         }
-        given = {name: value for name, value in asked.items() if value is not None and name in self._takes}
+        asked |= family_arguments(self._denoiser, shared, self._takes)
+        given = {name: value for name, value in asked.items() if name in self._takes and value is not None}
         if shared.control_images:
             given["image"] = self._conditions(specs)
         if "callback_on_step_end" in given:
             given.pop("callback", None)
-        self._adapt(given, shared.guidance_scale)
         # Here, too, for pipelines that encode prompts themselves.
         with text_model(getattr(self._denoiser, "text_encoder", None)):
             made = self._denoiser(**given).images
         return made if isinstance(made, torch.Tensor) else torch.from_numpy(made).permute(0, 3, 1, 2)
-
-    def _adapt(self, given: dict[str, Any], scale: float) -> None:
-        """Say what was asked in the words of pipelines that have others for it."""
-        if guides_by_true_cfg(type(self._denoiser).__name__):
-            if self._denoiser.transformer.config.get("guidance_embeds"):
-                given["true_cfg_scale"] = 1.0
-            else:
-                given.pop("guidance_scale", None)
-                given["true_cfg_scale"] = scale
-        if "guidance_schedule" in self._takes:
-            # Ideogram's own default; a scale and a schedule exclude each other.
-            given["guidance_schedule"] = None
-        if type(self._denoiser).__name__.startswith("Hunyuan"):
-            # It would draw another size than the one asked for, among those that it was trained on.
-            given["use_resolution_binning"] = False
 
     def _conditions(self, specs: Sequence[Spec]) -> Any:
         """Return a tensor (batch, 3, height, width), 0…1, for each ControlNet; for a single one, not in a list."""

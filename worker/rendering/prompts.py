@@ -22,16 +22,16 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
 )
-from transformers import CLIPTokenizer
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
-from storage.spec.prompt_length import Unread, readable_fields, room_of
 from storage.spec.webui_schedules import is_composed
+from worker.rendering.call import profile_of_pipeline
 from worker.rendering.compel_weights import compel_embeddings
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.input_cache import InputCache
 from worker.rendering.prompt_steps import Embeddings, PromptSteps, composed
+from worker.rendering.unread import unread_words
 from worker.rendering.webui_weights import encoders_of, weighted_embeddings
 
 _SD = (
@@ -117,10 +117,11 @@ class Prompts:
                 raise RenderFailed(f"prompt_weighting: {type(self._pipeline).__name__} does not support it")
             return [
                 {
-                    "at": list(range(len(specs))),
-                    "prompt": [spec.prompt for spec in specs],
-                    "negative_prompt": [spec.negative_prompt for spec in specs],
+                    "at": at,
+                    "prompt": [specs[index].prompt for index in at],
+                    "negative_prompt": self._negatives([specs[index] for index in at]),
                 }
+                for at in self._calls(specs)
             ]
         by_length: dict[int, list[int]] = {}
         encoded = [self.encoded(spec) for spec in specs]
@@ -131,35 +132,26 @@ class Prompts:
             for at in by_length.values()
         ]
 
+    def _calls(self, specs: Sequence[Spec]) -> list[list[int]]:
+        """Return which pictures go together through a pipeline that encodes prompts itself."""
+        profile = profile_of_pipeline(self._pipeline)
+        if profile.neighbours == "lengthen":
+            return [[index] for index in range(len(specs))]
+        if profile.no_negative == "zeros":
+            with_one = [index for index, spec in enumerate(specs) if spec.negative_prompt]
+            without = [index for index, spec in enumerate(specs) if not spec.negative_prompt]
+            return [at for at in (with_one, without) if at]
+        return [list(range(len(specs)))]
+
+    def _negatives(self, specs: Sequence[Spec]) -> list[str] | None:
+        """Return the negative prompts of pictures that go together; None where that is not the same as empty ones."""
+        found = [spec.negative_prompt for spec in specs]
+        return None if profile_of_pipeline(self._pipeline).no_negative == "zeros" and not any(found) else found
+
     def unread(self, spec: Spec, model: str) -> tuple[str, ...]:
-        """Return remarks on the words that are not read, of a pipeline that reads prompts with CLIP or T5."""
-        parts = {name: part for name, part in self._pipeline.components.items() if "tokenizer" in name and part}
-        longest = room_of(type(self._pipeline).__name__)
-        if longest is not None and not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
-            # What CLIP does not read beside it is read all the same.
-            parts = dict([max(parts.items())])
-        elif not all(isinstance(part, CLIPTokenizer) for part in parts.values()):
-            return ()
-        found = {}
-        for field, said in readable_fields(spec):
-            text = self.words.put_into(said, spec.model) if weighs_prompts(type(self._pipeline)) else said
-            for tokenizer in parts.values():
-                # The text's start and end are marked.
-                room = tokenizer.model_max_length - 2 if longest is None else longest
-                read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-                if len(read.input_ids) > room:
-                    # Where the word begins, even if some of it is read.
-                    words = read.word_ids()
-                    cut = read.offset_mapping[words.index(words[room])][0]
-                    found[field] = Unread(
-                        field=field,
-                        model=model,
-                        room=room,
-                        tokens=len(read.input_ids),
-                        character=len(self.words.taken_out(text[:cut])) + 1,
-                        text=self.words.taken_out(text[cut:]),
-                    ).words
-        return tuple(found.values())
+        """Return remarks on the words that are not read, as far as the pipeline's tokenizers tell."""
+        own_words = self.words if weighs_prompts(type(self._pipeline)) else None
+        return tuple(one.words for one in unread_words(self._pipeline, spec, model, own_words))
 
     def embeddings(self, specs: Sequence[Spec]) -> dict[str, Any]:
         """Return what a recipe says of the textual inversions that are words of these pictures' prompts."""

@@ -19,6 +19,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from storage.spec.profiles import Distilled, distillation
 from storage.spec.sampler_names import split
 from storage.spec.samplers import DISTILLED_STEPS
 from worker.rendering.mended_schedulers import (
@@ -92,6 +93,18 @@ def make_scheduler(sampler: str | None, own: Any, *, sdxl: bool = False) -> Any:
         settings["skip_prk_steps"] = own.config["skip_prk_steps"]
     made = _made(kind, settings, own)
     return keep_timesteps_right(made) if schedule is None else with_schedule(made, solver, schedule, sdxl=sdxl)
+
+
+def spaced_as_distilled(own: Any, distilled: Distilled | None) -> Any:
+    """Return a model's own scheduler with its timesteps where a distilled model has them, whatever its file says.
+
+    Named samplers take that over. Weights of Lightning are put into folders of SDXL, whose file has other timesteps.
+    """
+    spacing = distillation(distilled).spacing if distilled else None
+    if spacing is None or "timestep_spacing" not in own.config or own.config.timestep_spacing == spacing:
+        return own
+    settings = {name: value for name, value in own.config.items() if name != "_use_default_values"}
+    return type(own).from_config(settings, timestep_spacing=spacing)
 
 
 def sampler_recipe(scheduler: Any) -> dict[str, Any]:
