@@ -256,6 +256,11 @@ class Farm:
         told: dict[str, Any] = self._ask("GET", f"/v1/jobs/{job_id}").json()
         return told
 
+    def thumbnail(self, job: dict[str, Any] | str, *, size: int = 256) -> bytes:
+        """Return a finished picture made small, as WebP: 64, 128, 256 or 512 pixels at most. Raises ApiProblem."""
+        job_id = job if isinstance(job, str) else job["id"]
+        return self._ask("GET", f"/v1/jobs/{job_id}/thumbnail", params={"size": size}).content
+
     def models(self) -> list[dict[str, Any]]:
         """Return the models as the API's JSON has them. Raises ApiProblem."""
         return list(self._ask("GET", "/v1/models").json()["data"])

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import agenda, events, fleet, health, problems, renders, schedules, webhooks, welcome
+from scheduler.api import agenda, events, fleet, health, problems, renders, schedules, thumbnails, webhooks, welcome
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
@@ -92,7 +92,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
+    for room in (renders, thumbnails, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     webhooks.document_webhooks(app)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
+from scheduler.api.waiting.bounded import Bounded
 from scheduler.api.waiting.followers import Followers
 from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
@@ -105,6 +106,11 @@ class ApiContext:
         return Followers(
             self.services.database, self.ending, every_seconds=self.events_read_seconds, hindrance=self._hindrance
         )
+
+    @cached_property
+    def thumbnail_making(self) -> Bounded:
+        # A large picture takes 50 MB while it is decoded, and a core for a tenth of a second.
+        return Bounded("thumbnails that are being made", at_once=2)
 
     def _hindrance(self, model: str) -> str | None:
         hindered = what_hinders(self.services, model)

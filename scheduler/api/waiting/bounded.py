@@ -1,0 +1,34 @@
+"""Work for callers that takes a core and memory: so much at the same time, and nothing for those who have gone."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from scheduler.api.access import Caller
+from scheduler.api.problems import Refused
+from scheduler.api.waiting.places import Places
+
+#: nginx's word for it; nobody reads this answer.
+_CLIENT_CLOSED_REQUEST = 499
+
+T = TypeVar("T")
+
+
+class Bounded:
+    """Does one kind of work; made on the event loop. Whoever waits for their turn holds a place, and no thread."""
+
+    def __init__(self, what: str, *, at_once: int) -> None:
+        """Prepare the work; `what`: in words, such as "thumbnails that are being made"."""
+        self.places = Places(what)
+        self._turns = CapacityLimiter(at_once)
+
+    async def do(self, request: Request, caller: Caller, work: Callable[[], T]) -> T:
+        """Do it in a thread when it is its turn. Raises Refused if too many wait, or the caller has gone meanwhile."""
+        with self.places.taken(caller):
+            async with self._turns:
+                if await request.is_disconnected():
+                    raise Refused(_CLIENT_CLOSED_REQUEST, "the caller has gone")
+                return await run_in_threadpool(work)
