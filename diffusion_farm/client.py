@@ -190,6 +190,27 @@ class Farm:
             if not fresh:
                 time.sleep(_POLL_SECONDS)
 
+    def save_zip(self, render: Render | str, file: str | Path, *, label: str | None = None) -> Path:
+        """Write the pictures that are finished into one ZIP archive, as they come; memory stays flat.
+
+        `label`: only those with this one, `NAME=VALUE`. Nothing is left of an archive that was cut off. Raises
+        ApiProblem, httpx.TransportError.
+        """
+        path = Path(file)
+        unfinished = path.with_name(f".{path.name}.part")
+        parameters = {} if label is None else {"label": label}
+        try:
+            with self._http.stream("GET", f"/v1/renders/{_id(render)}/pictures.zip", params=parameters) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    _checked(answer)
+                with unfinished.open("wb") as to:
+                    to.writelines(answer.iter_bytes())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
     def events(self, render: Render | str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the events of a render until it is finished, each once and in order, reconnecting as needed.
 

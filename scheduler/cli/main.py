@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "rerender": _lazy("retry", "rerender", "Reproduce a picture and compare it with the original."),
     },
     "Results": {
-        "fetch": _lazy("fetch", "fetch", "Download the pictures of a render."),
+        "fetch": _lazy("fetch", "fetch", "Download the pictures of a render, to a folder or as one archive."),
         "sheet": _lazy("sheet", "sheet", "Draw a contact sheet of a render."),
         "export": _lazy("export", "export", "Export the pictures of a render as a dataset."),
         "delete": _lazy("delete", "delete", "Delete a render with its pictures, or one picture of it."),

@@ -9,10 +9,8 @@ from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
+from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST
 from scheduler.api.waiting.places import Places
-
-#: nginx's word for it; nobody reads this answer.
-_CLIENT_CLOSED_REQUEST = 499
 
 T = TypeVar("T")
 
@@ -30,5 +28,5 @@ class Bounded:
         with self.places.taken(caller):
             async with self._turns:
                 if await request.is_disconnected():
-                    raise Refused(_CLIENT_CLOSED_REQUEST, "the caller has gone")
+                    raise Refused(CLIENT_CLOSED_REQUEST, "the caller has gone")
                 return await run_in_threadpool(work)
