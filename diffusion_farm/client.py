@@ -211,6 +211,10 @@ class Farm:
             unfinished.unlink(missing_ok=True)
         return path
 
+    def grid(self, render: Render | str, **axes: Any) -> bytes:
+        """Return a grid of the pictures as PNG; `axes`: the API's parameters, such as x="steps". Raises ApiProblem."""
+        return self._ask("GET", f"/v1/renders/{_id(render)}/grid", params=axes).content
+
     def events(self, render: Render | str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the events of a render until it is finished, each once and in order, reconnecting as needed.
 

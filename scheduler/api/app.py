@@ -17,6 +17,7 @@ from scheduler.api import (
     archives,
     events,
     fleet,
+    grids,
     health,
     problems,
     renders,
@@ -42,6 +43,8 @@ from storage.access.quotas import Quotas
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
+#: Routes of pictures that are made when somebody asks.
+_PICTURES = (thumbnails, archives, grids)
 #: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 
@@ -105,7 +108,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, thumbnails, archives, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
+    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     webhooks.document_webhooks(app)

@@ -114,6 +114,11 @@ class ApiContext:
         return Bounded("thumbnails that are being made", at_once=2)
 
     @cached_property
+    def grid_drawing(self) -> Bounded:
+        # 300 MB and a core each, for seconds.
+        return Bounded("grids that are being drawn", at_once=1)
+
+    @cached_property
     def archives(self) -> Places:
         # Each has four pictures in memory, and three threads.
         return Places("archives that are being sent", per_key=4, in_all=16)

@@ -11,6 +11,7 @@ from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.parameters import JobId
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
+from scheduler.api.waiting.bounded import Stay
 from scheduler.results.thumbnails import Side, Thumbnails
 from storage.errors import NotFound
 from storage.renders.views import JobView
@@ -48,7 +49,7 @@ async def get_thumbnail(
         known = _names(if_none_match, _etag(job, size))
         return job, None if known else thumbnails.kept(job, size), known
 
-    def made() -> bytes:
+    def made(_stay: Stay) -> bytes:
         try:
             return thumbnails.make(job, size)
         except NotFound as error:

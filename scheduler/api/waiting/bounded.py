@@ -1,5 +1,6 @@
 """Work for callers that takes a core and memory: so much at the same time, and nothing for those who have gone."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,10 +10,12 @@ from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
-from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST
+from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST, gone
 from scheduler.api.waiting.places import Places
 
 T = TypeVar("T")
+#: Raises Refused if nobody waits for the work any more.
+Stay = Callable[[], None]
 
 
 class Bounded:
@@ -23,10 +26,21 @@ class Bounded:
         self.places = Places(what)
         self._turns = CapacityLimiter(at_once)
 
-    async def do(self, request: Request, caller: Caller, work: Callable[[], T]) -> T:
-        """Do it in a thread when it is its turn. Raises Refused if too many wait, or the caller has gone meanwhile."""
+    async def do(self, request: Request, caller: Caller, work: Callable[[Stay], T]) -> T:
+        """Do it in a thread when it is its turn; work of several steps calls what it is given before each.
+
+        Raises Refused if too many wait, or the caller has gone meanwhile.
+        """
         with self.places.taken(caller):
-            async with self._turns:
-                if await request.is_disconnected():
+            left = asyncio.ensure_future(gone(request.receive))
+
+            def stay() -> None:
+                if left.done():
                     raise Refused(CLIENT_CLOSED_REQUEST, "the caller has gone")
-                return await run_in_threadpool(work)
+
+            try:
+                async with self._turns:
+                    stay()
+                    return await run_in_threadpool(work, stay)
+            finally:
+                left.cancel()
