@@ -277,6 +277,27 @@ def test_the_client_saves_an_archive_whole_or_not_at_all(stage: Stage, made: Ren
     assert [one.name for one in tmp_path.iterdir()] == ["made.zip"]
 
 
+def test_an_archive_whose_store_goes_away_is_cut_off_and_nothing_of_it_is_left(
+    stage: Stage, made: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, get = stage.services.objects, stage.services.objects.get
+    there = {picture_key(made.id, 0), picture_key(made.id, 1)}
+
+    def away(key: str) -> bytes:
+        if key not in there:
+            raise ObjectStoreProblem("no answer")
+        return get(key)
+
+    monkeypatch.setattr(objects, "get", away)
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+        stage.farm().save_zip(made, tmp_path / "made.zip")
+    there.clear()
+    refused = stage.client().get(address(made))
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5"), "where it cannot begin, this is said"
+    assert [*tmp_path.iterdir()] == []
+    assert stage.context.archives.busy == 0
+
+
 # At the command line.
 
 
