@@ -13,7 +13,7 @@ from typing import Any
 from scheduler.intake.files.columns import canonical
 from storage.errors import InvalidInput
 from storage.renders.views import JobView, Views
-from storage.spec.picture import SAMPLERS
+from storage.spec.sampler_names import SAMPLERS
 
 #: Pictures of one grid, and cells, most of which may be empty: beyond that nobody sees anything.
 MOST_PICTURES = 1000
