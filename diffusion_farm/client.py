@@ -190,6 +190,31 @@ class Farm:
             if not fresh:
                 time.sleep(_POLL_SECONDS)
 
+    def save_zip(self, render: Render | str, file: str | Path, *, label: str | None = None) -> Path:
+        """Write the pictures that are finished into one ZIP archive, as they come; memory stays flat.
+
+        `label`: only those with this one, `NAME=VALUE`. Nothing is left of an archive that was cut off. Raises
+        ApiProblem, httpx.TransportError.
+        """
+        path = Path(file)
+        unfinished = path.with_name(f".{path.name}.part")
+        parameters = {} if label is None else {"label": label}
+        try:
+            with self._http.stream("GET", f"/v1/renders/{_id(render)}/pictures.zip", params=parameters) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    _checked(answer)
+                with unfinished.open("wb") as to:
+                    to.writelines(answer.iter_bytes())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def grid(self, render: Render | str, **axes: Any) -> bytes:
+        """Return a grid of the pictures as PNG; `axes`: the API's parameters, such as x="steps". Raises ApiProblem."""
+        return self._ask("GET", f"/v1/renders/{_id(render)}/grid", params=axes).content
+
     def events(self, render: Render | str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the events of a render until it is finished, each once and in order, reconnecting as needed.
 
@@ -255,6 +280,11 @@ class Farm:
         """Return a job as the API's JSON has it, with its specification and recipe. Raises ApiProblem."""
         told: dict[str, Any] = self._ask("GET", f"/v1/jobs/{job_id}").json()
         return told
+
+    def thumbnail(self, job: dict[str, Any] | str, *, size: int = 256) -> bytes:
+        """Return a finished picture made small, as WebP: 64, 128, 256 or 512 pixels at most. Raises ApiProblem."""
+        job_id = job if isinstance(job, str) else job["id"]
+        return self._ask("GET", f"/v1/jobs/{job_id}/thumbnail", params={"size": size}).content
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models as the API's JSON has them. Raises ApiProblem."""

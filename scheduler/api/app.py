@@ -12,13 +12,27 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import agenda, events, fleet, health, problems, renders, schedules, webhooks, welcome
+from scheduler.api import (
+    agenda,
+    archives,
+    events,
+    fleet,
+    grids,
+    health,
+    problems,
+    renders,
+    schedules,
+    thumbnails,
+    webhooks,
+    welcome,
+)
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
 from scheduler.api.open_api import build_beside_requests
+from scheduler.api.parameters import STREAMED
 from scheduler.api.rate_limits import RateLimits
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
@@ -29,6 +43,8 @@ from storage.access.quotas import Quotas
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
+#: Routes of pictures that are made when somebody asks.
+_PICTURES = (thumbnails, archives, grids)
 #: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 
@@ -92,7 +108,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
+    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
         app.include_router(room.router)
     app.include_router(automatic1111.extension)
     webhooks.document_webhooks(app)
@@ -142,13 +158,16 @@ class _Bounded:
 
 
 class _Heads:
-    """Answer HEAD as GET wherever an answer ends by itself: load balancers ask so. The server leaves the body out."""
+    """Answer HEAD as GET wherever an answer ends by itself, and soon: load balancers ask so.
+
+    The server leaves the body out.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith(STREAMED):
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 

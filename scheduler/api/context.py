@@ -12,7 +12,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
+from scheduler.api.waiting.bounded import Bounded
 from scheduler.api.waiting.followers import Followers
+from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
@@ -53,7 +55,7 @@ class ApiContext:
 
     #: How often the rows of renders that callers wait for are read.
     waits_read_seconds: float = 0.1
-    #: How often the rows of renders that streams of events follow are read.
+    #: How often the rows of renders that streams of events follow are read, and the keys of who is sent an archive.
     events_read_seconds: float = 0.5
 
     @property
@@ -105,6 +107,21 @@ class ApiContext:
         return Followers(
             self.services.database, self.ending, every_seconds=self.events_read_seconds, hindrance=self._hindrance
         )
+
+    @cached_property
+    def thumbnail_making(self) -> Bounded:
+        # A large picture takes 50 MB while it is decoded, and a core for a tenth of a second.
+        return Bounded("thumbnails that are being made", at_once=2)
+
+    @cached_property
+    def grid_drawing(self) -> Bounded:
+        # 300 MB and a core each, for seconds.
+        return Bounded("grids that are being drawn", at_once=1)
+
+    @cached_property
+    def archives(self) -> Places:
+        # Each has four pictures in memory, and three threads.
+        return Places("archives that are being sent", per_key=4, in_all=16)
 
     def _hindrance(self, model: str) -> str | None:
         hindered = what_hinders(self.services, model)

@@ -53,7 +53,7 @@ class RenderQuery:
     def narrowed(self, caller: Caller) -> RenderFilter:
         """Return what to list. Raises BadSpecification naming a wrong parameter; Refused (403) for other owners."""
         for name in ("owner", "model", "name"):
-            _check_text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         if self.owner is not None and caller.role is not Role.ADMIN and self.owner != caller.owner:
             raise Refused(
                 403, f"this API key sees the renders of {caller.owner} alone; those of others need an admin key"
@@ -72,14 +72,15 @@ def read_label(said: str | None) -> dict[str, str]:
     """Return labels by name; at most one. Raises BadSpecification for one that is not NAME=VALUE."""
     if said is None:
         return {}
-    _check_text("label", said)
+    check_text("label", said)
     name, equals, value = said.partition("=")
     if not equals or not name:
         raise BadSpecification(f"label: {said[:40]!r}: expected NAME=VALUE, such as split=train")
     return {name: value}
 
 
-def _check_text(name: str, value: str | None) -> None:
+def check_text(name: str, value: str | None) -> None:
+    """Raise BadSpecification for text that no database takes."""
     if value is not None and "\0" in value:
         raise BadSpecification(f"{name}: must not contain the character NUL")
 

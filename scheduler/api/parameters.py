@@ -8,6 +8,8 @@ from fastapi import Header, Path
 from storage.errors import BadSpecification
 
 _LONGEST_WAIT_SECONDS = 60
+#: How addresses end whose answers go on and on: HEAD is not answered as GET there.
+STREAMED = ("/events", "/pictures.zip")
 
 RenderId = Annotated[str, Path(pattern="^[0-9a-z]{1,32}$", description="Such as `k7m2p9x4tq8z`.")]
 JobId = Annotated[str, Path(pattern=r"^[0-9a-z]{1,32}-\d{1,9}$", description="Such as `k7m2p9x4tq8z-000012`.")]

@@ -94,7 +94,8 @@ KINDS: Mapping[ProblemCode, ProblemKind] = {
     ProblemCode.NO_PICTURE: ProblemKind(
         status=404,
         title="The job has no picture",
-        meaning="It is not done yet, or has failed, or was cancelled. `GET /v1/jobs/ID` tells its state.",
+        meaning="It is not done yet, or has failed, or was cancelled (`GET /v1/jobs/ID` tells its state), or its "
+        "file is no longer in the object store as it was stored; the detail says which.",
     ),
     ProblemCode.SIGNED_URL_INVALID: ProblemKind(
         status=404,

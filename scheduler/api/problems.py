@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from scheduler.api.json_bodies import DoubledField
+from scheduler.api.parameters import STREAMED
 from scheduler.api.problem_kinds import ProblemCode, address_of, code_of
 from scheduler.api.request_ids import HEADER as REQUEST_ID
 from scheduler.api.request_ids import request_id_of
@@ -283,8 +284,8 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
         )
     if error.status_code == 405 and error.detail == _TITLES[405]:
         useful = _methods(request) or set((error.headers or {}).get("Allow", "GET").split(", "))
-        # HEAD is answered as GET, but for what has no end (`scheduler.api.app`).
-        allowed = useful | ({"HEAD"} if "GET" in useful and not request.url.path.endswith("/events") else set())
+        # HEAD is answered as GET, but for what goes on and on (`scheduler.api.app`).
+        allowed = useful | ({"HEAD"} if "GET" in useful and not request.url.path.endswith(STREAMED) else set())
         return answer(
             request,
             405,

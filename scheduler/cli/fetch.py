@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from scheduler.cli.archive import write_archive
 from scheduler.cli.output import counted, hint, json_option, print_json
 from scheduler.cli.progress import amount_of
 from scheduler.cli.reading import services_to_find
@@ -24,23 +25,43 @@ _NAME_HELP = (
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Download the pictures to this folder."
-)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Download the pictures to this folder.")
 @click.option("--name", metavar="PATTERN", help=_NAME_HELP)
+@click.option(
+    "--zip", "archive", type=click.Path(path_type=Path), metavar="FILE", help="Write one ZIP archive instead."
+)
 @json_option
-def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
-    """Download the pictures of a render.
+@click.pass_context
+def fetch(
+    context: click.Context, render_id: str, out: Path | None, name: str | None, archive: Path | None, as_json: bool
+) -> None:
+    """Download the pictures of a render, to a folder or as one archive.
 
     Those that are finished; what is in the folder already is not downloaded again. No other file is overwritten: a
     picture whose name is taken gets the render in its name.
     """
+    if (out is None) == (archive is None):
+        raise click.UsageError("give a folder (--out DIR) or an archive (--zip FILE)")
+    if name is not None and out is None:
+        raise click.UsageError("--name names the files of --out DIR; in an archive they are INDEX-SEED.png")
     names = None if name is None else FileNames(name)
     services = services_to_find(render_id)
     render = services.find_render(render_id)
-    render_id = render.id
     if not render.done:
-        raise InvalidInput(f"render {render_id} is {render.state} and has no finished pictures yet")
+        raise InvalidInput(f"render {render.id} is {render.state} and has no finished pictures yet")
+    missing = 0 if archive is None else write_archive(services, render, archive, as_json=as_json)
+    if out is not None:
+        _fetch_to(services, render, out, names, as_json=as_json)
+    if render.remaining:
+        hint(
+            f"{counted(render.remaining, 'job')} of the render not finished; `farm watch {render.id}"
+            + ("` waits for them" if out is None else f" --out {out}` downloads their pictures as they are")
+        )
+    context.exit(1 if missing else 0)
+
+
+def _fetch_to(services: Services, render: RenderView, out: Path, names: FileNames | None, *, as_json: bool) -> None:
+    render_id = render.id
     prepare_folder(out)
     downloads = _fetched(services, render, out, names)
     n = downloads.found + downloads.written
@@ -50,11 +71,6 @@ def fetch(render_id: str, out: Path, name: str | None, as_json: bool) -> None:
         there = f" ({counted(downloads.found, 'picture')} there already)" if downloads.found else ""
         click.echo(f"{counted(n, 'picture')} of render {render_id} in {out}{there}")
     say_renamed(out, downloads.renamed)
-    if render.remaining:
-        hint(
-            f"{counted(render.remaining, 'job')} of the render not finished; `farm watch {render_id} --out {out}` "
-            "downloads their pictures as they are"
-        )
 
 
 @click.command()

@@ -56,8 +56,9 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "rerender": _lazy("retry", "rerender", "Reproduce a picture and compare it with the original."),
     },
     "Results": {
-        "fetch": _lazy("fetch", "fetch", "Download the pictures of a render."),
+        "fetch": _lazy("fetch", "fetch", "Download the pictures of a render, to a folder or as one archive."),
         "sheet": _lazy("sheet", "sheet", "Draw a contact sheet of a render."),
+        "grid": _lazy("grid", "grid", "Draw a grid of a render, labelled by the fields that differ."),
         "export": _lazy("export", "export", "Export the pictures of a render as a dataset."),
         "delete": _lazy("delete", "delete", "Delete a render with its pictures, or one picture of it."),
         "usage": _lazy("purge", "usage", "Show how much storage each owner uses."),

@@ -1,7 +1,8 @@
 """`farm render`: submit an order, wait for it, fetch its pictures."""
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.errors import BadSpecification, InvalidInput
 from storage.renders.schedules import Schedules
+from storage.renders.views import RenderView
 from storage.rules.names import checked_name, checked_note
 from storage.rules.states import Priority
 from storage.settings import Settings, read_settings
@@ -102,9 +104,19 @@ def render(
         return
     outcome = see_through(services, accepted, out=out)
     report(services, outcome, as_json=as_json)
-    if sheet is not None and outcome.render.done:
-        write_sheet(services, accepted.render_id, sheet)
+    _draw(services, outcome.render, sheet, order_options.combined)
     context.exit(outcome.exit_code)
+
+
+def _draw(services: Services, render: RenderView, sheet: Path | None, combined: Sequence[str]) -> None:
+    """Write the sheet that was asked for, and say how to see the combinations of values that were."""
+    if sheet is not None and render.done:
+        write_sheet(services, render.id, sheet)
+    varied = [one.partition("=")[0].strip() for one in combined]
+    if render.done > 1 and varied:
+        # As many as a grid has axes; where there are more of them, these are the first.
+        axes = " ".join(f"--{place} {shlex.quote(name)}" for place, name in zip("xyz", varied, strict=False))
+        hint(f"`farm grid {render.id} {axes}` draws them as a grid")
 
 
 def _check_words(once: str | None, name: str | None, note: str | None) -> None:

@@ -1,7 +1,6 @@
 """Contact sheets: the pictures of a render at a glance, each with its prompt and seed."""
 
 import io
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from scheduler.results.fonts import Font, font_for
+from scheduler.results.drawing import INK, MARK, PALE, PAPER, fitted, wrapped
+from scheduler.results.fonts import font_for
 from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
 from storage.objects.store import ObjectStore
@@ -25,9 +25,6 @@ _GAP = 12
 _CAPTION_LINES = 3
 _LINE = 13
 _FONT_SIZE = 11
-#: More of a prompt is not to be seen.
-_MEASURED = 200
-_PAPER, _INK, _PALE, _MARK = (250, 250, 248), (30, 30, 30), (120, 120, 120), (176, 0, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def draw(tiles: Iterable[Tile], *, columns: int = 8) -> Image.Image:
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     width, height = cells[0].size
-    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), _PAPER)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), PAPER)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         sheet.paste(cell, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
@@ -91,34 +88,17 @@ def _note(job: JobView) -> str:
 
 
 def _cell(tile: Tile) -> Image.Image:
-    cell = Image.new("RGB", (_CELL, _CELL + (_CAPTION_LINES + 1) * _LINE + 4), _PAPER)
+    cell = Image.new("RGB", (_CELL, _CELL + (_CAPTION_LINES + 1) * _LINE + 4), PAPER)
     with Image.open(io.BytesIO(tile.picture)) as file:
-        picture = _fitted(file.convert("RGB"))
+        picture = fitted(file.convert("RGB"), _CELL)
     cell.paste(picture, ((_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     font, _ = font_for(tile.prompt, _FONT_SIZE)
     # The whole note is for pages, where there is room for it.
     note = "  ".join((*tile.note.split("  ")[:2], *tile.remarks))
     of_note, _ = font_for(note, _FONT_SIZE)
-    caption = [*((line, _INK, font) for line in _wrapped(tile.prompt, font))]
-    caption.append((note, _MARK if tile.remarks else _PALE, of_note))
+    caption = [*((line, INK, font) for line in wrapped(tile.prompt, font, _CELL, most=_CAPTION_LINES))]
+    caption.append((note, MARK if tile.remarks else PALE, of_note))
     for number, (line, colour, drawn_with) in enumerate(caption):
         draw.text((0, _CELL + 4 + number * _LINE), line, fill=colour, font=drawn_with)
     return cell
-
-
-def _fitted(picture: Image.Image) -> Image.Image:
-    scale = _CELL / max(picture.size)
-    if scale >= 1:
-        whole = int(scale)
-        return picture.resize((picture.width * whole, picture.height * whole), Image.Resampling.NEAREST)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _wrapped(prompt: str, font: Font) -> Sequence[str]:
-    """Return the prompt wrapped into the lines that fit."""
-    # Letters of other scripts are wider.
-    width = max(font.getlength("n"), font.getlength(prompt[:_MEASURED]) / max(1, len(prompt[:_MEASURED])))
-    letters = int(_CELL / width)
-    return textwrap.wrap(" ".join(prompt.split()), width=letters, max_lines=_CAPTION_LINES, placeholder=" …")

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scheduler.results.purge import Purge
+from scheduler.results.thumbnails import Side
 from scheduler.services import Services
-from storage.objects.object_keys import picture_key
+from storage.objects.object_keys import picture_key, thumbnail_key
 from storage.renders.deletion import Deletions
 from storage.renders.purge import PurgeRows
 from storage.renders.views import JobView
@@ -61,6 +62,9 @@ class Deletion:
         if self.services.views.job(job.id).state is State.DONE:
             self.services.objects.delete(key)
             self.rows.delete_job(job)
+            # Last: whoever makes one now looks for the row afterwards (`scheduler.results.thumbnails`).
+            for side in Side:
+                self.services.objects.delete(thumbnail_key(job.render_id, job.index, side))
         else:
             self.rows.delete_job(job)
             self.services.objects.delete(key)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from scheduler.results.contact_sheet import Tile
 from scheduler.results.picture_checks import PictureChecks
+from scheduler.results.thumbnails import shrunk
 from storage.errors import InvalidInput
 
 #: Pictures on one page: beyond that browsers get slow, and nobody scrolls.
@@ -103,17 +104,12 @@ def write(tiles: Iterable[Tile], path: Path, *, title: str, findings: PictureChe
 def _figure(tile: Tile) -> str:
     with Image.open(io.BytesIO(tile.picture)) as picture:
         size = picture.size
-        small = picture.convert("RGB")
-    small.thumbnail((_SIDE, _SIDE))
-    data = io.BytesIO()
-    # Pictures that are shown larger than they are keep every pixel.
-    small.save(data, "WEBP", quality=80, lossless=max(size) <= _SIDE // 2)
     return _FIGURE.substitute(
         small=' class="small"' if max(size) <= _SIDE // 2 else "",
         width=size[0],
         height=size[1],
         prompt=html.escape(tile.prompt),
-        data=b64encode(data.getvalue()).decode(),
+        data=b64encode(shrunk(tile.picture, _SIDE)).decode(),
         note=html.escape(tile.note),
         remarks="".join(f"<br><mark>{html.escape(remark)}</mark>" for remark in tile.remarks),
     )

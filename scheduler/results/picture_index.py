@@ -38,9 +38,9 @@ class PictureIndex:
 
     def add(self, job: JobView, file: Path) -> None:
         """Have a picture noted by the next `write`."""
-        line = _line(job, file.relative_to(self._folder).as_posix())
+        name = file.relative_to(self._folder).as_posix()
         with self._adding:
-            self._pending[(line["job"], line["file"])] = json.dumps(line, ensure_ascii=False)
+            self._pending[(job.id, name)] = line_of(job, name)
 
     def write(self) -> None:
         """Write what was added since, but for what is noted already. Raises InvalidInput if that cannot be done."""
@@ -73,8 +73,9 @@ class PictureIndex:
                 self._noted.add(key)
 
 
-def _line(job: JobView, file: str) -> dict[str, Any]:
-    return {
+def line_of(job: JobView, file: str) -> str:
+    """Return what the index says of a picture, in one line without its end."""
+    said: dict[str, Any] = {
         "file": file,
         "job": job.id,
         "index": job.index,
@@ -85,6 +86,7 @@ def _line(job: JobView, file: str) -> dict[str, Any]:
         "sha256": job.sha256,
         "pixels_sha256": job.pixels_sha256,
     }
+    return json.dumps(said, ensure_ascii=False)
 
 
 def _is_index(path: Path) -> bool:

@@ -23,8 +23,13 @@ def picture_key(render_id: str, index: int) -> str:
     return f"{folder_of(render_id)}/{index:06d}.png"
 
 
+def thumbnail_key(render_id: str, index: int, side: int) -> str:
+    """Return the key of a picture's thumbnail: in its render's folder, which goes with the render."""
+    return f"{folder_of(render_id)}/thumbnails/{side}/{index:06d}.webp"
+
+
 def folder_of(render_id: str) -> str:
-    """Return the folder that holds a render's pictures and nothing else."""
+    """Return the folder that holds a render's pictures, their thumbnails, and nothing else."""
     return f"renders/{render_id}"
 
 

@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +27,12 @@ from botocore.exceptions import (
 from storage.errors import NotFound, ObjectStoreProblem, ObjectStoreRefused
 from storage.objects.object_keys import Stored, checked, described
 from storage.settings import without_secrets
+
+_CONTENT_TYPES = {".png": "image/png", ".webp": "image/webp"}
+#: Half of a client's connections.
+_DELETED_AT_ONCE = 8
+#: Keys of one answer to a list.
+_PAGE = 1000
 
 
 class S3Objects:
@@ -65,7 +73,7 @@ class S3Objects:
                     Bucket=self._bucket,
                     Key=self._name(key),
                     Body=source,
-                    ContentType="image/png" if key.endswith(".png") else "application/octet-stream",
+                    ContentType=_CONTENT_TYPES.get(Path(key).suffix, "application/octet-stream"),
                     ChecksumSHA256=b64encode(bytes.fromhex(stored.sha256)).decode(),
                     Metadata={"sha256": stored.sha256},
                     IfNoneMatch="*",
@@ -150,8 +158,10 @@ class S3Objects:
 
     def delete_below(self, folder: str) -> None:
         # One by one: many stores other than AWS refuse the checksum that deleting many at once comes with.
-        for key in self.list(f"{checked(folder)}/"):
-            self.delete(key)
+        keys = self.list(f"{checked(folder)}/")
+        with ThreadPoolExecutor(_DELETED_AT_ONCE, thread_name_prefix="delete") as threads:
+            while some := [*islice(keys, _PAGE)]:
+                list(threads.map(self.delete, some))
 
     def remove_unfinished(self, *, seconds: float) -> int:  # noqa: ARG002 - one request stores an object whole
         return 0

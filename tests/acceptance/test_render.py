@@ -284,6 +284,19 @@ def test_a_render_tells_people_how_it_ended_and_where_the_pictures_are(served: H
     assert sorted(file.name for file in (served.folder / "some/where").iterdir()) == ["000000-3.png", "pictures.jsonl"]
 
 
+def test_a_render_of_combinations_says_how_to_see_them_as_a_grid(served: Home) -> None:
+    render = ("render", "--model", "simulated", "a red star")
+    made = served.farm(*render, "--product", "steps=1,2", "--product", "sampler=ddim,euler a")
+
+    [offered] = re.findall(r"`farm (grid \w+ --x steps --y sampler)` draws them as a grid", made.err)
+    drawn = served.farm(*offered.split(), "--out", "grid.png")
+    assert "grid grid.png: 4 pictures, columns: steps; rows: sampler; the seeds differ from cell to cell" in drawn.err
+    with Image.open(served.folder / "grid.png") as grid:
+        assert (grid.format, grid.width) == ("PNG", 582)
+    assert "as a grid" not in served.farm(*render, "--product", "steps=1").err
+    assert "as a grid" not in served.farm(*render, "-n", "2").err
+
+
 def test_a_second_render_into_the_same_folder_keeps_the_pictures_of_the_first(served: Home) -> None:
     command = ("render", "--model", "simulated", "--seed", "3", "--out", "same/folder")
     first = served.farm(*command, "a red star")

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from storage.objects.object_keys import picture_key
+from scheduler.results.thumbnails import Side
+from storage.objects.object_keys import picture_key, thumbnail_key
 from storage.rules.states import FINAL, State
 from storage.spec.picture import read_spec
 from tests.chaos.ledger import ROOM, Ledger
@@ -135,8 +136,10 @@ def done_rows_have_their_object(snapshot: Snapshot) -> Iterator[str]:
 
 
 def objects_have_their_done_row(snapshot: Snapshot) -> Iterator[str]:
-    """There is no object without a done row; above all none of a cancelled job."""
+    """There is no object, picture or thumbnail, without a done row; above all none of a cancelled job."""
     owned = {job.object for job in snapshot.done()}
+    for job in snapshot.done():
+        owned |= {thumbnail_key(job.render_id, job._mapping["index"], side) for side in Side}
     states = {picture_key(job.render_id, job._mapping["index"]): job for job in snapshot.jobs}
     for key in sorted(snapshot.objects.keys() - owned):
         job = states.get(key)

@@ -143,8 +143,9 @@ class Visitors:
             self._note(f"the events of {render_id} came as {numbers[:50]}")
 
     def _look(self, rng: Random, render_id: str, order: Order, badge: Badge) -> None:
-        """Fetch a picture with one's own key, and try with another's."""
-        path = f"/v1/jobs/{render_id}-{rng.randrange(order.jobs):06d}/image"
+        """Fetch a picture and its thumbnail with one's own key, and try with another's."""
+        job = f"/v1/jobs/{render_id}-{rng.randrange(order.jobs):06d}"
+        path = f"{job}/image"
         answer = self._ask("GET", path, badge, _PATIENCE)
         if answer is not None and answer.status_code == 307:
             try:
@@ -155,9 +156,14 @@ class Visitors:
         if answer is not None and answer.status_code == 200:
             self._check_picture(answer.content, order, path)
         others = [one for one in list(self._badges) if one.owner != order.owner]
-        foreign = self._ask("GET", path, rng.choice(others), _PATIENCE)
-        if foreign is not None and foreign.status_code < 400:
-            self._note(f"{path} of {order.owner} was given to another owner")
+        stranger = rng.choice(others)
+        small = self._ask("GET", f"{job}/thumbnail", badge, _PATIENCE)
+        if small is not None and small.status_code == 200 and not small.content.startswith(b"RIFF"):
+            self._note(f"{job}/thumbnail: {small.content[:20]!r} is no WebP")
+        for one in (path, f"{job}/thumbnail"):
+            foreign = self._ask("GET", one, stranger, _PATIENCE)
+            if foreign is not None and foreign.status_code < 400:
+                self._note(f"{one} of {order.owner} was given to another owner")
 
     def _check_picture(self, data: bytes, order: Order, path: str) -> None:
         with Image.open(io.BytesIO(data)) as picture:

@@ -85,7 +85,8 @@ class Generated:
     def may_wait(self) -> bool:
         """Whether its answer may rightly take long."""
         waits = ("/v1/images/generations", "/sdapi/v1/txt2img")
-        return self.template in waits or self.template.endswith("/events") or "prefer" in self.headers
+        made = ("/events", "/pictures.zip", "/grid", "/thumbnail")
+        return self.template in waits or self.template.endswith(made) or "prefer" in self.headers
 
 
 class Documented:

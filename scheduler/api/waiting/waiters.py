@@ -13,6 +13,7 @@ from starlette.requests import Request
 from scheduler.api.access import Caller
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
+from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST, gone
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
 from storage.access.keys import Keys
@@ -22,8 +23,6 @@ from storage.renders.waits import RENEWED_EVERY_SECONDS, Waits
 
 #: How often it is looked whether the keys of those who wait still let anybody in.
 _KEYS_SECONDS = 0.5
-#: nginx's word for it; nobody reads this answer.
-_CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(eq=False, frozen=True)
@@ -83,18 +82,18 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(caller.key_id, over)
-        gone = asyncio.ensure_future(_gone(request))
+        left = asyncio.ensure_future(gone(request.receive))
         self._enter(render_id, waiter, interruptible)
         try:
             if interruptible:
                 await run_in_threadpool(self._marks.mark, [render_id])
-            await asyncio.wait({over, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({over, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if over.done():
                 over.result()
-            elif gone.done():
-                raise Refused(_CLIENT_CLOSED_REQUEST, f"the caller has gone; render {render_id} continues")
+            elif left.done():
+                raise Refused(CLIENT_CLOSED_REQUEST, f"the caller has gone; render {render_id} continues")
         finally:
-            gone.cancel()
+            left.cancel()
             self._leave(render_id, waiter, interruptible)
 
     def _enter(self, render_id: str, waiter: _Waiter, interruptible: bool) -> None:
@@ -164,9 +163,3 @@ def _turned_away(render_id: str) -> Refused:
         {"WWW-Authenticate": "Bearer"},
         code=ProblemCode.INVALID_API_KEY,
     )
-
-
-async def _gone(request: Request) -> None:
-    """Return when the caller has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
