@@ -75,7 +75,8 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     before = services.objects.get(job.object)
     if by_slots := "calls" in recipe:
         position, specs = 0, [job.spec]
-        replay = json.dumps({name: recipe[name] for name in ("calls", "decoded")})
+        said = ("calls", "decoded", "lora_ranks")
+        replay = json.dumps({name: recipe[name] for name in said if name in recipe})
         terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
     else:
         position, specs = batch.job_row_ids.index(job.row_id), services.views.specs(batch)

@@ -17,7 +17,7 @@ from storage.spec.model_files import not_found, public_source, without_folders
 from storage.spec.models import DiffusersModel, Model, Weights
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
-from worker.rendering.loras import LoraAdapters
+from worker.rendering.loras import LoraAdapters, lora_adapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.torch_faults import as_fault
@@ -117,7 +117,7 @@ class DiffusersBackend:
 
     def _adapters(self, pipeline: Any, model: DiffusersModel) -> LoraAdapters:
         again = partial(place, pipeline, model, self._device) if is_offloaded(model, self._device) else None
-        return LoraAdapters(pipeline, self._loras, offload_again=again)
+        return lora_adapters(pipeline, self._loras, compiled=model.compile != "none", offload_again=again)
 
 
 def _pipeline(model: DiffusersModel, dtype: torch.dtype, shared: LoadedPipeline | None) -> Any:
