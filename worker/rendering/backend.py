@@ -15,7 +15,7 @@ from storage.spec.models import Lora, Model
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
 
-#: What a `Replay` is called in a recipe.
+#: What a recipe says of one picture alone: its `Replay`, and its LoRAs.
 _OWN = ("calls", "decoded", "lora_ranks", "loras")
 
 
