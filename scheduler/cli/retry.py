@@ -130,7 +130,8 @@ def _reproduced(
 ) -> JobView:
     """Render specifications again as a recipe says; return the job at a position. Raises InvalidInput if it failed."""
     if "calls" in recipe:
-        replay = json.dumps({name: recipe[name] for name in ("calls", "decoded")})
+        said = ("calls", "decoded", "lora_ranks")
+        replay = json.dumps({name: recipe[name] for name in said if name in recipe})
         terms = Terms(priority=Priority.INTERACTIVE, replay=replay)
     else:
         terms = Terms(priority=Priority.INTERACTIVE, together=True, threads=recipe.get("threads"))

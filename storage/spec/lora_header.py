@@ -3,7 +3,7 @@
 The door reads it where the file is at hand; the worker reads all of the file, and has the last word.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,8 +34,41 @@ _METHODS = {
     "emb_params": "an embedding",
     "string_to_param": "an embedding",
 }
-#: Pipelines that apply a LoKr.
-_WITH_LOKR = ("Flux2", "ZImage")
+#: The beginnings of the names of pipelines that apply more than LoRAs.
+_APPLIED = {
+    "a LoHa": ("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG", "StableDiffusionXL"),
+    "a LoCon in Tucker's form": (
+        *("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG", "StableDiffusionXL"),
+    ),
+    "a LoKr": (
+        *("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG", "StableDiffusionXL"),
+        *("Flux2", "ZImage"),
+    ),
+}
+_SDXL = "SDXL"
+#: How many numbers the cross-attention takes of the text encoders → whose that is.
+_BY_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: _SDXL}
+#: What only one kind of model has, by a part of the names.
+_BY_LAYER = {
+    "lora_te2_": _SDXL,
+    "text_encoder_2.": _SDXL,
+    "label_emb": _SDXL,
+    "joint_blocks": "Stable Diffusion 3",
+    "double_blocks": "FLUX",
+    "single_transformer_blocks": "FLUX",
+}
+#: What trainers write of the model, by its beginning: kohya's, and the model specification of Stability AI.
+_BY_WORDS = {
+    "sdxl": _SDXL,
+    "stable-diffusion-xl": _SDXL,
+    "sd_v1": "Stable Diffusion 1",
+    "stable-diffusion-v1": "Stable Diffusion 1",
+    "sd_v2": "Stable Diffusion 2",
+    "stable-diffusion-v2": "Stable Diffusion 2",
+    "sd3": "Stable Diffusion 3",
+    "stable-diffusion-3": "Stable Diffusion 3",
+    "flux": "FLUX",
+}
 
 
 def wrong_in_header(lora: Lora, pipeline: str | None) -> str | None:
@@ -57,18 +90,59 @@ def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) ->
             return f"there is no {weight_name or 'safetensors file'} in it"
         path = files[0]
     try:
-        names = list(read_header(path).tensors)
+        header = read_header(path)
     except OSError:
         return None
     except ValueError as error:
         return f"not a safetensors file: {error}"
-    if (method := method_of(names)) and not (method == "a LoKr" and pipeline.startswith(_WITH_LOKR)):
+    shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
+    names = list(shapes)
+    if (method := method_of(names)) and not (
+        method in _APPLIED and (not pipeline or pipeline.startswith(_APPLIED[method]))
+    ):
         return f"it holds {method}, which is not applied here"
-    if not any(part in name for name in names for part in ("lora", "lokr")):
+    if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
         return f"it holds no LoRA, but {listed(names)}"
-    second = [name for name in names if name.startswith(("lora_te2_", "text_encoder_2."))]
-    if second and pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG")):
-        return f"it changes a second text encoder ({second[0]}), which this model does not have: it was made for SDXL"
+    return _wrong_base(made_for(shapes, header.metadata), names, pipeline)
+
+
+def _wrong_base(base: str | None, names: Sequence[str], pipeline: str) -> str | None:
+    """Return whether a LoRA was made for models of another kind than those of a pipeline class."""
+    if pipeline.startswith("StableDiffusionXL"):
+        # SDXL's layers are other ones even where a width is by chance the same.
+        wrong = base is not None and base != _SDXL
+    elif pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG")):
+        second = [name for name in names if name.startswith(("lora_te2_", "text_encoder_2."))]
+        if second:
+            return f"it changes a second text encoder ({second[0]}), which this model does not have: made for {_SDXL}"
+        wrong = base is not None and not base.startswith(("Stable Diffusion 1", "Stable Diffusion 2"))
+    else:
+        wrong = False
+    return f"it was made for {base}, and this model is another kind ({pipeline})" if wrong else None
+
+
+def made_for(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str | None:
+    """Return for which kind of model a LoRA was made, by its layers, or else by what its trainer says; None: unknown.
+
+    Args:
+        shapes: of the file's tensors, by name.
+    """
+    for name, shape in shapes.items():
+        for part, base in _BY_LAYER.items():
+            if part in name:
+                return base
+        takes_text = "attn2_to_k." in name or "attn2.to_k." in name or "attn2.processor.to_k_lora." in name
+        if takes_text and ("down" in name or "lora_A" in name or name.endswith("hada_w1_b")) and len(shape) > 1:
+            return _BY_WIDTH.get(shape[1]) or _said(metadata)
+    return _said(metadata)
+
+
+def _said(metadata: Mapping[str, str]) -> str | None:
+    for field in ("modelspec.architecture", "ss_base_model_version"):
+        said = str(metadata.get(field, "")).lower()
+        for beginning, base in _BY_WORDS.items():
+            if said.startswith(beginning):
+                return base
     return None
 
 

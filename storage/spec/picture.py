@@ -275,11 +275,15 @@ class Spec(Controls):
         return self._key(self.num_inference_steps, self.guidance_scale, self.sampler, *_shared(self.controls()))
 
     def loop_key(self) -> str:
-        """Return a hash equal for pictures that can be denoised together by slots, each with steps of its own."""
-        return self._key(*_shared({name: value for name, value in self.controls().items() if name != "eta"}))
+        """Return a hash equal for pictures that slots can denoise together, each with steps and LoRAs of its own."""
+        return self._key(*_shared({name: value for name, value in self.controls().items() if name not in _OF_ROWS}))
 
     def _key(self, *shared: object) -> str:
         return hashlib.sha256(repr((self.model, self.width, self.height, *shared)).encode()).hexdigest()[:16]
+
+
+#: Controls that may differ between pictures that are denoised together.
+_OF_ROWS = frozenset({"eta", "loras"})
 
 
 def _shared(controls: dict[str, Any]) -> tuple[object, ...]:

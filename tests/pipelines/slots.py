@@ -37,7 +37,11 @@ def rendered(loop: SlotLoop, specs: Sequence[Spec], threads: int | None = None) 
 
 
 def replay_of(recipe: Mapping[str, Any]) -> Replay:
-    return Replay(calls=tuple(tuple(run) for run in recipe["calls"]), decoded=tuple(recipe["decoded"]))
+    return Replay(
+        calls=tuple(tuple(run) for run in recipe["calls"]),
+        decoded=tuple(recipe["decoded"]),
+        lora_ranks=tuple(recipe.get("lora_ranks", ())),
+    )
 
 
 def array(picture: SlotPicture) -> np.ndarray[Any, np.dtype[np.int16]]:

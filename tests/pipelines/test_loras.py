@@ -1,5 +1,6 @@
 """LoRA files: what they hold is applied, exactly, or the LoRA is refused by name; and a refused one leaves no trace."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from peft import LoraConfig, get_peft_model
 
 from storage.errors import OutOfMemory, RenderFailed
 from storage.spec.models import Lora
@@ -80,6 +82,12 @@ def sd(both: dict[str, Tried]) -> Tried:
         Kind(text=()),
         Kind(magnitudes=True),
         Kind(magnitudes=True, unet=(), alphas=(1.0, 3.0)),
+        Kind(unet=(*kohya.CONVS, *kohya.OUTSIDE), alphas=(1.0, 3.0)),
+        Kind(unet=kohya.CONVS, method="tucker"),
+        Kind(unet=kohya.CONVS, method="loha", alphas=(1.0, 3.0)),
+        Kind(unet=kohya.CONVS, method="lokr", alphas=(1.0, 3.0)),
+        Kind(unet=kohya.CONVS, method="lokr-whole", alphas=(1.0, 3.0)),
+        Kind(method="loha", magnitudes=True),
     ],
     ids=str,
 )
@@ -119,6 +127,47 @@ def test_blocks_by_the_names_of_the_original_code_are_those_of_diffusers(
     safetensors.torch.save_file(original, tmp_path / "original.safetensors")
     tried.add(original=tmp_path / "original.safetensors")
     assert largest_difference(tried.drawn(original=1.0), tried.merged(file)) <= 1
+
+
+def test_what_peft_saves_by_itself_is_applied_as_strongly_as_it_says(sd: Tried, tmp_path: Path) -> None:
+    unet: Any = copy.deepcopy(sd.twin.pipeline.unet)
+    options = {"r": 4, "lora_alpha": 6, "rank_pattern": {"attn1.to_k": 2}, "alpha_pattern": {"attn1.to_k": 3}}
+    made = get_peft_model(
+        unet, LoraConfig(target_modules=["to_q", "to_k"], init_lora_weights=False, use_rslora=True, **options)
+    )
+    made.save_pretrained(tmp_path)
+    sd.add(peft=tmp_path)
+    changed = sd.drawn(peft=1.0)
+    assert largest_difference(changed, sd.plain) > 1
+    whole, sd.twin.pipeline.unet = sd.twin.pipeline.unet, made.merge_and_unload()
+    try:
+        assert largest_difference(changed, pixels(sd.twin, [sd.spec()])) <= 1
+    finally:
+        sd.twin.pipeline.unet = whole
+
+
+def test_memory_holds_the_loras_that_were_used_last(sd: Tried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        f"one{number}": kohya.write(
+            tmp_path / f"{number}.safetensors", sd.twin.pipeline, Kind(unet=("to_q",)), seed=number
+        )
+        for number in range(5)
+    }
+    sd.add(**files)
+    first = sd.drawn(one0=1.0)
+    monkeypatch.setattr("worker.rendering.lora_set._MOST", 2)
+    adapters: Any = sd.model.adapters  # type: ignore[attr-defined]
+    adapters._shelf._kept.clear()
+    for alias in files:
+        sd.drawn(**{alias: 1.0})
+    assert list(adapters._shelf._kept) == ["one3", "one4"]
+    size = adapters._shelf._kept["one4"].bytes
+    monkeypatch.setattr("worker.rendering.lora_set._MOST_BYTES", size)
+    assert (sd.drawn(one0=1.0) == first).all()
+    assert list(adapters._shelf._kept) == ["one0"]
+    # What is in use together is there, however much it is.
+    sd.drawn(one1=1.0, one2=1.0)
+    assert list(adapters._shelf._kept) == ["one1", "one2"]
 
 
 def test_pefts_own_alphas_are_applied(sd: Tried, weights: Path, tmp_path: Path) -> None:
@@ -171,8 +220,14 @@ REFUSED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
         lambda file: file.update({"bundle_emb.cat.string_to_param.*": torch.zeros(2)}),
         "bundle_emb|renamed|lora",
     ),
-    "a middle matrix": (lambda file: file.update({f"{_Q}.lora_mid.weight": torch.zeros(4, 4, 3, 3)}), f"{_Q}.lora_mid"),
-    "no second matrix": (lambda file: file.pop(f"{_Q}.lora_up.weight"), f"{_Q}.lora_up"),
+    "a kernel in a linear layer": (
+        lambda file: file.update({f"{_Q}.lora_mid.weight": torch.zeros(4, 4, 3, 3)}),
+        "to_q, whose weights are 64×64, cannot be changed by down 4×64, mid 4×4×3×3, up 64×4",
+    ),
+    "no second matrix": (
+        lambda file: file.pop(f"{_Q}.lora_up.weight"),
+        "unet.mid_block.*to_q: one of its two matrices is missing",
+    ),
     "magnitudes of inputs": (
         lambda file: file.update(
             {
@@ -183,9 +238,24 @@ REFUSED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
         ),
         "DoRA magnitudes \\(dora_scale\\) are those of inputs",
     ),
-    "magnitudes of one module": (
-        lambda file: file.update({f"{_Q}.dora_scale": torch.ones(64, 1)}),
-        "other modules have a DoRA's magnitudes, this one has none",
+    "LoRA and LoHa at once": (
+        lambda file: file.update({f"{_Q}.hada_w1_a": torch.ones(64, 4)}),
+        "to_q: hada_w1_b, hada_w2_a, hada_w2_b is missing",
+    ),
+    "a layer that is changed twice": (
+        lambda file: file.update(
+            {
+                f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.{end}": torch.zeros(64, 64)
+                for end in ("lora_A.weight", "lora_B.weight")
+            }
+        ),
+        "it changes unet.mid_block.*to_q twice",
+    ),
+    "a LoRA of a norm": (
+        lambda file: file.update(
+            {f"lora_unet_conv_norm_out.lora_{side}.weight": torch.zeros(4, 4) for side in ("down", "up")}
+        ),
+        "unet.conv_norm_out is a GroupNorm, which no LoRA can change here",
     ),
 }
 
@@ -234,7 +304,7 @@ def test_memory_that_runs_out_while_a_lora_loads_is_no_fault_of_the_picture(
 
     sd.add(late=weights / "ink")
     with monkeypatch.context() as patch:
-        patch.setattr("worker.rendering.loras.set_peft_model_state_dict", full)
+        patch.setattr("worker.rendering.lora_set.change", full)
         with pytest.raises(OutOfMemory):
             sd.drawn(late=1.0)
     assert (sd.drawn() == sd.plain).all()

@@ -12,9 +12,10 @@ from storage.spec.registry import parse_registry
 _Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
-def file_of(file: Path, *names: str) -> Path:
-    """Write a safetensors file of empty tensors."""
-    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+def file_of(file: Path, *names: str, width: int = 0, says: dict[str, str] | None = None) -> Path:
+    """Write a safetensors file of tensors without values, whose second size is this one."""
+    tensors = {name: {"dtype": "F32", "shape": [0, width], "data_offsets": [0, 0]} for name in names}
+    header = json.dumps(tensors | ({"__metadata__": says} if says else {})).encode()
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     return file
 
@@ -31,10 +32,8 @@ def ask(source: Path, pipeline: str = "StableDiffusionPipeline") -> None:
 @pytest.mark.parametrize(
     ("names", "word"),
     [
-        ([f"{_Q}.hada_w1_a", f"{_Q}.hada_w1_b"], "a LoHa"),
-        ([f"{_Q}.lokr_w1", f"{_Q}.lokr_w2"], "a LoKr"),
+        ([f"{_Q}.oft_blocks"], "an OFT"),
         ([f"{_Q}.lora_down.weight", f"{_Q}.diff"], "differences of whole weights"),
-        ([f"{_Q}.lora_down.weight", f"{_Q}.lora_mid.weight"], "Tucker"),
         (["emb_params"], "an embedding"),
         (["model.diffusion_model.input_blocks.0.0.weight"], "no LoRA, but model.diffusion_model"),
         ([f"{_Q}.lora_down.weight", "lora_te2_text_model.lora_down.weight"], "second text encoder .*SDXL"),
@@ -59,3 +58,57 @@ def test_what_fits_or_is_elsewhere_passes(tmp_path: Path) -> None:
     ask(file_of(tmp_path / "one.safetensors", f"{_Q}.lora_down.weight", f"{_Q}.lora_up.weight", f"{_Q}.alpha"))
     ask(file_of(tmp_path / "two.safetensors", "lora_te2_text_model.lora_down.weight"), "StableDiffusionXLPipeline")
     ask(file_of(tmp_path / "three.safetensors", "layers.0.attention.to_q.lokr_w1"), "ZImagePipeline")
+
+
+def test_a_method_is_refused_only_where_it_is_not_applied(tmp_path: Path) -> None:
+    for number, names in enumerate(
+        ([f"{_Q}.hada_w1_a"], [f"{_Q}.lokr_w1"], [f"{_Q}.lora_down.weight", f"{_Q}.lora_mid.weight"])
+    ):
+        file = file_of(tmp_path / f"{number}.safetensors", *names)
+        for pipeline in ("StableDiffusionPipeline", "StableDiffusionXLControlNetPipeline"):
+            ask(file, pipeline)
+        with pytest.raises(BadSpecification, match="a LoHa|a LoKr|Tucker"):
+            ask(file, "FluxPipeline")
+
+
+_TEXT = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "said", "base"),
+    [
+        (_TEXT, 768, {}, "Stable Diffusion 1"),
+        (_TEXT, 1024, {}, "Stable Diffusion 2"),
+        (_TEXT, 2048, {}, "SDXL"),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight", 2048, {}, "SDXL"),
+        (f"{_Q}.lora_down.weight", 4, {"ss_base_model_version": "sdxl_base_v1-0"}, "SDXL"),
+        (f"{_Q}.lora_down.weight", 4, {"modelspec.architecture": "stable-diffusion-v1/lora"}, "Stable Diffusion 1"),
+        ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", 4, {}, "FLUX"),
+        (f"{_Q}.lora_down.weight", 4, {}, None),
+    ],
+)
+def test_a_lora_for_another_base_is_refused_by_its_name(
+    tmp_path: Path, name: str, width: int, said: dict[str, str], base: str | None
+) -> None:
+    file = file_of(tmp_path / "one.safetensors", name, width=width, says=said)
+    for pipeline, ours in (("StableDiffusionPipeline", "Stable Diffusion"), ("StableDiffusionXLPipeline", "SDXL")):
+        if base is None or base.startswith(ours):
+            ask(file, pipeline)
+        else:
+            with pytest.raises(BadSpecification, match=f"it was made for {base}, and this model is another kind"):
+                ask(file, pipeline)
+
+
+def test_a_file_that_was_cut_short_or_lies_is_refused_at_the_door(tmp_path: Path) -> None:
+    for number, (about, word) in enumerate(
+        (
+            ({"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}, "promises 36 bytes, and 0 are there"),
+            ({"dtype": "F32"}, "does not describe tensors"),
+            (["F32"], "does not describe tensors"),
+        )
+    ):
+        header = json.dumps({f"{_Q}.lora_down.weight": about}).encode()
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(BadSpecification, match=f"not a safetensors file: .*{word}"):
+            ask(file)

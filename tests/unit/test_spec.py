@@ -300,6 +300,12 @@ def test_the_batch_key_is_the_same_in_every_process_and_after_every_upgrade() ->
     assert KITTEN.batch_key() == "d4595bc75da6a7f5"
 
 
+def test_pictures_with_different_loras_are_denoised_together_and_not_called_together() -> None:
+    ink, oil = (changed(loras=loras) for loras in ({"ink": 0.5}, {"oil": 1.0}))
+    assert ink.loop_key() == oil.loop_key() == KITTEN.loop_key()
+    assert len({ink.batch_key(), oil.batch_key(), KITTEN.batch_key()}) == 3
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

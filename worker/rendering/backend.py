@@ -15,8 +15,8 @@ from storage.spec.models import Embedding, Lora, Model
 from storage.spec.picture import Spec
 from worker.rendering.input_cache import InputCache
 
-#: What a `Replay` is called in a recipe.
-_REPLAY = ("calls", "decoded")
+#: What a recipe says of one picture alone: its `Replay`, and its LoRAs.
+_OWN = ("calls", "decoded", "lora_ranks", "loras")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ class Replay:
     calls: tuple[tuple[int, int | None, int, int], ...]
     #: How many pictures were decoded in one call with it, and which of them it was.
     decoded: tuple[int, int]
+    #: For each run of calls, the rank to which the matrices of LoRAs were padded with zeros; None: there were none.
+    lora_ranks: tuple[int | None, ...] = ()
 
 
 class Slot(Protocol):
@@ -72,12 +74,12 @@ class SlotPicture:
     remarks: tuple[str, ...] = ()
 
     def own_recipe(self) -> dict[str, Any]:
-        """Return what its recipe says of it alone: its `Replay`."""
-        return {name: said for name, said in self.recipe.items() if name in _REPLAY}
+        """Return what its recipe says of it alone: its `Replay`, and its LoRAs."""
+        return {name: said for name, said in self.recipe.items() if name in _OWN}
 
     def common_recipe(self) -> dict[str, Any]:
         """Return what its recipe may have in common with others."""
-        return {name: said for name, said in self.recipe.items() if name not in _REPLAY}
+        return {name: said for name, said in self.recipe.items() if name not in _OWN}
 
 
 class SlotLoop(Protocol):

@@ -21,7 +21,7 @@ from storage.spec.profiles import Profile, asks_for_pag, profile_of
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
-from worker.rendering.loras import LoraAdapters
+from worker.rendering.loras import LoraAdapters, lora_adapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
@@ -133,7 +133,7 @@ class DiffusersBackend:
 
     def _adapters(self, pipeline: Any, model: DiffusersModel) -> LoraAdapters:
         again = partial(place, pipeline, model, self._device) if is_offloaded(model, self._device) else None
-        return LoraAdapters(pipeline, self._loras, offload_again=again)
+        return lora_adapters(pipeline, self._loras, compiled=model.compile != "none", offload_again=again)
 
 
 def _bytes_of(weights: Weights, dtype: torch.dtype) -> int:

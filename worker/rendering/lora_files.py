@@ -61,11 +61,15 @@ def read_tensors(file: Path) -> Tensors:
         raise ValueError(f"not a safetensors file: {error}") from None
 
 
+def written_metadata(file: Path) -> dict[str, str]:
+    """Return what a trainer wrote into the file's header."""
+    with safetensors.safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
+
+
 def written_config(file: Path) -> dict[str, Any]:
     """Return PEFT's configuration of the adapter, `<component>.<option>`, if the file's header has one."""
-    with safetensors.safe_open(file, framework="pt") as opened:
-        header = opened.metadata() or {}
-    found: dict[str, Any] = json.loads(header.get("lora_adapter_metadata", "{}"))
+    found: dict[str, Any] = json.loads(written_metadata(file).get("lora_adapter_metadata", "{}"))
     return found
 
 

@@ -1,26 +1,135 @@
-"""The LoRAs of one pipeline: each is loaded on its first use, then switched on and off per batch."""
+"""The LoRAs of one pipeline: each is loaded on its first use, then switched on and off per batch, picture or row."""
 
 import re
-import textwrap
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
-from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
+from diffusers.utils.peft_utils import delete_adapter_layers, set_adapter_layers, set_weights_and_activate_adapters
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
-from storage.spec.model_files import not_found, public_source, without_folders
+from storage.errors import RenderFailed
 from storage.spec.models import Lora
 from worker.rendering.lora_conversion import check_modules, converted
-from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, by_component, lora_file, read_tensors, written_config
+from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
+from worker.rendering.lora_layers import LoraLayers
+from worker.rendering.lora_set import LoraSet, LoraShelf, named, not_loaded
 from worker.rendering.module_state import ModuleState
-from worker.rendering.torch_faults import as_fault
 from worker.rendering.weights import hash_named
+
+#: Of PEFT's adapters, which are in the model's layers and on its device.
+_MOST_ADAPTERS = 8
+
+
+class LoraAdapters(Protocol):
+    """The LoRAs that one pipeline can use."""
+
+    def switch(self, scales: Mapping[str, float]) -> None:
+        """Use exactly these LoRAs (alias → scale) in all calls that follow.
+
+        Raises:
+            RenderFailed: one of them cannot be loaded, or not be used so; the pipeline is as it was before.
+            OutOfMemory, DeviceBroken: as `LoadedModel.render`.
+        """
+        ...
+
+    def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
+        """Return what the recipe says of pictures that are rendered with these LoRAs, by alias."""
+        ...
+
+
+def lora_adapters(
+    pipeline: Any,
+    known: Mapping[str, Lora],
+    *,
+    compiled: bool = False,
+    offload_again: Callable[[], None] | None = None,
+) -> LoraAdapters:
+    """Return the way in which a pipeline uses LoRAs.
+
+    Args:
+        compiled: whether the UNet is compiled.
+        offload_again: how an offloaded pipeline is offloaded: its layers cannot be changed while it is.
+    """
+    of_stable_diffusion = isinstance(pipeline, StableDiffusionLoraLoaderMixin | StableDiffusionXLLoraLoaderMixin)
+    if of_stable_diffusion and hasattr(pipeline, "unet"):
+        return UNetAdapters(pipeline, known, compiled=compiled, offload_again=offload_again)
+    return PeftAdapters(pipeline, known, offload_again=offload_again)
+
+
+class UNetAdapters:
+    """LoRAs of Stable Diffusion, SDXL and their like, whose rows of a call may each have others."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        known: Mapping[str, Lora],
+        *,
+        compiled: bool = False,
+        offload_again: Callable[[], None] | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._known = known
+        self._offload_again = offload_again
+        self._shelf = LoraShelf(pipeline, lambda: self._known)
+        #: What the recipe says of those that were used.
+        self._said: dict[str, dict[str, Any]] = {}
+        self._components = {
+            name: LoraLayers(name, component, compiled=compiled and name == "unet" and bool(known))
+            for name in pipeline._lora_loadable_modules
+            if (component := getattr(pipeline, name, None)) is not None
+        }
+
+    def get(self, scales: Mapping[str, float] | None) -> LoraSet | None:
+        """Return LoRAs (alias → scale) to be used together; None: no LoRAs. Raises as `switch` does."""
+        if not scales:
+            return None
+        found = self._shelf.get(scales)
+        self._said |= found.recipe()
+        return found
+
+    def switch(self, scales: Mapping[str, float]) -> None:
+        self._use(self.get(scales), self._components)
+
+    def use(self, loras: LoraSet | None) -> None:
+        """Use exactly these for all rows of the calls that follow."""
+        self._use(loras, self._components)
+
+    def use_for_text(self, loras: LoraSet | None) -> None:
+        """Encode the prompts that follow with exactly these."""
+        self._use(loras, [name for name in self._components if name != "unet"])
+
+    def use_by_row(self, sets: Sequence[LoraSet | None], row_of: Sequence[int], rank: int | None = None) -> int | None:
+        """Give each row of the UNet's next call its own LoRAs, as `LoraLayers.use_by_row` does."""
+        return self._components["unet"].use_by_row(sets, row_of, rank)
+
+    def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
+        return {alias: self._said[alias] | {"scale": scale} for alias, scale in sorted(scales.items())}
+
+    def _use(self, loras: LoraSet | None, names: Sequence[str] | Mapping[str, Any]) -> None:
+        components = [self._components[name] for name in names]
+        if loras is None:
+            for component in components:
+                component.off()
+            return
+        aside = self._offload_again is not None and loras.has_full
+        if aside:
+            # A layer's own weights are looked at, wherever they wait.
+            self._pipeline.remove_all_hooks()
+        try:
+            for component in components:
+                component.use(loras)
+        except BaseException:
+            for component in components:
+                component.off()
+            raise
+        finally:
+            if aside and self._offload_again is not None:
+                self._offload_again()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,41 +142,39 @@ class _Loaded:
     has_magnitudes: bool
 
 
-class LoraAdapters:
-    """The LoRAs that one pipeline can use."""
+class PeftAdapters:
+    """LoRAs of other pipelines, as PEFT's adapters: those of a call are its pictures' alike."""
 
     def __init__(
         self, pipeline: Any, known: Mapping[str, Lora], *, offload_again: Callable[[], None] | None = None
     ) -> None:
-        """
-        Args:
-            offload_again: how an offloaded pipeline is offloaded: its layers cannot be changed while it is.
-        """
         self._pipeline = pipeline
         self._known = known
         self._offload_again = offload_again
-        self._loaded: dict[str, _Loaded] = {}
+        #: The one used last at the end.
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        #: So many were loaded.
+        self._count = 0
         #: Those that are on, and their scales; None: it is not known.
         self._on: Mapping[str, float] | None = None
 
     def switch(self, scales: Mapping[str, float]) -> None:
-        """Use exactly these LoRAs (alias → scale).
-
-        Raises:
-            RenderFailed: one of them cannot be loaded, or not be used so; the pipeline is as it was before.
-            OutOfMemory, DeviceBroken: as `LoadedModel.render`.
-        """
         if self._on is not None and list(self._on.items()) == list(scales.items()):
             # A walk through all modules otherwise, at every step.
             return
         self._on = None
-        for alias in scales.keys() - self._loaded.keys():
-            self._load(alias)
+        for alias in scales:
+            if alias in self._loaded:
+                self._loaded.move_to_end(alias)
+        for alias in scales:
+            if alias not in self._loaded:
+                self._load(alias)
         for alias, scale in scales.items():
             if scale != 1 and self._loaded[alias].has_magnitudes:
                 raise RenderFailed(
                     f"loras: {alias} is a DoRA, whose magnitudes have no scale: its scale must be 1 (given: {scale:g})"
                 )
+        self._forget_some(scales)
         if not self._loaded:
             self._on = {}
             return
@@ -79,10 +186,21 @@ class LoraAdapters:
         self._on = dict(scales)
 
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
-        """Return what the recipe says of pictures that are rendered with these LoRAs, by alias."""
         return {
             alias: {"scale": scale, "weights": self._loaded[alias].weights} for alias, scale in sorted(scales.items())
         }
+
+    def _forget_some(self, keep: Mapping[str, float]) -> None:
+        """Take out of the layers what was not used for the longest time."""
+        for alias, loaded in list(self._loaded.items()):
+            if len(self._loaded) <= max(_MOST_ADAPTERS, len(keep)):
+                return
+            if alias in keep:
+                continue
+            for component in self._components():
+                if loaded.adapter in getattr(component, "peft_config", {}):
+                    delete_adapter_layers(component, loaded.adapter)
+            del self._loaded[alias]
 
     def _components(self) -> Iterator[torch.nn.Module]:
         """Yield the parts of the pipeline that LoRAs may change."""
@@ -92,17 +210,12 @@ class LoraAdapters:
                 yield component
 
     def _load(self, alias: str) -> None:
-        if alias not in self._known:
-            raise RenderFailed(f"loras: no LoRA named {alias!r} is registered on this worker")
-        lora = self._known[alias]
-        if not_found(lora):
-            raise RenderFailed(
-                f"loras: {alias} cannot be loaded: there is no {public_source(lora)} where this machine's registry says"
-            )
+        lora = named(alias, self._known)
         if self._offload_again is not None:
             self._pipeline.remove_all_hooks()
         before = ModuleState(self._components())
-        adapter = f"farm{len(self._loaded)}"
+        adapter = f"farm{self._count}"
+        self._count += 1
         try:
             with warnings.catch_warnings():
                 # PEFT warns of a second adapter, which is meant.
@@ -113,12 +226,7 @@ class LoraAdapters:
             before.restore()
             if not isinstance(error, Exception):
                 raise
-            fault = as_fault(error)
-            if isinstance(fault, OutOfMemory | DeviceBroken):
-                raise fault from None
-            raise RenderFailed(
-                f"loras: {alias} ({public_source(lora)}) cannot be loaded: {without_folders(_line(error), lora)}"
-            ) from error
+            raise not_loaded(lora, error) from error
         finally:
             if self._offload_again is not None:
                 self._offload_again()
@@ -127,10 +235,7 @@ class LoraAdapters:
         """Add a LoRA to the pipeline as an adapter. Raises ValueError if some of it cannot be applied."""
         file = lora_file(lora)
         raw = read_tensors(file)
-        of_stable_diffusion = isinstance(
-            self._pipeline, StableDiffusionLoraLoaderMixin | StableDiffusionXLLoraLoaderMixin
-        ) and hasattr(self._pipeline, "unet")
-        parts = by_component(self._pipeline, raw) if of_stable_diffusion else converted(self._pipeline, raw)
+        parts = converted(self._pipeline, raw)
         config = written_config(file)
         if any(".lokr_" in name for tensors in parts.values() for name in tensors):
             for name, tensors in parts.items():
@@ -147,11 +252,6 @@ class LoraAdapters:
             weights=hash_named(raw),
             has_magnitudes=any(MAGNITUDE in name for part in [raw, *parts.values()] for name in part),
         )
-
-
-def _line(error: Exception) -> str:
-    """Put what a loader said into one line of a bearable length."""
-    return textwrap.shorten(" ".join(str(error).split()) or type(error).__name__, 400, placeholder=" …")
 
 
 def _inject(component: torch.nn.Module, adapter: str, tensors: Tensors, written: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
 from worker.rendering.call import call_recipe, family_arguments
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
-from worker.rendering.loras import LoraAdapters
+from worker.rendering.loras import LoraAdapters, UNetAdapters
 from worker.rendering.pictures import read_image, to_pictures
 from worker.rendering.prompts import Prompts, changes, text_model, weighs_prompts
 from worker.rendering.row_check import has_slots, rows_keep_to_themselves
@@ -123,6 +123,8 @@ class LoadedPipeline:
         return None if kept else "the last bits of a picture depend on its neighbours"
 
     def _slot_parts(self) -> SlotParts:
+        if not isinstance(self.adapters, UNetAdapters):
+            raise TypeError("only these pipelines have slots")
         return SlotParts(
             pipeline=self.pipeline,
             model=self._model,

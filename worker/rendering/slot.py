@@ -12,7 +12,8 @@ from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from worker.rendering.backend import RenderResult, Replay
 from worker.rendering.input_cache import InputCache
-from worker.rendering.loras import LoraAdapters
+from worker.rendering.lora_layers import padded
+from worker.rendering.loras import UNetAdapters
 from worker.rendering.pictures import read_image
 from worker.rendering.prompt_steps import Embeddings
 from worker.rendering.prompts import Prompts
@@ -27,7 +28,7 @@ class SlotParts:
     pipeline: Any
     model: DiffusersModel
     inputs: InputCache
-    adapters: LoraAdapters
+    adapters: UNetAdapters
     prompts: Prompts
     safety: SafetyChecker | None
     schedulers: FreshSchedulers
@@ -72,10 +73,11 @@ class DiffusersSlot:
     """A picture's latents, sampler, embeddings and place in its timesteps (`worker.rendering.backend.Slot`)."""
 
     def __init__(self, parts: SlotParts, spec: Spec, replay: Replay | None) -> None:
-        """Prepare a picture, with its LoRAs switched on. Raises RenderFailed and whatever libraries raise."""
+        """Prepare a picture. Raises RenderFailed and whatever libraries raise."""
         unet = parts.pipeline.unet
         self.spec = spec
         self.replay = replay
+        self.loras = parts.adapters.get(spec.loras)
         self.is_guided = spec.guidance_scale > 1 and unet.config.time_cond_proj_dim is None
         self.images = _images(parts, spec)
         self.windows = _windows(parts, spec)
@@ -100,8 +102,9 @@ class DiffusersSlot:
             scale = torch.tensor([spec.guidance_scale - 1])
             made = parts.pipeline.get_guidance_scale_embedding(scale, embedding_dim=unet.config.time_cond_proj_dim)
             self.guidance_embedding = made.to(like)
-        #: Runs of equal calls, as `Replay.calls`, but lists.
+        #: Runs of equal calls, as `Replay.calls`, but lists; and the rank of each, as `Replay.lora_ranks`.
         self.ran: list[list[int | None]] = []
+        self.ranks: list[int | None] = []
         if replay is not None:
             self._check_replay(replay)
 
@@ -137,6 +140,11 @@ class DiffusersSlot:
         return self.words.at(max(0, self.made - self._beside), part)[name]
 
     @property
+    def own_weights(self) -> tuple[object, ...] | None:
+        """Equal for pictures whose LoRAs change whole weights in the same way; None: they do not change any."""
+        return None if self.loras is None or self.loras.is_low_rank else self.loras.key
+
+    @property
     def latents(self) -> torch.Tensor:
         """Its own, (1, channels, height, width)."""
         place = self.sampler.place(self)
@@ -151,6 +159,7 @@ class DiffusersSlot:
         return self.windows[net].at(self.made, self.calls)
 
     def encode(self, parts: SlotParts) -> None:
+        parts.adapters.use_for_text(self.loras)
         self.words = parts.prompts.by_step(self.spec, self._steps)
         self.encoded_by = torch.get_num_threads()
 
@@ -165,12 +174,30 @@ class DiffusersSlot:
             left -= calls
         raise ValueError("all calls of this picture were made")
 
-    def note(self, rows: int, threads: int | None, row: int) -> None:
+    def replayed_rank(self) -> int | None:
+        """Return to what the next call's LoRAs were padded, if it is made as it was before and that is known."""
+        if self.replay is None:
+            return None
+        left = self.made
+        for (*_, calls), rank in zip(self.replay.calls, self.replay.lora_ranks, strict=False):
+            if left < calls:
+                return rank
+            left -= calls
+        return None
+
+    def note(self, rows: int, threads: int | None, row: int, rank: int | None) -> None:
         """Record a call that was made."""
-        if self.ran and self.ran[-1][:3] == [rows, threads, row]:
+        rank = rank if self.loras is not None else None
+        if self.ran and self.ran[-1][:3] == [rows, threads, row] and self.ranks[-1] == rank:
             self.ran[-1][3] = int(self.ran[-1][3] or 0) + 1
         else:
             self.ran.append([rows, threads, row, 1])
+            self.ranks.append(rank)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the recipe says of the calls that were made."""
+        ranks = {"lora_ranks": list(self.ranks)} if any(self.ranks) else {}
+        return {"calls": [list(run) for run in self.ran], **ranks}
 
     def _check_replay(self, replay: Replay) -> None:
         own = self.rows
@@ -179,6 +206,9 @@ class DiffusersSlot:
         )
         made = sum(count for *_, count in replay.calls)
         count, which = replay.decoded
+        least = padded(self.loras.rank) if self.loras is not None and self.loras.is_low_rank else 0
+        if any(rank is not None and rank < least for rank in replay.lora_ranks):
+            raise RenderFailed("the recipe's calls cannot be made again: the LoRAs have higher ranks by now")
         if not fits or made != self.calls or not 0 <= which < count:
             raise RenderFailed(
                 f"the recipe's calls cannot be made again: they are {made}, this picture takes {self.calls}"

@@ -118,8 +118,8 @@ class SlotDecoder:
             recipe["threads"] = torch.get_num_threads()
         if embeddings := parts.prompts.embeddings([slot.spec]):
             recipe["embeddings"] = embeddings
-        if slot.spec.loras:
-            recipe["loras"] = parts.adapters.recipe(slot.spec.loras)
+        if slot.loras is not None:
+            recipe["loras"] = slot.loras.recipe()
         if parts.saves_memory():
             recipe["vae"] = "sliced and tiled"
-        return recipe | {"calls": [list(run) for run in slot.ran], "decoded": decoded}
+        return recipe | slot.recorded() | {"decoded": decoded}

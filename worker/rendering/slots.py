@@ -96,7 +96,6 @@ class DiffusersSlots:
 
     def _admit(self, spec: Spec, replay: Replay | None) -> DiffusersSlot:
         self._parts.check(spec)
-        self._parts.adapters.switch(spec.loras or {})
         slot = DiffusersSlot(self._parts, spec, replay)
         in_pairs = replay is None or not any(row % 2 or rows % 2 for rows, _, row, _ in replay.calls)
         if not in_pairs and slot.is_guided and self._unet.guesses(spec.guess_mode):
@@ -112,14 +111,13 @@ class DiffusersSlots:
         if not slots:
             return {}
         shared = slots[0].spec
-        self._parts.adapters.switch(shared.loras or {})
         threads = torch.get_num_threads() if self._parts.recipe["threads"] is not None else None
         for slot in slots:
             if threads is not None and slot.made == 0 and slot.encoded_by != threads:
                 slot.encode(self._parts)
         guess = self._unet.guesses(shared.guess_mode)
         steps: list[tuple[_Sampler, torch.Tensor]] = []
-        notes: list[tuple[DiffusersSlot, int, int]] = []
+        notes: list[tuple[DiffusersSlot, int, int, int | None]] = []
         used = computed = 0
         for samplers in self._calls(_gathered(slots), guess=guess):
             members = [slot for sampler in samplers for slot in _alive(sampler)]
@@ -130,27 +128,38 @@ class DiffusersSlots:
                 compiled=self._parts.compiled,
                 replayed=None if again is None else (again[0], again[2]),
             )
+            rank = self._switch(members, layout)
             noise = self._unet.predicted(members, latents, layout, guess=guess)
             used += sum(slot.rows for slot in members)
             computed += layout.rows
             steps += zip(samplers, noise.split([len(sampler.members) for sampler in samplers]), strict=True)
-            notes += [(slot, layout.rows, layout.place(number)) for number, slot in enumerate(members)]
+            notes += [(slot, layout.rows, layout.place(number), rank) for number, slot in enumerate(members)]
         self.last_rows = (used, computed)
         failed = _stepped(steps)
-        for slot, rows, row in notes:
+        for slot, rows, row, rank in notes:
             if slot not in failed:
-                slot.note(rows, threads, row)
+                slot.note(rows, threads, row, rank)
         return {number: failed[slot] for number, slot in enumerate(slots) if slot in failed}
+
+    def _switch(self, members: Sequence[DiffusersSlot], layout: RowLayout) -> int | None:
+        """Give the rows of the next call their LoRAs; return the rank to which they are padded, if they are."""
+        first, adapters = members[0].loras, self._parts.adapters
+        if first is not None and not first.is_low_rank:
+            # They share a call with their like alone.
+            adapters.use(first)
+            return None
+        return adapters.use_by_row([slot.loras for slot in members], layout.slot_of, members[0].replayed_rank())
 
     def _calls(self, samplers: Sequence[_Sampler], *, guess: bool) -> list[list[_Sampler]]:
         """Sort samplers into calls of the UNet, guided ones first: embeddings of a call are equally long.
 
         Guessing, guided ones have a call of their own, so that a place in it tells the place in the ControlNets' call.
+        LoRAs that change whole weights are those of all rows: each set of them has a call of its own.
         """
-        calls: dict[tuple[int, bool], list[_Sampler]] = {}
+        calls: dict[tuple[object, ...], list[_Sampler]] = {}
         for sampler in sorted(samplers, key=lambda sampler: not _alive(sampler)[0].is_guided):
             slot = _alive(sampler)[0]
-            calls.setdefault((slot.length, guess and slot.is_guided), []).append(sampler)
+            calls.setdefault((slot.length, guess and slot.is_guided, slot.own_weights), []).append(sampler)
         return list(calls.values())
 
     # -- development -------------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def _gathered(slots: Sequence[DiffusersSlot]) -> list[_Sampler]:
         slot = _alive(sampler)[0]
         if sampler.can_be_joined and slot.replay is None:
             spec = slot.spec
-            key = (spec.sampler, spec.num_inference_steps, spec.eta, slot.is_guided, slot.length)
+            key = (spec.sampler, spec.num_inference_steps, spec.eta, slot.is_guided, slot.length, slot.own_weights)
             fresh.setdefault(key, []).append(sampler)
     for first, *others in fresh.values():
         first.join(others)

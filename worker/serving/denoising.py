@@ -385,4 +385,8 @@ def _replay(text: str | None) -> Replay | None:
         return None
     said = json.loads(text)
     of, which = said["decoded"]
-    return Replay(calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]), decoded=(of, which))
+    return Replay(
+        calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]),
+        decoded=(of, which),
+        lora_ranks=tuple(said.get("lora_ranks", ())),
+    )
