@@ -53,7 +53,7 @@ class Archive:
         """
         with ExitStack() as files:
             directory: IO[bytes] = files.enter_context(SpooledTemporaryFile(_IN_MEMORY))
-            index, missing = _Text.opened(files), _Text.opened(files)
+            index, missing = _SpooledText.opened(files), _SpooledText.opened(files)
             form = ZipFormat(directory)
             # Left at the latest when nobody reads on: what is on its way is waited for, and the rest is not fetched.
             pool = ThreadPoolExecutor(_FETCHED_AHEAD, thread_name_prefix="archive")
@@ -92,7 +92,7 @@ class Archive:
             yield ahead.popleft()
             ahead.extend(begun(job) for job in islice(jobs, 1))
 
-    def _look_whether_it_is_there(self, missing: "_Text") -> None:
+    def _look_whether_it_is_there(self, missing: "_SpooledText") -> None:
         try:
             self.views.render(self.render_id)
         except NotFound:
@@ -100,7 +100,7 @@ class Archive:
 
 
 @dataclass
-class _Text:
+class _SpooledText:
     """A text file of the archive, which grows on the disk until it is its turn."""
 
     file: IO[bytes]
@@ -110,8 +110,8 @@ class _Text:
     at: float = 0.0
 
     @classmethod
-    def opened(cls, files: ExitStack) -> "_Text":
-        return _Text(files.enter_context(SpooledTemporaryFile(_IN_MEMORY)))
+    def opened(cls, files: ExitStack) -> "_SpooledText":
+        return _SpooledText(files.enter_context(SpooledTemporaryFile(_IN_MEMORY)))
 
     def add(self, line: str) -> None:
         data = f"{line}\n".encode()

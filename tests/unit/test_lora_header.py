@@ -102,7 +102,10 @@ def test_a_lora_for_another_base_is_refused_by_its_name(
 def test_a_file_that_was_cut_short_or_lies_is_refused_at_the_door(tmp_path: Path) -> None:
     for number, (about, word) in enumerate(
         (
-            ({"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}, "promises 36 bytes, and 0 are there"),
+            (
+                {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]},
+                "cut short: its tensors take 36 bytes, 0 are there",
+            ),
             ({"dtype": "F32"}, "does not describe tensors"),
             (["F32"], "does not describe tensors"),
         )
