@@ -12,13 +12,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.api import agenda, events, fleet, health, problems, renders, schedules, webhooks, welcome
+from scheduler.api import agenda, events, fleet, health, operators, problems, renders, schedules, webhooks, welcome
 from scheduler.api.access import Access, Open
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
 from scheduler.api.open_api import build_beside_requests
+from scheduler.api.page.glance import Glances
+from scheduler.api.page.routes import ROUTERS as PAGE_ROUTERS
 from scheduler.api.rate_limits import RateLimits
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
@@ -85,6 +87,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     )
     build_beside_requests(app)
     app.state.context = context
+    app.state.glances = Glances(context)
     settings, database = context.services.settings, context.services.database
     origins = settings.origins
     app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)
@@ -92,8 +95,10 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
+    for room in (renders, events, webhooks, schedules, agenda, fleet, operators, *doors, health, welcome):
         app.include_router(room.router)
+    for router in PAGE_ROUTERS:
+        app.include_router(router)
     app.include_router(automatic1111.extension)
     webhooks.document_webhooks(app)
     # The last one stands outermost.
