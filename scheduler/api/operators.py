@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scheduler.api.access import CanAdminister, CanRead
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
-from scheduler.api.problems import RESPONSES
+from scheduler.api.problem_kinds import ProblemCode
+from scheduler.api.problems import RESPONSES, Refused
 from scheduler.results.backlog import BacklogForm, backlog
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import NotFound
@@ -187,8 +188,12 @@ def list_keys(context: Context, _caller: CanAdminister) -> list[KeyForm]:
 
 
 @router.post("/keys", status_code=201)
-def make_key(context: Context, body: KeyBody, _caller: CanAdminister) -> NewKeyAnswer:
-    """Make a key; needs an admin key. Whoever makes the first one is asked for it from then on."""
+def make_key(context: Context, body: KeyBody, caller: CanAdminister) -> NewKeyAnswer:
+    """Make a key; needs an admin key. The first one is made by `farm keys create`."""
+    if caller.key_id is None:
+        # It would shut everybody else out, and whoever reaches an open farm is no admin of it yet.
+        words = "the first key is made by `farm keys create`, on a machine of the farm; with it, others are made here"
+        raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
     key, secret = Keys(context.services.database).create(
         name=body.name,
         owner=body.owner,

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import File, Form, UploadFile
 
 from scheduler.api.response_models import ModelAnswer
-from storage.spec.picture import SAMPLERS, Request
+from storage.spec.picture import Request
+from storage.spec.sampler_names import SAMPLERS
 
 _Text = Annotated[str, Form()]
 

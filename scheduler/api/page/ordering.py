@@ -22,6 +22,7 @@ from scheduler.api.request_bodies import RenderBody
 from scheduler.api.response_models import DryAnswer
 from storage.errors import BadSpecification, FarmError, ServiceProblem
 from storage.spec.explanations import explain
+from storage.spec.sampler_names import SAMPLERS
 
 router = page_router()
 
@@ -37,6 +38,7 @@ def show_form(
     """Show the form, filled in as a picture was made if one is named."""
     said = {} if like is None else context.job(caller, like).spec.fields()
     values = {name: text_of(said.get(name)) for name in asdict(OrderFields())}
+    values["sampler"] = SAMPLERS.get(values["sampler"], values["sampler"])
     alias = model or values["model"] or context.registry.default
     values |= {"model": alias, "once": secrets.token_urlsafe(9), "read_as": "one"}
     return _form(request, context, caller, values)
