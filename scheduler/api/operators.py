@@ -90,7 +90,7 @@ class ReleasedAnswer(BaseModel):
     released: int = Field(description="How many quarantines this call has ended.")
 
 
-class LimitsBody(BaseModel):
+class KeyLimits(BaseModel):
     """Say how much the holder of a key may submit; what is left out is unlimited."""
 
     model_config = ConfigDict(extra="forbid")
@@ -114,7 +114,7 @@ class KeyBody(BaseModel):
     expires_in: float | None = Field(
         None, gt=0, le=_MOST_SECONDS, allow_inf_nan=False, description="Seconds until it expires; null: never."
     )
-    limits: LimitsBody = Field(default_factory=LimitsBody, description="How much its holder may submit.")
+    limits: KeyLimits = Field(default_factory=KeyLimits, description="How much its holder may submit.")
 
 
 class KeyForm(BaseModel):
@@ -124,7 +124,7 @@ class KeyForm(BaseModel):
     name: str = Field(description="What it is for.")
     owner: str = Field(description="Whose renders it submits and sees.")
     role: Role = Field(description="What it may do.")
-    limits: LimitsBody = Field(description="How much its holder may submit.")
+    limits: KeyLimits = Field(description="How much its holder may submit.")
     created_at: float = Field(description="When it was made, seconds since 1970.")
     expires_at: float | None = Field(description="When it expires; null: never.")
     revoked_at: float | None = Field(description="When it was revoked; null: it was not.")
@@ -134,7 +134,7 @@ class KeyForm(BaseModel):
         """Return the form of a key."""
         return cls(
             **{name: getattr(key, name) for name in cls.model_fields if name != "limits"},
-            limits=LimitsBody.model_construct(**asdict(key.limits)),
+            limits=KeyLimits.model_construct(**asdict(key.limits)),
         )
 
 

@@ -57,7 +57,9 @@ class Visit:
         self.page.wait_for_selector(".who button")
 
     def is_shown(self, name: str, *, whole: bool = True) -> None:
-        """Keep a picture of the page."""
+        """Keep a picture of the page, with all of its pictures."""
+        self.page.evaluate("for (const one of document.images) one.loading = 'eager'")
+        self.page.wait_for_function("[...document.images].every((one) => one.complete)")
         self.page.screenshot(path=self.folder / f"{name}.png", full_page=whole)
 
     def can_be_used_by_everybody(self) -> None:
