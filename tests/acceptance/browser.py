@@ -18,6 +18,11 @@ _OPTIONS = (
     *("--disable-component-update", "--disable-sync"),
 )
 _SECONDS = 60
+#: All pictures of a page, there.
+_PICTURES = """Promise.all([...document.images].map((one) => {
+    one.loading = "eager";
+    return one.complete || new Promise((done) => { one.onload = one.onerror = done; });
+}))"""
 
 
 @contextmanager
@@ -58,8 +63,7 @@ class Visit:
 
     def is_shown(self, name: str, *, whole: bool = True) -> None:
         """Keep a picture of the page, with all of its pictures."""
-        self.page.evaluate("for (const one of document.images) one.loading = 'eager'")
-        self.page.wait_for_function("[...document.images].every((one) => one.complete)")
+        self.page.evaluate(_PICTURES)
         self.page.screenshot(path=self.folder / f"{name}.png", full_page=whole)
 
     def can_be_used_by_everybody(self) -> None:
