@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backends", default="simulated,diffusers", help="Deselects the tests of backends not named here."
     )
     parser.addoption("--pgbouncer", action="store_true", help="Has tests reach PostgreSQL through PgBouncer.")
+    parser.addoption("--screenshots", metavar="DIR", help="Keeps pictures of the page there (default: among pytest's).")
     parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
 
 

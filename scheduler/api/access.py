@@ -11,6 +11,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBas
 
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
+from scheduler.api.sessions import Sessions
 from scheduler.intake.admission import Submitter, webhook_of
 from storage.access.keys import Keys, Limits, Role
 from storage.jobs.values import Webhook
@@ -20,6 +21,7 @@ _KEYLESS_SECONDS = 2.0
 #: Where a request's scope has its caller.
 _CALLER = "farm_caller"
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+_READING = ("GET", "HEAD")
 #: What proxies add: whoever is behind one is on no known machine.
 _OF_PROXIES = ("forwarded", "via", "x-real-ip")
 
@@ -74,15 +76,24 @@ class Access:
 
     def __init__(self, keys: Keys, *, nobody: str, without_keys: Open, origins: Collection[str] = ()) -> None:
         """Prepare to let callers in; `origins`: those of foreign web pages that may send requests without a key."""
-        self._keys = keys
+        self.keys = keys
+        #: Of browsers that logged in at the page.
+        self.sessions = Sessions(keys)
         self._origins = frozenset(origins)
         self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
         self._without_keys = without_keys
         self._looked_at = float("-inf")
 
-    def caller(self, secret: str | None, request: Request) -> Caller:
-        """Return who presents this key. Raises Refused: 401 without a valid key."""
-        key = self._keys.find(secret) if secret else None
+    def caller(self, secret: str | None, request: Request, *, form: bool = False) -> Caller:
+        """Return who presents this key or, without any, has logged in. Raises Refused: 401 without a valid key.
+
+        Args:
+            form: the request is checked to come from a form of the page. Else a login counts for reading alone: a
+                browser sends its cookie whoever wrote the page that asks.
+        """
+        key = self.keys.find(secret) if secret else None
+        if secret is None and (form or request.method in _READING):
+            key = self.sessions.key_of(request)
         if key is not None:
             webhook = webhook_of(key)
             return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id, webhook=webhook)
@@ -106,7 +117,7 @@ class Access:
 
     def _keyless(self) -> bool:
         if time.monotonic() - self._looked_at > _KEYLESS_SECONDS:
-            if self._keys.any_made():
+            if self.keys.any_made():
                 self._without_keys = Open.TO_NOBODY
                 return False
             self._looked_at = time.monotonic()
@@ -158,17 +169,26 @@ def allowed(needed: Role) -> Callable[..., Caller]:
         basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)] = None,
         header: Annotated[str | None, Depends(_header)] = None,
     ) -> Caller:
-        access: Access = request.app.state.access
         secret = bearer.credentials if bearer else basic.password if basic else header
-        found = replace(access.caller(secret, request), api_url=str(request.base_url))
-        if not found.role.covers(needed):
-            words = f"this API key has the role {found.role}; the role {needed} is required"
-            raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
-        request.scope[_CALLER] = found
-        return found
+        return let_in(request, secret, needed)
 
     return caller
 
 
+def let_in(request: Request, secret: str | None, needed: Role, *, form: bool = False) -> Caller:
+    """Return who sends a request, if their role covers the needed one; `form` as in `Access.caller`.
+
+    Raises Refused (401, 403).
+    """
+    access: Access = request.app.state.access
+    found = replace(access.caller(secret, request, form=form), api_url=str(request.base_url))
+    if not found.role.covers(needed):
+        words = f"this API key has the role {found.role}; the role {needed} is required"
+        raise Refused(403, words, code=ProblemCode.ROLE_REQUIRED)
+    request.scope[_CALLER] = found
+    return found
+
+
 CanRead = Annotated[Caller, Depends(allowed(Role.READ))]
 CanSubmit = Annotated[Caller, Depends(allowed(Role.SUBMIT))]
+CanAdminister = Annotated[Caller, Depends(allowed(Role.ADMIN))]

@@ -19,6 +19,7 @@ from scheduler.api import (
     fleet,
     grids,
     health,
+    operators,
     problems,
     renders,
     schedules,
@@ -32,6 +33,8 @@ from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
 from scheduler.api.open_api import build_beside_requests
+from scheduler.api.page.glance import Glances
+from scheduler.api.page.routes import ROUTERS as PAGE_ROUTERS
 from scheduler.api.parameters import STREAMED
 from scheduler.api.rate_limits import RateLimits
 from scheduler.api.request_ids import RequestIds
@@ -101,6 +104,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     )
     build_beside_requests(app)
     app.state.context = context
+    app.state.glances = Glances(context)
     settings, database = context.services.settings, context.services.database
     origins = settings.origins
     app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)
@@ -108,8 +112,10 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, *doors, health, welcome):
+    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, operators, *doors, health, welcome):
         app.include_router(room.router)
+    for router in PAGE_ROUTERS:
+        app.include_router(router)
     app.include_router(automatic1111.extension)
     webhooks.document_webhooks(app)
     # The last one stands outermost.

@@ -24,13 +24,14 @@ from scheduler.services import Services
 from storage.access.signing import SigningSecrets
 from storage.access.uploads import Uploads
 from storage.broker.tickets import Tickets
+from storage.errors import NotFound
 from storage.events.log import EventLog
 from storage.fleet.workers import Workers
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
-from storage.renders.views import JobView, RenderView, Views
+from storage.renders.views import JobView, RenderView, Views, no_job
 from storage.renders.waits import Waits
 from storage.spec.registry import Registry
 
@@ -144,7 +145,11 @@ class ApiContext:
     def job(self, caller: Caller, job_id: str) -> JobView:
         """Return a job. Raises NotFound, also for another owner's."""
         job = self.views.job(job_id)
-        self.render(caller, job.render_id)
+        try:
+            self.render(caller, job.render_id)
+        except NotFound:
+            # In the same words as of one that there never was.
+            raise no_job(job_id) from None
         return job
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Let web pages of other origins use the API from a browser, as FARM_CORS_ORIGINS says: exact origins, or none.
 
-Never with credentials: cookies are not used here, and a page sends its key in a header of its own.
+Never with credentials: cookies are for the farm's own page, and others send their key in a header of its own.
 """
 
 from collections.abc import Collection

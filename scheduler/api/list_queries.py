@@ -10,7 +10,8 @@ from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
 from storage.access.keys import Role
 from storage.errors import BadSpecification
-from storage.renders.filters import RenderFilter
+from storage.renders.filters import JobFilter, RenderFilter
+from storage.spec.picture import MAX_SEED
 
 #: Times that databases compare; the year 9999 at the end.
 _LATEST = 253_402_300_799.0
@@ -66,6 +67,25 @@ class RenderQuery:
             since=_moment(self.since),
             name=self.name,
         )
+
+
+@dataclass(frozen=True)
+class JobQuery:
+    """Which jobs of a render to list, beside their state."""
+
+    label: LabelQuery = None
+    prompt: Annotated[
+        str | None,
+        Query(min_length=1, max_length=200, description="Only those with this in their prompt, in any case."),
+    ] = None
+    model: Annotated[str | None, Query(min_length=1, max_length=63, description="Only those of this model.")] = None
+    seed: Annotated[int | None, Query(ge=0, le=MAX_SEED, description="Only those of this seed.")] = None
+
+    def narrowed(self) -> JobFilter:
+        """Return what to list. Raises BadSpecification naming a wrong parameter."""
+        for name in ("prompt", "model"):
+            check_text(name, getattr(self, name))
+        return JobFilter(model=self.model, seed=self.seed, prompt=self.prompt, labels=read_label(self.label))
 
 
 def read_label(said: str | None) -> dict[str, str]:

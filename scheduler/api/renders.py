@@ -13,7 +13,7 @@ from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat.pictures import encoded
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
-from scheduler.api.list_queries import LabelQuery, RenderQuery, read_label
+from scheduler.api.list_queries import JobQuery, RenderQuery
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problem_kinds import ProblemCode
@@ -66,13 +66,13 @@ async def submit_render(
     seconds = wait_of(prefer)
     if body.dry_run:
         response.status_code = 200
-        return await run_in_threadpool(_dry_run, call, body)
+        return await run_in_threadpool(check_render, call, body)
     if seconds is None:
-        answer = await run_in_threadpool(_submitted, call, body)
+        answer = await run_in_threadpool(submitted, call, body)
     else:
         waiters = call.context.waiters
         with waiters.places.taken(call.caller):
-            accepted = await run_in_threadpool(_submitted, call, body)
+            accepted = await run_in_threadpool(submitted, call, body)
             await waiters.wait(call.request, accepted.id, call.caller, seconds=seconds)
             answer = await run_in_threadpool(_answer, call, accepted.id, accepted.remarks)
         response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -80,7 +80,8 @@ async def submit_render(
     return answer
 
 
-def _submitted(call: SubmitCall, body: RenderBody) -> AcceptedAnswer:
+def submitted(call: SubmitCall, body: RenderBody) -> AcceptedAnswer:
+    """Submit what a body asks for. Raises what is wrong with it, and QuotaExceeded and NotPermitted."""
     context = call.context
     terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:
@@ -106,7 +107,8 @@ def _answer(call: SubmitCall, render_id: str, remarks: list[str]) -> AcceptedAns
     )
 
 
-def _dry_run(call: SubmitCall, body: RenderBody) -> DryAnswer:
+def check_render(call: SubmitCall, body: RenderBody) -> DryAnswer:
+    """Check what a body asks for, and accept nothing. Raises what submitting it would."""
     context = call.context
     terms = _terms(call, body)
     with order_of(context, call.caller, body) as order:
@@ -153,15 +155,15 @@ def list_jobs(
     context: Context,
     render_id: RenderId,
     caller: CanRead,
+    which: Annotated[JobQuery, Depends()],
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
-    label: LabelQuery = None,
     after: Annotated[int, Query(ge=-1, le=10**9, description="The page after this index.")] = -1,
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
     """List a render's jobs in their order."""
     context.render(caller, render_id)
-    labels = read_label(label)
-    found = list(context.views.jobs(render_id, state=state, labels=labels, after=after, limit=limit + 1))
+    narrowed = which.narrowed()
+    found = list(context.views.jobs(render_id, state=state, which=narrowed, after=after, limit=limit + 1))
     page = found[:limit]
     return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 

@@ -1,10 +1,11 @@
 """Refuse what a route does not read of a request: a body, a parameter, a form's field; and what comes twice."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from fastapi import Request, params
+from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
 from starlette.datastructures import FormData
 
@@ -23,7 +24,7 @@ async def nothing_unread(request: Request) -> None:
     Raises BadSpecification for a parameter, Refused for a body: 415 where JSON is read and it is none, otherwise 422.
     """
     route: Any = request.scope["route"]
-    expected = route.dependant.body_params
+    expected = list(_body_params(route.dependant))
     reads_json = expected and not isinstance(expected[0].field_info, params.Form)
     if reads_json and not _is_json(request) and (await request.body()).strip():
         # Said first: nothing of it was read.
@@ -40,6 +41,13 @@ async def nothing_unread(request: Request) -> None:
     elif isinstance(form := getattr(request, "_form", None), FormData):
         fields = {field.alias for field in expected}
         _check("form field", (name for name, _ in form.multi_items()), fields)
+
+
+def _body_params(dependant: Dependant) -> Iterator[Any]:
+    """Yield what a route reads of a body, in what it depends on, too."""
+    yield from dependant.body_params
+    for one in dependant.dependencies:
+        yield from _body_params(one)
 
 
 def _is_json(request: Request) -> bool:

@@ -3,10 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
+from scheduler.api.page.front import front_page
 from scheduler.api.problem_kinds import KINDS, ProblemCode, ProblemKind, address_of
 from scheduler.api.problems import MEDIA_TYPE, Problem
 
@@ -45,11 +46,11 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/", response_model=WelcomeAnswer, responses={307: {"description": "Browsers are led to `/docs`."}})
-def welcome(request: Request) -> Response | WelcomeAnswer:
-    """Say where to go on; browsers are led to the documentation."""
+@router.get("/", response_model=WelcomeAnswer, responses={303: {"description": "Browsers are led to log in."}})
+def welcome(request: Request, context: Context) -> Response | WelcomeAnswer:
+    """Say where to go on; browsers get the page of the farm."""
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", 307)
+        return front_page(request, context)
     return WelcomeAnswer(
         name="Diffusion Farm",
         version=request.app.version,

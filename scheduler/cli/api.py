@@ -1,5 +1,6 @@
 """Commands for the HTTP API: `farm api` serves it, `farm keys` manages access, `farm webhooks` shows deliveries."""
 
+import importlib.util
 import logging
 import resource
 import socket
@@ -26,6 +27,7 @@ from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import BadSettings
 from storage.events.log import EventKind
 from storage.events.webhooks import DeliveryState, Webhooks
+from storage.process import lifeline
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
 from storage.process.service_loop import once_available
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 #: 1,200 requests that wait and as many streams (`scheduler.api.waiting.places`), and room for all else. Most systems
 #: begin with 1,024.
 _DESCRIPTORS = 4096
+_NOT_INSTALLED = 'the HTTP API is not installed; run `pip install "diffusion-farm[api]"`'
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -60,8 +63,9 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
     help="Keep a whole farm running on this machine, as `farm render` does (default: where no address is set).",
 )
 @click.option("--open", "open_to_all", is_flag=True, help="Let everybody in until the first key is made.")
-def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> None:
-    """Serve the HTTP API.
+@click.option("--stop-with-parent", is_flag=True, hidden=True)
+def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_with_parent: bool) -> None:
+    """Serve the HTTP API, and the farm's page at its address.
 
     Where no address is set, a farm on this machine renders what is submitted, as long as the API runs: the one that is
     running, or one that this command starts.
@@ -77,10 +81,12 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
         from scheduler.api.app import make_api
         from scheduler.api.context import ApiContext
     except ImportError:
-        raise BadSettings('the HTTP API is not installed; run `pip install "diffusion-farm[api]"`') from None
+        raise BadSettings(_NOT_INSTALLED) from None
     return_freed_memory()
     settings = read_settings()
     configure_logging(settings, "api")
+    if stop_with_parent:
+        lifeline.stop_with_parent()
     services = once_available(lambda: open_services(settings).open_all(), doing="start the API", stopping=Event())
     if services is None:
         return  # never: until it listens, a signal ends it
@@ -100,7 +106,8 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool) -> No
         app = make_api(context, without_keys=without_keys)
         for warning in disagreements(services.database, settings, "api"):
             say(warning)
-        say(f"API listening on http://{host}:{listener.getsockname()[1]}, documentation at /docs; Ctrl-C stops it")
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        say(f"API listening on {address}, the page for a browser at /, documentation at /docs; Ctrl-C stops it")
         config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
         _server(config, context.ending).run(sockets=[listener])
 
@@ -149,6 +156,13 @@ def hold_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if wanted < _DESCRIPTORS:
         say(f"this system allows {wanted} open files; for as many callers as the API lets wait, allow {_DESCRIPTORS}")
+
+
+def can_listen(port: int) -> None:
+    """Return if `farm api` can serve on a port of this machine. Raises BadSettings."""
+    if importlib.util.find_spec("uvicorn") is None:
+        raise BadSettings(_NOT_INSTALLED)
+    listening("127.0.0.1", port).close()
 
 
 def listening(host: str, port: int) -> socket.socket:

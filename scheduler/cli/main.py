@@ -72,7 +72,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
     "The farm": {
         "up": _lazy("processes", "up", "Run a whole farm on this machine until Ctrl-C."),
         "scheduler": _lazy("processes", "scheduler", "Run the scheduler process."),
-        "api": _lazy("api", "api", "Serve the HTTP API."),
+        "api": _lazy("api", "api", "Serve the HTTP API, and the farm's page at its address."),
         "doctor": _lazy("doctor", "doctor", "Check every setting and service, and suggest fixes."),
         "models": _lazy("models", "models", "List the registered models."),
         "samplers": _lazy("samplers", "samplers", "List the samplers and schedules of noise levels."),

@@ -40,9 +40,10 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Also serve the page and the API on this port.")
 @click.option("--until-unused", is_flag=True, hidden=True)
 @json_option
-def up(until_unused: bool, as_json: bool) -> None:
+def up(port: int | None, until_unused: bool, as_json: bool) -> None:
     """Run a whole farm on this machine until Ctrl-C.
 
     Starts a broker, the scheduler process and one worker per device. A service with an address set (FARM_BROKER_URL,
@@ -50,18 +51,28 @@ def up(until_unused: bool, as_json: bool) -> None:
     """
     settings = read_settings()
     configure_logging(settings, "farm-up")
+    if port is not None:
+        # Loaded here: a farm without a page does without.
+        from scheduler.cli.api import can_listen
+
+        can_listen(port)
+
+    in_a_browser = "`farm api` shows it in a browser" if port is None else f"http://127.0.0.1:{port} shows it"
+    shown = f"run `farm render …` in another terminal; {in_a_browser}"
 
     def ready(farm: RunningFarm) -> None:
         if as_json:
-            print_json({"pid": farm.pid, "broker_url": farm.broker_url, "home": str(settings.home.absolute())})
+            page = {} if port is None else {"page": f"http://127.0.0.1:{port}"}
+            home = str(settings.home.absolute())
+            print_json({"pid": farm.pid, "broker_url": farm.broker_url, "home": home, **page})
         else:
             say(
                 f"the farm in {settings.home} is up: broker {without_secrets(farm.broker_url)}, "
                 f"database {without_secrets(settings.database)}, objects {settings.objects}\n"
-                "run `farm render …` in another terminal; here, Ctrl-C stops it"
+                f"{shown}; here, Ctrl-C stops it"
             )
 
-    LocalFarm(settings, until_unused=until_unused).run(ready=ready)
+    LocalFarm(settings, until_unused=until_unused, port=port).run(ready=ready)
 
 
 @click.command()

@@ -130,10 +130,13 @@ def print_renders(renders: "Sequence[RenderView]", *, as_json: bool) -> None:
 @json_option
 def jobs(render_id: str, state: str | None, labels: Sequence[str], as_json: bool) -> None:
     """List the jobs of a render, one per picture."""
-    wanted = read_labels(labels)
+    # As above.
+    from storage.renders.filters import JobFilter
+
+    which = JobFilter(labels=read_labels(labels))
     services = services_to_find(render_id)
     render = services.find_render(render_id)
-    found = services.views.jobs(render.id, state=None if state is None else State(state), labels=wanted)
+    found = services.views.jobs(render.id, state=None if state is None else State(state), which=which)
     if as_json:
         print_json([job_fields(job) for job in found])
         return

@@ -107,8 +107,10 @@ def _others_use(home: Home) -> bool:
 class LocalFarm:
     """The process behind `farm up`: starts the parts, starts again what dies, stops them in order."""
 
-    def __init__(self, settings: Settings, *, until_unused: bool) -> None:
+    def __init__(self, settings: Settings, *, until_unused: bool, port: int | None = None) -> None:
+        """Prepare a farm; with a `port`, it serves its API and its page there."""
         self._settings = settings
+        self._port = port
         self._until_unused = until_unused
         self._home = Home(settings)
         self._stopping = threading.Event()
@@ -159,6 +161,9 @@ class LocalFarm:
                 keep("scheduler", [sys.executable, "-m", "scheduler.cli.main", "scheduler", "--stop-with-parent"]),
                 keep("workers", [sys.executable, "-m", "worker.process.supervisor", "--stop-with-parent"]),
             ]
+            if self._port is not None:
+                serve = ["api", "--without-worker", "--port", str(self._port), "--stop-with-parent"]
+                parts.append(keep("api", [sys.executable, "-m", "scheduler.cli.main", *serve]))
             stack.callback(self._stop, parts)
             farm = RunningFarm(pid=os.getpid(), broker_url=broker_url, until_unused=self._until_unused)
             for part in parts:

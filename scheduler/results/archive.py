@@ -15,6 +15,7 @@ from scheduler.results.thumbnails import picture_of
 from scheduler.results.zip_format import ZipEntry, ZipFormat
 from storage.errors import NotFound
 from storage.objects.store import ObjectStore
+from storage.renders.filters import JobFilter
 from storage.renders.views import JobView, Views
 from storage.rules.states import State
 
@@ -78,7 +79,7 @@ class Archive:
             yield from form.end()
 
     def _jobs(self, limit: int | None = None) -> Iterator[JobView]:
-        return self.views.jobs(self.render_id, state=State.DONE, labels=self.labels, limit=limit)
+        return self.views.jobs(self.render_id, state=State.DONE, which=JobFilter(labels=self.labels), limit=limit)
 
     def _fetched(self, pool: ThreadPoolExecutor) -> Iterator[tuple[JobView, Future[bytes]]]:
         """Yield each picture in order, while the next ones are being fetched."""

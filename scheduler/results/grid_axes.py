@@ -12,6 +12,7 @@ from typing import Any
 
 from scheduler.intake.files.columns import canonical
 from storage.errors import InvalidInput
+from storage.renders.filters import JobFilter
 from storage.renders.views import JobView, Views
 from storage.spec.sampler_names import SAMPLERS
 
@@ -78,7 +79,7 @@ class Grid:
 def grid_of(views: Views, render_id: str, named: Mapping[str, str], labels: Mapping[str, str]) -> Grid:
     """Arrange a render's pictures, only those with all of these labels; raises as `arranged`, and if there is none."""
     # One more: it is refused.
-    jobs = list(views.jobs(render_id, labels=labels, limit=MOST_PICTURES + 1))
+    jobs = list(views.jobs(render_id, which=JobFilter(labels=labels), limit=MOST_PICTURES + 1))
     if not jobs:
         raise InvalidInput(f"render {render_id} has no pictures with these labels")
     return arranged(jobs, named)

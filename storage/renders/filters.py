@@ -44,6 +44,29 @@ class RenderFilter:
         return statement.where(*found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which of a render's jobs; those for which all of it holds."""
+
+    model: str | None = None
+    seed: int | None = None
+    #: In the prompt, whatever the case.
+    prompt: str | None = None
+    #: All of these, by their text.
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def narrow(self, statement: Select[Any], *, dialect: str) -> Select[Any]:
+        """Narrow a list of jobs."""
+        found = labelled(self.labels, dialect=dialect)
+        if self.model is not None:
+            found.append(jobs.c.model == self.model)
+        if self.seed is not None:
+            found.append(jobs.c.seed == self.seed)
+        if self.prompt is not None:
+            found.append(_prompt(dialect).icontains(self.prompt, autoescape=True))
+        return statement.where(*found)
+
+
 class Listed(Protocol):
     """What a render's place in a list is made of."""
 
@@ -109,6 +132,12 @@ def _in_state(state: str) -> ColumnElement[bool]:
         "cancelled": ~left & (renders.c.failed == 0) & (renders.c.cancelled > 0),
         "done": ~left & (renders.c.failed == 0) & (renders.c.cancelled == 0),
     }[state]
+
+
+def _prompt(dialect: str) -> ColumnElement[str]:
+    if dialect == "postgresql":
+        return func.jsonb_extract_path_text(cast(jobs.c.spec, _jsonb()), "prompt")
+    return func.json_extract(jobs.c.spec, "$.prompt")
 
 
 def _jsonb() -> Any:

@@ -14,7 +14,7 @@ from storage.errors import NotFound
 from storage.fleet.workers import read_progress
 from storage.jobs.fair_share import queued
 from storage.renders.batch_views import BatchView, read_batch
-from storage.renders.filters import RenderFilter, labelled, newer, older, on_device, order
+from storage.renders.filters import JobFilter, RenderFilter, newer, older, on_device, order
 from storage.rules.faults import Fault
 from storage.rules.ids import job_id, parse_job_id
 from storage.rules.render_times import RenderTimes
@@ -185,7 +185,7 @@ class Views:
             this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
             row = connection.execute(select(jobs).join(renders).where(this)).first()
         if row is None:
-            raise NotFound(f"no job with id {job_id!r}; `farm jobs RENDER` lists them")
+            raise no_job(job_id)
         return _job(row)
 
     def jobs(
@@ -193,7 +193,7 @@ class Views:
         render_id: str,
         *,
         state: State | None = None,
-        labels: Mapping[str, str] | None = None,
+        which: JobFilter | None = None,
         after: int = -1,
         limit: int | None = None,
     ) -> Iterator[JobView]:
@@ -202,7 +202,8 @@ class Views:
         while left is None or left > 0:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
             with self._database.read() as connection:
-                statement = statement.where(*labelled(labels or {}, dialect=connection.dialect.name))
+                if which is not None:
+                    statement = which.narrow(statement, dialect=connection.dialect.name)
                 page = [_job(row) for row in connection.execute(statement)]
             yield from page
             if len(page) < _PAGE:
@@ -311,6 +312,11 @@ class Views:
                 f"{missing} of the {len(batch.job_row_ids)} pictures that were rendered together have been deleted"
             )
         return [by_id[row_id] for row_id in batch.job_row_ids]
+
+
+def no_job(job_id: str) -> NotFound:
+    """Return what is said of a job that there is not, or not for whoever asks."""
+    return NotFound(f"no job with id {job_id!r}; `farm jobs RENDER` lists them")
 
 
 def _jobs_page(render_id: str, state: State | None, after: int, limit: int) -> Select[Any]:

@@ -6,11 +6,12 @@ import signal
 import sqlite3
 from contextlib import closing
 
+import httpx
 import psutil
 import pytest
 
 from tests.acceptance.command import Home
-from tests.servers import eventually, stop
+from tests.servers import eventually, free_port, stop
 
 #: Three seconds of work: long enough to be caught in the middle, short enough to be finished.
 MANY = ("render", "--model", "simulated", "a red star", "-n", "240")
@@ -196,3 +197,20 @@ def test_with_addresses_set_nothing_is_started_and_it_is_said_that_nobody_render
     assert ended.code == 130
     assert "farm-worker" in ended.err
     assert home.farm("status", "--json", settings=addresses).json[0]["state"] == "waiting"
+
+
+def test_a_farm_shows_itself_in_a_browser_where_it_is_asked_to(home: Home) -> None:
+    port = free_port()
+    with home.started("up", "--port", str(port)) as up:
+        up.says(f"http://127.0.0.1:{port} shows it")
+
+        def page() -> str:
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/", headers={"Accept": "text/html"}, timeout=60).text
+            except httpx.TransportError:
+                return ""
+
+        eventually(lambda: "1 worker" in page(), "the page tells of the worker")
+        again = home.farm("up", "--port", str(port), code=2)
+        again.complains(f"--port {port}: cannot listen there")
+        up.interrupted()

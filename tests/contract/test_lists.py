@@ -15,7 +15,7 @@ from storage.database.tables import renders
 from storage.errors import InvalidInput, NotFound
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Submission
-from storage.renders.filters import RenderFilter
+from storage.renders.filters import JobFilter, RenderFilter
 from storage.renders.names import find_job, find_render
 from storage.renders.views import Views, select_renders
 from storage.rules.names import checked_name, checked_note
@@ -92,9 +92,9 @@ def test_renders_and_jobs_are_narrowed_by_labels(farm: Jobs, database: Database)
     assert listed(database, labels={"n": "4", "split": "test"}) == []
     for odd in ('split"', "$.split", "split'; --", "%", "good[0]", ""):
         assert listed(database, labels={odd: "train"}) == []
-    found = Views(database).jobs(three, labels={"split": "test"})
+    found = Views(database).jobs(three, which=JobFilter(labels={"split": "test"}))
     assert [job.index for job in found] == [1]
-    assert [job.index for job in Views(database).jobs(three, labels={"share": "0.5"}, after=1)] == []
+    assert [job.index for job in Views(database).jobs(three, which=JobFilter(labels={"share": "0.5"}), after=1)] == []
 
 
 def test_a_label_that_no_database_can_read_hides_no_other(farm: Jobs, database: Database) -> None:

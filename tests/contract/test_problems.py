@@ -201,7 +201,7 @@ def test_the_first_address_leads_on(stage: Stage) -> None:
     for name in ("documentation", "openapi", "problems"):
         assert stage.keyless().get(told[name]).status_code == 200
     browser = stage.keyless().get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
-    assert (browser.status_code, browser.headers["location"]) == (307, "/docs")
+    assert (browser.status_code, browser.headers["location"]) == (303, "/login")
 
 
 #: Half of a character, as JSON escapes it.

@@ -1,0 +1,204 @@
+"""The fields of the form to submit: those that a model takes, with their limits and its defaults."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any
+
+from fastapi import File, Form, UploadFile
+
+from scheduler.api.response_models import ModelAnswer
+from storage.spec.picture import Request
+from storage.spec.sampler_names import SAMPLERS
+
+_Text = Annotated[str, Form()]
+
+#: Of the field's name: what it is called. Those of every model first, then controls that only some take.
+_LABELS = {
+    "width": "Width",
+    "height": "Height",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance scale",
+    "seed": "Seed",
+}
+_CONTROLS = {
+    "negative_prompt": "Negative prompt",
+    "sampler": "Sampler",
+    "eta": "η (DDIM)",
+    "clip_skip": "Clip skip",
+    "prompt_weighting": "Prompt weighting",
+    "loras": "LoRAs",
+    "control_images": "Control images",
+    "controlnet_conditioning_scale": "ControlNet scale",
+    "control_guidance_start": "ControlNet start",
+    "control_guidance_end": "ControlNet end",
+    "guess_mode": "Guess mode",
+    "prior_num_inference_steps": "Prior steps",
+    "prior_guidance_scale": "Prior guidance",
+    "original_size": "Original size",
+    "crops_coords_top_left": "Crop",
+    "target_size": "Target size",
+    "prompt_embeds": "Embeddings",
+}
+_WHOLE = frozenset(
+    {"width", "height", "num_inference_steps", "seed", "n", "random", "clip_skip", "prior_num_inference_steps"}
+)
+_NUMBERS = frozenset({"guidance_scale", "eta", "prior_guidance_scale"})
+#: Of sizes: no others are accepted.
+_STEP_PIXELS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderFields:
+    """What the form sends; an empty field was not filled in."""
+
+    model: _Text = ""
+    prompt: _Text = ""
+    #: one, lines, template
+    read_as: _Text = "one"
+    random: _Text = ""
+    n: _Text = ""
+    negative_prompt: _Text = ""
+    width: _Text = ""
+    height: _Text = ""
+    num_inference_steps: _Text = ""
+    guidance_scale: _Text = ""
+    sampler: _Text = ""
+    seed: _Text = ""
+    eta: _Text = ""
+    clip_skip: _Text = ""
+    prompt_weighting: _Text = ""
+    loras: _Text = ""
+    control_images: _Text = ""
+    controlnet_conditioning_scale: _Text = ""
+    control_guidance_start: _Text = ""
+    control_guidance_end: _Text = ""
+    guess_mode: _Text = ""
+    prior_num_inference_steps: _Text = ""
+    prior_guidance_scale: _Text = ""
+    original_size: _Text = ""
+    crops_coords_top_left: _Text = ""
+    target_size: _Text = ""
+    prompt_embeds: _Text = ""
+    priority: _Text = ""
+    name: _Text = ""
+    note: _Text = ""
+    not_before: _Text = ""
+    window: _Text = ""
+    timezone: _Text = ""
+    manifest: _Text = ""
+    #: Drawn for each form: sent twice, it is accepted once.
+    once: _Text = ""
+    #: A hash of what was shown to be checked.
+    checked: _Text = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderFiles:
+    """Files that come with the form."""
+
+    prompt_file: Annotated[UploadFile | None, File()] = None
+    control_file: Annotated[UploadFile | None, File()] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A field as the form shows it."""
+
+    name: str
+    label: str
+    #: number, text, area, choice, check
+    kind: str
+    help: str
+    default: str = ""
+    least: str = ""
+    most: str = ""
+    step: str = ""
+    options: tuple[str, ...] = ()
+
+
+def fields_of(model: ModelAnswer) -> list[Field]:
+    """Return the fields that a model takes; where that is unknown here, all."""
+    controls = (
+        _CONTROLS if model.takes is None else {name: _CONTROLS[name] for name in _CONTROLS if name in model.takes}
+    )
+    return [_field(name, label, model) for name, label in (_LABELS | controls).items()]
+
+
+def order_of(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the body that a form stands for. What is no number stays text, which the body refuses with a word."""
+    texts = {name: text for name, text in fields.items() if text.strip() and name not in ("once", "checked", "read_as")}
+    body: dict[str, Any] = {name: _value(name, text) for name, text in texts.items()}
+    if "prompt" in body and "manifest" not in body:
+        prompt = body.pop("prompt").replace("\r\n", "\n")
+        body |= _prompts(prompt, fields["read_as"])
+    return body
+
+
+def _prompts(text: str, read_as: str) -> dict[str, Any]:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if read_as == "lines":
+        return {"prompt": lines}
+    return {"templates": lines} if read_as == "template" else {"prompt": text.strip("\n")}
+
+
+def text_of(value: Any) -> str:
+    """Return a value of a specification as its field shows it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={scale:g}" for name, scale in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value)
+    return "on" if value is True else "" if value in (None, False) else str(value)
+
+
+def _value(name: str, text: str) -> Any:
+    if name == "guess_mode":
+        return True
+    if name in _WHOLE or name in _NUMBERS:
+        try:
+            return int(text) if name in _WHOLE else float(text)
+        except ValueError:
+            return text
+    return text if name in ("prompt", "negative_prompt", "note") else text.strip()
+
+
+def _field(name: str, label: str, model: ModelAnswer) -> Field:
+    schema, words = _schemas()[name]
+    default = getattr(model, name, None)
+    options: tuple[str, ...] = ()
+    if name == "sampler":
+        options = tuple(SAMPLERS.values())
+    elif "enum" in schema:
+        options = tuple(str(one) for one in schema["enum"])
+    step = _STEP_PIXELS if name in ("width", "height") else 1 if name in _WHOLE else "any"
+    return Field(
+        name=name,
+        label=label,
+        kind=_kind(name, options),
+        help=words,
+        default="" if default is None else f"{default:g}",
+        least=str(schema.get("minimum", "")),
+        most=str(schema.get("maximum", "")),
+        step=str(step),
+        options=options,
+    )
+
+
+def _kind(name: str, options: tuple[str, ...]) -> str:
+    if name == "guess_mode":
+        return "check"
+    if name == "negative_prompt":
+        return "area"
+    return "choice" if options else "number" if name in _WHOLE | _NUMBERS else "text"
+
+
+@cache
+def _schemas() -> Mapping[str, tuple[Mapping[str, Any], str]]:
+    """Return, by a field's name, what JSON Schema says of its value, and its description."""
+    return dict(_read_schemas())
+
+
+def _read_schemas() -> Iterator[tuple[str, tuple[Mapping[str, Any], str]]]:
+    for name, schema in Request.model_json_schema(by_alias=False)["properties"].items():
+        kinds = schema.get("anyOf", [schema])
+        yield name, (next(one for one in kinds if one.get("type") != "null"), schema.get("description", ""))

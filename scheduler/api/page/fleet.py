@@ -1,0 +1,57 @@
+"""Pages of the farm itself: workers, faults and usage."""
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from scheduler.api import operators as api
+from scheduler.api.context import Context
+from scheduler.api.fleet import get_statistics, get_usage, list_workers
+from scheduler.api.page.serving import go_to, html, page_router
+from scheduler.api.page.visitors import Operator, Overseer, Visitor
+from scheduler.api.page.words import counted
+from storage.access.keys import Role
+from storage.access.quotas import Quotas
+
+router = page_router()
+
+
+@router.get("/workers")
+def show_workers(request: Request, context: Context, caller: Visitor) -> Response:
+    """Show the workers; to an admin also their last faults and quarantines."""
+    workers, admin = list_workers(context, caller), caller.role is Role.ADMIN
+    faults = api.list_faults(context, caller, limit=1000) if admin else None
+    last = {fault.worker: fault for fault in reversed(faults.latest)} if faults else {}
+    quarantines = faults.quarantines if faults else []
+    return html(request, "workers.html", workers=workers, last=last, quarantines=quarantines)
+
+
+@router.post("/workers/{worker}/end-quarantine")
+def release(request: Request, context: Context, worker: str, caller: Operator) -> Response:
+    """End a worker's quarantines."""
+    answer = api.release_worker(context, worker, caller)
+    said = f"{counted(answer.released, 'quarantine')} of {worker} ended." if answer.released else "It is in none."
+    return go_to(request, "/workers", said)
+
+
+@router.get("/faults")
+def show_faults(
+    request: Request, context: Context, caller: Overseer, days: Annotated[int, Query(ge=1, le=90)] = 1
+) -> Response:
+    """Show recent faults, by class and one by one."""
+    return html(request, "faults.html", faults=api.list_faults(context, caller, days * 86_400.0, 100), days=days)
+
+
+@router.get("/usage")
+def show_usage(request: Request, context: Context, caller: Visitor) -> Response:
+    """Show whose pictures wait, and take how much space; and what is used up of the visitor's limits."""
+    used = None if caller.key_id is None else Quotas(context.services.database).used(caller.key_id, caller.limits)
+    return html(
+        request,
+        "usage.html",
+        usage=get_usage(context, caller),
+        backlog=api.get_backlog(context, caller),
+        limits=caller.limits,
+        used=used,
+        stats=get_statistics(context, caller) if caller.role is Role.ADMIN else None,
+    )

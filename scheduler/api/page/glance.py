@@ -1,0 +1,91 @@
+"""The farm in one word and one sentence, and what is left to render: read once for all who look at the same moment."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.api.access import Caller
+from scheduler.api.context import ApiContext
+from scheduler.api.fleet import list_workers
+from scheduler.api.operators import get_backlog
+from scheduler.api.page.words import counted, duration
+from scheduler.api.response_models import WorkerAnswer
+from scheduler.results.backlog import BacklogForm
+from scheduler.results.why import what_hinders
+
+#: However many pages are open, the rows are read no more often.
+_KEPT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """What the front page says of the farm."""
+
+    word: str
+    sentence: str
+    workers: Sequence[WorkerAnswer]
+    #: Of the visitor's renders or, for an admin, of everybody's.
+    backlog: Sequence[BacklogForm]
+
+    @property
+    def waits_longest(self) -> BacklogForm | None:
+        """What was submitted first of what is not held."""
+        waiting = [one for one in self.backlog if not one.held]
+        return max(waiting, key=lambda one: one.oldest_wait, default=None)
+
+
+class Glances:
+    """What visitors see, by whose renders they may see."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._kept: dict[str | None, tuple[float, Glance]] = {}
+
+    def of(self, caller: Caller) -> Glance:
+        """Return what a visitor sees of the farm now, or saw a moment ago."""
+        with self._lock:
+            now = time.monotonic()
+            self._kept = {sees: kept for sees, kept in self._kept.items() if now - kept[0] < _KEPT_SECONDS}
+            if caller.sees not in self._kept:
+                self._kept[caller.sees] = (now, glance(self._context, caller))
+            return self._kept[caller.sees][1]
+
+
+def glance(context: ApiContext, caller: Caller) -> Glance:
+    """Look at the farm."""
+    workers, left = list_workers(context, caller), get_backlog(context, caller)
+    word, sentence = _words(context, workers, [one for one in left if not one.held])
+    return Glance(word=word, sentence=sentence, workers=workers, backlog=left)
+
+
+def _words(context: ApiContext, workers: Sequence[WorkerAnswer], left: Sequence[BacklogForm]) -> tuple[str, str]:
+    alive = [worker for worker in workers if worker.state != "silent"]
+    fleet = _fleet(alive)
+    pictures = sum(one.pictures for one in left)
+    if not pictures:
+        word = "rendering" if any(worker.state == "rendering" for worker in alive) else "idle"
+        return (word, f"{fleet}; nothing waits") if alive else ("no worker", "no worker runs, and nothing waits")
+    amount = f"{counted(pictures, 'picture')} left, {_time(left)}"
+    hindered = [what_hinders(context.services, model) for model in dict.fromkeys(m for one in left for m in one.models)]
+    reasons = [one.sentence for one in hindered if one is not None]
+    if any(worker.state == "rendering" for worker in alive):
+        also = f"; some wait: {reasons[0]}" if reasons else ""
+        return "rendering", f"{fleet}; {amount}{also}"
+    if reasons:
+        return "waiting", f"{reasons[0]}; {amount}"
+    word = "loading" if any(worker.state == "loading" for worker in alive) else "waiting"
+    return word, f"{fleet}; {amount}"
+
+
+def _fleet(alive: Sequence[WorkerAnswer]) -> str:
+    kept_away = sum(worker.state == "quarantined" for worker in alive)
+    return counted(len(alive), "worker") + (f", {kept_away} in quarantine" if kept_away else "")
+
+
+def _time(left: Sequence[BacklogForm]) -> str:
+    known = [one.seconds_left for one in left if one.seconds_left is not None]
+    if len(known) < len(left):
+        return "and how long they take is not known yet"
+    return f"about {duration(sum(known))} at the present pace"

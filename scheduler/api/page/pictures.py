@@ -1,0 +1,113 @@
+"""One picture's page: large, with everything that went into it, and ways to make it again or another one."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Form, Request, Response
+
+from scheduler.api import renders as api
+from scheduler.api.access import Caller
+from scheduler.api.context import ApiContext, Context
+from scheduler.api.page.ordering import body_of
+from scheduler.api.page.serving import go_to, html, page_router
+from scheduler.api.page.visitors import Sender, Visitor
+from scheduler.api.page.words import as_json, counted, order_of_spec
+from scheduler.api.parameters import JobId
+from scheduler.api.problem_kinds import ProblemCode
+from scheduler.api.problems import Refused
+from storage.rules.ids import job_id as named
+
+_MOST_VARIATIONS = 1000
+_KEPT = "private, max-age=600"
+
+router = page_router()
+
+
+@router.get("/pictures/{job_id}")
+def show_picture(request: Request, context: Context, job_id: JobId, caller: Visitor) -> Response:
+    """Show a picture, with its recipe."""
+    job = api.get_job(context, job_id, caller)
+    render = context.render(caller, job.render)
+    spec = {name: value for name, value in (job.spec or {}).items() if value is not None}
+    return html(
+        request,
+        "picture.html",
+        job=job,
+        before=named(job.render, job.index - 1) if job.index else None,
+        after=named(job.render, job.index + 1) if job.index + 1 < render.total else None,
+        spec=spec,
+        recipe=_flat(job.made_with or {}),
+        order=as_json(order_of_spec(spec)),
+        most=_MOST_VARIATIONS,
+    )
+
+
+@router.get("/pictures/{job_id}/file")
+def get_file(request: Request, context: Context, job_id: JobId, caller: Visitor) -> Response:
+    """Return a picture's file, from here: pages ask no other host."""
+    job = context.job(caller, job_id)
+    if job.object is None:
+        raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
+    # Kept by the browser for a while: a page that is followed shows it anew with each of its neighbours.
+    headers = {"ETag": f'"{job.sha256}"', "Cache-Control": _KEPT, "X-Content-Type-Options": "nosniff"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+
+
+@router.post("/pictures/{job_id}/again")
+def make_again(request: Request, context: Context, job_id: JobId, caller: Sender) -> Response:
+    """Submit a picture's specification once more, with its seed."""
+    spec = _spec(context, caller, job_id)
+    return _submitted(request, context, caller, order_of_spec(spec))
+
+
+@router.post("/pictures/{job_id}/vary")
+def vary(
+    request: Request,
+    context: Context,
+    job_id: JobId,
+    caller: Sender,
+    n: Annotated[int, Form(ge=1, le=_MOST_VARIATIONS)] = 4,
+) -> Response:
+    """Submit a picture's specification with new seeds."""
+    order = {name: value for name, value in order_of_spec(_spec(context, caller, job_id)).items() if name != "seed"}
+    return _submitted(request, context, caller, {**order, "n": n})
+
+
+@router.post("/pictures/{job_id}/cancel")
+def cancel(request: Request, context: Context, job_id: JobId, caller: Sender) -> Response:
+    """Cancel one picture."""
+    answer = api.cancel_job(context, job_id, caller)
+    said = "Cancelled." if answer.cancelled else f"Nothing was left to cancel: it is {answer.state}."
+    return go_to(request, f"/pictures/{job_id}", said)
+
+
+@router.post("/pictures/{job_id}/delete")
+def delete(request: Request, context: Context, job_id: JobId, caller: Sender) -> Response:
+    """Delete one picture."""
+    render_id = context.job(caller, job_id).render_id
+    api.cancel_job(context, job_id, caller, purge=True)
+    return go_to(request, f"/renders/{render_id}", f"Picture {job_id} is deleted.")
+
+
+def _spec(context: ApiContext, caller: Caller, job_id: str) -> Mapping[str, Any]:
+    return context.job(caller, job_id).spec.fields()
+
+
+def _submitted(request: Request, context: ApiContext, caller: Caller, order: Mapping[str, Any]) -> Response:
+    answer = api.submitted(api.SubmitCall(context, caller, request), body_of(order))
+    remarks = "".join(f"\n{remark}" for remark in answer.remarks)
+    return go_to(request, f"/renders/{answer.id}", f"Submitted: {counted(answer.total, 'picture')}.{remarks}")
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a recipe as a list of names and values."""
+    found: dict[str, str] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return found

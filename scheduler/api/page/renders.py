@@ -1,0 +1,108 @@
+"""A render's page: how far it is, its pictures, and what can be done with it."""
+
+from dataclasses import asdict
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import Depends, Form, Query, Request, Response
+
+from scheduler.api import renders as api
+from scheduler.api.context import Context
+from scheduler.api.list_queries import JobQuery
+from scheduler.api.page.serving import go_to, html, page_router
+from scheduler.api.page.visitors import Sender, Visitor
+from scheduler.api.page.words import counted
+from scheduler.api.parameters import RenderId
+from scheduler.api.request_bodies import PatchBody
+from scheduler.results.json_forms import RenderForm
+from storage.rules.states import PriorityName, State
+
+_TILES = 60
+
+router = page_router()
+
+
+@router.get("/renders/{render_id}")
+def show_render(
+    request: Request,
+    context: Context,
+    render_id: RenderId,
+    caller: Visitor,
+    which: Annotated[JobQuery, Depends()],
+    state: Annotated[State | None, Query()] = None,
+    after: Annotated[int, Query(ge=-1, le=10**9)] = -1,
+) -> Response:
+    """Show a render and such of its pictures, a page at a time."""
+    render = api.get_render(context, render_id, caller)
+    page = api.list_jobs(context, render_id, caller, which, state, after, _TILES)
+    asked = {name: value for name, value in {**asdict(which), "state": state}.items() if value is not None}
+    running = [job for job in page.jobs if job.state is State.RUNNING]
+    return html(
+        request,
+        "render.html",
+        render=render,
+        jobs=page.jobs,
+        progress=context.views.progress(render_id) if running else {},
+        next_page=None if page.next is None else urlencode({**asked, "after": page.next}),
+        first_page=None if after < 0 else urlencode(asked),
+        asked={**asdict(which), "state": state},
+        narrowed=bool(asked),
+        states=list(State),
+        watched=context.views.is_watched(render_id),
+        pace=_pace(render),
+    )
+
+
+def _pace(render: RenderForm) -> float | None:
+    """Return how many pictures a second a finished render had."""
+    if render.finished_at is None or render.finished_at <= render.created_at or not render.done:
+        return None
+    return render.done / (render.finished_at - render.created_at)
+
+
+@router.post("/renders/{render_id}/on-hold")
+def hold(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
+    """Hold a render."""
+    render = api.hold_render(context, render_id, caller)
+    held = render.state == "held"
+    said = "Held: what waits is out of the queue." if held else f"Nothing of it waits: the render is {render.state}."
+    return go_to(request, f"/renders/{render_id}", said)
+
+
+@router.post("/renders/{render_id}/off-hold")
+def release(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
+    """Release a render."""
+    render = api.release_render(context, render_id, caller)
+    return go_to(request, f"/renders/{render_id}", f"Released: the render is {render.state}.")
+
+
+@router.post("/renders/{render_id}/priority")
+def set_priority(
+    request: Request, context: Context, render_id: RenderId, caller: Sender, priority: Annotated[PriorityName, Form()]
+) -> Response:
+    """Change the priority of what waits of a render."""
+    render = api.change_render(context, render_id, caller, PatchBody(priority=priority))
+    return go_to(request, f"/renders/{render_id}", f"The priority is {render.priority} now.")
+
+
+@router.post("/renders/{render_id}/cancel")
+def cancel(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
+    """Cancel what is unfinished of a render."""
+    answer = api.cancel_render(context, render_id, caller)
+    said = f"{counted(answer.cancelled, 'picture')} cancelled." if answer.cancelled else "Nothing was left to cancel."
+    return go_to(request, f"/renders/{render_id}", said)
+
+
+@router.post("/renders/{render_id}/retry")
+def retry(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
+    """Queue again what failed of a render."""
+    answer = api.retry_render(context, render_id, caller)
+    said = f"{counted(answer.retried, 'picture')} in the queue again." if answer.retried else "None of it has failed."
+    return go_to(request, f"/renders/{render_id}", said)
+
+
+@router.post("/renders/{render_id}/delete")
+def delete(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
+    """Delete a render with its pictures."""
+    api.cancel_render(context, render_id, caller, purge=True)
+    return go_to(request, "/", f"Render {render_id} is deleted, with its pictures.")

@@ -1,0 +1,105 @@
+"""Numbers, times and specifications as people read them."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+#: Options of `farm render` that are not called as their field.
+_OPTIONS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "negative_prompt": "negative",
+    "prompt_weighting": "weighting",
+    "control_images": "control",
+    "controlnet_conditioning_scale": "control-scale",
+    "control_guidance_start": "control-start",
+    "control_guidance_end": "control-end",
+    "prompt_embeds": "embeds",
+    "loras": "lora",
+    "crops_coords_top_left": "crop",
+    "prior_num_inference_steps": "prior-steps",
+    "prior_guidance_scale": "prior-guidance",
+}
+_SHOWN_CHARACTERS = 240
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in its largest unit, or an empty text for an unknown one."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    for unit, name, most in ((60, "min", 5400), (3600, "h", 172_800)):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {name}" if seconds >= 10 * unit else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def size(n: float) -> str:
+    """Return bytes as people read them: `3.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: `1 picture`, `12,000 pictures`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def moment(at: float) -> str:
+    """Return a time: `2026-11-28 14:30:05 UTC`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def iso(at: float) -> str:
+    """Return a time as HTML's `datetime` has it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def shortened(text: str, most: int = _SHOWN_CHARACTERS) -> str:
+    """Return a text, or its beginning."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON that people read."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to send to `POST /v1/renders` for a picture of this specification."""
+    # Embeddings replace all text, which is empty then.
+    empty = ("prompt", "negative_prompt") if spec.get("prompt_embeds") else ()
+    return {name: value for name, value in spec.items() if name not in ("version", *empty) and value is not None}
+
+
+def command_line(spec: Mapping[str, Any]) -> str:
+    """Return the command that renders a picture of this specification."""
+    words = ["farm", "render"]
+    for name, value in order_of_spec(spec).items():
+        if name == "prompt" or (name == "negative_prompt" and not value):
+            continue
+        option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not False:
+            words += [word for one in _values(name, value) for word in (option, one)]
+    prompt = [spec["prompt"]] if spec.get("prompt") else []
+    # A prompt may begin with a dash.
+    return shlex.join([*words, *(["--", *prompt] if prompt else [])])
+
+
+def _values(name: str, value: Any) -> list[str]:
+    """Return the values of an option, given once for each."""
+    if isinstance(value, Mapping):
+        return [f"{one}={scale:g}" for one, scale in value.items()]
+    if name == "control_images":
+        return list(value)
+    if isinstance(value, list | tuple):
+        return [",".join(str(one) for one in value)]
+    return [str(value)]

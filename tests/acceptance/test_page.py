@@ -1,0 +1,223 @@
+"""The page in a browser, over a farm of simulated devices: renders are submitted, watched, cancelled and found."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.acceptance.api import Api, finished, running_api
+from tests.acceptance.browser import Visit, chromium, visiting
+from tests.forks import Starter
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the screenshots are kept."""
+    said = request.config.getoption("--screenshots")
+    folder = Path(said) if said else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keyless(
+    browser: Browser,  # noqa: ARG001 - without one, no farm is started
+    tmp_path_factory: pytest.TempPathFactory,
+    starter: Starter,
+) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("page"), starter) as api:
+        yield api
+
+
+@pytest.fixture
+def visit(browser: Browser, keyless: Api, folder: Path) -> Iterator[Visit]:
+    with visiting(browser, keyless.address, folder) as visit:
+        yield visit
+
+
+@pytest.fixture
+def client(keyless: Api) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=keyless.address, timeout=90) as client:
+        yield client
+
+
+def test_an_empty_farm_says_what_to_do(visit: Visit) -> None:
+    visit.goes_to("/")
+    expect(visit.page.locator(".empty")).to_contain_text("Submit the first one")
+    visit.can_be_used_by_everybody()
+    visit.is_shown("front-0")
+
+
+def test_a_render_is_submitted_by_the_form_and_watched_until_its_pictures_are_there(visit: Visit) -> None:
+    page = visit.page
+    visit.goes_to("/submit?model=quick")
+    page.fill("#prompt", "a {red|blue} <b>star</b>")
+    page.select_option("#read_as", "template")
+    page.fill("#n", "3")
+    page.fill("#name", "stars & stripes")
+    page.click("#check")
+    expect(page.locator("#estimate-title")).to_have_text("6 pictures with quick")
+    visit.can_be_used_by_everybody()
+    visit.is_shown("form-checked")
+    page.click("#send")
+    expect(page.locator("h1")).to_contain_text("stars & stripes")
+    # As they come, without another word to the browser.
+    expect(page.locator(".tiles img")).to_have_count(6)
+    expect(page.locator("h1 .state")).to_have_text("done")
+    assert page.locator(".tiles img").first.get_attribute("alt") == "a red <b>star</b>"
+    visit.can_be_used_by_everybody()
+    page.fill("[name=prompt]", "BLUE")
+    page.click(".filter button")
+    expect(page.locator(".tiles img")).to_have_count(3)
+    page.locator(".tiles a").first.click()
+    expect(page.locator(".large img")).to_be_visible()
+    assert page.evaluate("document.querySelector('.large img').naturalWidth") == 64
+    expect(page.locator("#command")).to_contain_text("'a blue <b>star</b>'")
+    visit.can_be_used_by_everybody()
+    visit.is_shown("picture")
+    page.fill("#n", "2")
+    page.click("#vary")
+    expect(page.locator(".said")).to_contain_text("Submitted: 2 pictures.")
+    expect(page.locator(".tiles img")).to_have_count(2)
+
+
+def test_a_render_is_held_released_and_cancelled_and_the_back_button_tells_so(
+    visit: Visit, client: httpx.Client
+) -> None:
+    page = visit.page
+    render = client.post("/v1/renders", json={"prompt": "a slow star", "n": 40, "model": "slow"}).json()["id"]
+    visit.goes_to(f"/renders/{render}")
+    page.click("#hold")
+    expect(page.locator("h1 .state")).to_have_text("held")
+    visit.is_shown("held")
+    page.click("#release")
+    expect(page.locator("#hold")).to_be_visible()
+    page.click("#cancel")
+    page.click("#cancel-sure")
+    expect(page.locator(".said")).to_contain_text("cancelled")
+    expect(page.locator("h1 .state")).to_have_text("cancelled")
+    page.go_back()
+    expect(page.locator("h1 .state")).to_have_text("cancelled")
+
+
+def test_pictures_that_failed_say_why_and_are_retried(visit: Visit, client: httpx.Client) -> None:
+    page = visit.page
+    render = client.post("/v1/renders", json={"prompt": ["a star", "a black hole"], "model": "quick"}).json()["id"]
+    finished(client, render)
+    visit.goes_to(f"/renders/{render}")
+    expect(page.locator("h1 .state")).to_have_text("failed")
+    page.click("text=Retry 1 picture")
+    expect(page.locator(".said")).to_have_text("1 picture in the queue again.")
+    finished(client, render)
+    visit.goes_to(f"/pictures/{render}-000001")
+    expect(page.locator(".problem")).to_contain_text("bad")
+    visit.can_be_used_by_everybody()
+    visit.is_shown("failed")
+    for path in ("/workers", "/faults", "/usage", "/schedules", "/keys", "/submit"):
+        visit.goes_to(path)
+        visit.can_be_used_by_everybody()
+        visit.is_shown(path.strip("/"))
+
+
+def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: Api, folder: Path) -> None:
+    with visiting(browser, keyless.address, folder, java_script_enabled=False) as visit, httpx.Client() as client:
+        page = visit.page
+        visit.goes_to("/submit?model=quick")
+        page.fill("#prompt", "a plain star")
+        page.click("#check")
+        page.click("#send")
+        render = page.url.rpartition("/")[2]
+        client.base_url = keyless.address
+        finished(client, render)
+        page.reload()
+        expect(page.locator(".tiles img")).to_have_count(1)
+        visit.goes_to("/")
+        expect(page.locator(".renders")).to_contain_text(render)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+def test_pages_fit_their_window_in_light_and_dark(
+    browser: Browser, keyless: Api, folder: Path, client: httpx.Client, scheme: str, width: int
+) -> None:
+    found = client.get("/v1/renders", params={"name": "gallery"}).json()["renders"]
+    if not found:
+        colours = [f"a {colour} star, {'very ' * 30}bright" for colour in ("red", "green", "blue", "grey", "white")]
+        body = {"prompt": colours, "n": 10, "model": "quick", "name": "gallery", "note": "for\nlooking at"}
+        found = [client.post("/v1/renders", json=body).json()]
+        finished(client, found[0]["id"])
+    render = found[0]["id"]
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    with visiting(browser, keyless.address, folder, **options) as visit:
+        for name, path in (
+            ("front", "/"),
+            ("render-50", f"/renders/{render}"),
+            ("picture", f"/pictures/{render}-000007"),
+            ("submit", "/submit"),
+            ("workers", "/workers"),
+        ):
+            visit.goes_to(path)
+            visit.page.locator("main img").last.is_visible()
+            visit.fits_its_window()
+            if width == 1280:
+                visit.can_be_used_by_everybody()
+            visit.is_shown(f"{name}-{scheme}-{width}")
+
+
+def test_owners_see_their_own_alone_and_an_admin_all(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, starter: Starter, folder: Path
+) -> None:
+    with running_api(tmp_path_factory.mktemp("owners"), starter) as api:
+        keys = {"ann": api.key("ann"), "ben": api.key("ben"), "eve": api.key("eve", "--role", "admin")}
+        own: dict[str, str] = {}
+        for owner in ("ann", "ben"):
+            with visiting(browser, api.address, folder) as visit:
+                visit.goes_to("/renders?state=done")
+                expect(visit.page).to_have_url(f"{api.address}/login?next=%2Frenders%3Fstate%3Ddone")
+                visit.logs_in(keys[owner])
+                visit.goes_to("/submit?model=quick")
+                visit.page.fill("#prompt", f"a secret of {owner}")
+                visit.page.fill("#name", f"{owner}s-render")
+                visit.page.click("#check")
+                visit.page.click("#send")
+                expect(visit.page.locator(".tiles img")).to_have_count(1)
+                own[owner] = visit.page.url.rpartition("/")[2]
+                if owner == "ben":
+                    looks_around(visit, own)
+                    told = "\n".join(visit.texts)
+                    assert "a secret of ben" in told
+                    # What is not there is named as it was asked for, and no more is said of it.
+                    for leak in ("secret of ann", "anns-render", ">ann<", '"ann"'):
+                        assert leak not in told
+        with visiting(browser, api.address, folder) as visit:
+            visit.logs_in(keys["eve"])
+            visit.goes_to("/")
+            expect(visit.page.locator(".renders")).to_contain_text("anns-render")
+            expect(visit.page.locator(".renders")).to_contain_text("bens-render")
+            visit.goes_to("/keys")
+            visit.can_be_used_by_everybody()
+            visit.is_shown("keys-admin")
+            visit.page.click("text=Log out")
+            expect(visit.page).to_have_url(f"{api.address}/login")
+            visit.goes_to("/")
+            expect(visit.page.locator("h1")).to_have_text("Log in")
+
+
+def looks_around(visit: Visit, own: dict[str, str]) -> None:
+    """Everywhere, and where it may not."""
+    for path in ("/", "/workers", "/usage", "/schedules", "/submit"):
+        visit.goes_to(path)
+    for path in (f"/renders/{own['ann']}", f"/pictures/{own['ann']}-000000", "/keys", "/faults", "/renders?owner=ann"):
+        visit.goes_to(path)
+        assert visit.page.locator("h1").inner_text() in ("Not Found", "Forbidden")
+    visit.complaints[:] = [one for one in visit.complaints if "status of 40" not in one]

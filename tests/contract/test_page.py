@@ -1,0 +1,213 @@
+"""The page over HTTP: every view, and what prompts and labels cannot do to it."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import httpx
+import pytest
+
+from storage.access.keys import Role
+from storage.renders.views import RenderView
+from tests.contract.page_visitors import Page, rendered, token, visitor
+from tests.contract.stage import Stage, running_stage
+from tests.servers import eventually
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
+        yield stage
+
+
+@pytest.fixture
+def ann(stage: Stage) -> Iterator[httpx.Client]:
+    with visitor(stage, "ann") as client:
+        yield client
+
+
+@pytest.fixture
+def admin(stage: Stage) -> Iterator[httpx.Client]:
+    with visitor(stage, "eve", Role.ADMIN) as client:
+        yield client
+
+
+VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
+
+
+ADMINS_VIEWS = ("/faults", "/keys")
+
+
+#: As npm has it: version 2.0.11 of htmx.org.
+HTMX_SHA256 = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+
+
+ODD = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "a \u202eright-to-left\u202c star",
+    "{{ 7 * 7 }} {% raw %}",
+    "</textarea></title></style>",
+    "a star & a &lt;moon&gt;",
+)
+
+
+def test_every_view_is_a_page_that_asks_nobody_else(ann: httpx.Client, admin: httpx.Client, stage: Stage) -> None:
+    render = rendered(stage, ann)
+    of_a_render = (f"/renders/{render}", f"/pictures/{render}-000000", f"/submit?from={render}-000000")
+    for client, paths in ((ann, (*VIEWS, *of_a_render)), (admin, (*VIEWS, *ADMINS_VIEWS, *of_a_render))):
+        for path in paths:
+            answer = client.get(path)
+            assert (path, answer.status_code) == (path, 200)
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            policy = answer.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "unsafe" not in policy
+            assert answer.headers["cache-control"] == "no-store"
+            Page(answer.text).is_harmless()
+            assert len(answer.content) < 100_000
+
+
+def test_programs_still_get_the_welcome_at_the_first_address(stage: Stage) -> None:
+    assert stage.keyless().get("/", headers={"Accept": "*/*"}).json()["documentation"] == "/docs"
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_people_write_stays_text(stage: Stage, ann: httpx.Client, odd: str) -> None:
+    # Of a note, invisible characters are refused at the door.
+    note = {} if "\u202e" in odd else {"note": odd}
+    labels = {"onload": odd, odd: "x", "src": "javascript:alert(1)"}
+    render = rendered(stage, ann, prompt=odd, labels=labels, custom_id=odd, **note)
+    for path in (f"/renders/{render}", f"/pictures/{render}-000000", f"/submit?from={render}-000000"):
+        page = Page(ann.get(path).text)
+        page.is_harmless()
+        assert odd in page.text or odd in [one.get("value") for _, one in page.elements]
+    asked = ann.get(f"/renders/{render}", params={"prompt": odd[:100], "label": f"onload={odd}"})
+    Page(asked.text).is_harmless()
+    assert f"/pictures/{render}-000000" in asked.text
+
+
+def test_pictures_are_found_by_state_prompt_model_label_and_seed(stage: Stage, ann: httpx.Client) -> None:
+    body = {"prompt": ["a Red star", "a green 100% star"], "seed": 7, "n": 2}
+    render = rendered(stage, ann, **body)
+
+    def found(**asked: Any) -> list[int]:
+        text = ann.get(f"/renders/{render}", params=asked).text
+        return [int(index) for index in re.findall(rf'href="/pictures/{render}-(\d+)"', text)]
+
+    assert found() == [0, 1, 2, 3]
+    assert found(prompt="rED") == [0, 1]
+    assert found(prompt="100%") == [2, 3]
+    assert found(prompt="1_0%") == []
+    assert found(state="done", model="tiny", prompt="", seed="", label="") == [0, 1, 2, 3]
+    assert found(model="toy") == []
+    assert found(seed="8") == [1]
+    assert found(state="failed") == []
+    assert "No picture is like that" in ann.get(f"/renders/{render}?state=failed").text
+    assert ann.get(f"/renders/{render}?state=nonsense").status_code == 422
+    assert ann.get(f"/renders/{render}?colour=red").status_code == 422
+    assert ann.get(f"/renders/{render}?label=nonsense").status_code == 422
+
+
+def test_thousands_of_pictures_come_in_pages(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann, n=130)
+    path: str | None = f"/renders/{render}"
+    seen: list[int] = []
+    while path is not None:
+        text = ann.get(path).text
+        seen += [int(index) for index in re.findall(rf'href="/pictures/{render}-(\d+)"', text)]
+        following = re.search(r'id="next" href="([^"]+)"', text)
+        path = following[1].replace("&amp;", "&") if following else None
+    assert seen == list(range(130))
+
+
+def test_a_picture_whose_object_is_gone_and_a_render_that_is_deleted_say_so(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann)
+    job = next(stage.context.views.jobs(render))
+    stage.services.objects.delete(str(job.object))
+    assert ann.get(f"/pictures/{render}-000000").status_code == 200
+    assert ann.get(f"/pictures/{render}-000000/file").status_code == 404
+    answer = ann.post(f"/renders/{render}/delete", data={"form_token": token(ann)})
+    assert answer.headers["location"] == "/"
+    assert "is deleted" in ann.get("/").text
+    assert "is deleted" not in ann.get("/").text
+    for path in (f"/renders/{render}", f"/pictures/{render}-000000"):
+        answer = ann.get(path)
+        assert answer.status_code == 404
+        assert "<h1>Not Found</h1>" in answer.text
+
+
+def test_two_tabs_that_hold_and_release_end_as_the_last_one_said(stage: Stage, ann: httpx.Client) -> None:
+    stage.working.clear()
+    try:
+        render = stage.client().post("/v1/renders", json={"prompt": "a star", "model": "tiny"}).json()["id"]
+        data = {"form_token": token(ann)}
+
+        def now() -> RenderView:
+            return stage.context.views.render(render)
+
+        for what, held in (("on-hold", True), ("on-hold", True), ("off-hold", False), ("off-hold", False)):
+            assert ann.post(f"/renders/{render}/{what}", data=data).status_code == 303
+            assert now().held is held
+        priority = {**data, "priority": "bulk"}
+        assert ann.post(f"/renders/{render}/priority", data=priority).status_code == 303
+        assert "bulk" in ann.get(f"/renders/{render}").text
+        # What was read a moment ago is shown to all.
+        eventually(lambda: "1 picture left" in ann.get("/").text, "the front page tells of it")
+        assert ann.post(f"/renders/{render}/cancel", data=data).status_code == 303
+        assert (
+            "Nothing was left to cancel" in ann.post(f"/renders/{render}/cancel", data=data, follow_redirects=True).text
+        )
+    finally:
+        stage.working.set()
+
+
+def test_what_is_left_is_told_in_time_and_by_owner_to_an_admin(
+    stage: Stage, ann: httpx.Client, admin: httpx.Client
+) -> None:
+    rendered(stage, ann)
+    stage.working.clear()
+    try:
+        body = {"prompt": "a star", "n": 3, "model": "tiny", "priority": "bulk"}
+        render = stage.client().post("/v1/renders", json=body).json()["id"]
+        [mine] = ann.get("/v1/backlog").json()
+        assert (mine["owner"], mine["priority"], mine["models"], mine["pictures"]) == ("ann", "bulk", ["tiny"], 3)
+        # Nobody serves it here.
+        assert mine["seconds_left"] is None
+        assert mine in [one | {"oldest_wait": mine["oldest_wait"]} for one in admin.get("/v1/backlog").json()]
+        stage.context.jobs.cancel(render)
+    finally:
+        stage.working.set()
+
+
+def test_schedules_are_shown_paused_and_run(stage: Stage, ann: httpx.Client) -> None:
+    body = {"name": "anns-own", "cron": "0 2 * * *", "render": {"prompt": "a <b>star</b>", "model": "tiny"}}
+    assert stage.client().post("/v1/schedules", json=body).status_code == 201
+    data = {"form_token": token(ann)}
+    assert "a &lt;b&gt;star&lt;/b&gt;" in ann.get("/schedules/anns-own").text
+    ann.post("/schedules/anns-own/stop", data=data)
+    assert "paused" in ann.get("/schedules").text
+    ann.post("/schedules/anns-own/resume", data=data)
+    assert "paused" not in ann.get("/schedules").text
+    answer = ann.post("/schedules/anns-own/run", data=data)
+    assert answer.headers["location"].startswith("/renders/")
+    assert "fired" in ann.get("/schedules/anns-own").text
+    with visitor(stage, "ben") as ben:
+        assert ben.get("/schedules/anns-own").status_code == 404
+        assert "anns-own" not in ben.get("/schedules").text
+
+
+def test_htmx_is_the_one_that_npm_has_with_its_licence() -> None:
+    folder = files("scheduler.api.page").joinpath("assets")
+    assert hashlib.sha256(folder.joinpath("htmx.min.js").read_bytes()).hexdigest() == HTMX_SHA256
+    assert "Zero-Clause BSD" in folder.joinpath("htmx.LICENSE").read_text()
+
+
+def test_assets_are_those_that_pages_use(stage: Stage) -> None:
+    for name in ("style.css", "live.js", "htmx.min.js", "icon.svg"):
+        assert stage.keyless().get(f"/assets/{name}").status_code == 200
+    for name in ("htmx.LICENSE", "../serving.py", "..%2Fserving.py", "x"):
+        assert stage.keyless().get(f"/assets/{name}").status_code == 404

@@ -1,0 +1,195 @@
+"""Who sees what of the page, and whose forms are read."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from storage.access.keys import Keys, Limits, Role
+from tests.contract.page_visitors import Page, log_in, rendered, token, visitor
+from tests.contract.stage import Stage, running_stage
+from tests.servers import eventually
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
+        yield stage
+
+
+@pytest.fixture
+def ann(stage: Stage) -> Iterator[httpx.Client]:
+    with visitor(stage, "ann") as client:
+        yield client
+
+
+@pytest.fixture
+def admin(stage: Stage) -> Iterator[httpx.Client]:
+    with visitor(stage, "eve", Role.ADMIN) as client:
+        yield client
+
+
+VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
+
+
+ADMINS_VIEWS = ("/faults", "/keys")
+
+
+def test_whoever_has_not_logged_in_is_led_to_where_they_wanted(stage: Stage) -> None:
+    with visitor(stage) as client:
+        for path in ("/", "/renders?state=done", "/submit", "/keys", "/pictures/abc-000000"):
+            answer = client.get(path)
+            assert answer.status_code == 303
+            assert answer.headers["location"].startswith("/login")
+        answer = log_in(client, stage.key, leads_to="/renders?state=done")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/renders?state=done")
+        [session] = [one for one in answer.headers.get_list("set-cookie") if one.startswith("farm_session=")]
+        assert "HttpOnly" in session
+        assert "SameSite=lax" in session
+        assert stage.key.rpartition("_")[2] not in session
+        assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "leads_to", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+)
+def test_a_login_leads_to_no_other_place(stage: Stage, leads_to: str) -> None:
+    with visitor(stage) as client:
+        assert log_in(client, stage.key, leads_to).headers["location"] == "/"
+
+
+def test_a_wrong_key_logs_nobody_in(stage: Stage) -> None:
+    with visitor(stage) as client:
+        for key in ("", "farm_x", stage.key[:-1] + "x", "ключ"):
+            answer = log_in(client, key)
+            assert answer.status_code == 403
+            assert "unknown, expired or revoked" in answer.text
+            assert "farm_session" not in client.cookies
+
+
+def test_a_login_that_was_made_up_is_none(stage: Stage, ann: httpx.Client) -> None:
+    session = ann.cookies["farm_session"]
+    key_id, until, rest = session.split(".", 2)
+    for made_up in (f"{key_id}.{int(until) + 1}.{rest}", session[:-1], "x", "....", "a.b.c.d", "ü"):
+        with visitor(stage) as client:
+            headers = {b"Cookie": f"farm_session={made_up}".encode()}
+            assert client.get("/", headers=headers).status_code == 303
+
+
+def test_logging_out_ends_it(ann: httpx.Client) -> None:
+    assert ann.post("/logout", data={"form_token": token(ann)}).headers["location"] == "/login"
+    assert ann.get("/").status_code == 303
+
+
+def test_a_form_is_read_only_from_who_got_it(stage: Stage, ann: httpx.Client, admin: httpx.Client) -> None:
+    render = rendered(stage, ann, n=2)
+    paths = [f"/renders/{render}/{what}" for what in ("on-hold", "off-hold", "retry", "cancel", "delete")]
+    paths += [f"/pictures/{render}-000000/{what}" for what in ("again", "vary", "cancel", "delete")]
+    before = len(stage.context.views.renders(limit=1000))
+    for path in paths:
+        for data in ({}, {"form_token": ""}, {"form_token": token(admin)}):
+            assert ann.post(path, data=data).status_code == 403
+        elsewhere = {"Sec-Fetch-Site": "cross-site"}
+        assert ann.post(path, data={"form_token": token(ann)}, headers=elsewhere).status_code == 403
+    assert len(stage.context.views.renders(limit=1000)) == before
+    # The cookie alone changes nothing over the API either, and reads what its key reads.
+    assert ann.post("/v1/renders", json={"prompt": "a star"}).status_code == 401
+    assert ann.delete(f"/v1/renders/{render}").status_code == 401
+    assert ann.get(f"/v1/renders/{render}").json()["id"] == render
+
+
+def test_nothing_of_another_owner_is_shown(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann, prompt="a secret of ann", name="anns-render", labels={"whose": "anns-label"})
+    seen = []
+    with visitor(stage, "ben") as ben:
+        for path in (*VIEWS, "/renders?model=tiny", "/renders?name=anns-render", "/renders?label=whose=anns-label"):
+            answer = ben.get(path)
+            assert answer.status_code == 200
+            seen.append(answer.text.replace('value="anns-render"', "").replace('value="whose=anns-label"', ""))
+        assert ben.get("/renders?owner=ann").status_code == 403
+        for path in (f"/renders/{render}", f"/pictures/{render}-000000", f"/pictures/{render}-000000/file"):
+            answer = ben.get(path)
+            assert answer.status_code == 404
+            # The same as of one that there never was.
+            never = ben.get(path.replace(render, "zzzzzzzzzzzz"))
+            assert answer.text.replace(render, "zzzzzzzzzzzz") == never.text
+            seen.append(answer.text)
+        data = {"form_token": token(ben)}
+        for path in (f"/renders/{render}/cancel", f"/renders/{render}/delete", f"/pictures/{render}-000000/again"):
+            assert ben.post(path, data=data).status_code == 404
+        for path in ADMINS_VIEWS:
+            assert ben.get(path).status_code == 403
+        assert ben.get("/v1/backlog").json() == []
+    for text in seen:
+        assert "secret of ann" not in text
+        assert "anns-" not in text
+        assert ">ann<" not in text
+    assert stage.context.views.render(render).done == 1
+
+
+def test_a_reader_gets_no_buttons_and_may_press_none(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann)
+    with visitor(stage, "ann", Role.READ) as reader:
+        page = reader.get(f"/renders/{render}").text
+        assert "/delete" not in page
+        found = re.search(r'name="form_token" value="([\w-]+)"', page)
+        assert found is not None
+        assert reader.post(f"/renders/{render}/delete", data={"form_token": found[1]}).status_code == 403
+
+
+def test_a_revoked_key_ends_its_logins_at_once(stage: Stage) -> None:
+    key, secret = Keys(stage.services.database).create(name="page", owner="dan", role=Role.SUBMIT, limits=Limits())
+    with visitor(stage) as dan:
+        log_in(dan, secret)
+        assert dan.get("/").status_code == 200
+        Keys(stage.services.database).revoke(key.id)
+        assert dan.get("/").headers["location"] == "/login"
+        # A page that is open is led there as a whole.
+        answer = dan.get("/", headers={"HX-Request": "true"})
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login")
+
+
+def test_keys_are_made_by_admins_shown_once_and_revoked(stage: Stage, admin: httpx.Client) -> None:
+    form = {"form_token": token(admin), "name": "for <gil>", "owner": "gil", "role": "submit", "queued": "7"}
+    answer = admin.post("/keys/make", data=form)
+    found = re.search(r"farm_[0-9a-z]{12}_[\w-]{43}", answer.text)
+    assert found is not None
+    Page(answer.text).is_harmless()
+    assert found[0] not in admin.get("/keys").text
+    key = Keys(stage.services.database).find(found[0])
+    assert key is not None
+    assert (key.owner, key.role, key.limits.queued, key.limits.per_day) == ("gil", Role.SUBMIT, 7, None)
+    for wrong in (
+        {"queued": "0"},
+        {"queued": "many"},
+        {"owner": "a b"},
+        {"days": "soon"},
+        {"role": "king"},
+        {"name": ""},
+    ):
+        assert admin.post("/keys/make", data=form | wrong).status_code == 422
+    admin.post(f"/keys/{key.id}/revoke", data={"form_token": token(admin)})
+    assert Keys(stage.services.database).find(found[0]) is None
+    with visitor(stage, "ann") as ann:
+        for path in ("/keys/make", f"/keys/{key.id}/revoke", "/workers/x/end-quarantine"):
+            data = {"form_token": token(ann)} | (
+                {"name": "x", "owner": "ann", "role": "admin"} if "make" in path else {}
+            )
+            assert ann.post(path, data=data).status_code == 403
+    assert stage.client().get("/v1/keys").status_code == 403
+    assert stage.client().post("/v1/keys", json={"name": "x", "owner": "x", "role": "admin"}).status_code == 403
+
+
+def test_without_keys_the_page_is_for_this_machine_alone(tmp_path: Path) -> None:
+    with running_stage(tmp_path / "home", keyed=False) as stage, visitor(stage) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "farm.example"}).status_code == 403
+        assert client.get("/", headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 303
+        data = {"form_token": token(client), "name": "first", "owner": "ann", "role": "admin"}
+        answer = client.post("/keys/make", data=data)
+        assert (answer.status_code, "farm keys create" in answer.text) == (403, True)
+        assert client.post("/submit/send", data={"prompt": "a star", "form_token": "x"}).status_code == 403
+        stage.new_key()
+        eventually(lambda: client.get("/").status_code == 303, "the farm is closed")

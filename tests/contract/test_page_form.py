@@ -1,0 +1,144 @@
+"""Renders that are submitted by the page's form, and pictures that are made again."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from scheduler.api.page.words import command_line
+from scheduler.cli.main import cli
+from tests.contract.page_visitors import Page, rendered, token, visitor
+from tests.contract.stage import Stage, running_stage
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
+        yield stage
+
+
+@pytest.fixture
+def ann(stage: Stage) -> Iterator[httpx.Client]:
+    with visitor(stage, "ann") as client:
+        yield client
+
+
+def filled(client: httpx.Client, **fields: str) -> dict[str, str]:
+    text = client.get("/submit").text
+    once = re.search(r'name="once" value="([^"]+)"', text)
+    assert once is not None
+    return {"form_token": token(client), "once": once[1], "model": "tiny", "read_as": "one", **fields}
+
+
+def sent(client: httpx.Client, form: dict[str, str]) -> httpx.Response:
+    return client.post("/submit/send", data=form)
+
+
+def checked(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    found = re.search(r'name="checked" value="(\w+)"', answer.text)
+    assert found is not None
+    return found[1]
+
+
+def test_a_form_is_checked_before_it_is_sent_and_accepted_once(stage: Stage, ann: httpx.Client) -> None:
+    before = len(stage.context.views.renders(limit=1000, owner="ann"))
+    form = filled(ann, prompt="a red star\r\na blue star", read_as="lines", n="2", seed="5", guidance_scale="3.5")
+    answer = sent(ann, form)
+    assert "4 pictures with tiny" in answer.text
+    assert len(stage.context.views.renders(limit=1000, owner="ann")) == before
+    form["checked"] = checked(answer)
+    # What was changed since is checked again.
+    assert "6 pictures with tiny" in sent(ann, form | {"n": "3"}).text
+    first, again = sent(ann, form), sent(ann, form)
+    assert first.status_code == 303
+    assert first.headers["location"] == again.headers["location"]
+    jobs = list(stage.context.views.jobs(first.headers["location"].rpartition("/")[2]))
+    assert [job.spec.prompt for job in jobs] == ["a red star"] * 2 + ["a blue star"] * 2
+    assert {job.spec.guidance_scale for job in jobs} == {3.5}
+    assert [job.spec.seed for job in jobs][:2] == [5, 6]
+
+
+def test_remarks_are_seen_before_it_is_sent(ann: httpx.Client) -> None:
+    answer = sent(ann, filled(ann, prompt="a star", guidance_scale="1", negative_prompt="blurry"))
+    assert "ignores it" in Page(answer.text).text
+
+
+def test_a_prompt_file_is_sent_with_the_form(stage: Stage, ann: httpx.Client) -> None:
+    form = filled(ann)
+    answer = ann.post("/submit/send", data=form, files={"prompt_file": ("rows.txt", b"a star\na moon\n")})
+    assert "2 pictures with tiny" in answer.text
+    kept = re.search(r'name="manifest" value="(file-\w+)"', answer.text)
+    assert kept is not None
+    answer = sent(ann, form | {"manifest": kept[1], "checked": checked(answer)})
+    jobs = stage.context.views.jobs(answer.headers["location"].rpartition("/")[2])
+    assert [job.spec.prompt for job in jobs] == ["a star", "a moon"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": ""}, "prompt: missing"),
+        ({"prompt": "a star", "width": "65"}, "width: must be a multiple of 8"),
+        ({"prompt": "a star", "num_inference_steps": "many"}, "num_inference_steps"),
+        ({"prompt": "a star", "seed": "-1"}, "seed"),
+        ({"prompt": "a star", "sampler": "Magic"}, "is not a sampler"),
+        ({"prompt": "a star", "model": "nope"}, "nope"),
+        ({"prompt": "a star", "priority": "now"}, "priority"),
+        ({"prompt": "a {star", "read_as": "template"}, "templates"),
+        ({"prompt": "a star", "manifest": "file-000000000000000000000000"}, "empty one of them"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_form_which_keeps_what_was_written(
+    ann: httpx.Client, fields: dict[str, str], words: str
+) -> None:
+    answer = sent(ann, filled(ann, note="remember <me>", **fields))
+    assert answer.status_code in (404, 422), answer.text
+    page = Page(answer.text)
+    assert words in page.text
+    assert "remember <me>" in page.text
+
+
+def test_a_prompt_of_two_megabytes_comes_back_with_a_word(ann: httpx.Client) -> None:
+    answer = sent(ann, filled(ann, prompt="<b>star</b> " * 180_000))
+    assert answer.status_code == 422
+    assert "at most 10000 characters" in answer.text
+    Page(answer.text[:3000]).is_harmless()
+
+
+def test_a_picture_is_made_again_varied_and_edited(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann, negative_prompt="blurry", loras={"ink": 0.5}, seed=11, sampler="euler")
+    first = next(stage.context.views.jobs(render)).spec
+    data = {"form_token": token(ann)}
+
+    def specs(answer: httpx.Response) -> list[Any]:
+        assert answer.status_code == 303, answer.text
+        return [job.spec for job in stage.context.views.jobs(answer.headers["location"].rpartition("/")[2])]
+
+    assert specs(ann.post(f"/pictures/{render}-000000/again", data=data)) == [first]
+    varied = specs(ann.post(f"/pictures/{render}-000000/vary", data={**data, "n": "3"}))
+    assert len({one.seed for one in varied} - {11}) == 3
+    assert {one.model_copy(update={"seed": 11}).canonical() for one in varied} == {first.canonical()}
+    # Edited in nothing, it is the same again.
+    page = Page(ann.get(f"/submit?from={render}-000000").text)
+    form = {str(one["name"]): one.get("value") or "" for tag, one in page.elements if tag == "input" and "name" in one}
+    form |= filled(ann, prompt="a star", negative_prompt="blurry", sampler="Euler")
+    answer = sent(ann, form)
+    assert specs(sent(ann, form | {"checked": checked(answer)})) == [first]
+
+
+def test_the_command_that_is_shown_makes_the_picture(stage: Stage, ann: httpx.Client) -> None:
+    asked = {"prompt": '-- it\'s "a star" $HOME', "negative_prompt": "a 'b'", "loras": {"ink": 0.5}, "seed": 3}
+    render = rendered(stage, ann, sampler="dpm++ 2m", clip_skip=1, **asked)
+    spec = next(stage.context.views.jobs(render)).spec
+    words = shlex.split(command_line(spec.fields()))
+    environment = {"FARM_HOME": str(stage.services.settings.home), "FARM_OWNER": "ann"}
+    command = [words[1], "--no-wait", "--json", *words[2:]]
+    result = CliRunner().invoke(cli, command, env=environment, standalone_mode=False)
+    assert result.exception is None, result.output
+    newest = stage.context.views.renders(limit=1, owner="ann")[0]
+    assert next(stage.context.views.jobs(newest.id)).spec == spec
