@@ -1,13 +1,16 @@
 """The page over HTTP: every view, and what prompts and labels cannot do to it."""
 
 import hashlib
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from storage.access.keys import Role
 from storage.renders.views import RenderView
@@ -122,6 +125,19 @@ def test_thousands_of_pictures_come_in_pages(stage: Stage, ann: httpx.Client) ->
         following = re.search(r'id="next" href="([^"]+)"', text)
         path = following[1].replace("&amp;", "&") if following else None
     assert seen == list(range(130))
+
+
+def test_a_render_shows_thumbnails_and_offers_its_archive(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann, n=2)
+    text = ann.get(f"/renders/{render}").text
+
+    addresses = re.findall(r'<img src="([^"]+)"', text)
+    assert len(addresses) == 2
+    for address in addresses:
+        assert Image.open(io.BytesIO(ann.get(address).content)).format == "WEBP"
+    [archive] = re.findall(r'id="archive" href="([^"]+)"', text)
+    with zipfile.ZipFile(io.BytesIO(ann.get(archive).content)) as pictures:
+        assert sum(name.endswith(".png") for name in pictures.namelist()) == 2
 
 
 def test_a_picture_whose_object_is_gone_and_a_render_that_is_deleted_say_so(stage: Stage, ann: httpx.Client) -> None:

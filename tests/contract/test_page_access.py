@@ -116,6 +116,8 @@ def test_nothing_of_another_owner_is_shown(stage: Stage, ann: httpx.Client) -> N
             never = ben.get(path.replace(render, "zzzzzzzzzzzz"))
             assert answer.text.replace(render, "zzzzzzzzzzzz") == never.text
             seen.append(answer.text)
+        for address in (f"jobs/{render}-000000/thumbnail", f"renders/{render}/pictures.zip"):
+            assert ben.get(f"/v1/{address}").status_code == 404
         data = {"form_token": token(ben)}
         for path in (f"/renders/{render}/cancel", f"/renders/{render}/delete", f"/pictures/{render}-000000/again"):
             assert ben.post(path, data=data).status_code == 404
