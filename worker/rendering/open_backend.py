@@ -15,6 +15,8 @@ from worker.rendering.simulated import SimulatedBackend
 def _open_diffusers(device: Device, resources: BackendResources) -> Backend:
     # Where torch keeps compiled kernels: what one worker compiled, the next one finds. Set before torch is imported.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(resources.home / "inductor"))
+    # Its warnings while it is imported are of what nobody here asked for, such as torchvision.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # Imported here and nowhere else outside this package's torch modules: it costs seconds and gigabytes, which
     # supervisors, parents and simulated workers must not pay.
     from worker.rendering.diffusers_backend import DiffusersBackend
