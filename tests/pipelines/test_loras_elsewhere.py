@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     ),
     "no second matrix": (lambda file: file.pop(f"{_first(file)}.lora_B.weight"), "matri|lora_B|lora_A"),
     "an alpha of nothing": (lambda file: file.update({"x.alpha": torch.tensor(1.0)}), "x.alpha"),
-    "a LoHa": (lambda file: file.update({f"{_first(file)}.hada_w1_a": torch.zeros(2, 2)}), "hada_w1_a"),
+    "a LoHa": (lambda file: file.update({f"{_first(file)}.hada_w1_a": torch.zeros(2, 2)}), "hada_w1_[ab]"),
     "whole weights": (lambda file: file.update({f"{_first(file)}.diff": torch.zeros(2, 2)}), ".diff"),
     "a magnitude": (
         lambda file: file.update({f"{_first(file)}.dora_scale": torch.ones(3, 1)}),
