@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from storage.database import connection
 from storage.database.connection import Database
@@ -26,6 +27,10 @@ from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
+
+# How long an example takes says how busy this machine is; the first one reads Unicode's tables.
+settings.register_profile("farm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("farm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,8 +41,7 @@ kind = "simulated"
 width = 64
 height = 64
 num_inference_steps = 4
-batch_limit = 8
-seconds_per_step = 0.025
+seconds_per_step = 0.01
 seconds_per_step_and_picture = 0.0
 fault = {{ kind = "bad picture", prompt = "black hole" }}
 

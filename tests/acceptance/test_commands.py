@@ -181,7 +181,7 @@ def test_the_workers_tell_how_many_pictures_a_call_has_and_why(served: Home, ren
         return [f"{worker['batch_limit']}, {worker['limit_reason']}" for worker in told if worker["batch_limit"]]
 
     eventually(limits, "whoever rendered has told")
-    assert all(re.fullmatch(r"[28], registry|\d+, (default|trial|learned)", limit) for limit in limits())
+    assert all(re.fullmatch(r"2, registry|\d+, (default|trial|learned)", limit) for limit in limits())
     eventually(lambda: all(limit in served.farm("workers").out for limit in limits()), "the table tells it, too")
 
 

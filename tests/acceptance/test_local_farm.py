@@ -39,7 +39,8 @@ def killed(home: Home, words: str) -> psutil.Process:
 
 
 def test_two_renders_at_once_in_one_folder_share_a_farm_and_both_finish(home: Home) -> None:
-    with home.started(*ONE, "-n", "40") as first, home.started(*MANY) as second:
+    # Of seconds of work: the second comes before it is finished.
+    with home.started(*ONE, "-n", "40", "--steps", "60") as first, home.started(*MANY) as second:
         eventually(lambda: all(map(home.process, PARTS)), "a farm runs")
         ended = [first.ends(), second.ends()]
 
