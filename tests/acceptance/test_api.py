@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -207,29 +208,42 @@ def test_one_command_serves_and_renders_and_leaves_nothing_behind(tmp_path: Path
 
 def test_one_ctrl_c_answers_whoever_waits_and_ends_the_api(tmp_path: Path, starter: Starter) -> None:
     home = Home(tmp_path, starter)
-    with home.started("api", "--port", "0", "--without-worker") as api, ThreadPoolExecutor(3) as callers:
+    with (
+        home.started("api", "--port", "0", "--without-worker") as api,
+        httpx.Client(base_url=address_of(api), timeout=60) as client,
+        ThreadPoolExecutor(3) as callers,
+    ):
         api.says("nothing renders what is submitted: no worker runs; `farm up` starts one")
-        client = httpx.Client(base_url=address_of(api), timeout=60)
         accepted = client.post("/v1/renders", json={"prompt": "a star"}).json()
         assert accepted["remarks"] == ["model: no worker serves shapes now, so its pictures wait until one does"]
         assert (accepted["state"], accepted["why"]) == ("waiting", "no worker runs; `farm up` starts one")
         render = accepted["id"]
         waits = {"prompt": "a star", "width": 64, "height": 64, "steps": 2}
         drawn = callers.submit(client.post, "/sdapi/v1/txt2img", json=waits)
-        told = callers.submit(client.get, f"/v1/renders/{render}/events")
+        told = callers.submit(events, client, f"/v1/renders/{render}/events", follows := Event())
         preferred = callers.submit(client.post, "/v1/renders", json={"prompt": "b"}, headers={"Prefer": "wait=50"})
         eventually(lambda: home.rows("SELECT count(*) FROM renders") == [(3,)], "all are accepted")
+        assert follows.wait(60)
 
         ended = api.interrupted()
 
         assert (drawn.result().status_code, drawn.result().headers["Retry-After"]) == (503, "10")
         assert "the API is stopping" in drawn.result().text
         assert preferred.result().status_code == 202
-        assert told.result().text.startswith("event: progress")
-        client.close()
+        assert told.result().startswith("event: progress")
     assert ended.code in (0, 130)
     assert "Traceback" not in ended.err
     assert " error" not in ended.err.lower()
+
+
+def events(client: httpx.Client, path: str, follows: Event) -> str:
+    """Return all that a stream says; `follows` is set by its first word."""
+    said = ""
+    with client.stream("GET", path) as stream:
+        for part in stream.iter_text():
+            said += part
+            follows.set()
+    return said
 
 
 def test_a_farm_with_keys_is_not_opened_to_everybody(home: Home) -> None:

@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from storage.objects.folder import LocalObjects
 from storage.objects.inputs import put_input
+from storage.spec.models import Lora
 from storage.spec.picture import Request, Spec
 from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import random_weights
@@ -50,6 +51,11 @@ class Models:
     registry: Registry
     objects: LocalObjects
     backend: Backend
+
+    def backend_with(self, loras: Mapping[str, Lora], home: Path) -> Backend:
+        """Return a backend that knows these LoRAs; `backend` itself serves other tests, in any order."""
+        resources = BackendResources(inputs=InputCache(self.objects), loras=loras, home=home)
+        return open_backend("diffusers", Device("cpu", 0), resources)
 
     def load(self, alias: str, shared: LoadedModel | None = None) -> LoadedModel:
         return self.backend.load(self.registry[alias], shared=shared)

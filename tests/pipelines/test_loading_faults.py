@@ -115,8 +115,7 @@ class Worker:
         half = spoilt.model_copy(update={"alias": "spoilt-half", "dtype": "bfloat16"})
         self.registry = farm.registry | {"spoilt": spoilt, "spoilt-half": half}
         known: list[Lora] = farm.files["sd"]
-        backend: Any = models.backend
-        backend._loras = {lora.alias: lora for lora in known}
+        self.backend = models.backend_with({lora.alias: lora for lora in known}, folder)
 
     def attempt(self, cache: ModelCache, asked: Asked) -> bool:
         """Draw a picture; whether it was made."""
@@ -236,7 +235,7 @@ def test_after_any_faults_of_loading_a_plain_picture_is_that_of_a_fresh_process(
     @given(st.lists(ASKED, min_size=1, max_size=4))
     def after(sequence: list[Asked]) -> None:
         torch.set_default_dtype(torch.float32)
-        cache = ModelCache({"diffusers": models.backend}, capacity=0)
+        cache = ModelCache({"diffusers": worker.backend}, capacity=0)
         for asked in sequence:
             happened[worker.attempt(cache, asked)] += 1
         assert torch.get_default_dtype() is torch.float32, sequence

@@ -104,6 +104,9 @@ class Farm:
         self.registry = dict(models.registry.models) | {
             "sd-broken-control": control.model_copy(update={"alias": "sd-broken-control", "controlnets": (broken,)})
         }
+        #: Those of the model that renders.
+        self.loras: dict[str, Lora] = {}
+        self.backend = models.backend_with(self.loras, folder)
         image = models.image(1)
         self.image = image
         # What no model can use: an image, and embeddings of another width.
@@ -156,8 +159,8 @@ class Farm:
         return spec.model_copy(update=changes)
 
     def render(self, cache: ModelCache, spec: Spec, fault: Fault = NOTHING) -> tuple[bytes, str]:
-        backend: Any = self.models.backend
-        backend._loras = {lora.alias: lora for lora in self.files["sdxl" if spec.model == "sdxl" else "sd"]}
+        self.loras.clear()
+        self.loras.update((lora.alias, lora) for lora in self.files["sdxl" if spec.model == "sdxl" else "sd"])
         with fault.at("model"):
             loaded: Any = cache.get(self.registry[spec.model])
         try:
@@ -179,11 +182,11 @@ def farm(models: Models, weights: Path, tmp_path_factory: pytest.TempPathFactory
 def test_after_any_faults_a_plain_picture_is_that_of_a_fresh_process(
     farm: Farm, models: Models, starter: Starter, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    fresh = {alias: farm.render(_cache(models), farm.plain(alias)) for alias in ("sd", "sd-control", "sdxl")}
+    fresh = {alias: farm.render(_cache(farm), farm.plain(alias)) for alias in ("sd", "sd-control", "sdxl")}
     happened = {"made": 0, "failed": 0}
     for number in range(request.config.getoption("--sequences")):
         chance = random.Random(number)
-        cache, told = _cache(models), []
+        cache, told = _cache(farm), []
         for _ in range(chance.randint(1, 4)):
             spec = farm.asked(chance)
             fault = Fault.drawn(chance)
@@ -202,8 +205,8 @@ def test_after_any_faults_a_plain_picture_is_that_of_a_fresh_process(
     )
 
 
-def _cache(models: Models) -> ModelCache:
-    return ModelCache({"diffusers": models.backend}, capacity=0)
+def _cache(farm: Farm) -> ModelCache:
+    return ModelCache({"diffusers": farm.backend}, capacity=0)
 
 
 def _in_a_fresh_process(starter: Starter, models: Models, spec: Spec, folder: Path) -> str:
