@@ -13,6 +13,9 @@ from storage.errors import DatabaseBusy
 
 #: As long as a connection is waited for.
 _PATIENCE_SECONDS = 30.0
+#: Each that waits holds a thread of the process (the API has 200): so many of one key, and of all keys together.
+MOST_OF_ONE_KEY = 50
+MOST_OF_ALL_KEYS = 150
 
 
 class _KeyLocks:
@@ -25,6 +28,8 @@ class _KeyLocks:
     def held(self, key_id: str) -> Iterator[None]:
         with self._known:
             lock, users = self._locks.get(key_id, (threading.Lock(), 0))
+            if users > MOST_OF_ONE_KEY or (users and self._waiting() >= MOST_OF_ALL_KEYS):
+                raise DatabaseBusy("too many other requests of this key wait to be accepted; try again")
             self._locks[key_id] = lock, users + 1
         try:
             if not lock.acquire(timeout=_PATIENCE_SECONDS):
@@ -41,13 +46,20 @@ class _KeyLocks:
                 else:
                     del self._locks[key_id]
 
+    def _waiting(self) -> int:
+        return sum(users - 1 for _, users in self._locks.values())
+
 
 _locks_of_keys = _KeyLocks()
 
 
 @contextmanager
 def alone_with_key(key_id: str | None, limits: Limits) -> Iterator[None]:
-    """Wait until no other request of a limited key is accepted in this process. Raises DatabaseBusy."""
+    """Wait until no other request of a limited key is accepted in this process.
+
+    Raises:
+        DatabaseBusy: that takes too long, or too many wait already.
+    """
     if key_id is None or not is_alone(limits):
         yield
         return
