@@ -29,7 +29,7 @@ class _KeyLocks:
         with self._known:
             lock, users = self._locks.get(key_id, (threading.Lock(), 0))
             if users > MOST_OF_ONE_KEY or (users and self._waiting() >= MOST_OF_ALL_KEYS):
-                raise DatabaseBusy("too many other requests of this key wait to be accepted; try again")
+                raise DatabaseBusy("too many requests wait to be accepted already; try again")
             self._locks[key_id] = lock, users + 1
         try:
             if not lock.acquire(timeout=_PATIENCE_SECONDS):
