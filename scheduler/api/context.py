@@ -153,13 +153,13 @@ class ApiContext:
         return job
 
     @contextmanager
-    def manifest(self, caller: Caller, file_id: str) -> Iterator[Manifest]:
+    def manifest(self, caller: Caller, file_id: str, *, delimiter: str | None = None) -> Iterator[Manifest]:
         """Copy an uploaded prompt file to this machine. Raises NotFound, also for another owner's."""
         file = self.files.file(caller.sees, file_id)
         with NamedTemporaryFile(prefix="farm-manifest-") as copy:
             self.uploads.copy(file.object, copy)
             kind = PurePath(file.name).suffix.lower().removeprefix(".")
-            yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path())
+            yield Manifest(path=Path(copy.name), kind=kind, shown=file.name, folder=Path(), delimiter=delimiter)
 
 
 async def _context(request: Request) -> ApiContext:

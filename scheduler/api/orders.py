@@ -31,7 +31,7 @@ def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[
     elif body.manifest is None:
         yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed, remarks=remarks)
     else:
-        with context.manifest(caller, body.manifest) as rows:
+        with context.manifest(caller, body.manifest, delimiter=body.delimiter) as rows:
             yield Order(manifest=rows, defaults=body.shared(), pictures_each=body.n, seed=body.seed, remarks=remarks)
 
 

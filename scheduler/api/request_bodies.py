@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from scheduler.intake import grid
+from scheduler.intake.files.forms import read_delimiter
 from scheduler.intake.files.wildcards import read_lists
 from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest, at
@@ -96,6 +97,12 @@ class RenderBody(Request):
         None,
         description="The id of a prompt file of any length, uploaded to POST /v1/files with the purpose `manifest`.",
     )
+    delimiter: Annotated[str, Field(max_length=20)] | None = Field(
+        None,
+        description="What separates the cells of a prompt file that is a table: a character, or `tab`. Default: known "
+        "by its header.",
+        examples=[";"],
+    )
     templates: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARACTERS)]], Field(max_length=100)
     ] = Field(
@@ -147,6 +154,17 @@ class RenderBody(Request):
                 raise ValueError(f"{file}: not together with prompt, prompt_embeds, zip or product")
         elif not self._columns() and self.prompt is None and self.prompt_embeds is None:
             raise ValueError("prompt: missing")
+        return self
+
+    @field_validator("delimiter")
+    @classmethod
+    def _character(cls, said: str | None) -> str | None:
+        return None if said is None else read_delimiter(said)
+
+    @model_validator(mode="after")
+    def _delimiter_of_something(self) -> "RenderBody":
+        if self.delimiter is not None and self._file() is None:
+            raise ValueError("delimiter: is that of a table, and no manifest is given")
         return self
 
     @model_validator(mode="after")

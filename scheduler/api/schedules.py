@@ -164,9 +164,9 @@ def _order_of(
         return
     settings = context.services.settings
     _check_allowed(render.prompts_at_firing, settings.prompt_sources)
-    with opened_at_firing(render.prompts_at_firing, settings) as rows:
+    with opened_at_firing(render.prompts_at_firing, settings, delimiter=render.delimiter) as rows:
         order = Order(manifest=rows, defaults=render.shared(), pictures_each=render.n, seed=render.seed)
-        yield order, KeptSource(source=render.prompts_at_firing)
+        yield order, KeptSource(source=render.prompts_at_firing, delimiter=render.delimiter)
 
 
 def _check_allowed(address: str, allowed: str) -> None:

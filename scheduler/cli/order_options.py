@@ -13,6 +13,7 @@ import click
 from scheduler.cli.like_picture import LikePicture, like_picture
 from scheduler.cli.output import say
 from scheduler.intake import grid
+from scheduler.intake.files.forms import read_delimiter
 from scheduler.intake.manifests import KINDS
 from scheduler.intake.order import Order
 from scheduler.intake.sources import opened, opened_at_firing
@@ -25,10 +26,10 @@ from storage.spec.picture import Request
 
 def _separator(_context: click.Context, _param: click.Parameter, said: str | None) -> str | None:
     """Return the character that separates cells. Raises BadParameter for what cannot."""
-    found = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}.get(said or "", said)
-    if found is not None and (len(found) != 1 or found.isalnum() or found in '"\r\n\0'):
-        raise click.BadParameter(f"{said!r}: expected one character such as ';', or tab")
-    return found
+    try:
+        return None if said is None else read_delimiter(said)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _SOURCES = (
@@ -256,7 +257,7 @@ class OrderOptions:
 
     def _manifest(self, settings: Settings) -> Any:
         if self.at_firing is not None:
-            return opened_at_firing(self.at_firing, settings, kind=self.kind)
+            return opened_at_firing(self.at_firing, settings, kind=self.kind, delimiter=self.delimiter)
         if self.file is None:
             if self.delimiter is not None:
                 raise click.UsageError("--delimiter is that of a table; give one with --prompts FILE")

@@ -115,7 +115,7 @@ def _with_source(order_options: OrderOptions, given: str | None) -> OrderOptions
 def _source(order_options: OrderOptions) -> KeptSource | None:
     if order_options.at_firing is None:
         return None
-    return KeptSource(source=order_options.at_firing, kind=order_options.kind)
+    return KeptSource(source=order_options.at_firing, kind=order_options.kind, delimiter=order_options.delimiter)
 
 
 @schedule.command()

@@ -114,7 +114,7 @@ class Editor:
         with restored_order(kept, self.intake.objects, self.settings, name=before.name) as old:
             defaults = {**kept.defaults, **change.fields}
             if kept.source is not None:
-                yield replace(old, defaults=defaults, **more), KeptSource(source=kept.source, kind=kept.source_kind)
+                yield replace(old, defaults=defaults, **more), kept.kept_source
                 return
             with _rewritten(old.manifest, change.fields) as manifest:
                 yield replace(old, manifest=manifest, defaults=defaults, **more), None

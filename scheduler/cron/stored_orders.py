@@ -43,9 +43,10 @@ class StoredOrder(BaseModel):
 
     #: The prompts and the rows of files, as a stored object of JSON lines.
     rows: str | None = None
-    #: A prompt file that is read anew at each firing instead: an absolute path, or s3://bucket/key; and its format.
+    #: A prompt file that is read anew at each firing instead, as `KeptSource` has it.
     source: str | None = None
     source_kind: str | None = None
+    source_delimiter: str | None = None
     templates: Templates | None = None
     defaults: dict[str, Any] = {}
     in_step: dict[str, list[Any]] = {}
@@ -76,6 +77,13 @@ class StoredOrder(BaseModel):
     remarks: tuple[str, ...] = ()
 
     @property
+    def kept_source(self) -> "KeptSource | None":
+        """The file that is read anew at each firing, if one is."""
+        if self.source is None:
+            return None
+        return KeptSource(source=self.source, kind=self.source_kind, delimiter=self.source_delimiter)
+
+    @property
     def reads_local_file(self) -> bool:
         """Whether its prompts are read from a file of this machine, whose rows may name others beside it."""
         return self.source is not None and not self.source.startswith("s3://")
@@ -99,11 +107,12 @@ class StoredOrder(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptSource:
-    """A prompt file that is read anew at each firing, and its format, if its name does not tell."""
+    """A prompt file that is read anew at each firing, its format and delimiter, if name and header do not tell."""
 
     #: An absolute path, or s3://bucket/key.
     source: str
     kind: str | None = None
+    delimiter: str | None = None
 
 
 def store_order(
@@ -136,6 +145,7 @@ def store_order(
         rows=_kept_rows(order, intake.uploads, submitter) if source is None else None,
         source=source.source if source is not None else None,
         source_kind=source.kind if source is not None else None,
+        source_delimiter=source.delimiter if source is not None else None,
         templates=order.templates,
         defaults=_kept_defaults(order, intake.uploads, submitter),
         in_step={name: [*values] for name, values in order.in_step.items()},
@@ -191,8 +201,8 @@ def restored_order(kept: StoredOrder, objects: ObjectStore, settings: Settings, 
 def _manifest_of(
     kept: StoredOrder, objects: ObjectStore, settings: Settings, *, name: str
 ) -> Iterator[Manifest | None]:
-    if kept.source is not None:
-        with opened_at_firing(kept.source, settings, kind=kept.source_kind) as manifest:
+    if (source := kept.kept_source) is not None:
+        with opened_at_firing(source.source, settings, kind=source.kind, delimiter=source.delimiter) as manifest:
             yield manifest
         return
     with tempfile.NamedTemporaryFile(prefix="farm-schedule-") as file:

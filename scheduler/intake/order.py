@@ -111,7 +111,8 @@ class Order:
 
 
 def _hash_of(manifest: Manifest) -> str:
-    digest = hashlib.sha256(manifest.kind.encode())
+    # Read otherwise, it is another order.
+    digest = hashlib.sha256(manifest.kind.encode() + (manifest.delimiter or "").encode())
     with manifest.path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)

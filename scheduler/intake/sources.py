@@ -45,7 +45,9 @@ def opened(
 
 
 @contextmanager
-def opened_at_firing(given: str, settings: Settings, *, kind: str | None = None) -> Iterator[Manifest]:
+def opened_at_firing(
+    given: str, settings: Settings, *, kind: str | None = None, delimiter: str | None = None
+) -> Iterator[Manifest]:
     """Open a prompt file that a schedule reads anew each time: an absolute path, or an object, `s3://bucket/key`.
 
     It is copied first, up to `MAX_BYTES`: whoever writes it meanwhile changes nothing of what is read.
@@ -64,7 +66,7 @@ def opened_at_firing(given: str, settings: Settings, *, kind: str | None = None)
         suffix = Path(given).suffix.lower().removeprefix(".")
         # Beside an object there are no files.
         folder = Path() if given.startswith("s3://") else Path(given).parent
-        yield Manifest(path=Path(file.name), kind=kind or suffix, shown=given, folder=folder)
+        yield Manifest(path=Path(file.name), kind=kind or suffix, shown=given, folder=folder, delimiter=delimiter)
 
 
 def _copy_file(path: Path, file: IO[bytes]) -> None:

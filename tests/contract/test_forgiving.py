@@ -104,6 +104,20 @@ def test_a_dry_run_shows_pictures_as_they_would_be_rendered(stage: Stage, tmp_pa
     assert "label: kept as a label (1 picture)" in ended.output
 
 
+def test_a_table_over_http_may_have_any_delimiter(stage: Stage) -> None:
+    table = b"prompt~width\na cat; a dog, big~128\n"
+    client = stage.client()
+    sent = client.post("/v1/files", files={"file": ("rows.csv", table)}, data={"purpose": "manifest"}).json()["id"]
+
+    def told(**fields: str) -> Any:
+        return client.post("/v1/renders", json={"dry_run": True, **fields}).json()
+
+    [example] = told(manifest=sent, delimiter="~")["examples"]
+    assert (example["prompt"], example["width"]) == ("a cat; a dog, big", 128)
+    assert "expected one character such as ';', or tab" in told(manifest=sent, delimiter="ab")["errors"][0]["message"]
+    assert "no manifest is given" in told(prompt="a", delimiter=";")["detail"]
+
+
 def test_all_bad_rows_of_a_file_are_told_at_the_command_line(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,15 +25,15 @@ def objects(local: Settings) -> ObjectStore:
     return open_objects(local)
 
 
-def add(runner: ByTurns, source: str) -> Schedule:
-    with opened_at_firing(source, runner.settings) as rows:
+def add(runner: ByTurns, source: str, *, delimiter: str | None = None) -> Schedule:
+    with opened_at_firing(source, runner.settings, delimiter=delimiter) as rows:
         kept = store_order(
             runner.intake,
             Submitter(owner="ann", local_files=True),
             Order(manifest=rows, defaults={"width": 64}),
             Terms(),
             same_seeds=False,
-            source=KeptSource(source=source),
+            source=KeptSource(source=source, delimiter=delimiter),
         )
     made = runner.schedules.add(owner="ann", name="nightly", plan=NIGHTLY, order=kept.model_dump(mode="json"))
     with runner.schedules.database.write() as connection:
@@ -98,6 +98,16 @@ def test_what_cannot_be_read_is_told_in_one_sentence(
     with pytest.raises(InvalidInput) as refused, opened_at_firing(str(file), Settings()):
         pass
     assert str(refused.value) == f"{file}: {says[kind]}"
+
+
+def test_a_table_is_read_with_its_delimiter_each_time(
+    runner: ByTurns, clock: Clock, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "tonight.csv"
+    file.write_text("prompt~width\na star; small~128\n")
+    schedule = add(runner, str(file), delimiter="~")
+    night(runner, clock, 0)
+    assert prompts(database, runner, schedule) == [("a star; small", 128)]
 
 
 def test_an_object_is_read_anew_each_time(

@@ -37,6 +37,8 @@ _NOT_PROMPTS = (
 )
 #: What a column of prompts is called elsewhere.
 _CAPTIONS = (["prompts"], ["text"], ["caption"], ["captions"])
+#: Names of characters that are awkward to type.
+_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
 #: In text files only: lists of fields in other languages.
 _NOT_TEXT = (
     (re.compile(r"\{\s*'"), "an object as Python writes it; write JSON, with double quotes"),
@@ -45,6 +47,14 @@ _NOT_TEXT = (
     (re.compile(r"1([.)])\s.*\n\s*2\1\s"), "a numbered list; leave the numbers out, which would be drawn"),
     (re.compile(r"([-*\u2022])\s.*\n\s*\1\s"), "a list of Markdown's; leave its marks out, which would be drawn"),
 )
+
+
+def read_delimiter(said: str) -> str:
+    """Return the character that separates cells, which may be named (`tab`). Raises ValueError for what cannot."""
+    found = _DELIMITERS.get(said, said)
+    if len(found) != 1 or found.isalnum() or found in '"\r\n\0':
+        raise ValueError(f"{said[:20]!r}: expected one character such as ';', or tab")
+    return found
 
 
 def form_of(kind: str, head: str, *, separator: str | None = None) -> Form:
