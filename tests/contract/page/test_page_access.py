@@ -1,40 +1,15 @@
 """Who sees what of the page, and whose forms are read."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from storage.access.keys import Keys, Limits, Role
-from tests.contract.page_visitors import Page, log_in, rendered, token, visitor
+from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, log_in, rendered, token, visitor
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
-
-
-@pytest.fixture
-def admin(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "eve", Role.ADMIN) as client:
-        yield client
-
-
-VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
-
-
-ADMINS_VIEWS = ("/faults", "/keys")
 
 
 def test_whoever_has_not_logged_in_is_led_to_where_they_wanted(stage: Stage) -> None:

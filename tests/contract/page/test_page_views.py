@@ -4,7 +4,6 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -12,36 +11,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from storage.access.keys import Role
 from storage.renders.views import RenderView
-from tests.contract.page_visitors import Page, rendered, token, visitor
-from tests.contract.stage import Stage, running_stage
+from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, rendered, token, visitor
+from tests.contract.stage import Stage
 from tests.servers import eventually
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
-
-
-@pytest.fixture
-def admin(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "eve", Role.ADMIN) as client:
-        yield client
-
-
-VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
-
-
-ADMINS_VIEWS = ("/faults", "/keys")
-
 
 #: As npm has it: version 2.0.11 of htmx.org.
 HTMX_SHA256 = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,20 +10,8 @@ from click.testing import CliRunner
 
 from scheduler.api.page.words import command_line
 from scheduler.cli.main import cli
-from tests.contract.page_visitors import Page, rendered, token, visitor
-from tests.contract.stage import Stage, running_stage
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
+from tests.contract.page.visitors import Page, rendered, token
+from tests.contract.stage import Stage
 
 
 def filled(client: httpx.Client, **fields: str) -> dict[str, str]:
