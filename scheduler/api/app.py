@@ -19,6 +19,7 @@ from scheduler.api import (
     fleet,
     grids,
     health,
+    histories,
     operators,
     problems,
     renders,
@@ -112,7 +113,20 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, operators, *doors, health, welcome):
+    for room in (
+        renders,
+        histories,
+        *_PICTURES,
+        events,
+        webhooks,
+        schedules,
+        agenda,
+        fleet,
+        operators,
+        *doors,
+        health,
+        welcome,
+    ):
         app.include_router(room.router)
     for router in PAGE_ROUTERS:
         app.include_router(router)

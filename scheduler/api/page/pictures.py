@@ -9,6 +9,7 @@ from fastapi import Form, Request, Response
 from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.histories import get_history_of_job
 from scheduler.api.page.ordering import body_of
 from scheduler.api.page.serving import go_to, html, page_router
 from scheduler.api.page.visitors import Sender, Visitor
@@ -26,7 +27,7 @@ router = page_router()
 
 @router.get("/pictures/{job_id}")
 def show_picture(request: Request, context: Context, job_id: JobId, caller: Visitor) -> Response:
-    """Show a picture, with its recipe."""
+    """Show a picture, with its recipe and what became of its attempts."""
     job = api.get_job(context, job_id, caller)
     render = context.render(caller, job.render)
     spec = {name: value for name, value in (job.spec or {}).items() if value is not None}
@@ -38,6 +39,8 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         after=named(job.render, job.index + 1) if job.index + 1 < render.total else None,
         spec=spec,
         recipe=_flat(job.made_with or {}),
+        history=get_history_of_job(context, job_id, caller),
+        is_lost=job.object is not None and not context.objects.exists(job.object),
         order=as_json(order_of_spec(spec)),
         most=_MOST_VARIATIONS,
     )
