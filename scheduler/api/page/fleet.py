@@ -44,8 +44,8 @@ def show_faults(
     """Show recent faults, by class and one by one."""
     faults = api.list_faults(context, caller, days * 86_400.0, 1000)
     # What each last said, where that is among the latest thousand.
-    said = {(fault.fault, fault.model, fault.worker): fault.message for fault in reversed(faults.latest)}
-    return html(request, "faults.html", faults=faults, said=said, days=days, shown=_SHOWN_FAULTS)
+    last_words = {(fault.fault, fault.model, fault.worker): fault.message for fault in reversed(faults.latest)}
+    return html(request, "faults.html", faults=faults, last_words=last_words, days=days, shown=_SHOWN_FAULTS)
 
 
 @router.get("/usage")

@@ -107,8 +107,10 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
         "form_token": token,
         "said": said,
         "address": request.url.path,
-        **values,
     }
+    if hidden := shown.keys() & values.keys():
+        raise TypeError(f"{template}: {', '.join(sorted(hidden))} mean something else on every page")
+    shown |= values
     response = HTMLResponse(_templates().get_template(template).render(shown), status, _HEADERS)
     if visit:
         access.sessions.note_visit(request, response, visit)

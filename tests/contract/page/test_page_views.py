@@ -206,6 +206,7 @@ def test_workers_tell_what_they_do_and_how_idle_they_are(stage: Stage, ann: http
             page = Page(admin.get(path).text)
             page.is_harmless()
             assert "all <black>" in page.text
+            assert not [attributes for _, attributes in page.elements if attributes.get("class") == "said"]
         stage.context.jobs.cancel(render)
     finally:
         crew.forget("w<1>")
