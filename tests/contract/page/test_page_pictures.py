@@ -86,7 +86,7 @@ def test_a_picture_whose_file_is_gone_says_so(stage: Stage, ann: httpx.Client) -
 def test_a_render_of_combinations_offers_a_grid_of_what_differs(stage: Stage, ann: httpx.Client) -> None:
     render = rendered(stage, ann, seed=5, product={"num_inference_steps": [2, 3], "guidance_scale": [1.5, 4.0, 5.0]})
     text = of_page(ann.get(f"/renders/{render}"))
-    assert "As a grid of steps and guidance" in Page(text).text
+    assert "As a grid by steps and guidance" in Page(text).text
     [address] = re.findall(r'id="grid" href="([^"]+)"', text)
     text = of_page(ann.get(address))
     page = Page(text)
