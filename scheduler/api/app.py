@@ -47,8 +47,8 @@ from storage.access.quotas import Quotas
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
-#: Routes of pictures that are made when somebody asks.
-_PICTURES = (thumbnails, archives, grids)
+#: Routes of what became of pictures, and of what is made of them when somebody asks.
+_PICTURES = (histories, thumbnails, archives, grids)
 #: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 
@@ -113,20 +113,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webuis = dict.fromkeys(("/sdapi", "/controlnet"), automatic1111.error)
     problems.answer_with_problems(app, {**openais, **webuis}, openai_images.error, instead)
     doors = (openai_images, openai_batches, automatic1111, replicate, replicate_models)
-    for room in (
-        renders,
-        histories,
-        *_PICTURES,
-        events,
-        webhooks,
-        schedules,
-        agenda,
-        fleet,
-        operators,
-        *doors,
-        health,
-        welcome,
-    ):
+    for room in (renders, *_PICTURES, events, webhooks, schedules, agenda, fleet, operators, *doors, health, welcome):
         app.include_router(room.router)
     for router in PAGE_ROUTERS:
         app.include_router(router)

@@ -126,6 +126,8 @@ def test_pictures_that_failed_say_why_and_are_retried(visit: Visit, client: http
     expect(page.locator("#faults tbody tr")).to_have_count(2)
     visit.can_be_used_by_everybody()
     visit.is_shown("failed")
+    visit.goes_to("/workers")
+    expect(page.locator("dt:text-is('Holds in memory') + dd")).to_contain_text("quick")
     for path in ("/workers", "/faults", "/usage", "/schedules", "/keys", "/submit"):
         visit.goes_to(path)
         visit.can_be_used_by_everybody()
