@@ -327,7 +327,8 @@ def looks_around(visit: Visit, own: dict[str, str]) -> None:
     """Everywhere, and where it may not."""
     for path in ("/", "/workers", "/usage", "/schedules", "/submit"):
         visit.goes_to(path)
-    for path in (f"/renders/{own['ann']}", f"/pictures/{own['ann']}-000000", "/keys", "/faults", "/renders?owner=ann"):
+    anns = (f"/renders/{own['ann']}", f"/renders/{own['ann']}/grid", f"/pictures/{own['ann']}-000000")
+    for path in (*anns, "/keys", "/faults", "/renders?owner=ann"):
         visit.goes_to(path)
         assert visit.page.locator("h1").inner_text() in ("Not Found", "Forbidden")
     visit.complaints[:] = [one for one in visit.complaints if "status of 40" not in one]

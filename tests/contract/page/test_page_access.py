@@ -84,21 +84,23 @@ def test_nothing_of_another_owner_is_shown(stage: Stage, ann: httpx.Client) -> N
             assert answer.status_code == 200
             seen.append(answer.text.replace('value="anns-render"', "").replace('value="whose=anns-label"', ""))
         assert ben.get("/renders?owner=ann").status_code == 403
-        for path in (f"/renders/{render}", f"/pictures/{render}-000000", f"/pictures/{render}-000000/file"):
+        pictures = (f"/pictures/{render}-000000", f"/pictures/{render}-000000/file")
+        for path in (f"/renders/{render}", f"/renders/{render}/grid", *pictures):
             answer = ben.get(path)
             assert answer.status_code == 404
             # The same as of one that there never was.
             never = ben.get(path.replace(render, "zzzzzzzzzzzz"))
             assert answer.text.replace(render, "zzzzzzzzzzzz") == never.text
             seen.append(answer.text)
-        for address in (f"jobs/{render}-000000/thumbnail", f"renders/{render}/pictures.zip"):
+        of_a_job = (f"jobs/{render}-000000/thumbnail", f"jobs/{render}-000000/history")
+        for address in (*of_a_job, f"renders/{render}/pictures.zip", f"renders/{render}/grid"):
             assert ben.get(f"/v1/{address}").status_code == 404
         data = {"form_token": token(ben)}
         for path in (f"/renders/{render}/cancel", f"/renders/{render}/delete", f"/pictures/{render}-000000/again"):
             assert ben.post(path, data=data).status_code == 404
         for path in ADMINS_VIEWS:
             assert ben.get(path).status_code == 403
-        assert ben.get("/v1/backlog").json() == []
+        assert ben.get("/v1/backlog").json() == ben.get("/v1/device-time").json() == []
     for text in seen:
         assert "secret of ann" not in text
         assert "anns-" not in text

@@ -10,7 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from sqlalchemy import insert, select
 
+from storage.database.connection import database_now
+from storage.database.tables import quarantines
 from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity
 from storage.renders.views import RenderView
 from storage.rules.faults import Fault
@@ -208,9 +211,23 @@ def test_workers_tell_what_they_do_and_how_idle_they_are(stage: Stage, ann: http
             assert "all <black>" in page.text
             assert not [attributes for _, attributes in page.elements if attributes.get("class") == "said"]
         stage.context.jobs.cancel(render)
+        kept_away(stage, "w<1>")
+        page = Page(admin.get("/workers").text)
+        assert "In quarantine for tiny" in page.text
+        [address] = [str(one["action"]) for _, one in page.elements if "end-quarantine" in str(one.get("action"))]
+        answer = admin.post(address, data={"form_token": token(admin)}, follow_redirects=True)
+        assert "1 quarantine of w<1> ended." in Page(answer.text).text
+        assert "In quarantine" not in answer.text
     finally:
         crew.forget("w<1>")
         stage.working.set()
+
+
+def kept_away(stage: Stage, worker: str) -> None:
+    with stage.services.database.write() as connection:
+        now = connection.execute(select(database_now())).scalar_one()
+        row = {"worker": worker, "model": "tiny", "since": now, "until": now + 600, "reason": "it <fell> over"}
+        connection.execute(insert(quarantines).values(row))
 
 
 def test_usage_tells_of_device_time_and_to_admins_of_limits(
