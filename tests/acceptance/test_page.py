@@ -314,8 +314,9 @@ def test_owners_see_their_own_alone_and_an_admin_all(
             visit.goes_to("/")
             expect(visit.page.locator(".renders")).to_contain_text("anns-render")
             expect(visit.page.locator(".renders")).to_contain_text("bens-render")
-            visit.goes_to("/keys")
-            visit.can_be_used_by_everybody()
+            for path in ("/usage", "/keys"):
+                visit.goes_to(path)
+                visit.can_be_used_by_everybody()
             visit.is_shown("keys-admin")
             visit.page.click("text=Log out")
             expect(visit.page).to_have_url(f"{api.address}/login")

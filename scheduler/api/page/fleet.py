@@ -49,7 +49,9 @@ def show_faults(
 
 
 @router.get("/usage")
-def show_usage(request: Request, context: Context, caller: Visitor) -> Response:
+def show_usage(
+    request: Request, context: Context, caller: Visitor, hours: Annotated[int, Query(ge=1, le=720)] = 1
+) -> Response:
     """Show whose pictures wait, and take how much space; and what is used up of the visitor's limits."""
     used = None if caller.key_id is None else Quotas(context.services.database).used(caller.key_id, caller.limits)
     return html(
@@ -57,7 +59,8 @@ def show_usage(request: Request, context: Context, caller: Visitor) -> Response:
         "usage.html",
         usage=get_usage(context, caller),
         backlog=api.get_backlog(context, caller),
-        device_time=api.get_device_time(context, caller),
+        device_time=api.get_device_time(context, caller, hours * 3600.0),
+        hours=hours,
         limits=caller.limits,
         used=used,
         keys=_limited_keys(context, caller),

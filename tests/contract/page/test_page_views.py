@@ -237,7 +237,10 @@ def test_usage_tells_of_device_time_and_to_admins_of_limits(
     stage.new_key("gil", queued=1234)
     [mine] = ann.get("/v1/device-time").json()
     assert (mine["owner"], mine["pictures"] > 0, mine["seconds"] > 0) == ("ann", True, True)
-    assert "Device time of the last day" in ann.get("/usage").text
+    for asked, words in (("", "of the last hour"), ("?hours=24", "of the last 24 hours")):
+        assert f"Device time {words}" in ann.get(f"/usage{asked}").text
+        assert "Device-seconds" in ann.get(f"/usage{asked}").text
+    assert ann.get("/usage?hours=721").status_code == 422
     assert mine["seconds"] <= admin.get("/v1/device-time?since=86400").json()[0]["seconds"]
     assert "1,234" in admin.get("/usage").text
     for hidden in ("1,234", "gil"):
