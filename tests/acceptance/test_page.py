@@ -167,6 +167,7 @@ def test_pictures_are_found_by_numbers_and_duplicates_and_what_matches_nothing_s
     page.fill("[name=number]", "score>=0.5")
     page.keyboard.press("Enter")
     expect(page.locator(".tiles img")).to_have_count(2)
+    expect(page.locator("#narrowed")).to_be_visible()
     page.fill("[name=number]", "")
     for alike in ("recipe", "pixels"):
         page.select_option("[name=duplicates]", alike)
@@ -178,6 +179,9 @@ def test_pictures_are_found_by_numbers_and_duplicates_and_what_matches_nothing_s
     visit.can_be_used_by_everybody()
     page.click(".empty a")
     expect(page.locator(".tiles img")).to_have_count(5)
+    page.click("text=Find pictures")
+    expect(page.locator("#find")).to_be_in_viewport()
+    expect(page.locator("#narrowed")).to_have_count(0)
 
 
 def test_a_render_that_is_deleted_while_it_is_looked_at_says_so(visit: Visit, client: httpx.Client) -> None:
