@@ -17,6 +17,7 @@ from scheduler.api.page.words import as_json, counted, order_of_spec
 from scheduler.api.parameters import JobId
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
+from storage.errors import ObjectStoreProblem
 from storage.rules.ids import job_id as named
 
 _MOST_VARIATIONS = 1000
@@ -40,7 +41,7 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         spec=spec,
         recipe=_flat(job.made_with or {}),
         history=get_history_of_job(context, job_id, caller),
-        is_lost=job.object is not None and not context.objects.exists(job.object),
+        is_lost=_is_lost(context, job.object),
         order=as_json(order_of_spec(spec)),
         most=_MOST_VARIATIONS,
     )
@@ -93,6 +94,14 @@ def delete(request: Request, context: Context, job_id: JobId, caller: Sender) ->
     render_id = context.job(caller, job_id).render_id
     api.cancel_job(context, job_id, caller, purge=True)
     return go_to(request, f"/renders/{render_id}", f"Picture {job_id} is deleted.")
+
+
+def _is_lost(context: ApiContext, key: str | None) -> bool:
+    """Return whether a stored picture is gone; where the store does not answer, nobody knows, and the page is shown."""
+    try:
+        return key is not None and not context.objects.exists(key)
+    except ObjectStoreProblem:
+        return False
 
 
 def _spec(context: ApiContext, caller: Caller, job_id: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """What became of a picture, and a render's pictures in a grid, over HTTP."""
 
 import re
+from pathlib import Path
 
 import httpx
 from sqlalchemy import update
@@ -9,7 +10,8 @@ from storage.database.connection import Database
 from storage.database.tables import jobs
 from storage.rules.faults import Fault
 from tests.contract.page.visitors import Page, rendered, token, visitor
-from tests.contract.stage import Stage
+from tests.contract.renders import complete
+from tests.contract.stage import Stage, running_stage
 
 
 def of_page(answer: httpx.Response) -> str:
@@ -81,6 +83,20 @@ def test_a_picture_whose_file_is_gone_says_so(stage: Stage, ann: httpx.Client) -
     text = of_page(ann.get(f"/pictures/{render}-000000"))
     assert "file is gone from the store" in text
     assert f"/pictures/{render}-000000/file" not in text
+
+
+def test_a_picture_is_told_of_while_the_store_is_away(tmp_path: Path) -> None:
+    away = {"objects_url": "s3://pictures", "s3_endpoint_url": "http://127.0.0.1:1"}
+    with running_stage(tmp_path / "home", **away) as stage, visitor(stage, "ann") as ann:
+        stage.working.clear()
+        render = stage.client().post("/v1/renders", json={"prompt": "a star", "model": "tiny"}).json()["id"]
+        claim = stage.services.jobs.claim(model="tiny", worker="w1", limit=1)
+        assert claim is not None
+        complete(stage.services.jobs, claim)
+        text = of_page(ann.get(f"/pictures/{render}-000000"))
+        assert "a star" in text
+        assert 'id="lost"' not in text
+        assert ann.get(f"/pictures/{render}-000000/file").status_code == 503
 
 
 def test_a_render_of_combinations_offers_a_grid_of_what_differs(stage: Stage, ann: httpx.Client) -> None:
