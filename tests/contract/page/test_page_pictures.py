@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlalchemy import update
@@ -86,7 +87,7 @@ def test_a_picture_whose_file_is_gone_says_so(stage: Stage, ann: httpx.Client) -
 
 
 def test_a_picture_is_told_of_while_the_store_is_away(tmp_path: Path) -> None:
-    away = {"objects_url": "s3://pictures", "s3_endpoint_url": "http://127.0.0.1:1"}
+    away: dict[str, Any] = {"objects_url": "s3://pictures", "s3_endpoint_url": "http://127.0.0.1:1"}
     with running_stage(tmp_path / "home", **away) as stage, visitor(stage, "ann") as ann:
         stage.working.clear()
         render = stage.client().post("/v1/renders", json={"prompt": "a star", "model": "tiny"}).json()["id"]
