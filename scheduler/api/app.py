@@ -19,6 +19,7 @@ from scheduler.api import (
     fleet,
     grids,
     health,
+    histories,
     operators,
     problems,
     renders,
@@ -46,8 +47,8 @@ from storage.access.quotas import Quotas
 #: Ten thousand prompts of a thousand characters are 10 MB.
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
-#: Routes of pictures that are made when somebody asks.
-_PICTURES = (thumbnails, archives, grids)
+#: Routes of what became of pictures, and of what is made of them when somebody asks.
+_PICTURES = (histories, thumbnails, archives, grids)
 #: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 

@@ -24,6 +24,8 @@ from scheduler.intake.manifests import KINDS
 from scheduler.intake.uploads import MAX_BYTES, check_embeddings, check_image
 from storage.errors import BadSpecification
 from storage.fleet.fault_log import FaultLog
+from storage.fleet.idleness import idle_shares
+from storage.fleet.steps import steps_of_workers
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.rules.states import Priority
 from storage.rules.times import rfc3339
@@ -32,6 +34,8 @@ from storage.spec.models import DiffusersModel, Model
 
 _COUNTED_TO = 100_000
 DAY_SECONDS = 86400.0
+#: Of how far back workers are said to have been idle.
+_IDLE_SECONDS = 600.0
 #: Ours, and those that OpenAI's clients have for images.
 _INPUT_PURPOSES = ("input", "vision", "user_data")
 
@@ -93,8 +97,13 @@ def get_model(
 
 @router.get("/workers")
 def list_workers(context: Context, _caller: CanRead) -> list[WorkerAnswer]:
-    """List the workers, and how fast they are."""
-    return [WorkerAnswer.of(worker) for worker in context.workers.all()]
+    """List the workers, how fast they are, and how far with what they render."""
+    database = context.services.database
+    idle, steps = idle_shares(database, within_seconds=_IDLE_SECONDS), steps_of_workers(database)
+    return [
+        WorkerAnswer.of(worker, idle_share=idle.get(worker.name), steps=steps.get(worker.name))
+        for worker in context.workers.all()
+    ]
 
 
 @router.get("/stats")

@@ -7,15 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from scheduler.api.access import CanRead
-from scheduler.api.context import Context
+from scheduler.api.access import Caller, CanRead
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.list_queries import LabelQuery, check_text, read_label
 from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.waiting.bounded import Stay
-from scheduler.results.grid_axes import PLACES, grid_of
+from scheduler.results.grid_axes import PLACES, arranged, pictures_of
 from scheduler.results.grid_sheet import LEAST_SIDE, MOST_SIDE, SIDE, GridSheet, title_of
+from storage.renders.views import JobView
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
@@ -35,12 +36,24 @@ class GridQuery:
     ] = SIDE
 
     @property
+    def asked(self) -> dict[str, str]:
+        """What was given of it, as an address has it."""
+        said = {"x": self.x, "y": self.y, "z": self.z, "label": self.label}
+        return {name: value for name, value in said.items() if value is not None}
+
+    @property
     def named(self) -> dict[str, str]:
         """The axes by their place. Raises BadSpecification."""
         said = {place: name for place, name in zip(PLACES, (self.x, self.y, self.z), strict=True) if name is not None}
         for place, name in said.items():
             check_text(place, name)
         return said
+
+
+def pictures_to_arrange(context: ApiContext, caller: Caller, render_id: str, which: GridQuery) -> list[JobView]:
+    """Return the pictures of a grid. Raises NotFound, BadSpecification; InvalidInput if there are none."""
+    context.render(caller, render_id)
+    return pictures_of(context.views, render_id, read_label(which.label))
 
 
 @router.get(
@@ -58,12 +71,12 @@ async def get_grid(
     that are missing or failed are shown as such. At most 1,000 pictures.
     """
 
-    def arranged() -> GridSheet:
+    def sheet_of() -> GridSheet:
         render = context.render(caller, render_id)
-        grid = grid_of(context.views, render_id, which.named, read_label(which.label))
+        grid = arranged(pictures_to_arrange(context, caller, render_id, which), which.named)
         return GridSheet(grid=grid, objects=context.objects, title=title_of(render), side=which.cell)
 
-    sheet = await run_in_threadpool(arranged)
+    sheet = await run_in_threadpool(sheet_of)
 
     def drawn(stay: Stay) -> bytes:
         def go_on(_drawn: int) -> None:

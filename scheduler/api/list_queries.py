@@ -1,5 +1,7 @@
 """Parameters that narrow lists of renders and jobs."""
 
+import math
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -10,7 +12,7 @@ from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
 from storage.access.keys import Role
 from storage.errors import BadSpecification
-from storage.renders.filters import JobFilter, RenderFilter
+from storage.renders.filters import Alike, JobFilter, LabelBound, RenderFilter
 from storage.spec.picture import MAX_SEED
 
 #: Times that databases compare; the year 9999 at the end.
@@ -80,12 +82,34 @@ class JobQuery:
     ] = None
     model: Annotated[str | None, Query(min_length=1, max_length=63, description="Only those of this model.")] = None
     seed: Annotated[int | None, Query(ge=0, le=MAX_SEED, description="Only those of this seed.")] = None
+    number: Annotated[
+        str | None,
+        Query(
+            max_length=300,
+            description="Only those with a label that is a number within this bound: `NAME>=NUMBER` or `NAME<=NUMBER`, "
+            "such as `score>=0.5`. The farm scores no pictures itself.",
+        ),
+    ] = None
+    duplicates: Annotated[
+        Alike | None,
+        Query(
+            description="Only those that are like another one of the render: `pixels`, the same picture; `recipe`, the "
+            "same specification, seed included."
+        ),
+    ] = None
 
     def narrowed(self) -> JobFilter:
         """Return what to list. Raises BadSpecification naming a wrong parameter."""
         for name in ("prompt", "model"):
             check_text(name, getattr(self, name))
-        return JobFilter(model=self.model, seed=self.seed, prompt=self.prompt, labels=read_label(self.label))
+        return JobFilter(
+            model=self.model,
+            seed=self.seed,
+            prompt=self.prompt,
+            labels=read_label(self.label),
+            bound=_bound(self.number),
+            duplicates=self.duplicates,
+        )
 
 
 def read_label(said: str | None) -> dict[str, str]:
@@ -97,6 +121,21 @@ def read_label(said: str | None) -> dict[str, str]:
     if not equals or not name:
         raise BadSpecification(f"label: {said[:40]!r}: expected NAME=VALUE, such as split=train")
     return {name: value}
+
+
+def _bound(said: str | None) -> LabelBound | None:
+    """Return what bounds a label. Raises BadSpecification."""
+    if said is None:
+        return None
+    check_text("number", said)
+    match = re.fullmatch(r"(.+?)\s*(>=|<=)\s*([-+0-9.eE]+)", said, re.DOTALL)
+    try:
+        bound = float(match[3]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise BadSpecification(f"number: {said[:40]!r}: expected NAME>=NUMBER or NAME<=NUMBER, such as score>=0.5")
+    return LabelBound(label=match[1], bound=bound, at_least=match[2] == ">=")
 
 
 def check_text(name: str, value: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Routes for those who keep the farm running: the backlog, faults, quarantines and keys."""
+"""Routes for those who keep the farm running: the backlog, device time, faults, quarantines and keys."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -15,6 +15,7 @@ from scheduler.results.backlog import BacklogForm, backlog
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.errors import NotFound
 from storage.fleet.fault_log import FaultCount, FaultLog, FaultView, Quarantine
+from storage.renders.device_time import device_time
 from storage.rules.times import Time, rfc3339
 
 _DAY_SECONDS = 86400.0
@@ -23,6 +24,19 @@ _MOST_SECONDS = 3650 * _DAY_SECONDS
 _MOST = 2**62
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["farm"], route_class=JsonRoute)
+
+
+_Since = Annotated[
+    float, Query(gt=0, le=_MOST_SECONDS, allow_inf_nan=False, description="Of the last so many seconds.")
+]
+
+
+class DeviceTimeForm(BaseModel):
+    """Report how long devices rendered for an owner."""
+
+    owner: str = Field(description="Whose pictures they are.")
+    pictures: int = Field(description="How many were rendered.")
+    seconds: float = Field(description="How long devices rendered them, together.")
 
 
 class FaultCountForm(BaseModel):
@@ -150,13 +164,21 @@ def get_backlog(context: Context, caller: CanRead) -> list[BacklogForm]:
     return backlog(context.services, owner=caller.sees)
 
 
+@router.get("/device-time")
+def get_device_time(context: Context, caller: CanRead, since: _Since = _DAY_SECONDS) -> list[DeviceTimeForm]:
+    """Return how long devices rendered your pictures; with an admin key, every owner's.
+
+    Each picture of a batch counts for an equal part of its time; pictures that were deleted since count for nobody.
+    """
+    found = device_time(context.services.database, within_seconds=since, owner=caller.sees)
+    return [DeviceTimeForm(owner=one.owner, pictures=one.pictures, seconds=round(one.seconds, 3)) for one in found]
+
+
 @router.get("/faults")
 def list_faults(
     context: Context,
     _caller: CanAdminister,
-    since: Annotated[
-        float, Query(gt=0, le=_MOST_SECONDS, allow_inf_nan=False, description="Of the last so many seconds.")
-    ] = _DAY_SECONDS,
+    since: _Since = _DAY_SECONDS,
     limit: Annotated[int, Query(ge=0, le=1000, description="How many to list one by one.")] = 50,
 ) -> FaultsAnswer:
     """Count recent faults by class, model and worker, list the latest, and the quarantines; needs an admin key."""

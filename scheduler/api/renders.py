@@ -114,12 +114,13 @@ def check_render(call: SubmitCall, body: RenderBody) -> DryAnswer:
     with order_of(context, call.caller, body) as order:
         before = context.jobs.accepted_before(terms.submission(call.caller.submitter))
         jobs = admit(context.intake, call.caller.submitter, order, terms)
-        expected = outlook_of_new(
-            context.services, estimate(jobs, context.registry, context.services.measures), terms.priority
-        )
+        found = estimate(jobs, context.registry, context.services.measures)
         remarks = sorted(remarks_of(context.intake, jobs))
         examples = [ExamplePicture.of(spec) for spec in jobs.examples]
-    told = {"examples": examples, "remarks": remarks, **expected}
+        combinations = None if order.templates is None else order.templates.counts()
+    room = {"device_seconds": found.device_seconds, "bytes": found.bytes, "combinations": combinations}
+    expected = outlook_of_new(context.services, found, terms.priority)
+    told = {"examples": examples, "remarks": remarks, **expected, **room}
     return DryAnswer(id=before, total=jobs.total, models=list(jobs.models), **told)
 
 

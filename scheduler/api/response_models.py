@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
+from storage.fleet.steps import Steps
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.rules.states import State
 from storage.rules.times import Time
@@ -32,6 +33,13 @@ class DryAnswer(BaseModel):
     remarks: list[str] = Field(description="Warnings, such as a field that is ignored.")
     position: int | None = Field(description="How many pictures are ahead in the queue.")
     seconds_left: float | None = Field(description="Estimated time until all pictures would be done.")
+    device_seconds: float | None = Field(
+        None, description="How long the pictures alone would take one device, by recent work; null: unknown."
+    )
+    bytes: int | None = Field(None, description="How much storage they would take, by recent work; null: unknown.")
+    combinations: list[int] | None = Field(
+        None, description="How many prompts each of the `templates` makes, at most; null where there are none."
+    )
 
 
 class RenderPage(BaseModel):
@@ -120,6 +128,14 @@ class SlotsAnswer(BaseModel):
     rows_computed: int = Field(description="All rows of those calls, filled up to fixed shapes.")
 
 
+class StepsAnswer(BaseModel):
+    """Describe how far the pictures on a worker's device are."""
+
+    pictures: int = Field(description="How many.")
+    done: int = Field(description="How many of their steps are done, together.")
+    of: int = Field(description="Of how many.")
+
+
 class WorkerAnswer(BaseModel):
     """Describe a worker."""
 
@@ -140,11 +156,23 @@ class WorkerAnswer(BaseModel):
     limit_reason: str | None = Field(
         description="Why: `registry`, `learned`, `default` (nothing is learned yet), `trial`, `memory` or `compiled`."
     )
+    loaded: list[str] = Field(description="The models that it holds in memory, the one used last at the end.")
     silent_for: float = Field(description="Seconds since its last heartbeat.")
+    idle_share: float | None = Field(
+        None,
+        description="0 to 1: how much of the last ten minutes, or since it started, its device rendered nothing. A "
+        "batch counts when it is recorded.",
+    )
+    steps: StepsAnswer | None = Field(
+        None, description="Of the pictures on its device that somebody follows; null: of none."
+    )
 
     @classmethod
-    def of(cls, worker: WorkerView) -> "WorkerAnswer":
+    def of(cls, worker: WorkerView, *, idle_share: float | None = None, steps: Steps | None = None) -> "WorkerAnswer":
+        """Return the form of a worker, with what was measured of it."""
         return cls(
+            idle_share=None if idle_share is None else round(idle_share, 3),
+            steps=None if steps is None else StepsAnswer(**asdict(steps)),
             name=worker.name,
             state="silent" if worker.silent_for > SILENT_SECONDS else worker.state,
             device=worker.device_name,
@@ -158,6 +186,7 @@ class WorkerAnswer(BaseModel):
             slots=None if worker.slots is None else SlotsAnswer(**asdict(worker.slots)),
             batch_limit=worker.batch_limit,
             limit_reason=worker.limit_reason,
+            loaded=list(worker.loaded),
             silent_for=worker.silent_for,
         )
 

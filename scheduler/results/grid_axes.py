@@ -78,11 +78,21 @@ class Grid:
 
 def grid_of(views: Views, render_id: str, named: Mapping[str, str], labels: Mapping[str, str]) -> Grid:
     """Arrange a render's pictures, only those with all of these labels; raises as `arranged`, and if there is none."""
-    # One more: it is refused.
+    return arranged(pictures_of(views, render_id, labels), named)
+
+
+def pictures_of(views: Views, render_id: str, labels: Mapping[str, str]) -> list[JobView]:
+    """Return the pictures of a grid, and one more where they are too many: it is refused. Raises InvalidInput."""
     jobs = list(views.jobs(render_id, which=JobFilter(labels=labels), limit=MOST_PICTURES + 1))
     if not jobs:
         raise InvalidInput(f"render {render_id} has no pictures with these labels")
-    return arranged(jobs, named)
+    return jobs
+
+
+def differing(jobs: Iterable[JobView]) -> list[str]:
+    """Return the fields and labels in which pictures differ, as people write them: what can be an axis."""
+    rows = [fields_of(job) for job in jobs]
+    return [shown_name(name) for name in _names(rows) if _differs(rows, name)]
 
 
 def arranged(jobs: Iterable[JobView], named: Mapping[str, str]) -> Grid:

@@ -209,6 +209,8 @@ workers = Table(
     # How many pictures a call of its may have at most, and why: registry, learned, memory … None: it made no call yet.
     Column("batch_limit", Integer),
     Column("limit_reason", String(16)),
+    # The models that it holds in memory (JSON), the one used last at the end.
+    Column("loaded", Text, nullable=False, server_default="[]"),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )

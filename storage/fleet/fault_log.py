@@ -77,19 +77,14 @@ class FaultLog:
             .limit(limit)
         )
         with self.database.read() as connection:
-            rows = connection.execute(_only(statement, model, worker)).all()
-        return [
-            FaultView(
-                at=row.at,
-                fault=Fault(row.fault),
-                worker=row.worker,
-                model=row.model,
-                job=None if row.render_id is None else job_id(row.render_id, row._mapping["index"]),
-                attempt=row.attempt,
-                message=row.message,
-            )
-            for row in rows
-        ]
+            return [_fault(row) for row in connection.execute(_only(statement, model, worker))]
+
+    def of_job(self, row_id: int, *, limit: int) -> list[FaultView]:
+        """List the last faults that a job met, newest first; `row_id`: of its row (`JobView.row_id`)."""
+        statement = select(faults, jobs.c.render_id, jobs.c.index).join(jobs, faults.c.job_id == jobs.c.id)
+        newest = statement.where(faults.c.job_id == row_id).order_by(faults.c.id.desc()).limit(limit)
+        with self.database.read() as connection:
+            return [_fault(row) for row in connection.execute(newest)]
 
     def counts(self, *, within_seconds: float, model: str | None = None, worker: str | None = None) -> list[FaultCount]:
         """Count how often each worker met each class of fault with each model, the most recent first."""
@@ -181,6 +176,18 @@ def note_faults(connection: Connection, met: Sequence[Row[Any]], fault: Fault, m
         for row in met
     ]
     connection.execute(insert(faults), rows)
+
+
+def _fault(row: Row[Any]) -> FaultView:
+    return FaultView(
+        at=row.at,
+        fault=Fault(row.fault),
+        worker=row.worker,
+        model=row.model,
+        job=None if row.render_id is None else job_id(row.render_id, row._mapping["index"]),
+        attempt=row.attempt,
+        message=row.message,
+    )
 
 
 def _since(seconds: float) -> Any:

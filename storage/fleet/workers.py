@@ -56,6 +56,7 @@ class WorkerActivity:
     slots: SlotCounts | None = None
     batch_limit: int | None = None
     limit_reason: str | None = None
+    loaded: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,8 @@ class WorkerView:
     #: How many pictures a call of its last model may have at most, and why (`LimitReason`).
     batch_limit: int | None
     limit_reason: str | None
+    #: The models that it holds in memory, the one used last at the end.
+    loaded: Sequence[str]
     started_at: float
     #: Seconds since its last heartbeat, by the database's clock.
     silent_for: float
@@ -148,7 +151,13 @@ class Workers:
             update(workers)
             .where(workers.c.name == name, workers.c.run == self._run)
             .values(
-                **(asdict(activity) | {"slots": None if activity.slots is None else activity.slots.written()}),
+                **(
+                    asdict(activity)
+                    | {
+                        "slots": None if activity.slots is None else activity.slots.written(),
+                        "loaded": json.dumps(list(activity.loaded)),
+                    }
+                ),
                 seen_at=database_now(),
             )
         )
@@ -191,6 +200,7 @@ class Workers:
                 slots=SlotCounts.read(row.slots),
                 batch_limit=row.batch_limit,
                 limit_reason=row.limit_reason,
+                loaded=json.loads(row.loaded),
                 started_at=row.started_at,
                 silent_for=row.silent_for,
             )

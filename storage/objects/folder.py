@@ -61,7 +61,8 @@ class LocalObjects:
         return True
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with self._translated():
+            return self._path(key).is_file()
 
     def presign(self, key: str, *, seconds: int = 900) -> str:  # noqa: ARG002 - files have no expiry
         return self._path(key).as_uri()

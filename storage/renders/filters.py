@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import Any, Literal, Protocol
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Double, Numeric, Select, String, case, cast, func, literal, literal_column, select
 
 from storage.database.tables import jobs, renders
 from storage.rules.states import State
@@ -44,6 +45,19 @@ class RenderFilter:
         return statement.where(*found)
 
 
+#: What two pictures of a render have in common: the pixels, or the whole specification.
+Alike = Literal["pixels", "recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBound:
+    """A label that is a number, and how large it is at least, or at most."""
+
+    label: str
+    bound: float
+    at_least: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobFilter:
     """Which of a render's jobs; those for which all of it holds."""
@@ -54,10 +68,17 @@ class JobFilter:
     prompt: str | None = None
     #: All of these, by their text.
     labels: Mapping[str, str] = field(default_factory=dict)
+    bound: LabelBound | None = None
+    #: Another one of the render is like it.
+    duplicates: Alike | None = None
 
-    def narrow(self, statement: Select[Any], *, dialect: str) -> Select[Any]:
-        """Narrow a list of jobs."""
+    def narrow(self, statement: Select[Any], *, render_id: str, dialect: str) -> Select[Any]:
+        """Narrow a list of a render's jobs."""
         found = labelled(self.labels, dialect=dialect)
+        if self.bound is not None:
+            found += _bounded(self.bound, dialect)
+        if self.duplicates is not None:
+            found.append(_twice(self.duplicates, render_id))
         if self.model is not None:
             found.append(jobs.c.model == self.model)
         if self.seed is not None:
@@ -99,9 +120,7 @@ def labelled(labels: Mapping[str, str], *, dialect: str) -> list[ColumnElement[b
     found: list[ColumnElement[bool]] = [jobs.c.labels.is_not(None)] if labels else []
     for name, value in labels.items():
         if dialect == "postgresql":
-            # PostgreSQL has no NUL in text: what has one is passed over.
-            sound = case((jobs.c.labels.contains("\\u0000", autoescape=True), "{}"), else_=jobs.c.labels)
-            pairs = func.jsonb_each_text(cast(sound, _jsonb())).table_valued("key", "value")
+            pairs = func.jsonb_each_text(_sound_labels()).table_valued("key", "value")
             text: ColumnElement[Any] = pairs.c.value
         else:
             pairs = func.json_each(jobs.c.labels).table_valued("key", "value", "type")
@@ -111,6 +130,41 @@ def labelled(labels: Mapping[str, str], *, dialect: str) -> list[ColumnElement[b
         one = select(pairs.c.key).where(pairs.c.key == name, text == value)
         found.append(one.correlate(jobs).exists())
     return found
+
+
+def _bounded(wanted: LabelBound, dialect: str) -> list[ColumnElement[bool]]:
+    """Match jobs of which this label is a number within its bound; a text that looks like one is none."""
+    if dialect == "postgresql":
+        pairs = func.jsonb_each(_sound_labels()).table_valued("key", "value")
+        # As exact as JSON's numbers, and as large: a double would overflow. Only of numbers: text is not to be read.
+        number: ColumnElement[Any] = case(
+            (func.jsonb_typeof(pairs.c.value) == "number", cast(cast(pairs.c.value, String), Numeric)), else_=None
+        )
+        bound: ColumnElement[Any] = literal(Decimal(repr(wanted.bound)), Numeric)
+    else:
+        pairs = func.json_each(jobs.c.labels).table_valued("key", "value", "type")
+        is_number = pairs.c.type.in_(("integer", "real"))
+        number = case((is_number, cast(pairs.c.value, Double)), else_=None)
+        bound = literal(wanted.bound, Double)
+    within = number >= bound if wanted.at_least else number <= bound
+    one = select(pairs.c.key).where(pairs.c.key == wanted.label, within)
+    return [jobs.c.labels.is_not(None), one.correlate(jobs).exists()]
+
+
+def _sound_labels() -> ColumnElement[Any]:
+    # PostgreSQL has no NUL in text: what has one is passed over.
+    return cast(case((jobs.c.labels.contains("\\u0000", autoescape=True), "{}"), else_=jobs.c.labels), _jsonb())
+
+
+def _twice(alike: Alike, render_id: str) -> ColumnElement[bool]:
+    """Match jobs that are like another one of their render; reads all of its rows."""
+    others = jobs.alias("others")
+    column = others.c.pixels_sha256 if alike == "pixels" else others.c.spec
+    theirs = select(column).where(others.c.render_id == render_id, column.is_not(None))
+    # Seeds first: they are told apart at once, and a specification has its seed.
+    groups = (column,) if alike == "pixels" else (others.c.seed, column)
+    several = theirs.group_by(*groups).having(func.count() > 1)
+    return (jobs.c.pixels_sha256 if alike == "pixels" else jobs.c.spec).in_(several)
 
 
 def on_device() -> ColumnElement[bool]:

@@ -203,7 +203,7 @@ class Views:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
             with self._database.read() as connection:
                 if which is not None:
-                    statement = which.narrow(statement, dialect=connection.dialect.name)
+                    statement = which.narrow(statement, render_id=render_id, dialect=connection.dialect.name)
                 page = [_job(row) for row in connection.execute(statement)]
             yield from page
             if len(page) < _PAGE:

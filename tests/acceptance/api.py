@@ -46,11 +46,11 @@ class Api:
 
 
 @contextmanager
-def running_api(folder: Path, starter: Starter, **settings: str) -> Iterator[Api]:
+def running_api(folder: Path, starter: Starter, *, models: str = MODELS, **settings: str) -> Iterator[Api]:
     """Without any key, and so open to this machine."""
     home = Home(folder, starter, FARM_WEBHOOK_PRIVATE="true", **settings)
     home.path.mkdir()
-    (home.path / "models.toml").write_text(MODELS)
+    (home.path / "models.toml").write_text(models)
     with home.started("up") as up:
         up.says("Ctrl-C stops it")
         with home.started("api", "--port", "0") as api:

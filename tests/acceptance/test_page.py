@@ -1,5 +1,6 @@
 """The page in a browser, over a farm of simulated devices: renders are submitted, watched, cancelled and found."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def test_a_render_is_held_released_and_cancelled_and_the_back_button_tells_so(
     visit.goes_to(f"/renders/{render}")
     page.click("#hold")
     expect(page.locator("h1 .state")).to_have_text("held")
+    expect(page.locator(".counts")).to_have_text("0 of 40 done, 40 left")
     visit.is_shown("held")
     page.click("#release")
     expect(page.locator("#hold")).to_be_visible()
@@ -116,17 +118,125 @@ def test_pictures_that_failed_say_why_and_are_retried(visit: Visit, client: http
     finished(client, render)
     visit.goes_to(f"/renders/{render}")
     expect(page.locator("h1 .state")).to_have_text("failed")
+    page.click("#failed")
+    expect(page.locator(".number")).to_have_text(["1"])
     page.click("text=Retry 1 picture")
     expect(page.locator(".said")).to_have_text("1 picture in the queue again.")
     finished(client, render)
     visit.goes_to(f"/pictures/{render}-000001")
     expect(page.locator(".problem")).to_contain_text("bad")
+    # One for each time.
+    expect(page.locator("#faults tbody tr")).to_have_count(2)
     visit.can_be_used_by_everybody()
     visit.is_shown("failed")
+    visit.goes_to("/workers")
+    expect(page.locator("dt:text-is('Holds in memory') + dd")).to_contain_text("quick")
     for path in ("/workers", "/faults", "/usage", "/schedules", "/keys", "/submit"):
         visit.goes_to(path)
         visit.can_be_used_by_everybody()
         visit.is_shown(path.strip("/"))
+
+
+def test_a_render_of_combinations_is_seen_as_a_grid(visit: Visit, client: httpx.Client) -> None:
+    page = visit.page
+    body = {"prompt": ["a star", "a moon"], "product": {"num_inference_steps": [1, 2, 3]}, "seed": 1, "model": "quick"}
+    render = client.post("/v1/renders", json=body).json()["id"]
+    finished(client, render)
+    visit.goes_to(f"/renders/{render}")
+    page.click("#grid")
+    expect(page.locator(".grid-table img")).to_have_count(6)
+    assert page.locator(".grid-table thead th").all_inner_texts()[1:] == ["1", "2", "3"]
+    visit.can_be_used_by_everybody()
+    visit.is_shown("grid")
+    page.select_option("#x", "prompt")
+    page.select_option("#y", "steps")
+    page.click("#draw")
+    expect(page.locator(".grid-table thead th")).to_have_text(["steps ↓ prompt →", "a star", "a moon"])
+    assert "x=prompt&y=steps" in page.url
+    page.locator(".grid-table a").first.click()
+    expect(page.locator(".large img")).to_be_visible()
+
+
+def test_pictures_are_found_by_numbers_and_duplicates_and_what_matches_nothing_says_so(
+    visit: Visit, client: httpx.Client
+) -> None:
+    page = visit.page
+    rows = [{"prompt": f"a star {n}", "seed": 3, "labels": {"score": n / 4, "onclick": '"><i>'}} for n in range(4)]
+    manifest = "\n".join(json.dumps(row) for row in [*rows, rows[0]])
+    sent = client.post("/v1/files", data={"purpose": "manifest"}, files={"file": ("rows.jsonl", manifest.encode())})
+    render = client.post("/v1/renders", json={"manifest": sent.json()["id"], "model": "quick"}).json()["id"]
+    finished(client, render)
+    visit.goes_to(f"/renders/{render}")
+    page.fill("[name=number]", "score>=0.5")
+    page.keyboard.press("Enter")
+    expect(page.locator(".tiles img")).to_have_count(2)
+    expect(page.locator("#narrowed")).to_be_visible()
+    page.fill("[name=number]", "")
+    for alike in ("recipe", "pixels"):
+        page.select_option("[name=duplicates]", alike)
+        page.click(".filter button")
+        expect(page.locator(".number")).to_have_text(["0", "4"])
+    page.fill("[name=prompt]", "nothing like it")
+    page.click(".filter button")
+    expect(page.locator(".empty")).to_contain_text("No picture is like that.")
+    visit.can_be_used_by_everybody()
+    page.click(".empty a")
+    expect(page.locator(".tiles img")).to_have_count(5)
+    page.click("text=Find pictures")
+    expect(page.locator("#find")).to_be_in_viewport()
+    expect(page.locator("#narrowed")).to_have_count(0)
+
+
+def test_a_render_that_is_deleted_while_it_is_looked_at_says_so(visit: Visit, client: httpx.Client) -> None:
+    page = visit.page
+    render = client.post("/v1/renders", json={"prompt": "a slow star", "n": 40, "model": "slow"}).json()["id"]
+    visit.goes_to(f"/renders/{render}")
+    expect(page.locator("#hold")).to_be_visible()
+    client.delete(f"/v1/renders/{render}", params={"purge": True})
+    expect(page.locator("h1")).to_have_text("Not Found")
+    visit.can_be_used_by_everybody()
+    visit.complaints[:] = [one for one in visit.complaints if "status of 404" not in one]
+
+
+def test_two_tabs_that_hold_and_release_show_what_was_said_last(visit: Visit, client: httpx.Client) -> None:
+    render = client.post("/v1/renders", json={"prompt": "a slow star", "n": 40, "model": "slow"}).json()["id"]
+    one, other = visit.page, visit.context.new_page()
+    for tab in (one, other):
+        tab.goto(f"{visit.address}/renders/{render}")
+    one.click("#hold")
+    expect(one.locator("h1 .state")).to_have_text("held")
+    # It still offers what it showed, or what is true by now: both are done.
+    other.click("#hold, #release")
+    expect(other.locator(".said")).to_be_visible()
+    if other.locator("#release").count():
+        other.click("#release")
+    expect(other.locator("#hold")).to_be_visible()
+    one.reload()
+    expect(one.locator("#hold")).to_be_visible()
+    client.delete(f"/v1/renders/{render}")
+
+
+def test_a_render_is_submitted_by_the_keyboard_alone(visit: Visit) -> None:
+    page = visit.page
+    visit.goes_to("/submit?model=quick")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    expect(page.locator("#prompt")).to_be_focused()
+    page.keyboard.type("a star by keys")
+    page.locator("#check").focus()
+    page.keyboard.press("Enter")
+    page.locator("#send").focus()
+    page.keyboard.press("Space")
+    expect(page.locator(".tiles img")).to_have_count(1)
+    page.locator(".tiles a").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".large img")).to_be_visible()
+    page.locator("#cancel, #delete").last.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#delete-sure")).to_be_visible()
 
 
 def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: Api, folder: Path) -> None:
@@ -155,6 +265,11 @@ def test_pages_fit_their_window_in_light_and_dark(
         colours = [f"a {colour} star, {'very ' * 30}bright" for colour in ("red", "green", "blue", "grey", "white")]
         body = {"prompt": colours, "n": 10, "model": "quick", "name": "gallery", "note": "for\nlooking at"}
         found = [client.post("/v1/renders", json=body).json()]
+        for name, cron in (("yearly", "0 2 1 1 *"), ("monthly", "0 2 1 * *")):
+            plan = {"name": name, "cron": cron, "render": {"prompt": "a star", "model": "quick"}}
+            client.post("/v1/schedules", json=plan)
+        client.post("/v1/schedules/monthly/pause")
+        client.post("/v1/schedules/yearly/run-now")
         finished(client, found[0]["id"])
     render = found[0]["id"]
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
@@ -163,13 +278,15 @@ def test_pages_fit_their_window_in_light_and_dark(
             ("front", "/"),
             ("render-50", f"/renders/{render}"),
             ("picture", f"/pictures/{render}-000007"),
+            ("grid", f"/renders/{render}/grid"),
+            ("schedules", "/schedules"),
             ("submit", "/submit"),
             ("workers", "/workers"),
         ):
             visit.goes_to(path)
             visit.page.locator("main img").last.is_visible()
             visit.fits_its_window()
-            if width == 1280:
+            if width == 1280 or (width == 360 and scheme == "light"):
                 visit.can_be_used_by_everybody()
             visit.is_shown(f"{name}-{scheme}-{width}")
 
@@ -204,8 +321,9 @@ def test_owners_see_their_own_alone_and_an_admin_all(
             visit.goes_to("/")
             expect(visit.page.locator(".renders")).to_contain_text("anns-render")
             expect(visit.page.locator(".renders")).to_contain_text("bens-render")
-            visit.goes_to("/keys")
-            visit.can_be_used_by_everybody()
+            for path in ("/usage", "/keys"):
+                visit.goes_to(path)
+                visit.can_be_used_by_everybody()
             visit.is_shown("keys-admin")
             visit.page.click("text=Log out")
             expect(visit.page).to_have_url(f"{api.address}/login")
@@ -217,7 +335,8 @@ def looks_around(visit: Visit, own: dict[str, str]) -> None:
     """Everywhere, and where it may not."""
     for path in ("/", "/workers", "/usage", "/schedules", "/submit"):
         visit.goes_to(path)
-    for path in (f"/renders/{own['ann']}", f"/pictures/{own['ann']}-000000", "/keys", "/faults", "/renders?owner=ann"):
+    anns = (f"/renders/{own['ann']}", f"/renders/{own['ann']}/grid", f"/pictures/{own['ann']}-000000")
+    for path in (*anns, "/keys", "/faults", "/renders?owner=ann"):
         visit.goes_to(path)
         assert visit.page.locator("h1").inner_text() in ("Not Found", "Forbidden")
     visit.complaints[:] = [one for one in visit.complaints if "status of 40" not in one]

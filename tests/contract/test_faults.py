@@ -9,6 +9,7 @@ from storage.fleet.fault_log import FaultLog
 from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
 from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
+from storage.renders.views import Views
 from storage.rules.faults import Fault, RetryPolicy
 from storage.rules.states import State
 from tests.contract.renders import (
@@ -66,6 +67,22 @@ def test_a_fault_is_written_down_by_job_and_shown_in_the_row(farm: Jobs, log: Fa
         "tiny",
     )
     assert (seen.attempt, seen.message) == (1, "the prompt cannot be encoded")
+
+
+def test_the_faults_of_one_job_are_told_newest_first(farm: Jobs, log: FaultLog, database: Database) -> None:
+    present(database, "w0", "w1")
+    render = submit(farm, pictures(2))
+    for number in range(2):
+        for job in claim(farm, worker=f"w{number}").jobs:
+            fail(farm, job, f"fell over {number}", fault=Fault.PIPELINE_ERROR)
+        later(database, 3600)
+    one, other = Views(database).jobs(render)
+    met = log.of_job(one.row_id, limit=10)
+    assert [(fault.message, fault.worker, fault.attempt, fault.job) for fault in met] == [
+        ("fell over 1", "w1", 2, one.id),
+        ("fell over 0", "w0", 1, one.id),
+    ]
+    assert [fault.job for fault in log.of_job(other.row_id, limit=1)] == [other.id]
 
 
 def test_faults_are_counted_by_what_happened_not_by_how_many_it_met(farm: Jobs, log: FaultLog) -> None:

@@ -53,9 +53,11 @@ def test_a_beat_tells_what_a_worker_does_and_ends_its_silence(crew: Workers) -> 
     announce(crew, "a")
     fall_silent(crew, "a", seconds=100)
     assert crew.all()[0].silent_for == pytest.approx(100, abs=5)
-    crew.beat("a", WorkerActivity(state="rendering", model="tiny", pictures=3))
+    assert crew.all()[0].loaded == []
+    crew.beat("a", WorkerActivity(state="rendering", model="tiny", pictures=3, loaded=("other", "tiny")))
     [worker] = crew.all()
     assert (worker.state, worker.model, worker.pictures) == ("rendering", "tiny", 3)
+    assert worker.loaded == ["other", "tiny"]
     assert worker.silent_for < 5
 
 

@@ -256,11 +256,16 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/renders/filters.py",
-                old="jsonb_each_text(cast(sound, _jsonb()))",
+                old="jsonb_each_text(_sound_labels())",
                 new="jsonb_each_text(cast(jobs.c.labels, _jsonb()))",
             ),
         ),
         tests=("tests/contract/test_lists.py::test_a_label_that_no_database_can_read_hides_no_other",),
+    ),
+    Mutant(
+        fault="a picture's history names others' pictures of its batch",
+        changes=(Change(file="storage/renders/batch_views.py", old="    if owner is not None:", new="    if False:"),),
+        tests=("tests/contract/page/test_page_pictures.py::test_a_batch_names_no_picture_of_another_owner",),
     ),
     Mutant(
         fault="a list of renders reads all jobs",

@@ -70,6 +70,8 @@ def test_others_are_called_before_the_model_is_loaded(stage: Stage) -> None:
     called_at_load: list[int] = []
 
     class Models:
+        aliases = ()
+
         def get(self, model: Model) -> LoadedModel:
             called_at_load.append(len(stage.tickets))
             raise StopIteration(model.alias)
@@ -104,6 +106,8 @@ def test_between_two_calls_another_model_makes_what_is_urgent_but_no_suspect(sta
             return len(self.urgent) if model == "n" else super().waiting(model, priority, at_most=at_most)
 
     class Models:
+        aliases = ("m", "other")
+
         def get(self, model: Model) -> LoadedModel:
             return cast("LoadedModel", stage.model if model.alias == "m" else other)
 

@@ -53,6 +53,7 @@ class Heartbeat:
         self._threads: int | None = None
         self._rate = PictureRate()
         self._slots: SlotCounts | None = None
+        self._loaded: tuple[str, ...] = ()
         #: How many pictures a call may have at most, and why; None: there was no call yet.
         self._limit: tuple[int, str] | None = None
         #: How far the jobs at the device are that somebody follows; None: nobody follows any.
@@ -97,6 +98,10 @@ class Heartbeat:
     def denoised(self, slots: SlotCounts | None) -> None:
         """Note what the slots do."""
         self._slots = slots
+
+    def holds(self, models: Iterable[str]) -> None:
+        """Note which models are in memory, by alias, the one used last at the end."""
+        self._loaded = tuple(models)
 
     def step(self, steps: Iterable[tuple[ClaimedJob, int, int]]) -> None:
         """Note how many steps of each job are done, and of how many; followers hear of it at most twice a second."""
@@ -150,6 +155,7 @@ class Heartbeat:
             slots=self._slots,
             batch_limit=None if limit is None else limit[0],
             limit_reason=None if limit is None else limit[1],
+            loaded=self._loaded,
         )
         if not self._workers.beat(self._name, activity):
             # The first one after an outage, or the row was lost.

@@ -54,6 +54,11 @@ class ModelCache:
         self._entries.move_to_end(model.alias)
         return self._entries[model.alias].loaded
 
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Those that are loaded, the most recently used one last."""
+        return tuple(self._entries)
+
     def loaded(self, alias: str) -> Model | None:
         """Return a model if it is loaded."""
         entry = self._entries.get(alias)

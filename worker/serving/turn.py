@@ -88,7 +88,7 @@ class Turn:
         context.leases.add(claim.jobs)
         try:
             context.heartbeat.now(state="loading", model=model.alias, batch=len(claim.jobs))
-            loaded = self.models.get(model)
+            loaded = self._load(model)
             loop = None if claim.jobs[0].together else loaded.slots()
             context.heartbeat.now(state="rendering", batch=len(claim.jobs))
             if loop is not None:
@@ -119,6 +119,13 @@ class Turn:
             # Whatever this is, nobody works on these jobs now: their leases must expire.
             context.leases.drop(claim.jobs)
             raise
+
+    def _load(self, model: Model) -> LoadedModel:
+        try:
+            return self.models.get(model)
+        finally:
+            # Others may have made room for it, even where it could not be loaded.
+            self.context.heartbeat.holds(self.models.aliases)
 
     def _between_calls(self, visit: "_Visit", waiting: Mapping[str, Priority]) -> bool:
         """Render what somebody waits for at a screen of another model that is loaded; return whether there was any.

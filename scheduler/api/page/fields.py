@@ -135,11 +135,15 @@ def order_of(fields: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the prompts, or templates, that stand on lines of their own."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def _prompts(text: str, read_as: str) -> dict[str, Any]:
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if read_as == "lines":
-        return {"prompt": lines}
-    return {"templates": lines} if read_as == "template" else {"prompt": text.strip("\n")}
+        return {"prompt": lines_of(text)}
+    return {"templates": lines_of(text)} if read_as == "template" else {"prompt": text.strip("\n")}
 
 
 def text_of(value: Any) -> str:

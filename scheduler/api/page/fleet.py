@@ -5,13 +5,16 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 
 from scheduler.api import operators as api
-from scheduler.api.context import Context
-from scheduler.api.fleet import get_statistics, get_usage, list_workers
+from scheduler.api.access import Caller
+from scheduler.api.context import ApiContext, Context
+from scheduler.api.fleet import get_usage, list_workers
 from scheduler.api.page.serving import go_to, html, page_router
 from scheduler.api.page.visitors import Operator, Overseer, Visitor
 from scheduler.api.page.words import counted
 from storage.access.keys import Role
 from storage.access.quotas import Quotas
+
+_SHOWN_FAULTS = 100
 
 router = page_router()
 
@@ -39,11 +42,16 @@ def show_faults(
     request: Request, context: Context, caller: Overseer, days: Annotated[int, Query(ge=1, le=90)] = 1
 ) -> Response:
     """Show recent faults, by class and one by one."""
-    return html(request, "faults.html", faults=api.list_faults(context, caller, days * 86_400.0, 100), days=days)
+    faults = api.list_faults(context, caller, days * 86_400.0, 1000)
+    # What each last said, where that is among the latest thousand.
+    last_words = {(fault.fault, fault.model, fault.worker): fault.message for fault in reversed(faults.latest)}
+    return html(request, "faults.html", faults=faults, last_words=last_words, days=days, shown=_SHOWN_FAULTS)
 
 
 @router.get("/usage")
-def show_usage(request: Request, context: Context, caller: Visitor) -> Response:
+def show_usage(
+    request: Request, context: Context, caller: Visitor, hours: Annotated[int, Query(ge=1, le=720)] = 1
+) -> Response:
     """Show whose pictures wait, and take how much space; and what is used up of the visitor's limits."""
     used = None if caller.key_id is None else Quotas(context.services.database).used(caller.key_id, caller.limits)
     return html(
@@ -51,7 +59,17 @@ def show_usage(request: Request, context: Context, caller: Visitor) -> Response:
         "usage.html",
         usage=get_usage(context, caller),
         backlog=api.get_backlog(context, caller),
+        device_time=api.get_device_time(context, caller, hours * 3600.0),
+        hours=hours,
         limits=caller.limits,
         used=used,
-        stats=get_statistics(context, caller) if caller.role is Role.ADMIN else None,
+        keys=_limited_keys(context, caller),
     )
+
+
+def _limited_keys(context: ApiContext, caller: Caller) -> list[api.KeyForm]:
+    """Return, to an admin, the keys that are in force and have limits."""
+    if caller.role is not Role.ADMIN:
+        return []
+    in_force = [key for key in api.list_keys(context, caller) if key.revoked_at is None]
+    return [key for key in in_force if any(most is not None for most in key.limits.model_dump().values())]

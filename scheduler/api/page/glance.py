@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
-from scheduler.api.fleet import list_workers
 from scheduler.api.operators import get_backlog
 from scheduler.api.page.words import counted, duration
 from scheduler.api.response_models import WorkerAnswer
@@ -55,7 +54,9 @@ class Glances:
 
 def glance(context: ApiContext, caller: Caller) -> Glance:
     """Look at the farm."""
-    workers, left = list_workers(context, caller), get_backlog(context, caller)
+    # Their heartbeats alone: how idle they were is for the page of workers.
+    workers = [WorkerAnswer.of(worker) for worker in context.workers.all()]
+    left = get_backlog(context, caller)
     word, sentence = _words(context, workers, [one for one in left if not one.held])
     return Glance(word=word, sentence=sentence, workers=workers, backlog=left)
 

@@ -14,7 +14,7 @@ from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.fleet import get_model, list_models, upload_file
-from scheduler.api.page.fields import OrderFields, OrderFiles, fields_of, order_of, text_of
+from scheduler.api.page.fields import OrderFields, OrderFiles, fields_of, lines_of, order_of, text_of
 from scheduler.api.page.serving import go_to, html, page_router, problem_of
 from scheduler.api.page.visitors import Sender, Visitor
 from scheduler.api.page.words import counted
@@ -104,6 +104,7 @@ def _form(
         fields=fields_of(shown),
         values=values,
         estimate=estimate,
+        templates=lines_of(values["prompt"]) if values["read_as"] == "template" else [],
         problem=problem,
         loras=sorted(context.registry.loras),
     )

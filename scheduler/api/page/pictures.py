@@ -9,6 +9,7 @@ from fastapi import Form, Request, Response
 from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
+from scheduler.api.histories import get_history_of_job
 from scheduler.api.page.ordering import body_of
 from scheduler.api.page.serving import go_to, html, page_router
 from scheduler.api.page.visitors import Sender, Visitor
@@ -16,6 +17,7 @@ from scheduler.api.page.words import as_json, counted, order_of_spec
 from scheduler.api.parameters import JobId
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
+from storage.errors import ObjectStoreProblem
 from storage.rules.ids import job_id as named
 
 _MOST_VARIATIONS = 1000
@@ -26,7 +28,7 @@ router = page_router()
 
 @router.get("/pictures/{job_id}")
 def show_picture(request: Request, context: Context, job_id: JobId, caller: Visitor) -> Response:
-    """Show a picture, with its recipe."""
+    """Show a picture, with its recipe and what became of its attempts."""
     job = api.get_job(context, job_id, caller)
     render = context.render(caller, job.render)
     spec = {name: value for name, value in (job.spec or {}).items() if value is not None}
@@ -38,6 +40,8 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         after=named(job.render, job.index + 1) if job.index + 1 < render.total else None,
         spec=spec,
         recipe=_flat(job.made_with or {}),
+        history=get_history_of_job(context, job_id, caller),
+        is_lost=_is_lost(context, job.object),
         order=as_json(order_of_spec(spec)),
         most=_MOST_VARIATIONS,
     )
@@ -90,6 +94,14 @@ def delete(request: Request, context: Context, job_id: JobId, caller: Sender) ->
     render_id = context.job(caller, job_id).render_id
     api.cancel_job(context, job_id, caller, purge=True)
     return go_to(request, f"/renders/{render_id}", f"Picture {job_id} is deleted.")
+
+
+def _is_lost(context: ApiContext, key: str | None) -> bool:
+    """Return whether a stored picture is gone; where the store does not answer, nobody knows, and the page is shown."""
+    try:
+        return key is not None and not context.objects.exists(key)
+    except ObjectStoreProblem:
+        return False
 
 
 def _spec(context: ApiContext, caller: Caller, job_id: str) -> Mapping[str, Any]:

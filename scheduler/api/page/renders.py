@@ -1,5 +1,6 @@
 """A render's page: how far it is, its pictures, and what can be done with it."""
 
+import time
 from dataclasses import asdict
 from typing import Annotated
 from urllib.parse import urlencode
@@ -7,17 +8,20 @@ from urllib.parse import urlencode
 from fastapi import Depends, Form, Query, Request, Response
 
 from scheduler.api import renders as api
-from scheduler.api.context import Context
+from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import JobQuery
 from scheduler.api.page.serving import go_to, html, page_router
 from scheduler.api.page.visitors import Sender, Visitor
 from scheduler.api.page.words import counted
 from scheduler.api.parameters import RenderId
 from scheduler.api.request_bodies import PatchBody
+from scheduler.results.grid_axes import differing
 from scheduler.results.json_forms import RenderForm
 from storage.rules.states import PriorityName, State
 
 _TILES = 60
+#: Pictures that are looked at for axes of a grid, and axes that are named.
+_LOOKED_AT, _SHOWN_AXES = 100, 3
 
 router = page_router()
 
@@ -50,7 +54,17 @@ def show_render(
         states=list(State),
         watched=context.views.is_watched(render_id),
         pace=_pace(render),
+        ends_at=time.time() + (render.seconds_left or 0.0),
+        grid_axes=_axes(context, render),
     )
+
+
+def _axes(context: ApiContext, render: RenderForm) -> list[str]:
+    """Return what the axes of a finished render's grid can be, as its first pictures tell; of others, nothing."""
+    if render.finished_at is None or render.total < 2:
+        return []
+    jobs = context.views.jobs(render.id, limit=_LOOKED_AT)
+    return [name for name in differing(jobs) if name != "seed"][:_SHOWN_AXES]
 
 
 def _pace(render: RenderForm) -> float | None:

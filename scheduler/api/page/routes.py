@@ -1,6 +1,6 @@
 """All routes of the page but the one at `/`, which `scheduler.api.welcome` shares with programs."""
 
-from scheduler.api.page import fleet, front, keys, ordering, pictures, renders, schedules, serving, visitors
+from scheduler.api.page import fleet, front, grids, keys, ordering, pictures, renders, schedules, serving, visitors
 
 ROUTERS = (
     serving.assets,
@@ -8,6 +8,7 @@ ROUTERS = (
     front.router,
     renders.router,
     pictures.router,
+    grids.router,
     ordering.router,
     fleet.router,
     schedules.router,

@@ -42,6 +42,8 @@ _ASSETS = {
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+#: Of `scheduler.api.page.words`.
+_FILTERS = ("duration", "rate", "size", "moment", "iso", "shortened", "as_json", "command_line", "counted")
 _SEE_OTHER = 303
 #: In a form: many fields, and a prompt that is far too long comes back with a word.
 _MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 64, 2**23
@@ -84,13 +86,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        {
-            name: getattr(words, name)
-            for name in ("duration", "size", "moment", "iso", "shortened", "as_json", "command_line", "counted")
-        }
-    )
-    made.globals["priorities"] = list(PRIORITY_NAMES.values())
+    made.filters.update({name: getattr(words, name) for name in _FILTERS})
+    made.globals |= {"priorities": list(PRIORITY_NAMES.values()), "limit_words": words.LIMITS}
     return made
 
 
@@ -110,8 +107,10 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
         "form_token": token,
         "said": said,
         "address": request.url.path,
-        **values,
     }
+    if hidden := shown.keys() & values.keys():
+        raise TypeError(f"{template}: {', '.join(sorted(hidden))} mean something else on every page")
+    shown |= values
     response = HTMLResponse(_templates().get_template(template).render(shown), status, _HEADERS)
     if visit:
         access.sessions.note_visit(request, response, visit)
@@ -139,6 +138,9 @@ def error_page(request: Request, error: Exception) -> Response:
         return _log_in(request)
     problem = problem_of(request, error)
     headers = {} if problem["retry"] is None else {"Retry-After": problem["retry"]}
+    if request.headers.get("hx-request") and problem["status"] == 404:
+        # Deleted while it is looked at: the whole page says so, not a part of it that is left as it was.
+        headers["HX-Refresh"] = "true"
     page = html(request, "error.html", status=problem["status"], problem=problem)
     page.headers.update(headers)
     return page

@@ -22,6 +22,15 @@ _OPTIONS = {
     "prior_num_inference_steps": "prior-steps",
     "prior_guidance_scale": "prior-guidance",
 }
+#: Of the limits of a key.
+LIMITS = {
+    "queued": "Unfinished pictures",
+    "per_day": "Pictures a day",
+    "per_minute": "Renders a minute",
+    "work": "Pixels × steps of a picture",
+    "uploads": "Uploads",
+    "upload_bytes": "Bytes of uploads",
+}
 _SHOWN_CHARACTERS = 240
 
 
@@ -35,6 +44,14 @@ def duration(seconds: float | None) -> str:
         if seconds < most:
             return f"{seconds / unit:.0f} {name}" if seconds >= 10 * unit else f"{seconds / unit:.1f} {name}"
     return f"{seconds / 86_400:.0f} days"
+
+
+def rate(per_second: float) -> str:
+    """Return a pace in the unit in which it is more than one: `2.4 pictures a minute`."""
+    for unit, seconds in (("second", 1), ("minute", 60)):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:,.1f} pictures a {unit}"
+    return f"{per_second * 3600:,.1f} pictures an hour"
 
 
 def size(n: float) -> str:

@@ -12,6 +12,8 @@ from storage.access.keys import Keys, Limits, Role
 from tests.contract.stage import Stage
 from tests.servers import eventually
 
+VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
+ADMINS_VIEWS = ("/faults", "/keys")
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 

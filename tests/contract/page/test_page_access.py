@@ -1,40 +1,15 @@
 """Who sees what of the page, and whose forms are read."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from storage.access.keys import Keys, Limits, Role
-from tests.contract.page_visitors import Page, log_in, rendered, token, visitor
+from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, log_in, rendered, token, visitor
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
-
-
-@pytest.fixture
-def admin(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "eve", Role.ADMIN) as client:
-        yield client
-
-
-VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
-
-
-ADMINS_VIEWS = ("/faults", "/keys")
 
 
 def test_whoever_has_not_logged_in_is_led_to_where_they_wanted(stage: Stage) -> None:
@@ -109,21 +84,23 @@ def test_nothing_of_another_owner_is_shown(stage: Stage, ann: httpx.Client) -> N
             assert answer.status_code == 200
             seen.append(answer.text.replace('value="anns-render"', "").replace('value="whose=anns-label"', ""))
         assert ben.get("/renders?owner=ann").status_code == 403
-        for path in (f"/renders/{render}", f"/pictures/{render}-000000", f"/pictures/{render}-000000/file"):
+        pictures = (f"/pictures/{render}-000000", f"/pictures/{render}-000000/file")
+        for path in (f"/renders/{render}", f"/renders/{render}/grid", *pictures):
             answer = ben.get(path)
             assert answer.status_code == 404
             # The same as of one that there never was.
             never = ben.get(path.replace(render, "zzzzzzzzzzzz"))
             assert answer.text.replace(render, "zzzzzzzzzzzz") == never.text
             seen.append(answer.text)
-        for address in (f"jobs/{render}-000000/thumbnail", f"renders/{render}/pictures.zip"):
+        of_a_job = (f"jobs/{render}-000000/thumbnail", f"jobs/{render}-000000/history")
+        for address in (*of_a_job, f"renders/{render}/pictures.zip", f"renders/{render}/grid"):
             assert ben.get(f"/v1/{address}").status_code == 404
         data = {"form_token": token(ben)}
         for path in (f"/renders/{render}/cancel", f"/renders/{render}/delete", f"/pictures/{render}-000000/again"):
             assert ben.post(path, data=data).status_code == 404
         for path in ADMINS_VIEWS:
             assert ben.get(path).status_code == 403
-        assert ben.get("/v1/backlog").json() == []
+        assert ben.get("/v1/backlog").json() == ben.get("/v1/device-time").json() == []
     for text in seen:
         assert "secret of ann" not in text
         assert "anns-" not in text

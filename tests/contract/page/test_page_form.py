@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,20 +10,8 @@ from click.testing import CliRunner
 
 from scheduler.api.page.words import command_line
 from scheduler.cli.main import cli
-from tests.contract.page_visitors import Page, rendered, token, visitor
-from tests.contract.stage import Stage, running_stage
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
+from tests.contract.page.visitors import Page, rendered, token
+from tests.contract.stage import Stage
 
 
 def filled(client: httpx.Client, **fields: str) -> dict[str, str]:
@@ -61,6 +48,25 @@ def test_a_form_is_checked_before_it_is_sent_and_accepted_once(stage: Stage, ann
     assert [job.spec.prompt for job in jobs] == ["a red star"] * 2 + ["a blue star"] * 2
     assert {job.spec.guidance_scale for job in jobs} == {3.5}
     assert [job.spec.seed for job in jobs][:2] == [5, 6]
+
+
+def test_a_template_is_shown_with_its_combinations_and_what_they_take(stage: Stage, ann: httpx.Client) -> None:
+    rendered(stage, ann)
+    form = filled(ann, prompt="a {red|blue|<b>} {star|moon}\r\n\r\na plain one", read_as="template", n="2")
+    text = Page(sent(ann, form).text).text
+    assert "14 pictures with tiny" in text
+    assert "a {red|blue|<b>} {star|moon}: 6 combinations" in text
+    assert "a plain one: 1 combination" in text
+    assert re.search(r"Device time: [\d.]+ s. Room in the store: about [\d.]+ (bytes|kB)", text)
+    assert "a {red|blue|<b>} {star|moon}: 5 prompts drawn" in Page(sent(ann, form | {"random": "5"}).text).text
+    body = {"templates": ["a {red|blue} star"], "dry_run": True, "model": "tiny"}
+    told = stage.client().post("/v1/renders", json=body).json()
+    assert (told["combinations"], told["total"]) == ([2], 2)
+    assert told["bytes"] > 0
+    assert told["device_seconds"] > 0
+    # What nobody has rendered yet takes nobody knows how long.
+    told = stage.client().post("/v1/renders", json={"prompt": "a star", "dry_run": True, "model": "weighted"}).json()
+    assert (told["combinations"], told["bytes"], told["device_seconds"]) == (None, None, None)
 
 
 def test_remarks_are_seen_before_it_is_sent(ann: httpx.Client) -> None:

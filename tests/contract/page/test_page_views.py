@@ -4,44 +4,22 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
+from sqlalchemy import insert, select
 
-from storage.access.keys import Role
+from storage.database.connection import database_now
+from storage.database.tables import quarantines
+from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity
 from storage.renders.views import RenderView
-from tests.contract.page_visitors import Page, rendered, token, visitor
-from tests.contract.stage import Stage, running_stage
+from storage.rules.faults import Fault
+from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, rendered, token, visitor
+from tests.contract.stage import Stage
 from tests.servers import eventually
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("page") / "home") as stage:
-        yield stage
-
-
-@pytest.fixture
-def ann(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "ann") as client:
-        yield client
-
-
-@pytest.fixture
-def admin(stage: Stage) -> Iterator[httpx.Client]:
-    with visitor(stage, "eve", Role.ADMIN) as client:
-        yield client
-
-
-VIEWS = ("/", "/renders", "/submit", "/workers", "/usage", "/schedules", "/login")
-
-
-ADMINS_VIEWS = ("/faults", "/keys")
-
 
 #: As npm has it: version 2.0.11 of htmx.org.
 HTMX_SHA256 = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
@@ -109,10 +87,15 @@ def test_pictures_are_found_by_state_prompt_model_label_and_seed(stage: Stage, a
     assert found(model="toy") == []
     assert found(seed="8") == [1]
     assert found(state="failed") == []
+    assert found(duplicates="recipe") == found(number="score>=1") == []
     assert "No picture is like that" in ann.get(f"/renders/{render}?state=failed").text
     assert ann.get(f"/renders/{render}?state=nonsense").status_code == 422
     assert ann.get(f"/renders/{render}?colour=red").status_code == 422
     assert ann.get(f"/renders/{render}?label=nonsense").status_code == 422
+    assert ann.get(f"/renders/{render}?duplicates=all").status_code == 422
+    for nonsense in ("score", "score>1", ">=1", "score>=much", "score>=1e999", "score>=nan"):
+        answer = ann.get(f"/renders/{render}", params={"number": nonsense})
+        assert (answer.status_code, "expected NAME" in answer.text) == (422, True)
 
 
 def test_thousands_of_pictures_come_in_pages(stage: Stage, ann: httpx.Client) -> None:
@@ -154,6 +137,9 @@ def test_a_picture_whose_object_is_gone_and_a_render_that_is_deleted_say_so(stag
         answer = ann.get(path)
         assert answer.status_code == 404
         assert "<h1>Not Found</h1>" in answer.text
+        assert "hx-refresh" not in answer.headers
+        # A page that shows it, and looks again, is to say so as a whole.
+        assert ann.get(path, headers={"HX-Request": "true"}).headers["hx-refresh"] == "true"
 
 
 def test_two_tabs_that_hold_and_release_end_as_the_last_one_said(stage: Stage, ann: httpx.Client) -> None:
@@ -199,6 +185,70 @@ def test_what_is_left_is_told_in_time_and_by_owner_to_an_admin(
         stage.working.set()
 
 
+def test_workers_tell_what_they_do_and_how_idle_they_are(stage: Stage, ann: httpx.Client, admin: httpx.Client) -> None:
+    crew = stage.context.workers
+    crew.announce(NewWorker(name="w<1>", host="h", device="cpu:0", device_name="a <CPU>", pid=1, models=["tiny"]))
+    stage.working.clear()
+    try:
+        body = {"prompt": "a star", "model": "tiny", "n": 2}
+        render = stage.client().post("/v1/renders", json=body).json()["id"]
+        claim = stage.services.jobs.claim(model="tiny", worker="w<1>", limit=2)
+        assert claim is not None
+        crew.beat("w<1>", WorkerActivity(state="rendering", model="tiny", pictures=0, batch=2))
+        crew.progress(name="w<1>", jobs=[JobProgress(job.id, 1, 4) for job in claim.jobs])
+        [told] = ann.get("/v1/workers").json()
+        assert (told["steps"], told["idle_share"]) == ({"pictures": 2, "done": 2, "of": 8}, 1.0)
+        page = Page(ann.get("/workers").text)
+        page.is_harmless()
+        assert "2 of 8 steps of 2 pictures" in page.text
+        assert "100 %" in page.text
+        stage.services.jobs.recover(claim.jobs, Fault.BAD_PICTURE, "all <black>")
+        assert "2 of 8 steps" not in ann.get("/workers").text
+        assert "all <black>" not in Page(ann.get("/workers").text).text
+        for path in ("/workers", "/faults"):
+            page = Page(admin.get(path).text)
+            page.is_harmless()
+            assert "all <black>" in page.text
+            assert not [attributes for _, attributes in page.elements if attributes.get("class") == "said"]
+        stage.context.jobs.cancel(render)
+        kept_away(stage, "w<1>")
+        page = Page(admin.get("/workers").text)
+        assert "In quarantine for tiny" in page.text
+        [address] = [str(one["action"]) for _, one in page.elements if "end-quarantine" in str(one.get("action"))]
+        answer = admin.post(address, data={"form_token": token(admin)}, follow_redirects=True)
+        assert "1 quarantine of w<1> ended." in Page(answer.text).text
+        assert "In quarantine" not in answer.text
+    finally:
+        crew.forget("w<1>")
+        stage.working.set()
+
+
+def kept_away(stage: Stage, worker: str) -> None:
+    with stage.services.database.write() as connection:
+        now = connection.execute(select(database_now())).scalar_one()
+        row = {"worker": worker, "model": "tiny", "since": now, "until": now + 600, "reason": "it <fell> over"}
+        connection.execute(insert(quarantines).values(row))
+
+
+def test_usage_tells_of_device_time_and_to_admins_of_limits(
+    stage: Stage, ann: httpx.Client, admin: httpx.Client
+) -> None:
+    rendered(stage, ann)
+    stage.new_key("gil", queued=1234)
+    [mine] = ann.get("/v1/device-time").json()
+    assert (mine["owner"], mine["pictures"] > 0, mine["seconds"] > 0) == ("ann", True, True)
+    for asked, words in (("", "of the last hour"), ("?hours=24", "of the last 24 hours")):
+        assert f"Device time {words}" in ann.get(f"/usage{asked}").text
+        assert "Device-seconds" in ann.get(f"/usage{asked}").text
+    assert ann.get("/usage?hours=721").status_code == 422
+    assert mine["seconds"] <= admin.get("/v1/device-time?since=86400").json()[0]["seconds"]
+    assert "1,234" in admin.get("/usage").text
+    for hidden in ("1,234", "gil"):
+        assert hidden not in ann.get("/usage").text
+    with visitor(stage, "ben") as ben:
+        assert "ann" not in Page(ben.get("/usage").text).text
+
+
 def test_schedules_are_shown_paused_and_run(stage: Stage, ann: httpx.Client) -> None:
     body = {"name": "anns-own", "cron": "0 2 * * *", "render": {"prompt": "a <b>star</b>", "model": "tiny"}}
     assert stage.client().post("/v1/schedules", json=body).status_code == 201
@@ -206,6 +256,9 @@ def test_schedules_are_shown_paused_and_run(stage: Stage, ann: httpx.Client) -> 
     assert "a &lt;b&gt;star&lt;/b&gt;" in ann.get("/schedules/anns-own").text
     ann.post("/schedules/anns-own/stop", data=data)
     assert "paused" in ann.get("/schedules").text
+    # Why it does not run, and what to press.
+    assert "it is paused" in ann.get("/schedules").text
+    assert 'aria-label="Resume anns-own"' in ann.get("/schedules").text
     ann.post("/schedules/anns-own/resume", data=data)
     assert "paused" not in ann.get("/schedules").text
     answer = ann.post("/schedules/anns-own/run", data=data)
