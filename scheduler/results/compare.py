@@ -7,13 +7,19 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
+from scheduler.results.conversion import hash_pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`identical`: the same bytes; otherwise the largest channel difference (0…255), None if the sizes differ."""
+    """`identical`: the same bytes; otherwise the largest channel difference (0…255), None if the sizes differ.
+
+    Of pixels that are known by their hash alone, `identical` is whether they are the same, and nothing more is known.
+    """
 
     identical: bool
     largest_difference: int | None
+    of_hashes: bool = False
 
     def words(self) -> str:
         if self.identical:
@@ -22,6 +28,8 @@ class Verdict:
             return "the same picture, in another file, as"
         if self.largest_difference == 1:
             return "the same within 1/255 as"
+        if self.of_hashes:
+            return "different from"
         if self.largest_difference is None:
             return "of another size than"
         return f"different (by up to {self.largest_difference}/255) from"
@@ -48,3 +56,10 @@ def compare(before: bytes, after: bytes) -> Verdict:
             return Verdict(identical=False, largest_difference=None)
         difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).tobytes()
     return Verdict(identical=False, largest_difference=max(difference))
+
+
+def compare_with_hash(pixels: str, after: bytes) -> Verdict:
+    """Compare pixels that are known by their hash (`conversion.hash_pixels`) with a PNG file's."""
+    with Image.open(io.BytesIO(after)) as other:
+        same = hash_pixels(other) == pixels
+    return Verdict(identical=same, largest_difference=0 if same else None, of_hashes=True)

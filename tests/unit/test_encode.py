@@ -4,10 +4,10 @@ import io
 import json
 
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from sd_parsers import ParserManager
 
-from scheduler.api.compat.pictures import converted
+from scheduler.results.conversion import converted
 from scheduler.results.signed_urls import Format
 from storage.spec.infotext import infotext
 from storage.spec.picture import Spec
@@ -108,15 +108,6 @@ def test_galleries_find_the_settings_in_every_format(form: Format, spec: Spec) -
         assert text.splitlines()[0] == "a star <lora:ink:0.8> <lora:oil.v2:1>"
         assert found.metadata["Clip skip"] == "2"
         assert found.metadata["Eta"] == "0.5"
-
-
-def test_the_longest_prompt_leaves_its_settings_in_a_jpeg() -> None:
-    spec = SPEC.model_copy(update={"prompt": "🌕" * 10_000, "negative_prompt": "🌒" * 10_000})
-    with Image.open(io.BytesIO(to_png(draw(spec), spec, RECIPE))) as picture:
-        data = converted(picture, "jpeg", 90)
-    with Image.open(io.BytesIO(data)) as picture:
-        words = picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
-    assert words.removeprefix(b"UNICODE\0").decode("utf-16-be").startswith("Steps: 20, Sampler: DPM++ 2M, ")
 
 
 def test_simulated_pictures_are_a_function_of_the_specification_alone() -> None:

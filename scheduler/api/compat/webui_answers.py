@@ -23,8 +23,9 @@ def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[Job
         first: the specification of the first that was asked for, whether it was made or not.
     """
     seeds = [job.spec.seed for job in jobs]
-    recipes = {name: batch.recipe for name, batch in context.views.batches(str(job.batch_id) for job in jobs).items()}
-    sampler, schedule = sampler_and_schedule(first.sampler, next(iter(recipes.values()), {}))
+    batches = context.views.batches(str(job.batch_id) for job in jobs)
+    recipes = [batches[job.batch_id].recipe_with(job.own_recipe) if job.batch_id in batches else {} for job in jobs]
+    sampler, schedule = sampler_and_schedule(first.sampler, next(iter(recipes), {}))
     return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * len(jobs),
@@ -44,7 +45,7 @@ def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[Job
         "batch_size": body.batch_size,
         "sd_model_name": first.model,
         "index_of_first_image": 0,
-        "infotexts": [infotext(job.spec, recipes.get(str(job.batch_id), {})) for job in jobs],
+        "infotexts": [infotext(job.spec, recipe) for job, recipe in zip(jobs, recipes, strict=True)],
         "styles": [],
         "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
         "clip_skip": (first.clip_skip or 0) + 1,
