@@ -38,13 +38,26 @@ class Verdict:
         return {"identical": self.identical, "largest_difference": self.largest_difference}
 
 
+#: Said for galleries: `weights` are hashes of the tensors themselves, and older recipes do not have these.
+_FOR_GALLERIES = frozenset({"sha256", "vae_sha256", "controlnets", "past_header"})
+
+
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return how two recipes differ, such as `torch 2.12.0 → 2.13.0`."""
+    before, after = _compared(before), _compared(after)
     return [
         f"{name} {before.get(name)} → {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
+
+
+def _compared(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _compared(value) if isinstance(value, Mapping) else value
+        for name, value in recipe.items()
+        if name not in _FOR_GALLERIES
+    }
 
 
 def compare(before: bytes, after: bytes) -> Verdict:
