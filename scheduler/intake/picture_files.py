@@ -35,7 +35,7 @@ class MadeBy:
     #: Of the farm's own: the whole specification, and what it was made with.
     spec: Spec | None = None
     made_with: Mapping[str, Any] = field(default_factory=dict)
-    #: Of the farm's JPEG and WebP: which pixels it made, before they were converted (`results.conversion.hash_pixels`).
+    #: Of the farm's JPEG and WebP: which pixels it made, before they were converted (`storage.objects.pixels`).
     pixels: str | None = None
     #: What the file says beside, and is not taken over.
     left: Leftovers = field(default_factory=Leftovers)
@@ -80,7 +80,11 @@ def _ours(texts: Mapping[str, str]) -> MadeBy:
     if spec.prompt_embeds is not None:
         known.pop("prompt", None)
     return MadeBy(
-        program="the farm", request=Request.parse(known), spec=spec, made_with=made_with, pixels=said.get("pixels")
+        program="the farm",
+        request=Request.parse(known),
+        spec=spec,
+        made_with=made_with,
+        pixels=said.get("pixels_sha256"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from scheduler.results.conversion import hash_pixels
+from storage.objects.pixels import pixels_sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,6 @@ def compare(before: bytes, after: bytes) -> Verdict:
 
 
 def compare_with_hash(pixels: str, after: bytes) -> Verdict:
-    """Compare pixels that are known by their hash (`conversion.hash_pixels`) with a PNG file's."""
-    with Image.open(io.BytesIO(after)) as other:
-        same = hash_pixels(other) == pixels
+    """Compare pixels that are known by their hash (`storage.objects.pixels`) with a PNG file's."""
+    same = pixels_sha256_of(after) == pixels
     return Verdict(identical=same, largest_difference=0 if same else None, of_hashes=True)

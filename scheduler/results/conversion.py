@@ -4,7 +4,6 @@ What galleries read stands where the web UI writes it, in EXIF's `UserComment`; 
 (`storage.spec.carried_recipe`).
 """
 
-import hashlib
 import io
 import json
 import struct
@@ -12,6 +11,7 @@ from typing import Literal
 
 from PIL import ExifTags, Image
 
+from storage.objects.pixels import pixels_sha256
 from storage.spec.carried_recipe import packet
 from storage.spec.infotext import without_prompts
 
@@ -58,12 +58,8 @@ def _exif(comment: str) -> bytes:
     return b"Exif\0\0MM\0*" + struct.pack(">I", 8) + first + second + value
 
 
-def hash_pixels(picture: Image.Image) -> str:
-    """Return the SHA-256 of a picture's size and RGB values, whatever its file's format."""
-    rgb = picture.convert("RGB")
-    return hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + rgb.tobytes()).hexdigest()
-
-
 def _with_pixels(recipe: str, pixels: Image.Image) -> str:
     """Return a recipe that tells, too, which pixels it made: a converted picture's are others."""
-    return json.dumps({**json.loads(recipe), "pixels": hash_pixels(pixels)}, sort_keys=True, ensure_ascii=False)
+    return json.dumps(
+        {**json.loads(recipe), "pixels_sha256": pixels_sha256(pixels)}, sort_keys=True, ensure_ascii=False
+    )

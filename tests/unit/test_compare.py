@@ -5,7 +5,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from scheduler.results.compare import Verdict, changed, compare, compare_with_hash
-from scheduler.results.conversion import hash_pixels
+from storage.objects.pixels import pixels_sha256
 
 
 def png(*, grey: int = 100, size: tuple[int, int] = (8, 8), note: str = "", one_pixel: int | None = None) -> bytes:
@@ -51,7 +51,7 @@ def test_what_a_picture_was_made_with_is_compared_name_by_name() -> None:
 
 def test_pixels_that_are_known_by_their_hash_are_the_same_or_not() -> None:
     with Image.open(io.BytesIO(png(note="a"))) as picture:
-        known = hash_pixels(picture)
+        known = pixels_sha256(picture)
     same, other = compare_with_hash(known, png(note="b")), compare_with_hash(known, png(one_pixel=101))
     assert (same.identical, same.words()) == (True, "identical to")
     assert (other.identical, other.words()) == (False, "different from")

@@ -9,7 +9,8 @@ import piexif.helper
 import pytest
 from PIL import Image
 
-from scheduler.results.conversion import converted, hash_pixels
+from scheduler.results.conversion import converted
+from storage.objects.pixels import pixels_sha256
 from storage.spec.carried_recipe import NAMESPACE, packet, recipe_in
 from storage.spec.infotext import infotext
 from storage.spec.picture import Spec
@@ -46,7 +47,7 @@ def carried(spec: Spec, form: Lossy, made_with: dict[str, Any] = RECIPE) -> tupl
 def test_a_converted_picture_carries_its_recipe_and_what_galleries_read(form: Lossy) -> None:
     text, recipe = carried(SPEC, form)
     assert text == infotext(SPEC, RECIPE)
-    assert recipe == {"spec": SPEC.fields(), "made_with": RECIPE, "pixels": hash_pixels(draw(SPEC))}
+    assert recipe == {"spec": SPEC.fields(), "made_with": RECIPE, "pixels_sha256": pixels_sha256(draw(SPEC))}
 
 
 @pytest.mark.parametrize("letter", ["a", "星", "<"])

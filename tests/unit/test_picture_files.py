@@ -13,8 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 from scheduler.cli.main import cli
 from scheduler.cli.order_options import OrderOptions
 from scheduler.intake.picture_files import MadeBy, read_picture
-from scheduler.results.conversion import converted, hash_pixels
+from scheduler.results.conversion import converted
 from storage.errors import BadSpecification, InvalidInput
+from storage.objects.pixels import pixels_sha256
 from storage.settings import read_settings
 from storage.spec.carried_recipe import NAMESPACE
 from storage.spec.picture import Spec
@@ -78,7 +79,7 @@ def test_so_does_its_jpeg_and_webp(tmp_path: Path, form: Literal["jpeg", "webp"]
     path = tmp_path / f"a.{form}"
     with Image.open(io.BytesIO(to_png(draw(SPEC), SPEC, RECIPE))) as picture:
         path.write_bytes(converted(picture, form, 90))
-        pixels = hash_pixels(picture)
+        pixels = pixels_sha256(picture)
     made = read_picture(path)
     assert (made.program, made.spec, made.made_with, made.pixels) == ("the farm", SPEC, RECIPE, pixels)
     # Where only what galleries read is left of it, that says all the same.
