@@ -1,15 +1,15 @@
 """`--from PICTURE`: the settings that a picture's file names, as defaults of an order."""
 
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scheduler.cli.registered_names import lora_alias, model_alias
 from storage.errors import BadSpecification
 from storage.settings import Settings
-from storage.spec.model_files import public_source
-from storage.spec.models import DiffusersModel
 from storage.spec.picture_size import FIELDS
 from storage.spec.registry import Registry, read_registry
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 #: What is no field of an order's defaults.
 _OF_ONE = ("prompt", "seed")
 _SHOWN = 20
+#: Options that are not called as their fields are.
+_OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "negative_prompt": "--negative",
+    "prompt_weighting": "--weighting",
+    "loras": "--lora",
+    "prompt": "a prompt",
+    **dict.fromkeys((*FIELDS, "size"), "--size"),
+}
+_NAME_AND_HASH = re.compile(r"([^,:]+?)\s*:\s*([0-9a-f]+)(?:,\s*|$)")
 #: Of a value that is told.
 _WIDTH = 80
 _SIZES = frozenset({*FIELDS, "size", "aspect"})
@@ -62,32 +73,47 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
     made = read_picture(path)
     # As Python holds them: lists stay what requests take.
     fields = made.request.model_dump(exclude_none=True, exclude={"labels", "custom_id"})
-    registry = read_registry(settings)
-    remarks = []
-    model = fields.get("model")
-    if model is not None and model not in registry.models and made.spec is None:
-        del fields["model"]
-        if (alias := _alias_of(model, registry)) is not None:
-            fields["model"] = alias
-        else:
-            remarks.append(f"model: {model!r} of the picture is not registered here; --model says which to take")
+    remarks: list[str] = []
+    if made.spec is None:
+        registry = read_registry(settings)
+        remarks += [*_take_model(fields, registry), *_take_loras(fields, made.left.unread, registry)]
     return LikePicture(
         prompts=(fields["prompt"],) if "prompt" in fields else (),
         seed=fields.get("seed"),
         fields={name: value for name, value in fields.items() if name not in _OF_ONE},
         remarks=(*remarks, *_remarks(path, made)),
-        unfit={name: f"{path}: {name}: {why}; give it beside --from" for name, why in made.left.unfit.items()},
+        unfit={name: f"{path}: {name}: {why}; {_instead(name)}" for name, why in made.left.unfit.items()},
     )
 
 
-def _alias_of(model: str, registry: Registry) -> str | None:
-    """Return the alias of a model that a picture calls by it in another case, or by its file's name."""
-    name = model.casefold().removesuffix(".safetensors")
-    for alias, one in registry.models.items():
-        file = public_source(one).casefold().removesuffix(".safetensors") if isinstance(one, DiffusersModel) else None
-        if name in (alias.casefold(), file):
-            return alias
-    return None
+def _instead(name: str) -> str:
+    return f"give {_OPTIONS.get(name) or '--' + name.replace('_', '-')} beside --from"
+
+
+def _take_model(fields: dict[str, Any], registry: Registry) -> Iterator[str]:
+    """Call a picture's model as this registry does; leave out, and tell, one that it does not have."""
+    model = fields.get("model")
+    if model is None or model in registry.models:
+        return
+    if (alias := model_alias(model, registry)) is not None:
+        fields["model"] = alias
+    else:
+        del fields["model"]
+        yield f"model: {model!r} of the picture is not registered here; --model says which to take"
+
+
+def _take_loras(fields: dict[str, Any], unread: Mapping[str, Any], registry: Registry) -> Iterator[str]:
+    """Call a picture's LoRAs as this registry does; leave out, and tell, those that it does not have."""
+    hashes = dict(_NAME_AND_HASH.findall(str(unread.get("Lora hashes", "")).lower()))
+    taken: dict[str, float] = {}
+    for name, scale in fields.pop("loras", {}).items():
+        alias = name if name in registry.loras else lora_alias(name, hashes.get(name.lower()), registry)
+        if alias is None:
+            yield f"loras: {name!r} of the picture is left out: it is not registered here (`farm models add`)"
+        else:
+            taken[alias] = scale
+    if taken:
+        fields["loras"] = taken
 
 
 def _remarks(path: Path, made: "MadeBy") -> Iterator[str]:
@@ -101,7 +127,8 @@ def _remarks(path: Path, made: "MadeBy") -> Iterator[str]:
 
 def _listed(said: Mapping[str, Any], *, values: bool) -> str:
     told = [
-        f"{name} ({textwrap.shorten(' '.join(str(value).split()), _WIDTH, placeholder=' …')})" if values else name
+        f"{name}: {textwrap.shorten(' '.join(str(value).split()), _WIDTH, placeholder=' …')}" if values else name
         for name, value in said.items()
     ]
-    return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return ("; " if values else ", ").join(told[:_SHOWN]) + more

@@ -20,6 +20,7 @@ from storage.settings import read_settings
 from storage.spec.carried_recipe import NAMESPACE
 from storage.spec.picture import Spec
 from storage.spec.sampler_names import SAMPLERS
+from tests.safetensors_files import LORA, written
 from tests.unit.test_json_of_other_tools import METADATA, OF_THE_GRAPH, graph
 from worker.rendering.simulated import draw
 from worker.serving.encode import to_png
@@ -228,6 +229,7 @@ def order_like(
 def test_an_order_takes_the_settings_of_a_picture_but_for_those_given_beside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "models.toml").write_text('[models.tiny]\nkind = "simulated"\n[loras.ink]\nsource = "someone/ink"\n')
     path = png(tmp_path / "a.png", parameters=INFOTEXT)
     expected = {
         "prompt": "a (red:1.2) cat",
@@ -265,23 +267,44 @@ def test_what_a_picture_has_and_the_farm_has_not_is_told_and_what_it_cannot_take
     path = png(tmp_path / "a.png", parameters=text.replace("Version", "Hires upscale: 2, Version"))
     refusals: list[tuple[dict[str, Any], str]] = [
         ({}, "size|width"),
-        ({"size": "832x96"}, "sampler: is not a sampler of the farm; Euler a comes close.*give it beside --from"),
-        ({"sampler": "Euler"}, "width: must be a multiple of 8, such as 832 or 840.*give it beside --from"),
+        (
+            {"size": "832x96"},
+            "sampler: is not a sampler of the farm; Euler a comes close.*give --sampler beside --from",
+        ),
+        ({"sampler": "Euler"}, "width: must be a multiple of 8, such as 832 or 840.*give --size beside --from"),
     ]
     for given, says in refusals:
         with pytest.raises(BadSpecification, match=f"{path}: {says}"):
             order_like(tmp_path, path, **given)
     [found] = order_like(tmp_path, path, size="832x96", sampler="Euler")
     assert (found["width"], found["sampler"]) == (832, "euler")
-    assert f"{path}: not done here: Hires upscale (2)" in capsys.readouterr().err
+    assert f"{path}: not done here: Hires upscale: 2" in capsys.readouterr().err
 
 
 def test_a_picture_without_a_prompt_asks_for_one(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", parameters="Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 64x64")
-    with pytest.raises(BadSpecification, match="prompt: it was drawn without one; give it beside --from"):
+    with pytest.raises(BadSpecification, match="prompt: it was drawn without one; give a prompt beside --from"):
         order_like(tmp_path, path)
     [found] = order_like(tmp_path, path, "a star")
     assert (found["prompt"], found["sampler"]) == ("a star", "euler")
+
+
+def test_loras_are_known_by_name_file_and_hash_and_others_left_out_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trainer writes the hash that galleries know a LoRA by into its header."""
+    written(tmp_path / "third.safetensors", LORA, metadata={"sshs_model_hash": f"0A1B2C3D4E5F{'0' * 52}"})
+    entries = {"ink": "someone/ink", "oil": "Old_Oil.safetensors", "third": "third.safetensors"}
+    tables = [f'[loras.{alias}]\nsource = "{source}"' for alias, source in entries.items()]
+    (tmp_path / "models.toml").write_text("\n".join(['[models.tiny]\nkind = "simulated"', *tables]))
+    tags = "<lora:INK:0.5> <lora:old_oil:0.25> <lora:renamed:2> <lora:gone:1>"
+    hashes = 'Lora hashes: "INK: 111111111111, renamed: 0a1b2c3d4e5f, gone: 0a1b"'
+    path = png(tmp_path / "a.png", parameters=f"a {tags}\nSteps: 20, Sampler: Euler, Seed: 5, {hashes}")
+    [found] = order_like(tmp_path, path)
+    assert found["loras"] == {"ink": 0.5, "oil": 0.25, "third": 2.0}
+    said = capsys.readouterr().err
+    assert "'gone' of the picture is left out: it is not registered here (`farm models add`)" in said
+    assert said.count("is left out") == 1
 
 
 @pytest.mark.parametrize("name", ["Shapes", "SHAPES.safetensors"])

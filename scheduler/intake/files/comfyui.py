@@ -200,7 +200,7 @@ class _PictureReader(_Reader):
         self._size(said.latent, cells)
         for name, node in self._graph.items():
             if name not in self._seen and node["class_type"] not in PASSED:
-                self._left.not_done[f"node {name} ({node['class_type']})"] = "not read"
+                self._left.not_done[f"node {name} ({node['class_type']})"] = "left out"
         return Row(where, cells)
 
     def _first_sampler(self) -> str:
