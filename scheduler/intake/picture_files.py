@@ -72,7 +72,7 @@ def _ours(texts: Mapping[str, str]) -> MadeBy:
     try:
         said = read_json(texts[OURS])
         spec = read_spec(json.dumps(said["spec"]))
-        made_with = said["made_with"]
+        made_with, pixels = dict(said["made_with"]), said.get("pixels_sha256")
     except (ValueError, TypeError, KeyError):
         raise BadSpecification("its recipe is damaged") from None
     fields = {name: value for name, value in spec.fields().items() if name != "version"}
@@ -84,7 +84,7 @@ def _ours(texts: Mapping[str, str]) -> MadeBy:
         request=Request.parse(known),
         spec=spec,
         made_with=made_with,
-        pixels=said.get("pixels_sha256"),
+        pixels=pixels if isinstance(pixels, str) else None,
     )
 
 

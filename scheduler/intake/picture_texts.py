@@ -82,7 +82,9 @@ def _exif(picture: Image.Image) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         exif = picture.getexif()
-        comment: Any = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        within = exif.get_ifd(ExifTags.IFD.Exif)
+        # Fooocus writes it into the first directory, where EXIF has none.
+        comment: Any = within.get(ExifTags.Base.UserComment) or exif.get(ExifTags.Base.UserComment)
         others = [exif.get(tag) for tag in (ExifTags.Base.Model, ExifTags.Base.Make, ExifTags.Base.ImageDescription)]
     except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error):
         # Damaged EXIF lets Pillow raise nearly anything; it is as good as none.

@@ -110,6 +110,13 @@ def test_so_does_the_language_that_a_prompt_is_in() -> None:
     assert read_back(letters)[0] == said(letters)
 
 
+def test_a_models_own_sampler_that_has_no_name_here_stays_its_own() -> None:
+    spec = USUAL.model_copy(update={"sampler": None, "eta": 0.5})
+    found, left = read_back(spec, {"farm": "0.1.0", "scheduler": "DEISMultistepScheduler"})
+    assert found == said(USUAL.model_copy(update={"sampler": None}))
+    assert (left.unfit, left.not_done) == ({}, {"Eta": "0.5"})
+
+
 def test_what_the_text_does_not_carry_is_told_by_name() -> None:
     image = f"sha256:{'0' * 64}"
     spec = USUAL.model_copy(update={"control_images": (image,), "controlnet_conditioning_scale": (0.5,)})

@@ -161,6 +161,7 @@ def test_a_picture_of_invokeais_is_read(tmp_path: Path) -> None:
         ),
         ({"invokeai_metadata": "[]"}, "names no prompt"),
         ({"diffusion-farm": "{"}, "its recipe is damaged"),
+        ({"diffusion-farm": json.dumps({"spec": SPEC.fields(), "made_with": 7})}, "its recipe is damaged"),
         ({"diffusion-farm": '{"spec": {"version": 99}, "made_with": {}}'}, "this farm reads version 1"),
         ({"parameters": "a cat"}, "has no line of settings"),
         ({"parameters": '{"a": 1}'}, "is JSON of a program that is not known here"),

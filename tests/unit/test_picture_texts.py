@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from scheduler.intake.picture_files import read_picture
@@ -94,6 +94,16 @@ def test_comfyui_writes_into_either_of_several_tags(tmp_path: Path) -> None:
     for name, tags in (("a.webp", {"Make": "Prompt: {}"}), ("b.jpg", {"ImageDescription": "Workflow:{}"})):
         [found] = texts_in(with_exif(tmp_path / name, **tags)).values()
         assert found == "{}"
+
+
+def test_fooocus_writes_into_the_directory_where_there_is_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.UserComment], exif[ExifTags.Base.Software] = (
+        TEXT.replace("☆ 星", "").replace("ñ", "n"),
+        "Fooocus",
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").request.seed == 5
 
 
 # -- within the pixels -------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ OF_SETTINGS = {
             {"prompt": "a (b:1.2)", "prompt_weighting": "webui", "loras": {"ink": 0.5}},
         ),
         (f"a\n{SETTINGS}, Clip skip: 2", {"prompt": "a", "clip_skip": 1}),
+        (f"a\n{SETTINGS.replace('Euler a', 'DDIM')}, Eta: 0.5", {"prompt": "a", "sampler": "ddim", "eta": 0.5}),
         # Forge: the guidance that FLUX.1-dev is told.
         (
             f"a\n{SETTINGS.replace('CFG scale: 7', 'CFG scale: 1')}, Distilled CFG Scale: 3.5",
@@ -93,13 +94,15 @@ def test_values_have_commas_quotes_and_lines_as_they_were_written(
 
 def test_what_shaped_a_picture_and_is_not_done_here_is_told_by_name(tmp_path: Path) -> None:
     unit = "Module: canny, Model: control_canny [0a1b2c3d], Weight: 1"
-    text = f'a\n{SETTINGS}, Hires upscale: 2, ControlNet 0: "{unit}", Denoising strength: 0.4, ADetailer model: face'
-    made = read(tmp_path, parameters=text)
+    beside = f'Hires upscale: 2, ControlNet 0: "{unit}", Denoising strength: 0.4, ADetailer model: face'
+    made = read(tmp_path, parameters=f"a\n{SETTINGS}, Eta: 0.67, {beside}")
     assert made.left.not_done == {
         "Hires upscale": "2",
         "ControlNet 0": unit,
         "Denoising strength": "0.4",
         "ADetailer model": "face",
+        # Of an ancestral sampler.
+        "Eta": "0.67",
     }
     assert made.fields == {"prompt": "a", **OF_SETTINGS}
 

@@ -12,7 +12,7 @@ from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
 from storage.spec.foreign_samplers import of_webui
 from storage.spec.infotext import MODELS_OWN
-from storage.spec.sampler_names import SAMPLERS, spelled
+from storage.spec.sampler_names import SAMPLERS, SOLVERS, spelled, split
 
 _NAME = re.compile(r"\s*([\w][\w \-/.]*):\s*")
 _BARE = re.compile(r"[^,]*")
@@ -109,6 +109,9 @@ def cells_of(found: Mapping[str, str], leftovers: Leftovers | None = None) -> di
     with kept(leftovers, "sampler"):
         if sampler := _sampler(found.get("Sampler"), found.get("Schedule type"), ours=ours):
             cells["sampler"] = sampler
+    if leftovers is not None and "eta" in cells and cells.get("sampler", "").lower() != "ddim":
+        # The web UI gives it to ancestral samplers, too.
+        leftovers.not_done["Eta"] = cells.pop("eta")
     if cells.get("seed") == "-1":
         del cells["seed"]
     if _DISTILLED in cells and cells.get("guidance_scale", "1") in ("1", "1.0"):
@@ -139,7 +142,8 @@ def _sampler(name: str | None, schedule: str | None, *, ours: bool) -> str | Non
     Args:
         ours: whether the farm wrote them, by its own names.
     """
-    if name is None or name == MODELS_OWN:
+    if name is None or name == MODELS_OWN or (ours and split(spelled(name))[0] not in SOLVERS):
+        # Of the farm's pictures, a name that it does not have is the model's own sampler.
         return None
     if schedule is None:
         # As before the web UI 1.9, and ours of a model's own spacing: what the name says is all.
