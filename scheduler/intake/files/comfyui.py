@@ -43,7 +43,7 @@ def is_graph(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and bool(value)
-        and all(isinstance(node, Mapping) and "class_type" in node for node in value.values())
+        and all(isinstance(node, Mapping) and isinstance(node.get("class_type"), str) for node in value.values())
     )
 
 
@@ -60,7 +60,11 @@ def row_of(where: str, graph: Mapping[str, Any], leftovers: Leftovers | None = N
         if len(samplers) != 1:
             raise BadSpecification(f"ComfyUI's graph has {len(samplers)} nodes of KSampler; one is read")
         return _Reader(graph).row(where, samplers[0])
-    return _PictureReader(graph, leftovers).picture(where)
+    plain = {
+        str(name): {**node, "inputs": node["inputs"] if isinstance(node.get("inputs"), Mapping) else {}}
+        for name, node in graph.items()
+    }
+    return _PictureReader(plain, leftovers).picture(where)
 
 
 class _Reader:

@@ -43,7 +43,7 @@ def sampling_of(graph: Mapping[str, Any], name: str, value: Value) -> Sampling:
 
 
 def _of_one_node(graph: Mapping[str, Any], name: str, value: Value, seed: str = "seed") -> Sampling:
-    inputs = graph[name].get("inputs", {})
+    inputs = graph[name]["inputs"]
     steps = inputs.get("steps")
     # Values with which the advanced one does what the simple one does.
     as_usual = {
@@ -77,21 +77,21 @@ def _advanced(graph: Mapping[str, Any], name: str, value: Value) -> Sampling:
 
 def _of_parts(graph: Mapping[str, Any], name: str, value: Value) -> Sampling:
     """Read a sampler whose noise, guider, sampler and σs are nodes of their own, as mostly for FLUX.1."""
-    inputs = graph[name].get("inputs", {})
+    inputs = graph[name]["inputs"]
     parts = {
         given: str(link[0])
         for given in ("noise", "guider", "sampler", "sigmas")
         if isinstance(link := inputs.get(given), list) and link and str(link[0]) in graph
     }
     guider, sigmas = parts.get("guider", name), parts.get("sigmas", name)
-    within = graph[guider].get("inputs", {})
+    within = graph[guider]["inputs"]
     cells = {
         "num_inference_steps": lambda: value(sigmas, "steps"),
         "seed": lambda: value(parts.get("noise", name), "noise_seed"),
     }
     if "cfg" in within:
         cells["guidance_scale"] = lambda: value(guider, "cfg")
-    denoise = graph[sigmas].get("inputs", {}).get("denoise", 1)
+    denoise = graph[sigmas]["inputs"].get("denoise", 1)
     alone = "conditioning" in within
     return Sampling(
         cells=cells,

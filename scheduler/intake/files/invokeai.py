@@ -90,6 +90,8 @@ def _name(model: Any) -> str | None:
 
 def _loras(given: Any) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
+    if not isinstance(given, list):
+        raise BadSpecification(f"loras: must be a list (given: {shown(given)})")
     for one in given:
         alias = _name(one.get("model") or one.get("lora")) if isinstance(one, Mapping) else None
         if alias is None or alias.lower() in found:

@@ -13,6 +13,7 @@ from typing import Any
 from scheduler.intake.files.columns import Row
 from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
+from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_comfyui, sampler_of
 
 _TWO_NUMBERS = re.compile(r"\D*(\d+)\D+(\d+)\D*")
@@ -59,7 +60,11 @@ def of_old_invokeai(said: Mapping[str, Any], left: Leftovers) -> Row:
     taken = {name: image[name] for name in ("width", "height", "seed", "steps", "cfg_scale") if name in image}
     cells = {**taken, "model": said.get("model_weights")}
     prompts = image.get("prompt")
-    text = ", ".join(str(one.get("prompt", "")) for one in prompts) if isinstance(prompts, list) else str(prompts or "")
+    listed = prompts if isinstance(prompts, list) else [prompts]
+    parts = [one if isinstance(one, Mapping) else {"prompt": one or ""} for one in listed]
+    text = ", ".join(str(one.get("prompt", "")) for one in parts)
+    if any(one.get("weight", 1) != 1 for one in parts):
+        left.not_done["weights of prompts"] = [one.get("weight") for one in parts]
     cells["prompt"] = " ".join(_IN_BRACKETS.sub(" ", text).split())
     cells["negative_prompt"] = ", ".join(one.strip() for one in _IN_BRACKETS.findall(text) if one.strip())
     with kept(left, "sampler"):
@@ -127,7 +132,9 @@ def _of_fooocus(said: Mapping[str, Any], left: Leftovers) -> Row:
     }
     with kept(left, "loras"):
         loras = said.get("loras") or []
-        cells["loras"] = _loras(one[:2] for one in loras if isinstance(one, list) and len(one) > 1)
+        if not isinstance(loras, list) or not all(isinstance(one, list) and len(one) > 1 for one in loras):
+            raise BadSpecification(f"must be names and weights (given: {shown(loras)})")
+        cells["loras"] = _loras(one[:2] for one in loras)
     with kept(left, "sampler"):
         if said.get("sampler"):
             cells["sampler"] = of_comfyui(str(said["sampler"]), str(said.get("scheduler", "normal")))
