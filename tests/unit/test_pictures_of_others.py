@@ -80,6 +80,7 @@ def test_texts_of_the_web_uis_kin_are_read(tmp_path: Path, text: str, fields: di
         ('Hashes: {"model": "0a1b", "lora:ink": "2c3d"}', "Hashes", '{"model": "0a1b", "lora:ink": "2c3d"}'),
         ('Resources: [{"a": 1}, {"b": "x, y"}]', "Resources", '[{"a": 1}, {"b": "x, y"}]'),
         ("Note: a: b", "Note", "a: b"),
+        ("Created Date: 2024-01-31T10:20:30.5Z", "Created Date", "2024-01-31T10:20:30.5Z"),
         ('Note: "unfinished', "Note", '"unfinished'),
         ("seed_resize: 7", "seed_resize", "7"),
         ("labels: x", "labels (setting)", "x"),
@@ -135,6 +136,12 @@ def test_a_prompt_that_cannot_be_drawn_is_asked_for(tmp_path: Path, prompt: str)
     made = read(tmp_path, parameters=f"{prompt}\n{SETTINGS}")
     assert made.left.unfit.keys() == {"prompt"}
     assert made.fields == {name: value for name, value in OF_SETTINGS.items() if name != "negative_prompt"}
+
+
+def test_what_a_sampler_does_not_do_of_its_name_is_told(tmp_path: Path) -> None:
+    made = read(tmp_path, parameters=f"a\n{SETTINGS.replace('Euler a', 'LCM')}, Schedule type: Karras")
+    assert (made.request.sampler, made.left.unfit) == ("lcm", {})
+    assert made.left.not_done == {"Schedule type": "ignored; LCM has timesteps of its own"}
 
 
 def test_lines_behind_the_settings_are_told(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _FIELDS = {
 _READ_BELOW = ("Sampler", "Schedule type", "Size", "Clip skip")
 #: The names of settings, whatever their case.
 _SPELLED = {name.casefold(): name for name in (*_FIELDS, *_READ_BELOW)}
+_API_NAMES = {"scheduler": "Schedule type", "sampler_name": "Sampler"}
 _SIZE = re.compile(r"(\d+)x(\d+)")
 #: Forge's name for the guidance that FLUX.1-dev is told; its CFG scale is then 1.
 _DISTILLED = "Distilled CFG Scale"
@@ -107,8 +108,13 @@ def cells_of(found: Mapping[str, str], leftovers: Leftovers | None = None) -> di
     with kept(leftovers, "clip_skip"):
         cells |= _clip_skip(found.get("Clip skip"))
     with kept(leftovers, "sampler"):
-        if sampler := _sampler(found.get("Sampler"), found.get("Schedule type"), ours=ours):
+        sampler, remarks = _sampler(found.get("Sampler"), found.get("Schedule type"), ours=ours)
+        if sampler is not None:
             cells["sampler"] = sampler
+        if leftovers is not None:
+            # Remarks begin with the name that the web UI's API has for a setting.
+            said = (remark.partition(": ") for remark in remarks)
+            leftovers.not_done |= {_API_NAMES.get(name, name): what for name, _, what in said}
     if leftovers is not None and "eta" in cells and cells.get("sampler", "").lower() != "ddim":
         # The web UI gives it to ancestral samplers, too.
         leftovers.not_done["Eta"] = cells.pop("eta")
@@ -136,21 +142,21 @@ def _clip_skip(said: str | None) -> dict[str, str]:
     return {"clip_skip": str(int(said) - 1)} if int(said) > 1 else {}
 
 
-def _sampler(name: str | None, schedule: str | None, *, ours: bool) -> str | None:
-    """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such.
+def _sampler(name: str | None, schedule: str | None, *, ours: bool) -> tuple[str | None, list[str]]:
+    """Return the sampler of a name and a schedule of noise levels, and remarks. Raises BadSpecification for none.
 
     Args:
         ours: whether the farm wrote them, by its own names.
     """
     if name is None or name == MODELS_OWN or (ours and split(spelled(name))[0] not in SOLVERS):
         # Of the farm's pictures, a name that it does not have is the model's own sampler.
-        return None
+        return None, []
     if schedule is None:
         # As before the web UI 1.9, and ours of a model's own spacing: what the name says is all.
-        return name
+        return name, []
     if ours and (both := spelled(f"{name} {schedule}")) in SAMPLERS:
-        return both
+        return both, []
     try:
-        return of_webui(name, schedule)[0]
+        return of_webui(name, schedule)
     except BadSpecification as error:
         raise BadSpecification(f"Schedule type: {str(error).removeprefix('scheduler: ')}") from None
