@@ -63,9 +63,9 @@ def infotext(spec: Spec, made_with: Mapping[str, Any]) -> str:
         "CFG scale": _number(spec.guidance_scale),
         "Seed": spec.seed,
         "Size": f"{spec.width}x{spec.height}",
-        "Model hash": _digits(made_with.get("sha256"), 10),
+        "Model hash": short_hash(made_with.get("sha256")),
         "Model": spec.model,
-        "VAE hash": _digits(made_with.get("vae_sha256"), 10),
+        "VAE hash": short_hash(made_with.get("vae_sha256")),
         "VAE": made_with.get("vae_source"),
         **_controlnets(spec, made_with),
         # The web UI counts the layer at which it stops, from the end.
@@ -82,6 +82,11 @@ def infotext(spec: Spec, made_with: Mapping[str, Any]) -> str:
         lines.append(f"Negative prompt: {spec.negative_prompt}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None))
     return "\n".join(lines)
+
+
+def short_hash(sha256: Any) -> str | None:
+    """Return what the web UI writes of a checkpoint's or VAE's hash; None where there is none."""
+    return str(sha256)[:10] if sha256 else None
 
 
 def without_prompts(text: str) -> str:
@@ -129,12 +134,7 @@ def _controls_by_name(spec: Spec) -> dict[str, str]:
 
 def _hashes(used: Any, kind: str) -> str | None:
     """Return `name: hash` of each LoRA, or embedding, that a recipe knows the hash of; the web UI writes 12 digits."""
-    known = {name: one[kind] for name, one in (used or {}).items() if one.get(kind)}
-    return ", ".join(f"{name}: {_digits(said, 12)}" for name, said in known.items()) or None
-
-
-def _digits(said: Any, count: int) -> str | None:
-    return str(said)[:count] if said else None
+    return ", ".join(f"{name}: {str(one[kind])[:12]}" for name, one in (used or {}).items() if one.get(kind)) or None
 
 
 def _number(value: float) -> str:

@@ -209,6 +209,7 @@ FLUX: dict[str, Any] = {
         ({"n11": LAYER, "n6__clip": ["11", 0], "n7__clip": ["11", 0]}, {"clip_skip": 1}),
         # Weights are the web UI's here, where square brackets would be weights, too.
         ({"n6__text": "a (red:1.3) [cat]"}, {"prompt": r"a (red:1.3) \[cat\]", "prompt_weighting": "webui"}),
+        ({"n6__text": "(red:1.3) AND blue"}, {"prompt": "(red:1.3) and blue", "prompt_weighting": "webui"}),
         ({"n6__text": r"a cat \(red\)"}, {"prompt": "a cat (red)"}),
         ({"n7": node("ConditioningZeroOut", conditioning=["6", 0])}, {"negative_prompt": ""}),
         ({"n6__text": ["20", 0], "n20": node("PrimitiveString", value="a star")}, {"prompt": "a star"}),

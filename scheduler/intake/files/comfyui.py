@@ -30,6 +30,7 @@ _WEIGHTED = re.compile(r"(?<!\\)\([^()]*\)")
 _EMBEDDING = re.compile(r"embedding:([\w.-]+)")
 _ESCAPED = re.compile(r"\\([()])")
 _BRACKETS = re.compile(r"(?<!\\)[\[\]]")
+_WORDS = re.compile(r"\b(AND|BREAK)\b")
 #: Inputs that name a model's file.
 _FILES = ("ckpt_name", "unet_name", "model_name")
 #: Inputs that are text, the one that most of a picture follows first.
@@ -290,7 +291,10 @@ class _PictureReader(_Reader):
         for found in _EMBEDDING.finditer(text):
             self._left.unread[found[0]] = "an embedding where one is registered under this name, otherwise words"
         bare = _EMBEDDING.sub(r"\1", text)
-        return _BRACKETS.sub(r"\\\g<0>", bare) if weighted else _ESCAPED.sub(r"\1", bare)
+        if not weighted:
+            return _ESCAPED.sub(r"\1", bare)
+        # CLIP reads words in lower case anyway; in the web UI these two mean more.
+        return _WORDS.sub(lambda word: word[0].lower(), _BRACKETS.sub(r"\\\g<0>", bare))
 
     def _model(self, way: tuple[str, str], cells: dict[str, Any]) -> None:
         loras: dict[str, Any] = {}
