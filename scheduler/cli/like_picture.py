@@ -1,17 +1,38 @@
 """`--from PICTURE`: the settings that a picture's file names, as defaults of an order."""
 
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from scheduler.cli.registered_names import lora_alias, model_alias
+from storage.errors import BadSpecification
 from storage.settings import Settings
 from storage.spec.picture_size import FIELDS
-from storage.spec.registry import read_registry
+from storage.spec.registry import Registry, read_registry
+
+if TYPE_CHECKING:
+    from scheduler.intake.picture_files import MadeBy
 
 #: What is no field of an order's defaults.
 _OF_ONE = ("prompt", "seed")
 _SHOWN = 20
+#: Options that are not called as their fields are.
+_OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "negative_prompt": "--negative",
+    "prompt_weighting": "--weighting",
+    "loras": "--lora",
+    "prompt": "a prompt",
+    **dict.fromkeys((*FIELDS, "size"), "--size"),
+}
+_NAME_AND_HASH = re.compile(r"([^,:]+?)\s*:\s*([0-9a-f]+)(?:,\s*|$)")
+#: Of a value that is told.
+_WIDTH = 80
+_SIZES = frozenset({*FIELDS, "size", "aspect"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +43,21 @@ class LikePicture:
     seed: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    #: Fields of it that the farm cannot take → what to say.
+    unfit: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, given: Collection[str]) -> None:
+        """Raise BadSpecification for a field that the farm cannot take, unless it is given beside."""
+        for name, why in self.unfit.items():
+            if name == "prompt" and "prompt_embeds" in given:
+                continue
+            if name not in given and not (name in _SIZES and _SIZES & set(given)):
+                raise BadSpecification(why)
 
     def beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return these fields with those that were given in their place; one size in place of the other."""
         mine = dict(self.fields)
-        if not {*FIELDS, "size", "aspect"}.isdisjoint(given):
+        if not _SIZES.isdisjoint(given):
             mine = {name: value for name, value in mine.items() if name not in FIELDS}
         if "prompt_embeds" in given:
             replaced = ("negative_prompt", "prompt_weighting", "clip_skip")
@@ -42,21 +73,62 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
     made = read_picture(path)
     # As Python holds them: lists stay what requests take.
     fields = made.request.model_dump(exclude_none=True, exclude={"labels", "custom_id"})
-    remarks = []
-    registry = read_registry(settings)
-    model = fields.get("model")
-    if model is not None and model not in registry.models and made.spec is None:
-        del fields["model"]
-        remarks.append(f"model: {model!r} of the picture is not registered here; --model says which to take")
-    if made.unread:
-        names = list(made.unread)
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        remarks.append(f"{path}: not read: {', '.join(names[:_SHOWN])}{more}")
+    remarks: list[str] = []
     if made.spec is None:
-        remarks.append(f"{path} is of {made.program}, whose pictures are drawn alike here, not the same")
+        registry = read_registry(settings)
+        remarks += [*_take_model(fields, registry), *_take_loras(fields, made.left.unread, registry)]
     return LikePicture(
         prompts=(fields["prompt"],) if "prompt" in fields else (),
         seed=fields.get("seed"),
         fields={name: value for name, value in fields.items() if name not in _OF_ONE},
-        remarks=tuple(remarks),
+        remarks=(*remarks, *_remarks(path, made)),
+        unfit={name: f"{path}: {name}: {why}; {_instead(name)}" for name, why in made.left.unfit.items()},
     )
+
+
+def _instead(name: str) -> str:
+    return f"give {_OPTIONS.get(name) or '--' + name.replace('_', '-')} beside --from"
+
+
+def _take_model(fields: dict[str, Any], registry: Registry) -> Iterator[str]:
+    """Call a picture's model as this registry does; leave out, and tell, one that it does not have."""
+    model = fields.get("model")
+    if model is None or model in registry.models:
+        return
+    if (alias := model_alias(model, registry)) is not None:
+        fields["model"] = alias
+    else:
+        del fields["model"]
+        yield f"model: {model!r} of the picture is not registered here; --model says which to take"
+
+
+def _take_loras(fields: dict[str, Any], unread: Mapping[str, Any], registry: Registry) -> Iterator[str]:
+    """Call a picture's LoRAs as this registry does; leave out, and tell, those that it does not have."""
+    hashes = dict(_NAME_AND_HASH.findall(str(unread.get("Lora hashes", "")).lower()))
+    taken: dict[str, float] = {}
+    for name, scale in fields.pop("loras", {}).items():
+        alias = name if name in registry.loras else lora_alias(name, hashes.get(name.lower()), registry)
+        if alias is None:
+            yield f"loras: {name!r} of the picture is left out: it is not registered here (`farm models add`)"
+        else:
+            taken[alias] = scale
+    if taken:
+        fields["loras"] = taken
+
+
+def _remarks(path: Path, made: "MadeBy") -> Iterator[str]:
+    if made.left.not_done:
+        yield f"{path}: not done here: {_listed(made.left.not_done, values=True)}"
+    if made.left.unread:
+        yield f"{path}: not read: {_listed(made.left.unread, values=False)}"
+    if made.spec is None and made.program != "the farm":
+        yield f"{path} is of {made.program}, whose pictures are drawn alike here, not the same"
+
+
+def _listed(said: Mapping[str, Any], *, values: bool) -> str:
+    told = [
+        f"{name}: {textwrap.shorten(' '.join(str(value).split()), _WIDTH, placeholder=' …')}" if values else name
+        for name, value in said.items()
+    ]
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return ("; " if values else ", ").join(told[:_SHOWN]) + more

@@ -73,7 +73,7 @@ _SOURCES = (
         type=click.Path(path_type=Path),
         metavar="PICTURE",
         help="Render with the settings that this picture's file names, but for those given beside: a picture of the "
-        "farm's, the web UI's, ComfyUI's or InvokeAI's.",
+        "farm's, the web UI's, ComfyUI's, InvokeAI's, SwarmUI's, Fooocus's or NovelAI's.",
     ),
     click.option("--zip", "in_step", multiple=True, metavar="FIELD=V,V", help="Vary fields in step; repeatable."),
     click.option(
@@ -215,6 +215,8 @@ class OrderOptions:
         named = bool(prompts or self.file or self.templates or self.at_firing)
         if self.at_firing is not None and (self.prompts or self.file or self.templates):
             raise click.UsageError("--prompts-at-firing says all prompts; drop the others, or put them into its file")
+        given = {*self.fields, *(["prompt"] if named else ()), *(["seed"] if self.seed is not None else ())}
+        like.check({*given, *in_step, *combined})
         said = {*self.fields, *like.fields, *in_step, *combined}
         if not named and {"prompt", "prompt_embeds"}.isdisjoint(said):
             raise click.UsageError(
@@ -222,7 +224,6 @@ class OrderOptions:
             )
         for prompt in self.prompts:
             _check_is_prompt(prompt)
-        given = {*self.fields, *(["prompt"] if named else ()), *(["seed"] if self.seed is not None else ())}
         try:
             grid.check(in_step, combined, given)
         except ValueError as error:

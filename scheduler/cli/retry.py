@@ -15,7 +15,7 @@ from scheduler.cli.waiting import reachable_broker, report, report_accepted, see
 from scheduler.intake.admission import Submitter, Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, intake_of, publish_tickets, quanta, submit_order
-from scheduler.results.compare import Verdict, changed, compare
+from scheduler.results.compare import Verdict, changed, compare, compare_with_hash
 from scheduler.results.download import prepare_folder
 from scheduler.services import Services, open_services
 from storage.errors import InvalidInput
@@ -66,8 +66,9 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
     """Reproduce a picture and compare it with the original.
 
     The model is called for it as it was then, with as many rows and, on a CPU, threads: the last bit of a picture can
-    depend on both. What was rendered batch by batch is rendered again with its whole batch. Of a PNG of the farm's, its
-    recipe says what to do, on whatever farm. Exits with 1 if the pictures differ.
+    depend on both. What was rendered batch by batch is rendered again with its whole batch. Of a picture's file, PNG or
+    the JPEG or WebP that the farm gave out, its recipe says what to do, on whatever farm. Exits with 1 if the pictures
+    differ.
     """
     if is_picture(job_id):
         verdict = _rerender_picture(Path(job_id), as_json=as_json)
@@ -102,19 +103,22 @@ def rerender(context: click.Context, job_id: str, as_json: bool) -> None:
 
 def _rerender_picture(path: Path, *, as_json: bool) -> Verdict:
     """Reproduce the picture of a file and say how it compares. Raises InvalidInput for one without a whole recipe."""
-    spec, made_with = recipe_in(path)
+    spec, made_with, pixels = recipe_in(path)
     services = open_services(read_settings()).open_all()
     services.registry[spec.model]
     before = path.read_bytes()
     twin = _reproduced(services, [spec], 0, made_with, str(path))
-    verdict = compare(before, services.objects.get(str(twin.object)))
+    after = services.objects.get(str(twin.object))
+    # Of a picture that was converted, the pixels in the file are others than those that were made.
+    verdict = compare(before, after) if pixels is None else compare_with_hash(pixels, after)
+    what = str(path) if pixels is None else f"the picture that {path} was made of"
     why = _changed(services, made_with, twin)
     if as_json:
         print_json({"picture": str(path), "again": twin.id, **verdict.fields(), "changed": why})
     else:
         # Its batch mates are not in the file.
         how = "by the same calls" if "calls" in made_with else "alone"
-        click.echo(f"{twin.id} is {verdict.words()} {path} (rendered {how})")
+        click.echo(f"{twin.id} is {verdict.words()} {what} (rendered {how})")
         for change in why:
             click.echo(f"rendered with a different {change}")
     return verdict

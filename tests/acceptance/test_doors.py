@@ -14,6 +14,7 @@ from PIL import Image
 from replicate.client import Client as Replicate
 from replicate.exceptions import ReplicateError
 
+from storage.spec.carried_recipe import recipe_in
 from tests.acceptance.api import Api
 from tests.servers import eventually
 
@@ -43,7 +44,11 @@ def test_openais_client_gets_pictures(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(("form", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
 def test_pictures_come_in_the_format_asked_for(client: openai.OpenAI, form: str, kind: str) -> None:
     answer = client.images.generate(prompt="a", output_format=form, response_format="b64_json")
-    assert picture(answer.data[0].b64_json).format == kind
+    found = picture(answer.data[0].b64_json)
+    assert found.format == kind
+    # Whatever its format, it says how it was made.
+    said = found.info["diffusion-farm"] if kind == "PNG" else recipe_in(found.info["xmp"])
+    assert json.loads(said or "")["spec"]["seed"] == answer.data[0].seed
 
 
 def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.OpenAI, api: Api) -> None:

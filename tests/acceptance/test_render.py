@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from scheduler.results.compare import compare
+from scheduler.results.conversion import converted
 from storage.objects.pixels import pixels_sha256_of
 from storage.spec.controls import Controls
 from storage.spec.picture import Spec
@@ -185,6 +186,22 @@ def test_a_pictures_file_is_made_again_and_lends_its_settings(examples: Ended, s
     assert (told["program"], told["spec"], told["made_with"]) == ("the farm", known["spec"], known["made_with"])
     spec = served.farm("recipe", like["id"], "--json").json["spec"]
     assert spec == {**known["spec"], "num_inference_steps": 3}
+
+
+def test_so_is_a_jpeg_or_webp_that_was_made_of_it(examples: Ended, served: Home) -> None:
+    job = examples.json["jobs"][1]
+    known = served.farm("recipe", job["id"], "--json").json
+    files = [served.folder / f"lent.{form}" for form in ("webp", "jpeg")]
+    for file in files:
+        with Image.open(served.folder / job["file"]) as picture:
+            file.write_bytes(converted(picture, "webp" if file.suffix == ".webp" else "jpeg", 80))
+        told = served.farm("recipe", str(file), "--json").json
+        assert (told["program"], told["spec"], told["made_with"]) == ("the farm", known["spec"], known["made_with"])
+
+    sentence = served.farm("rerender", str(files[-1])).out
+
+    # What is compared is what was made, not what JPEG made of it.
+    assert f" is identical to the picture that {files[-1]} was made of (rendered by the same calls)\n" in sentence
 
 
 def test_a_picture_of_an_earlier_version_is_made_again_with_its_batch(served: Home) -> None:

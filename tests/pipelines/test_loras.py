@@ -316,3 +316,7 @@ def test_alphas_tell_two_files_apart_in_the_recipe(sd: Tried, tmp_path: Path) ->
         sd.add(**{name: kohya.write(tmp_path / f"{name}.safetensors", sd.twin.pipeline, Kind(alphas=(alpha,)))})
     recipe = sd.model.render([sd.spec(weak=1.0, strong=1.0)], lambda: None).recipe["loras"]
     assert recipe["weak"]["weights"] != recipe["strong"]["weights"]
+    for name in recipe:
+        # Galleries know a LoRA by what follows its header.
+        file = (tmp_path / f"{name}.safetensors").read_bytes()
+        assert recipe[name]["past_header"] == hashlib.sha256(file[8 + int.from_bytes(file[:8], "little") :]).hexdigest()

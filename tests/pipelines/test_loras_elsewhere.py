@@ -1,5 +1,6 @@
 """LoRAs of other pipelines than Stable Diffusion's and SDXL's: what a file holds is applied, or refused by name."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,12 @@ class Drawing(Tried):
             return self.drawn(spec)
         alias = f"one{self._written}"
         self._model.adapters._known = {alias: Lora(alias=alias, source=str(self.file))}
-        return self.drawn(spec.model_copy(update={"loras": {alias: scale}}))
+        made = self.drawn(spec.model_copy(update={"loras": {alias: scale}}))
+        # Galleries know it by what follows its header.
+        file = self.file.read_bytes()
+        said = hashlib.sha256(file[8 + int.from_bytes(file[:8], "little") :]).hexdigest()
+        assert self._model.adapters.recipe({alias: scale})[alias]["past_header"] == said
+        return made
 
     def merged(self, scale: float) -> Any:
         """Draw with the file multiplied into the weights."""

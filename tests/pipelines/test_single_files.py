@@ -1,5 +1,6 @@
 """Checkpoints, ControlNets and VAEs in single files draw what the same weights draw from a folder."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -96,6 +97,8 @@ def test_a_checkpoint_in_one_file_is_the_folder_it_was_made_of(
     same, same_recipe = draw(registry, "file")
     assert alike(same, pixels)
     assert same_recipe["weights"] == recipe["weights"]
+    assert same_recipe["sha256"] == hashlib.sha256((shelf / f"{name}.safetensors").read_bytes()).hexdigest()
+    assert "sha256" not in recipe
     assert (same_recipe["source"], same_recipe["pipeline"]) == (f"{name}.safetensors", recipe["pipeline"])
     # The size is told from the header: the same number of numbers, whatever the file's names are.
     backend = draw.backend  # type: ignore[attr-defined]
@@ -151,7 +154,14 @@ def test_a_controlnet_in_one_file_is_its_folder(file: str, shelf: Path, draw: Ca
         folder='source = "sd"\ncontrolnets = ["net"]',
         file=f'source = "sd.safetensors"\nconfig = "sd"\ncontrolnets = [{{ source = "{file}", config = "net" }}]',
     )
-    assert alike(draw(registry, "file")[0], draw(registry, "folder")[0])
+    (of_file, recipe), (of_folder, folder_recipe) = draw(registry, "file"), draw(registry, "folder")
+    assert alike(of_file, of_folder)
+    # As the web UI's extension calls them: it looks at 64 kB of a file from its first MiB on.
+    part = hashlib.sha256((shelf / file).read_bytes()[1 << 20 : (1 << 20) + (1 << 16)]).hexdigest()[:8]
+    assert (recipe["controlnets"], folder_recipe["controlnets"]) == (
+        [f"{file.removesuffix('.safetensors')} [{part}]"],
+        ["net"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,6 +180,9 @@ def test_another_vae_draws_other_pictures_from_a_file_as_from_a_folder(
     assert alike(folder, file)
     assert not alike(folder, own)
     assert recipe["vae_source"] == vae.rpartition("/")[2]
+    # Galleries know a file by its hash; a folder has none.
+    hashes = {} if vae == "other/vae" else {"vae_sha256": hashlib.sha256((shelf / vae).read_bytes()).hexdigest()}
+    assert {name: recipe[name] for name in ("sha256", "vae_sha256") if name in recipe} == hashes
 
 
 def test_models_that_differ_in_their_vae_alone_do_not_share_weights(shelf: Path) -> None:

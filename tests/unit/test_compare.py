@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scheduler.results.compare import Verdict, changed, compare
+from scheduler.results.compare import Verdict, changed, compare, compare_with_hash
+from storage.objects.pixels import pixels_sha256
 
 
 def png(*, grey: int = 100, size: tuple[int, int] = (8, 8), note: str = "", one_pixel: int | None = None) -> bytes:
@@ -46,3 +47,18 @@ def test_what_a_picture_was_made_with_is_compared_name_by_name() -> None:
         "threads 2 → None",
         "torch 2.12.0 → 2.13.0",
     ]
+
+
+def test_pixels_that_are_known_by_their_hash_are_the_same_or_not() -> None:
+    with Image.open(io.BytesIO(png(note="a"))) as picture:
+        known = pixels_sha256(picture)
+    same, other = compare_with_hash(known, png(note="b")), compare_with_hash(known, png(one_pixel=101))
+    assert (same.identical, same.words()) == (True, "identical to")
+    assert (other.identical, other.words()) == (False, "different from")
+
+
+def test_what_galleries_are_told_changes_no_picture() -> None:
+    before = {"loras": {"ink": {"weights": "a"}}, "weights": "b"}
+    after = {"loras": {"ink": {"weights": "a", "past_header": "c"}}, "weights": "b", "sha256": "d"}
+    assert changed(before, after) == []
+    assert changed(before, {**after, "weights": "e"}) == ["weights b → e"]

@@ -3,22 +3,24 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from scheduler.api.compat.pictures import converted
 from scheduler.cli.main import cli
 from scheduler.cli.order_options import OrderOptions
 from scheduler.intake.picture_files import MadeBy, read_picture
-from scheduler.results.signed_urls import Format
-from storage.errors import InvalidInput
+from scheduler.results.conversion import converted
+from storage.errors import BadSpecification, InvalidInput
+from storage.objects.pixels import pixels_sha256
 from storage.settings import read_settings
+from storage.spec.carried_recipe import NAMESPACE
 from storage.spec.picture import Spec
 from storage.spec.sampler_names import SAMPLERS
+from tests.safetensors_files import LORA, written
 from tests.unit.test_json_of_other_tools import METADATA, OF_THE_GRAPH, graph
 from worker.rendering.simulated import draw
 from worker.serving.encode import to_png
@@ -74,15 +76,18 @@ def test_a_picture_of_the_farm_says_all_of_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_so_does_its_jpeg_and_webp_as_far_as_galleries_are_told(tmp_path: Path, form: Format) -> None:
-    spec = SPEC.model_copy(update={"prompt": "a red ☆ star, 星"})
-    with Image.open(io.BytesIO(to_png(draw(spec), spec, RECIPE))) as picture:
-        data = converted(picture, form, 90)
+def test_so_does_its_jpeg_and_webp(tmp_path: Path, form: Literal["jpeg", "webp"]) -> None:
     path = tmp_path / f"a.{form}"
-    path.write_bytes(data)
+    with Image.open(io.BytesIO(to_png(draw(SPEC), SPEC, RECIPE))) as picture:
+        path.write_bytes(converted(picture, form, 90))
+        pixels = pixels_sha256(picture)
+    made = read_picture(path)
+    assert (made.program, made.spec, made.made_with, made.pixels) == ("the farm", SPEC, RECIPE, pixels)
+    # Where only what galleries read is left of it, that says all the same.
+    path.write_bytes(path.read_bytes().replace(NAMESPACE.encode(), b"x" * len(NAMESPACE)))
     made = read_picture(path)
     assert (made.program, made.spec) == ("the farm", None)
-    assert fields(made) == {name: value for name, value in spec.fields().items() if name != "version"}
+    assert fields(made) == {name: value for name, value in SPEC.fields().items() if name != "version"}
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS)[::7])
@@ -118,7 +123,7 @@ def test_a_picture_of_the_web_ui_is_read_whatever_its_format(tmp_path: Path) -> 
     ):
         made = read_picture(path)
         assert (made.program, fields(made)) == ("the web UI", expected), path
-        assert made.unread == {"Model hash": "0a1b2c", "Version": "v1.10.1"}
+        assert made.left.unread == {"Model hash": "0a1b2c", "Version": "v1.10.1"}
 
 
 def test_a_picture_of_comfyuis_is_read(tmp_path: Path) -> None:
@@ -142,16 +147,24 @@ def test_a_picture_of_invokeais_is_read(tmp_path: Path) -> None:
     [
         ({}, "says nothing of how it was made"),
         ({"Software": "an editor"}, "says nothing of how it was made"),
-        ({"sd-metadata": "{}"}, "that of InvokeAI before version 3, which is not read"),
+        ({"sd-metadata": "{}"}, "its metadata of InvokeAI names no picture"),
+        ({"Dream": "{}"}, "that of InvokeAI before version 2, which is not read"),
+        ({"prompt": "a cat", "use_stable_diffusion_model": "x"}, "that of Easy Diffusion, which is not read"),
+        ({"Comment": "{}"}, "its comment is no metadata of NovelAI"),
+        ({"Comment": "Created with an editor"}, "says nothing of how it was made"),
         ({"workflow": "{}"}, "that of ComfyUI, without the graph"),
         ({"prompt": "a cat"}, "its graph of ComfyUI is not JSON"),
         ({"prompt": "{}"}, "is no graph of ComfyUI"),
-        ({"prompt": json.dumps({"1": {"class_type": "Magic", "inputs": {}}})}, r"node 1 \(Magic\) is not read"),
+        (
+            {"prompt": json.dumps({"1": {"class_type": "Magic", "inputs": {}}})},
+            "has none of the samplers that are read",
+        ),
         ({"invokeai_metadata": "[]"}, "names no prompt"),
         ({"diffusion-farm": "{"}, "its recipe is damaged"),
+        ({"diffusion-farm": json.dumps({"spec": SPEC.fields(), "made_with": 7})}, "its recipe is damaged"),
         ({"diffusion-farm": '{"spec": {"version": 99}, "made_with": {}}'}, "this farm reads version 1"),
-        ({"parameters": "a\nSteps: 20, Sampler: Restart"}, "is not a sampler of the farm; Euler a comes close"),
-        ({"parameters": "a\nSteps: 20, Hires upscale: 2"}, "Hires upscale: 2: not supported"),
+        ({"parameters": "a cat"}, "has no line of settings"),
+        ({"parameters": '{"a": 1}'}, "is JSON of a program that is not known here"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_it_is(tmp_path: Path, texts: dict[str, str], says: str) -> None:
@@ -217,6 +230,7 @@ def order_like(
 def test_an_order_takes_the_settings_of_a_picture_but_for_those_given_beside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "models.toml").write_text('[models.tiny]\nkind = "simulated"\n[loras.ink]\nsource = "someone/ink"\n')
     path = png(tmp_path / "a.png", parameters=INFOTEXT)
     expected = {
         "prompt": "a (red:1.2) cat",
@@ -245,6 +259,60 @@ def test_an_order_takes_the_settings_of_a_picture_but_for_those_given_beside(
     assert found == {**expected, "prompt": "another prompt", "order's seed": 9}
     [found] = order_like(tmp_path, path, aspect="16:9")
     assert found.keys() == expected.keys() - {"width", "height"} | {"aspect"}
+
+
+def test_what_a_picture_has_and_the_farm_has_not_is_told_and_what_it_cannot_take_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = INFOTEXT.replace("DPM++ 2M SDE, ", "Restart, ").replace("64x96", "833x96")
+    path = png(tmp_path / "a.png", parameters=text.replace("Version", "Hires upscale: 2, Version"))
+    refusals: list[tuple[dict[str, Any], str]] = [
+        ({}, "size|width"),
+        (
+            {"size": "832x96"},
+            "sampler: is not a sampler of the farm; Euler a comes close.*give --sampler beside --from",
+        ),
+        ({"sampler": "Euler"}, "width: must be a multiple of 8, such as 832 or 840.*give --size beside --from"),
+    ]
+    for given, says in refusals:
+        with pytest.raises(BadSpecification, match=f"{path}: {says}"):
+            order_like(tmp_path, path, **given)
+    [found] = order_like(tmp_path, path, size="832x96", sampler="Euler")
+    assert (found["width"], found["sampler"]) == (832, "euler")
+    assert f"{path}: not done here: Hires upscale: 2" in capsys.readouterr().err
+
+
+def test_a_picture_without_a_prompt_asks_for_one(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", parameters="Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 64x64")
+    with pytest.raises(BadSpecification, match="prompt: it was drawn without one; give a prompt beside --from"):
+        order_like(tmp_path, path)
+    [found] = order_like(tmp_path, path, "a star")
+    assert (found["prompt"], found["sampler"]) == ("a star", "euler")
+
+
+def test_loras_are_known_by_name_file_and_hash_and_others_left_out_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trainer writes the hash that galleries know a LoRA by into its header."""
+    written(tmp_path / "third.safetensors", LORA, metadata={"sshs_model_hash": f"0A1B2C3D4E5F{'0' * 52}"})
+    entries = {"ink": "someone/ink", "oil": "Old_Oil.safetensors", "third": "third.safetensors"}
+    tables = [f'[loras.{alias}]\nsource = "{source}"' for alias, source in entries.items()]
+    (tmp_path / "models.toml").write_text("\n".join(['[models.tiny]\nkind = "simulated"', *tables]))
+    tags = "<lora:INK:0.5> <lora:old_oil:0.25> <lora:renamed:2> <lora:gone:1>"
+    hashes = 'Lora hashes: "INK: 111111111111, renamed: 0a1b2c3d4e5f, gone: 0a1b"'
+    path = png(tmp_path / "a.png", parameters=f"a {tags}\nSteps: 20, Sampler: Euler, Seed: 5, {hashes}")
+    [found] = order_like(tmp_path, path)
+    assert found["loras"] == {"ink": 0.5, "oil": 0.25, "third": 2.0}
+    said = capsys.readouterr().err
+    assert "'gone' of the picture is left out: it is not registered here (`farm models add`)" in said
+    assert said.count("is left out") == 1
+
+
+@pytest.mark.parametrize("name", ["Shapes", "SHAPES.safetensors"])
+def test_a_model_is_known_in_any_case(tmp_path: Path, name: str) -> None:
+    path = png(tmp_path / "a.png", parameters=f"a\nSteps: 20, Sampler: Euler, Seed: 5, Model: {name}")
+    [found] = order_like(tmp_path, path)
+    assert found["model"] == "shapes"
 
 
 def test_farm_render_takes_a_picture(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from storage.spec.profiles import Profile, asks_for_pag, profile_of
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
+from worker.rendering.file_hashes import hash_of_a_part
 from worker.rendering.loras import LoraAdapters, lora_adapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.prompts import Prompts
@@ -121,6 +122,7 @@ class DiffusersBackend:
                 "revision": model.revision,
                 "variant": model.variant,
                 **({} if model.vae is None else {"vae_source": public_source(model.vae)}),
+                **self._files(model),
                 "weights": weights,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": self.hardware_name(),
@@ -131,9 +133,27 @@ class DiffusersBackend:
             },
         )
 
+    def _files(self, model: DiffusersModel) -> dict[str, Any]:
+        """Return what galleries are told of a model's own files: names of ControlNets, hashes of single files."""
+        hashes = {
+            name: self._hashes.of_file(part)
+            for name, part in (("sha256", model), ("vae_sha256", model.vae))
+            if part is not None and part.is_single_file
+        }
+        names = [_name_and_hash(part) for part in model.controlnets]
+        return {**hashes, **({"controlnets": names} if names else {})}
+
     def _adapters(self, pipeline: Any, model: DiffusersModel) -> LoraAdapters:
         again = partial(place, pipeline, model, self._device) if is_offloaded(model, self._device) else None
         return lora_adapters(pipeline, self._loras, compiled=model.compile != "none", offload_again=again)
+
+
+def _name_and_hash(weights: Weights) -> str:
+    """Return what the web UI's ControlNet extension calls a model: its name and, of one file, a hash."""
+    if not weights.is_single_file:
+        return public_source(weights)
+    file = Path(folder_of(weights))
+    return f"{file.stem} [{hash_of_a_part(file)}]"
 
 
 def _bytes_of(weights: Weights, dtype: torch.dtype) -> int:

@@ -15,6 +15,7 @@ from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.spec.lora_header import made_for
 from storage.spec.model_files import not_found, public_source, without_folders
 from storage.spec.models import Lora
+from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_changes import Change, Full, LowRank, change
 from worker.rendering.lora_files import Tensors, by_component, lora_file, read_tensors, written_metadata
 from worker.rendering.lora_names import Layers, by_layer
@@ -38,6 +39,8 @@ class LoadedLora:
     alias: str
     #: Hash of the file's tensors.
     weights: str
+    #: Hash of its bytes past the header, by which galleries know it.
+    past_header: str
     changes: Changes
 
     @cached_property
@@ -107,7 +110,7 @@ class LoraSet:
     def recipe(self) -> dict[str, Any]:
         """Return what the recipe of a picture says of its LoRAs, by alias."""
         return {
-            lora.alias: {"scale": scale, "weights": lora.weights}
+            lora.alias: {"scale": scale, "weights": lora.weights, "past_header": lora.past_header}
             for lora, scale in sorted(self.members, key=lambda member: member[0].alias)
         }
 
@@ -194,7 +197,7 @@ def _read(pipeline: Any, lora: Lora) -> LoadedLora:
     except ValueError as error:
         base = made_for({name: tuple(tensor.shape) for name, tensor in raw.items()}, written_metadata(file))
         raise ValueError(f"{error} (the file says that it was made for {base})" if base else str(error)) from error
-    return LoadedLora(alias=lora.alias, weights=hash_named(raw), changes=changes)
+    return LoadedLora(alias=lora.alias, weights=hash_named(raw), past_header=hash_past_header(file), changes=changes)
 
 
 def _changes(pipeline: Any, raw: Tensors, scaling: Scaling) -> Changes:

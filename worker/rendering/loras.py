@@ -14,6 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import RenderFailed
 from storage.spec.models import Lora
+from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
 from worker.rendering.lora_layers import LoraLayers
@@ -138,6 +139,8 @@ class _Loaded:
     adapter: str
     #: Hash of the file's tensors.
     weights: str
+    #: Hash of its bytes past the header, by which galleries know it.
+    past_header: str
     #: Whether it is a DoRA.
     has_magnitudes: bool
 
@@ -187,7 +190,9 @@ class PeftAdapters:
 
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
         return {
-            alias: {"scale": scale, "weights": self._loaded[alias].weights} for alias, scale in sorted(scales.items())
+            alias: {"scale": scale, "weights": loaded.weights, "past_header": loaded.past_header}
+            for alias, scale in sorted(scales.items())
+            for loaded in [self._loaded[alias]]
         }
 
     def _forget_some(self, keep: Mapping[str, float]) -> None:
@@ -250,6 +255,7 @@ class PeftAdapters:
         return _Loaded(
             adapter=adapter,
             weights=hash_named(raw),
+            past_header=hash_past_header(file),
             has_magnitudes=any(MAGNITUDE in name for part in [raw, *parts.values()] for name in part),
         )
 

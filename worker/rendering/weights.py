@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from storage.spec.model_files import named_folder
 from storage.spec.models import DiffusersModel, Weights
+from worker.rendering.file_hashes import hash_whole
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,15 @@ class WeightHashes:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+
+    def of_file(self, weights: Weights) -> str:
+        """Return the SHA-256 of a single file."""
+        key = json.dumps(["file", *_origin(weights)[:3]])
+        known = self._read()
+        if key not in known:
+            known[key] = hash_whole(Path(folder_of(weights)))
+            self._write(known)
+        return known[key]
 
     def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any) -> str:
         """Return the hash of a model's weights as loaded, in its precision, including its ControlNets."""

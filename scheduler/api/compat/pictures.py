@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request, Response
-from PIL import ExifTags, Image
+from PIL import Image
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
@@ -17,12 +17,10 @@ from scheduler.api.problems import Refused
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
+from scheduler.results.conversion import converted
 from scheduler.results.signed_urls import Format
 from storage.renders.views import JobView
 from storage.rules.states import State
-
-#: A segment of a JPEG has 64 kB.
-_MOST_EXIF_BYTES = 65_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,28 +88,12 @@ def _finished(call: Call, render_id: str) -> list[JobView]:
 
 
 def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
-    """Return a picture in the requested format; as PNG it is the stored file, with its recipe as metadata.
-
-    JPEG and WebP carry what galleries read of the PNG (`parameters`) where the web UI writes it: in EXIF.
-    """
+    """Return a picture in the requested format; as PNG it is the stored file. All carry its recipe."""
     data = context.objects.get(str(job.object))
     if form == "png":
         return data
     with Image.open(io.BytesIO(data)) as picture:
         return converted(picture, form, quality)
-
-
-def converted(picture: Image.Image, form: Format, quality: int) -> bytes:
-    """Return a stored picture as JPEG or WebP, with the text that galleries read."""
-    buffer = io.BytesIO()
-    text = str(picture.info.get("parameters", ""))
-    if len(text.encode("utf-16-be")) > _MOST_EXIF_BYTES:
-        text = text.rpartition("\n")[2]  # the settings, without the prompts
-    exif = Image.Exif()
-    if text:
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
-    picture.convert("RGB").save(buffer, form.upper(), quality=quality, exif=exif)
-    return buffer.getvalue()
 
 
 def as_base64(data: bytes) -> str:

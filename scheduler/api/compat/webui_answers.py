@@ -9,7 +9,7 @@ from scheduler.api.compat.webui_request import TextToImage
 from scheduler.api.context import ApiContext
 from scheduler.results.outlook import outlook
 from storage.renders.views import JobView
-from storage.spec.infotext import infotext, sampler_and_schedule
+from storage.spec.infotext import infotext, sampler_and_schedule, short_hash
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import Spec
@@ -23,8 +23,10 @@ def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[Job
         first: the specification of the first that was asked for, whether it was made or not.
     """
     seeds = [job.spec.seed for job in jobs]
-    recipes = {name: batch.recipe for name, batch in context.views.batches(str(job.batch_id) for job in jobs).items()}
-    sampler, schedule = sampler_and_schedule(first.sampler, next(iter(recipes.values()), {}))
+    batches = context.views.batches(str(job.batch_id) for job in jobs)
+    recipes = [batches[job.batch_id].recipe_with(job.own_recipe) if job.batch_id in batches else {} for job in jobs]
+    recipe = next(iter(recipes), {})
+    sampler, schedule = sampler_and_schedule(first.sampler, recipe)
     return {
         "prompt": body.prompt,
         "all_prompts": [body.prompt] * len(jobs),
@@ -43,8 +45,11 @@ def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[Job
         "steps": first.num_inference_steps,
         "batch_size": body.batch_size,
         "sd_model_name": first.model,
+        "sd_model_hash": short_hash(recipe.get("sha256")),
+        "sd_vae_name": recipe.get("vae_source"),
+        "sd_vae_hash": short_hash(recipe.get("vae_sha256")),
         "index_of_first_image": 0,
-        "infotexts": [infotext(job.spec, recipes.get(str(job.batch_id), {})) for job in jobs],
+        "infotexts": [infotext(job.spec, recipe) for job, recipe in zip(jobs, recipes, strict=True)],
         "styles": [],
         "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
         "clip_skip": (first.clip_skip or 0) + 1,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scheduler.intake.files.columns import Row
+from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_invokeai
@@ -37,13 +38,17 @@ def is_metadata(value: Mapping[str, Any]) -> bool:
     return "positive_prompt" in value and ("app_version" in value or "generation_mode" in value)
 
 
-def row_of(where: str, value: Mapping[str, Any]) -> Row:
-    """Read metadata; what says nothing of the picture becomes labels. Raises BadSpecification."""
+def row_of(where: str, value: Mapping[str, Any], leftovers: Leftovers | None = None) -> Row:
+    """Read metadata; what says nothing of the picture becomes labels. Raises BadSpecification, unless it is kept."""
     for name, nothing in _NOT_DONE.items():
         if value.get(name) not in nothing:
-            raise BadSpecification(f"{name}: this part of InvokeAI's is not supported (given: {shown(value[name])})")
+            with kept(leftovers, name, value[name]):
+                raise BadSpecification(
+                    f"{name}: this part of InvokeAI's is not supported (given: {shown(value[name])})"
+                )
     if value.get("positive_style_prompt") not in (None, "", value["positive_prompt"]):
-        raise BadSpecification("positive_style_prompt: a prompt for SDXL's second encoder alone is not supported")
+        with kept(leftovers, "positive_style_prompt", value["positive_style_prompt"]):
+            raise BadSpecification("positive_style_prompt: a prompt for SDXL's second encoder alone is not supported")
     prompts = {name: value.get(name) or "" for name in ("positive_prompt", "negative_prompt")}
     cells = {
         "prompt": prompts["positive_prompt"],
@@ -51,12 +56,16 @@ def row_of(where: str, value: Mapping[str, Any]) -> Row:
         "num_inference_steps": value.get("steps"),
         "guidance_scale": value.get("cfg_scale"),
         **{name: value.get(name) for name in ("width", "height", "seed")},
-        "sampler": _sampler(value.get("scheduler")),
+        "sampler": None,
         "model": _name(value.get("model")),
         # Layers that are skipped, as here; 0: none.
         "clip_skip": value.get("clip_skip") or None,
-        "loras": _loras(value.get("loras") or []),
+        "loras": None,
     }
+    with kept(leftovers, "sampler"):
+        cells["sampler"] = _sampler(value.get("scheduler"))
+    with kept(leftovers, "loras"):
+        cells["loras"] = _loras(value.get("loras") or [])
     if any(_COMPEL.search(str(text)) for text in prompts.values()):
         cells["prompt_weighting"] = "compel"
     labels = {name: cell for name, cell in value.items() if name not in _READ}
@@ -81,6 +90,8 @@ def _name(model: Any) -> str | None:
 
 def _loras(given: Any) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
+    if not isinstance(given, list):
+        raise BadSpecification(f"loras: must be a list (given: {shown(given)})")
     for one in given:
         alias = _name(one.get("model") or one.get("lora")) if isinstance(one, Mapping) else None
         if alias is None or alias.lower() in found:

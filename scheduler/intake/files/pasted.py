@@ -1,19 +1,17 @@
 """Blocks of text as the web UI and galleries show them: a prompt, `Negative prompt: …`, `Steps: 20, Sampler: …`.
 
-The farm writes the same into its pictures (`storage.spec.infotext`).
+What the settings say: `scheduler.intake.files.webui_settings`.
 """
 
 import re
 from collections.abc import Iterator
 
 from scheduler.intake.files import webui_words
-from scheduler.intake.files.columns import Row, field_of
+from scheduler.intake.files.columns import Row
 from scheduler.intake.files.text import MAX_LINE
+from scheduler.intake.files.webui_settings import cells_of, is_ours, scan
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
-from storage.spec.foreign_samplers import of_webui
-from storage.spec.infotext import MODELS_OWN
-from storage.spec.sampler_names import SAMPLERS, spelled
 
 _NEGATIVE = re.compile(r"negative prompt:", re.IGNORECASE)
 #: Some programs name the prompt, too.
@@ -27,26 +25,10 @@ _BESIDE_STEPS = re.compile(
 )
 #: A setting that has a line for itself, as nothing that is drawn has.
 _ALONE = re.compile(r"(Seed|CFG scale|Size|Clip skip|Width|Height): *[\d.x]+ *(,|$)", re.IGNORECASE)
-#: A setting: its name and its value, which has commas only within quotes.
-_SETTING = re.compile(r'\s*([\w][\w \-/.]*):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-#: The version that the farm's own pictures name.
-_OURS = "diffusion-farm"
 #: Lines of a block, empty ones among them.
 _LONGEST_BLOCK = 1000
 #: So many lines before the first settings are prompts of their own, not one.
 _MOST_LINES = 20
-#: Settings of what the farm does not do: a picture without it would be another one.
-_NOT_DONE = ("Hires ", "Variation seed", "Face restoration", "Tiling", "Refiner", "ControlNet", "ADetailer", "Mask ")
-_FIELDS = {
-    "Steps": "num_inference_steps",
-    "CFG scale": "guidance_scale",
-    "Seed": "seed",
-    "Model": "model",
-    "Eta": "eta",
-}
-#: The names of settings, whatever their case.
-_SPELLED = {name.casefold(): name for name in (*_FIELDS, "Sampler", "Schedule type", "Size", "Clip skip")}
-_SIZE = re.compile(r"(\d+)x(\d+)")
 
 
 def begins_block(line: str) -> bool:
@@ -157,64 +139,6 @@ class _Block:
         cells = {"prompt": prompt}
         if self._negative is not None:
             cells["negative_prompt"] = "\n".join(self._negative).strip()
-        settings = _settings(self._settings) if self._settings is not None else {}
+        settings = scan(self._settings) if self._settings is not None else {}
         # The farm writes prompts as they are, whatever language they are in.
-        ours = settings.get("Version", "").startswith(_OURS)
-        return {**webui_words.read(cells, weights=not ours), **settings}
-
-
-def _settings(line: str) -> dict[str, str]:
-    """Read a line of settings; those that say nothing of the picture are kept as labels."""
-    pairs = [(_SPELLED.get(name.strip().casefold(), name.strip()), value) for name, value in _SETTING.findall(line)]
-    found = {name: _unquoted(value.strip()) for name, value in pairs}
-    ours = found.get("Version", "").startswith(_OURS)
-    cells: dict[str, str] = {}
-    for name, value in found.items():
-        if name.startswith(_NOT_DONE):
-            raise BadSpecification(f"{name}: {value}: not supported by the farm; leave it out to render without it")
-        if name in _FIELDS:
-            cells[_FIELDS[name]] = value
-        elif name not in ("Sampler", "Schedule type", "Size", "Clip skip"):
-            # A setting that is called like a field, but is not one of the web UI's, would be taken for it.
-            cells[f"{name} (setting)" if field_of(name) else name] = value
-    if "Size" in found:
-        if (size := _SIZE.fullmatch(found["Size"])) is None:
-            raise BadSpecification(f"Size: must be WIDTHxHEIGHT (given: {found['Size']!r})")
-        cells |= {"width": size[1], "height": size[2]}
-    if "Clip skip" in found:
-        cells |= _clip_skip(found["Clip skip"])
-    if sampler := _sampler(found.get("Sampler"), found.get("Schedule type"), ours=ours):
-        cells["sampler"] = sampler
-    if cells.get("seed") == "-1":
-        del cells["seed"]
-    return cells
-
-
-def _clip_skip(said: str) -> dict[str, str]:
-    """Return our clip skip: the web UI counts the layer that is used from the end, so that 1 skips none."""
-    if not said.isdecimal() or int(said) < 1:
-        raise BadSpecification(f"Clip skip: must be at least 1 (given: {said!r})")
-    return {"clip_skip": str(int(said) - 1)} if int(said) > 1 else {}
-
-
-def _sampler(name: str | None, schedule: str | None, *, ours: bool) -> str | None:
-    """Return the sampler of a name and a schedule of noise levels. Raises BadSpecification if there is none such.
-
-    Args:
-        ours: whether the farm wrote them, by its own names.
-    """
-    if name is None or name == MODELS_OWN:
-        return None
-    if schedule is None:
-        # As before the web UI 1.9, and ours of a model's own spacing: what the name says is all.
-        return name
-    if ours and (both := spelled(f"{name} {schedule}")) in SAMPLERS:
-        return both
-    try:
-        return of_webui(name, schedule)[0]
-    except BadSpecification as error:
-        raise BadSpecification(f"Schedule type: {str(error).removeprefix('scheduler: ')}") from None
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1].replace('\\"', '"') if value.startswith('"') and value.endswith('"') and value != '"' else value
+        return {**webui_words.read(cells, weights=not is_ours(settings)), **cells_of(settings)}
