@@ -113,6 +113,9 @@ def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
     if not guided and spec.negative_prompt not in ("", model.negative_prompt):
         yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of {spec.guidance_scale:g}"
     yield from profile_remarks(spec, model, pipeline)
+    for name, scale in (spec.loras or {}).items():
+        if scale == 0:
+            yield f"loras: {name} changes nothing at a scale of 0"
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from storage.spec.model_files import named_folder, remembered
+from storage.spec.model_files import is_there, named_folder, remembered
 from storage.spec.models import Lora
 from storage.spec.safetensors_header import read_header
 
+#: The file's name that Diffusers' trainers give.
+USUAL_NAME = "pytorch_lora_weights.safetensors"
 #: How the two matrices of a module are called: the one that takes the input, and the other.
 UPS = (
     (".lora_down.weight", ".lora_up.weight"),
@@ -74,7 +76,7 @@ _BY_WORDS = {
 def wrong_in_header(lora: Lora, pipeline: str | None) -> str | None:
     """Return why a LoRA cannot be applied to any model of a pipeline class, as far as its file is here and says so."""
     path = named_folder(lora)
-    if path is None or not path.exists():
+    if path is None or not is_there(path):
         return None
     return _wrong_in(path, lora.weight_name, pipeline or "", remembered())
 
@@ -82,7 +84,7 @@ def wrong_in_header(lora: Lora, pipeline: str | None) -> str | None:
 @lru_cache(maxsize=256)
 def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) -> str | None:
     if path.is_dir():
-        wanted = path / (weight_name or "pytorch_lora_weights.safetensors")
+        wanted = path / (weight_name or USUAL_NAME)
         files = [wanted] if wanted.is_file() else [] if weight_name else sorted(path.glob("*.safetensors"))
         if len(files) > 1:
             return f"there are {len(files)} files: {listed([file.name for file in files])}; set weight_name to one"

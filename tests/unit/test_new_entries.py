@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.local.new_entries import entry_for, is_lora_folder
+from scheduler.local.new_entries import check_lora, entry_for, is_lora_folder, is_one_lora
 from storage.errors import BadSettings, InvalidInput
 from storage.settings import Settings
-from storage.spec.aliases import alias_of, aliases_of
+from storage.spec.aliases import alias_of, aliases_of, known_as
 from storage.spec.lora_facts import lora_facts
 from storage.spec.models import Lora
 from storage.spec.registry import parse_registry, read_registry
-from storage.spec.registry_file import add_lora_folder
+from storage.spec.registry_file import add_entry, add_lora_folder
 from storage.spec.registry_watch import RegistryWatch
 from storage.spec.safetensors_header import read_header
 from tests.safetensors_files import LORA, SD, SD2, SDXL, written
@@ -42,7 +42,14 @@ def test_names_that_make_the_same_alias_are_numbered() -> None:
         Path(f"{'a' * 80}1.safetensors"),
     ]
     found = aliases_of([*files, Path(f"{'a' * 80}2.safetensors")], taken=["oil"])
-    assert list(found) == ["ink", "ink-2", "oil-2", "a" * 63, "a" * 59 + "-2"]
+    assert {alias: file.stem[:4] for alias, file in found.items()} == {
+        # Not the other way round, though it comes first: it would take the alias away from one that was there.
+        "ink": "ink",
+        "ink-2": "Ink",
+        "oil-2": "oil",
+        "a" * 63: "aaaa",
+        "a" * 59 + "-2": "aaaa",
+    }
 
 
 def test_a_lora_tells_its_base_rank_words_and_licence(tmp_path: Path) -> None:
@@ -156,3 +163,64 @@ def test_a_folder_of_loras_that_is_not_there_or_is_none_is_said(tmp_path: Path) 
     written(tmp_path / "mixed" / "a.safetensors", LORA)
     written(tmp_path / "mixed" / "b.safetensors", SD)
     assert not is_lora_folder(str(tmp_path / "mixed"))
+
+
+def test_what_is_said_to_be_a_lora_and_is_none_is_refused(tmp_path: Path) -> None:
+    for name, tensors, words in (
+        ("m", SD, "m.safetensors is a checkpoint for Stable Diffusion 1.x, and no LoRA: leave --lora out"),
+        ("vae", {"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)}, "vae.safetensors is a VAE"),
+        ("word", {"emb_params": (4, 768)}, "word.safetensors is an embedding"),
+    ):
+        file = written(tmp_path / f"{name}.safetensors", tensors)
+        with pytest.raises(InvalidInput, match=words):
+            entry_for(str(file), alias=None, is_lora=True)
+    other = written(tmp_path / "oft.safetensors", {"lora_unet_mid_block_attentions_0_proj_in.oft_blocks": (2, 2, 2)})
+    with pytest.raises(InvalidInput, match="oft.safetensors cannot be used: it holds an OFT"):
+        check_lora(entry_for(str(other), alias=None, is_lora=False).keys)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="empty cannot be used: there is no safetensors file in it"):
+        check_lora(entry_for(str(tmp_path / "empty"), alias=None, is_lora=True).keys)
+
+
+def test_a_part_of_a_model_and_averaged_weights_are_told(tmp_path: Path) -> None:
+    part = written(tmp_path / "model-00001-of-00002.safetensors", SD)
+    with pytest.raises(InvalidInput, match="it is part 1 of 2 of a model; the farm reads models that are whole"):
+        entry_for(str(part), alias=None, is_lora=False)
+    averaged = written(tmp_path / "ema.safetensors", SD | {"model_ema.decay": (), "model_ema.diffusion_modelx": (1,)})
+    facts = entry_for(str(averaged), alias=None, is_lora=False).facts
+    assert facts == ["Stable Diffusion 1.x", "its averaged weights (EMA) are not used"]
+
+
+def test_a_folder_of_one_lora_may_be_one_entry(tmp_path: Path) -> None:
+    folder = tmp_path / "ink-lora"
+    folder.mkdir()
+    written(folder / "some.safetensors", LORA)
+    assert is_one_lora(str(folder), {})
+    written(folder / "other.safetensors", LORA)
+    assert not is_one_lora(str(folder), {})
+    assert is_one_lora(str(folder), {"weight_name": "other.safetensors"})
+    written(folder / "pytorch_lora_weights.safetensors", LORA)
+    assert is_one_lora(str(folder), {})
+
+
+def test_an_entry_does_not_take_the_alias_of_a_file_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    written(tmp_path / "loras" / "ink.safetensors", LORA)
+    other = written(tmp_path / "ink.safetensors", LORA)
+    file = tmp_path / "models.toml"
+    add_lora_folder(file, str(tmp_path / "loras"))
+    with pytest.raises(InvalidInput, match="ink is .*loras/ink.safetensors of the folder of LoRAs"):
+        add_entry(file, "loras", "ink", {"source": str(other)})
+    # Its own file may have an entry, with more keys.
+    added = add_entry(
+        file, "loras", "ink", {"source": str(tmp_path / "loras" / "ink.safetensors"), "models": ["shapes"]}
+    )
+    assert added.loras["ink"].models == ("shapes",)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [("ink", "ink"), ("INK", "ink"), ("Detail Tweaker XL", "detail-tweaker-xl"), ("unknown One", "unknown one")],
+)
+def test_what_other_programs_call_by_its_file_is_found(name: str, alias: str) -> None:
+    assert known_as(name, {"ink", "detail-tweaker-xl"}) == alias

@@ -19,15 +19,13 @@ from diffusers.utils.state_dict_utils import (
 )
 from huggingface_hub import snapshot_download
 
-from storage.spec.lora_header import UPS, no_place
+from storage.spec.lora_header import UPS, USUAL_NAME, listed, no_place
 from storage.spec.model_files import named_folder
 from storage.spec.models import Lora
 
 #: Tensors by name.
 Tensors = dict[str, torch.Tensor]
 
-#: The file's name that Diffusers' trainers give.
-_USUAL = "pytorch_lora_weights.safetensors"
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
@@ -39,7 +37,7 @@ def lora_file(lora: Lora) -> Path:
     if path is None:
         pattern = lora.weight_name or "*.safetensors"
         path = Path(snapshot_download(lora.source, revision=lora.revision, allow_patterns=[pattern]))
-    wanted = path / (lora.weight_name or _USUAL)
+    wanted = path / (lora.weight_name or USUAL_NAME)
     if wanted.is_file():
         return wanted
     found = [] if lora.weight_name else sorted(path.glob("*.safetensors"))
@@ -54,11 +52,16 @@ def lora_file(lora: Lora) -> Path:
 
 
 def read_tensors(file: Path) -> Tensors:
-    """Read a safetensors file. Raises ValueError if it is none."""
+    """Read a safetensors file. Raises ValueError if it is none, or has matrices without numbers (of rank 0)."""
     try:
-        return safetensors.torch.load_file(file)
+        found = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
+    if empty := [name for name, tensor in found.items() if not tensor.numel()]:
+        raise ValueError(f"there is nothing in {listed(empty)} (rank 0)")
+    if wrong := [name for name, tensor in found.items() if name.endswith(".alpha") and not tensor.isfinite().all()]:
+        raise ValueError(f"{listed(wrong)} is no number")
+    return found
 
 
 def written_metadata(file: Path) -> dict[str, str]:
