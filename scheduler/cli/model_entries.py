@@ -10,17 +10,17 @@ import click
 
 from scheduler.cli.output import counted, hint, json_option, print_json, print_table, say
 from scheduler.local.home import Home
-from scheduler.local.new_entries import NewEntry, check_lora, entry_for, is_lora_folder, is_one_lora
+from scheduler.local.new_entries import NewEntry, check_lora, check_model, entry_for, is_lora_folder, is_one_lora
 from scheduler.local.weights import missing
 from scheduler.services import make_home
 from storage.errors import InvalidInput
 from storage.settings import Settings, read_settings
-from storage.spec.capabilities import pipeline_of
+from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.lora_facts import lora_facts
 from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import not_found, resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model
-from storage.spec.registry import Registry, parse_registry, placed
+from storage.spec.registry import Registry, comes_with_the_farm, parse_registry, placed
 from storage.spec.registry_file import add_entry, add_lora_folder, value_of
 from storage.spec.registry_text import read_text
 from storage.spec.single_file import look_into
@@ -69,6 +69,8 @@ def add(
         entry = entry_for(source, alias=aliases[0] if aliases else None, is_lora=is_lora)
         if entry.table == "loras":
             check_lora({**entry.keys, **keys})
+        elif entry.table == "models":
+            check_model(entry.alias, {**entry.keys, **keys})
         if entry.table != "models" and is_default:
             raise click.UsageError("--default is for models; a picture switches a LoRA on")
         _add_entry(path, replace(entry, keys={**entry.keys, **keys}), is_default=is_default, as_json=as_json)
@@ -86,6 +88,8 @@ def _add_entry(path: Path, entry: NewEntry, *, is_default: bool, as_json: bool) 
         click.echo(f"added {_KINDS[entry.table]} {alias} to {path}: {_state(added)}")
         if facts:
             click.echo(f"  {facts}")
+        if entry.table == "models" and comes_with_the_farm(alias):
+            click.echo(f"  it takes the place of the {alias} that comes with the farm")
 
 
 def _add_folder(path: Path, folder: str, *, unfit: bool, as_json: bool) -> None:
@@ -161,7 +165,11 @@ def _state(entry: Model | Lora) -> str:
         return entry.source
     pipeline = pipeline_of(entry) if isinstance(entry, DiffusersModel) else entry.kind
     fetch = f"; `farm models pull {entry.alias}` downloads it" if missing(entry) else ""
-    return f"{pipeline or 'a pipeline that is known once it is downloaded'}, {entry.width}×{entry.height}{fetch}"
+    known = not isinstance(entry, DiffusersModel) or pipeline is None or taken_controls(entry) is not None
+    strange = "" if known else " (which this version of the farm does not know)"
+    return (
+        f"{pipeline or 'a pipeline that is known once it is downloaded'}{strange}, {entry.width}×{entry.height}{fetch}"
+    )
 
 
 def say_who_follows(settings: Settings) -> None:

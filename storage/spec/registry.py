@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
-from storage.spec.aliases import aliases_of, known_as
+from storage.spec.aliases import aliases_of, known_as, wrong_alias
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
@@ -97,7 +97,9 @@ class Registry:
         """Return a model. Raises NotFound, which lists the registered ones."""
         models = self.models
         if alias not in models:
-            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(models)}")
+            other = {**dict.fromkeys(self.loras, "a LoRA"), **dict.fromkeys(self.embeddings, "an embedding")}
+            what = f"{alias} is {other[alias]}, no model" if alias in other else f"no model named {alias!r}"
+            raise NotFound(f"{what}; registered models: {', '.join(models)}")
         return models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
@@ -192,6 +194,11 @@ def _read_models(settings: Settings) -> Registry:
             raise BadSettings(f"model registry {path}: there is no such file") from None
         return parse_registry(text, where=str(path), folder=path.absolute().parent)
     return parse_registry(_builtin(), where="built-in")
+
+
+def comes_with_the_farm(alias: str) -> bool:
+    """Tell whether a model of this name comes with the farm."""
+    return alias in tomllib.loads(_builtin())["models"]
 
 
 def _builtin() -> str:
@@ -300,6 +307,8 @@ def _loras_in(folder: Path, named: Mapping[str, Lora]) -> dict[str, Lora]:
 
 def _read(kind: Any, validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
     """Read an entry as one of this kind. Raises BadSettings with its place and the field that is wrong."""
+    if wrong := wrong_alias(alias):
+        raise BadSettings(f"{place}: {wrong}")
     if not isinstance(entry, dict):
         raise BadSettings(f"{place}: expected a table")
     if "alias" in entry:

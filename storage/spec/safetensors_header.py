@@ -15,6 +15,13 @@ from typing import Any
 
 #: No header is longer: safetensors refuses them.
 _LONGEST = 100_000_000
+#: What downloads leave under the name of a model, by its first bytes.
+_BEGINNINGS = {
+    b"<": "it is a web page, of an error perhaps; fetch the file again",
+    b"version ": "it is a pointer of Git LFS and not the file; `git lfs pull` fetches that",
+    b"PK\x03\x04": "it is an archive, as PyTorch's pickled files are; what it holds must be made safetensors first",
+    b"GGUF": "it is a GGUF file, which the farm does not read",
+}
 #: Bits of one number of each type.
 _BITS = {
     "BOOL": 8,
@@ -77,11 +84,12 @@ def read_header(file: Path) -> Header:
         raise ValueError(folder if file.is_dir() else "it is no file with contents of its own")
     with file.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
-        length = int.from_bytes(opened.read(8), "little")
+        begins = opened.read(8)
+        length = int.from_bytes(begins, "little")
         if size < 8 or not 2 <= length <= _LONGEST:
-            raise ValueError("its header has no length")
+            raise ValueError(_instead(begins, "its header has no length"))
         if size < 8 + length:
-            raise ValueError("it is cut short, within its header; fetch or copy it again")
+            raise ValueError(_instead(begins, "it is cut short, within its header; fetch or copy it again"))
         table = _table(opened.read(length))
     said = table.pop("__metadata__", None)
     said = {} if said is None else said
@@ -93,6 +101,13 @@ def read_header(file: Path) -> Header:
         raise ValueError("its header does not describe tensors") from None
     _check_bytes(tensors, begin=8 + length, end=size)
     return Header(tensors, said)
+
+
+def _instead(begins: bytes, otherwise: str) -> str:
+    """Say what a file is that begins so, and is none of safetensors."""
+    if not begins:
+        return "it is empty; fetch or copy it again"
+    return next((words for start, words in _BEGINNINGS.items() if begins.startswith(start)), otherwise)
 
 
 def _table(written: bytes) -> dict[str, Any]:

@@ -18,6 +18,9 @@ FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 #: What the names of a checkpoint's UNet begin with.
 UNET = "model.diffusion_model."
+#: How a UNet's names begin in files that were written without that, or without half of it; and those of other parts.
+_BARE_UNETS = ("input_blocks.", "diffusion_model.input_blocks.", "model.input_blocks.")
+_PARTS_BESIDE = ("cond_stage_model.", "conditioner.", "first_stage_model.")
 #: In a checkpoint, what each family's text encoder is called.
 _TEXTS = {
     "sd1": "cond_stage_model.transformer.",
@@ -101,7 +104,7 @@ def kind_of(header: Header) -> Kind:
     names = header.tensors
     if _any(names, "control_model.", "controlnet_cond_embedding.", "input_hint_block.", "lora_controlnet"):
         return "ControlNet"
-    if _any(names, UNET):
+    if _any(names, UNET) or (_any(names, *_BARE_UNETS) and _any(names, *_PARTS_BESIDE)):
         return "checkpoint"
     if any(part in name for name in names for part in ("lora", "lokr", ".hada_", "oft_")):
         return "LoRA"
@@ -155,6 +158,8 @@ def _by_width(header: Header) -> str | None:
 
 def _unfit(header: Header) -> str | None:
     names = header.tensors
+    if not _any(names, UNET):
+        return f"the names of its UNet do not begin with {UNET} as a checkpoint's do; fetch or write it again"
     for start, name in _OTHERS.items():
         if _any(names, UNET + start):
             return f"it is {name}, which the farm reads in Diffusers layout only"

@@ -1,12 +1,13 @@
 """What is looked up of a file or folder that is added to the registry, and folders of LoRAs."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from scheduler.local.new_entries import check_lora, entry_for, is_lora_folder, is_one_lora
+from scheduler.local.new_entries import check_lora, check_model, entry_for, is_lora_folder, is_one_lora
 from storage.errors import BadSettings, InvalidInput
 from storage.settings import Settings
 from storage.spec.aliases import alias_of, aliases_of, known_as
@@ -34,22 +35,25 @@ def test_aliases_are_made_of_names(name: str, alias: str) -> None:
     assert Lora(alias=alias, source="x").alias == alias
 
 
-def test_names_that_make_the_same_alias_are_numbered() -> None:
-    files = [
-        Path("Ink.safetensors"),
-        Path("ink.safetensors"),
-        Path("oil.safetensors"),
-        Path(f"{'a' * 80}1.safetensors"),
-    ]
-    found = aliases_of([*files, Path(f"{'a' * 80}2.safetensors")], taken=["oil"])
-    assert {alias: file.stem[:4] for alias, file in found.items()} == {
-        # Not the other way round, though it comes first: it would take the alias away from one that was there.
-        "ink": "ink",
-        "ink-2": "Ink",
-        "oil-2": "oil",
-        "a" * 63: "aaaa",
-        "a" * 59 + "-2": "aaaa",
-    }
+def test_of_names_that_make_the_same_alias_none_takes_that_of_another(tmp_path: Path) -> None:
+    def found(*names: str, taken: Sequence[str] = ()) -> dict[str, str]:
+        files = [tmp_path / f"{name}.safetensors" for name in sorted(names)]
+        return {file.stem: alias for alias, file in aliases_of(files, taken=taken).items()}
+
+    assert found("Ink") == {"Ink": "ink"}
+    two = found("Ink", "ink")
+    # Not the other way round, though it comes first.
+    assert two["ink"] == "ink"
+    assert re.fullmatch("ink-[0-9a-f]{6}", two["Ink"])
+    # Whatever is added, each stays what it was, or has an alias that nothing else had.
+    three = found("Ink", "ink", "INK", "INK!")
+    assert {name: three[name] for name in two} == two
+    assert len(set(three.values())) == 4
+    assert set(found("\u96ea", "\u6708").values()).isdisjoint({"unnamed", "unnamed-2"})
+    assert found("oil", taken=["oil"])["oil"].startswith("oil-")
+    long = found("a" * 80 + "1", "a" * 80 + "2").values()
+    assert len(set(long)) == 2
+    assert {Lora(alias=alias, source="x").alias for alias in long} == set(long)
 
 
 def test_a_lora_tells_its_base_rank_words_and_licence(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_what_has_no_entry_of_its_own_says_where_it_belongs(tmp_path: Path) -> N
     with pytest.raises(InvalidInput, match="old.ckpt is pickled.*to_safetensors"):
         entry_for(str(tmp_path / "old.ckpt"), alias=None, is_lora=False)
     (tmp_path / "page.safetensors").write_text("<html>an error page</html>")
-    with pytest.raises(InvalidInput, match="no safetensors file that can be read: its header has no length"):
+    with pytest.raises(InvalidInput, match="no safetensors file that can be read: it is a web page"):
         entry_for(str(tmp_path / "page.safetensors"), alias=None, is_lora=False)
     (tmp_path / "note.txt").touch()
     with pytest.raises(InvalidInput, match="no safetensors file and no folder in Diffusers layout"):
@@ -224,3 +228,41 @@ def test_an_entry_does_not_take_the_alias_of_a_file_of_the_folder(tmp_path: Path
 )
 def test_what_other_programs_call_by_its_file_is_found(name: str, alias: str) -> None:
     assert known_as(name, {"ink", "detail-tweaker-xl"}) == alias
+
+
+def test_what_the_door_would_refuse_is_not_added(tmp_path: Path) -> None:
+    file = written(tmp_path / "m.safetensors", {name: shape for name, shape in SD.items() if "first" not in name})
+    entry = entry_for(str(file), alias=None, is_lora=False)
+    with pytest.raises(InvalidInput, match="m.safetensors cannot be loaded: it has no VAE; name one"):
+        check_model(entry.alias, entry.keys)
+    vae = written(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)})
+    check_model(entry.alias, {**entry.keys, "vae": str(vae)})
+    empty = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (0, 4)}
+    file = written(tmp_path / "empty.safetensors", empty)
+    with pytest.raises(InvalidInput, match="matrices of rank 0"):
+        entry_for(str(file), alias=None, is_lora=False)
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model."])
+def test_a_checkpoint_whose_unet_lacks_its_prefix_is_told_by_that(tmp_path: Path, prefix: str) -> None:
+    bare = {name.replace("model.diffusion_model.", prefix): shape for name, shape in SD.items()}
+    with pytest.raises(InvalidInput, match="the names of its UNet do not begin with model.diffusion_model"):
+        entry_for(str(written(tmp_path / "m.safetensors", bare)), alias=None, is_lora=False)
+
+
+def test_zero_snr_that_counts_for_nothing_is_told(tmp_path: Path) -> None:
+    file = written(tmp_path / "m.safetensors", SDXL | {"ztsnr": (0,)})
+    assert "its ztsnr counts only where it predicts v" in entry_for(str(file), alias=None, is_lora=False).facts[-1]
+
+
+def test_folders_that_are_nothing_say_why(tmp_path: Path) -> None:
+    for name, index in (("list", "[1, 2]"), ("number", '{"_class_name": 5}'), ("cut", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text(index)
+        with pytest.raises(InvalidInput, match="model_index.json names no class of a pipeline"):
+            entry_for(str(tmp_path / name), alias=None, is_lora=False)
+    (tmp_path / "loras").mkdir()
+    written(tmp_path / "loras" / "a.safetensors", LORA)
+    (tmp_path / "loras" / "b.safetensors").touch()
+    with pytest.raises(InvalidInput, match="nor one of LoRAs alone: b.safetensors is damaged"):
+        entry_for(str(tmp_path / "loras"), alias=None, is_lora=False)
