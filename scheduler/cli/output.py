@@ -36,7 +36,7 @@ def _be_quiet(context: click.Context, _parameter: click.Parameter, quiet: bool) 
 
 
 def has_subcommand(context: click.Context, *, as_json: bool) -> bool:
-    """Tell whether a subcommand of a group runs. Raises UsageError for `--json` before it, where it would do nothing."""
+    """Tell whether a subcommand of a group runs. Raises UsageError for `--json` before it: it would do nothing."""
     name = context.invoked_subcommand
     if name is not None and as_json:
         raise click.UsageError(f"--json: write it behind {name}")

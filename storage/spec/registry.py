@@ -289,7 +289,7 @@ def _lora_folder(entries: Any, where: str, folder: Path | None) -> Path | None:
     given = entries.get("folder") if isinstance(entries, dict) else None
     if given is None or isinstance(given, dict):
         return None
-    if not isinstance(given, str):
+    if not isinstance(given, str) or not given.strip():
         raise BadSettings(f"model registry {where}: [loras] folder: must be a folder (given: {given!r:.40})")
     path = (folder or Path()).absolute() / at_home(given)
     if not (is_there(path) and path.is_dir()):

@@ -157,7 +157,11 @@ def test_a_folder_of_sixty_loras_is_registered_at_once_and_followed(tmp_path: Pa
 
 
 def test_a_folder_of_loras_that_is_not_there_or_is_none_is_said(tmp_path: Path) -> None:
-    for value, words in (('"gone"', "folder: there is no folder"), ("4", "folder: must be a folder")):
+    for value, words in (
+        ('"gone"', "folder: there is no folder"),
+        ("4", "must be a folder"),
+        ('" "', "must be a folder"),
+    ):
         with pytest.raises(BadSettings, match=words):
             parse_registry(f"builtin = true\n[loras]\nfolder = {value}", where="x", folder=tmp_path)
     # As an alias it is one like any other.

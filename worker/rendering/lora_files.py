@@ -19,7 +19,7 @@ from diffusers.utils.state_dict_utils import (
 )
 from huggingface_hub import snapshot_download
 
-from storage.spec.lora_header import UPS, USUAL_NAME, listed, no_place
+from storage.spec.lora_header import UPS, USUAL_NAME, no_place
 from storage.spec.model_files import named_folder
 from storage.spec.models import Lora
 
@@ -52,16 +52,25 @@ def lora_file(lora: Lora) -> Path:
 
 
 def read_tensors(file: Path) -> Tensors:
-    """Read a safetensors file. Raises ValueError if it is none, or has matrices without numbers (of rank 0)."""
+    """Read a safetensors file. Raises ValueError if it is none, or some of its numbers are none that can be applied."""
     try:
         found = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
-    if empty := [name for name, tensor in found.items() if not tensor.numel()]:
-        raise ValueError(f"there is nothing in {listed(empty)} (rank 0)")
-    if wrong := [name for name, tensor in found.items() if name.endswith(".alpha") and not tensor.isfinite().all()]:
-        raise ValueError(f"{listed(wrong)} is no number")
+    for name, tensor in found.items():
+        _check_numbers(name, tensor)
     return found
+
+
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.numel():
+        raise ValueError(f"there is nothing in {name} (rank 0)")
+    if name.endswith(".alpha"):
+        if tensor.numel() > 1 or not tensor.float().isfinite().all():
+            raise ValueError(f"{name} is no number, but {tensor.numel()}: {tensor.flatten()[:3].tolist()}")
+    elif not tensor.is_floating_point():
+        # Taken as they are, they would be numbers of another size.
+        raise ValueError(f"{name} has whole numbers ({str(tensor.dtype).removeprefix('torch.')}): it is quantized")
 
 
 def written_metadata(file: Path) -> dict[str, str]:
