@@ -157,6 +157,8 @@ def wanted(context: ApiContext, caller: Caller, body: TextToImage, standing: Map
     canvas = Canvas(body.width or model.width, body.height or model.height)
     control, more = conditioning(context, caller, body.alwayson_scripts, model, canvas)
     remarks += more
+    if body.cfg_scale < 1:
+        remarks.append("cfg_scale: below 1 there is no guidance here; the web UI would steer to the negative prompt")
     if "#" in body.prompt + body.negative_prompt:
         remarks.append("prompt: from # to the end of its line it is a comment, and not drawn, as in the web UI")
     fields: dict[str, Any] = {
