@@ -15,11 +15,12 @@ from typing import Any
 
 #: No header is longer: safetensors refuses them.
 _LONGEST = 100_000_000
+ARCHIVE = b"PK\x03\x04"
 #: What downloads leave under the name of a model, by its first bytes.
-_BEGINNINGS = {
+BEGINNINGS = {
     b"<": "it is a web page, of an error perhaps; fetch the file again",
     b"version ": "it is a pointer of Git LFS and not the file; `git lfs pull` fetches that",
-    b"PK\x03\x04": "it is an archive, as PyTorch's pickled files are; what it holds must be made safetensors first",
+    ARCHIVE: "it is an archive, as PyTorch's pickled files are; what it holds must be made safetensors first",
     b"GGUF": "it is a GGUF file, which the farm does not read",
 }
 #: Bits of one number of each type.
@@ -107,7 +108,7 @@ def _instead(begins: bytes, otherwise: str) -> str:
     """Say what a file is that begins so, and is none of safetensors."""
     if not begins:
         return "it is empty; fetch or copy it again"
-    return next((words for start, words in _BEGINNINGS.items() if begins.startswith(start)), otherwise)
+    return next((words for start, words in BEGINNINGS.items() if begins.startswith(start)), otherwise)
 
 
 def _table(written: bytes) -> dict[str, Any]:
