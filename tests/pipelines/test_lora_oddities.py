@@ -114,3 +114,17 @@ def test_what_cannot_be_applied_is_refused_and_leaves_no_trace(
     with pytest.raises(RenderFailed, match=f"loras: {alias} .*cannot be loaded: .*{words}"):
         sd.drawn(**{alias: 1.0})
     assert (sd.drawn() == sd.plain).all()
+
+
+def test_a_file_that_is_another_now_is_read_again_and_one_that_is_gone_is_not(sd: Tried, tmp_path: Path) -> None:
+    file = kohya.write(tmp_path / "one.safetensors", sd.twin.pipeline, Kind(unet=("to_q",)))
+    sd.add(trained=file)
+    before = sd.drawn(trained=1.0)
+    other = kohya.write(tmp_path / "other.safetensors", sd.twin.pipeline, Kind(unet=("to_q",)), seed=5)
+    other.replace(file)
+    after = sd.drawn(trained=1.0)
+    assert largest_difference(after, before) > 5
+    # The text encoder's part, too.
+    assert largest_difference(after, sd.merged(file)) <= 1
+    file.unlink()
+    assert (sd.drawn(trained=1.0) == after).all()
