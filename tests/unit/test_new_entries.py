@@ -270,3 +270,35 @@ def test_folders_that_are_nothing_say_why(tmp_path: Path) -> None:
     (tmp_path / "loras" / "b.safetensors").touch()
     with pytest.raises(InvalidInput, match="nor one of LoRAs alone: b.safetensors is damaged"):
         entry_for(str(tmp_path / "loras"), alias=None, is_lora=False)
+
+
+_TEXT = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+_KOHYA = f"lora_unet_{_TEXT.replace('.', '_')}_to_k"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            {f"{_KOHYA}.hada_w1_a": (320, 4), f"{_KOHYA}.hada_w1_b": (4, 768)},
+            ["made for Stable Diffusion 1.x", "a LoHa", "rank 4"],
+        ),
+        ({f"{_KOHYA}.lokr_w1": (8, 8), f"{_KOHYA}.lokr_w2_b": (16, 96)}, ["a LoKr", "rank 16"]),
+        (
+            {f"{_KOHYA}.lora_down.weight": (4, 1024), f"{_KOHYA}.dora_scale": (320, 1)},
+            ["made for Stable Diffusion 2.x", "a DoRA, whose scale must be 1", "rank 4"],
+        ),
+        (
+            {f"unet.{_TEXT}.processor.to_k_lora.down.weight": (4, 768)},
+            ["made for Stable Diffusion 1.x", "rank 4"],
+        ),
+        ({f"base_model.model.{_TEXT}.to_k.lora_A.weight": (8, 2048)}, ["made for SDXL", "rank 8"]),
+        ({"lora_unet_joint_blocks_0_x.lora_down.weight": (4, 8)}, ["made for Stable Diffusion 3", "rank 4"]),
+        ({"lora_te_text_model_x.lora_down.weight": (4, 8), "lora_te_y.lora_down.weight": (8, 8)}, ["rank 4 to 8"]),
+    ],
+    ids=range(7),
+)
+def test_loras_of_every_make_tell_what_they_are(
+    tmp_path: Path, tensors: Mapping[str, Sequence[int]], words: Sequence[str]
+) -> None:
+    assert lora_facts(read_header(written(tmp_path / "one.safetensors", tensors))).words == words
