@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from scheduler.cli.output import counted, duration, json_option, print_json, print_table, when
+from scheduler.cli.output import counted, duration, has_subcommand, json_option, print_json, print_table, when
 from scheduler.cli.reading import services_to_find, services_to_read
 from storage.errors import NotFound
 from storage.fleet.fault_log import FaultLog, FaultView, Quarantine
@@ -88,7 +88,7 @@ def workers(context: click.Context, as_json: bool) -> None:
 
     Shows device, state, model, pictures rendered, last fault, and quarantines.
     """
-    if context.invoked_subcommand is not None:
+    if has_subcommand(context, as_json=as_json):
         return
     services = services_to_read()
     log = FaultLog(services.database)

@@ -10,17 +10,19 @@ import click
 
 from scheduler.cli.output import counted, hint, json_option, print_json, print_table, say
 from scheduler.local.home import Home
-from scheduler.local.new_entries import NewEntry, entry_for, is_lora_folder
+from scheduler.local.new_entries import NewEntry, check_lora, check_model, entry_for, is_lora_folder, is_one_lora
 from scheduler.local.weights import missing
 from scheduler.services import make_home
-from storage.errors import BadSettings, InvalidInput
+from storage.errors import InvalidInput
 from storage.settings import Settings, read_settings
-from storage.spec.capabilities import pipeline_of
+from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.lora_facts import lora_facts
+from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import not_found, resolved_source
 from storage.spec.models import DiffusersModel, Lora, Model
-from storage.spec.registry import Registry, parse_registry
+from storage.spec.registry import Registry, comes_with_the_farm, parse_registry, placed
 from storage.spec.registry_file import add_entry, add_lora_folder, value_of
+from storage.spec.registry_text import read_text
 from storage.spec.single_file import look_into
 
 _KINDS = {"models": "model", "loras": "LoRA", "embeddings": "embedding"}
@@ -57,12 +59,18 @@ def add(
     path = settings.local_models_file
     if path.parent == settings.home:
         make_home(settings)
-    keys = _keys_and_values(given)
+    # Here as on the rest of the command line, paths start where it is typed.
+    keys = placed(_keys_and_values(given), Path.cwd())
     source = resolved_source(source, Path.cwd())
-    if is_lora_folder(source):
+    if is_lora_folder(source) and not ((is_lora or aliases) and is_one_lora(source, keys)):
         _add_folder(path, source, unfit=bool(aliases or keys or is_default), as_json=as_json)
     else:
+        is_lora = is_lora or is_lora_folder(source)
         entry = entry_for(source, alias=aliases[0] if aliases else None, is_lora=is_lora)
+        if entry.table == "loras":
+            check_lora({**entry.keys, **keys})
+        elif entry.table == "models":
+            check_model(entry.alias, {**entry.keys, **keys})
         if entry.table != "models" and is_default:
             raise click.UsageError("--default is for models; a picture switches a LoRA on")
         _add_entry(path, replace(entry, keys={**entry.keys, **keys}), is_default=is_default, as_json=as_json)
@@ -80,6 +88,8 @@ def _add_entry(path: Path, entry: NewEntry, *, is_default: bool, as_json: bool) 
         click.echo(f"added {_KINDS[entry.table]} {alias} to {path}: {_state(added)}")
         if facts:
             click.echo(f"  {facts}")
+        if entry.table == "models" and comes_with_the_farm(alias):
+            click.echo(f"  it takes the place of the {alias} that comes with the farm")
 
 
 def _add_folder(path: Path, folder: str, *, unfit: bool, as_json: bool) -> None:
@@ -91,8 +101,13 @@ def _add_folder(path: Path, folder: str, *, unfit: bool, as_json: bool) -> None:
         print_json({"file": str(path), "folder": folder, "loras": [lora.alias for lora in added]})
         return
     click.echo(f"added the folder of LoRAs {folder} to {path}: {counted(len(added), 'LoRA')}")
-    facts = [(lora.alias, "; ".join(lora_facts(look_into(Path(lora.source)).header).words)) for lora in added]
-    print_table(["LORA", "WHAT ITS FILE SAYS"], facts)
+    print_table(["LORA", "WHAT ITS FILE SAYS"], ((lora.alias, "; ".join(_said_of(lora))) for lora in added))
+
+
+def _said_of(lora: Lora) -> list[str]:
+    wrong = wrong_in_header(lora, None)
+    said = lora_facts(look_into(Path(lora.source)).header).words
+    return [*said, *([f"it cannot be used: {wrong}"] if wrong else [])]
 
 
 @click.command("check-file")
@@ -106,11 +121,9 @@ def check_file(context: click.Context, file: Path | None, as_json: bool) -> None
     """
     path = file or read_settings().local_models_file
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise InvalidInput(f"there is no {path}; the farm uses the models that come with it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"model registry {path}: {getattr(error, 'strerror', None) or error}") from None
     registry = parse_registry(text, where=str(path), folder=path.absolute().parent)
     entries: dict[str, Model | Lora] = {f"models.{alias}": model for alias, model in registry.models.items()}
     entries |= {f"loras.{alias}": lora for alias, lora in registry.loras.items()}
@@ -137,6 +150,8 @@ def _keys_and_values(given: Iterable[str]) -> dict[str, Any]:
             raise click.UsageError(f"--set {one[:60]!r}: expected KEY=VALUE, such as --set sampler=euler")
         if found[1] in ("kind", "source"):
             raise click.UsageError(f"--set {found[1]}: SOURCE says that; drop it")
+        if found[1] == "alias":
+            raise click.UsageError("--set alias: write it before SOURCE")
         if found[1] in entry:
             raise click.UsageError(f"--set {found[1]}: given twice")
         entry[found[1]] = value_of(found[2])
@@ -150,7 +165,11 @@ def _state(entry: Model | Lora) -> str:
         return entry.source
     pipeline = pipeline_of(entry) if isinstance(entry, DiffusersModel) else entry.kind
     fetch = f"; `farm models pull {entry.alias}` downloads it" if missing(entry) else ""
-    return f"{pipeline or 'a pipeline that is known once it is downloaded'}, {entry.width}×{entry.height}{fetch}"
+    known = not isinstance(entry, DiffusersModel) or pipeline is None or taken_controls(entry) is not None
+    strange = "" if known else " (which this version of the farm does not know)"
+    return (
+        f"{pipeline or 'a pipeline that is known once it is downloaded'}{strange}, {entry.width}×{entry.height}{fetch}"
+    )
 
 
 def say_who_follows(settings: Settings) -> None:

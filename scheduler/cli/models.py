@@ -8,7 +8,7 @@ import click
 
 from scheduler.cli.model_check import check, show_checks
 from scheduler.cli.model_entries import add, check_file
-from scheduler.cli.output import counted, json_option, print_json, print_table
+from scheduler.cli.output import counted, has_subcommand, json_option, print_json, print_table
 from scheduler.cli.reading import services_to_read
 from scheduler.local.weights import missing
 from storage.fleet.workers import SILENT_SECONDS
@@ -29,8 +29,18 @@ def models(context: click.Context, as_json: bool) -> None:
 
     Shows whether their weights are on this machine, and how many workers serve each.
     """
-    if context.invoked_subcommand is not None:
-        return
+    if not has_subcommand(context, as_json=as_json):
+        _list(as_json=as_json)
+
+
+@models.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the registered models, as `farm models` alone does."""
+    _list(as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
     settings = read_settings()
     registry = read_registry(settings)
     serving = services_to_read(settings).workers

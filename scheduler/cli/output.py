@@ -35,6 +35,14 @@ def _be_quiet(context: click.Context, _parameter: click.Parameter, quiet: bool) 
     context.meta[_QUIET] = quiet or context.meta.get(_QUIET, False)
 
 
+def has_subcommand(context: click.Context, *, as_json: bool) -> bool:
+    """Tell whether a subcommand of a group runs. Raises UsageError for `--json` before it: it would do nothing."""
+    name = context.invoked_subcommand
+    if name is not None and as_json:
+        raise click.UsageError(f"--json: write it behind {name}")
+    return name is not None
+
+
 def is_quiet() -> bool:
     """Return whether the command that runs is to print neither hints nor progress."""
     context = click.get_current_context(silent=True)

@@ -7,12 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from storage.errors import InvalidInput
 from storage.spec.aliases import alias_of
 from storage.spec.lora_facts import licence, lora_facts
-from storage.spec.model_files import local_folder, named_folder, own_configuration
-from storage.spec.models import PICKLED, SINGLE_FILE, Weights
-from storage.spec.single_file import FAMILY_NAMES, SingleFile, look_into, stated
+from storage.spec.lora_header import USUAL_NAME, wrong_in_header
+from storage.spec.model_files import (
+    is_there,
+    local_folder,
+    named_folder,
+    own_configuration,
+    own_pipeline,
+    public_source,
+)
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Weights, wrong_source
+from storage.spec.single_file import FAMILY_NAMES, SingleFile, has_averages, look_into, stated
+from storage.spec.wrong_files import wrong_in_files
 
 #: What each family draws best: the sides of the pictures that it was trained on.
 _SIDES = {"sd1": 512, "sd2": 512, "sdxl": 1024}
@@ -48,33 +59,78 @@ def entry_for(source: str, *, alias: str | None, is_lora: bool) -> NewEntry:
 
     Raises InvalidInput if it is nothing that has an entry, or is not there.
     """
-    path = named_folder(Weights(source=source)) if not source.endswith(PICKLED) else Path(source)
+    if wrong := wrong_source(source):
+        raise InvalidInput(f"{wrong}; nothing was written")
+    path = named_folder(Weights(source=source))
     alias = alias or alias_of(_name(source, path))
-    if path is not None and not path.exists():
+    if path is not None and not is_there(path):
         raise InvalidInput(f"there is no {path}; nothing was written")
-    if source.endswith(PICKLED):
-        raise InvalidInput(
-            f"{Path(source).name} is pickled, and such a file can carry code that runs when it is read; make it a "
-            f"safetensors file: python -m worker.rendering.to_safetensors {source}"
-        )
     if path is not None and path.is_file():
         return _of_file(source, path, alias, is_lora=is_lora)
     if is_lora:
         return NewEntry(table="loras", alias=alias, keys={"source": source})
-    if path is not None and not (path / "model_index.json").is_file():
-        raise InvalidInput(f"{path} is no folder in Diffusers layout (no model_index.json); nothing was written")
+    if path is not None:
+        _check_folder(source, path)
     keys = {"kind": "diffusers", "source": source}
     facts = _card_licence(local_folder(Weights(source=source)))
     return NewEntry(table="models", alias=alias, keys=keys | _native_size(source), facts=facts)
 
 
+def _check_folder(source: str, path: Path) -> None:
+    """Raise InvalidInput for a folder that is no model in Diffusers layout."""
+    if not (path / "model_index.json").is_file():
+        kinds = {file.name: _kind(file) for file in sorted(path.glob(f"*{SINGLE_FILE}"))}
+        others = [
+            f"{name} is {'damaged' if kind == 'damaged' else f'of another kind ({kind})'}"
+            for name, kind in kinds.items()
+            if kind != "LoRA"
+        ]
+        loras = f"; nor one of LoRAs alone: {others[0]}" if "LoRA" in kinds.values() else ""
+        raise InvalidInput(f"{path} is no folder in Diffusers layout (no model_index.json){loras}; nothing was written")
+    if own_pipeline(Weights(source=source)) is None:
+        raise InvalidInput(
+            f"{path / 'model_index.json'} names no class of a pipeline (_class_name); nothing was written"
+        )
+
+
 def is_lora_folder(source: str) -> bool:
     """Tell whether a resolved source is a folder of LoRA files, and of nothing that could be a model."""
-    path = named_folder(Weights(source=source)) if not source.endswith(PICKLED) else None
-    if path is None or not path.is_dir() or (path / "model_index.json").exists() or (path / "config.json").exists():
+    path = None if wrong_source(source) else named_folder(Weights(source=source))
+    if (
+        path is None
+        or not is_there(path)
+        or not path.is_dir()
+        or (path / "model_index.json").exists()
+        or (path / "config.json").exists()
+    ):
         return False
     kinds = [_kind(file) for file in path.glob(f"*{SINGLE_FILE}")]
     return bool(kinds) and all(kind == "LoRA" for kind in kinds)
+
+
+def is_one_lora(source: str, keys: Mapping[str, Any]) -> bool:
+    """Tell whether one of a folder of LoRA files is meant: by `weight_name`, as the only one, by its usual name."""
+    files = list(Path(source).glob(f"*{SINGLE_FILE}"))
+    return len(files) == 1 or "weight_name" in keys or any(file.name == USUAL_NAME for file in files)
+
+
+def check_model(alias: str, keys: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a model whose files the door would refuse, as far as they are here."""
+    try:
+        model = DiffusersModel.model_validate({**keys, "alias": alias})
+    except ValidationError:
+        # Said by whoever writes the entry, with its place.
+        return
+    if wrong := wrong_in_files(model):
+        raise InvalidInput(f"{wrong}; nothing was written")
+
+
+def check_lora(keys: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a LoRA whose file cannot be applied to anything, as far as it is here."""
+    name = keys.get("weight_name")
+    lora = Lora(alias="new", source=keys["source"], weight_name=name if isinstance(name, str) else None)
+    if wrong := wrong_in_header(lora, None):
+        raise InvalidInput(f"{public_source(lora)} cannot be used: {wrong}; nothing was written")
 
 
 def _kind(file: Path) -> str:
@@ -96,8 +152,13 @@ def _of_file(source: str, path: Path, alias: str, *, is_lora: bool) -> NewEntry:
         found = look_into(path)
     except ValueError as error:
         raise InvalidInput(f"{path} is no safetensors file that can be read: {error}; nothing was written") from None
+    if is_lora and found.kind not in ("LoRA", "unknown"):
+        raise InvalidInput(f"{path.name} is {found.words}, and no LoRA: leave --lora out; nothing was written")
     if found.kind == "LoRA" or is_lora:
-        return NewEntry(table="loras", alias=alias, keys={"source": source}, facts=lora_facts(found.header).words)
+        said = lora_facts(found.header)
+        if said.ranks is not None and said.ranks[0] == 0:
+            raise InvalidInput(f"{path.name} has matrices of rank 0, in which there is nothing; nothing was written")
+        return NewEntry(table="loras", alias=alias, keys={"source": source}, facts=said.words)
     if found.kind == "embedding":
         vectors = next(iter(found.header.tensors.values())).shape
         facts = [f"{vectors[0] if len(vectors) > 1 else 1} vectors of {' and '.join(_widths(found))}"]
@@ -134,10 +195,16 @@ def _facts_of(found: SingleFile) -> list[str]:
     facts = [
         FAMILY_NAMES.get(found.family or "", ""),
         f"predicts {'v' if found.prediction == 'v_prediction' else 'noise (ε)'}" if found.prediction else "",
-        "ends without signal (zero SNR)" if found.zero_snr else "",
+        "ends without signal (zero SNR)" if found.zero_snr else _zero_snr_in_vain(found),
+        "its averaged weights (EMA) are not used" if has_averages(found) else "",
         f"licence: {said}" if said else "",
     ]
     return [fact for fact in facts if fact]
+
+
+def _zero_snr_in_vain(found: SingleFile) -> str:
+    said = "ztsnr" in found.header.tensors
+    return "its ztsnr counts only where it predicts v, which it does not say (prediction_type)" if said else ""
 
 
 def _native_size(source: str) -> dict[str, int]:

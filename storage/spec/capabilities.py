@@ -12,7 +12,7 @@ from typing import Any
 from storage.errors import BadSpecification
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
-from storage.spec.lora_header import wrong_in_header
+from storage.spec.lora_header import wrong_in_header, wrong_scale
 from storage.spec.model_files import own_configuration, own_pipeline, public_source
 from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
@@ -113,6 +113,9 @@ def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
     if not guided and spec.negative_prompt not in ("", model.negative_prompt):
         yield f"negative_prompt: the model {model.alias} ignores it at a guidance_scale of {spec.guidance_scale:g}"
     yield from profile_remarks(spec, model, pipeline)
+    for name, scale in (spec.loras or {}).items():
+        if scale == 0:
+            yield f"loras: {name} changes nothing at a scale of 0"
 
 
 def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
@@ -120,14 +123,14 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
 
     What is in its file counts where that is on this machine.
     """
-    for name in spec.loras or {}:
+    for name, scale in (spec.loras or {}).items():
         if name not in loras:
             known = f"registered LoRAs: {', '.join(loras)}" if loras else "none are registered"
             raise BadSpecification(f"loras: no LoRA named {name!r}; {known}")
         if loras[name].models and spec.model not in loras[name].models:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
         pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
-        if wrong := wrong_in_header(loras[name], pipeline):
+        if wrong := wrong_in_header(loras[name], pipeline) or wrong_scale(loras[name], scale):
             raise BadSpecification(f"loras: {name} ({public_source(loras[name])}) cannot be loaded: {wrong}")
 
 

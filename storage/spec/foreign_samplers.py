@@ -7,7 +7,7 @@ comfy/k_diffusion/sampling.py of ComfyUI, Diffusers' schedulers, SCHEDULER_MAP o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from storage.errors import BadSpecification
@@ -126,7 +126,23 @@ _FLAGS: Mapping[str, str] = {
     "use_exponential_sigmas": "exponential",
     "use_beta_sigmas": "beta",
 }
-_WORD = re.compile(r"(\w+)(?:\s*[=:]\s*([\w.+-]+))?")
+_CLASS = re.compile(r"\w+scheduler\b")
+#: As it stands in programs: `….from_config(pipe.scheduler.config, …)`.
+_FROM_CONFIG = re.compile(r"\.from_config\([\w.]*")
+_OF_DPM_SOLVER = ("dpm++ 2m", "dpm++ sde")
+#: Settings that may stand behind a class, and their values; nothing: the setting alone, which is true.
+_SETTINGS: Mapping[str, Collection[str]] = {
+    **dict.fromkeys(_FLAGS, ("", "true", "false")),
+    "timestep_spacing": ("trailing",),
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "solver_order": ("2", "3"),
+    "solver_type": ("midpoint", "heun"),
+}
+_SHOWN_SETTINGS = (
+    *_FLAGS,
+    *(f"{name}={'|'.join(values)}" for name, values in _SETTINGS.items() if name not in _FLAGS),
+)
+_WORD = re.compile(r"(\w+)[\"']?(?:\s*[=:]\s*[\"']?([\w.+-]+))?")
 
 
 def sampler_of(name: str) -> str:
@@ -139,7 +155,7 @@ def sampler_of(name: str) -> str:
     bare = spelled(name)
     if bare in SAMPLERS:
         return bare
-    if "scheduler" in bare and not bare.startswith("scheduler"):
+    if _CLASS.match(bare):
         return of_diffusers_words(name)
     solver, schedule = split(bare)
     if solver in ABSENT:
@@ -240,18 +256,37 @@ def of_diffusers(kind: str, config: Mapping[str, Any]) -> str:
 
 
 def of_diffusers_words(text: str) -> str:
-    """Return our name of a class of Diffusers with flags behind it, such as `… use_karras_sigmas=True`."""
-    (kind, _), *settings = _WORD.findall(text)
-    config = {name: value.lower() not in ("false", "none") and (value or True) for name, value in settings}
-    return of_diffusers(kind, config)
+    """Return our name of a class of Diffusers with settings behind it, such as `… use_karras_sigmas=True`.
+
+    Raises BadSpecification for a setting that would be ignored.
+    """
+    (kind, _), *settings = _WORD.findall(_FROM_CONFIG.sub(" ", text))
+    for name, value in settings:
+        if value.lower() not in _SETTINGS.get(name, ()):
+            raise BadSpecification(
+                f"{kind[:60]}: {f'{name}={value}' if value else name:.60} is no setting that can be asked for here; "
+                f"these are: {', '.join(_SHOWN_SETTINGS)}"
+            )
+    return of_diffusers(kind, {name: value.lower() != "false" and (value or True) for name, value in settings})
 
 
 def _by_settings(solver: str, config: Mapping[str, Any]) -> str:
-    stochastic = str(config.get("algorithm_type", "")).startswith("sde-")
+    algorithm, order = str(config.get("algorithm_type") or ""), str(config.get("solver_order") or 2)
+    stochastic = algorithm.startswith("sde-")
+    if solver not in _OF_DPM_SOLVER:
+        if solver == "unipc" and order != "2":
+            raise BadSpecification(f"UniPC of order {order} is not a sampler of the farm; order 2 is")
+        return solver
+    if algorithm in ("dpmsolver", "sde-dpmsolver"):
+        raise BadSpecification(f"algorithm_type {algorithm} is not a sampler of the farm; take {algorithm}++")
     if solver == "dpm++ 2m" and stochastic:
-        if str(config.get("solver_order", 2)) == "3":
+        if order == "3":
             return "dpm++ 3m sde"
         return "dpm++ 2m sde heun" if config.get("solver_type") == "heun" else "dpm++ 2m sde"
+    if solver == "dpm++ 2m" and (order != "2" or config.get("solver_type") == "heun"):
+        raise BadSpecification(
+            "DPM++ 2M without noise is of order 2 and midpoint here; leave solver_order and solver_type out"
+        )
     if solver == "dpm++ sde" and not stochastic:
         raise BadSpecification("DPMSolverSinglestepScheduler without noise is not a sampler of the farm; take DPM++ 2M")
     return solver

@@ -32,8 +32,13 @@ def guides_by_true_cfg(pipeline: str) -> bool:
 
 
 def guidance_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
-    """Yield a remark on a guidance scale that a model ignores, as far as its own files are here."""
+    """Yield a remark on a guidance scale that a model ignores, or takes for none, as far as its own files are here."""
     own = own_configuration(model)
+    profile = profile_of(model.pipeline or (own.pipeline if own else None))
+    guided = profile is not None and profile.guidance in ("classifier-free", "true_cfg")
+    # 0 is how Diffusers' examples write that there is none.
+    if profile is not None and guided and 0 < spec.guidance_scale < profile.off:
+        yield f"guidance_scale: below {profile.off:g} the model {model.alias} draws without guidance, as at 0"
     if own is not None and spec.guidance_scale != model.guidance_scale and ignores_guidance(own):
         yield f"guidance_scale: the model {model.alias} ignores it; it was distilled to draw without, or with one alone"
 

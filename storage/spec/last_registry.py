@@ -8,6 +8,7 @@ from pathlib import Path
 from storage.errors import BadSettings
 from storage.settings import Settings
 from storage.spec.registry import Registry, parse_registry, read_registry
+from storage.spec.registry_text import read_text
 
 log = logging.getLogger(__name__)
 
@@ -16,15 +17,15 @@ def keep_registry(settings: Settings) -> None:
     """Keep a copy of the registry's file as it is now, which must be right; none is kept of the built-in one."""
     path = settings.local_models_file
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = read_text(path) if path.exists() else ""
         kept = _kept(settings)
-        if kept.exists() and kept.read_text(encoding="utf-8") == text:
+        if kept.exists() and read_text(kept) == text:
             return
         kept.parent.mkdir(parents=True, exist_ok=True)
         unfinished = kept.with_name(f"{kept.name}.{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", newline="")
         unfinished.replace(kept)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, BadSettings) as error:
         log.warning("no copy of the model registry is kept", extra={"file": str(path), "error": error})
 
 
@@ -34,8 +35,8 @@ def registry_or_last(settings: Settings) -> Registry:
         return read_registry(settings)
     except BadSettings as error:
         try:
-            text = _kept(settings).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = read_text(_kept(settings))
+        except (OSError, BadSettings):
             raise error from None
         if not text:
             raise

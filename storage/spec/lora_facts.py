@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from storage.spec.lora_header import UPS
+from storage.spec.lora_header import DOWNS, MAGNITUDES, made_for, method_of
 from storage.spec.safetensors_header import Header
-from storage.spec.single_file import FAMILIES, FAMILY_NAMES, stated
+from storage.spec.single_file import FAMILY_NAMES, stated
 
 #: How trainers name bases (kohya's `ss_base_model_version`, ModelSpec's `architecture`): the family.
 _BASES = {
@@ -32,6 +32,8 @@ _NAMES = {
     "single_transformer_blocks": "FLUX",
     "joint_transformer_blocks": "Stable Diffusion 3",
 }
+#: What the door calls a base → what it is called here.
+_TOLD_AT_THE_DOOR = {"Stable Diffusion 1": FAMILY_NAMES["sd1"], "Stable Diffusion 2": FAMILY_NAMES["sd2"]}
 _MOST_TAGS = 5
 _TOLD = 200
 
@@ -41,6 +43,8 @@ class LoraFacts:
     """What was found; empty or None: the file does not say."""
 
     base: str | None
+    #: What it is where it is another than a plain LoRA, such as "a LoHa".
+    method: str | None
     #: The smallest and the largest of its modules.
     ranks: tuple[int, int] | None
     trigger: str | None
@@ -54,6 +58,7 @@ class LoraFacts:
         ranks = None if self.ranks is None else sorted(set(self.ranks))
         found = [
             self.base and f"made for {self.base}",
+            self.method,
             ranks and f"rank {' to '.join(map(str, ranks))}",
             self.trigger and f"trigger words: {self.trigger}",
             self.tags and not self.trigger and f"most frequent tags in its training: {', '.join(self.tags)}",
@@ -66,11 +71,18 @@ def lora_facts(header: Header) -> LoraFacts:
     """Read what a header says."""
     return LoraFacts(
         base=_stated_base(header) or _base_by_names(header),
+        method=_method(header),
         ranks=_ranks(header),
         trigger=_one_line(stated(header, "modelspec.trigger_phrase")),
         tags=_tags(stated(header, "ss_tag_frequency")),
         licence=licence(header),
     )
+
+
+def _method(header: Header) -> str | None:
+    if any(name.endswith(MAGNITUDES) for name in header.tensors):
+        return "a DoRA, whose scale must be 1"
+    return method_of(header.tensors)
 
 
 def licence(header: Header) -> str | None:
@@ -87,12 +99,8 @@ def _base_by_names(header: Header) -> str | None:
     for part, base in _NAMES.items():
         if any(part in name for name in header.tensors):
             return base
-    for name, tensor in header.tensors.items():
-        # The matrix that takes what cross-attention attends to: as wide as the text encoders are.
-        if "attn2" in name and "to_k" in name and _is_down(name) and len(tensor.shape) > 1:
-            family = FAMILIES.get(tensor.shape[1])
-            return FAMILY_NAMES.get(family or "")
-    return None
+    told = made_for({name: tensor.shape for name, tensor in header.tensors.items()}, {})
+    return _TOLD_AT_THE_DOOR.get(told or "", told)
 
 
 def _ranks(header: Header) -> tuple[int, int] | None:
@@ -101,7 +109,7 @@ def _ranks(header: Header) -> tuple[int, int] | None:
 
 
 def _is_down(name: str) -> bool:
-    return any(name.endswith(down) for down, _ in UPS)
+    return name.endswith(DOWNS)
 
 
 def _tags(written: str | None) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from storage.spec.model_files import named_folder, remembered
+from storage.spec.model_files import is_there, named_folder, remembered
 from storage.spec.models import Lora
 from storage.spec.safetensors_header import read_header
 
+#: The file's name that Diffusers' trainers give.
+USUAL_NAME = "pytorch_lora_weights.safetensors"
 #: How the two matrices of a module are called: the one that takes the input, and the other.
 UPS = (
     (".lora_down.weight", ".lora_up.weight"),
@@ -18,6 +20,12 @@ UPS = (
     (".lora.down.weight", ".lora.up.weight"),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
 )
+#: Matrices that take a layer's whole input, by the ends of names: their first side is the rank, their second its width.
+_TAKING_ALL = (*(down for down, _ in UPS), "_lora.down.weight", ".lora_A.default.weight", ".hada_w1_b")
+#: Those, and a LoKr's, which take a part of it.
+DOWNS = (*_TAKING_ALL, ".lokr_w2_b", ".lokr_w1_b")
+#: How the lengths that a DoRA gives each output's weights are called, by the ends of names.
+MAGNITUDES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 #: What other methods than LoRA write, by a part of the names: the method.
 _METHODS = {
     ".hada_": "a LoHa",
@@ -74,21 +82,49 @@ _BY_WORDS = {
 def wrong_in_header(lora: Lora, pipeline: str | None) -> str | None:
     """Return why a LoRA cannot be applied to any model of a pipeline class, as far as its file is here and says so."""
     path = named_folder(lora)
-    if path is None or not path.exists():
+    if path is None or not is_there(path):
         return None
     return _wrong_in(path, lora.weight_name, pipeline or "", remembered())
 
 
+def wrong_scale(lora: Lora, scale: float) -> str | None:
+    """Return why a LoRA cannot be applied at a scale, as far as its file is here: a DoRA's magnitudes have none."""
+    path = named_folder(lora)
+    if scale == 1 or path is None or not is_there(path) or not _has_magnitudes(path, lora.weight_name, remembered()):
+        return None
+    return f"it is a DoRA, whose magnitudes have no scale: its scale must be 1 (given: {scale:g})"
+
+
+@lru_cache(maxsize=256)
+def _has_magnitudes(path: Path, weight_name: str | None, _when: int) -> bool:
+    try:
+        file = _file_at(path, weight_name)
+        return any(name.endswith(MAGNITUDES) for name in read_header(file).tensors)
+    except (OSError, ValueError):
+        return False
+
+
+def _file_at(path: Path, weight_name: str | None) -> Path:
+    """Return a LoRA's file. Raises ValueError if a folder has none, or more."""
+    if not path.is_dir():
+        return path
+    wanted = path / (weight_name or USUAL_NAME)
+    files = [wanted] if wanted.is_file() else [] if weight_name else sorted(path.glob("*.safetensors"))
+    if len(files) > 1:
+        raise ValueError(
+            f"there are {len(files)} files: {listed([file.name for file in files])}; set weight_name to one"
+        )
+    if not files:
+        raise ValueError(f"there is no {weight_name or 'safetensors file'} in it")
+    return files[0]
+
+
 @lru_cache(maxsize=256)
 def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) -> str | None:
-    if path.is_dir():
-        wanted = path / (weight_name or "pytorch_lora_weights.safetensors")
-        files = [wanted] if wanted.is_file() else [] if weight_name else sorted(path.glob("*.safetensors"))
-        if len(files) > 1:
-            return f"there are {len(files)} files: {listed([file.name for file in files])}; set weight_name to one"
-        if not files:
-            return f"there is no {weight_name or 'safetensors file'} in it"
-        path = files[0]
+    try:
+        path = _file_at(path, weight_name)
+    except ValueError as error:
+        return str(error)
     try:
         header = read_header(path)
     except OSError:
@@ -132,7 +168,7 @@ def made_for(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -
             if part in name:
                 return base
         takes_text = "attn2_to_k." in name or "attn2.to_k." in name or "attn2.processor.to_k_lora." in name
-        if takes_text and ("down" in name or "lora_A" in name or name.endswith("hada_w1_b")) and len(shape) > 1:
+        if takes_text and name.endswith(_TAKING_ALL) and len(shape) > 1:
             return _BY_WIDTH.get(shape[1]) or _said(metadata)
     return _said(metadata)
 

@@ -4,13 +4,11 @@
 as long as the model's entry and the farm's version are those that were checked.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +18,7 @@ from storage.settings import Settings
 from storage.spec.entry_hash import entry_hash
 from storage.spec.models import Model
 from storage.spec.picture import Spec
+from storage.spec.whole_files import locked, replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ def write_check(file: Path, alias: str, check: ModelCheck) -> None:
     The file is replaced whole or stays as it was, also where several checks end at once. Raises BadSettings.
     """
     try:
-        with _locked(file.parent):
+        with locked(file.parent):
             found = {name: dict(of_devices) for name, of_devices in _read(file).items()}
             found.setdefault(alias, {})[check.device_name] = check
             _replace(file, found)
@@ -160,34 +159,12 @@ def write_check(file: Path, alias: str, check: ModelCheck) -> None:
 
 
 def _replace(file: Path, found: _Found) -> None:
-    # Here: commands that read the registry need not wait for it.
-    import tempfile
-
     checks = {
         alias: {name: check.model_dump(mode="json") for name, check in of_devices.items()}
         for alias, of_devices in found.items()
     }
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as unfinished:
-        try:
-            json.dump({"version": _VERSION, "checks": checks}, unfinished, indent=1, ensure_ascii=False)
-            os.fchmod(unfinished.fileno(), 0o644)
-            unfinished.flush()
-            os.fsync(unfinished.fileno())
-            os.replace(unfinished.name, file)
-        except BaseException:
-            os.unlink(unfinished.name)
-            raise
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # The folder itself: a file for it would lie about for ever.
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
+    text = json.dumps({"version": _VERSION, "checks": checks}, indent=1, ensure_ascii=False)
+    replace_whole(file, text, mode=0o644)
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:

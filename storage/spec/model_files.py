@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Model, Weights
+from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Model, Weights, wrong_source
 from storage.spec.single_file import SingleFile, look_into, scheduler_settings
 
 #: The models that come with the farm, each a folder in Diffusers layout.
@@ -49,12 +49,29 @@ def resolved_source(source: str, folder: Path) -> str:
 
     What can be both is a folder if there is one, and otherwise a repository of the hub.
     """
-    if source.startswith("shipped:"):
+    if source.startswith("shipped:") or not source.strip() or wrong_source(source):
+        # What is wrong is told of what stands there.
         return source
-    path = folder.absolute() / Path(source).expanduser()
-    if _HUB_ID.fullmatch(source) and not path.exists() and not source.endswith(SINGLE_FILE):
+    path = folder.absolute() / at_home(source)
+    if _HUB_ID.fullmatch(source) and not is_there(path) and not source.endswith(SINGLE_FILE):
         return source
     return os.path.normpath(path)
+
+
+def at_home(source: str) -> Path:
+    """Return a path with the home folder in place of `~`; of a user that is not there, it stays as it is."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether there is such a file or folder; names that the system does not take are of none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def named_folder(weights: Weights | Lora) -> Path | None:
@@ -92,7 +109,7 @@ def not_found(entry: Model | Lora) -> list[str]:
     folders += [
         Path(part.config) for part in named if isinstance(part, Weights) and part.config and _is_path(part.config)
     ]
-    return [str(folder) for folder in folders if folder is not None and not folder.exists()]
+    return [str(folder) for folder in folders if folder is not None and not is_there(folder)]
 
 
 def configs_of(entry: Model | Lora) -> list[Weights]:

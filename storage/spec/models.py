@@ -1,7 +1,9 @@
 """What a model registry holds: models of each kind, with defaults for their pictures and how they are run; LoRAs."""
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, model_validator
@@ -24,6 +26,13 @@ _BATCH = 8
 #: What is pickled can carry code, which runs as soon as it is read.
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 SINGLE_FILE = ".safetensors"
+#: What else models come in, by the ending: why none of it is read.
+_OTHER_FORMATS = {
+    ".gguf": "is quantized for other programs (GGUF), which the farm does not read; take safetensors",
+    ".onnx": "is an ONNX graph, and the farm draws with PyTorch; take the same model's safetensors",
+    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "is an archive; unpack it, and name what is in it"),
+}
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 ALIAS: Any = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
@@ -66,12 +75,28 @@ class _Model(BaseModel):
         return self.model_dump(include=DEFAULTS, exclude_none=True)
 
 
-def _not_pickled(source: str) -> str:
-    if source.lower().endswith(PICKLED):
-        raise ValueError(
-            f"{source.rpartition('/')[2]} is pickled, and such a file can carry code that runs when it is read; make "
-            "it a safetensors file: python -m worker.rendering.to_safetensors FILE"
+def wrong_source(source: str) -> str | None:
+    """Return why nothing of this name is ever read, and what to do; None: it may be."""
+    name, ending = source.rpartition("/")[2], PurePosixPath(source.lower()).suffix
+    if not source.strip():
+        return "must name a folder, a safetensors file or a repository of the hub"
+    if "://" in source:
+        repository = _HUB_PAGE.match(source)
+        known = f"the repository, {repository[1]}" if repository else "a repository of the hub (OWNER/NAME)"
+        return f"{source[:80]} is an address; name {known}, or fetch the file and name that"
+    if ending in PICKLED:
+        return (
+            f"{name} is pickled, and such a file can carry code that runs when it is read; make it a safetensors file: "
+            "python -m worker.rendering.to_safetensors FILE"
         )
+    if ending == SINGLE_FILE and not source.endswith(SINGLE_FILE):
+        return f"{name}: write its ending in small letters, {SINGLE_FILE}"
+    return f"{name} {_OTHER_FORMATS[ending]}" if ending in _OTHER_FORMATS else None
+
+
+def _readable(source: str) -> str:
+    if wrong := wrong_source(source):
+        raise ValueError(wrong)
     return source
 
 
@@ -81,7 +106,7 @@ class Weights(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: A hub id, a folder, a safetensors file, or `shipped:<name>`, which comes with the farm.
-    source: Annotated[str, AfterValidator(lambda source: _not_pickled(_MOVED.get(source, source)))]
+    source: Annotated[str, AfterValidator(lambda source: _readable(_MOVED.get(source, source)))]
     revision: str | None = None
     variant: str | None = None
     #: Of a single file: a folder or hub id whose configuration files say how it is put together; None: the farm's own.
@@ -107,7 +132,7 @@ class Lora(BaseModel):
 
     alias: str = ALIAS
     #: A hub id, a folder, or a safetensors file.
-    source: Annotated[str, AfterValidator(_not_pickled)]
+    source: Annotated[str, AfterValidator(_readable)]
     revision: str | None = None
     #: The file in a repository or folder of several.
     weight_name: str | None = None

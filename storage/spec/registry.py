@@ -14,15 +14,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.errors import BadSettings, BadSpecification, NotFound
 from storage.settings import Settings
-from storage.spec.aliases import aliases_of
+from storage.spec.aliases import aliases_of, known_as, wrong_alias
 from storage.spec.capabilities import check_controls, check_loras, size_multiple
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.explanations import explain
 from storage.spec.model_checks import ModelChecks, checks_file
-from storage.spec.model_files import resolved_source
+from storage.spec.model_files import at_home, is_there, resolved_source
 from storage.spec.models import SINGLE_FILE, DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import Request, Spec, check_pixels
 from storage.spec.picture_size import with_sides
+from storage.spec.registry_text import MARK, read_text
 
 M = TypeVar("M")
 L = TypeVar("L", bound=Lora)
@@ -96,7 +97,9 @@ class Registry:
         """Return a model. Raises NotFound, which lists the registered ones."""
         models = self.models
         if alias not in models:
-            raise NotFound(f"no model named {alias!r}; registered models: {', '.join(models)}")
+            other = {**dict.fromkeys(self.loras, "a LoRA"), **dict.fromkeys(self.embeddings, "an embedding")}
+            what = f"{alias} is {other[alias]}, no model" if alias in other else f"no model named {alias!r}"
+            raise NotFound(f"{what}; registered models: {', '.join(models)}")
         return models[alias]
 
     def resolve(self, request: Request, *, seed: int) -> Spec:
@@ -114,8 +117,8 @@ class Registry:
         fields = {**model.defaults} | {"seed": seed} | asked | {"model": model.alias}
         if request.prompt_embeds is not None:
             fields = _without_words(fields, request)
-        elif fields.get("prompt_weighting") == "webui" and "<" in fields["prompt"]:
-            fields = _with_loras_of_prompt(fields, self.loras)
+        elif fields.get("prompt_weighting") == "webui":
+            fields = _as_the_webui_reads(fields, self.loras)
         try:
             spec = Spec.model_validate(fields | _for_each_controlnet(fields, model))
         except ValidationError as error:
@@ -151,22 +154,24 @@ def _check_words(spec: Spec, model: Model) -> None:
     check_length(spec, model)
 
 
-def _with_loras_of_prompt(fields: Mapping[str, Any], known: Mapping[str, Lora]) -> dict[str, Any]:
-    """Take the web UI's LoRA tags out of the prompt. Raises BadSpecification."""
-    from storage.spec.webui_prompts import take_loras
+def _as_the_webui_reads(fields: Mapping[str, Any], known: Mapping[str, Lora]) -> dict[str, Any]:
+    """Leave comments out, and take the web UI's LoRA tags out of the prompt. Raises BadSpecification."""
+    from storage.spec.webui_prompts import take_loras, without_comments
 
+    words = {name: without_comments(fields[name]) for name in ("prompt", "negative_prompt")}
+    if "<" not in words["prompt"]:
+        return {**fields, **words}
     try:
-        prompt, scales = take_loras(fields["prompt"])
+        prompt, scales = take_loras(words["prompt"])
     except ValueError as error:
         raise BadSpecification(f"prompt: {error}") from None
     named = dict(fields.get("loras") or {})
     for name, scale in scales.items():
-        # Files have capitals there; aliases have none.
-        alias = name if name in known else name.lower()
+        alias = known_as(name, known)
         if alias in named:
             raise BadSpecification(f"prompt: the LoRA {alias!r} is named twice; give it one weight")
         named[alias] = scale
-    return {**fields, "prompt": prompt} | ({"loras": named} if named else {})
+    return {**fields, **words, "prompt": prompt} | ({"loras": named} if named else {})
 
 
 def _for_each_controlnet(fields: Mapping[str, Any], model: Model) -> dict[str, Any]:
@@ -184,13 +189,16 @@ def _read_models(settings: Settings) -> Registry:
     path = settings.local_models_file
     if path.exists() or settings.models_file:
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise BadSettings(f"model registry {path}: {error.strerror or error}") from None
-        except UnicodeDecodeError as error:
-            raise BadSettings(f"model registry {path}: {error}") from None
+            text = read_text(path)
+        except FileNotFoundError:
+            raise BadSettings(f"model registry {path}: there is no such file") from None
         return parse_registry(text, where=str(path), folder=path.absolute().parent)
     return parse_registry(_builtin(), where="built-in")
+
+
+def comes_with_the_farm(alias: str) -> bool:
+    """Tell whether a model of this name comes with the farm."""
+    return alias in tomllib.loads(_builtin())["models"]
 
 
 def _builtin() -> str:
@@ -203,7 +211,7 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
     Raises BadSettings with `where` and the entry that is wrong.
     """
     try:
-        content = tomllib.loads(text)
+        content = tomllib.loads(text.removeprefix(MARK))
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"model registry {where}: {error}") from None
     unknown = content.keys() - {"builtin", "default", "models", "loras", "embeddings"}
@@ -218,7 +226,7 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
         raise BadSettings(f"model registry {where}: builtin must be true or false (given: {builtin!r:.40})")
     models = {
         alias: _read(
-            Model, _MODEL.validate_python, _placed(entry, folder), alias, f"model registry {where}: [models.{alias}]"
+            Model, _MODEL.validate_python, placed(entry, folder), alias, f"model registry {where}: [models.{alias}]"
         )
         for alias, entry in entries.items()
     }
@@ -240,25 +248,25 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
     return Registry(models, default, loras, lora_folder=lora_folder, embeddings=embeddings)
 
 
-def _placed(entry: Any, folder: Path | None) -> Any:
+def placed(entry: Any, folder: Path | None) -> Any:
     """Return an entry whose relative sources, its ControlNets' among them, start in the registry's folder."""
     if isinstance(entry, str) and folder is not None:
         return resolved_source(entry, folder)
     if not isinstance(entry, dict) or folder is None:
         return entry
-    placed = {**entry}
+    found = {**entry}
     for key in ("source", "config"):
         if isinstance(entry.get(key), str):
-            placed[key] = resolved_source(entry[key], folder)
+            found[key] = resolved_source(entry[key], folder)
     if "vae" in entry:
-        placed["vae"] = _placed(entry["vae"], folder)
+        found["vae"] = placed(entry["vae"], folder)
     if isinstance(entry.get("controlnets"), list):
-        placed["controlnets"] = [_placed(net, folder) for net in entry["controlnets"]]
-    return placed
+        found["controlnets"] = [placed(net, folder) for net in entry["controlnets"]]
+    return found
 
 
 def _all_placed(entries: Any, folder: Path | None) -> Any:
-    return {alias: _placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
+    return {alias: placed(entry, folder) for alias, entry in entries.items()} if isinstance(entries, dict) else entries
 
 
 def _read_words(table: str, kind: type[L], entries: Any, models: Mapping[str, Model], where: str) -> dict[str, L]:
@@ -281,10 +289,10 @@ def _lora_folder(entries: Any, where: str, folder: Path | None) -> Path | None:
     given = entries.get("folder") if isinstance(entries, dict) else None
     if given is None or isinstance(given, dict):
         return None
-    if not isinstance(given, str):
+    if not isinstance(given, str) or not given.strip():
         raise BadSettings(f"model registry {where}: [loras] folder: must be a folder (given: {given!r:.40})")
-    path = (folder or Path()).absolute() / Path(given).expanduser()
-    if not path.is_dir():
+    path = (folder or Path()).absolute() / at_home(given)
+    if not (is_there(path) and path.is_dir()):
         raise BadSettings(f"model registry {where}: [loras] folder: there is no folder {path}")
     return path
 
@@ -299,8 +307,12 @@ def _loras_in(folder: Path, named: Mapping[str, Lora]) -> dict[str, Lora]:
 
 def _read(kind: Any, validate: Callable[[Any], M], entry: Any, alias: str, place: str) -> M:
     """Read an entry as one of this kind. Raises BadSettings with its place and the field that is wrong."""
+    if wrong := wrong_alias(alias):
+        raise BadSettings(f"{place}: {wrong}")
     if not isinstance(entry, dict):
         raise BadSettings(f"{place}: expected a table")
+    if "alias" in entry:
+        raise BadSettings(f"{place} alias: the table's own name is its alias; drop the key")
     try:
         found = validate({**entry, "alias": alias})
         if isinstance(found, DiffusersModel | SimulatedModel):

@@ -3,21 +3,23 @@
 import json
 import os
 import re
-import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from storage.errors import BadSettings, InvalidInput
 from storage.spec.registry import Registry, parse_registry
+from storage.spec.registry_text import MARK, read_text
+from storage.spec.whole_files import locked, replace_whole
 
 _FIRST = """# The models of this farm, beside those that come with it; examples/models.toml shows every key.
 builtin = true
 default = "shapes"
 """
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_DEFAULT = re.compile(r"^default[ \t]*=.*$", re.MULTILINE)
+#: What stands behind the value may be a comment.
+_DEFAULT = re.compile(r"^(default[ \t]*=[ \t]*)(?:\"(?:[^\"\\\r\n]|\\.)*\"|'[^'\r\n]*')", re.MULTILINE)
 
 
 def add_entry(
@@ -34,37 +36,71 @@ def add_entry(
     Args:
         comments: lines above the entry.
 
-    The file is replaced whole or stays as it was. Raises InvalidInput if the entry is there already or is wrong,
-    BadSettings if the file was wrong before or cannot be written.
+    The file is replaced whole or stays as it was, its line ends too; of several such commands at once each adds its
+    own. Raises InvalidInput if the entry is there already or is wrong, BadSettings if the file was wrong before or
+    cannot be written.
     """
-    text = _read(path)
-    before = parse_registry(text, where=str(path), folder=path.absolute().parent)
-    if alias in tomllib.loads(text).get(table, {}):
-        raise InvalidInput(f"{path} has an entry [{table}.{alias}] already; edit it there")
     above = "".join(f"# {_one_line(comment)}\n" for comment in comments)
-    lines = [f"\n{above}[{table}.{_key(alias)}]", *(f"{name} = {_value(value)}" for name, value in entry.items())]
-    added = text.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
-    if default:
-        added = _with_default(added, alias)
-    after = _parsed(path, added)
-    if not default and after.default != before.default:
-        raise AssertionError("an entry at the end of a file does not change its default")
-    _replace(path, added)
-    return after
+    lines = [f"{above}[{table}.{_key(alias)}]", *(f"{name} = {_value(value)}" for name, value in entry.items())]
+
+    def added(text: str, before: Registry) -> str:
+        if alias in tomllib.loads(text).get(table, {}):
+            raise InvalidInput(f"{path} has an entry [{table}.{alias}] already; edit it there")
+        if table == "loras" and (there := before.loras.get(alias)) and there.source != entry.get("source"):
+            raise InvalidInput(
+                f"{alias} is {there.source} of the folder of LoRAs, and would be another one from now on; "
+                "name another ALIAS"
+            )
+        text = _behind(text, "\n".join(lines))
+        return _with_default(text, alias) if default else text
+
+    return _changed(path, added)
 
 
 def add_lora_folder(path: Path, folder: str) -> Registry:
     """Add `[loras] folder = …` to a registry's file; what the file then says. Raises as `add_entry`."""
-    text = _read(path)
-    before = parse_registry(text, where=str(path), folder=path.absolute().parent)
-    if before.lora_folder is not None:
-        raise InvalidInput(
-            f"{path} has a folder of LoRAs already, {before.lora_folder}; put the files there, or edit it"
-        )
-    added = f"{text.rstrip(chr(10))}\n\n[loras]\nfolder = {_value(folder)}\n"
-    after = _parsed(path, added)
-    _replace(path, added)
+
+    def added(text: str, before: Registry) -> str:
+        if before.lora_folder is not None:
+            raise InvalidInput(
+                f"{path} has a folder of LoRAs already, {before.lora_folder}; put the files there, or edit it"
+            )
+        return _behind(text, f"[loras]\nfolder = {_value(folder)}")
+
+    return _changed(path, added)
+
+
+def _changed(path: Path, change: Callable[[str, Registry], str]) -> Registry:
+    """Replace what a registry's file says by what `change` makes of it, and of the registry that it was."""
+    # What a link names is changed, where it is.
+    file, folder = path.resolve(), path.absolute().parent
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(file.parent):
+            written = _read(path)
+            text = written.removeprefix(MARK)
+            before = parse_registry(text, where=str(path), folder=folder)
+            changed = change(text, before)
+            if "\r\n" in text and "\n" not in text.replace("\r\n", ""):
+                changed = re.sub(r"(?<!\r)\n", "\r\n", changed)
+            after = _parsed(path, changed)
+            _check_may_write(path)
+            mode = file.stat().st_mode & 0o777 if file.exists() else 0o644
+            replace_whole(file, (MARK if written.startswith(MARK) else "") + changed, mode=mode)
+    except OSError as error:
+        raise BadSettings(f"model registry {path}: cannot be written ({error.strerror or error})") from None
     return after
+
+
+def _behind(text: str, more: str) -> str:
+    """Put lines behind a text, with an empty one between."""
+    return f"{text.rstrip(chr(10) + chr(13))}\n\n{more}\n"
+
+
+def _check_may_write(path: Path) -> None:
+    """Raise BadSettings for a file that is write-protected: replacing it would not heed that."""
+    if path.exists() and not os.access(path, os.W_OK):
+        raise BadSettings(f"model registry {path}: it is write-protected for this user; nothing was written")
 
 
 def _parsed(path: Path, text: str) -> Registry:
@@ -88,11 +124,9 @@ def value_of(text: str) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         return _FIRST
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSettings(f"model registry {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _with_default(text: str, alias: str) -> str:
@@ -100,7 +134,7 @@ def _with_default(text: str, alias: str) -> str:
     head, bracket, tables = text.partition("\n[")
     line = f"default = {_value(alias)}"
     found = _DEFAULT.search(head)
-    head = head[: found.start()] + line + head[found.end() :] if found else f"{line}\n{head}"
+    head = f"{head[: found.start()]}{found[1]}{_value(alias)}{head[found.end() :]}" if found else f"{line}\n{head}"
     return head + bracket + tables
 
 
@@ -115,16 +149,3 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{_key(name)} = {_value(one)}' for name, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _replace(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.write(text)
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError as error:
-        raise BadSettings(f"model registry {path}: cannot be written ({error.strerror})") from None

@@ -85,6 +85,7 @@ _SOLVERS_TOO: Mapping[str, str] = {
     "dpm 2 ancestral": "dpm2 a",
     "dpm2 ancestral": "dpm2 a",
     "dpmsolver++": "dpm++ 2m",
+    "dpm solver++": "dpm++ 2m",
 }
 #: Other spellings of schedules.
 _SCHEDULES_TOO: Mapping[str, str] = {
@@ -98,6 +99,7 @@ _SCHEDULES_TOO: Mapping[str, str] = {
 }
 #: Solvers that are asked for by name elsewhere, are not here, and what comes close.
 ABSENT: Mapping[str, str] = {
+    "ddim cfg++": "DDIM",
     "ddpm": "Euler a",
     "deis": "DPM++ 2M",
     "dpm adaptive": "DPM++ 2M Karras",
@@ -107,6 +109,7 @@ ABSENT: Mapping[str, str] = {
     "dpm++ 2s ancestral": "DPM++ SDE Karras",
     "er sde": "DPM++ 2M SDE Karras",
     "euler cfg pp": "Euler",
+    "gradient estimation": "Euler",
     "euler a cfg pp": "Euler a",
     "heunpp2": "Heun",
     "ipndm": "PNDM",
@@ -117,8 +120,10 @@ ABSENT: Mapping[str, str] = {
     "seeds 2": "DPM++ SDE Karras",
     "seeds 3": "DPM++ SDE Karras",
     "tcd": "LCM",
+    "uni pc bh2": "UniPC",
 }
-_SPACES = re.compile(r"[\s_]+")
+_SPACES = re.compile(r"[\s_-]+")
+_DPM = re.compile(r"dpm ?(?:\+\+|pp) ?")
 
 
 def paired(solver: str, schedule: str | None) -> str:
@@ -157,10 +162,13 @@ def schedule_of(name: str) -> str | None:
 
 
 def spelled(name: str) -> str:
-    """Return a name in small letters, with spaces, `dpm++` for `dpmpp`, and without k-diffusion's `k_`."""
-    bare = _SPACES.sub(" ", name.strip().lower()).removeprefix("k ").replace("dpmpp ", "dpm++ ")
+    """Return a name in small letters, with spaces, `dpm++ ` for `dpmpp`, and without k-diffusion's `k_`."""
+    bare = _SPACES.sub(" ", name.lower()).strip().removeprefix("k ")
+    bare = bare.removesuffix(" sampler").removesuffix(" scheduler")
+    if not _DPM.match(bare):
+        return bare
     # ComfyUI draws noise on the GPU by these names; the farm always draws it on the CPU.
-    return bare.removesuffix(" gpu") if bare.startswith("dpm++") else bare
+    return _DPM.sub("dpm++ ", bare).replace(" gpu", "").strip()
 
 
 #: `sgm uniform` ends in `uniform`: the longest is meant.

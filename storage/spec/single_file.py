@@ -1,5 +1,6 @@
 """What a single safetensors file is, told from its header without torch: kind, family, prediction type."""
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FAMILY_NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 #: What the names of a checkpoint's UNet begin with.
 UNET = "model.diffusion_model."
+#: How a UNet's names begin in files that were written without that, or without half of it; and those of other parts.
+_BARE_UNETS = ("input_blocks.", "diffusion_model.input_blocks.", "model.input_blocks.")
+_PARTS_BESIDE = ("cond_stage_model.", "conditioner.", "first_stage_model.")
 #: In a checkpoint, what each family's text encoder is called.
 _TEXTS = {
     "sd1": "cond_stage_model.transformer.",
@@ -36,6 +40,8 @@ _OTHERS = {
     "txtfusion.": "Krea 2",
     "distilled_guidance_layer.": "Chroma",
 }
+#: How the parts of what is too large for one file are called.
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.")
 #: How a file that holds a noise schedule of EDM's kind tells so.
 _EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max")
 
@@ -65,8 +71,13 @@ class SingleFile:
 
 
 def look_into(file: Path) -> SingleFile:
-    """Return what a file is. Raises OSError, and ValueError if it is no safetensors file or a damaged one."""
+    """Return what a file is. Raises OSError, and ValueError if it is no safetensors file, a damaged one, or a part."""
     stat = file.stat()
+    if (part := _PART.search(file.name)) and int(part[2]) > 1:
+        raise ValueError(
+            f"it is part {int(part[1])} of {int(part[2])} of a model; the farm reads models that are whole in one "
+            "file, or folders in Diffusers layout"
+        )
     return _look_into(str(file), stat.st_mtime_ns, stat.st_size)
 
 
@@ -93,7 +104,7 @@ def kind_of(header: Header) -> Kind:
     names = header.tensors
     if _any(names, "control_model.", "controlnet_cond_embedding.", "input_hint_block.", "lora_controlnet"):
         return "ControlNet"
-    if _any(names, UNET):
+    if _any(names, UNET) or (_any(names, *_BARE_UNETS) and _any(names, *_PARTS_BESIDE)):
         return "checkpoint"
     if any(part in name for name in names for part in ("lora", "lokr", ".hada_", "oft_")):
         return "LoRA"
@@ -147,6 +158,8 @@ def _by_width(header: Header) -> str | None:
 
 def _unfit(header: Header) -> str | None:
     names = header.tensors
+    if not _any(names, UNET):
+        return f"the names of its UNet do not begin with {UNET} as a checkpoint's do; fetch or write it again"
     for start, name in _OTHERS.items():
         if _any(names, UNET + start):
             return f"it is {name}, which the farm reads in Diffusers layout only"
@@ -162,6 +175,11 @@ def _unfit(header: Header) -> str | None:
     if not _any(names, *_TEXTS.values(), "conditioner."):
         return "it has no text encoder: only the UNet is in it"
     return None
+
+
+def has_averages(found: SingleFile) -> bool:
+    """Tell whether a checkpoint has averages of its weights beside them (EMA), with which nothing is drawn here."""
+    return _any(found.header.tensors, "model_ema.")
 
 
 def has_vae(found: SingleFile) -> bool:
@@ -183,14 +201,14 @@ def _prediction(header: Header, family: str | None, file: Path) -> tuple[Predict
         return "v_prediction", zero_snr
     if said.startswith("eps"):
         return "epsilon", False
-    if family == "sd2" and (tensor := header.tensors.get(_TELLS_V)) is not None:
-        predicts_v = pstdev(_numbers(file, tensor)) > _MORE_THAN
-        return ("v_prediction", zero_snr) if predicts_v else ("epsilon", False)
+    tensor = header.tensors.get(_TELLS_V) if family == "sd2" else None
+    if tensor is not None and (numbers := _numbers(file, tensor)):
+        return ("v_prediction", zero_snr) if pstdev(numbers) > _MORE_THAN else ("epsilon", False)
     return None, False
 
 
 def _numbers(file: Path, tensor: Tensor) -> list[float]:
-    """Read a small tensor."""
+    """Read a small tensor; nothing of one whose numbers are of another kind."""
     with file.open("rb") as opened:
         opened.seek(tensor.begin)
         data = opened.read(tensor.end - tensor.begin)
@@ -198,8 +216,25 @@ def _numbers(file: Path, tensor: Tensor) -> list[float]:
         # The upper half of a single-precision number.
         data = b"".join(b"\0\0" + data[at : at + 2] for at in range(0, len(data), 2))
         return list(struct.unpack(f"<{tensor.numbers}f", data))
+    if tensor.dtype == "F8_E5M2":
+        # The upper half of a half-precision number.
+        return list(
+            struct.unpack(f"<{tensor.numbers}e", b"".join(b"\0" + data[at : at + 1] for at in range(len(data))))
+        )
+    if tensor.dtype == "F8_E4M3":
+        return [_of_e4m3(byte) for byte in data]
     kind = _FORMATS.get(tensor.dtype)
-    return list(struct.unpack(f"<{tensor.numbers}{kind}", data)) if kind else [0.0]
+    return list(struct.unpack(f"<{tensor.numbers}{kind}", data)) if kind else []
+
+
+def _of_e4m3(byte: int) -> float:
+    """Return an 8-bit number: sign, four bits of an exponent with a bias of 7, three of a fraction (arXiv:2209.05433).
+
+    The one that is none counts as the largest: nothing here is larger than 448.
+    """
+    exponent, fraction = (byte >> 3) & 15, byte & 7
+    size = fraction * 2.0**-9 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
+    return -size if byte & 128 else size
 
 
 def scheduler_settings(prediction: Prediction | None, *, zero_snr: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _BREAK_WEIGHT = -1.0
 _NETWORK = re.compile(r"<(\w+):([^>]+)>")
 _NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*")
+_COMMENT = re.compile(r"[^\S\n]*#[^\n]*")
 #: LyCORIS files are LoRAs of another make, and the web UI takes either word.
 _LORA_WORDS = ("lora", "lyco")
 _LORA_FORM = "<lora:NAME:WEIGHT>"
@@ -126,6 +127,11 @@ def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -
         )
     if guess_mode:
         raise ValueError("prompts put together by AND cannot be combined with guess_mode")
+
+
+def without_comments(prompt: str) -> str:
+    """Return a prompt without what stands from a `#` to the end of its line, which the web UI does not draw."""
+    return _COMMENT.sub("", prompt).strip() if "#" in prompt else prompt
 
 
 def take_loras(prompt: str) -> tuple[str, dict[str, float]]:

@@ -1,8 +1,9 @@
 """Why the farm cannot draw with a model in single files, told from their headers before anything is loaded."""
 
-from storage.spec.model_files import local_folder, public_source
+from storage.spec.model_files import is_there, local_folder, named_folder, own_configuration, public_source
 from storage.spec.models import DiffusersModel, Weights
-from storage.spec.single_file import FAMILY_NAMES, Kind, SingleFile, has_vae, look_into
+from storage.spec.profiles import family_of
+from storage.spec.single_file import FAMILIES, FAMILY_NAMES, Kind, SingleFile, has_vae, look_into
 
 #: Where in a registry a file of this kind belongs.
 _PLACES = {
@@ -24,6 +25,10 @@ _OTHER_CONTROLS = {
 
 def wrong_in_files(model: DiffusersModel) -> str | None:
     """Return why a model cannot be loaded, as far as its single files are on this machine and their headers say so."""
+    for weights in model.parts:
+        path = None if weights.is_single_file else named_folder(weights)
+        if path is not None and is_there(path) and path.is_file():
+            return f"{public_source(weights)} cannot be loaded: it is a file, and none of safetensors"
     if model.is_single_file and (wrong := _wrong_checkpoint(model)):
         return f"{public_source(model)} cannot be loaded: {wrong}"
     wanted: list[tuple[Weights, Kind]] = [(net, "ControlNet") for net in model.controlnets]
@@ -79,7 +84,12 @@ def _wrong_part(weights: Weights, kind: Kind, model: DiffusersModel) -> str | No
 
 
 def _family(model: DiffusersModel) -> str | None:
-    if not model.is_single_file or model.config is not None:
+    """Return of which family a model is, by its own file or its configuration; None: another, or it is not known."""
+    if model.is_single_file and model.config is None:
+        found = told_apart(model, "checkpoint")
+        return found.family if isinstance(found, SingleFile) else None
+    own = own_configuration(model)
+    if own is None or family_of(own.pipeline) not in ("StableDiffusion", "StableDiffusionXL"):
         return None
-    found = told_apart(model, "checkpoint")
-    return found.family if isinstance(found, SingleFile) else None
+    width = own.denoiser.get("cross_attention_dim")
+    return FAMILIES.get(width) if isinstance(width, int) else None

@@ -306,10 +306,17 @@ def test_words_that_would_mean_something_else_are_refused(stage: Stage, body: di
     assert (drawn.status, drawn.words[: len(words)]) == (422, words)
 
 
-def test_what_begins_a_comment_there_is_remarked_upon(stage: Stage) -> None:
-    drawn = Drawn(stage, prompt="a star #1 on red ground")
-    assert drawn.spec["prompt"] == "a star #1 on red ground"
-    assert drawn.remarks == ["prompt: # is drawn as it stands; it begins no comment here"]
+def test_a_comment_is_not_drawn_and_a_remark_says_so(stage: Stage) -> None:
+    drawn = Drawn(stage, prompt="a star #1 on red ground\non blue", negative_prompt="a dog # or two")
+    assert (drawn.spec["prompt"], drawn.spec["negative_prompt"]) == ("a star\non blue", "a dog")
+    # What is told of them asks for the same pictures.
+    assert (drawn.info["prompt"], drawn.info["all_negative_prompts"]) == ("a star\non blue", ["a dog"])
+    assert drawn.remarks == ["prompt: from # to the end of its line it is a comment, and not drawn, as in the web UI"]
+
+
+def test_guidance_below_one_is_remarked_upon(stage: Stage) -> None:
+    assert "cfg_scale: below 1 there is no guidance here" in Drawn(stage, cfg_scale=0.5).remarks[0]
+    assert Drawn(stage, cfg_scale=1).remarks == []
 
 
 def test_extensions_that_are_off_are_let_pass(stage: Stage) -> None:

@@ -150,3 +150,15 @@ def test_what_cannot_be_applied_is_refused_in_every_architecture(drawing: Drawin
     with pytest.raises(RenderFailed, match=f"loras: one.* cannot be loaded: .*(?:{reason})"):
         drawing.with_lora(1.0)
     assert [name for name, _ in getattr(drawing.pipeline, drawing.part).named_modules()] == before
+
+
+@pytest.mark.parametrize("drawing", ["z-image"], indirect=True)
+def test_a_file_that_is_another_now_is_read_again(drawing: Drawing) -> None:
+    tensors = drawing.tensors()
+    drawing.write(tensors)
+    before = drawing.with_lora(0.7)
+    other = {name: tensor.flip(0) for name, tensor in tensors.items()}
+    safetensors.torch.save_file(other, drawing.file)
+    after = drawing.with_lora(0.7)
+    assert difference(after, before) > 0.05
+    assert difference(after, drawing.merged(0.7)) < 0.1 * difference(after, drawing.plain)

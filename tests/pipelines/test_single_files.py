@@ -106,6 +106,39 @@ def test_a_checkpoint_in_one_file_is_the_folder_it_was_made_of(
     assert 0.95 < of_file / of_folder < 1.05
 
 
+def _trainers_own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return what trainers of latent diffusion leave beside the weights: averages, schedules, counted places."""
+    unet = {name: tensor for name, tensor in tensors.items() if name.startswith("model.diffusion_model.")}
+    averages = {
+        f"model_ema.{name.removeprefix('model.').replace('.', '')}": tensor + 1 for name, tensor in unet.items()
+    }
+    places = torch.arange(77).reshape(1, -1)
+    return {
+        **averages,
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.num_updates": torch.tensor(470000, dtype=torch.int32),
+        **{name: torch.ones(1000) for name in ("betas", "alphas_cumprod", "sqrt_alphas_cumprod", "logvar")},
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": places,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_a_checkpoint_of_any_precision_and_with_what_trainers_leave_is_drawn(
+    dtype: torch.dtype, shelf: Path, draw: Callable[..., Any]
+) -> None:
+    tensors = safetensors.torch.load_file(shelf / "sd.safetensors")
+    small = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    safetensors.torch.save_file({**small, **_trainers_own(tensors)}, shelf / "small.safetensors")
+    same = {name: tensor.float() for name, tensor in small.items()}
+    safetensors.torch.save_file(same, shelf / "same.safetensors")
+    registry = registered(
+        shelf,
+        small='source = "small.safetensors"\nconfig = "sd"',
+        same='source = "same.safetensors"\nconfig = "sd"',
+    )
+    assert alike(draw(registry, "small")[0], draw(registry, "same")[0])
+
+
 def test_what_a_file_says_of_itself_is_what_its_sampler_computes_with(shelf: Path, draw: Callable[..., Any]) -> None:
     single_files.checkpoint(shelf / "sdxl", shelf / "v.safetensors", "v_pred", "ztsnr")
     single_files.checkpoint(shelf / "sd", shelf / "spec.safetensors", **{"modelspec.prediction_type": "v"})
@@ -320,11 +353,16 @@ def test_pickled_weights_are_converted_without_running_what_is_in_them(shelf: Pa
     runner = CliRunner()
     done = runner.invoke(to_safetensors.main, [str(shelf / "old.ckpt")])
     assert done.output == f"{shelf}/old.safetensors: {len(tensors)} tensors\n"
+    torch.save({"a": torch.ones(1), "b": {"c": torch.ones(1)}, "n": 3}, shelf / "mixed.ckpt")
+    mixed = runner.invoke(to_safetensors.main, [str(shelf / "mixed.ckpt")])
+    assert mixed.output == f"{shelf}/mixed.safetensors: 1 tensors; left out, as no tensors: b, n\n"
     made = safetensors.torch.load_file(shelf / "old.safetensors")
     assert all(torch.equal(made[name], tensor) for name, tensor in tensors.items())
     assert "is there already" in runner.invoke(to_safetensors.main, [str(shelf / "old.ckpt")]).output
     torch.save({"string_to_param": {"*": torch.ones(2, 32)}, "name": "x"}, shelf / "style.pt")
-    assert to_safetensors.tensors_in(shelf / "style.pt").keys() == {"emb_params"}
+    assert to_safetensors.weights_in(shelf / "style.pt")[0].keys() == {"emb_params"}
+    torch.save({"model": {"a": torch.ones(2)}, "epoch": 1}, shelf / "model.pth")
+    assert to_safetensors.weights_in(shelf / "model.pth")[0].keys() == {"a"}
 
     torch.save({"state_dict": tensors, "callbacks": Path("x")}, shelf / "code.ckpt")
     refused = runner.invoke(to_safetensors.main, [str(shelf / "code.ckpt")])

@@ -221,3 +221,26 @@ def test_a_wrong_entry_is_named(entry: str, says: str) -> None:
 def test_the_repository_that_moved_is_found_under_its_old_name() -> None:
     entry = '[models.a]\nkind = "diffusers"\nsource = "runwayml/stable-diffusion-v1-5"'
     assert parse_registry(entry, where="here")["a"].source == "stable-diffusion-v1-5/stable-diffusion-v1-5"  # type: ignore[union-attr]
+
+
+# -- what does nothing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "said"),
+    [
+        ("xl", {"loras": {"ink": 0.0}}, ["loras: ink changes nothing at a scale of 0"]),
+        ("xl", {"loras": {"ink": -0.5}}, []),
+        ("two", {"guidance_scale": 0.5}, ["guidance_scale: below 1 the model two draws without guidance, as at 0"]),
+        ("xl", {"guidance_scale": 0.99}, ["guidance_scale: below 1 the model xl draws without guidance, as at 0"]),
+        ("xl", {"guidance_scale": 0.0}, []),
+        ("xl", {"guidance_scale": 1.0}, []),
+        # It is told the number.
+        ("flux", {"guidance_scale": 0.5}, []),
+        ("unknown", {"guidance_scale": 0.5}, []),
+    ],
+)
+def test_a_number_that_changes_nothing_is_remarked_upon(model: str, fields: dict[str, Any], said: list[str]) -> None:
+    images = {"control_images": [ONE, OTHER]} if model == "two" else {}
+    made = spec(model, **fields, **images, width=1024, height=1024)
+    assert [*remarks(made, REGISTRY[model])] == said

@@ -20,13 +20,13 @@ def file_of(file: Path, *names: str, width: int = 0, says: dict[str, str] | None
     return file
 
 
-def ask(source: Path, pipeline: str = "StableDiffusionPipeline") -> None:
+def ask(source: Path, pipeline: str = "StableDiffusionPipeline", scale: float = 1.0) -> None:
     registry = parse_registry(
         f'[models.m]\nkind = "diffusers"\nsource = "someone/far"\npipeline = "{pipeline}"\n'
         f'[loras.ink]\nsource = "{source}"',
         where="here",
     )
-    registry.resolve(Request.parse({"prompt": "a star", "loras": {"ink": 1.0}}), seed=1)
+    registry.resolve(Request.parse({"prompt": "a star", "loras": {"ink": scale}}), seed=1)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,29 @@ def test_a_file_that_was_cut_short_or_lies_is_refused_at_the_door(tmp_path: Path
         file.write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(BadSpecification, match=f"not a safetensors file: .*{word}"):
             ask(file)
+
+
+@pytest.mark.parametrize("end", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight"])
+def test_a_dora_at_another_scale_is_refused_at_the_door(tmp_path: Path, end: str) -> None:
+    file = file_of(tmp_path / "one.safetensors", f"{_Q}.lora_down.weight", f"{_Q}.lora_up.weight", f"{_Q}.{end}")
+    ask(file)
+    ask(tmp_path)
+    for source in (file, tmp_path):
+        with pytest.raises(BadSpecification, match=r"it is a DoRA, .*: its scale must be 1 \(given: 0.8\)"):
+            ask(source, scale=0.8)
+    ask(file_of(tmp_path / "two.safetensors", f"{_Q}.lora_down.weight"), scale=0.8)
+
+
+def test_a_base_is_told_by_what_takes_the_text_whatever_comes_first(tmp_path: Path) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    for number, names in enumerate((("lora_up.weight", "lora_down.weight"), ("hada_w1_a", "hada_w1_b"))):
+        tensors = {
+            f"{layer}.{name}": {"dtype": "F32", "shape": [0, width], "data_offsets": [0, 0]}
+            for name, width in zip(names, (4, 768), strict=True)
+        }
+        header = json.dumps(tensors).encode()
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        ask(file)
+        with pytest.raises(BadSpecification, match="it was made for Stable Diffusion 1, and this model is another"):
+            ask(file, "StableDiffusionXLPipeline")

@@ -1,19 +1,20 @@
 """What is looked up of a file or folder that is added to the registry, and folders of LoRAs."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from scheduler.local.new_entries import entry_for, is_lora_folder
+from scheduler.local.new_entries import check_lora, check_model, entry_for, is_lora_folder, is_one_lora
 from storage.errors import BadSettings, InvalidInput
 from storage.settings import Settings
-from storage.spec.aliases import alias_of, aliases_of
+from storage.spec.aliases import alias_of, aliases_of, known_as
 from storage.spec.lora_facts import lora_facts
 from storage.spec.models import Lora
 from storage.spec.registry import parse_registry, read_registry
-from storage.spec.registry_file import add_lora_folder
+from storage.spec.registry_file import add_entry, add_lora_folder
 from storage.spec.registry_watch import RegistryWatch
 from storage.spec.safetensors_header import read_header
 from tests.safetensors_files import LORA, SD, SD2, SDXL, written
@@ -34,15 +35,25 @@ def test_aliases_are_made_of_names(name: str, alias: str) -> None:
     assert Lora(alias=alias, source="x").alias == alias
 
 
-def test_names_that_make_the_same_alias_are_numbered() -> None:
-    files = [
-        Path("Ink.safetensors"),
-        Path("ink.safetensors"),
-        Path("oil.safetensors"),
-        Path(f"{'a' * 80}1.safetensors"),
-    ]
-    found = aliases_of([*files, Path(f"{'a' * 80}2.safetensors")], taken=["oil"])
-    assert list(found) == ["ink", "ink-2", "oil-2", "a" * 63, "a" * 59 + "-2"]
+def test_of_names_that_make_the_same_alias_none_takes_that_of_another(tmp_path: Path) -> None:
+    def found(*names: str, taken: Sequence[str] = ()) -> dict[str, str]:
+        files = [tmp_path / f"{name}.safetensors" for name in sorted(names)]
+        return {file.stem: alias for alias, file in aliases_of(files, taken=taken).items()}
+
+    assert found("Ink") == {"Ink": "ink"}
+    two = found("Ink", "ink")
+    # Not the other way round, though it comes first.
+    assert two["ink"] == "ink"
+    assert re.fullmatch("ink-[0-9a-f]{6}", two["Ink"])
+    # Whatever is added, each stays what it was, or has an alias that nothing else had.
+    three = found("Ink", "ink", "INK", "INK!")
+    assert {name: three[name] for name in two} == two
+    assert len(set(three.values())) == 4
+    assert set(found("\u96ea", "\u6708").values()).isdisjoint({"unnamed", "unnamed-2"})
+    assert found("oil", taken=["oil"])["oil"].startswith("oil-")
+    long = found("a" * 80 + "1", "a" * 80 + "2").values()
+    assert len(set(long)) == 2
+    assert {Lora(alias=alias, source="x").alias for alias in long} == set(long)
 
 
 def test_a_lora_tells_its_base_rank_words_and_licence(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ def test_what_has_no_entry_of_its_own_says_where_it_belongs(tmp_path: Path) -> N
     with pytest.raises(InvalidInput, match="old.ckpt is pickled.*to_safetensors"):
         entry_for(str(tmp_path / "old.ckpt"), alias=None, is_lora=False)
     (tmp_path / "page.safetensors").write_text("<html>an error page</html>")
-    with pytest.raises(InvalidInput, match="no safetensors file that can be read: its header has no length"):
+    with pytest.raises(InvalidInput, match="no safetensors file that can be read: it is a web page"):
         entry_for(str(tmp_path / "page.safetensors"), alias=None, is_lora=False)
     (tmp_path / "note.txt").touch()
     with pytest.raises(InvalidInput, match="no safetensors file and no folder in Diffusers layout"):
@@ -146,7 +157,11 @@ def test_a_folder_of_sixty_loras_is_registered_at_once_and_followed(tmp_path: Pa
 
 
 def test_a_folder_of_loras_that_is_not_there_or_is_none_is_said(tmp_path: Path) -> None:
-    for value, words in (('"gone"', "folder: there is no folder"), ("4", "folder: must be a folder")):
+    for value, words in (
+        ('"gone"', "folder: there is no folder"),
+        ("4", "must be a folder"),
+        ('" "', "must be a folder"),
+    ):
         with pytest.raises(BadSettings, match=words):
             parse_registry(f"builtin = true\n[loras]\nfolder = {value}", where="x", folder=tmp_path)
     # As an alias it is one like any other.
@@ -156,3 +171,134 @@ def test_a_folder_of_loras_that_is_not_there_or_is_none_is_said(tmp_path: Path) 
     written(tmp_path / "mixed" / "a.safetensors", LORA)
     written(tmp_path / "mixed" / "b.safetensors", SD)
     assert not is_lora_folder(str(tmp_path / "mixed"))
+
+
+def test_what_is_said_to_be_a_lora_and_is_none_is_refused(tmp_path: Path) -> None:
+    for name, tensors, words in (
+        ("m", SD, "m.safetensors is a checkpoint for Stable Diffusion 1.x, and no LoRA: leave --lora out"),
+        ("vae", {"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)}, "vae.safetensors is a VAE"),
+        ("word", {"emb_params": (4, 768)}, "word.safetensors is an embedding"),
+    ):
+        file = written(tmp_path / f"{name}.safetensors", tensors)
+        with pytest.raises(InvalidInput, match=words):
+            entry_for(str(file), alias=None, is_lora=True)
+    other = written(tmp_path / "oft.safetensors", {"lora_unet_mid_block_attentions_0_proj_in.oft_blocks": (2, 2, 2)})
+    with pytest.raises(InvalidInput, match="oft.safetensors cannot be used: it holds an OFT"):
+        check_lora(entry_for(str(other), alias=None, is_lora=False).keys)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="empty cannot be used: there is no safetensors file in it"):
+        check_lora(entry_for(str(tmp_path / "empty"), alias=None, is_lora=True).keys)
+
+
+def test_a_part_of_a_model_and_averaged_weights_are_told(tmp_path: Path) -> None:
+    part = written(tmp_path / "model-00001-of-00002.safetensors", SD)
+    with pytest.raises(InvalidInput, match="it is part 1 of 2 of a model; the farm reads models that are whole"):
+        entry_for(str(part), alias=None, is_lora=False)
+    averaged = written(tmp_path / "ema.safetensors", SD | {"model_ema.decay": (), "model_ema.diffusion_modelx": (1,)})
+    facts = entry_for(str(averaged), alias=None, is_lora=False).facts
+    assert facts == ["Stable Diffusion 1.x", "its averaged weights (EMA) are not used"]
+
+
+def test_a_folder_of_one_lora_may_be_one_entry(tmp_path: Path) -> None:
+    folder = tmp_path / "ink-lora"
+    folder.mkdir()
+    written(folder / "some.safetensors", LORA)
+    assert is_one_lora(str(folder), {})
+    written(folder / "other.safetensors", LORA)
+    assert not is_one_lora(str(folder), {})
+    assert is_one_lora(str(folder), {"weight_name": "other.safetensors"})
+    written(folder / "pytorch_lora_weights.safetensors", LORA)
+    assert is_one_lora(str(folder), {})
+
+
+def test_an_entry_does_not_take_the_alias_of_a_file_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    written(tmp_path / "loras" / "ink.safetensors", LORA)
+    other = written(tmp_path / "ink.safetensors", LORA)
+    file = tmp_path / "models.toml"
+    add_lora_folder(file, str(tmp_path / "loras"))
+    with pytest.raises(InvalidInput, match="ink is .*loras/ink.safetensors of the folder of LoRAs"):
+        add_entry(file, "loras", "ink", {"source": str(other)})
+    # Its own file may have an entry, with more keys.
+    added = add_entry(
+        file, "loras", "ink", {"source": str(tmp_path / "loras" / "ink.safetensors"), "models": ["shapes"]}
+    )
+    assert added.loras["ink"].models == ("shapes",)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [("ink", "ink"), ("INK", "ink"), ("Detail Tweaker XL", "detail-tweaker-xl"), ("unknown One", "unknown one")],
+)
+def test_what_other_programs_call_by_its_file_is_found(name: str, alias: str) -> None:
+    assert known_as(name, {"ink", "detail-tweaker-xl"}) == alias
+
+
+def test_what_the_door_would_refuse_is_not_added(tmp_path: Path) -> None:
+    file = written(tmp_path / "m.safetensors", {name: shape for name, shape in SD.items() if "first" not in name})
+    entry = entry_for(str(file), alias=None, is_lora=False)
+    with pytest.raises(InvalidInput, match="m.safetensors cannot be loaded: it has no VAE; name one"):
+        check_model(entry.alias, entry.keys)
+    vae = written(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)})
+    check_model(entry.alias, {**entry.keys, "vae": str(vae)})
+    empty = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (0, 4)}
+    file = written(tmp_path / "empty.safetensors", empty)
+    with pytest.raises(InvalidInput, match="matrices of rank 0"):
+        entry_for(str(file), alias=None, is_lora=False)
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model."])
+def test_a_checkpoint_whose_unet_lacks_its_prefix_is_told_by_that(tmp_path: Path, prefix: str) -> None:
+    bare = {name.replace("model.diffusion_model.", prefix): shape for name, shape in SD.items()}
+    with pytest.raises(InvalidInput, match="the names of its UNet do not begin with model.diffusion_model"):
+        entry_for(str(written(tmp_path / "m.safetensors", bare)), alias=None, is_lora=False)
+
+
+def test_zero_snr_that_counts_for_nothing_is_told(tmp_path: Path) -> None:
+    file = written(tmp_path / "m.safetensors", SDXL | {"ztsnr": (0,)})
+    assert "its ztsnr counts only where it predicts v" in entry_for(str(file), alias=None, is_lora=False).facts[-1]
+
+
+def test_folders_that_are_nothing_say_why(tmp_path: Path) -> None:
+    for name, index in (("list", "[1, 2]"), ("number", '{"_class_name": 5}'), ("cut", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text(index)
+        with pytest.raises(InvalidInput, match="model_index.json names no class of a pipeline"):
+            entry_for(str(tmp_path / name), alias=None, is_lora=False)
+    (tmp_path / "loras").mkdir()
+    written(tmp_path / "loras" / "a.safetensors", LORA)
+    (tmp_path / "loras" / "b.safetensors").touch()
+    with pytest.raises(InvalidInput, match="nor one of LoRAs alone: b.safetensors is damaged"):
+        entry_for(str(tmp_path / "loras"), alias=None, is_lora=False)
+
+
+_TEXT = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+_KOHYA = f"lora_unet_{_TEXT.replace('.', '_')}_to_k"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            {f"{_KOHYA}.hada_w1_a": (320, 4), f"{_KOHYA}.hada_w1_b": (4, 768)},
+            ["made for Stable Diffusion 1.x", "a LoHa", "rank 4"],
+        ),
+        ({f"{_KOHYA}.lokr_w1": (8, 8), f"{_KOHYA}.lokr_w2_b": (16, 96)}, ["a LoKr", "rank 16"]),
+        (
+            {f"{_KOHYA}.lora_down.weight": (4, 1024), f"{_KOHYA}.dora_scale": (320, 1)},
+            ["made for Stable Diffusion 2.x", "a DoRA, whose scale must be 1", "rank 4"],
+        ),
+        (
+            {f"unet.{_TEXT}.processor.to_k_lora.down.weight": (4, 768)},
+            ["made for Stable Diffusion 1.x", "rank 4"],
+        ),
+        ({f"base_model.model.{_TEXT}.to_k.lora_A.weight": (8, 2048)}, ["made for SDXL", "rank 8"]),
+        ({"lora_unet_joint_blocks_0_x.lora_down.weight": (4, 8)}, ["made for Stable Diffusion 3", "rank 4"]),
+        ({"lora_te_text_model_x.lora_down.weight": (4, 8), "lora_te_y.lora_down.weight": (8, 8)}, ["rank 4 to 8"]),
+    ],
+    ids=range(7),
+)
+def test_loras_of_every_make_tell_what_they_are(
+    tmp_path: Path, tensors: Mapping[str, Sequence[int]], words: Sequence[str]
+) -> None:
+    assert lora_facts(read_header(written(tmp_path / "one.safetensors", tensors))).words == words

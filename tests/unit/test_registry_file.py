@@ -2,11 +2,14 @@
 
 import contextlib
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from scheduler.local.doctor import Grade, examine
+from scheduler.local.weights import missing
 from storage.errors import BadSettings, DatabaseProblem, InvalidInput
 from storage.settings import Settings
 from storage.spec.last_registry import keep_registry, registry_or_last
@@ -114,6 +117,120 @@ def test_what_is_wrong_is_not_written(
         add_entry(file, table, alias, entry)
     assert file.read_text() == OWN
     assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
+
+
+def test_line_ends_of_windows_and_a_byte_order_mark_stay(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    before = f'\ufeff# Mine.\ndefault = "mine" # as ever\n{OWN}'.replace("\n", "\r\n").encode()
+    file.write_bytes(before)
+    assert list(read_registry(Settings(home=tmp_path)).models) == ["mine"]
+    registry = add_entry(file, "models", "new", {"kind": "simulated"}, default=True)
+    after = file.read_bytes()
+    assert after.startswith(before.replace(b'default = "mine"', b'default = "new"') + b"\r\n[models.new]\r\n")
+    assert after.count(b"\n") == after.count(b"\r\n")
+    assert read_registry(Settings(home=tmp_path)) == registry
+    # A multi-line text of a file that has both kinds keeps its own.
+    file.write_bytes(b'[models.mine]\nkind = "simulated"\nnegative_prompt = """a\r\nb"""\n')
+    add_entry(file, "models", "new", {"kind": "simulated"})
+    assert b'"""a\r\nb"""\n\n[models.new]\n' in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (OWN.encode("utf-16"), "it is UTF-16; save it as UTF-8"),
+        (f"# cr\n\n# cr\xe8me\n{OWN}".encode("latin-1"), "line 3 has a letter in another encoding; save it as UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, written: bytes, words: str) -> None:
+    file = tmp_path / "models.toml"
+    file.write_bytes(written)
+    with pytest.raises(BadSettings, match=words):
+        read_registry(Settings(home=tmp_path))
+    with pytest.raises(BadSettings, match=words):
+        add_entry(file, "models", "new", {"kind": "simulated"})
+    assert file.read_bytes() == written
+
+
+def test_what_a_link_names_is_changed_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.toml").write_text(OWN)
+    file = tmp_path / "models.toml"
+    file.symlink_to("kept/mine.toml")
+    add_entry(file, "models", "new", {"kind": "simulated"})
+    assert file.is_symlink()
+    assert "[models.new]" in (tmp_path / "kept" / "mine.toml").read_text()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["mine.toml"]
+
+
+def test_of_several_that_add_at_once_each_adds_its_own(tmp_path: Path) -> None:
+    file, wanted = tmp_path / "models.toml", [f"m{number}" for number in range(12)]
+    with ThreadPoolExecutor(max_workers=6) as threads:
+        list(threads.map(lambda alias: add_entry(file, "models", alias, {"kind": "simulated"}), wanted))
+    assert set(wanted) <= read_registry(Settings(home=tmp_path)).models.keys()
+
+
+def test_a_write_protected_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(OWN)
+    file.chmod(0o444)
+    # Whoever runs the tests may be allowed everything.
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    with pytest.raises(BadSettings, match="write-protected"):
+        add_entry(file, "models", "new", {"kind": "simulated"})
+    assert file.read_text() == OWN
+    assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
+
+
+@pytest.mark.parametrize("table", ["models.new", "loras.ink"])
+def test_an_alias_written_as_a_key_is_refused(table: str) -> None:
+    entry = 'kind = "simulated"' if table == "models.new" else 'source = "a/b"'
+    with pytest.raises(BadSettings, match=rf"\[{table}\] alias: the table's own name is its alias; drop the key"):
+        parsed(f"{OWN}[{table}]\n{entry}\nalias = 'other'\n")
+
+
+def test_sources_that_no_system_takes_are_of_nothing_that_is_there(tmp_path: Path) -> None:
+    for source in (
+        "~nobody-of-this-name/m.safetensors",
+        f"./{'x' * 300}.safetensors",
+        f"{'x' * 300}/m",
+        "nul\\u0000/m",
+    ):
+        text = f'builtin = true\n[models.m]\nkind = "diffusers"\nsource = "{source}"\n[loras.l]\nsource = "{source}"\n'
+        registry = parse_registry(text, where="x", folder=tmp_path)
+        model = registry["m"]
+        assert isinstance(model, DiffusersModel)
+        assert missing(model)
+        assert registry.loras["l"].source == model.source
+    with pytest.raises(BadSettings, match="there is no folder .*~nobody-of-this-name"):
+        parse_registry('builtin = true\n[loras]\nfolder = "~nobody-of-this-name"', where="x", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "https://huggingface.co/someone/some-model/tree/main",
+            "is an address; name the repository, someone/some-model",
+        ),
+        ("https://example.com/m.safetensors", r"is an address; name a repository of the hub \(OWNER/NAME\), or fetch"),
+        ("m.gguf", "m.gguf is quantized for other programs"),
+        ("folder/m.onnx", "m.onnx is an ONNX graph"),
+        ("m.zip", "m.zip is an archive; unpack it"),
+        ("M.SafeTensors", "M.SafeTensors: write its ending in small letters"),
+        ("OLD.CKPT", "OLD.CKPT is pickled"),
+        ("  ", "must name a folder, a safetensors file or a repository"),
+    ],
+)
+def test_what_is_never_read_is_refused_wherever_it_stands(tmp_path: Path, source: str, words: str) -> None:
+    for text in (
+        f'[models.m]\nkind = "diffusers"\nsource = "{source}"',
+        f'[models.m]\nkind = "diffusers"\nsource = "a/b"\nvae = "{source}"',
+        f'builtin = true\n[loras.m]\nsource = "{source}"',
+        f'builtin = true\n[embeddings.m]\nsource = "{source}"',
+    ):
+        with pytest.raises(BadSettings, match=words):
+            parse_registry(text, where="x", folder=tmp_path)
 
 
 @pytest.mark.parametrize("text", ['with "quotes" and \\ and 🦄', "two\nlines\tand a tab", "del \x7f", ""])

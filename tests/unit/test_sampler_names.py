@@ -68,6 +68,14 @@ def test_any_text_is_a_sampler_or_is_refused_with_what_to_take(text: str) -> Non
         ("DPMSolverMultistepScheduler use_karras_sigmas=True", "dpm++ 2m karras"),
         ("DPMSolverMultistepScheduler, algorithm_type=sde-dpmsolver++, use_karras_sigmas", "dpm++ 2m sde karras"),
         ("EulerDiscreteScheduler timestep_spacing=trailing use_karras_sigmas=False", "euler trailing"),
+        ("EulerDiscreteScheduler(timestep_spacing='trailing')", "euler trailing"),
+        ("DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)", "dpm++ 2m karras"),
+        ("DPM++2M karras", "dpm++ 2m karras"),
+        ("dpmpp2m", "dpm++ 2m"),
+        ("euler-a", "euler a"),
+        ("Euler a sampler", "euler a"),
+        ("dpmpp_2m_sde_gpu_karras", "dpm++ 2m sde karras"),
+        ("DPM-Solver++", "dpm++ 2m"),
     ],
 )
 def test_names_of_k_diffusion_and_diffusers_are_read(written: str, ours: str) -> None:
@@ -82,7 +90,18 @@ def test_names_of_k_diffusion_and_diffusers_are_read(written: str, ours: str) ->
         ("TCDScheduler", "TCDScheduler is not a sampler of the farm"),
         ("KDPM2DiscreteScheduler use_karras_sigmas", "steps otherwise"),
         ("EulerDiscreteScheduler use_karras_sigmas use_beta_sigmas", "several schedules"),
+        ("EulerDiscreteScheduler use_karas_sigmas=True", "use_karas_sigmas=True is no setting that can be asked for"),
+        ("EulerDiscreteScheduler use_karras_sigmas=banana", "use_karras_sigmas=banana is no setting"),
+        ("EulerDiscreteScheduler timestep_spacing=linspace", "timestep_spacing=linspace is no setting"),
+        ("EulerDiscreteScheduler rescale_betas_zero_snr=True", "these are: use_karras_sigmas, .*solver_type="),
+        ("DPMSolverMultistepScheduler solver_order=3", "of order 2 and midpoint here"),
+        ("DPMSolverMultistepScheduler solver_type=heun", "of order 2 and midpoint here"),
+        ("DPMSolverMultistepScheduler algorithm_type=dpmsolver", "algorithm_type=dpmsolver is no setting"),
+        ("UniPCMultistepScheduler solver_order=3", "UniPC of order 3 is not a sampler"),
         ("magic", "is not a sampler; expected one of DDIM, "),
+        ("ddpm scheduler", "is not a sampler of the farm; Euler a comes close"),
+        ("uni_pc_bh2", "is not a sampler of the farm; UniPC comes close"),
+        ("DDIM CFG++", "is not a sampler of the farm; DDIM comes close"),
     ],
 )
 def test_what_is_not_here_is_refused_with_what_to_take(written: str, says: str) -> None:
@@ -102,6 +121,8 @@ def test_one_name_means_what_its_program_means_by_it() -> None:
     assert of_diffusers("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}) == "dpm++ sde"
     with pytest.raises(BadSpecification, match="take DPM"):
         of_diffusers("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"})
+    with pytest.raises(BadSpecification, match=r"algorithm_type sde-dpmsolver is not .*; take sde-dpmsolver\+\+"):
+        of_diffusers("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver"})
 
 
 # -- at the door -------------------------------------------------------------------------------------------------

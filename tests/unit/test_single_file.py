@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_parts_of_another_kind_or_family_are_refused(tmp_path: Path) -> None:
             registry.resolve(Request(prompt="a star"), seed=1)
 
 
+def test_a_controlnet_of_another_family_than_a_folders_is_refused(tmp_path: Path) -> None:
+    xl = {"controlnet_cond_embedding.conv_in.weight": (1,), "down_blocks.1.attn2.to_k.weight": (8, 2048)}
+    written(tmp_path / "xl.safetensors", xl)
+    (tmp_path / "m" / "unet").mkdir(parents=True)
+    (tmp_path / "m" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "m" / "unet" / "config.json").write_text('{"cross_attention_dim": 768}')
+    text = '[models.m]\nkind = "diffusers"\nsource = "m"\ncontrolnets = ["xl.safetensors"]'
+    with pytest.raises(BadSpecification, match="it was made for SDXL, and this model is Stable Diffusion 1.x"):
+        parse_registry(text, where="x", folder=tmp_path).resolve(Request(prompt="a star"), seed=1)
+
+
 def test_damaged_files_say_how(tmp_path: Path) -> None:
     whole = written(tmp_path / "whole.safetensors", SD).read_bytes()
     length = 8 + int.from_bytes(whole[:8], "little")
@@ -119,8 +131,11 @@ def test_damaged_files_say_how(tmp_path: Path) -> None:
             (whole[:-1], "it is cut short: its tensors take"),
             (whole[: length - 1], "it is cut short, within its header"),
             (whole[:5], "its header has no length"),
-            (b"", "its header has no length"),
-            (b"<!DOCTYPE html><html>", "its header has no length"),
+            (b"", "it is empty; fetch or copy it again"),
+            (b"<!DOCTYPE html><html>", "it is a web page"),
+            (b"version https://git-lfs.github.com/spec/v1\noid x", "it is a pointer of Git LFS"),
+            (b"PK\x03\x04\0\0\0\0archive/data.pkl", "it is an archive, as PyTorch's pickled files are"),
+            (b"GGUF\3\0\0\0\0\0", "it is a GGUF file"),
             (whole + b"x", "its header lies: 1 bytes of it belong to no tensor"),
             (lying({"shape": [5, 5]}), "its header lies: .* is said to take"),
             (lying({"data_offsets": [4, 46084]}), "its header lies"),
@@ -135,8 +150,79 @@ def test_damaged_files_say_how(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             read_header(file)
         text = f'[models.m]\nkind = "diffusers"\nsource = "{file}"'
-        with pytest.raises(BadSpecification, match="model: m: .* cannot be loaded: .*header|cut short"):
+        with pytest.raises(BadSpecification, match="model: m: .* cannot be loaded: "):
             parse_registry(text, where="x").resolve(Request(prompt="a star"), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ('{"a": T, "a": T}', "its header lies: it has a twice"),
+        ('{"a": {"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}}', r"a is of numbers of a kind .* \(F7\)"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}}', "does not describe tensors"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": 8}}', "does not describe tensors"),
+        ('{"a": T, "__metadata__": ["x"]}', r"what it says of itself \(__metadata__\) is no table of texts"),
+        ('{"a": T, "__metadata__": {"x": 1}}', "is no table of texts"),
+        (r'{"a\ud83d": T}', "its header is not JSON"),
+        ('{"a": T}'.encode("utf-16"), "its header is not JSON"),
+        ("[" * 100_000, "its header is not JSON"),
+        ('{"a": 1e999999}', "does not describe tensors"),
+    ],
+)
+def test_headers_that_its_library_would_not_read_are_refused(header: str | bytes, words: str, tmp_path: Path) -> None:
+    tensor = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+    text = header if isinstance(header, bytes) else header.replace("T", tensor).encode()
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(ValueError, match=words):
+        read_header(file)
+
+
+def test_headers_that_say_nothing_of_themselves_are_read(tmp_path: Path) -> None:
+    for number, said in enumerate(("null", "{}", '{"x": "1", "x": "2"}')):
+        text = f'{{"a": {{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, "__metadata__": {said}}}'.encode()
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+        assert list(read_header(file).tensors) == ["a"]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, words in (("pipe", "no file with contents of its own"), ("folder", "it is a folder, and its name that")):
+        text = f'[models.m]\nkind = "diffusers"\nsource = "{name}.safetensors"'
+        with pytest.raises(BadSpecification, match=words):
+            parse_registry(text, where="x", folder=tmp_path).resolve(Request(prompt="a star"), seed=1)
+    (tmp_path / "notes.txt").touch()
+    registry = parse_registry('[models.m]\nkind = "diffusers"\nsource = "./notes.txt"', where="x", folder=tmp_path)
+    with pytest.raises(BadSpecification, match=r"model: m: notes.txt cannot be loaded: it is a file, and none of"):
+        registry.resolve(Request(prompt="a star"), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "codes"),
+    # 0.3125, -0.3125; and 0.01953125, -0.01953125: by the formats' tables.
+    [("F8_E4M3", ((0x2A, 0xAA), (0x0A, 0x8A))), ("F8_E5M2", ((0x35, 0xB5), (0x25, 0xA5)))],
+)
+def test_stable_diffusion_2_in_eight_bits_tells_what_it_predicts(
+    dtype: str, codes: Sequence[Sequence[int]], tmp_path: Path
+) -> None:
+    whole = written(tmp_path / "whole.safetensors", SD2).read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    table = json.loads(whole[8:length])
+    name = next(name for name, shape in SD2.items() if shape == (4,))
+    # The last of the file, in place of what was there.
+    rest = {other: entry for other, entry in table.items() if other != name}
+    at = 0
+    for entry in rest.values():
+        size = entry["data_offsets"][1] - entry["data_offsets"][0]
+        entry["data_offsets"] = [at, at + size]
+        at += size
+    for two, expected in zip(codes, ("v_prediction", "epsilon"), strict=True):
+        text = json.dumps(rest | {name: {"dtype": dtype, "shape": [4], "data_offsets": [at, at + 4]}}).encode()
+        file = tmp_path / f"{expected}.safetensors"
+        file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(at) + bytes([*two, *two]))
+        assert look_into(file).prediction == expected
 
 
 @given(st.binary(max_size=200))

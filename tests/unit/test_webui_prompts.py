@@ -2,7 +2,18 @@
 
 import pytest
 
-from storage.spec.webui_prompts import check, check_composition, is_plain, parse, remarks, take_loras
+from storage.errors import BadSpecification
+from storage.spec.picture import Request
+from storage.spec.registry import parse_registry
+from storage.spec.webui_prompts import (
+    check,
+    check_composition,
+    is_plain,
+    parse,
+    remarks,
+    take_loras,
+    without_comments,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +122,35 @@ def test_prompts_that_are_put_together_need_guidance(prompt: str) -> None:
     with pytest.raises(ValueError, match="guess_mode"):
         check_composition(prompt, guidance_scale=7.0, guess_mode=True)
     check_composition("one prompt (of weight:1.2), 16:9", guidance_scale=1.0, guess_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "drawn"),
+    [
+        ("a star", "a star"),
+        ("a star # not (now:1.3)", "a star"),
+        ("# all of it", ""),
+        ("# first\na star\n  # <lora:ink:1>\non red # ground", "a star\n\non red"),
+        (r"a \#star", "a \\"),
+    ],
+)
+def test_comments_are_not_drawn(prompt: str, drawn: str) -> None:
+    assert without_comments(prompt) == drawn
+
+
+def test_a_prompt_in_the_language_is_resolved_without_comments_and_with_its_loras() -> None:
+    registry = parse_registry(
+        '[models.m]\nkind = "diffusers"\nsource = "a/b"\npipeline = "StableDiffusionPipeline"\n'
+        '[loras.detail-tweaker]\nsource = "a/l"\n',
+        where="here",
+    )
+    asked = {"prompt": "a <lora:Detail Tweaker:0.5> star # <lora:gone:1>", "negative_prompt": "dull # dark"}
+    spec = registry.resolve(Request.parse({**asked, "prompt_weighting": "webui"}), seed=1)
+    assert (spec.prompt, spec.negative_prompt, spec.loras) == ("a  star", "dull", {"detail-tweaker": 0.5})
+    # In any other mode a # is a letter.
+    assert registry.resolve(Request.parse({"prompt": "star #1"}), seed=1).prompt == "star #1"
+    with pytest.raises(BadSpecification, match="prompt: must not be empty"):
+        registry.resolve(Request.parse({"prompt": "# nothing", "prompt_weighting": "webui"}), seed=1)
 
 
 @pytest.mark.parametrize(

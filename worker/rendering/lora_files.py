@@ -19,15 +19,13 @@ from diffusers.utils.state_dict_utils import (
 )
 from huggingface_hub import snapshot_download
 
-from storage.spec.lora_header import UPS, no_place
+from storage.spec.lora_header import UPS, USUAL_NAME, no_place
 from storage.spec.model_files import named_folder
 from storage.spec.models import Lora
 
 #: Tensors by name.
 Tensors = dict[str, torch.Tensor]
 
-#: The file's name that Diffusers' trainers give.
-_USUAL = "pytorch_lora_weights.safetensors"
 DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
@@ -39,7 +37,7 @@ def lora_file(lora: Lora) -> Path:
     if path is None:
         pattern = lora.weight_name or "*.safetensors"
         path = Path(snapshot_download(lora.source, revision=lora.revision, allow_patterns=[pattern]))
-    wanted = path / (lora.weight_name or _USUAL)
+    wanted = path / (lora.weight_name or USUAL_NAME)
     if wanted.is_file():
         return wanted
     found = [] if lora.weight_name else sorted(path.glob("*.safetensors"))
@@ -54,11 +52,25 @@ def lora_file(lora: Lora) -> Path:
 
 
 def read_tensors(file: Path) -> Tensors:
-    """Read a safetensors file. Raises ValueError if it is none."""
+    """Read a safetensors file. Raises ValueError if it is none, or some of its numbers are none that can be applied."""
     try:
-        return safetensors.torch.load_file(file)
+        found = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
+    for name, tensor in found.items():
+        _check_numbers(name, tensor)
+    return found
+
+
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    if not tensor.numel():
+        raise ValueError(f"there is nothing in {name} (rank 0)")
+    if name.endswith(".alpha"):
+        if tensor.numel() > 1 or not tensor.float().isfinite().all():
+            raise ValueError(f"{name} is no number, but {tensor.numel()}: {tensor.flatten()[:3].tolist()}")
+    elif not tensor.is_floating_point():
+        # Taken as they are, they would be numbers of another size.
+        raise ValueError(f"{name} has whole numbers ({str(tensor.dtype).removeprefix('torch.')}): it is quantized")
 
 
 def written_metadata(file: Path) -> dict[str, str]:

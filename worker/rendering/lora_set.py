@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.spec.lora_header import made_for
-from storage.spec.model_files import not_found, public_source, without_folders
+from storage.spec.model_files import named_folder, not_found, public_source, without_folders
 from storage.spec.models import Lora
 from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_changes import Change, Full, LowRank, change
@@ -122,6 +122,10 @@ class LoraShelf:
         self._pipeline = pipeline
         self._known = known
         self._kept: OrderedDict[str, LoadedLora] = OrderedDict()
+        #: As which each one's file was read.
+        self._read_as: dict[str, object] = {}
+        #: Called when another file is read under the same alias.
+        self.when_changed: Callable[[], None] = lambda: None
 
     def get(self, scales: Mapping[str, float]) -> LoraSet:
         """Return LoRAs (alias → scale) to be used together.
@@ -142,14 +146,22 @@ class LoraShelf:
 
     def _loaded(self, alias: str) -> LoadedLora:
         if alias in self._kept:
-            self._kept.move_to_end(alias)
-            return self._kept[alias]
+            if self._is_as_read(alias):
+                self._kept.move_to_end(alias)
+                return self._kept[alias]
+            del self._kept[alias]
+            self.when_changed()
         lora = named(alias, self._known())
         try:
+            self._read_as[alias] = file_state(lora)
             self._kept[alias] = _read(self._pipeline, lora)
         except Exception as error:
             raise not_loaded(lora, error) from error
         return self._kept[alias]
+
+    def _is_as_read(self, alias: str) -> bool:
+        lora = self._known().get(alias)
+        return lora is None or file_state(lora) in (None, self._read_as[alias])
 
     def _forget_some(self, keep: set[str]) -> None:
         total = sum(lora.bytes for lora in self._kept.values())
@@ -181,6 +193,20 @@ def not_loaded(lora: Lora, error: Exception) -> Exception:
     return RenderFailed(
         f"loras: {lora.alias} ({public_source(lora)}) cannot be loaded: {without_folders(in_one_line(error), lora)}"
     )
+
+
+def file_state(lora: Lora) -> object:
+    """Return what is another once a LoRA's file on this machine is another, as one that is still being trained.
+
+    None where it is not there, or comes from the hub: what is in memory is as good as ever.
+    """
+    if named_folder(lora) is None:
+        return None
+    try:
+        found = lora_file(lora).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def in_one_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
 from worker.rendering.lora_layers import LoraLayers
-from worker.rendering.lora_set import LoraSet, LoraShelf, named, not_loaded
+from worker.rendering.lora_set import LoraSet, LoraShelf, file_state, named, not_loaded
 from worker.rendering.module_state import ModuleState
 from worker.rendering.weights import hash_named
 
@@ -85,6 +85,10 @@ class UNetAdapters:
             if (component := getattr(pipeline, name, None)) is not None
         }
 
+    def when_changed(self, forget: Callable[[], None]) -> None:
+        """Have this called whenever a LoRA's file is another than it was."""
+        self._shelf.when_changed = forget
+
     def get(self, scales: Mapping[str, float] | None) -> LoraSet | None:
         """Return LoRAs (alias → scale) to be used together; None: no LoRAs. Raises as `switch` does."""
         if not scales:
@@ -143,6 +147,8 @@ class _Loaded:
     past_header: str
     #: Whether it is a DoRA.
     has_magnitudes: bool
+    #: As which its file was read.
+    state: object
 
 
 class PeftAdapters:
@@ -162,6 +168,7 @@ class PeftAdapters:
         self._on: Mapping[str, float] | None = None
 
     def switch(self, scales: Mapping[str, float]) -> None:
+        self._forget_changed(scales)
         if self._on is not None and list(self._on.items()) == list(scales.items()):
             # A walk through all modules otherwise, at every step.
             return
@@ -195,17 +202,26 @@ class PeftAdapters:
             for loaded in [self._loaded[alias]]
         }
 
+    def _forget_changed(self, wanted: Mapping[str, float]) -> None:
+        """Take out those whose files are others now."""
+        for alias in wanted.keys() & self._loaded.keys() & self._known.keys():
+            if file_state(self._known[alias]) not in (None, self._loaded[alias].state):
+                self._take_out(alias)
+                self._on = None
+
+    def _take_out(self, alias: str) -> None:
+        for component in self._components():
+            if self._loaded[alias].adapter in getattr(component, "peft_config", {}):
+                delete_adapter_layers(component, self._loaded[alias].adapter)
+        del self._loaded[alias]
+
     def _forget_some(self, keep: Mapping[str, float]) -> None:
         """Take out of the layers what was not used for the longest time."""
-        for alias, loaded in list(self._loaded.items()):
+        for alias in list(self._loaded):
             if len(self._loaded) <= max(_MOST_ADAPTERS, len(keep)):
                 return
-            if alias in keep:
-                continue
-            for component in self._components():
-                if loaded.adapter in getattr(component, "peft_config", {}):
-                    delete_adapter_layers(component, loaded.adapter)
-            del self._loaded[alias]
+            if alias not in keep:
+                self._take_out(alias)
 
     def _components(self) -> Iterator[torch.nn.Module]:
         """Yield the parts of the pipeline that LoRAs may change."""
@@ -238,7 +254,7 @@ class PeftAdapters:
 
     def _added(self, adapter: str, lora: Lora) -> _Loaded:
         """Add a LoRA to the pipeline as an adapter. Raises ValueError if some of it cannot be applied."""
-        file = lora_file(lora)
+        file, state = lora_file(lora), file_state(lora)
         raw = read_tensors(file)
         parts = converted(self._pipeline, raw)
         config = written_config(file)
@@ -257,6 +273,7 @@ class PeftAdapters:
             weights=hash_named(raw),
             past_header=hash_past_header(file),
             has_magnitudes=any(MAGNITUDE in name for part in [raw, *parts.values()] for name in part),
+            state=state,
         )
 
 

@@ -60,6 +60,9 @@ class LoadedPipeline:
         self._model = model
         self._inputs = prompts.inputs
         self._prompts = prompts
+        if isinstance(adapters, UNetAdapters):
+            # They change the text encoders, too.
+            adapters.when_changed(prompts.forget)
         self._fill_to = model.batch
         self._recipe = recipe
         #: The pipeline itself; of Kandinsky's combined one, which is a prior and a decoder, the decoder.

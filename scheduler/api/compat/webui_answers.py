@@ -14,24 +14,27 @@ from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import Spec
 from storage.spec.sampler_names import SAMPLERS
+from storage.spec.webui_prompts import without_comments
 
 
 def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[JobView]) -> dict[str, Any]:
-    """Return what the web UI tells of pictures, all done: the prompts as they were sent, seeds, infotexts.
+    """Return what the web UI tells of pictures, all done: the prompts as they were sent, without comments, seeds,
+    infotexts.
 
     Args:
         first: the specification of the first that was asked for, whether it was made or not.
     """
+    prompt, negative = without_comments(body.prompt), without_comments(body.negative_prompt)
     seeds = [job.spec.seed for job in jobs]
     batches = context.views.batches(str(job.batch_id) for job in jobs)
     recipes = [batches[job.batch_id].recipe_with(job.own_recipe) if job.batch_id in batches else {} for job in jobs]
     recipe = next(iter(recipes), {})
     sampler, schedule = sampler_and_schedule(first.sampler, recipe)
     return {
-        "prompt": body.prompt,
-        "all_prompts": [body.prompt] * len(jobs),
-        "negative_prompt": body.negative_prompt,
-        "all_negative_prompts": [body.negative_prompt] * len(jobs),
+        "prompt": prompt,
+        "all_prompts": [prompt] * len(jobs),
+        "negative_prompt": negative,
+        "all_negative_prompts": [negative] * len(jobs),
         "seed": first.seed,
         "all_seeds": seeds,
         "subseed": -1,

@@ -16,6 +16,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
 from storage.errors import BadSpecification
 from storage.spec import webui_prompts, webui_schedules
+from storage.spec.aliases import known_as
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_webui
@@ -156,8 +157,10 @@ def wanted(context: ApiContext, caller: Caller, body: TextToImage, standing: Map
     canvas = Canvas(body.width or model.width, body.height or model.height)
     control, more = conditioning(context, caller, body.alwayson_scripts, model, canvas)
     remarks += more
+    if body.cfg_scale < 1:
+        remarks.append("cfg_scale: below 1 there is no guidance here; the web UI would steer to the negative prompt")
     if "#" in body.prompt + body.negative_prompt:
-        remarks.append("prompt: # is drawn as it stands; it begins no comment here")
+        remarks.append("prompt: from # to the end of its line it is a comment, and not drawn, as in the web UI")
     fields: dict[str, Any] = {
         "seed": None if body.seed < 0 else body.seed,
         "num_inference_steps": body.steps,
@@ -228,8 +231,8 @@ def _clip_skip(settings: WebUISettings, model: Model) -> int | None:
 
 def _words(registry: Registry, body: TextToImage, model: Model) -> dict[str, Any]:
     """Return prompt, negative prompt and LoRAs, with the language to read them in. Raises BadSpecification."""
-    prompt, loras = _read("prompt", body.prompt, registry)
-    negative = body.negative_prompt
+    prompt, loras = _read("prompt", webui_prompts.without_comments(body.prompt), registry)
+    negative = webui_prompts.without_comments(body.negative_prompt)
     for name, text in (("prompt", prompt), ("negative_prompt", negative)):
         try:
             webui_prompts.check(text, negative=name == "negative_prompt")
@@ -266,8 +269,7 @@ def _read(name: str, text: str, registry: Registry) -> tuple[str, dict[str, floa
         prompt, scales = webui_prompts.take_loras(text)
     except ValueError as error:
         raise BadSpecification(f"{name}: {error}") from None
-    # Files there have capitals; aliases have none.
-    known = {alias if alias in registry.loras else alias.lower(): scale for alias, scale in scales.items()}
+    known = {known_as(name, registry.loras): scale for name, scale in scales.items()}
     if len(known) < len(scales):
         raise BadSpecification(f"{name}: a LoRA is named twice; give it one weight")
     return prompt, known

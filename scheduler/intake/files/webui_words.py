@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from storage.errors import BadSpecification
 from storage.spec import webui_prompts
+from storage.spec.aliases import alias_in
 
 _PROMPTS = ("prompt", "negative_prompt")
 
@@ -21,8 +22,11 @@ def read(cells: Mapping[str, str], *, weights: bool = True) -> dict[str, str]:
     try:
         found["prompt"], scales = webui_prompts.take_loras(cells.get("prompt", ""))
         if scales:
-            # Files there have capitals; aliases have none.
-            found["loras"] = json.dumps({alias.lower(): scale for alias, scale in scales.items()})
+            # Files there have capitals and spaces; aliases have none.
+            loras = {alias_in(name): scale for name, scale in scales.items()}
+            if len(loras) < len(scales):
+                raise ValueError("a LoRA is named twice; give it one weight")
+            found["loras"] = json.dumps(loras)
         texts = [found[name] for name in _PROMPTS if found.get(name)]
         if weights and not all(map(webui_prompts.is_plain, texts)):
             for name in _PROMPTS:
