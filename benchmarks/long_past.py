@@ -115,5 +115,5 @@ def _pieces(rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _spec(model: str, prompt: str) -> str:
-    fields = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 5.0, "sampler": None}
-    return Spec(model=model, prompt=prompt, negative_prompt="", seed=0, **fields).canonical()
+    same = {"negative_prompt": "", "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 5.0}
+    return Spec.model_validate({"model": model, "prompt": prompt, "sampler": None, "seed": 0, **same}).canonical()

@@ -4,7 +4,7 @@ import logging
 from threading import Thread
 
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from scheduler.api.access import Access
 from scheduler.api.list_queries import RenderQuery
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 async def make_routes(app: FastAPI) -> None:
     """Ask for something small: for its first request FastAPI reads all routes, which takes a third of a second."""
-    scope = {
+    scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",

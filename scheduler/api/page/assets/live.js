@@ -36,7 +36,9 @@ function look() {
   const began = Date.now();
   looking = true;
   again = false;
-  htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" })
+  // At the first address, programs get something else.
+  const headers = { Accept: "text/html" };
+  htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML", headers })
     .then(() => {
       const now = live();
       if (now && now.dataset.says !== before) document.getElementById("announced").textContent = now.dataset.says || "";
