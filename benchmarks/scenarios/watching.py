@@ -102,28 +102,30 @@ def _beside(pages: int) -> Open:
 
 
 def _watched(served: _Served, pages: int, seconds: float) -> Figures:
-    """Render for so many seconds while so many pages are open."""
+    """Render for so many seconds while so many pages are open, which are there before it begins."""
     n = max(8, int(_PICTURES_PER_SECOND * seconds))
     memory = served.api.memory_info().rss
     with httpx.Client(base_url=served.address, timeout=60) as client:
         body = {"prompt": "a star", "model": "paced", "n": n}
         render = client.post("/v1/renders", json=body).raise_for_status().json()["id"]
-    paths = _paths(render, n, pages)
-    in_browsers = served.browsers.open(paths[1 : 1 + _BROWSERS])
-    if paths:
-        served.pages.ask(open=[paths[0], *paths[1 + in_browsers :]])
-    before, began = served.statements.count(), time.monotonic()
+        client.post(f"/v1/renders/{render}/hold").raise_for_status()
+        paths = _paths(render, n, pages)
+        in_browsers = served.browsers.open(paths[:_BROWSERS])
+        served.pages.ask(open=paths[in_browsers:])
+        sent, spent, began = served.statements.count(), _cpu_seconds(served.api), time.time()
+        client.post(f"/v1/renders/{render}/release").raise_for_status()
     served.farm.finished(render)
-    sent, lasted = served.statements.count() - before, time.monotonic() - began
-    finished = _finished(served.farm, render)
+    sent, spent, lasted = served.statements.count() - sent, _cpu_seconds(served.api) - spent, time.time() - began
+    finished = {job: at for job, at in _finished(served.farm, render).items() if at > began}
     found = {
         # Between the first and the last: a worker wakes when it does.
-        "pictures_per_second": (n - 1) / max(1e-3, max(finished.values()) - min(finished.values())),
+        "pictures_per_second": (len(finished) - 1) / max(1e-3, max(finished.values()) - min(finished.values())),
         "statements_per_second": sent / lasted,
+        "api_cpu": spent / lasted,
         "api_growth_mib": (served.api.memory_info().rss - memory) / 2**20,
     }
     if paths:
-        time.sleep(1.0)  # the last pictures, on their way to their tiles
+        time.sleep(1.5)  # the last pictures, on their way to their tiles
         told = served.pages.ask(close=True)
         if told["errors"]:
             raise AssertionError(f"{len(told['errors'])} pages failed: {told['errors'][0]}")
@@ -133,11 +135,16 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
     return found
 
 
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def _paths(render: str, n: int, pages: int) -> Sequence[str]:
-    """Half of them the front page, the others the render's, each with some of its pictures."""
+    """Half of them the render's page, each with some of its pictures, the others the front page."""
     starts = range(-1, n - 1, _TILES_ON_A_PAGE)
-    of_render = [f"/renders/{render}?after={starts[number % len(starts)]}" for number in range(pages // 2)]
-    return ["/"] * min(1, pages) + of_render + ["/"] * (pages - len(of_render) - 1)
+    of_render = [f"/renders/{render}?after={starts[number % len(starts)]}" for number in range((pages + 1) // 2)]
+    return of_render + ["/"] * (pages - len(of_render))
 
 
 def _finished(farm: Farm, render: str) -> Mapping[str, float]:
@@ -147,11 +154,8 @@ def _finished(farm: Farm, render: str) -> Mapping[str, float]:
 
 
 def _quantiles(name: str, finished: Mapping[str, float], seen: Sequence[Mapping[str, float]]) -> Figures:
-    """From done to seen, of what was done after its page was open: else it was there from the start."""
-    waits = []
-    for page in seen:
-        opened = min(page.values(), default=0.0)
-        waits += [1000 * (at - finished[job]) for job, at in page.items() if finished.get(job, 0.0) > opened]
+    """From done to seen, of what was done while the pages were open."""
+    waits = [1000 * (at - finished[job]) for page in seen for job, at in page.items() if job in finished]
     if len(waits) < 2:
         return {}
     cuts = statistics.quantiles(waits, n=20, method="inclusive")
@@ -251,6 +255,7 @@ _FIGURES = {
     "pictures_per_second": Figure("pictures", "1/s", "higher"),
     "statements_per_second": Figure("statements of all processes", "1/s", "lower"),
     "looks_per_second": Figure("looks of all pages", "1/s", "lower"),
+    "api_cpu": Figure("processor time of the API", "s/s", "lower"),
     "api_growth_mib": Figure("growth of the API in the round", "MiB", "lower"),
     "tile_p50_ms": Figure("from done to its tile, median", "ms", "lower"),
     "tile_p95_ms": Figure("from done to its tile, 95th percentile", "ms", "lower"),
@@ -269,7 +274,7 @@ SCENARIO = Scenario(
     name="page",
     title="The page",
     measures=f"A farm of {_DEVICES} simulated devices on PostgreSQL renders while pages are open, half of them at the "
-    f"front page, the others at its render; of {_PAGES}, {_BROWSERS} are in a browser. And pages of a farm with "
+    f"render, the others at the front page; {_BROWSERS} at most are in a browser. And pages of a farm with "
     f"{_PAST.renders:,} renders and {_PAST.jobs:,} jobs, among them a gallery of {_PAST.gallery:,} pictures, each "
     "round by a fresh API process. Pages, API, database and devices share the cores.",
     limit="what the devices render alone; for a tile, how often rows are read (0.5 s) and a page looks (0.4 s)",

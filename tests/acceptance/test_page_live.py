@@ -13,6 +13,7 @@ from tests.acceptance.api import MODELS, Api, running_api
 from tests.acceptance.browser import Visit, chromium, visiting
 from tests.forks import Starter
 from tests.integration.conftest import farm_of
+from tests.servers import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +130,8 @@ def test_on_postgresql_and_s3_a_render_is_submitted_watched_and_found(
         page.locator(".tiles a").first.click()
         # From the store, by way of the farm: a page asks no other host.
         expect(page.locator(".large img")).to_be_visible(timeout=PATIENCE)
-        page.wait_for_function("document.querySelector('.large img').naturalWidth === 64")
+        wide = "document.querySelector('.large img').naturalWidth"
+        eventually(lambda: page.evaluate(wide) == 64, "the picture is there")
         visit.goes_to("/usage")
         expect(page.locator("table").first).to_contain_text("6", timeout=PATIENCE)
         visit.goes_to("/")

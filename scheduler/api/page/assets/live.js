@@ -3,7 +3,7 @@
 "use strict";
 
 const LEAST_MS = 400; // between two looks, however many events come
-const LOOKS_SHARE = 0.2; // of the time: a farm that answers slowly is not asked as often
+const LOOKS_SHARE = 0.33; // of the time: a farm that answers slowly is not asked as often
 const KINDS = ["reset", "render", "render.deleted", "worker", "worker.gone", "backlog", "job.started", "job.done",
   "job.failed", "job.queued", "job.cancelled", "render.cancelled", "render.held", "render.released", "render.retried",
   "render.finished"];
