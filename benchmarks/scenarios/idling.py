@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from benchmarks.queues import copy_of, farm_template, plain
+from benchmarks.queues import copy_of, farm_template
 from benchmarks.scenario import Arm, Conditions, Figure, Figures, Open, Plot, Round, Scenario, Target
 from benchmarks.simulated_farm import Family, celery_worker, simulated_farm
+from benchmarks.statements import Statements
 from tests.servers import eventually
 
 _UNSERVED = "slow"
@@ -23,7 +23,7 @@ def _farm(waiting: int) -> Open:
         server = conditions.servers.postgresql()
         broker = _own(conditions.servers.redis(), 1 if waiting else 2)
         with copy_of(server, farm_template(conditions.servers, n, model=_UNSERVED)) as url:
-            log = _Statements(url)
+            log = Statements(url)
             with simulated_farm(conditions.folder, url, broker, FARM_SERVE="quick") as farm:
                 scheduler, workers = Family(farm.scheduler().pid), Family(farm.workers(1).pid)
                 for family in () if conditions.quick else (scheduler, workers):
@@ -59,31 +59,6 @@ def _window(conditions: Conditions, read: Callable[[], dict[str, float]]) -> Rou
         return spent
 
     return one_round
-
-
-class _Statements:
-    """Counts the statements that a database was sent, BEGIN and COMMIT among them, as PostgreSQL's log has them."""
-
-    def __init__(self, url: str) -> None:
-        import psycopg  # other arms run without it
-
-        with psycopg.connect(plain(url), autocommit=True) as connection:
-            [name] = connection.execute("SELECT current_database()").fetchone() or [""]
-            [folder] = connection.execute("SHOW data_directory").fetchone() or [""]
-            connection.execute("ALTER SYSTEM SET log_line_prefix = '[%d] '")
-            connection.execute("ALTER SYSTEM SET log_statement = 'all'")
-            connection.execute("SELECT pg_reload_conf()")
-        self._signs = tuple(f"[{name}] LOG:  {kind}".encode() for kind in ("statement:", "execute"))
-        self._file = Path(folder, "log")
-        self._read, self._counted = self._file.stat().st_size, 0
-
-    def count(self) -> int:
-        with self._file.open("rb") as file:
-            file.seek(self._read)
-            text = file.read()
-        self._read += len(text)
-        self._counted += sum(line.startswith(self._signs) for line in text.splitlines())
-        return self._counted
 
 
 def _own(broker: str, number: int) -> str:

@@ -80,7 +80,8 @@ class Access:
         #: Of browsers that logged in at the page.
         self.sessions = Sessions(keys)
         self._origins = frozenset(origins)
-        self._nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
+        #: Who is let in without a key.
+        self.nobody = Caller(owner=nobody, role=Role.ADMIN, limits=Limits(), key_id=None)
         self._without_keys = without_keys
         self._looked_at = float("-inf")
 
@@ -101,7 +102,7 @@ class Access:
             if self._without_keys is Open.TO_THIS_MACHINE:
                 _refuse_other_machines(request)
             _refuse_strange_pages(request, self._origins)
-            return self._nobody
+            return self.nobody
         if secret:
             raise Refused(
                 401,

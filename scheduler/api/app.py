@@ -38,6 +38,7 @@ from scheduler.api.page.glance import Glances
 from scheduler.api.page.routes import ROUTERS as PAGE_ROUTERS
 from scheduler.api.parameters import STREAMED
 from scheduler.api.rate_limits import RateLimits
+from scheduler.api.ready import make_routes
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
 from scheduler.intake.uploads import MAX_BYTES
@@ -130,9 +131,10 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
 
 
 @asynccontextmanager
-async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
+async def _with_threads(app: FastAPI) -> AsyncIterator[None]:
     # Most routes are plain functions, which run in threads; requests that wait for a render hold none.
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    await make_routes(app)
     yield
 
 

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
 from scheduler.api.waiting.bounded import Bounded
+from scheduler.api.waiting.farm_followers import FarmFollowers
 from scheduler.api.waiting.followers import Followers
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.waiters import Waiters
@@ -107,6 +108,15 @@ class ApiContext:
     def followers(self) -> Followers:
         return Followers(
             self.services.database, self.ending, every_seconds=self.events_read_seconds, hindrance=self._hindrance
+        )
+
+    @cached_property
+    def farm_followers(self) -> FarmFollowers:
+        return FarmFollowers(
+            self.services.database,
+            self.ending,
+            every_seconds=self.events_read_seconds,
+            places=self.followers.places,
         )
 
     @cached_property

@@ -1,16 +1,20 @@
-"""Follow a render by server-sent events: each event once and in order, and the progress of its pictures."""
+"""Follow a render by server-sent events, each event once and in order; and the farm, as far as a caller may see it."""
 
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from scheduler.api.access import Caller, CanRead
-from scheduler.api.context import ApiContext, Context
+from scheduler.api.access import CanRead
+from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
 from scheduler.api.parameters import RenderId
 from scheduler.api.problems import RESPONSES, Refused
+from scheduler.api.waiting.farm_log import TOPICS, Topic
+from storage.errors import BadSpecification
 
 router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=JsonRoute)
 
@@ -43,21 +47,59 @@ def follow_render(
     if render.finished and not context.events.after(render_id, seen, limit=1):
         # An EventSource reconnects forever; 204 tells it to stop.
         return Response(status_code=204)
-    return _EventStream(context, caller, render_id, seen)
+    return _EventStream(lambda: context.followers.follow(render_id, caller, seen))
+
+
+@router.get(
+    "/events",
+    tags=["farm"],
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events, until the caller's key ends."}},
+)
+def follow_farm(
+    context: Context,
+    caller: CanRead,
+    topics: Annotated[
+        str | None, Query(max_length=60, description="Only these of renders, jobs, workers and backlog, by commas.")
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(max_length=60, description="The last event seen: continue after it.")
+    ] = None,
+    after: Annotated[
+        str | None, Query(max_length=60, description="The same, for clients that cannot set headers.")
+    ] = None,
+) -> Response:
+    """Follow the farm by server-sent events: your renders, what is left of them, and the workers.
+
+    With an admin key, every owner's. `render` (as in the list of renders, and in `events` the number of its last event)
+    and `render.deleted` tell of a render that is unfinished or new, `worker` and `worker.gone` of a worker, `backlog`
+    of what is left. The topic `jobs` brings events of single pictures, as `/v1/renders/ID/events` does: of a render the
+    last hundred at a time. Twice a second at most, what changed meanwhile is told once.
+
+    `reset` says that anything may have changed: a stream begins with it, unless it goes on where another one broke off.
+    A stream ends with its key, and otherwise after ten minutes: connect again.
+    """
+    wanted, place = _topics(topics), after if last_event_id is None else last_event_id
+    return _EventStream(lambda: context.farm_followers.follow(caller, wanted, place))
+
+
+def _topics(said: str | None) -> Collection[Topic]:
+    """Return what to tell of; everything by default. Raises BadSpecification for what there is no news of."""
+    names = TOPICS if said is None else said.replace(" ", "").split(",")
+    if unknown := [name for name in names if name not in TOPICS]:
+        raise BadSpecification(f"topics: {unknown[0][:20]!r}: no topic; there are {', '.join(TOPICS)}")
+    return [topic for topic in TOPICS if topic in names]
 
 
 class _EventStream(StreamingResponse):
     """The answer to a follower, who takes a place as long as it is being sent."""
 
-    def __init__(self, context: ApiContext, caller: Caller, render_id: str, seen: int) -> None:
+    def __init__(self, follow: Callable[[], AbstractContextManager[AsyncIterator[str]]]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__((), headers=headers, media_type="text/event-stream")
-        self._context = context
-        self._caller = caller
-        self._render_id = render_id
-        self._seen = seen
+        self._follow = follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._context.followers.follow(self._render_id, self._caller, self._seen) as texts:
+        with self._follow() as texts:
             self.body_iterator = texts
             await super().__call__(scope, receive, send)

@@ -13,6 +13,8 @@ from scheduler.api.problems import Refused
 from storage.access.keys import Role
 from storage.errors import BadSpecification
 from storage.renders.filters import Alike, JobFilter, LabelBound, RenderFilter
+from storage.renders.views import RenderView
+from storage.rules.states import State
 from storage.spec.picture import MAX_SEED
 
 #: Times that databases compare; the year 9999 at the end.
@@ -110,6 +112,12 @@ class JobQuery:
             bound=_bound(self.number),
             duplicates=self.duplicates,
         )
+
+
+def has_some(render: RenderView, state: State | None) -> bool:
+    """Return whether a render has jobs in a state by its counters: of very many, none is looked for in vain."""
+    counted = {State.DONE: render.done, State.FAILED: render.failed, State.CANCELLED: render.cancelled}
+    return state is None or counted.get(state, render.remaining) > 0
 
 
 def read_label(said: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from scheduler.api.access import CanRead, CanSubmit
 from scheduler.api.compat.pictures import encoded
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
-from scheduler.api.list_queries import JobQuery, RenderQuery
+from scheduler.api.list_queries import JobQuery, RenderQuery, has_some
 from scheduler.api.orders import order_of, terms_of
 from scheduler.api.parameters import IdempotencyKey, JobId, RenderId, wait_of
 from scheduler.api.problem_kinds import ProblemCode
@@ -162,8 +162,9 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
     """List a render's jobs in their order."""
-    context.render(caller, render_id)
-    narrowed = which.narrowed()
+    render, narrowed = context.render(caller, render_id), which.narrowed()
+    if not has_some(render, state):
+        return JobPage(jobs=[], next=None)
     found = list(context.views.jobs(render_id, state=state, which=narrowed, after=after, limit=limit + 1))
     page = found[:limit]
     return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)

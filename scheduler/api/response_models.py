@@ -214,9 +214,9 @@ class UsageAnswer(BaseModel):
     renders: int = Field(description="How many renders have pictures there.")
     pictures: int = Field(description="How many.")
     bytes: int = Field(description="Of their files.")
-    oldest: float = Field(description="When the oldest picture was made, seconds since 1970.")
+    oldest: float = Field(description="When the first picture of these renders was made, seconds since 1970.")
     oldest_time: Time = Field(description="The same as text (RFC 3339).")
-    newest: float = Field(description="When the newest picture was made, seconds since 1970.")
+    newest: float = Field(description="When the last picture of these renders was made, seconds since 1970.")
     newest_time: Time = Field(description="The same as text (RFC 3339).")
 
 

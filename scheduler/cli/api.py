@@ -80,6 +80,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         from scheduler.api.access import Open
         from scheduler.api.app import make_api
         from scheduler.api.context import ApiContext
+        from scheduler.api.ready import make_front_page
     except ImportError:
         raise BadSettings(_NOT_INSTALLED) from None
     return_freed_memory()
@@ -104,6 +105,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
         watch_registry(settings, services.registry, context.ending, check=services.check_served)
         app = make_api(context, without_keys=without_keys)
+        make_front_page(app)
         for warning in disagreements(services.database, settings, "api"):
             say(warning)
         address = f"http://{host}:{listener.getsockname()[1]}"

@@ -77,6 +77,10 @@ renders = Table(
     Column("note", Text),
     # The models of its pictures, each between two spaces.
     Column("models", Text),
+    # Of the files of its pictures; when the first and the last of them were done.
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("first_done_at", Double),
+    Column("last_done_at", Double),
     Index("ix_renders_name", "name", "created_at"),
     Index("ix_renders_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("ix_renders_created_at", "created_at"),

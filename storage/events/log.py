@@ -149,6 +149,13 @@ class EventLog:
         with self._database.read() as connection:
             return [_event(row) for row in connection.execute(statement)]
 
+    def last(self, render_id: str) -> int | None:
+        """Return the number of a render's last event, 0 before the first; None if its events are not recorded."""
+        statement = select(renders.c.events).where(renders.c.id == render_id, renders.c.watched)
+        with self._database.read() as connection:
+            found: int | None = connection.execute(statement).scalar()
+        return found
+
     def these(self, numbers: Iterable[tuple[str, int]]) -> dict[str, list[Event]]:
         """Return these events, by render and in order: one statement for those of many renders."""
         found: defaultdict[str, list[Event]] = defaultdict(list)

@@ -1,6 +1,7 @@
 """The completion of a batch: one UPDATE for all of its pictures."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -54,6 +55,14 @@ def batch_row(batch: RenderedBatch) -> dict[str, Any]:
 def told_of(picture: Published) -> dict[str, Any]:
     """Return what followers of a render hear of a picture that is done."""
     return {"seed": picture.job.spec.seed, "sha256": picture.sha256}
+
+
+def stored_bytes(published: Iterable[Published]) -> dict[str, int]:
+    """Return how much the files of these pictures take, by render."""
+    stored: Counter[str] = Counter()
+    for picture in published:
+        stored[picture.job.render_id] += picture.bytes
+    return stored
 
 
 def complete(connection: Connection, batch: RenderedBatch, published: Sequence[Published]) -> dict[int, Published]:

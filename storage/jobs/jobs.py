@@ -30,7 +30,7 @@ from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.workers import name_is_of
 from storage.jobs import holding
 from storage.jobs.claim import take, take_at_once
-from storage.jobs.completion import batch_row, complete, complete_at_once, refusals, told_of
+from storage.jobs.completion import batch_row, complete, complete_at_once, refusals, stored_bytes, told_of
 from storage.jobs.fair_share import RoundDealer, queued
 from storage.jobs.looks import any_lapsed, best_waiting, count_waiting
 from storage.jobs.orphans import being_removed, note_orphans
@@ -143,7 +143,7 @@ class Jobs:
             connection,
             of_watched(EventKind.JOB_DONE, made, lambda job: told_of(done[job.id])),
         )
-        count(connection, renders.c.done, counted)
+        count(connection, renders.c.done, counted, stored=stored_bytes(done.values()))
         return refused
 
     @transaction

@@ -4,7 +4,20 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Integer, Update, bindparam, case, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    Update,
+    bindparam,
+    case,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database.connection import database_now
@@ -51,20 +64,30 @@ def lock_renders(connection: Connection, render_ids: Iterable[str]) -> None:
     )
 
 
-def count(connection: Connection, counter: Column[int], by_render: Mapping[str, int]) -> None:
-    """Add to a counter of renders, and note the end of those that are finished by it.
+def count(
+    connection: Connection,
+    counter: Column[int],
+    by_render: Mapping[str, int],
+    *,
+    stored: Mapping[str, int] | None = None,
+) -> None:
+    """Add to a counter of renders, and note the end of those that are finished by it; `stored`: bytes of those done.
 
     In the order of ids, so that two transactions never wait for each other. Jobs are locked before renders,
     everywhere, for the same reason.
+
+    Args:
+        stored: of pictures that are done, the bytes of their files by render.
     """
     over: list[NewEvent] = []
     for render_id, n in sorted(by_render.items()):
         if n:
-            row = connection.execute(_counting(counter.name), {"of_render": render_id, "n": n}).one()
+            told = {} if stored is None else {"stored": stored[render_id]}
+            row = connection.execute(_counting(counter.name), {"of_render": render_id, "n": n, **told}).one()
             if row.watched and row.finished_at is not None:
                 counters = {name: getattr(row, name) for name in ("total", "done", "failed", "cancelled")}
-                told = {"state": render_state(**counters), **counters, "finished_at": row.finished_at}
-                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=told))
+                data = {"state": render_state(**counters), **counters, "finished_at": row.finished_at}
+                over.append(NewEvent(render_id=render_id, kind=EventKind.RENDER_FINISHED, data=data))
     record_events(connection, over)
 
 
@@ -72,6 +95,14 @@ def count(connection: Connection, counter: Column[int], by_render: Mapping[str, 
 def _counting(counter: str) -> ReturningUpdate[Any]:
     n = bindparam("n", type_=Integer)
     finished = renders.c.done + renders.c.failed + renders.c.cancelled
+    stored: dict[Any, Any] = {}
+    if counter == renders.c.done.name:
+        now = database_now()
+        stored = {
+            renders.c.stored_bytes: renders.c.stored_bytes + bindparam("stored", type_=BigInteger),
+            renders.c.first_done_at: func.coalesce(renders.c.first_done_at, now),
+            renders.c.last_done_at: now,
+        }
     return (
         update(renders)
         .where(renders.c.id == bindparam("of_render"))
@@ -79,6 +110,7 @@ def _counting(counter: str) -> ReturningUpdate[Any]:
             {
                 renders.c[counter]: renders.c[counter] + n,
                 renders.c.finished_at: case((finished + n >= renders.c.total, database_now())),
+                **stored,
             }
         )
         .returning(

@@ -69,7 +69,7 @@ class Deletions:
         Raises StillNeeded as `check_job`, and if it was retried since; NotFound if it was deleted before.
         """
         row = connection.execute(
-            select(jobs.c.id, jobs.c.state).where(jobs.c.id == job.row_id).with_for_update()
+            select(jobs.c.id, jobs.c.state, jobs.c.bytes).where(jobs.c.id == job.row_id).with_for_update()
         ).first()
         if row is None:
             raise NotFound(f"no job with id {job.id!r}; it was deleted before")
@@ -79,11 +79,12 @@ class Deletions:
         lock_renders(connection, [job.render_id])
         _refuse_needed_job(connection, job)
         counter = {State.DONE: renders.c.done, State.FAILED: renders.c.failed, State.CANCELLED: renders.c.cancelled}
-        counted = counter[State(row.state)]
+        counted, stored = counter[State(row.state)], renders.c.stored_bytes
+        freed = (row.bytes or 0) if row.state == State.DONE else 0
         connection.execute(
             update(renders)
             .where(renders.c.id == job.render_id)
-            .values({renders.c.total: renders.c.total - 1, counted: counted - 1})
+            .values({renders.c.total: renders.c.total - 1, counted: counted - 1, stored: stored - freed})
         )
 
 

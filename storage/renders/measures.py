@@ -63,7 +63,7 @@ class Usage:
 
 
 class Measures:
-    """Queries whose cost does not grow with the table, except for `usage`."""
+    """Queries whose cost does not grow with the pictures; that of `usage` does with the renders."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -172,21 +172,25 @@ class Measures:
         ]
 
     def usage(self, *, owner: str | None = None) -> list[Usage]:
-        """Return what each owner's pictures take up, by owner, or one owner's; reads every picture's row."""
+        """Return what each owner's pictures take up, by owner, or one owner's; reads a row of each render.
+
+        A picture that was deleted by itself still counts for `oldest` and `newest`, as long as its render has others.
+        """
         statement = (
             select(
-                jobs.c.owner,
-                func.count(jobs.c.render_id.distinct()).label("renders"),
-                func.count().label("pictures"),
-                func.sum(jobs.c.bytes).label("bytes"),
-                func.min(jobs.c.finished_at).label("oldest"),
-                func.max(jobs.c.finished_at).label("newest"),
+                renders.c.owner,
+                func.count().label("renders"),
+                func.sum(renders.c.done).label("pictures"),
+                func.sum(renders.c.stored_bytes).label("bytes"),
+                func.min(renders.c.first_done_at).label("oldest"),
+                func.max(renders.c.last_done_at).label("newest"),
             )
-            .where(jobs.c.state == State.DONE)
-            .group_by(jobs.c.owner)
-            .order_by(jobs.c.owner)
+            .where(renders.c.done > 0)
+            .group_by(renders.c.owner)
+            .order_by(renders.c.owner)
         )
         if owner is not None:
-            statement = statement.where(jobs.c.owner == owner)
+            statement = statement.where(renders.c.owner == owner)
         with self._database.read() as connection:
-            return [Usage(**{**row._mapping, "bytes": int(row.bytes or 0)}) for row in connection.execute(statement)]
+            rows = connection.execute(statement).all()
+        return [Usage(**{**row._mapping, "pictures": int(row.pictures), "bytes": int(row.bytes)}) for row in rows]

@@ -122,6 +122,8 @@ def counters_agree_with_rows(snapshot: Snapshot) -> Iterator[str]:
             yield f"render {render.id}: counters {told}, rows {dict(counted)}"
         if (render.finished_at is not None) != all(job.state in FINAL for job in rows):
             yield f"render {render.id}: finished_at is {render.finished_at}, rows are {dict(counted)}"
+        if render.stored_bytes != (stored := sum(job.bytes for job in rows if job.state == State.DONE)):
+            yield f"render {render.id}: {render.stored_bytes} bytes are stored, by its rows {stored}"
 
 
 def done_rows_have_their_object(snapshot: Snapshot) -> Iterator[str]:

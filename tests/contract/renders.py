@@ -151,6 +151,11 @@ def assert_rows_agree(database: Database) -> None:
         assert {state: getattr(render, state) for state in FINAL} == {state: of_render[state] for state in FINAL}
         finished = all(of_render[state] == 0 for state in State if state not in FINAL)
         assert (render.finished_at is not None) == finished
+        done = [job for job in all_jobs if job.render_id == render.id and job.state == State.DONE]
+        assert render.stored_bytes == sum(job.bytes for job in done)
+        if done:
+            assert render.first_done_at <= min(job.finished_at for job in done) + 1
+            assert render.last_done_at >= max(job.finished_at for job in done)
     for job in all_jobs:
         assert (job.lease_until is not None) == (job.state == State.RUNNING)
         assert (job.finished_at is not None) == (job.state in FINAL)

@@ -21,9 +21,10 @@ from storage.events.receivers import due_receivers
 from storage.events.webhooks import Webhooks
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob
+from storage.renders.measures import Measures
 from storage.renders.schedules import FiringLimits, Schedules
 from storage.renders.views import Views
-from tests.contract.renders import at_once, pictures, published, rendered
+from tests.contract.renders import at_once, pictures, published, rendered, rows
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
@@ -112,6 +113,9 @@ def test_an_upgrade_from_the_first_version_keeps_what_waits_and_what_runs(empty_
     assert Views(empty_database).render("r").done == 2
     # Lists of renders of a model know those of before.
     assert Views(empty_database).render("r").models == ("tiny",)
+    [usage] = Measures(empty_database).usage()
+    assert (usage.owner, usage.renders, usage.pictures) == ("ann", 1, 2)
+    assert usage.bytes == sum(row.bytes or 0 for row in rows(empty_database, "r"))
 
 
 def test_an_upgrade_keeps_what_keys_have_used_up_today(empty_database: Database) -> None:

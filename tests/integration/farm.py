@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -91,6 +92,17 @@ class Farm:
 
     def scheduler(self) -> subprocess.Popen[bytes]:
         return self._start("scheduler", ["scheduler.cli.main", "scheduler"], {})
+
+    def api(self) -> str:
+        """`farm api` on a free port; where it answers, once it does."""
+        self._start("api", ["scheduler.cli.main", "api", "--port", "0"], {})
+        log = self.folder / "api.log"
+
+        def address() -> str | None:
+            found = re.search(r"listening on (http://\S+?),", log.read_text())
+            return None if found is None else found[1]
+
+        return str(eventually(address, f"the API listens ({log})"))
 
     def workers(self, devices: int = 1, *, machine: str = "here", **settings: str) -> subprocess.Popen[bytes]:
         """`farm-worker` with simulated devices, as on a machine of this name; returns when they serve."""

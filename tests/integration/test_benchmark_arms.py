@@ -38,3 +38,16 @@ def test_the_bare_loop_saves_the_pictures_that_it_is_asked_for(tmp_path: Path) -
         with Image.open(file) as picture:
             sizes.append(picture.size)
     assert sizes == [(SIZE, SIZE)] * 2
+
+
+def test_a_smoke_run_opens_pages_beside_a_farm_and_of_a_farm_with_a_past(starter: Starter, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    command = ["-m", "benchmarks", "--quick", "--rounds", "1", "--out", str(out), "--only", "page"]
+    ended = starter.ran(command, folder=tmp_path, cwd=TOP)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    [found] = results_file.read(out)["scenarios"]
+    figures = {arm["label"]: arm["figures"] for arm in found["arms"]}
+    assert figures["farm, pages 0"].keys() >= {"pictures_per_second", "statements_per_second"}
+    assert figures["farm, pages 50"]["looks_per_second"]["median"] > 0
+    for database in ("sqlite", "postgresql"):
+        assert figures[f"a long past, database {database}"].keys() >= {"first_ms", "front_kb", "filter_ms", "usage_ms"}

@@ -22,11 +22,12 @@ router = page_router()
 @router.get("/workers")
 def show_workers(request: Request, context: Context, caller: Visitor) -> Response:
     """Show the workers; to an admin also their last faults and quarantines."""
+    place = context.farm_followers.place
     workers, admin = list_workers(context, caller), caller.role is Role.ADMIN
     faults = api.list_faults(context, caller, limit=1000) if admin else None
     last = {fault.worker: fault for fault in reversed(faults.latest)} if faults else {}
     quarantines = faults.quarantines if faults else []
-    return html(request, "workers.html", workers=workers, last=last, quarantines=quarantines)
+    return html(request, "workers.html", place=place, workers=workers, last=last, quarantines=quarantines)
 
 
 @router.post("/workers/{worker}/end-quarantine")

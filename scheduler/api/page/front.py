@@ -43,12 +43,14 @@ def front_page(request: Request, context: ApiContext) -> Response:
 
 
 def _front(request: Request, context: ApiContext, caller: Caller, which: RenderQuery, after: str | None) -> Response:
+    place = context.farm_followers.place
     glances: Glances = request.app.state.glances
     page = list_renders(context, caller, which, after, _ON_A_PAGE)
     asked = {name: value for name, value in vars(which).items() if value is not None}
     return html(
         request,
         "front.html",
+        place=place,
         glance=glances.of(caller),
         renders=page.renders,
         next_page=None if page.next is None else urlencode({**asked, "after": page.next}),

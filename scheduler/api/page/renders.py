@@ -37,6 +37,8 @@ def show_render(
     after: Annotated[int, Query(ge=-1, le=10**9)] = -1,
 ) -> Response:
     """Show a render and such of its pictures, a page at a time."""
+    # First: what happens from now on may be missing below.
+    place, last_event = context.farm_followers.place, context.events.last(render_id)
     render = api.get_render(context, render_id, caller)
     page = api.list_jobs(context, render_id, caller, which, state, after, _TILES)
     asked = {name: value for name, value in {**asdict(which), "state": state}.items() if value is not None}
@@ -52,7 +54,8 @@ def show_render(
         asked={**asdict(which), "state": state},
         narrowed=bool(asked),
         states=list(State),
-        watched=context.views.is_watched(render_id),
+        place=place,
+        last_event=last_event,
         pace=_pace(render),
         ends_at=time.time() + (render.seconds_left or 0.0),
         grid_axes=_axes(context, render),

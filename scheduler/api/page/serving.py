@@ -91,6 +91,11 @@ def _templates() -> Environment:
     return made
 
 
+def read_template(name: str) -> None:
+    """Read a template before it is needed."""
+    _templates().get_template(name)
+
+
 def html(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Return a page."""
     access: Access = request.app.state.access

@@ -91,8 +91,12 @@ class SharedReader(ABC, Generic[Asked, Found]):
             log.exception("reading for callers that wait failed")
             self._end(error)
 
+    def _pause_seconds(self) -> float:
+        """Return how long to wait between two looks."""
+        return self._every_seconds
+
     async def _pause(self) -> None:
-        left = self._every_seconds
+        left = self._pause_seconds()
         while left > 0 and not self._ending.is_set():
             await asyncio.sleep(min(left, _HEARD_WITHIN_SECONDS))
             left -= _HEARD_WITHIN_SECONDS

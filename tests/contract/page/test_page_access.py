@@ -1,5 +1,6 @@
 """Who sees what of the page, and whose forms are read."""
 
+import html
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from storage.access.keys import Keys, Limits, Role
+from tests.contract.event_streams import followed
 from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, log_in, rendered, token, visitor
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
@@ -172,3 +174,17 @@ def test_without_keys_the_page_is_for_this_machine_alone(tmp_path: Path) -> None
         assert client.post("/submit/send", data={"prompt": "a star", "form_token": "x"}).status_code == 403
         stage.new_key()
         eventually(lambda: client.get("/").status_code == 303, "the farm is closed")
+
+
+def test_an_open_page_ends_with_its_key(stage: Stage) -> None:
+    with visitor(stage, "ann") as client:
+        text = client.get("/").text
+        [address] = re.findall(r'data-events="([^"]+)"', text)
+        with followed(client, html.unescape(address)) as stream:
+            [key_id] = [client.cookies["farm_session"].split(".")[0]]
+            Keys(stage.services.database).revoke(key_id)
+            stream.ends()
+        # A browser comes again, and then asks for the page once more.
+        assert client.get(html.unescape(address)).status_code == 401
+        answer = client.get("/", headers={"HX-Request": "true"})
+        assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")

@@ -1,10 +1,17 @@
-// Keeps what is shown up to date: by the server-sent events of a render, or by asking again; and copies text.
+// Keeps what is shown up to date: the farm's server-sent events, or a render's, say when to look again; and copies text.
 // Without it, pages are read and forms are sent all the same.
 "use strict";
 
-const LEAST_MS = 1000; // between two looks, however many events come
+const LEAST_MS = 400; // between two looks, however many events come
+const LOOKS_SHARE = 0.33; // of the time: a farm that answers slowly is not asked as often
+const KINDS = ["reset", "render", "render.deleted", "worker", "worker.gone", "backlog", "job.started", "job.done",
+  "job.failed", "job.queued", "job.cancelled", "render.cancelled", "render.held", "render.released", "render.retried",
+  "render.finished"];
 let timer = null;
+let looking = false;
+let again = false; // something has come while it was looked
 let looked = 0;
+let took = 0;
 let stream = null;
 let followed;
 
@@ -20,49 +27,74 @@ function busy() {
 function look() {
   timer = null;
   const shown = live();
-  if (!shown || document.hidden) return;
+  if (!shown || document.hidden || looking) return;
   if (busy()) {
     timer = setTimeout(look, LEAST_MS);
     return;
   }
-  looked = Date.now();
   const before = shown.dataset.says;
-  htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" })
+  const began = Date.now();
+  looking = true;
+  again = false;
+  // At the first address, programs get something else.
+  const headers = { Accept: "text/html" };
+  htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML", headers })
     .then(() => {
       const now = live();
       if (now && now.dataset.says !== before) document.getElementById("announced").textContent = now.dataset.says || "";
       follow();
-      plan(now);
-    }, () => plan(live()));
-}
-
-function plan(shown) {
-  if (shown && shown.dataset.every && timer === null) timer = setTimeout(look, Number(shown.dataset.every) * 1000);
+    }, () => {}).then(() => {
+      looking = false;
+      looked = Date.now();
+      took = looked - began;
+      again ? soon() : plan();
+    });
 }
 
 function soon() {
+  again = looking;
+  if (looking) return;
   if (timer !== null) clearTimeout(timer);
-  timer = setTimeout(look, Math.max(0, LEAST_MS - (Date.now() - looked)));
+  timer = setTimeout(look, Math.max(0, Math.max(LEAST_MS, took / LOOKS_SHARE) - (Date.now() - looked)));
+}
+
+// Where no events come, it is looked now and then, and asked for events once more.
+function plan() {
+  const every = live()?.dataset.every;
+  if (!every || timer !== null || (stream && stream.readyState !== EventSource.CLOSED)) return;
+  timer = setTimeout(() => {
+    followed = undefined;
+    look();
+  }, Number(every) * 1000);
+}
+
+// Of the whole farm's events, a render's page needs its own.
+function concerns(event) {
+  const own = live()?.dataset.of;
+  return !own || event.type === "reset" || JSON.parse(event.data).id === own;
 }
 
 function follow() {
-  const shown = live();
-  const address = shown ? shown.dataset.events : undefined;
+  const told = live()?.dataset.events;
+  // Where it goes on is another place after each look, and known to the stream that is open.
+  const address = told?.replace(/([?&])after=[^&]*/, "$1");
   if (address === followed) return;
   if (stream) stream.close();
   followed = address;
   stream = null;
-  if (!address) return;
-  // From now on: what is shown is as new as this.
-  stream = new EventSource(address);
-  for (const kind of ["job.started", "job.done", "job.failed", "job.queued", "job.cancelled", "render.cancelled",
-    "render.retried", "render.finished"]) stream.addEventListener(kind, soon);
+  if (!told) return;
+  stream = new EventSource(told);
+  for (const kind of KINDS) {
+    stream.addEventListener(kind, (event) => {
+      if (concerns(event)) soon();
+    });
+  }
   stream.addEventListener("progress", (event) => {
-    const told = JSON.parse(event.data);
+    const progress = JSON.parse(event.data);
     for (const bar of document.querySelectorAll("progress[data-job]")) {
-      if (bar.dataset.job in told.jobs) bar.value = told.jobs[bar.dataset.job];
+      if (bar.dataset.job in progress.jobs) bar.value = progress.jobs[bar.dataset.job];
     }
-    if (live() && !live().dataset.says.endsWith(": " + told.state)) soon();
+    if (live() && !live().dataset.says.endsWith(": " + progress.state)) soon();
   });
   // Closed for good: it is finished, or the login has ended, and a look tells which.
   stream.addEventListener("error", () => {
@@ -107,5 +139,5 @@ function copying() {
 }
 
 follow();
-plan(live());
+plan();
 copying();

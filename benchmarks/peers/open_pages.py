@@ -1,0 +1,109 @@
+"""Pages that are open, as browsers keep them (`live.js`): events say when to look again, and new pictures are fetched.
+
+A request `open` names addresses, of which each is a page; `close` ends all, and its answer says of each page when each
+picture was first there, by the clock, and how many looks there were together.
+"""
+
+import asyncio
+import html
+import re
+import sys
+import threading
+import time
+from typing import Any
+
+import httpx
+
+from benchmarks.peers.answering import answer_requests
+
+#: As the page's own script has them.
+_LEAST_SECONDS, _LOOKS_SHARE = 0.4, 0.33
+_LIVE = re.compile(r'<div id="live"[^>]*>')
+_EVENTS = re.compile(r'data-events="([^"]*)"')
+_TILES = re.compile(r'<img src="(/v1/jobs/([0-9a-z]+-\d+)/thumbnail[^"]*)"')
+_KINDS = ("reset", "render", "worker", "backlog", "job.")
+
+
+class OpenPage:
+    """A page, until it is cancelled."""
+
+    def __init__(self, client: httpx.AsyncClient, path: str) -> None:
+        self._client = client
+        self._path = path
+        self._changed = asyncio.Event()
+        self.looks = 0
+        #: Job → when its small picture was there.
+        self.seen: dict[str, float] = {}
+
+    async def stay(self) -> None:
+        """Look, follow, and look again when something has changed."""
+        text = await self._look()
+        followed = _EVENTS.search(text)
+        stream = asyncio.create_task(self._follow(html.unescape(followed[1]))) if followed else None
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                began = time.monotonic()
+                await self._look()
+                took = time.monotonic() - began
+                await asyncio.sleep(max(_LEAST_SECONDS, took / _LOOKS_SHARE))
+        finally:
+            if stream is not None:
+                stream.cancel()
+
+    async def _look(self) -> str:
+        answer = await self._client.get(self._path, headers={"Accept": "text/html", "HX-Request": "true"})
+        answer.raise_for_status()
+        self.looks += 1
+        for address, job in _TILES.findall(answer.text):
+            if job not in self.seen:
+                (await self._client.get(html.unescape(address))).raise_for_status()
+                self.seen[job] = time.time()
+        live = _LIVE.search(answer.text)
+        return live[0] if live else ""
+
+    async def _follow(self, address: str) -> None:
+        async with self._client.stream("GET", address, timeout=None) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("event: ") and line.removeprefix("event: ").startswith(_KINDS):
+                    self._changed.set()
+
+
+class OpenPages:
+    """Pages on an event loop of their own."""
+
+    def __init__(self, address: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        limits = httpx.Limits(max_connections=None)
+        self._client = httpx.AsyncClient(base_url=address, timeout=60, limits=limits)
+        self._pages: list[tuple[OpenPage, asyncio.Task[None]]] = []
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        done = self._open(request["open"]) if "open" in request else self._close()
+        return asyncio.run_coroutine_threadsafe(done, self._loop).result()
+
+    async def _open(self, paths: list[str]) -> dict[str, Any]:
+        for path in paths:
+            page = OpenPage(self._client, path)
+            self._pages.append((page, asyncio.create_task(page.stay())))
+        while not all(page.looks or task.done() for page, task in self._pages):
+            await asyncio.sleep(0.02)
+        return {"open": len(self._pages)}
+
+    async def _close(self) -> dict[str, Any]:
+        pages, self._pages = self._pages, []
+        for _, task in pages:
+            task.cancel()
+        ends = await asyncio.gather(*(task for _, task in pages), return_exceptions=True)
+        errors = [repr(one) for one in ends if not isinstance(one, asyncio.CancelledError)]
+        return {
+            "looks": sum(page.looks for page, _ in pages),
+            "seen": [page.seen for page, _ in pages],
+            "errors": errors,
+        }
+
+
+if __name__ == "__main__":
+    answer_requests(OpenPages(sys.argv[1]).answer)
