@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--prompts", type=int, default=100, help="How many rows the manifest has whose makers are killed.")
     parser.addoption("--kills", type=int, default=5, help="How often they are killed.")
     parser.addoption("--pictures", type=int, default=12, help="How many pictures are made in turmoil, and once again.")
-    parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
+    parser.addoption("--outage", type=float, default=6, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")
     parser.addoption(
         "--sequences", type=int, default=12, help="After how many sequences of faults a picture is compared."
