@@ -182,15 +182,8 @@ def _set(
         database_url=database_url,
         links=links,
         machines=[
-            _machine(
-                name,
-                folder,
-                environment | links.environment(name, redis=redis, postgres=postgres),
-                events,
-                plan,
-                lies=number < plan.lying_clocks,
-            )
-            for number, name in enumerate(MACHINES)
+            _machine(name, folder, environment | links.environment(name, redis=redis, postgres=postgres), events, plan)
+            for name in MACHINES
         ],
         schedulers=[_scheduler(name, at_the_rest, folder, events, plan) for name in SCHEDULERS],
         api=_api(at_the_rest, folder, events, plan),
@@ -239,9 +232,8 @@ def _pooler(postgres: MortalPostgres | None, events: Events, stack: ExitStack) -
     return stack.enter_context(poolers.pgbouncer(postgres.socket))
 
 
-def _machine(
-    name: str, folder: Path, environment: dict[str, str], events: Events, plan: Plan, *, lies: bool
-) -> Machine:
+def _machine(name: str, folder: Path, environment: dict[str, str], events: Events, plan: Plan) -> Machine:
+    lies = name in MACHINES[: plan.lying_clocks]
     # On SQLite the clocks of the machines *are* the database's clock.
     library = faketime() if lies and plan.database == "postgresql" else None
     clock = folder / f"clock-{name}" if library else None
