@@ -1,4 +1,4 @@
-"""What boto3 knows of AWS, read once for all clients of a process: a megabyte of JSON for each took longer than a test."""
+"""What boto3 knows of AWS, read once for all clients of a process: that JSON took each longer than most tests."""
 
 from functools import cache
 

@@ -31,9 +31,9 @@ from tests.servers import eventually, stop, stopped_at_the_end
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
 
-#: Two models, so that workers have to choose; fast, so that tests are. A batch of eight of the second takes a second, and
-#: one picture, such as one that may have killed a worker, a quarter. Of the third no picture is ever done; batches of the
-#: fourth may grow.
+#: Two models, so that workers have to choose; fast, so that tests are. Eight pictures of the second take a second, and
+#: one alone, such as one that may have killed a worker, a quarter. Of the third no picture is ever done; batches of
+#: the fourth may grow.
 MODELS = """
 [models.quick]
 kind = "simulated"
