@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,7 +23,7 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, poolers, servers, unflushed
+from tests import durations, poolers, servers, service_models, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.servers import PostgresServer, S3Server
@@ -38,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--prompts", type=int, default=100, help="How many rows the manifest has whose makers are killed.")
     parser.addoption("--kills", type=int, default=5, help="How often they are killed.")
     parser.addoption("--pictures", type=int, default=12, help="How many pictures are made in turmoil, and once again.")
-    parser.addoption("--outage", type=float, default=8, help="Seconds for which the outage tests take services away.")
+    parser.addoption("--outage", type=float, default=6, help="Seconds for which the outage tests take services away.")
     parser.addoption("--examples", type=int, default=40, help="How many histories the model of the moves goes through.")
     parser.addoption(
         "--sequences", type=int, default=12, help="After how many sequences of faults a picture is compared."
@@ -170,6 +171,14 @@ def certificates_are_read_once() -> Iterator[None]:
     """Each client of HTTP reads all of the machine's certificates, which takes longer than most of its requests."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def services_are_described_once() -> Iterator[None]:
+    """Each client of a store reads what boto3 knows of AWS, which takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(botocore.session, "create_loader", service_models.create_shared_loader)
         yield
 
 

@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 import billiard.util
 
 from scheduler.cli.main import COMMANDS
+from tests.service_models import read_for_all
 from tests.unflushed import wait_for_no_disk
 
 #: What commands and processes import only where they need it.
@@ -234,6 +235,7 @@ def main() -> None:
     for name in (*_PARTS, *_OF_KIND[kind]):
         import_module(name)
     wait_for_no_disk()
+    read_for_all()
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
     # Else each fork copies the memory page by page as its collector looks through it.

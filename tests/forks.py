@@ -60,18 +60,26 @@ class Starter:
         env: Mapping[str, str],
         stdout: IO[bytes],
         stderr: IO[bytes],
+        stdin: IO[bytes] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `…/farm` with its arguments, or `python -m module …` where that is a module of the farm."""
+        """Start `…/farm` with its arguments, or `python -m module …` where that is a module of the farm.
+
+        Without `stdin`, there is nothing to read.
+        """
         # What is loaded before a program cannot be had by forking.
         if self._servers is None or "LD_PRELOAD" in env:
-            return subprocess.Popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            return subprocess.Popen(
+                command, env=env, cwd=cwd, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
         hub = {name: value for name, value in env.items() if name.startswith("HF_") and name != "HF_TOKEN"}
         # Whoever gets no torch imports it when it needs it, as usual.
         address = self._own.get(frozenset(hub.items())) or self._servers(
             "forks with torch" if hub == WITH_TORCH else "forks"
         )
-        return ForkedProcess(address, command, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+        with open(os.devnull, "rb") as nothing:
+            streams = (stdin or nothing, stdout, stderr)
+            return ForkedProcess(address, command, env=env, cwd=cwd, streams=streams)
 
     def ran(
         self, command: Sequence[str], *, folder: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -109,19 +117,15 @@ class ForkedProcess(subprocess.Popen[bytes]):
         command: Sequence[str],
         *,
         env: Mapping[str, str],
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
         cwd: Path | None = None,
-        stdout: IO[bytes],
-        stderr: IO[bytes],
     ) -> None:
         self.args = command
         self.stdin = self.stdout = self.stderr = None
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.connect(address)
         order = {"command": command, "environment": dict(env), "folder": str(cwd or Path.cwd())}
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        streams = [nothing, stdout.fileno(), stderr.fileno()]
-        socket.send_fds(self._connection, [json.dumps(order).encode()], streams)
-        os.close(nothing)
+        socket.send_fds(self._connection, [json.dumps(order).encode()], [stream.fileno() for stream in streams])
         self.pid = int(self._connection.recv(64))
         self._code: int | None = None
         self._listening = threading.Lock()

@@ -34,13 +34,14 @@ def eventually(condition: Callable[[], T], description: str, *, timeout: float =
 
     Patience costs nothing where all is well: a busy machine is no failure. Speed is for the benchmarks to judge.
     Whoever has waited for some time asks less often: a query, or a look at every process of this machine, is not free.
+    What takes a moment is noticed within a moment: tests wait thousands of times.
     """
     started = time.monotonic()
     while not (outcome := condition()):
         waited = time.monotonic() - started
         if waited > timeout:
             raise AssertionError(f"still not true after {timeout} s: {description}")
-        time.sleep(min(max(0.02, waited / 20), 0.1))
+        time.sleep(min(max(0.003, waited / 8), 0.1))
     return outcome
 
 

@@ -47,11 +47,11 @@ def flop(bench: Bench) -> None:
     """Count the FLOP of each model on tensors without contents. The text encoders', under 0.1 %, are left out."""
     for name in NAMES:
         arch = bench.arch(name)
+        unet = make_unet(arch, device="meta", dtype=torch.bfloat16)
         with FlopCounterMode(display=False) as of_unet:
-            unet = make_unet(arch, device="meta", dtype=torch.bfloat16)
             unet(**unet_inputs(arch, 1, device="meta", dtype=torch.bfloat16))
+        decoder = make_decoder(arch, device="meta", dtype=torch.bfloat16)
         with FlopCounterMode(display=False) as of_decoder:
-            decoder = make_decoder(arch, device="meta", dtype=torch.bfloat16)
             decoder.decode(torch.empty(1, 4, arch.latent, arch.latent, device="meta", dtype=torch.bfloat16))
         counted = of_unet.get_total_flops() / 1e12, of_decoder.get_total_flops() / 1e12
         if arch.known and any(

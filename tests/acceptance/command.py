@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -99,12 +99,23 @@ class Home:
         self._settings = {"FARM_HOME": str(self.path), "FARM_DEVICES": "simulated:0"} | settings
         self._started = 0
 
-    def farm(self, *arguments: str, code: int | None = 0, settings: Mapping[str, str] | None = None) -> Ended:
+    def farm(
+        self,
+        *arguments: str,
+        code: int | None = 0,
+        settings: Mapping[str, str] | None = None,
+        stdin: IO[bytes] | None = None,
+    ) -> Ended:
         """Run `farm` to its end; fails if its exit code is another (with None, any will do)."""
         out, err = self.folder / "out.txt", self.folder / "err.txt"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = self._starter.start(
-                [_FARM, *arguments], cwd=self.folder, env=self.environment(settings), stdout=stdout, stderr=stderr
+                [_FARM, *arguments],
+                cwd=self.folder,
+                env=self.environment(settings),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
             )
         try:
             found = process.wait(_SECONDS)

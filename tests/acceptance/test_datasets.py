@@ -2,8 +2,7 @@
 
 import io
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import boto3
@@ -47,15 +46,11 @@ def test_prompts_may_come_from_standard_input(served: Home, kind: str) -> None:
         given = data.getvalue()
     else:
         given = JSONL.encode() if kind == "jsonl" else b"a star\na circle\n"
-    ended = subprocess.run(
-        [sys.executable, "-m", "scheduler.cli.main", "render", "--prompts", "-", "--model", "simulated", "--json"],
-        input=given,
-        env=served.environment(),
-        cwd=served.folder,
-        capture_output=True,
-        check=True,
-    )
-    made = json.loads(ended.stdout)
+    read, write = os.pipe()
+    with open(write, "wb") as pipe:
+        pipe.write(given)  # a pipe has room for it
+    with open(read, "rb") as stdin:
+        made = served.farm("render", "--prompts", "-", "--model", "simulated", "--json", stdin=stdin).json
     assert (made["state"], made["done"]) == ("done", 2 if kind == "txt" else 12)
 
 

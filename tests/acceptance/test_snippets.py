@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.api import Api, running_api
 from tests.acceptance.command import Home
-from tests.forks import Starter
+from tests.forks import WITH_TORCH, Starter
 from tests.snippets import LANGUAGES, PAGES, TOP, Snippet, name_of, snippets_of
 
 #: What is not run here, by the first word of a command, and why.
@@ -73,8 +73,8 @@ def test_the_snippets_of_a_page_run(page: Path, farm: Api, render_id: str, tmp_p
             _run_commands(snippet, home, render_id)
 
 
-def test_the_tests_that_pages_name_exist() -> None:
-    """Collected all at once, with all their options."""
+def test_the_tests_that_pages_name_exist(starter: Starter, tmp_path: Path) -> None:
+    """Collected all at once, with all their options, by a process that has torch already."""
     named = [
         command.removeprefix(_PYTEST)
         for page in _WITH_SNIPPETS
@@ -86,13 +86,10 @@ def test_the_tests_that_pages_name_exist() -> None:
     if "-k" in words:
         # It selects rather than names, and would leave the others out.
         del words[words.index("-k") : words.index("-k") + 2]
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *words],
-        cwd=TOP,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    collect = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    # What that process has already is not rewritten for better words, nor run.
+    collect += ["-W", "ignore:Module already imported"]
+    found = starter.ran([*collect, *words], folder=tmp_path, env=WITH_TORCH, cwd=TOP)
     assert found.returncode == 0, found.stdout[-2000:] + found.stderr[-2000:]
 
 

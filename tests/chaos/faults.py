@@ -65,7 +65,7 @@ class Fault:
     """A kind of fault: what may be hit by it, and how."""
 
     name: str
-    #: machine, scheduler, api, redis, database, s3 or distance
+    #: machine, clock, scheduler, api, redis, database, s3 or distance
     part: str
     inject: Inject
     databases: frozenset[DatabaseKind] = frozenset({"sqlite", "postgresql"})
@@ -96,8 +96,11 @@ def parts(stage: Stage) -> dict[str, Sequence[Part]]:
     def one(name: str, thing: Any) -> list[Part]:
         return [Part(name=name, taken=threading.Lock(), thing=thing)]
 
+    machines = [Part(name=machine.name, taken=machine.taken, thing=machine) for machine in stage.machines]
     return {
-        "machine": [Part(name=machine.name, taken=machine.taken, thing=machine) for machine in stage.machines],
+        "machine": machines,
+        # Of machines, too; without the library that they need, the fault says so.
+        "clock": [part for part in machines if part.thing.clock is not None] or machines,
         "scheduler": [Part(name=kept.name, taken=kept.taken, thing=kept) for kept in stage.schedulers],
         "api": [Part(name=stage.api.name, taken=stage.api.taken, thing=stage.api)],
         "redis": one("redis", stage.redis),
@@ -192,7 +195,7 @@ def _restart_machine(act: Act) -> None:
         machine.unasked.append(f"{machine.name} ended with exit code {code} when it was asked to stop")
 
 
-@fault("clock steps", part="machine", only="postgresql")
+@fault("clock steps", part="clock", only="postgresql")
 def _step_clock(act: Act) -> None:
     machine: Machine = act.part.thing
     if machine.clock is None:

@@ -109,15 +109,13 @@ class Load:
         ]
         answer = self.stage.folder / "farm-render.json"
         with answer.open("wb") as output, (self.stage.folder / "farm-render.log").open("ab") as errors:
-            process = subprocess.Popen(
+            process = self.stage.plan.starter.start(
                 [sys.executable, "-m", "scheduler.cli.main", *map(str, words)],
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
                 env=os.environ | self.stage.environment,
             )
-        # Most of its time goes into starting; half of them are killed somewhere, many while they write.
-        kill_after = self.rng.uniform(0.8, 2.5) if self.rng.random() < 0.5 else 60
+        kill_after = self.stage.plan.command_lives.draw(self.rng) if self.rng.random() < 0.5 else 60
         return _Command(order=order, process=process, answer=answer, kill_at=time.monotonic() + kill_after)
 
     # -- changing one's mind -----------------------------------------------------------------------------------

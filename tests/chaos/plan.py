@@ -73,8 +73,12 @@ class Plan:
     #: Jobs are submitted while fewer than this many wait.
     backlog: int
     most_jobs_a_render: int
-    #: Time between two runs of `farm render`, whose start alone takes a second of a core.
+    #: Time between two runs of `farm render`, whose start alone takes a second of a core unless it is forked.
     between_commands: Spell
+    #: After how long half of them are killed: somewhere, many while they write.
+    command_lives: Spell
+    #: How many machines have clocks that lie: their processes cannot be forked, and each start takes seconds of a core.
+    lying_clocks: int
     #: Time between one cancel or retry and the next.
     between_cancels: Spell
     #: How long a worker may take to render again once the faults have ceased (Celery asks an absent Redis again after
@@ -82,6 +86,8 @@ class Plan:
     comeback: float
     #: How long the work that is left may take once the faults have ceased.
     settle: float
+    #: Whether the calm finds the marks of schedulers that were killed run out, for which it would wait three minutes.
+    marks_run_out: bool
     #: Whether it counts as a violation if the API answers late: not where many tests share a machine.
     judges_speed: bool
     #: More settings of the farm, by name (FARM_…).
@@ -123,10 +129,14 @@ def short_plan(*, seed: int, seconds: float, database: DatabaseKind, jobs: int =
         backlog=96,
         most_jobs_a_render=40,
         between_commands=Spell(shortest=1, longest=3),
+        # Most of its time goes into starting.
+        command_lives=Spell(shortest=0.8, longest=2.5),
+        lying_clocks=1,
         between_cancels=Spell(shortest=0.5, longest=1.5),
         comeback=90,
         judges_speed=False,
         settle=180,
+        marks_run_out=True,
     )
 
 
@@ -154,8 +164,11 @@ def long_plan(
         backlog=900,
         most_jobs_a_render=200,
         between_commands=Spell(shortest=2, longest=8),
+        command_lives=Spell(shortest=0.8, longest=2.5),
+        lying_clocks=len(MACHINES),
         between_cancels=Spell(shortest=2, longest=8),
         comeback=75,
         judges_speed=True,
         settle=240 + 4 * lease,
+        marks_run_out=False,
     )

@@ -107,6 +107,8 @@ def _call_the_roll(stage: Stage, load: Load) -> list[str]:
 def _settle(stage: Stage, background: Sequence[Future[None]]) -> float:
     """Wait until every job is final and every ticket consumed; how long that took. What is not so, invariants tell."""
     started = time.monotonic()
+    if stage.plan.marks_run_out:
+        stage.let_marks_run_out()
 
     def settled() -> bool:
         _raise_what_ended(background)

@@ -12,12 +12,13 @@ from random import Random
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from scheduler.services import Services, open_services
 from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.database.schema import upgrade
+from storage.database.tables import orphans
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import poolers, servers
@@ -91,6 +92,11 @@ class Stage:
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
             yield
+
+    def let_marks_run_out(self) -> None:
+        """As if it were long ago that schedulers marked orphans: those that were killed will not remove them."""
+        with closing(Database(self.database_url)) as database, database.write() as connection:
+            connection.execute(update(orphans).where(orphans.c.marked_until.is_not(None)).values(marked_until=0))
 
     @property
     def api_address(self) -> str:
@@ -227,8 +233,9 @@ def _pooler(postgres: MortalPostgres | None, events: Events, stack: ExitStack) -
 
 
 def _machine(name: str, folder: Path, environment: dict[str, str], events: Events, plan: Plan) -> Machine:
+    lies = name in MACHINES[: plan.lying_clocks]
     # On SQLite the clocks of the machines *are* the database's clock.
-    library = faketime() if plan.database == "postgresql" else None
+    library = faketime() if lies and plan.database == "postgresql" else None
     clock = folder / f"clock-{name}" if library else None
     return Machine(
         name=name,

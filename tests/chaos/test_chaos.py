@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.plan import DatabaseKind, short_plan
+from tests.chaos.plan import DatabaseKind, Spell, short_plan
 from tests.chaos.run import run
 from tests.forks import Starter
 
@@ -14,7 +14,9 @@ from tests.forks import Starter
 def test_nothing_is_lost_or_done_twice_whatever_is_killed(
     database: DatabaseKind, starter: Starter, tmp_path: Path
 ) -> None:
-    plan = replace(short_plan(seed=1, seconds=10, database=database), starter=starter)
+    # Forked, a command takes a fraction of a second.
+    lives = Spell(shortest=0.05, longest=0.8)
+    plan = replace(short_plan(seed=1, seconds=10, database=database), starter=starter, command_lives=lives)
 
     verdict = run(plan, tmp_path, lambda _: None)
 

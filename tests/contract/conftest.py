@@ -8,7 +8,7 @@ import pytest
 from storage.database.connection import Database
 from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
-from tests.contract.datasets import MADE, hugging_face, read_back
+from tests.contract.datasets import MADE, contents, hugging_face, read_back
 from tests.contract.firings import Gate
 from tests.contract.renders import assert_rows_agree
 from tests.contract.schedules import TWO_AT_NIGHT, ByTurns, Clock, runner_over
@@ -52,5 +52,7 @@ def every_export_is_read_back(tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield
     if MADE:
         with hugging_face(tmp_path_factory.mktemp("hub")) as datasets:
-            for folder, layout in MADE.items():
-                read_back(datasets, folder, layout)
+            # What is the same to the last byte is read alike.
+            different = {(layout, *sorted(contents(folder).items())): folder for folder, layout in MADE.items()}
+            for (layout, *_), folder in different.items():
+                read_back(datasets, folder, str(layout))

@@ -1,8 +1,5 @@
 """Deleting old renders: what goes, what stays, and what an interrupted purge leaves to the next one."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from storage.rules.states import Priority
 from storage.settings import Settings
 from tests.contract.datasets import make, render_of, wanted
 from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
+from tests.forks import Starter
 from worker.serving.leases import Leases
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
@@ -286,7 +284,7 @@ print(killed)
 
 @pytest.mark.slow
 def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_and_all_of_the_rest(
-    farm: Jobs, database: Database, local: Settings
+    farm: Jobs, database: Database, local: Settings, starter: Starter, tmp_path: Path
 ) -> None:
     objects = open_objects(local)
     old = [render_of(farm, objects, 30, failing={4}) for _ in range(3)]
@@ -294,14 +292,8 @@ def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_an
     for render_id in old:
         aged(database, render_id, 31 * DAY)
 
-    told = subprocess.run(
-        [sys.executable, "-c", _ROUND],
-        env=os.environ | {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    settings = {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects}
+    told = starter.ran(["-c", _ROUND], folder=tmp_path, env=settings)
 
     assert told.returncode == 0, told.stderr
     assert int(told.stdout) >= 15, told.stdout

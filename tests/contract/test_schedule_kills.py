@@ -1,12 +1,10 @@
 """A process that fires schedules may be killed at any statement, and restarted on any day."""
 
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -23,6 +21,7 @@ from storage.renders.schedules import FiringOutcome
 from storage.settings import Settings
 from tests.contract.renders import at_once
 from tests.contract.schedules import NIGHTLY, ByTurns, Clock, add, outcomes, runner_over
+from tests.forks import Starter
 
 
 @pytest.fixture
@@ -32,6 +31,7 @@ def objects(local: Settings) -> ObjectStore:
 
 # -- killed anywhere -------------------------------------------------------------------------------------------
 
+_PICTURES = 1001
 #: Forks a beat for each statement of a turn of the clock, the n-th of which kills it; one that outlives its last
 #: statement ends the round. Prints how many were killed.
 _ROUND = """
@@ -70,19 +70,13 @@ print(killed)
 
 @pytest.mark.slow
 def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
-    runner: ByTurns, database: Database, local: Settings
+    runner: ByTurns, database: Database, local: Settings, starter: Starter, tmp_path: Path
 ) -> None:
-    order = Order(prompts=("a kitten",), pictures_each=1500)
+    # Of two chunks of rows.
+    order = Order(prompts=("a kitten",), pictures_each=_PICTURES)
     made = [add(runner, name=name, order=order) for name in ("one", "two", "three")]
 
-    told = subprocess.run(
-        [sys.executable, "-c", _ROUND, database.url, local.objects],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    told = starter.ran(["-c", _ROUND, database.url, local.objects], folder=tmp_path)
 
     assert told.returncode == 0, told.stderr
     # The tick; of each schedule: the lock, the firing, the plan; the claim, the staged rows, the lock, the firing, the
@@ -94,7 +88,7 @@ def test_a_beat_that_is_killed_leaves_a_firing_with_its_render_or_neither(
         totals = {row.id: row.total for row in connection.execute(select(renders))}
         counting = select(rows.c.render_id, func.count().label("n")).group_by(rows.c.render_id)
         counted = {row.render_id: row.n for row in connection.execute(counting)}
-    assert totals == counted == dict.fromkeys(fired, 1500)
+    assert totals == counted == dict.fromkeys(fired, _PICTURES)
 
 
 # -- ten days --------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.settings import Settings
 from tests import servers
-from tests.servers import eventually, running
+from tests.forks import Starter
+from tests.servers import eventually, stopped_at_the_end
 
 _MODELS = """
 default = "quick"
@@ -105,7 +106,7 @@ def _family(pid: int) -> Sequence[psutil.Process]:
 
 
 @contextmanager
-def besieged(folder: Path) -> Iterator[Besieged]:
+def besieged(folder: Path, starter: Starter) -> Iterator[Besieged]:
     """Start everything; nothing of it is left at the end."""
     with ExitStack() as stack:
         surroundings = stack.enter_context(pytest.MonkeyPatch.context())
@@ -139,12 +140,20 @@ def besieged(folder: Path) -> Iterator[Besieged]:
             "worker": ["worker.process.supervisor", "--simulated", "1"],
         }
         processes = {
-            name: stack.enter_context(running([sys.executable, "-m", *words], folder / f"farm-{name}.log"))
+            name: stack.enter_context(_running(starter, words, folder / f"farm-{name}.log"))
             for name, words in commands.items()
         }
         address = eventually(lambda: _address(folder / "farm-api.log"), "the API listens")
         eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).is_success, "a worker serves")
         yield Besieged(address=str(address), folder=folder, services=services, processes=processes)
+
+
+@contextmanager
+def _running(starter: Starter, words: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as output:
+        process = starter.start([sys.executable, "-m", *words], env=os.environ, stdout=output, stderr=output)
+    with stopped_at_the_end(process):
+        yield process
 
 
 def _address(log: Path) -> str | None:

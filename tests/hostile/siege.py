@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from storage.access.keys import Limits
+from tests.forks import Starter
 from tests.hostile.honest import HONEST, Felt, HonestUser, feel
 from tests.hostile.services import Besieged, besieged
 from tests.hostile.strangers import Badges, Invading, Pace
@@ -154,10 +155,14 @@ def _third(of: Sequence[float], number: int) -> float:
     return statistics.median(of[number * n // 3 : (number + 1) * n // 3] or of)
 
 
-def lay(terms: Terms, folder: Path, show: Show) -> Siege:
-    """Start a farm, let honest users work alone, then beside strangers, and look at what is left."""
+def lay(terms: Terms, folder: Path, show: Show, starter: Starter | None = None) -> Siege:
+    """Start a farm, let honest users work alone, then beside strangers, and look at what is left.
+
+    Args:
+        starter: starts the processes of the farm; as in use, unless another is given.
+    """
     show("starting the farm")
-    with besieged(folder) as farm:
+    with besieged(folder, starter or Starter()) as farm:
         users = [HonestUser(address=farm.address, owner=owner, key=farm.key(owner)) for owner in HONEST]
         badges = _badges(farm, users[0])
         show(f"undisturbed, {terms.undisturbed_seconds:.0f} s")

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import Starter
 from tests.hostile.siege import Terms, lay
 
 pytestmark = pytest.mark.slow
 
 
-def test_strangers_get_no_internal_error_and_nothing_that_is_not_theirs(tmp_path: Path) -> None:
-    siege = lay(Terms(seconds=15, undisturbed=2), tmp_path, lambda _: None)
+def test_strangers_get_no_internal_error_and_nothing_that_is_not_theirs(tmp_path: Path, starter: Starter) -> None:
+    siege = lay(Terms(seconds=8, undisturbed=1), tmp_path, lambda _: None, starter)
 
     assert siege.errors == []
     assert siege.let_in == []

@@ -32,7 +32,8 @@ from tests.servers import eventually, stop, stopped_at_the_end
 #: For the tests in which one has to run out; else a busy machine might tell a lost lease in place of what happened.
 SHORT_LEASES = {"FARM_LEASE_SECONDS": "4", "FARM_RENEW_SECONDS": "1"}
 
-#: Two models, so that workers have to choose; fast, so that tests are. Of the third no picture is ever done; batches of
+#: Two models, so that workers have to choose; fast, so that tests are. Eight pictures of the second take a second, and
+#: one alone, such as one that may have killed a worker, a quarter. Of the third no picture is ever done; batches of
 #: the fourth may grow.
 MODELS = """
 [models.quick]
@@ -50,8 +51,8 @@ width = 32
 height = 32
 num_inference_steps = 4
 batch_limit = 8
-seconds_per_step = 0.25
-seconds_per_step_and_picture = 0.0
+seconds_per_step = 0.03
+seconds_per_step_and_picture = 0.0275
 
 [models.endless]
 kind = "simulated"

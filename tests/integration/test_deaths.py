@@ -14,7 +14,7 @@ from tests.servers import PATIENCE_SECONDS, eventually
 def test_a_worker_killed_in_mid_batch_is_replaced_and_every_job_is_done_once(farm: Farm) -> None:
     farm.scheduler()
     supervisor = farm.workers(2)
-    render_id = farm.submit(80, model="slow")
+    render_id = farm.submit(48, model="slow")
     farm.some_done(render_id)
 
     killed = device_processes(supervisor)["simulated:0"]
@@ -23,7 +23,7 @@ def test_a_worker_killed_in_mid_batch_is_replaced_and_every_job_is_done_once(far
 
     farm.finished(render_id)
     farm.assert_sound(render_id)
-    assert farm.render(render_id).done == 80
+    assert farm.render(render_id).done == 48
     eventually(lambda: "simulated:0" in device_processes(supervisor), "the device has a worker again")
     assert device_processes(supervisor)["simulated:0"].pid != killed.pid
 

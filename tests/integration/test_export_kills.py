@@ -1,8 +1,5 @@
 """An export that is killed again and again, or whose disk fills up, ends with the files of an undisturbed one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from storage.objects.store import open_objects
 from storage.renders.exports import Exports
 from storage.settings import Settings
 from tests.contract.datasets import contents, exported, render_of
+from tests.forks import Starter
 from tests.integration.test_full_disk import SmallDisk, disk
 
 __all__ = ["disk"]
@@ -67,20 +65,13 @@ def database(sqlite: str) -> Database:
 
 @pytest.mark.parametrize("layout", ["webdataset", "parquet", "imagefolder"])
 def test_an_export_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
-    database: Database, local: Settings, tmp_path: Path, layout: str
+    database: Database, local: Settings, tmp_path: Path, starter: Starter, layout: str
 ) -> None:
     objects = open_objects(local)
     render_id = render_of(Jobs(database), objects, 300, failing={17, 200})
-    environment = os.environ | {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects}
+    environment = {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects}
 
-    told = subprocess.run(
-        [sys.executable, "-c", _ROUNDS, render_id, layout, str(tmp_path / "killed")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    told = starter.ran(["-c", _ROUNDS, render_id, layout, str(tmp_path / "killed")], folder=tmp_path, env=environment)
 
     assert told.returncode == 0, told.stderr
     assert int(told.stdout) == 10
@@ -91,18 +82,18 @@ def test_an_export_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
 
 
 def test_a_full_disk_stops_an_export_with_a_clear_word_and_it_goes_on_when_there_is_room(
-    database: Database, local: Settings, disk: SmallDisk, tmp_path: Path
+    database: Database, local: Settings, disk: SmallDisk, tmp_path: Path, starter: Starter
 ) -> None:
     objects = open_objects(local)
     render_id = render_of(Jobs(database), objects, 60)
-    environment = os.environ | {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects}
-    command = [sys.executable, "-m", "scheduler.cli.main", "export", render_id, "--format", "webdataset"]
+    environment = {"FARM_DATABASE_URL": database.url, "FARM_OBJECTS_URL": local.objects}
+    command = ["-m", "scheduler.cli.main", "export", render_id, "--format", "webdataset"]
     command += ["--shard-size", "10", "--to", str(disk.folder / "set")]
     disk.fill()
 
-    full = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    full = starter.ran(command, folder=tmp_path, env=environment)
     disk.make_room()
-    room = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    room = starter.ran(command, folder=tmp_path, env=environment)
 
     assert full.returncode == 3
     assert "No space left on device" in full.stderr

@@ -28,7 +28,7 @@ def redis_url(redis: MortalRedis) -> str:
 def test_nothing_is_lost_and_nobody_dies_with_redis(farm: Farm, redis: MortalRedis) -> None:
     farm.scheduler()
     supervisor = farm.workers(2)
-    render_id = farm.submit(160, model="slow")
+    render_id = farm.submit(96, model="slow")
     farm.some_done(render_id)
     before = {device: process.pid for device, process in device_processes(supervisor).items()}
 

@@ -24,8 +24,10 @@ from tests.integration.farm import SHORT_LEASES, Farm, resume
 from tests.proxy import HttpProxy, Mode, proxy_loop
 from tests.servers import PATIENCE_SECONDS, eventually
 
-#: Takes seconds to specify: long enough to be killed in.
+#: Takes seconds to specify: long enough to be frozen in, however late that is asked for.
 MANY = 30_000
+#: Takes long enough to be killed in; where that comes too late, what must be true is true all the more.
+SOME = 6_000
 YEARLY = Plan(cron="0 0 1 1 *", timezone="UTC", window=None, overlap="queue", catch_up="last", seeds="fresh")
 
 
@@ -48,7 +50,7 @@ def add(farm: Farm, name: str, order: Order) -> Schedule:
     return made
 
 
-def many(pictures: int = MANY) -> Order:
+def many(pictures: int) -> Order:
     return Order(prompts=("a star",), pictures_each=pictures, defaults={"model": "slow"})
 
 
@@ -101,7 +103,7 @@ MOMENTS: dict[str, Callable[[Farm, Schedule], bool]] = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_scheduler_that_is_killed_while_it_accepts_loses_nothing_and_doubles_nothing(farm: Farm, moment: str) -> None:
-    schedule = add(farm, "long", many())
+    schedule = add(farm, "long", many(SOME))
     process = farm.scheduler()
     eventually(lambda: MOMENTS[moment](farm, schedule), f"its firing is {moment}")
     process.kill()
@@ -109,7 +111,7 @@ def test_a_scheduler_that_is_killed_while_it_accepts_loses_nothing_and_doubles_n
 
     farm.scheduler()
     eventually(lambda: outcome(farm, schedule) == "fired", "another one has accepted it")
-    assert_each_fired_once(farm, {"long": MANY})
+    assert_each_fired_once(farm, {"long": SOME})
 
 
 def test_a_scheduler_that_is_killed_before_it_may_commit_leaves_the_firing_to_another(farm: Farm) -> None:
@@ -125,7 +127,7 @@ def test_a_scheduler_that_is_killed_before_it_may_commit_leaves_the_firing_to_an
 
 
 def test_a_scheduler_that_froze_longer_than_its_lease_accepts_nothing_when_it_wakes(farm: Farm) -> None:
-    schedule = add(farm, "long", many())
+    schedule = add(farm, "long", many(MANY))
     frozen = farm.scheduler()
     eventually(lambda: fence(farm, schedule), "its firing is in hand")
     asleep = farm.freeze(frozen)
@@ -152,7 +154,7 @@ def renders_of(farm: Farm) -> list[str]:
 @pytest.mark.slow
 def test_schedulers_that_are_killed_again_and_again_fire_everything_once(farm: Farm) -> None:
     rng = Random(7)
-    expected = {"long": MANY, **{f"short {n}": n + 1 for n in range(8)}}
+    expected = {"long": SOME, **{f"short {n}": n + 1 for n in range(8)}}
     made = {name: add(farm, name, many(pictures)) for name, pictures in expected.items()}
     running = [farm.scheduler(), farm.scheduler()]
     for kills in range(4):  # a firing is given up after five
@@ -206,11 +208,11 @@ def test_a_store_that_hangs_for_one_schedule_stops_neither_the_others_nor_the_sw
 
 def test_a_scheduler_that_stops_leaves_its_firing_without_a_lease(farm: Farm) -> None:
     farm.environment.update(FARM_LEASE_SECONDS="3600", FARM_RENEW_SECONDS="1")
-    schedule = add(farm, "long", many())
+    schedule = add(farm, "long", many(SOME))
     process: subprocess.Popen[bytes] = farm.scheduler()
     eventually(lambda: fence(farm, schedule), "its firing is in hand")
     process.terminate()
     assert process.wait(PATIENCE_SECONDS) == 0
     farm.scheduler()
     eventually(lambda: outcome(farm, schedule) == "fired", "another one has accepted it, without waiting for an hour")
-    assert_each_fired_once(farm, {"long": MANY})
+    assert_each_fired_once(farm, {"long": SOME})

@@ -1,16 +1,16 @@
 """A submitter killed at every statement of its submission: what it submitted is there whole, or not at all."""
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 from sqlalchemy import func, select
 
 from storage.database.connection import Database
 from storage.database.tables import jobs, renders
+from tests.forks import Starter
 
 #: Forks a submitter for each statement, the n-th of which kills it: before it is sent, then after it was carried out.
-#: One that counts no further than its last statement lives, and ends the round.
+#: One that counts no further than its last statement lives, and ends the round. Three chunks of rows.
+_JOBS = 2001
 _ROUND = """
 import os, signal, sys
 from sqlalchemy import event
@@ -26,6 +26,8 @@ from storage.rules.states import Priority
 
 registry = parse_registry('[models.tiny]\\nkind = "simulated"', where="here")
 settings = read_settings()
+request = Request.parse({"prompt": "a"})
+wanted = [registry.resolve(request, seed=seed) for seed in range(int(sys.argv[1]))]
 
 def submit(moment, n):
     database, left = Database(settings.database), [n]
@@ -35,9 +37,8 @@ def submit(moment, n):
             os.kill(os.getpid(), signal.SIGKILL)
     for name in (moment, "commit"):
         event.listen(database.engine, name, die)
-    specs = (registry.resolve(Request.parse({"prompt": "a"}), seed=seed) for seed in range(2500))
     jobs = Jobs(database)
-    jobs.submit(specs, Submission(owner="ann", priority=Priority.NORMAL), quanta={"tiny": 8})
+    jobs.submit(iter(wanted), Submission(owner="ann", priority=Priority.NORMAL), quanta={"tiny": 8})
     die()
     publish_tickets(jobs, registry, Tickets(settings), ["tiny"])
     die()
@@ -58,11 +59,11 @@ print(killed)
 """
 
 
-def test_a_submission_is_whole_or_absent_wherever_its_process_is_killed(database: Database, redis_url: str) -> None:
-    environment = os.environ | {"FARM_DATABASE_URL": database.url, "FARM_BROKER_URL": redis_url}
-    told = subprocess.run(
-        [sys.executable, "-c", _ROUND], env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
+def test_a_submission_is_whole_or_absent_wherever_its_process_is_killed(
+    database: Database, redis_url: str, starter: Starter, tmp_path: Path
+) -> None:
+    environment = {"FARM_DATABASE_URL": database.url, "FARM_BROKER_URL": redis_url}
+    told = starter.ran(["-c", _ROUND, str(_JOBS)], folder=tmp_path, env=environment)
     assert told.returncode == 0, told.stderr
     # Three chunks of a thousand, the render before, its total after, the commit, the tickets.
     assert int(told.stdout) >= 16, told.stdout
@@ -73,4 +74,4 @@ def test_a_submission_is_whole_or_absent_wherever_its_process_is_killed(database
     # Some died after the commit, and two lived.
     assert len(totals) >= 4
     assert totals == counted
-    assert set(counted.values()) == {2500}
+    assert set(counted.values()) == {_JOBS}

@@ -93,7 +93,9 @@ def _tell_child_when_stopping(instance: Any, **_: Any) -> None:
 
     def tell(**_: Any) -> None:
         for pid in instance.pool.info["processes"]:
-            os.kill(pid, STOP_SIGNAL)
+            # One that has just died is not started again any more.
+            if pid is not None:
+                os.kill(pid, STOP_SIGNAL)
 
     worker_shutting_down.connect(tell, weak=False)
 
