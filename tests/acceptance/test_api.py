@@ -72,7 +72,7 @@ with Farm(sys.argv[1]) as farm:
 def test_the_client_renders_where_only_httpx_is_installed(address: str) -> None:
     command = [sys.executable, "-c", without((*EXTRAS, *PARTS_OF_A_FARM), ALONE), address]
     ended = subprocess.run(
-        command, cwd=Path(__file__).parents[2], check=True, timeout=60, capture_output=True, text=True
+        command, cwd=Path(__file__).parents[2], check=True, timeout=300, capture_output=True, text=True
     )
     assert ended.stdout == "7 a red star PNG\n"
     assert ended.stderr.endswith(": 1 of 1\n")

@@ -287,7 +287,7 @@ def test_the_installed_command_knows_its_version_and_every_command_has_help() ->
     farm = str(Path(sys.executable).with_name("farm"))
 
     def said(*arguments: str) -> str:
-        return subprocess.run([farm, *arguments], capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run([farm, *arguments], capture_output=True, text=True, timeout=300, check=True).stdout
 
     assert re.search(r"\d+\.\d+\.\d+", said("--version"))
     listing = said("--help")
@@ -302,7 +302,7 @@ def test_a_reader_that_goes_away_is_no_error(served: Home, render: Any) -> None:
         env=served.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert shell.stderr == ""
