@@ -62,10 +62,7 @@ def shape_mask(picture: Image.Image) -> NDArray[np.bool_]:
 
 def colour_shares(picture: Image.Image) -> Counter[str]:
     """How many pixels are nearest to each colour."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64).reshape(-1, 3)
-    palette = np.array(list(COLOURS.values()), dtype=np.float64)
-    nearest = np.linalg.norm(pixels[:, None] - palette, axis=2).argmin(axis=1)
-    return Counter(np.array(list(COLOURS))[nearest].tolist())
+    return _names(np.asarray(picture.convert("RGB"), dtype=np.float64).reshape(-1, 3))
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -80,7 +77,15 @@ def _frame(pixels: Pixels) -> Pixels:
 
 
 def _name(colour: Pixels) -> str:
-    return min(COLOURS, key=lambda name: float(np.linalg.norm(colour - np.array(COLOURS[name]))))
+    [name] = _names(colour[None])
+    return name
+
+
+def _names(colours: Pixels) -> Counter[str]:
+    """Return how many of these (n, 3) are nearest to each colour, in the order in which they come."""
+    palette = np.array(list(COLOURS.values()), dtype=np.float64)
+    nearest = np.linalg.norm(colours[:, None] - palette, axis=2).argmin(axis=1)
+    return Counter(np.array(list(COLOURS))[nearest].tolist())
 
 
 def _main_colour(pixels: Pixels, mask: NDArray[np.bool_]) -> str:
@@ -88,8 +93,7 @@ def _main_colour(pixels: Pixels, mask: NDArray[np.bool_]) -> str:
     inner = mask.copy()
     for axis in (0, 1):
         inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
-    names = Counter(_name(colour) for colour in pixels[inner if inner.any() else mask])
-    return names.most_common(1)[0][0]
+    return _names(pixels[inner if inner.any() else mask]).most_common(1)[0][0]
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

@@ -1,5 +1,6 @@
 """Pipelines with random weights, once per session, and what they need beside words."""
 
+import functools
 import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.configuration_utils import ConfigMixin
 
 from storage.objects.folder import LocalObjects
 from storage.objects.inputs import put_input
@@ -34,6 +36,16 @@ def what_was_imported_is_no_garbage() -> None:
     """Collecting garbage, as a worker does after each failure, need not look through the libraries every time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signatures_are_read_once() -> Iterator[None]:
+    """Diffusers reads the signature of a scheduler's class four times whenever one is made: a third of many tests."""
+    read = functools.cache(ConfigMixin._get_init_keys)
+    with pytest.MonkeyPatch.context() as patched:
+        # Each caller gets a set of its own, out of which it takes names.
+        patched.setattr(ConfigMixin, "_get_init_keys", staticmethod(lambda kind: set(read(kind))))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,8 @@ from tests.pipelines import random_weights
 _WORKER = """
 import json, sys
 folder, home, by_slots = sys.argv[1:]
-import torch._inductor.config
-# One after another: helper processes would each import torch, which takes longer than such small kernels.
-torch._inductor.config.compile_threads = 1
+from tests.pipelines.compiling import compile_cheaply
+compile_cheaply()
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

@@ -169,8 +169,8 @@ def test_ranks_are_padded_to_powers_of_two(rank: int, filled: int) -> None:
 _COMPILED = """
 import json, sys
 folder, loras, home = sys.argv[1:]
-import torch, torch._inductor.config
-torch._inductor.config.compile_threads = 1
+from tests.pipelines.compiling import compile_cheaply
+compile_cheaply()
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

@@ -169,6 +169,8 @@ def test_jobs_of_another_size_than_expected_go_back_beyond_their_own_limit() -> 
     tickets: list[Priority] = []
 
     class Models:
+        aliases = ("m",)
+
         def get(self, model: Model) -> object:
             del model
             return stage.model

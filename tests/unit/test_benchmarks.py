@@ -144,6 +144,7 @@ for scenario in all_scenarios(say=print).values():
 """
 
 
+@pytest.mark.slow
 def test_without_postgresql_redis_and_peers_each_arm_says_what_it_lacks_and_the_others_can_run() -> None:
     command = [sys.executable, "-c", without(_PEERS, _TOLD)]
     told = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True).stdout.splitlines()

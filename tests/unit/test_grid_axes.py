@@ -161,6 +161,7 @@ def test_what_cannot_be_an_axis_is_refused_by_name() -> None:
 values = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(-1, 1), st.text(max_size=30))
 
 
+@pytest.mark.slow
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys("abc", values)), min_size=1, max_size=12), st.data())
 def test_every_picture_has_a_place_whatever_its_labels_are(rows: list[dict[str, Any]], data: st.DataObject) -> None:
     known = sorted({name for row in rows for name in row} | {"seed", "prompt"})

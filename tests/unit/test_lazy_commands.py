@@ -1,6 +1,7 @@
 """Commands start at once: the table that `farm --help` prints from, and what is not imported on the way."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,10 @@ def imported(home: Path, *arguments: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
     """A FARM_HOME with an embedded farm's tables."""
     home = tmp_path_factory.mktemp("home")
-    imported(home, "db", "upgrade")
+    shutil.copyfile(sqlite_template, home / "farm.db")
     return home
 
 

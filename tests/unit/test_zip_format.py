@@ -63,6 +63,7 @@ def test_info_zip_reads_it(tmp_path: Path) -> None:
     assert "No errors detected" in told.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0xFFFE, 0xFFFF, 0x10000])
 def test_more_files_than_two_bytes_count_are_read(n: int) -> None:
     form = ZipFormat(io.BytesIO())
@@ -103,6 +104,7 @@ def test_a_file_of_more_than_four_gigabytes_says_so_in_both_places() -> None:
     assert (info.file_size, info.compress_size, info.CRC) == (2**32 + 7, 2**32 + 7, 1)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_however_many_files_there_are() -> None:
     with TemporaryFile() as directory:
         form = ZipFormat(directory)
