@@ -22,7 +22,7 @@ from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
-from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
+from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture, SmallPictures
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
@@ -195,6 +195,8 @@ class FakeModel:
         self.frugal = False
         self.developing: Callable[[list[int]], None] = lambda _: None
         self.admitting: Callable[[int], None] = lambda _: None
+        self.looking: Callable[[list[int]], None] = lambda _: None
+        self.looked_at: list[list[int]] = []
 
     def slots(self) -> SlotLoop:
         return self
@@ -232,6 +234,12 @@ class FakeModel:
 
     def finish(self) -> None:
         pass
+
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        seeds = [slot.spec.seed for slot in slots]
+        self.looking(seeds)
+        self.looked_at.append(seeds)
+        return SmallPictures(fetch=lambda: ([Image.new("RGB", (8, 8)) for _ in seeds], 0.0))
 
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         self.developing([slot.spec.seed for slot in slots])

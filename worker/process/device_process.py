@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from celery import Celery
 
+from storage.broker.previews import open_previews
 from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.errors import FarmError, WorkerNameTaken
@@ -48,6 +49,7 @@ from worker.serving.patient import (
     PatientObjects,
     PatientQuarantines,
 )
+from worker.serving.previews import Previews
 from worker.serving.publish import Publisher
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
@@ -91,6 +93,8 @@ class DeviceProcess:
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
 
+        self._previews = Previews(open_previews(settings))
+
         # Beats and leases have rounds of their own and skip one while the database is away. All else waits.
         retry = OutageRetry(stopping, self._heartbeat)
         jobs = PatientJobs(self._jobs, retry)
@@ -107,6 +111,7 @@ class DeviceProcess:
                 threads=ThreadChoice(own_threads()),
                 publisher=Publisher(jobs=jobs, objects=PatientObjects(objects, retry), leases=self._leases),
                 heartbeat=self._heartbeat,
+                previews=self._previews,
             ),
             served=self.me.served,
             turn_seconds=settings.turn_seconds,
@@ -152,6 +157,7 @@ class DeviceProcess:
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
         self._leases.start()
+        self._previews.start()
         try:
             self._heartbeat.start()
         except WorkerNameTaken as error:

@@ -36,6 +36,7 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         request,
         "picture.html",
         job=job,
+        previews=context.previews is not None,
         before=named(job.render, job.index - 1) if job.index else None,
         after=named(job.render, job.index + 1) if job.index + 1 < render.total else None,
         spec=spec,

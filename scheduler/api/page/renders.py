@@ -53,6 +53,7 @@ def show_render(
         narrowed=bool(asked),
         states=list(State),
         watched=context.views.is_watched(render_id),
+        previews=context.previews is not None,
         pace=_pace(render),
         ends_at=time.time() + (render.seconds_left or 0.0),
         grid_axes=_axes(context, render),

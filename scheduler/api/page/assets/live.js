@@ -55,6 +55,7 @@ function follow() {
   if (!address) return;
   // From now on: what is shown is as new as this.
   stream = new EventSource(address);
+  document.dispatchEvent(new CustomEvent("farm:events", { detail: stream }));
   for (const kind of ["job.started", "job.done", "job.failed", "job.queued", "job.cancelled", "render.cancelled",
     "render.retried", "render.finished"]) stream.addEventListener(kind, soon);
   stream.addEventListener("progress", (event) => {
