@@ -31,7 +31,7 @@ from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
-from worker.serving.previews import Previews
+from worker.serving.previews import PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
@@ -275,7 +275,7 @@ class Stage:
     workers: int = 1
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
-    previews: Previews = field(default_factory=Previews)
+    previews: PreviewMaker = field(default_factory=PreviewMaker)
     stopping: bool = False
     #: Set once the loop has seen that it is to stop.
     seen_to_stop: threading.Event = field(default_factory=threading.Event)

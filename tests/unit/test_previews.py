@@ -17,7 +17,7 @@ from tests.unit.slot_stage import MODEL, Stage, job
 from worker.rendering.backend import NoPreview, SmallPictures
 from worker.serving.batch import Batch
 from worker.serving.preview_budget import SHARE, PreviewBudget
-from worker.serving.previews import BatchLooks, Previews, Shown
+from worker.serving.previews import BatchLooks, PreviewMaker, Shown
 
 
 class Carrier:
@@ -46,9 +46,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     return stage
 
 
-def watching(stage: Stage, carrier: Carrier) -> Previews:
+def watching(stage: Stage, carrier: Carrier) -> PreviewMaker:
     """Have the stage's worker carry before each call, of ten seconds, what it looked at after the one before."""
-    previews = stage.previews = Previews(carrier, pause_seconds=0)
+    previews = stage.previews = PreviewMaker(carrier, pause_seconds=0)
 
     def before(_: list[int]) -> None:
         stage.takes(10)
@@ -94,7 +94,7 @@ def test_who_watches_a_render_sees_all_its_pictures(stage: Stage) -> None:
 
 def test_pictures_of_a_batch_are_seen_too(stage: Stage) -> None:
     carrier = Carrier("r-000002")
-    previews = stage.previews = Previews(carrier, pause_seconds=0)
+    previews = stage.previews = PreviewMaker(carrier, pause_seconds=0)
     jobs = (job(1, 4), job(2, 4))
     seen: list[list[int]] = []
 
@@ -112,7 +112,7 @@ def test_pictures_of_a_batch_are_seen_too(stage: Stage) -> None:
 
 def test_a_batch_leaves_nothing_in_hand(stage: Stage) -> None:
     carrier = Carrier("r")
-    previews = stage.previews = Previews(carrier, pause_seconds=0)
+    previews = stage.previews = PreviewMaker(carrier, pause_seconds=0)
     jobs = (job(1, 4),)
     Batch(claim=Claim(jobs=jobs, next_priority=None), model=MODEL, context=stage.context()).run(stage.model)
     assert previews._held == {}

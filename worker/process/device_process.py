@@ -49,7 +49,7 @@ from worker.serving.patient import (
     PatientObjects,
     PatientQuarantines,
 )
-from worker.serving.previews import Previews
+from worker.serving.previews import PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
@@ -80,20 +80,13 @@ class DeviceProcess:
         self._jobs = Jobs(database, settings.retry_policy)
         self._workers = Workers(database, run=this_run())
         faults = FaultLog(database)
-        self._heartbeat = Heartbeat(
-            self._workers,
-            faults,
-            name=self.me.name,
-            seconds=settings.renew_seconds,
-            announce=self._announce,
-            on_name_taken=self._yield_name,
-        )
+        self._heartbeat = self._make_heartbeat(faults)
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
         self._leases = Leases(
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
 
-        self._previews = Previews(open_previews(settings))
+        self._previews = PreviewMaker(open_previews(settings))
 
         # Beats and leases have rounds of their own and skip one while the database is away. All else waits.
         retry = OutageRetry(stopping, self._heartbeat)
@@ -123,6 +116,16 @@ class DeviceProcess:
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
             is_current=lambda model: self.me.registry.models.get(model.alias) == model,
+        )
+
+    def _make_heartbeat(self, faults: FaultLog) -> Heartbeat:
+        return Heartbeat(
+            self._workers,
+            faults,
+            name=self.me.name,
+            seconds=self.me.settings.renew_seconds,
+            announce=self._announce,
+            on_name_taken=self._yield_name,
         )
 
     def _batch_limits(self, database: Database, retry: OutageRetry) -> BatchLimits:

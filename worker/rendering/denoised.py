@@ -39,8 +39,8 @@ _BY_SIGMA = (
     *(EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, LMSDiscreteScheduler),
     *(KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler),
 )
-#: Every second of their calls is at a noise level between two others.
-_BETWEEN = (KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler)
+#: Every second of their calls is at a noise level between two others, in a list that each counts in another way.
+_BETWEEN = {KDPM2DiscreteScheduler: 0, KDPM2AncestralDiscreteScheduler: -1}
 #: Theirs are α × picture + σ × noise, by the timestep,
 _BY_TIMESTEP = (DDIMScheduler, DDPMScheduler, LCMScheduler, PNDMScheduler)
 #: or by the σ of the step.
@@ -100,8 +100,9 @@ def _levels(scheduler: Any, step: StepMade) -> tuple[Any, Any]:
         alphas = scheduler.alphas_cumprod.to(at.device)[at].to(step.latents.device)
         return alphas**0.5, (1 - alphas) ** 0.5
     index = scheduler.step_index - 1 if step.index is None else step.index
-    if isinstance(scheduler, _BETWEEN) and index % 2:
-        return 1.0, scheduler.sigmas_interpol[index]
+    for kind, behind in _BETWEEN.items() if index % 2 else ():
+        if isinstance(scheduler, kind):
+            return 1.0, scheduler.sigmas_interpol[index + behind]
     if isinstance(scheduler, (*_BY_SIGMA, *_FLOW)):
         return 1.0, scheduler.sigmas[index]
     if isinstance(scheduler, _BY_STEP):

@@ -24,7 +24,6 @@ from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.file_hashes import hash_of_a_part
 from worker.rendering.loras import LoraAdapters, lora_adapters
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
-from worker.rendering.previews import previewer_of
 from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
 from worker.rendering.single_files import controlnet_from_file, pipeline_from_file, vae_from_file
@@ -116,7 +115,6 @@ class DiffusersBackend:
             prompts=Prompts(pipeline, self._inputs, words),
             adapters=shared.adapters if shared else self._adapters(pipeline, model),
             safety=safety,
-            previewer=previewer_of(pipeline, model),
             recipe={
                 "kind": model.kind,
                 "pipeline": type(pipeline).__name__,

@@ -22,7 +22,7 @@ from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters, UNetAdapters
 from worker.rendering.pictures import read_image, to_pictures
-from worker.rendering.previews import Previewer
+from worker.rendering.previews import previewer_of
 from worker.rendering.prompts import Prompts, changes, text_model, weighs_prompts
 from worker.rendering.row_check import has_slots, rows_keep_to_themselves
 from worker.rendering.safety import SafetyChecker
@@ -54,13 +54,12 @@ class LoadedPipeline:
         prompts: Prompts,
         adapters: LoraAdapters,
         safety: SafetyChecker | None,
-        previewer: Previewer,
         recipe: Mapping[str, Any],
     ) -> None:
         self.pipeline = pipeline
         self.adapters = adapters
         self.safety = safety
-        self._previewer = previewer
+        self._previewer = previewer_of(pipeline, model)
         self._model = model
         self._inputs = prompts.inputs
         self._prompts = prompts

@@ -61,7 +61,7 @@ class _Asked:
     seconds: float
 
 
-class Previews:
+class PreviewMaker:
     """Notes what is in hand and looks at what somebody watches; nothing is read from the device for anybody else."""
 
     def __init__(self, carrier: PreviewCarrier | None = None, *, pause_seconds: float = _PAUSE_SECONDS) -> None:
@@ -216,7 +216,7 @@ def webp(picture: Image.Image) -> bytes:
 class BatchLooks:
     """Looks at the pictures of a batch after its steps (`worker.rendering.backend.LoadedModel.render`)."""
 
-    def __init__(self, previews: Previews, jobs: Sequence[ClaimedJob], *, steps: int) -> None:
+    def __init__(self, previews: PreviewMaker, jobs: Sequence[ClaimedJob], *, steps: int) -> None:
         self._previews = previews
         self._jobs = jobs
         self._steps = steps

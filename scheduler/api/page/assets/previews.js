@@ -46,11 +46,11 @@ async function ask() {
   const asked = document.hidden ? [] : [...document.querySelectorAll("canvas[data-ask]")].filter(inSight);
   await Promise.all(asked.slice(0, MOST_ASKED).map(async (canvas) => {
     const answer = await fetch(canvas.dataset.ask);
-    // 204: not yet. Anything else will not change: it is finished, or its model has no previews.
     if (answer.status === 200) {
       const step = answer.headers.get("Preview-Step"), steps = answer.headers.get("Preview-Steps");
       await keep(canvas.dataset.preview, step, steps, await answer.blob());
-    } else if (answer.status !== 204) {
+    } else if (!answer.headers.get("Retry-After")) {
+      // It is finished, or its model has no previews.
       for (const one of document.querySelectorAll("canvas[data-ask]")) {
         if (one.dataset.ask === canvas.dataset.ask) one.removeAttribute("data-ask");
       }
