@@ -10,6 +10,7 @@ import httpx
 import pytest
 import redis
 
+from diffusion_farm import NotFoundProblem
 from storage.broker.previews import KEPT_SECONDS, MOST_BYTES, WATCHED_SECONDS, Preview, Previews, open_previews
 from storage.errors import BrokerProblem
 from storage.jobs.values import Claim
@@ -106,6 +107,17 @@ def test_whoever_asks_is_a_watcher_and_gets_the_preview_with_its_step(stage: Sta
     assert (
         f"is done: there are previews while it is rendered only; GET /v1/jobs/{job.name}/image" in over.json()["detail"]
     )
+
+
+def test_the_client_of_the_farm_gets_previews_or_learns_that_there_are_none(stage: Stage) -> None:
+    claim = begun(stage)
+    name = claim.jobs[0].name
+    assert stage.farm().preview(name) is None
+    shown(stage, claim)
+    assert stage.farm().preview({"id": name}) == small()
+    stage.finish(claim)
+    with pytest.raises(NotFoundProblem, match="is done"):
+        stage.farm().preview(name)
 
 
 def test_what_waits_says_so_and_what_was_cancelled_has_none(stage: Stage) -> None:

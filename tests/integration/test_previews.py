@@ -20,6 +20,7 @@ def test_a_worker_shows_what_somebody_watches_and_nothing_else_and_leaves_nothin
         return next(iter(found.values()), None)
 
     seen = eventually(look, "a picture of the render is seen before it is done")
+    assert isinstance(seen, Preview)
     assert (seen.why_none, seen.steps) == (None, 4)
     assert seen.image.startswith(b"RIFF")
     farm.finished(render)

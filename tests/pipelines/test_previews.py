@@ -21,15 +21,21 @@ from diffusers import (
 from PIL import Image
 
 from storage.errors import BadSettings, ModelUnavailable
+from storage.objects.folder import LocalObjects
+from storage.settings import Settings
 from storage.spec.models import DiffusersModel, Weights
-from storage.spec.registry import parse_registry
+from storage.spec.picture import Request
+from storage.spec.registry import parse_registry, read_registry
 from storage.spec.sampler_names import PLAIN
 from tests.pipelines.conftest import Models
 from tests.pipelines.slots import loop_of
 from tests.pipelines.tried import Tried
-from worker.rendering.backend import LoadedModel, Look, NoPreview
+from worker.devices import Device
+from worker.rendering.backend import BackendResources, LoadedModel, Look, NoPreview
 from worker.rendering.denoised import StepMade, denoised, recorded
+from worker.rendering.input_cache import InputCache
 from worker.rendering.latent_rgb import FILE_NAME, LatentRgb, known_map, own_map, written
+from worker.rendering.open_backend import open_backend
 from worker.rendering.previews import SIDE, LinearMap, small_pictures, unpacked
 from worker.rendering.samplers import make_scheduler
 
@@ -272,6 +278,24 @@ def test_an_entry_names_a_decoder_beside_its_registry_and_no_single_file() -> No
     assert model.preview in model.parts
     with pytest.raises(BadSettings, match="preview: a single file"):
         parse_registry(text.format('"taesd.safetensors"'), where="here")
+
+
+def test_the_shipped_model_is_seen_in_the_colours_of_its_picture(tmp_path: Path) -> None:
+    registry = read_registry(Settings(home=tmp_path))
+    resources = BackendResources(inputs=InputCache(LocalObjects(tmp_path)), loras={}, home=tmp_path)
+    model = open_backend("diffusers", Device("cpu", 0), resources).load(registry["shapes"])
+    prompt = "a large red circle on a blue background, center"
+    [spec] = [registry.resolve(Request.parse({"prompt": prompt, "model": "shapes"}), seed=3)]
+    loop = loop_of(model)
+    slot = loop.admit(spec)
+    while slot.made < slot.calls * 3 / 4:
+        loop.tick([slot])
+    [seen] = loop.preview([slot]).fetch()[0]
+    assert seen.size == (16, 16)
+    red, _, blue = np.asarray(seen).astype(int)[7:9, 7:9].mean(axis=(0, 1))
+    assert red > blue + 100
+    red, _, blue = np.asarray(seen).astype(int)[:2].mean(axis=(0, 1))
+    assert blue > red + 100
 
 
 # -- other families --------------------------------------------------------------------------------------------
