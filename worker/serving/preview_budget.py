@@ -20,13 +20,13 @@ class PreviewBudget:
         self._saved = min(self._saved + SHARE * seconds, max(1, watched) * (self._each or 0.0))
 
     def affords(self, wanted: int) -> int:
-        """Return how many previews may be made now, of so many that are wanted."""
-        if self._each is None:
-            # One, which tells what others take.
-            return min(1, wanted)
-        if self._saved < self._each:
+        """Return how many previews may be made now, of so many that are wanted.
+
+        One, once all earlier ones are paid; more only if they are paid already.
+        """
+        if self._saved < 0:
             return 0
-        return min(wanted, int(self._saved / self._each)) if self._each else wanted
+        return min(wanted, max(1, int(self._saved / self._each)) if self._each else 1)
 
     def made(self, seconds: float, pictures: int) -> None:
         """Pay for so many previews, which took so many seconds in all."""

@@ -159,6 +159,8 @@ class PreviewMaker:
     # -- on the thread -----------------------------------------------------------------------------------------
 
     def _carry(self, carrier: PreviewCarrier) -> None:
+        # What the first picture takes to be written is no measure of the others.
+        webp(Image.new("RGB", (8, 8)))
         while True:
             # With nothing in hand, until there is.
             self._news.wait(_ASK_SECONDS if self._held else None)
