@@ -74,12 +74,14 @@ def test_openais_client_sees_a_picture_while_it_is_made(client: openai.OpenAI) -
     def received() -> list[Any] | None:
         with client.images.generate(
             model="slow", prompt="a red star", stream=True, partial_images=3, extra_body={"num_inference_steps": 30}
-        ) as events:
-            found = [*events]
+        ) as told:
+            found = [*told]
         # How many there are depends on how busy this machine is.
         return found if len(found) > 1 else None
 
-    *partial, last = eventually(received, "there are partial images")
+    events = eventually(received, "there are partial images")
+    assert events is not None
+    *partial, last = events
     assert (last.type, picture(last.b64_json).size) == ("image_generation.completed", (64, 64))
     assert len(partial) <= 3
     assert [(one.type, one.partial_image_index) for one in partial] == [
