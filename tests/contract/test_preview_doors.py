@@ -15,7 +15,7 @@ from PIL import Image
 from storage.access.keys import Keys, Limits, Role
 from storage.jobs.values import Claim
 from storage.rules.faults import Fault
-from tests.contract.page_visitors import visitor
+from tests.contract.page.visitors import visitor
 from tests.contract.previews import begun, claimed, previews_of, shown, small, watched_stage
 from tests.contract.stage import Stage
 from tests.servers import eventually
