@@ -30,7 +30,7 @@ from worker.rendering.samplers import make_scheduler, sampler_recipe, spaced_as_
 from worker.rendering.slot import SlotParts
 from worker.rendering.slot_sampling import FreshSchedulers
 from worker.rendering.slots import DiffusersSlots
-from worker.rendering.steps import Looks, Steps
+from worker.rendering.step_listener import Looks, StepListener
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import attention, has_hooks, release_memory, tf32
 
@@ -94,7 +94,7 @@ class LoadedPipeline:
             torch.set_num_threads(threads or self._recipe["threads"])
         self._fill_to = min(at_most or self._model.batch, self._model.batch)
         try:
-            return self._render(specs, Steps(on_step, looks, self._previewer))
+            return self._render(specs, StepListener(on_step, looks, self._previewer))
         except Abandoned:
             raise
         except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised as a fault below
@@ -168,7 +168,7 @@ class LoadedPipeline:
         decoder = getattr(self._denoiser, "vae", None)
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
-    def _render(self, specs: Sequence[Spec], steps: Steps) -> RenderResult:
+    def _render(self, specs: Sequence[Spec], steps: StepListener) -> RenderResult:
         for spec in specs:
             self._check(spec)
         tensors = self._tensors(specs, steps)
@@ -178,8 +178,8 @@ class LoadedPipeline:
             return self._again_in_single_precision(specs, steps)
         return self._finished(specs, tensors, {})
 
-    def _again_in_single_precision(self, specs: Sequence[Spec], steps: Steps | None = None) -> RenderResult:
-        tensors = self._in_single_precision(specs, steps or Steps(lambda: None, None, self._previewer))
+    def _again_in_single_precision(self, specs: Sequence[Spec], steps: StepListener | None = None) -> RenderResult:
+        tensors = self._in_single_precision(specs, steps or StepListener(lambda: None, None, self._previewer))
         because = f"black or not finite in {self._recipe['dtype']}"
         return self._finished(specs, tensors, {"dtype": "float32", "because": because})
 
@@ -222,7 +222,7 @@ class LoadedPipeline:
             for end in self._prompts.unread(spec, self._model.alias):
                 raise RenderFailed(end, _BAD)
 
-    def _tensors(self, specs: Sequence[Spec], steps: Steps) -> torch.Tensor:
+    def _tensors(self, specs: Sequence[Spec], steps: StepListener) -> torch.Tensor:
         """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
         shared = specs[0]
         self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler, sdxl=self._sdxl)
@@ -235,7 +235,7 @@ class LoadedPipeline:
                     made[position] = self._alone(spec, partial(steps.alone, position))
             return torch.stack([made[position] for position in range(len(specs))])
 
-    def _by_calls(self, specs: Sequence[Spec], positions: Sequence[int], steps: Steps) -> Sequence[torch.Tensor]:
+    def _by_calls(self, specs: Sequence[Spec], positions: Sequence[int], steps: StepListener) -> Sequence[torch.Tensor]:
         """Return pictures by calls of the pipeline; those whose prompts are equally long in the same one."""
         if not specs:
             return []
@@ -259,7 +259,9 @@ class LoadedPipeline:
         missing = max(0, self._fill_to - len(specs)) if self._model.compile != "none" else 0
         return [*specs, *[specs[-1]] * missing]
 
-    def _call(self, specs: Sequence[Spec], words: Mapping[str, Any], positions: Sequence[int], steps: Steps) -> Any:
+    def _call(
+        self, specs: Sequence[Spec], words: Mapping[str, Any], positions: Sequence[int], steps: StepListener
+    ) -> Any:
         shared = specs[0]
         # On the CPU, so that a seed means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(spec.seed) for spec in specs]
@@ -304,7 +306,7 @@ class LoadedPipeline:
             return False
         return not finite or bool((tensors.amax(dim=(1, 2, 3)) <= 0).any())
 
-    def _in_single_precision(self, specs: Sequence[Spec], steps: Steps) -> torch.Tensor:
+    def _in_single_precision(self, specs: Sequence[Spec], steps: StepListener) -> torch.Tensor:
         """Render again in single precision; what is still black is meant to be. Raises RenderFailed for NaN."""
         half = getattr(torch, self._recipe["dtype"])
         try:

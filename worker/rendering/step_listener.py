@@ -12,7 +12,7 @@ from worker.rendering.previews import Previewer, small_pictures, unpacked
 Looks = Callable[[Sequence[int], Look], None]
 
 
-class Steps:
+class StepListener:
     """Tells of each step of a batch, which may be made by several calls, and lets its pictures be looked at."""
 
     def __init__(self, on_step: Callable[[], None], looks: Looks | None, previewer: Previewer) -> None:
