@@ -20,7 +20,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from storage.errors import BadSettings, ModelUnavailable
+from storage.errors import BadSettings, ModelUnavailable, RenderFault
 from storage.objects.folder import LocalObjects
 from storage.settings import Settings
 from storage.spec.models import DiffusersModel, Weights
@@ -254,6 +254,21 @@ def test_a_model_of_unknown_latents_says_so(models: Models, loaded: Loader) -> N
     loop.tick([slot])
     with pytest.raises(NoPreview, match="not known how latents of the model sd look"):
         loop.preview([slot])
+
+
+def test_a_look_that_fails_ends_no_batch(
+    models: Models, previewed: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Any) -> None:
+        raise ValueError("nobody expected this")
+
+    def looks(_: Sequence[int], look: Look) -> None:
+        with pytest.raises(RenderFault, match="nobody expected this"):
+            look([0])
+
+    monkeypatch.setattr(previewed, "_previewer", fails)
+    monkeypatch.setattr(fails, "channels", 4, raising=False)
+    assert len(previewed.render(models.specs("sd"), lambda: None, looks=looks).pictures) == 1
 
 
 def test_a_decoder_of_other_latents_is_refused_when_the_model_is_loaded(models: Models, tmp_path: Path) -> None:

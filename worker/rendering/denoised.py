@@ -123,8 +123,10 @@ def recorded(scheduler: Any, note: Callable[[StepMade], None]) -> None:
     def noted(*args: Any, **kwargs: Any) -> Any:
         made = step(*args, **kwargs)
         given = taken.bind(*args, **kwargs).arguments
-        latents, predicted = given["sample"], given["model_output"]
-        note(StepMade(predicted=predicted, latents=latents, timestep=given["timestep"], index=None))
+        # Of a class with other words than most, there is nothing to tell.
+        if {"sample", "model_output", "timestep"} <= given.keys():
+            latents, predicted = given["sample"], given["model_output"]
+            note(StepMade(predicted=predicted, latents=latents, timestep=given["timestep"], index=None))
         return made
 
     noted.noted = True  # type: ignore[attr-defined]

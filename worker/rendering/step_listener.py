@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from storage.spec.picture import Spec
-from worker.rendering.backend import Look, SmallPictures
+from worker.rendering.backend import Look, NoPreview, SmallPictures
 from worker.rendering.denoised import StepMade, denoised, recorded
 from worker.rendering.previews import Previewer, small_pictures, unpacked
+from worker.rendering.torch_faults import as_fault
 
 #: Called with the positions of specifications whose step it was, and a way to look at them.
 Looks = Callable[[Sequence[int], Look], None]
@@ -38,11 +39,13 @@ class StepListener:
             recorded(pipeline.scheduler, self._note)
 
         def look(places: Sequence[int]) -> SmallPictures:
-            if self._made is None:
-                raise TypeError("there was no step to look at")
-            latents = denoised(pipeline.scheduler, self._made.rows(places))
-            cells = unpacked(pipeline, latents, (spec.height, spec.width), self._previewer.channels)
-            return small_pictures(self._previewer, cells)
+            try:
+                return self._seen(pipeline, places, spec)
+            except NoPreview:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised as a fault below, and must not end the call
+                fault = as_fault(error)
+            raise fault
 
         def after() -> None:
             self._on_step()
@@ -55,6 +58,14 @@ class StepListener:
             return tensors
 
         return {"callback_on_step_end": after_step, "callback": lambda *_: after()}
+
+    def _seen(self, pipeline: Any, places: Sequence[int], spec: Spec) -> SmallPictures:
+        """Look at some of the pictures whose step was told last. Raises whatever libraries raise."""
+        if self._made is None:
+            raise NoPreview("there was no step to look at")
+        latents = denoised(pipeline.scheduler, self._made.rows(places))
+        cells = unpacked(pipeline, latents, (spec.height, spec.width), self._previewer.channels)
+        return small_pictures(self._previewer, cells)
 
     def _note(self, made: StepMade) -> None:
         self._made = made
