@@ -286,6 +286,14 @@ class Farm:
         job_id = job if isinstance(job, str) else job["id"]
         return self._ask("GET", f"/v1/jobs/{job_id}/thumbnail", params={"size": size}).content
 
+    def preview(self, job: dict[str, Any] | str) -> bytes | None:
+        """Return how a picture looks that is being rendered, as WebP; None: not seen yet, ask again in a second.
+
+        Whoever asks is a watcher, and only what is watched has previews. Raises NotFoundProblem if there is none.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        return self._ask("GET", f"/v1/jobs/{job_id}/preview").content or None
+
     def models(self) -> list[dict[str, Any]]:
         """Return the models as the API's JSON has them. Raises ApiProblem."""
         return list(self._ask("GET", "/v1/models").json()["data"])

@@ -31,7 +31,17 @@ from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.models import Model
 from storage.spec.picture import Spec
-from worker.rendering.backend import Backend, LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
+from worker.rendering.backend import (
+    Backend,
+    LoadedModel,
+    Look,
+    RenderResult,
+    Replay,
+    Slot,
+    SlotLoop,
+    SlotPicture,
+    SmallPictures,
+)
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_limits import BatchLimits
 from worker.serving.claims_ahead import ClaimsAhead
@@ -162,6 +172,9 @@ class WatchedLoop:
     def finish(self) -> None:
         self.loop.finish()
 
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        return self.loop.preview(slots)
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         return self._noted(lambda: self.loop.develop(slots))
 
@@ -186,9 +199,10 @@ class WatchedModel:
         *,
         at_most: int | None = None,
         threads: int | None = None,
+        looks: Callable[[Sequence[int], Look], None] | None = None,
     ) -> RenderResult:
         started = time.perf_counter()
-        made = self.loaded.render(specs, on_step, at_most=at_most, threads=threads)
+        made = self.loaded.render(specs, on_step, at_most=at_most, threads=threads, looks=looks)
         self.calls.append((started, time.perf_counter()))
         return made
 

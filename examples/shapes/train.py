@@ -2,6 +2,7 @@
 
 python -m examples.shapes.train --steps 9000 unet     trains one part
 python -m examples.shapes.train export                writes the trained parts where the farm looks for them
+python -m examples.shapes.train preview               fits the map from latents to colours for what was exported
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch.nn import functional
 import worker
 from examples.shapes import parts
 from examples.shapes.drawings import SIDE, pictures, silhouettes
+from examples.shapes.preview import fit
 from examples.shapes.prompts import wish, words
 from examples.shapes.reader import Pupil, Reader
 from examples.shapes.samples import Sample, sample, weights_of
@@ -257,6 +259,7 @@ def export(work: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder / "shapes", safe_serialization=True)
+    fit(folder / "shapes")
     if (work / "controlnet.pt").exists():
         net = trained("controlnet", parts.controlnet(parts.unet()), work)
         net.half().save_pretrained(folder / "shapes-silhouette", safe_serialization=True)
@@ -284,7 +287,7 @@ _PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*_PARTS, "export"])
+    parser.add_argument("part", choices=[*_PARTS, "export", "preview"])
     parser.add_argument("--work", type=Path, default=Path(".shapes"), help="checkpoints and logs (default .shapes)")
     parser.add_argument("--steps", type=int, default=1000, help="where the training of the part ends, from its start")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -294,6 +297,8 @@ def main() -> None:
     torch.set_default_device(asked.device)
     if asked.part == "export":
         export(asked.work, asked.folder)
+    elif asked.part == "preview":
+        fit(asked.folder / "shapes")
     else:
         _PARTS[asked.part](asked.work, asked.steps)
 

@@ -21,6 +21,7 @@ from scheduler.api import (
     health,
     histories,
     operators,
+    previews,
     problems,
     renders,
     schedules,
@@ -49,7 +50,7 @@ from storage.access.quotas import Quotas
 _MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
 #: Routes of what became of pictures, and of what is made of them when somebody asks.
-_PICTURES = (histories, thumbnails, archives, grids)
+_PICTURES = (histories, thumbnails, previews, archives, grids)
 #: What a multipart form adds to the size of its file.
 _FORM_BYTES = 2**16
 

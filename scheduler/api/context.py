@@ -24,6 +24,7 @@ from scheduler.results.why import what_hinders
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
 from storage.access.uploads import Uploads
+from storage.broker.previews import Previews, previews_beside
 from storage.broker.tickets import Tickets
 from storage.errors import NotFound
 from storage.events.log import EventLog
@@ -105,9 +106,17 @@ class ApiContext:
         return Waiters(self.services.database, self.ending, every_seconds=self.waits_read_seconds)
 
     @cached_property
+    def previews(self) -> Previews | None:
+        return previews_beside(self.tickets)
+
+    @cached_property
     def followers(self) -> Followers:
         return Followers(
-            self.services.database, self.ending, every_seconds=self.events_read_seconds, hindrance=self._hindrance
+            self.services.database,
+            self.ending,
+            every_seconds=self.events_read_seconds,
+            hindrance=self._hindrance,
+            previews=self.previews,
         )
 
     @cached_property

@@ -16,7 +16,7 @@ _REQUEST_HEADERS = (
 #: What a page may read beside what browsers always show.
 _ANSWER_HEADERS = (
     *("X-Request-ID", "Location", "Retry-After", "Preference-Applied", "WWW-Authenticate", "Allow"),
-    *("RateLimit", "RateLimit-Policy"),
+    *("RateLimit", "RateLimit-Policy", "ETag", "Preview-Step", "Preview-Steps", "Preview-Status"),
     *("X-RateLimit-Limit-Requests", "X-RateLimit-Remaining-Requests", "X-RateLimit-Reset-Requests"),
 )
 

@@ -34,11 +34,14 @@ def follow_render(
     caller: CanRead,
     last_event_id: Annotated[int | None, Header(ge=0, description="The last event seen: continue after it.")] = None,
     after: Annotated[int, Query(ge=0, description="The same, for clients that cannot set headers.")] = 0,
+    previews: Annotated[bool, Query(description="Send events `preview`, too.")] = False,
 ) -> Response:
     """Follow a render by server-sent events: each event once and in order, across reconnects.
 
     `job.started`, `job.done`, `job.failed`, `job.queued`, `job.cancelled`, `render.cancelled`, `render.retried` and
-    `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none.
+    `render.finished` carry a number. `progress` tells how far pictures are, at most twice a second, and has none, nor
+    has `preview`, which comes only if asked for: how a picture looks after so many of its `steps`, as a small file of
+    the type `media_type` in base64 (`b64_json`), or in `why_none` that there is none of it.
     """
     render = context.render(caller, render_id)
     if not context.views.is_watched(render_id):
@@ -47,7 +50,9 @@ def follow_render(
     if render.finished and not context.events.after(render_id, seen, limit=1):
         # An EventSource reconnects forever; 204 tells it to stop.
         return Response(status_code=204)
-    return _EventStream(lambda: context.followers.follow(render_id, caller, seen))
+    if previews and context.previews is None:
+        raise Refused(409, "previews: there are none: this API was started without a broker, through which they come")
+    return _EventStream(lambda: context.followers.follow(render_id, caller, seen, previews=previews))
 
 
 @router.get(

@@ -25,6 +25,12 @@ IdempotencyKey = Annotated[
 ]
 
 
+def names_tag(if_none_match: str | None, etag: str) -> bool:
+    """Return whether the header names a tag, or any (RFC 9110, 13.1.2: compared weakly)."""
+    said = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in said or said == ["*"]
+
+
 def wait_of(prefer: str | None) -> int | None:
     """Return how many seconds a caller would like to wait (RFC 7240, `wait=N`), within bounds; None: not at all.
 

@@ -18,6 +18,7 @@ class ProblemCode(StrEnum):
     NO_SUCH_ADDRESS = "no_such_address"
     NOT_SUPPORTED = "not_supported"
     NO_PICTURE = "no_picture"
+    NO_PREVIEW = "no_preview"
     SIGNED_URL_INVALID = "signed_url_invalid"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
@@ -96,6 +97,12 @@ KINDS: Mapping[ProblemCode, ProblemKind] = {
         title="The job has no picture",
         meaning="It is not done yet, or has failed, or was cancelled (`GET /v1/jobs/ID` tells its state), or its "
         "file is no longer in the object store as it was stored; the detail says which.",
+    ),
+    ProblemCode.NO_PREVIEW: ProblemKind(
+        status=404,
+        title="The job has no preview",
+        meaning="It is finished (`GET /v1/jobs/ID/image` has its picture), or it is not known how latents of its model "
+        "look; the detail says which. `GET /v1/jobs/ID` tells how far it is.",
     ),
     ProblemCode.SIGNED_URL_INVALID: ProblemKind(
         status=404,

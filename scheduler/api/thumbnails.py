@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from scheduler.api.access import CanRead
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
-from scheduler.api.parameters import JobId
+from scheduler.api.parameters import JobId, names_tag
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.waiting.bounded import Stay
@@ -46,7 +46,7 @@ async def get_thumbnail(
         job = context.job(caller, job_id)
         if job.object is None:
             raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
-        known = _names(if_none_match, _etag(job, size))
+        known = names_tag(if_none_match, _etag(job, size))
         return job, None if known else thumbnails.kept(job, size), known
 
     def made(_stay: Stay) -> bytes:
@@ -71,9 +71,3 @@ async def get_thumbnail(
 
 def _etag(job: JobView, side: Side) -> str:
     return f'"{job.sha256}-{side}"'
-
-
-def _names(if_none_match: str | None, etag: str) -> bool:
-    """Return whether the header names a tag, or any (RFC 9110, 13.1.2: compared weakly)."""
-    said = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
-    return etag in said or said == ["*"]

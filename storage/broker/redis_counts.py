@@ -1,4 +1,7 @@
-"""Counting tickets, and looking at the server that holds them: every direct call of Redis is here."""
+"""Counting tickets, and looking at the server that holds them.
+
+Every direct call of Redis is here or, of previews, in `storage.broker.previews`.
+"""
 
 import redis
 
@@ -14,13 +17,7 @@ class RedisCounts:
     def __init__(self, url: str, *, shown: str) -> None:
         """Raise BadSettings if the URL cannot be understood; messages name the broker as it is `shown`."""
         self._shown = shown
-        try:
-            self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3)
-        except ValueError:  # whose words may quote a part of the password
-            raise BadSettings(
-                f"FARM_BROKER_URL={shown}: not a Redis address; expected redis://:password@host:6379/0, "
-                "or rediss://… with TLS, special characters of the password percent-encoded"
-            ) from None
+        self._redis = connection(url, shown=shown)
 
     def queued(self, model: str) -> dict[Priority, int]:
         with translated(self._shown), self._redis.pipeline(transaction=False) as pipeline:
@@ -43,3 +40,14 @@ class RedisCounts:
             except redis.ResponseError:
                 return None
         return str(policy)
+
+
+def connection(url: str, *, shown: str) -> redis.Redis:
+    """Return a connection to Redis, made on first use. Raises BadSettings if the URL cannot be understood."""
+    try:
+        return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3)
+    except ValueError:  # whose words may quote a part of the password
+        raise BadSettings(
+            f"FARM_BROKER_URL={shown}: not a Redis address; expected redis://:password@host:6379/0, "
+            "or rediss://… with TLS, special characters of the password percent-encoded"
+        ) from None

@@ -19,7 +19,7 @@ class Tickets:
         from storage.broker.redis_counts import RedisCounts
 
         url = broker_address(settings)
-        self._settings = settings
+        self.settings = settings
         self._app = app
         self._making = threading.Lock()
         #: The most tickets of one model there may be.
@@ -34,7 +34,7 @@ class Tickets:
 
         with self._making:
             if self._app is None:
-                self._app = make_celery(self._settings)
+                self._app = make_celery(self.settings)
         send_tickets(self._app, model, priority, n, shown=self.shown)
 
     def queued(self, model: str) -> dict[Priority, int]:

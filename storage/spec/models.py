@@ -180,6 +180,9 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
     safety_checker: bool = False
     #: Another VAE than the model's own.
     vae: Annotated[Weights | None, BeforeValidator(_from_source)] = None
+    #: A small decoder for previews of its pictures (`AutoencoderTiny`, such as TAESD), in a folder or repository; None:
+    #: what is known of its latents (`worker.rendering.latent_rgb`).
+    preview: Annotated[Weights | None, BeforeValidator(_from_source)] = None
     #: Of a single file: what the model predicts, and whether it was trained to end without signal; None: as the file
     #: says.
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
@@ -190,6 +193,8 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
     def _single_files_have_no_more(self) -> "DiffusersModel":
         if self.is_single_file and self.safety_checker:
             raise ValueError("safety_checker: there is none in a single file")
+        if self.preview is not None and self.preview.is_single_file:
+            raise ValueError("preview: a single file; name a folder or repository of an AutoencoderTiny, such as TAESD")
         for name in ("prediction_type", "zero_snr"):
             if getattr(self, name) is not None and not self.is_single_file:
                 raise ValueError(
@@ -222,8 +227,8 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
 
     @property
     def parts(self) -> "tuple[Weights, ...]":
-        """All weights that it is made of: its own, another VAE, ControlNets."""
-        return (self, *([] if self.vae is None else [self.vae]), *self.controlnets)
+        """All weights that it is made of: its own, another VAE, ControlNets, a decoder for previews."""
+        return (self, *(part for part in (self.vae, *self.controlnets, self.preview) if part is not None))
 
     @property
     def _opened_as(self) -> tuple[object, ...]:

@@ -249,7 +249,7 @@ def parse_registry(text: str, *, where: str, folder: Path | None = None) -> Regi
 
 
 def placed(entry: Any, folder: Path | None) -> Any:
-    """Return an entry whose relative sources, its ControlNets' among them, start in the registry's folder."""
+    """Return an entry whose relative sources, its parts' among them, start in the registry's folder."""
     if isinstance(entry, str) and folder is not None:
         return resolved_source(entry, folder)
     if not isinstance(entry, dict) or folder is None:
@@ -258,8 +258,9 @@ def placed(entry: Any, folder: Path | None) -> Any:
     for key in ("source", "config"):
         if isinstance(entry.get(key), str):
             found[key] = resolved_source(entry[key], folder)
-    if "vae" in entry:
-        found["vae"] = placed(entry["vae"], folder)
+    for key in ("vae", "preview"):
+        if key in entry:
+            found[key] = placed(entry[key], folder)
     if isinstance(entry.get("controlnets"), list):
         found["controlnets"] = [placed(net, folder) for net in entry["controlnets"]]
     return found

@@ -4,7 +4,9 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from typing import Any
 
 import httpx
 import openai
@@ -66,6 +68,26 @@ def test_a_picture_may_be_fetched_from_its_address_for_an_hour(client: openai.Op
     logs = "".join(file.read_text(errors="replace") for file in api.home.folder.rglob("*.err"))
     assert "/v1/pictures/" in logs
     assert address.partition("signature=")[2] not in logs
+
+
+def test_openais_client_sees_a_picture_while_it_is_made(client: openai.OpenAI) -> None:
+    def received() -> list[Any] | None:
+        with client.images.generate(
+            model="slow", prompt="a red star", stream=True, partial_images=3, extra_body={"num_inference_steps": 30}
+        ) as told:
+            found = [*told]
+        # How many there are depends on how busy this machine is.
+        return found if len(found) > 1 else None
+
+    events = eventually(received, "there are partial images")
+    assert events is not None
+    *partial, last = events
+    assert (last.type, picture(last.b64_json).size) == ("image_generation.completed", (64, 64))
+    assert len(partial) <= 3
+    assert [(one.type, one.partial_image_index) for one in partial] == [
+        ("image_generation.partial_image", number) for number in range(len(partial))
+    ]
+    assert all(picture(one.b64_json).size == (64, 64) for one in partial)
 
 
 def test_a_name_of_openais_means_the_default_model(client: openai.OpenAI) -> None:
@@ -186,6 +208,15 @@ def test_the_web_uis_client_gets_pictures_with_their_infotexts(webui: webuiapi.W
     assert answer.images[0].info["parameters"] == answer.info["infotexts"][0]
     assert "a red star" in answer.images[0].info["parameters"]
     assert answer.parameters["prompt"] == "a red star"
+
+
+def test_the_web_uis_client_sees_a_picture_while_it_is_made(webui: webuiapi.WebUIApi) -> None:
+    with ThreadPoolExecutor() as pool:
+        options = {"override_settings": {"sd_model_checkpoint": "slow"}, "width": 64, "height": 64}
+        made = pool.submit(webui.txt2img, prompt="a red star", steps=30, **options)
+        seen = eventually(lambda: webui.get_progress()["current_image"], "it is seen")
+        assert picture(seen).size == (64, 64)
+        assert made.result().image.size == (64, 64)
 
 
 def test_the_web_uis_client_finds_models_and_samplers_and_chooses(webui: webuiapi.WebUIApi) -> None:

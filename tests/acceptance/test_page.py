@@ -1,6 +1,7 @@
 """The page in a browser, over a farm of simulated devices: renders are submitted, watched, cancelled and found."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -340,3 +341,25 @@ def looks_around(visit: Visit, own: dict[str, str]) -> None:
         visit.goes_to(path)
         assert visit.page.locator("h1").inner_text() in ("Not Found", "Forbidden")
     visit.complaints[:] = [one for one in visit.complaints if "status of 40" not in one]
+
+
+def test_a_picture_is_seen_while_it_is_rendered(visit: Visit, client: httpx.Client) -> None:
+    page = visit.page
+    render = client.post("/v1/renders", json={"prompt": "a slow star", "n": 2, "model": "slow"}).json()["id"]
+    visit.goes_to(f"/renders/{render}")
+    seen = page.locator(".tiles canvas.preview").first
+    expect(seen).to_be_visible()
+    expect(seen).to_have_attribute("aria-label", re.compile(r"Preview after step \d+ of 50"))
+    # Not grey any more, which it was at first: something was drawn.
+    assert page.evaluate(
+        "[...document.querySelector('canvas.preview').getContext('2d').getImageData(9, 9, 1, 1).data].slice(3)"
+    ) == [255]
+    visit.can_be_used_by_everybody()
+    visit.is_shown("render-previews")
+    # A picture's own page has no events, and asks.
+    visit.goes_to(f"/pictures/{render}-000000")
+    expect(page.locator(".large canvas.preview")).to_be_visible()
+    visit.is_shown("picture-preview")
+    client.delete(f"/v1/renders/{render}")
+    expect(page.locator("h1 .state")).not_to_have_text("running")
+    expect(page.locator("canvas.preview")).to_have_count(0)

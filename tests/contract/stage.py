@@ -22,9 +22,10 @@ from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
 from scheduler.services import open_services
 from storage.access.keys import Keys, Limits, Role
+from storage.broker.tickets import Tickets
 from storage.database import schema
 from storage.database.connection import Database
-from storage.jobs.values import Published, RenderedBatch
+from storage.jobs.values import Claim, Published, RenderedBatch
 from storage.objects.object_keys import picture_key
 from storage.settings import Settings
 
@@ -153,10 +154,11 @@ class Stage:
 
     def complete(self, model: str, *, limit: int = 8) -> int:
         """Render a claim's pictures; how many they were."""
-        jobs = self.services.jobs
-        claim = jobs.claim(model=model, worker="by hand", limit=limit)
-        if claim is None:
-            return 0
+        claim = self.services.jobs.claim(model=model, worker="by hand", limit=limit)
+        return 0 if claim is None else self.finish(claim)
+
+    def finish(self, claim: Claim) -> int:
+        """Store the pictures of a claim, and complete it."""
         made = []
         for job in claim.jobs:
             stored = self.services.objects.put(picture_key(job.render_id, job.index), png(job.spec.width))
@@ -164,12 +166,12 @@ class Stage:
         batch = RenderedBatch(
             id=claim.batch_id,
             worker="by hand",
-            model=model,
+            model=claim.jobs[0].spec.model,
             jobs=claim.jobs,
             recipe={"torch": "2.13"},
             render_seconds=1,
         )
-        jobs.complete(batch, made)
+        self.services.jobs.complete(batch, made)
         return len(made)
 
 
@@ -180,9 +182,10 @@ def running_stage(
     keyed: bool = True,
     without_keys: Open = Open.TO_THIS_MACHINE,
     models: str = MODELS,
+    tickets: Tickets | None = None,
     **told: Any,
 ) -> Iterator[Stage]:
-    """A farm whose pictures are made as soon as they wait; `told`: settings.
+    """A farm whose pictures are made as soon as they wait, without a broker unless there are tickets; `told`: settings.
 
     With a database's address, one of several machines.
     """
@@ -192,7 +195,7 @@ def running_stage(
     (folder / "models.toml").write_text(models)
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
-    context = ApiContext(services, None, waits_read_seconds=0.01, events_read_seconds=0.05)
+    context = ApiContext(services, tickets, waits_read_seconds=0.01, events_read_seconds=0.05)
     app = _sharing_routes(make_api(context, without_keys=without_keys))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)

@@ -286,6 +286,10 @@ def test_every_parameter_of_openais_client_is_done_refused_or_remarked_upon(stag
         assert answer.json()["error"]["param"] == field, answer.text
         return
     plain = stage.client().post("/v1/images/generations", json={"prompt": "a star"}).json()
+    if field == "stream":
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "event: image_generation.completed" in answer.text
+        return
     told = answer.json()
     done = told["size"] != plain["size"] or len(told["data"]) != 1 or told["data"][0].get("url")
     assert done or any(remark.startswith(f"{field}: ") for remark in told["remarks"]), told["remarks"]

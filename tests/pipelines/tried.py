@@ -63,5 +63,6 @@ class Tried:
         return self._drawn[spec.canonical()]
 
     def together(self, specs: Sequence[Spec], on_step: Callable[[], None] = lambda: None) -> list[Any]:
-        """Return the pictures of one batch."""
-        return [np.asarray(picture).astype(np.int16) for picture in self.model.render(specs, on_step).pictures]
+        """Return the pictures of one batch, which is listened to as a worker does."""
+        made = self.model.render(specs, on_step, looks=lambda _positions, _look: None)
+        return [np.asarray(picture).astype(np.int16) for picture in made.pictures]

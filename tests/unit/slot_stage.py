@@ -22,7 +22,7 @@ from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
-from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
+from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture, SmallPictures
 from worker.serving.batch import WorkerContext
 from worker.serving.batch_learner import BatchLearner
 from worker.serving.batch_limits import BatchLimits
@@ -31,6 +31,7 @@ from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
+from worker.serving.previews import PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.slot_counter import SlotCounter
 from worker.serving.thread_choice import ThreadChoice
@@ -195,6 +196,8 @@ class FakeModel:
         self.frugal = False
         self.developing: Callable[[list[int]], None] = lambda _: None
         self.admitting: Callable[[int], None] = lambda _: None
+        self.looking: Callable[[list[int]], None] = lambda _: None
+        self.looked_at: list[list[int]] = []
 
     def slots(self) -> SlotLoop:
         return self
@@ -233,6 +236,12 @@ class FakeModel:
     def finish(self) -> None:
         pass
 
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        seeds = [slot.spec.seed for slot in slots]
+        self.looking(seeds)
+        self.looked_at.append(seeds)
+        return SmallPictures(fetch=lambda: ([Image.new("RGB", (8, 8)) for _ in seeds], 0.0))
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         self.developing([slot.spec.seed for slot in slots])
         assert all(slot.made == slot.calls for slot in slots)
@@ -266,6 +275,7 @@ class Stage:
     workers: int = 1
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
+    previews: PreviewMaker = field(default_factory=PreviewMaker)
     stopping: bool = False
     #: Set once the loop has seen that it is to stop.
     seen_to_stop: threading.Event = field(default_factory=threading.Event)
@@ -313,6 +323,7 @@ class Stage:
             heartbeat=self.heartbeat,
             counter=self.counter,
             pace=self.pace,
+            previews=self.previews,
         )
 
     def run(self, batch_limit: int | None = 2, model: Model = MODEL) -> int:

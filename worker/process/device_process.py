@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from celery import Celery
 
+from storage.broker.previews import open_previews
 from storage.broker.tickets import Tickets
 from storage.database.connection import Database
 from storage.errors import FarmError, WorkerNameTaken
@@ -48,6 +49,7 @@ from worker.serving.patient import (
     PatientObjects,
     PatientQuarantines,
 )
+from worker.serving.previews import PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.thread_choice import ThreadChoice
 from worker.serving.turn import Turn
@@ -78,18 +80,13 @@ class DeviceProcess:
         self._jobs = Jobs(database, settings.retry_policy)
         self._workers = Workers(database, run=this_run())
         faults = FaultLog(database)
-        self._heartbeat = Heartbeat(
-            self._workers,
-            faults,
-            name=self.me.name,
-            seconds=settings.renew_seconds,
-            announce=self._announce,
-            on_name_taken=self._yield_name,
-        )
+        self._heartbeat = self._make_heartbeat(faults)
         self._watchdog = Watchdog(stall_seconds=settings.stall_seconds)
         self._leases = Leases(
             self._jobs, renew_seconds=settings.renew_seconds, watchdog=self._watchdog, on_stall=self._give_up
         )
+
+        self._previews = PreviewMaker(open_previews(settings))
 
         # Beats and leases have rounds of their own and skip one while the database is away. All else waits.
         retry = OutageRetry(stopping, self._heartbeat)
@@ -107,6 +104,7 @@ class DeviceProcess:
                 threads=ThreadChoice(own_threads()),
                 publisher=Publisher(jobs=jobs, objects=PatientObjects(objects, retry), leases=self._leases),
                 heartbeat=self._heartbeat,
+                previews=self._previews,
             ),
             served=self.me.served,
             turn_seconds=settings.turn_seconds,
@@ -118,6 +116,16 @@ class DeviceProcess:
             help=HelpCall(jobs, call_file(), start_seconds=_start_seconds(began)),
             stopping=stopping,
             is_current=lambda model: self.me.registry.models.get(model.alias) == model,
+        )
+
+    def _make_heartbeat(self, faults: FaultLog) -> Heartbeat:
+        return Heartbeat(
+            self._workers,
+            faults,
+            name=self.me.name,
+            seconds=self.me.settings.renew_seconds,
+            announce=self._announce,
+            on_name_taken=self._yield_name,
         )
 
     def _batch_limits(self, database: Database, retry: OutageRetry) -> BatchLimits:
@@ -152,6 +160,7 @@ class DeviceProcess:
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
         self._leases.start()
+        self._previews.start()
         try:
             self._heartbeat.start()
         except WorkerNameTaken as error:

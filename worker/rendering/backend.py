@@ -31,6 +31,24 @@ class RenderResult:
     remarks: Sequence[tuple[str, ...]] = ()
 
 
+class NoPreview(FarmError):
+    """Raised when it cannot be shown how a picture looks before it is done; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallPictures:
+    """Previews that the device was asked for."""
+
+    #: Waits for the device, on any thread; returns them, and the seconds that the device itself took, where it works
+    #: beside its callers.
+    fetch: Callable[[], tuple[Sequence[Image], float]]
+
+
+#: Asks the device for previews of some pictures, by their places among those of a call; it does not wait for it.
+#: Raises NoPreview, and RenderFault as a call does.
+Look = Callable[[Sequence[int]], SmallPictures]
+
+
 class Abandoned(FarmError):
     """Raised by a step listener once no job of the batch is ours any more; it passes through `render` unchanged."""
 
@@ -128,6 +146,13 @@ class SlotLoop(Protocol):
         """
         ...
 
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        """Ask the device how slots look that the last tick has moved. Does not wait for it.
+
+        Raises NoPreview where that cannot be told, and what `tick` does; no slot has moved.
+        """
+        ...
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         """Decode slots whose calls are all made. Raises OutOfMemory and DeviceBroken; then it can be tried again."""
         ...
@@ -143,6 +168,7 @@ class LoadedModel(Protocol):
         *,
         at_most: int | None = None,
         threads: int | None = None,
+        looks: Callable[[Sequence[int], Look], None] | None = None,
     ) -> RenderResult:
         """Render specifications that share a batch key: one picture each, from its own seed.
 
@@ -155,6 +181,8 @@ class LoadedModel(Protocol):
             at_most: how many pictures fit in the device's memory, where that is fewer than the model's batch limit.
             threads: by how many threads a CPU renders, on which the last bits depend; None: as many as the process
                 started with. Of no meaning on other devices.
+            looks: called after `on_step` with the positions of the specifications whose step it was, and a way to look
+                at some of these, by their places among the positions. Not after every step of every pipeline.
 
         Raises:
             RenderFailed: these pictures cannot be made.

@@ -16,12 +16,13 @@ from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
 from storage.spec.slots import of_own_loop
-from worker.rendering.backend import Abandoned, RenderResult, SlotLoop
+from worker.rendering.backend import Abandoned, RenderResult, SlotLoop, SmallPictures
 from worker.rendering.call import call_recipe, family_arguments
 from worker.rendering.embeddings import EmbeddingWords
 from worker.rendering.kandinsky import image_embeddings
 from worker.rendering.loras import LoraAdapters, UNetAdapters
 from worker.rendering.pictures import read_image, to_pictures
+from worker.rendering.previews import previewer_of
 from worker.rendering.prompts import Prompts, changes, text_model, weighs_prompts
 from worker.rendering.row_check import has_slots, rows_keep_to_themselves
 from worker.rendering.safety import SafetyChecker
@@ -29,6 +30,7 @@ from worker.rendering.samplers import make_scheduler, sampler_recipe, spaced_as_
 from worker.rendering.slot import SlotParts
 from worker.rendering.slot_sampling import FreshSchedulers
 from worker.rendering.slots import DiffusersSlots
+from worker.rendering.step_listener import Looks, StepListener
 from worker.rendering.torch_faults import as_fault
 from worker.rendering.tuning import attention, has_hooks, release_memory, tf32
 
@@ -57,6 +59,7 @@ class LoadedPipeline:
         self.pipeline = pipeline
         self.adapters = adapters
         self.safety = safety
+        self._previewer = previewer_of(pipeline, model)
         self._model = model
         self._inputs = prompts.inputs
         self._prompts = prompts
@@ -84,13 +87,14 @@ class LoadedPipeline:
         *,
         at_most: int | None = None,
         threads: int | None = None,
+        looks: Looks | None = None,
     ) -> RenderResult:
         if self._recipe["threads"] is not None:
             # Of this thread, which renders: PyTorch keeps the number for each.
             torch.set_num_threads(threads or self._recipe["threads"])
         self._fill_to = min(at_most or self._model.batch, self._model.batch)
         try:
-            return self._render(specs, on_step)
+            return self._render(specs, StepListener(on_step, looks, self._previewer))
         except Abandoned:
             raise
         except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised as a fault below
@@ -141,6 +145,7 @@ class LoadedPipeline:
             is_spoiled=self._spoiled,
             in_single_precision=lambda spec: self._again_in_single_precision([spec]),
             remarks=self._remarks,
+            previewer=self._previewer,
             saves_memory=lambda: self._saves_memory,
         )
 
@@ -163,20 +168,18 @@ class LoadedPipeline:
         decoder = getattr(self._denoiser, "vae", None)
         return bool(getattr(decoder, "use_slicing", False) and getattr(decoder, "use_tiling", False))
 
-    def _render(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> RenderResult:
+    def _render(self, specs: Sequence[Spec], steps: StepListener) -> RenderResult:
         for spec in specs:
             self._check(spec)
-        tensors = self._tensors(specs, on_step)
+        tensors = self._tensors(specs, steps)
         if self._spoiled(tensors):
             if len(specs) > 1:
                 raise RenderFailed("a picture of this batch is black or not finite in half precision", _BAD)
-            return self._again_in_single_precision(specs, on_step)
+            return self._again_in_single_precision(specs, steps)
         return self._finished(specs, tensors, {})
 
-    def _again_in_single_precision(
-        self, specs: Sequence[Spec], on_step: Callable[[], None] = lambda: None
-    ) -> RenderResult:
-        tensors = self._in_single_precision(specs, on_step)
+    def _again_in_single_precision(self, specs: Sequence[Spec], steps: StepListener | None = None) -> RenderResult:
+        tensors = self._in_single_precision(specs, steps or StepListener(lambda: None, None, self._previewer))
         because = f"black or not finite in {self._recipe['dtype']}"
         return self._finished(specs, tensors, {"dtype": "float32", "because": because})
 
@@ -219,16 +222,20 @@ class LoadedPipeline:
             for end in self._prompts.unread(spec, self._model.alias):
                 raise RenderFailed(end, _BAD)
 
-    def _tensors(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
+    def _tensors(self, specs: Sequence[Spec], steps: StepListener) -> torch.Tensor:
         """Return the pictures as (batch, channel, height, width), 0…1, in the order of the specifications."""
         shared = specs[0]
         self._denoiser.scheduler = make_scheduler(shared.sampler, self.own_scheduler, sdxl=self._sdxl)
         self.adapters.switch(shared.loras or {})
         with attention(self._model.attention), tf32(self._model.tf32):
-            drawn = iter(self._by_calls([spec for spec in specs if not changes(spec)], on_step))
-            return torch.stack([self._alone(spec, on_step) if changes(spec) else next(drawn) for spec in specs])
+            plain = [position for position, spec in enumerate(specs) if not changes(spec)]
+            made = dict(zip(plain, self._by_calls([specs[position] for position in plain], plain, steps), strict=True))
+            for position, spec in enumerate(specs):
+                if position not in made:
+                    made[position] = self._alone(spec, partial(steps.alone, position))
+            return torch.stack([made[position] for position in range(len(specs))])
 
-    def _by_calls(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> Sequence[torch.Tensor]:
+    def _by_calls(self, specs: Sequence[Spec], positions: Sequence[int], steps: StepListener) -> Sequence[torch.Tensor]:
         """Return pictures by calls of the pipeline; those whose prompts are equally long in the same one."""
         if not specs:
             return []
@@ -236,10 +243,12 @@ class LoadedPipeline:
         filled = self._filled(specs)
         for words in self._prompts.arguments(filled):
             at = words.pop("at")
-            made |= zip(at, self._call([filled[index] for index in at], words, on_step), strict=True)
+            # Those that only fill the batch up are the last ones.
+            theirs = [positions[index] for index in at if index < len(positions)]
+            made |= zip(at, self._call([filled[index] for index in at], words, theirs, steps), strict=True)
         return [made[index] for index in range(len(specs))]
 
-    def _alone(self, spec: Spec, on_step: Callable[[], None]) -> torch.Tensor:
+    def _alone(self, spec: Spec, on_step: Callable[[Callable[[], SmallPictures]], None]) -> torch.Tensor:
         """Return a picture whose prompts change between steps, or are put together, as slots draw it."""
         if not has_slots(type(self.pipeline)):
             raise RenderFailed(f"prompt: {of_own_loop(type(self.pipeline).__name__)}")
@@ -250,11 +259,13 @@ class LoadedPipeline:
         missing = max(0, self._fill_to - len(specs)) if self._model.compile != "none" else 0
         return [*specs, *[specs[-1]] * missing]
 
-    def _call(self, specs: Sequence[Spec], words: Mapping[str, Any], on_step: Callable[[], None]) -> Any:
+    def _call(
+        self, specs: Sequence[Spec], words: Mapping[str, Any], positions: Sequence[int], steps: StepListener
+    ) -> Any:
         shared = specs[0]
         # On the CPU, so that a seed means the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(spec.seed) for spec in specs]
-        listeners = _listeners(on_step)
+        listeners = steps.listeners(self._denoiser, positions, shared)
         if self._denoiser is not self.pipeline:
             words = image_embeddings(self.pipeline.prior_pipe, specs, generators, listeners["callback_on_step_end"])
         asked = {
@@ -295,14 +306,14 @@ class LoadedPipeline:
             return False
         return not finite or bool((tensors.amax(dim=(1, 2, 3)) <= 0).any())
 
-    def _in_single_precision(self, specs: Sequence[Spec], on_step: Callable[[], None]) -> torch.Tensor:
+    def _in_single_precision(self, specs: Sequence[Spec], steps: StepListener) -> torch.Tensor:
         """Render again in single precision; what is still black is meant to be. Raises RenderFailed for NaN."""
         half = getattr(torch, self._recipe["dtype"])
         try:
             # Inside: where memory runs out half-way, some parts are in single precision already.
             self.pipeline.to(torch.float32)
             self._prompts.forget()
-            tensors = self._tensors(specs, on_step)
+            tensors = self._tensors(specs, steps)
         finally:
             self.pipeline.to(half)
             self._prompts.forget()
@@ -311,16 +322,6 @@ class LoadedPipeline:
                 "the picture is not finite (NaN), even in single precision: the model cannot render it", _BAD
             )
         return tensors
-
-
-def _listeners(on_step: Callable[[], None]) -> dict[str, Any]:
-    """Return the callbacks after a step under the two names, new and old, of which a pipeline knows one."""
-
-    def after_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        on_step()
-        return tensors
-
-    return {"callback_on_step_end": after_step, "callback": lambda *_: on_step()}
 
 
 def one_or_all(values: Any) -> Any:

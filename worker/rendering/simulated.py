@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
@@ -17,7 +18,16 @@ from storage.rules.faults import Fault
 from storage.spec.models import Model, SimulatedModel
 from storage.spec.picture import Spec
 from worker.devices import Device
-from worker.rendering.backend import LoadedModel, RenderResult, Replay, Slot, SlotLoop, SlotPicture
+from worker.rendering.backend import (
+    LoadedModel,
+    Look,
+    RenderResult,
+    Replay,
+    Slot,
+    SlotLoop,
+    SlotPicture,
+    SmallPictures,
+)
 
 _CELLS = 8
 
@@ -62,11 +72,15 @@ class LoadedSimulation:
         *,
         at_most: int | None = None,
         threads: int | None = None,
+        looks: Callable[[Sequence[int], Look], None] | None = None,
     ) -> RenderResult:
         del at_most, threads  # there is no memory, and there are no cores
-        for _ in range(specs[0].num_inference_steps):
+        of = specs[0].num_inference_steps
+        for step in range(1, of + 1):
             self.step(specs)
             on_step()
+            if looks is not None:
+                looks(range(len(specs)), partial(_small_of, specs, step / of))
         return RenderResult(pictures=[draw(spec) for spec in specs], recipe={"kind": "simulated"})
 
     def slots(self) -> SlotLoop | None:
@@ -148,6 +162,9 @@ class _SimulatedLoop:
     def finish(self) -> None:
         """Do nothing: `tick` slept as long as it takes."""
 
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        return _small([(slot.spec, slot.made / slot.calls) for slot in slots])
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         return [
             SlotPicture(
@@ -174,3 +191,17 @@ def draw(spec: Spec) -> Image.Image:
     colours = random.Random(digest).randbytes(3 * _CELLS * _CELLS)  # noqa: S311 - a picture, not a secret
     cells = Image.frombytes("RGB", (_CELLS, _CELLS), colours)
     return cells.resize((spec.width, spec.height), Image.Resampling.NEAREST)
+
+
+def _small_of(specs: Sequence[Spec], share: float, places: Sequence[int]) -> SmallPictures:
+    return _small([(specs[place], share) for place in places])
+
+
+def _small(shares: Sequence[tuple[Spec, float]]) -> SmallPictures:
+    """Return small pictures of which such shares are there, 0…1; the rest is grey."""
+    made = []
+    for spec, share in shares:
+        done = draw(spec)
+        done.thumbnail((64, 64))
+        made.append(Image.blend(Image.new("RGB", done.size, "grey"), done, share))
+    return SmallPictures(fetch=lambda: (made, 0.0))

@@ -10,11 +10,13 @@ import torch
 from storage.errors import RenderFailed
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
-from worker.rendering.backend import RenderResult, Replay
+from worker.rendering.backend import NoPreview, RenderResult, Replay
+from worker.rendering.denoised import denoised
 from worker.rendering.input_cache import InputCache
 from worker.rendering.lora_layers import padded
 from worker.rendering.loras import UNetAdapters
 from worker.rendering.pictures import read_image
+from worker.rendering.previews import Previewer
 from worker.rendering.prompt_steps import Embeddings
 from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
@@ -42,6 +44,8 @@ class SlotParts:
     in_single_precision: Callable[[Spec], RenderResult]
     #: What is to be said of a picture.
     remarks: Callable[[Spec], tuple[str, ...]]
+    #: Makes small pictures of latents.
+    previewer: Previewer
     #: Whether decoding takes less memory and more time.
     saves_memory: Callable[[], bool]
 
@@ -149,6 +153,15 @@ class DiffusersSlot:
         """Its own, (1, channels, height, width)."""
         place = self.sampler.place(self)
         return self.sampler.latents[place : place + 1]
+
+    def denoised(self) -> torch.Tensor:
+        """Return its latents without noise, as far as its last step tells, (1, channels, height, width).
+
+        Raises NoPreview.
+        """
+        if self.sampler.last is None:
+            raise NoPreview("its last step was taken back")
+        return denoised(self.sampler.scheduler, self.sampler.last.rows([self.sampler.place(self)]))
 
     @property
     def generator(self) -> torch.Generator:

@@ -27,6 +27,7 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from storage.spec.picture import Spec
+from worker.rendering.denoised import StepMade
 from worker.rendering.mended_schedulers import (
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
@@ -105,6 +106,8 @@ class SlotSampler(Generic[Member]):
         self.timesteps = scheduler.timesteps
         #: How many steps were taken.
         self.made = 0
+        #: Of the last one, if it was not taken back: what tells how its pictures look.
+        self.last: StepMade | None = None
         self.generators = list(generators)
         taken = inspect.signature(scheduler.step).parameters.keys()
         self._given: dict[str, Any] = {"eta": eta} if "eta" in taken else {}
@@ -154,6 +157,7 @@ class SlotSampler(Generic[Member]):
         made: SlotSampler[Member] = SlotSampler(
             scheduler, self._rows(self.latents, places), [self.generators[place] for place in places], 0.0
         )
+        made.last = None if self.last is None else self.last.rows(places)
         made.made, made._given, made._draws = self.made, self._given, self._draws
         made.members = [self.members[place] for place in places]
         return made
@@ -168,10 +172,10 @@ class SlotSampler(Generic[Member]):
     def step(self, noise: torch.Tensor) -> None:
         """Take a step by the noise that was predicted, (n, channels, height, width)."""
         drawn = {"generator": self.generators} if self._draws else {}
-        stepped = self.scheduler.step(
-            noise, self.timesteps[self.made], self.latents, **self._given, **drawn, return_dict=False
-        )[0]
-        self.latents = stepped.to(self.latents.dtype)
+        timestep, before = self.timesteps[self.made], self.latents
+        stepped = self.scheduler.step(noise, timestep, before, **self._given, **drawn, return_dict=False)[0]
+        self.latents = stepped.to(before.dtype)
+        self.last = StepMade(predicted=noise, latents=before, timestep=timestep, index=self.made)
         self.made += 1
 
     def state(self) -> Any:
@@ -183,6 +187,7 @@ class SlotSampler(Generic[Member]):
 
     def restore(self, state: Any) -> None:
         kept, drawn, self.latents, self.made = state
+        self.last = None
         vars(self.scheduler).clear()
         vars(self.scheduler).update(kept)
         for generator, one in zip(self.generators, drawn, strict=False):

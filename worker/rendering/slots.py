@@ -11,7 +11,8 @@ import torch
 
 from storage.errors import RenderFailed, RenderFault
 from storage.spec.picture import Spec
-from worker.rendering.backend import Replay, Slot, SlotPicture
+from worker.rendering.backend import NoPreview, Replay, Slot, SlotPicture, SmallPictures
+from worker.rendering.previews import small_pictures
 from worker.rendering.slot import DiffusersSlot, SlotParts
 from worker.rendering.slot_decoding import SlotDecoder
 from worker.rendering.slot_rows import RowLayout, UNetRows
@@ -51,6 +52,13 @@ class DiffusersSlots:
     def finish(self) -> None:
         self._run(wait_for_device, self._threads)
 
+    def preview(self, slots: Sequence[Slot]) -> SmallPictures:
+        mine = _mine(slots)
+        return self._run(lambda: self._small(mine), self._threads)
+
+    def _small(self, slots: Sequence[DiffusersSlot]) -> SmallPictures:
+        return small_pictures(self._parts.previewer, torch.cat([slot.denoised() for slot in slots]))
+
     def develop(self, slots: Sequence[Slot]) -> Sequence[SlotPicture | RenderFailed]:
         mine = _mine(slots)
         if any(slot.made < slot.calls for slot in mine):
@@ -63,7 +71,7 @@ class DiffusersSlots:
             made |= zip(at, self._run(partial(self._develop, some), threads), strict=True)
         return [made[number] for number in range(len(mine))]
 
-    def alone(self, spec: Spec, on_step: Callable[[], None]) -> torch.Tensor:
+    def alone(self, spec: Spec, on_step: Callable[[Callable[[], SmallPictures]], None]) -> torch.Tensor:
         """Return a picture (3, height, width), 0…1, that is denoised beside no other.
 
         For models whose pictures go batch by batch, and for the second attempt in single precision. Raises what happens
@@ -73,7 +81,7 @@ class DiffusersSlots:
         while slot.made < slot.calls:
             for failure in self._tick([slot]).values():
                 raise failure
-            on_step()
+            on_step(lambda: self._small([slot]))
         return self._decoder.tensor(slot)
 
     @torch.inference_mode()
@@ -86,6 +94,8 @@ class DiffusersSlots:
         try:
             with attention(self._parts.model.attention), tf32(self._parts.model.tf32):
                 return do()
+        except NoPreview:
+            raise
         except Exception as error:  # noqa: BLE001 - a pipeline can raise anything; it is raised as a fault below
             fault = as_fault(error)
         # Outside the handler: what was caught there holds the call's tensors.

@@ -19,6 +19,7 @@ from worker.serving.batch_limits import BatchLimits, CallLimit
 from worker.serving.call_pace import CallPace
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
+from worker.serving.previews import BatchLooks, PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.services import WorkerJobs
 from worker.serving.slot_counter import SlotCounter
@@ -44,6 +45,7 @@ class WorkerContext:
     heartbeat: Heartbeat
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
+    previews: PreviewMaker = field(default_factory=PreviewMaker)
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""
@@ -123,6 +125,7 @@ class Batch:
                 lambda: self._after_step(jobs, next(steps), of),
                 at_most=limit.pictures,
                 threads=threads,
+                looks=BatchLooks(context.previews, jobs, steps=of),
             )
             context.watchdog.end()
         except Abandoned:
@@ -132,6 +135,7 @@ class Batch:
         finally:
             # What comes now (recording a fault, waiting to publish) is not the device's doing.
             context.watchdog.rest()
+            context.previews.rest()
         seconds = time.monotonic() - started
         context.threads.rendered(self.model, jobs, threads=threads, seconds=seconds)
         if not jobs[0].together and not jobs[0].suspect:

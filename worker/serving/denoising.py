@@ -11,11 +11,12 @@ from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.ids import batch_id
 from storage.rules.states import Priority
 from storage.spec.models import DiffusersModel, Model
-from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
+from worker.rendering.backend import LoadedModel, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.batch_limits import CallLimit
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
-from worker.serving.slot_jobs import SlotJob, SlotJobs
+from worker.serving.previews import Shown
+from worker.serving.slot_jobs import SlotJob, SlotJobs, replay_of
 from worker.serving.tick_sizes import TickSizes
 from worker.serving.tick_threads import TickThreads
 
@@ -98,6 +99,7 @@ class Denoising:
         finally:
             self._close()
             self._context.heartbeat.denoised(self._context.counter.idle())
+            self._context.previews.rest()
         return self._made
 
     def _serve(self) -> bool:
@@ -260,7 +262,14 @@ class Denoising:
             self._fail([called[position]], why)
         self._show(called, limit)
         left = [one for position, one in enumerate(called) if position not in failed]
+        self._preview(left, seconds)
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
+
+    def _preview(self, called: Sequence[SlotJob], seconds: float) -> None:
+        """Look at what somebody watches of these, which a call of so many seconds has moved."""
+        slots = [one.slot for one in called if one.slot is not None]
+        shown = [Shown(job=one.job, step=slot.made, steps=slot.calls) for one, slot in zip(called, slots, strict=True)]
+        self._context.previews.called(shown, seconds, lambda at: self._loop.preview([slots[place] for place in at]))
 
     def _kind(self, called: Sequence[SlotJob]) -> Hashable:
         """Return what calls are of whose length the watchdog learns; None: it may take as long as any."""
@@ -292,7 +301,7 @@ class Denoising:
                 self._context.heartbeat.now(state="rendering", batch=len(called))
                 one.began_at = time.monotonic()
                 try:
-                    one.slot = self._loop.admit(one.job.spec, replay=_replay(one.job.replay))
+                    one.slot = self._loop.admit(one.job.spec, replay=replay_of(one.job.replay))
                 except RenderFailed as error:
                     self._fail([one], error)
         return [one for one in called if one.slot is not None]
@@ -378,15 +387,3 @@ class Denoising:
         heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))
         heartbeat.denoised(counts)
         heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)
-
-
-def _replay(text: str | None) -> Replay | None:
-    if text is None:
-        return None
-    said = json.loads(text)
-    of, which = said["decoded"]
-    return Replay(
-        calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]),
-        decoded=(of, which),
-        lora_ranks=tuple(said.get("lora_ranks", ())),
-    )

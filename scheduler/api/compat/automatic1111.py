@@ -91,13 +91,14 @@ async def text_to_image(
 def get_progress(
     context: Context,
     caller: CanRead,
-    skip_current_image: Annotated[
-        bool, Query(description="There are no previews: pictures are decoded at the end.")
-    ] = True,
+    skip_current_image: Annotated[bool, Query(description="Leave out the preview.")] = False,
 ) -> dict[str, Any]:
-    """Return the progress of the caller's oldest `txt2img` that is waited for; of nothing else."""
-    told = webui_answers.progress(context, caller)
-    return told if skip_current_image else {**told, "textinfo": "no previews: pictures are decoded at the end"}
+    """Return the progress of the caller's oldest `txt2img` that is waited for; of nothing else.
+
+    `current_image` is a preview of its first picture that is being denoised (PNG, base64), for whoever asks again and
+    again: workers make previews of what somebody asks for. `textinfo` says why there never is one.
+    """
+    return webui_answers.progress(context, caller, with_preview=not skip_current_image)
 
 
 @router.post("/interrupt")

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from scheduler.api.access import CanSubmit
 from scheduler.api.compat.bodies import ClientBody
+from scheduler.api.compat.openai_stream import MOST_PARTIAL, Partial, PictureForm, streamed
 from scheduler.api.compat.pictures import Call, as_base64, encoded, rendered
 from scheduler.api.compat.spelling import spelled
 from scheduler.api.context import ApiContext, Context
@@ -65,8 +66,10 @@ class ImagesBody(ClientBody):
     )
     output_format: Literal["png", "jpeg", "webp"] = Field("png", description="The format of the pictures.")
     output_compression: Annotated[int, Field(ge=0, le=100)] = Field(100, description="Quality of JPEG and WebP.")
-    stream: bool = Field(False, description="Not supported, and refused: follow /v1/renders/ID/events.")
-    partial_images: int = Field(0, description="Not supported, and refused above 0: there are no previews.")
+    stream: bool = Field(False, description="Answer with server-sent events, the last of which has the picture.")
+    partial_images: Annotated[int, Field(ge=0, le=MOST_PARTIAL)] = Field(
+        0, description="With `stream`: how many previews to send before it; fewer if it is done sooner, or has none."
+    )
     # OpenAI's clients send these; each that asks for something gets a remark.
     quality: str | None = Field(None, description="Ignored, with a remark: use `num_inference_steps`.")
     style: str | None = Field(None, description="Ignored, with a remark.")
@@ -118,7 +121,11 @@ class ImagesAnswer(BaseModel):
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=responses_in(OpenAIError), route_class=JsonRoute)
 
 
-@router.post("/images/generations", response_model=ImagesAnswer)
+@router.post(
+    "/images/generations",
+    response_model=ImagesAnswer,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "The pictures; with `stream`, events."}},
+)
 async def generate_images(
     context: Context,
     body: ImagesBody,
@@ -129,7 +136,9 @@ async def generate_images(
 ) -> Response:
     """Render, wait, and return the pictures: for clients of OpenAI's Images API.
 
-    A client that has lost patience and asks again gets the pictures of its first request.
+    A client that has lost patience and asks again gets the pictures of its first request. With `stream` the answer is
+    events: `image_generation.partial_image`, a preview, up to `partial_images` times for each picture, and
+    `image_generation.completed` with each picture; the field `index` says which of `n` it is.
     """
 
     def asked() -> tuple[Order, Terms]:
@@ -147,8 +156,13 @@ async def generate_images(
         made = answer_of(context, body, jobs, base_url=str(http.base_url))
         return made.model_copy(update={"remarks": sorted(accepted.remarks)})
 
+    call = Call(context=context, caller=caller, request=http, seconds=_SECONDS)
     with spelled(FIELDS):
-        return await rendered(Call(context=context, caller=caller, request=http, seconds=_SECONDS), asked, answer)
+        if not body.stream:
+            return await rendered(call, asked, answer)
+        form = PictureForm(form=body.output_format, quality=body.output_compression)
+        partial = Partial(wanted=body.partial_images, pictures=body.n)
+        return await streamed(call, asked, partial=partial, form=form, error=error)
 
 
 def answer_of(context: ApiContext, body: ImagesBody, jobs: Sequence[JobView], *, base_url: str) -> ImagesAnswer:
@@ -176,10 +190,7 @@ def source_of(
         "model": None if _is_of_openai(context, body.model) else body.model,
     }
     try:
-        if body.stream:
-            raise BadSpecification("stream: not supported; POST /v1/renders, and follow /v1/renders/ID/events")
-        if body.partial_images:
-            raise BadSpecification("partial_images: not supported; pictures are decoded at the end")
+        _check_stream(body, in_batch=bool(where))
         if body.size != "auto":
             if (match := _SIZE.fullmatch(body.size)) is None:
                 raise BadSpecification(
@@ -191,6 +202,18 @@ def source_of(
     except BadSpecification as error:
         raise at(where, error) from None
     return SourcedRequest(where, request, copies=body.n)
+
+
+def _check_stream(body: ImagesBody, *, in_batch: bool) -> None:
+    """Raise BadSpecification for what cannot be streamed, and for previews where nothing is."""
+    if body.stream and in_batch:
+        raise BadSpecification("stream: a batch's answers are a file; leave it out")
+    if body.stream and body.response_format == "url":
+        raise BadSpecification(
+            'response_format: events have the pictures themselves; with stream, it must be "b64_json"'
+        )
+    if body.partial_images and not body.stream:
+        raise BadSpecification("partial_images: previews come as events; set stream, or leave it out")
 
 
 def remarks_on(context: ApiContext, body: ImagesBody) -> Iterator[str]:

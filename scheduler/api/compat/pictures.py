@@ -55,7 +55,7 @@ async def rendered(
         return submit_order(context.intake, call.caller.submitter, order, terms)
 
     def answered() -> Response:
-        made = answer(accepted, _finished(call, accepted.render_id))
+        made = answer(accepted, finished_jobs(call, accepted.render_id))
         # Written here: megabytes of pictures take their time.
         return Response(made.model_dump_json(), media_type="application/json")
 
@@ -67,7 +67,7 @@ async def rendered(
         return await run_in_threadpool(answered)
 
 
-def _finished(call: Call, render_id: str) -> list[JobView]:
+def finished_jobs(call: Call, render_id: str) -> list[JobView]:
     """Return the jobs of a render that was waited for. Raises Refused."""
     context = call.context
     render = context.views.render(render_id)
@@ -94,6 +94,14 @@ def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality:
         return data
     with Image.open(io.BytesIO(data)) as picture:
         return converted(picture, form, quality)
+
+
+def as_png(data: bytes) -> bytes:
+    """Return a small picture as PNG, whatever it is."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def as_base64(data: bytes) -> str:

@@ -5,16 +5,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.api.access import Caller
+from scheduler.api.compat.pictures import as_base64, as_png
 from scheduler.api.compat.webui_request import TextToImage
 from scheduler.api.context import ApiContext
 from scheduler.results.outlook import outlook
+from storage.errors import BrokerProblem
 from storage.renders.views import JobView
+from storage.rules.states import State
 from storage.spec.infotext import infotext, sampler_and_schedule, short_hash
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import Spec
 from storage.spec.sampler_names import SAMPLERS
 from storage.spec.webui_prompts import without_comments
+
+#: Of pictures on devices, how many are looked at for one that has a preview.
+_LOOKED_AT = 16
 
 
 def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[JobView]) -> dict[str, Any]:
@@ -59,9 +65,10 @@ def info(context: ApiContext, body: TextToImage, first: Spec, jobs: Sequence[Job
     }
 
 
-def progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
+def progress(context: ApiContext, caller: Caller, *, with_preview: bool) -> dict[str, Any]:
     """Return the progress of the caller's oldest render of this door that is waited for."""
     share, left, job, total, steps = 0.0, 0.0, "", 0, 0
+    image = why_none = None
     for render_id in context.waits.of(caller.owner)[:1]:
         render = context.views.render(render_id)
         running = context.views.progress(render.id)
@@ -69,6 +76,8 @@ def progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
         left = outlook(context.services, render)["seconds_left"] or 0.0
         job, total = render.id, render.total
         steps = next(context.views.jobs(render.id, limit=1)).spec.num_inference_steps
+        if with_preview and not render.finished:
+            image, why_none = _preview(context, render.id)
     done = int(share * total)
     return {
         "progress": round(share, 4),
@@ -84,9 +93,29 @@ def progress(context: ApiContext, caller: Caller) -> dict[str, Any]:
             "sampling_step": int((share * total - done) * steps),
             "sampling_steps": steps,
         },
-        "current_image": None,
-        "textinfo": None,
+        "current_image": image,
+        "textinfo": why_none,
     }
+
+
+def _preview(context: ApiContext, render_id: str) -> tuple[str | None, str | None]:
+    """Return a preview of a render's first picture that is being denoised, base64, or why it never has one."""
+    if context.previews is None:
+        return None, "no previews: this API was started without a broker, through which they come"
+    try:
+        context.previews.watch([render_id])
+        running = {job.id: job.attempt for job in context.views.jobs(render_id, state=State.RUNNING, limit=_LOOKED_AT)}
+        found = context.previews.get(running)
+    except BrokerProblem as error:
+        return None, f"no previews: {error}"
+    for job, attempt in running.items():
+        preview = found.get(job)
+        if preview is None or preview.attempt != attempt:
+            continue
+        if preview.why_none is not None:
+            return None, f"no previews: {preview.why_none}"
+        return as_base64(as_png(preview.image)), None
+    return None, None
 
 
 def checkpoint(model: Model) -> dict[str, Any]:

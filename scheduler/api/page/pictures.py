@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import Form, Request, Response
+from fastapi import Form, Header, Request, Response
 
+from scheduler.api import previews
 from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
@@ -36,6 +37,7 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         request,
         "picture.html",
         job=job,
+        previews=context.previews is not None,
         before=named(job.render, job.index - 1) if job.index else None,
         after=named(job.render, job.index + 1) if job.index + 1 < render.total else None,
         spec=spec,
@@ -58,6 +60,20 @@ def get_file(request: Request, context: Context, job_id: JobId, caller: Visitor)
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+
+
+@router.get("/pictures/{job_id}/preview")
+def get_preview(
+    context: Context, job_id: JobId, caller: Visitor, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Return how a picture looks that is being denoised; nothing, without `Retry-After`, if it never will be seen."""
+    try:
+        return previews.get_preview(context, job_id, caller, if_none_match)
+    except Refused as refused:
+        if refused.code is not ProblemCode.NO_PREVIEW:
+            raise
+        # No error: a browser would complain of one to whoever looks into it.
+        return Response(status_code=204, headers=refused.headers)
 
 
 @router.post("/pictures/{job_id}/again")

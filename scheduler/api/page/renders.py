@@ -56,6 +56,7 @@ def show_render(
         states=list(State),
         place=place,
         last_event=last_event,
+        previews=context.previews is not None,
         pace=_pace(render),
         ends_at=time.time() + (render.seconds_left or 0.0),
         grid_axes=_axes(context, render),

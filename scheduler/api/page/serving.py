@@ -39,6 +39,7 @@ _HEADERS = {
 _ASSETS = {
     "style.css": "text/css",
     "live.js": "text/javascript",
+    "previews.js": "text/javascript",
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }

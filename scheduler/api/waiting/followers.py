@@ -12,10 +12,12 @@ from threading import Event as Flag
 from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
+from scheduler.api.waiting.followed_previews import FollowedPreviews, Told
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
 from scheduler.results.json_forms import RenderForm
 from storage.access.keys import Keys
+from storage.broker.previews import Previews
 from storage.database.connection import Database
 from storage.errors import ServiceProblem
 from storage.events.log import Event, EventLog, event_fields
@@ -53,6 +55,8 @@ class _Render:
     seen: _Seen | None = None
     #: The last events, without a gap.
     recent: deque[_Told] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    #: The last previews of its pictures that are on a device, if anybody wants them.
+    previews: Told = field(default_factory=dict)
     streams: "set[_Follower]" = field(default_factory=set)
 
     def after(self, seq: int) -> list[_Told] | None:
@@ -68,6 +72,7 @@ class _Follower:
 
     #: None: no key was needed.
     key_id: str | None
+    wants_previews: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
 
@@ -80,6 +85,7 @@ class _Follower:
 class _FollowedRenders:
     renders: Mapping[str, _Render]
     keys: Collection[str | None]
+    with_previews: Collection[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,7 @@ class _Found:
     renders: Mapping[str, _Render]
     seen: Mapping[str, _Seen]
     told: Mapping[str, list[_Told]]
+    previews: Mapping[str, Told]
     #: Keys that let nobody in any more.
     ended: Collection[str | None]
 
@@ -97,7 +104,13 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
     """Streams of server-sent events."""
 
     def __init__(
-        self, database: Database, ending: Flag, *, every_seconds: float, hindrance: Callable[[str], str | None]
+        self,
+        database: Database,
+        ending: Flag,
+        *,
+        every_seconds: float,
+        hindrance: Callable[[str], str | None],
+        previews: Previews | None = None,
     ) -> None:
         """Prepare the streams; `hindrance` says what keeps every job of a model in the queue, if anything does."""
         super().__init__(every_seconds=every_seconds, ending=ending)
@@ -109,17 +122,20 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
         self._rows = Followed(database)
         self._events = EventLog(database)
         self._keys = Keys(database)
+        self._previews = FollowedPreviews(previews)
         self._renders: dict[str, _Render] = {}
 
     @contextmanager
-    def follow(self, render_id: str, caller: Caller, seen: int) -> Iterator[AsyncIterator[str]]:
+    def follow(
+        self, render_id: str, caller: Caller, seen: int, *, previews: bool = False
+    ) -> Iterator[AsyncIterator[str]]:
         """Follow a render from event number `seen` on; what is yielded is what to send.
 
         It ends with the render, with the caller's key, and when the API stops. Raises Refused if too many follow.
         """
         with self.places.taken(caller):
             render = self._renders.setdefault(render_id, _Render())
-            stream = _Follower(caller.key_id)
+            stream = _Follower(caller.key_id, previews)
             render.streams.add(stream)
             if render.seen is not None:
                 stream.news.set()
@@ -133,6 +149,7 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
 
     async def _texts(self, render_id: str, render: _Render, stream: _Follower, seen: int) -> AsyncIterator[str]:
         said = ""
+        shown: dict[str, tuple[int, int]] = {}
         while True:
             try:
                 async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
@@ -161,6 +178,11 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             if now.progress != said:
                 said = now.progress
                 yield said
+            previews = render.previews if stream.wants_previews else {}
+            for job, (step, text) in previews.items():
+                if shown.get(job) != step:
+                    yield text
+            shown = {job: step for job, (step, _) in previews.items()}
 
     def _read_after(self, render_id: str, seen: int) -> list[_Told]:
         return [(event.seq, _text(render_id, event)) for event in self._events.after(render_id, seen)]
@@ -169,7 +191,10 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
         if not self._renders:
             return None
         keys = {stream.key_id for render in self._renders.values() for stream in render.streams}
-        return _FollowedRenders(renders=dict(self._renders), keys=keys)
+        wanted = [
+            name for name, render in self._renders.items() if any(stream.wants_previews for stream in render.streams)
+        ]
+        return _FollowedRenders(renders=dict(self._renders), keys=keys, with_previews=wanted)
 
     def _look(self, asked: _FollowedRenders) -> _Found:
         ended = self._keys.ended(asked.keys)
@@ -185,7 +210,8 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             numbers += ((render_id, seq) for seq in range(max(last + 1, row.events - _KEPT + 1), row.events + 1))
         events = self._events.these(numbers) if numbers else {}
         told = {name: [(event.seq, _text(name, event)) for event in some] for name, some in events.items()}
-        return _Found(renders=asked.renders, seen=seen, told=told, ended=ended)
+        previews = self._previews.look([name for name in asked.with_previews if name in rows], shares)
+        return _Found(renders=asked.renders, seen=seen, told=told, previews=previews, ended=ended)
 
     def _why(self, render: RenderView) -> str | None:
         """Say what hinders a waiting render: the same as the sentence of its status, but for its place in the queue."""
@@ -207,7 +233,10 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             if told and render.recent and render.recent[-1][0] + 1 != told[0][0]:
                 render.recent.clear()
             render.recent.extend(told)
-            changed, render.seen = now != render.seen, now
+            previews = found.previews.get(render_id, {})
+            changed = now != render.seen or previews.keys() != render.previews.keys()
+            changed = changed or any(previews[job][0] != render.previews[job][0] for job in previews)
+            render.seen, render.previews = now, previews
             for stream in render.streams:
                 if now is None or stream.key_id in found.ended:
                     stream.end()

@@ -276,7 +276,7 @@ def test_htmx_is_the_one_that_npm_has_with_its_licence() -> None:
 
 
 def test_assets_are_those_that_pages_use(stage: Stage) -> None:
-    for name in ("style.css", "live.js", "htmx.min.js", "icon.svg"):
+    for name in ("style.css", "live.js", "previews.js", "htmx.min.js", "icon.svg"):
         assert stage.keyless().get(f"/assets/{name}").status_code == 200
     for name in ("htmx.LICENSE", "../serving.py", "..%2Fserving.py", "x"):
         assert stage.keyless().get(f"/assets/{name}").status_code == 404

@@ -69,7 +69,7 @@ class Page(HTMLParser):
             assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
             assert tag not in ("style", "iframe", "object", "embed", "base"), tag
             if tag == "script":
-                assert attributes["src"] in ("/assets/htmx.min.js", "/assets/live.js")
+                assert attributes["src"] in ("/assets/htmx.min.js", "/assets/live.js", "/assets/previews.js")
             for name in ("src", "href", "action", "formaction"):
                 assert str(attributes.get(name) or "/").startswith(("/", "#")), (tag, attributes)
                 assert not str(attributes.get(name) or "").startswith("//"), (tag, attributes)

@@ -84,6 +84,7 @@ function follow() {
   stream = null;
   if (!told) return;
   stream = new EventSource(told);
+  document.dispatchEvent(new CustomEvent("farm:events", { detail: stream }));
   for (const kind of KINDS) {
     stream.addEventListener(kind, (event) => {
       if (concerns(event)) soon();
