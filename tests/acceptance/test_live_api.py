@@ -69,7 +69,7 @@ def test_what_is_added_is_offered_and_taken_and_what_is_gone_or_wrong_is_told(li
     before = models(client)
     assert before == {"quick", "slow"}
     unknown = client.post("/v1/renders", json={"prompt": "a star", "model": "second"})
-    assert (unknown.status_code, "no model named 'second'" in unknown.json()["detail"]) == (404, True)
+    assert (unknown.status_code, "no model named 'second'" in unknown.json()["detail"]) == (422, True)
 
     # Added: a model, a LoRA, a word.
     file.write_text(MODELS + ADDED.format(folder=live.home.folder))
@@ -110,7 +110,7 @@ def test_what_is_added_is_offered_and_taken_and_what_is_gone_or_wrong_is_told(li
     gone = lists(client)
     assert (gone["loras"], gone["embeddings"], "second" in gone["checkpoints"]) == ([], [], False)
     refused = client.post("/v1/renders", json=with_lora | {"model": "second"})
-    assert (refused.status_code, "no model named 'second'" in refused.json()["detail"]) == (404, True)
+    assert (refused.status_code, "no model named 'second'" in refused.json()["detail"]) == (422, True)
     eventually(lambda: "second" in (_why(client, waiting) or ""), "the API says what it waits for")
     file.write_text(right)
     assert finished(client, waiting)["done"] == 40

@@ -76,8 +76,7 @@ def test_a_worker_that_is_killed_while_the_file_is_wrong_starts_with_what_was_ri
         up.says("the entries before it stay until it is corrected")
         worker = farm.process("worker.process.parent")
         assert worker is not None
-        [child] = worker.children()
-        for process in (worker, child):
+        for process in (worker, *worker.children(recursive=True)):
             process.kill()
         farm.wait_until_done(waiting)
         again = farm.process("worker.process.parent")

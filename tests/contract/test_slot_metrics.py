@@ -77,7 +77,7 @@ def test_each_worker_tells_how_pictures_with_different_loras_are_called(stage: S
         f'farm_worker_lora_ticks{{device="A100",how="{how}",worker="a"}}': value
         for how, value in {"apart": 20.0, "together": 30.0}.items()
     }
-    [told] = [one["slots"] for one in stage.keyless().get("/v1/workers").json()["data"] if one["name"] == "a"]
+    [told] = [one["slots"] for one in stage.client().get("/v1/workers").json() if one["name"] == "a"]
     assert (told["mixed_ticks"], told["apart_ticks"], told["lora_calls"]) == (50, 20, "apart")
 
 

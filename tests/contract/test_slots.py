@@ -51,7 +51,7 @@ def test_jobs_that_waited_with_loras_in_their_key_are_claimed_by_it_and_all_are_
     # What is in hand goes by what its specification says today: all of them share calls.
     assert len({job.spec.loop_key() for one in held for job in one.jobs}) == 1
     for one in held:
-        assert set(complete(farm, one).values()) == {State.DONE}
+        complete(farm, one)
     assert {row.state for render in (old, batches, new) for row in rows(database, render)} == {State.DONE}
 
 

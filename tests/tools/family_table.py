@@ -19,7 +19,7 @@ from PIL import Image
 
 from storage.spec.picture import Spec
 from tests.acceptance.command import Home
-from tests.forks import Starter
+from tests.forks import WITH_TORCH, Starter, forking
 from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
 from tests.pipelines.test_families import FAMILIES, NEGATIVE, Family
 from tests.servers import eventually
@@ -156,24 +156,24 @@ def check(home: Home, row: Row) -> None:
 
 
 def table(names: Sequence[str], folder: Path, *, checks: bool = True) -> Iterator[Row]:
-    """Try families; yield each once all is known of it."""
-    home = Home(folder / "farm", Starter(), FARM_DEVICES="cpu:0", FARM_LOADED_MODELS="1", HF_HUB_OFFLINE="1")
-    families = {name: Family(name, folder / name) for name in names}
-    home.path.mkdir()
-    entries = [_ENTRY.format(alias=name, folder=family.folder) for name, family in families.items()]
-    (home.path / "models.toml").write_text("".join(entries))
-    rows = []
-    with home.started("up") as up:
-        up.says("Ctrl-C stops it")
-        for name in names:
-            # Dropped with its pipeline once it was tried.
-            rows.append(Trial(home, name, families.pop(name)).run())
-            if not checks:
-                yield rows[-1]
-        up.interrupted()
-    for row in rows if checks else ():
-        check(home, row)
-        yield row
+    """Try families, one after the other."""
+    with forking(folder, "torch") as address:
+        starter = Starter(lambda _: address)
+        home = Home(folder / "farm", starter, FARM_DEVICES="cpu:0", FARM_LOADED_MODELS="1", **WITH_TORCH)
+        families = {name: Family(name, folder / name) for name in names}
+        home.path.mkdir()
+        entries = [_ENTRY.format(alias=name, folder=family.folder) for name, family in families.items()]
+        (home.path / "models.toml").write_text("".join(entries))
+        with home.started("up") as up:
+            up.says("Ctrl-C stops it")
+            for name in names:
+                # Dropped with its pipeline once it was tried.
+                row = Trial(home, name, families.pop(name)).run()
+                if checks:
+                    check(home, row)
+                yield row
+            up.interrupted()
+        home.is_left_in_peace()
 
 
 def main() -> int:
