@@ -267,7 +267,9 @@ class Denoising:
 
     def _kind(self, called: Sequence[SlotJob], way: CallWay) -> Hashable:
         """Return what calls are of whose length the watchdog learns; None: it may take as long as any."""
-        if way.tried is not None or (isinstance(self._model, DiffusersModel) and self._model.compile != "none"):
+        if way.tried is not None:
+            return None
+        if isinstance(self._model, DiffusersModel) and self._model.compile != "none":
             # Each shape is compiled when it first comes, and rows tell shapes: one or two each, longer prompts apart.
             return None
         spec = called[0].job.spec

@@ -55,7 +55,7 @@ class CallWay:
 
 
 @dataclass
-class _Known:
+class _KnownCalls:
     apart: bool = False
     calls: int = 0
     tried_at: float | None = None
@@ -68,7 +68,7 @@ class LoraCalls:
     """Learns from the calls of one process, which has one device."""
 
     clock: Callable[[], float] = time.monotonic
-    _known: OrderedDict[MixedKind, _Known] = field(default_factory=OrderedDict)
+    _known: OrderedDict[MixedKind, _KnownCalls] = field(default_factory=OrderedDict)
     _trials: deque[float] = field(default_factory=lambda: deque(maxlen=_TRIALS_AN_HOUR))
 
     def choose(self, model: Model, called: Sequence[SlotJob], *, may_try: bool = True) -> CallWay:
@@ -122,14 +122,14 @@ class LoraCalls:
                 },
             )
 
-    def _is_due(self, known: _Known) -> bool:
+    def _is_due(self, known: _KnownCalls) -> bool:
         now = self.clock()
         if len(self._trials) == _TRIALS_AN_HOUR and now - self._trials[0] < 3600:
             return False
         return known.calls > _BEFORE and (known.tried_at is None or now - known.tried_at >= _AGAIN_SECONDS)
 
-    def _of(self, kind: MixedKind) -> _Known:
-        known = self._known.setdefault(kind, _Known())
+    def _of(self, kind: MixedKind) -> _KnownCalls:
+        known = self._known.setdefault(kind, _KnownCalls())
         self._known.move_to_end(kind)
         while len(self._known) > _MOST_KINDS:
             self._known.popitem(last=False)
