@@ -166,8 +166,10 @@ class WatchedLoop:
     def admit(self, spec: Spec, *, replay: Replay | None = None) -> Slot:
         return self._noted(lambda: self.loop.admit(spec, replay=replay))
 
-    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
-        return self._noted(lambda: self.loop.tick(slots, threads=threads))
+    def tick(
+        self, slots: Sequence[Slot], *, threads: int | None = None, apart: bool = False
+    ) -> Mapping[int, RenderFailed]:
+        return self._noted(lambda: self.loop.tick(slots, threads=threads, apart=apart))
 
     def finish(self) -> None:
         self.loop.finish()

@@ -119,6 +119,7 @@ def _workers_metrics(workers: Iterable[WorkerView], gauge: Callable[..., Gauge])
     fill = gauge("worker_slot_fill", "Rows of pictures ÷ rows computed, since the worker started.", "worker", "device")
     ticks = gauge("worker_ticks", "Calls of the model for slots, since the worker started.", "worker", "device")
     slots = gauge("worker_slots", "Pictures that are denoised together now, or wait.", "worker", "device", "how")
+    mixed = gauge("worker_lora_ticks", "Calls for pictures with different LoRAs, by how.", "worker", "device", "how")
     for worker in workers:
         who = worker.name, worker.device_name
         pictures.labels(*who).set(worker.pictures)
@@ -126,5 +127,7 @@ def _workers_metrics(workers: Iterable[WorkerView], gauge: Callable[..., Gauge])
         if (counts := worker.slots) is not None:
             fill.labels(*who).set(counts.rows_used / max(1, counts.rows_computed))
             ticks.labels(*who).set(counts.ticks)
+            mixed.labels(*who, "apart").set(counts.apart_ticks)
+            mixed.labels(*who, "together").set(counts.mixed_ticks - counts.apart_ticks)
             for how in ("limit", "used", "aside", "ahead"):
                 slots.labels(*who, how).set(getattr(counts, how))

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
+from storage.fleet.slots import LoraCallWay
 from storage.fleet.steps import Steps
 from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.rules.states import State
@@ -126,6 +127,11 @@ class SlotsAnswer(BaseModel):
     ticks: int = Field(description="Calls of the model, since it started.")
     rows_used: int = Field(description="Rows of those calls that were pictures'.")
     rows_computed: int = Field(description="All rows of those calls, filled up to fixed shapes.")
+    mixed_ticks: int = Field(description="Calls for pictures with different LoRAs.")
+    apart_ticks: int = Field(description="Those of them in which each set of LoRAs had a call of its own.")
+    lora_calls: LoraCallWay | None = Field(
+        description="How the last of these was made: what is faster there, `together` or `apart`, or a `trial` of both."
+    )
 
 
 class StepsAnswer(BaseModel):

@@ -154,6 +154,10 @@ def release(name: str, as_json: bool) -> None:
         click.echo(f"{name} is not quarantined")
 
 
+#: How calls for pictures with different LoRAs are made.
+_LORA_CALLS = {"together": "together", "apart": "apart", "trial": "on trial"}
+
+
 def _row(worker: WorkerView, quarantines: Sequence[Quarantine]) -> tuple[object, ...]:
     return (
         worker.name,
@@ -185,10 +189,13 @@ def _device(worker: WorkerView) -> str:
 
 
 def _batch(worker: WorkerView) -> str:
-    """Say how many pictures it renders now; of slots, of how many."""
+    """Say how many pictures it renders now; of slots, of how many, and how if they have different LoRAs."""
     if not worker.batch:
         return ""
-    return str(worker.batch) if worker.slots is None else f"{worker.batch} of {worker.slots.limit}"
+    if worker.slots is None:
+        return str(worker.batch)
+    way = worker.slots.lora_calls
+    return f"{worker.batch} of {worker.slots.limit}" + ("" if way is None else f", LoRAs {_LORA_CALLS[way]}")
 
 
 def _shortened(message: str) -> str:

@@ -75,6 +75,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "api": _lazy("api", "api", "Serve the HTTP API, and the farm's page at its address."),
         "doctor": _lazy("doctor", "doctor", "Check every setting and service, and suggest fixes."),
         "models": _lazy("models", "models", "List the registered models."),
+        "loras": _lazy("loras", "loras", "List the registered LoRAs."),
         "samplers": _lazy("samplers", "samplers", "List the samplers and schedules of noise levels."),
         "workers": _lazy("faults", "workers", "List the workers."),
         "faults": _lazy("faults", "faults", "Show recent faults."),

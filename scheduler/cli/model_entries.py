@@ -16,6 +16,7 @@ from scheduler.services import make_home
 from storage.errors import InvalidInput
 from storage.settings import Settings, read_settings
 from storage.spec.capabilities import pipeline_of, taken_controls
+from storage.spec.embedding_words import clash_of
 from storage.spec.lora_facts import lora_facts
 from storage.spec.lora_header import wrong_in_header
 from storage.spec.model_files import not_found, resolved_source
@@ -90,6 +91,8 @@ def _add_entry(path: Path, entry: NewEntry, *, is_default: bool, as_json: bool) 
             click.echo(f"  {facts}")
         if entry.table == "models" and comes_with_the_farm(alias):
             click.echo(f"  it takes the place of the {alias} that comes with the farm")
+    if entry.table == "embeddings" and (clash := clash_of(alias)):
+        say(f"in prompts {clash}")
 
 
 def _add_folder(path: Path, folder: str, *, unfit: bool, as_json: bool) -> None:

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from storage.jobs.values import NewJob
 from storage.spec import other_languages
-from storage.spec.capabilities import REMARK_ON_LARGE_SEEDS, remarks, remarks_beside_words
+from storage.spec.capabilities import REMARK_ON_LARGE_SEEDS, remarks, remarks_beside_words, words_taken
+from storage.spec.embedding_words import clash_remarks
 from storage.spec.kinds import SpecKind
 from storage.spec.models import SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, NAMES, Spec
@@ -20,7 +21,7 @@ _MOST_LABELS = 100
 def remarks_on(job: NewJob, registry: Registry) -> Iterator[str]:
     """Yield the remarks on one picture; the same text for all pictures that they apply to."""
     model = registry[job.spec.model]
-    yield from remarks(job.spec, model)
+    yield from remarks(job.spec, model, registry.embeddings)
     if registry.checks is not None:
         yield from registry.checks.remarks(model)
 
@@ -33,14 +34,17 @@ class KindRemarks:
         self._seeds_matter = not isinstance(model, SimulatedModel)
         self._on_negative = (*other_languages.remarks("negative_prompt", spec.negative_prompt, spec.prompt_weighting),)
         checked = [] if registry.checks is None else registry.checks.remarks(model)
-        self._beside_words = (*remarks_beside_words(spec, model), *checked)
-        self._reader = PromptReader(model)
+        self._beside_words = (*remarks_beside_words(spec, model, registry.embeddings), *checked)
+        self._words = words_taken(model, registry.embeddings)
+        self._on_negative += (*clash_remarks("negative_prompt", spec.negative_prompt, self._words),)
+        self._reader = PromptReader(model, registry.embeddings)
         others = [text for field, text in readable_fields(spec, self._reader.pipeline) if field != "prompt"]
         self._unread_negative = [one for text in others for one in self._reader.unread("negative_prompt", text)]
 
     def on(self, spec: Spec) -> Iterator[str]:
         """Yield what `remarks_on` does."""
         yield from other_languages.remarks("prompt", spec.prompt, None)
+        yield from clash_remarks("prompt", spec.prompt, self._words)
         yield from self._on_negative
         if spec.seed >= DISTINCT_SEEDS and self._seeds_matter:
             yield REMARK_ON_LARGE_SEEDS

@@ -124,7 +124,8 @@ class SpecifiedJobs(Iterator[NewJob]):
         if len(self._examples) < _EXAMPLES:
             self._examples.setdefault(one.spec.prompt, one.spec)
         if one.kind is None:
-            noted, unread_ends = remarks_on(one, self._registry), unread(one.spec, self._registry[one.spec.model])
+            noted = remarks_on(one, self._registry)
+            unread_ends = unread(one.spec, self._registry[one.spec.model], self._registry.embeddings)
         else:
             of_kind = self._of_kinds[one.kind]
             noted, unread_ends = of_kind.on(one.spec), of_kind.unread(one.spec)

@@ -2,6 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
+
+#: Calls for pictures with different LoRAs: one for all, one for each set of LoRAs, or both in turns, to learn which is
+#: faster.
+LoraCallWay = Literal["together", "apart", "trial"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,11 @@ class SlotCounts:
     ticks: int
     rows_used: int
     rows_computed: int
+    #: Calls for pictures with different LoRAs, and those of them in which each set of LoRAs had a call of its own.
+    mixed_ticks: int = 0
+    apart_ticks: int = 0
+    #: How the last of these was made; None: there was none.
+    lora_calls: LoraCallWay | None = None
 
     def written(self) -> str:
         """Write it as JSON."""

@@ -14,7 +14,7 @@ from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
 from storage.spec.lora_header import wrong_in_header, wrong_scale
 from storage.spec.model_files import own_configuration, own_pipeline, public_source
-from storage.spec.models import DiffusersModel, Lora, Model, SimulatedModel
+from storage.spec.models import DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
 from storage.spec.picture_size import STEP
 from storage.spec.profile_rules import check_profile, negative_hint, profile_remarks
@@ -79,8 +79,12 @@ def check_controls(spec: Spec, model: Model) -> None:
     check_clip_skip(spec, model)
 
 
-def remarks(spec: Spec, model: Model) -> Iterator[str]:
-    """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model."""
+def remarks(spec: Spec, model: Model, embeddings: Mapping[str, Embedding] | None = None) -> Iterator[str]:
+    """Yield remarks on what is allowed but hardly meant; the same words for all pictures of a model.
+
+    Args:
+        embeddings: the registry's.
+    """
     # Loaded where a prompt is checked: commands that read the registry start sooner.
     from storage.spec import other_languages, webui_oddities
 
@@ -90,12 +94,28 @@ def remarks(spec: Spec, model: Model) -> Iterator[str]:
         yield from other_languages.remarks(name, getattr(spec, name), spec.prompt_weighting)
     if isinstance(model, SimulatedModel):
         return
+    if aliases := words_taken(model, embeddings or {}):
+        from storage.spec.embedding_words import clash_remarks
+
+        for name in ("prompt", "negative_prompt"):
+            yield from clash_remarks(name, getattr(spec, name), aliases)
     if spec.seed >= DISTINCT_SEEDS:
         yield REMARK_ON_LARGE_SEEDS
-    yield from remarks_beside_words(spec, model)
+    yield from remarks_beside_words(spec, model, embeddings)
 
 
-def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
+def words_taken(model: Model, embeddings: Mapping[str, Embedding]) -> tuple[str, ...]:
+    """Return the embeddings that are words of a model's prompts, as far as is known here."""
+    if not embeddings or isinstance(model, SimulatedModel):
+        return ()
+    taken = taken_controls(model)
+    if taken is not None and "prompt_weighting" not in taken:
+        # Its encoders are not CLIP's.
+        return ()
+    return tuple(alias for alias, one in embeddings.items() if not one.models or model.alias in one.models)
+
+
+def remarks_beside_words(spec: Spec, model: Model, embeddings: Mapping[str, Embedding] | None = None) -> Iterator[str]:
     """Yield those of the remarks that neither the seed nor, where it is not weighted, the prompt matters to."""
     from storage.spec.prompt_length import pooled_remarks
 
@@ -103,7 +123,7 @@ def remarks_beside_words(spec: Spec, model: Model) -> Iterator[str]:
         return
     pipeline, own = pipeline_of(model), own_configuration(model)
     yield from guidance_remarks(spec, model)
-    yield from pooled_remarks(spec, model)
+    yield from pooled_remarks(spec, model, embeddings or {})
     if spec.sampler == "dpm++ sde" != model.sampler:
         yield REMARK_ON_SINGLE_STEPS
     guided = is_guided(spec, pipeline, own)

@@ -46,17 +46,22 @@ class ClipTokens:
         self.room = room
         self._known: dict[str, int] = {}
 
-    def count(self, text: str) -> tuple[int, int | None]:
-        """Return how many tokens there are, and the index of the first character that is not read, if there is one."""
+    def count(self, text: str, room: int | None = None) -> tuple[int, int | None]:
+        """Return how many tokens there are, and the index of the first character that is not read, if there is one.
+
+        Args:
+            room: where some of the encoder's is taken already, what is left of it.
+        """
+        room = self.room if room is None else room
         if text.isascii():
             # All at once: a manifest has a million prompts, and of nearly all of them every word is read.
             total = sum(map(self._tokens, _ASCII_PIECE.findall(text.lower())))
-            if total <= self.room:
+            if total <= room:
                 return total, None
         total, cut = 0, None
         for start, piece in _pieces(text):
             total += self._tokens(piece)
-            if cut is None and total > self.room:
+            if cut is None and total > room:
                 cut = start
         return total, cut
 

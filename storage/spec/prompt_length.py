@@ -2,14 +2,16 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from storage.errors import BadSpecification
 from storage.spec.clip_tokens import ClipTokens, clip_tokens_of, least_pieces
+from storage.spec.embedding_words import WordCounter
 from storage.spec.guidance import is_guided
 from storage.spec.model_files import own_configuration
-from storage.spec.models import DiffusersModel, Model
+from storage.spec.models import DiffusersModel, Embedding, Model
 from storage.spec.picture import Spec
 from storage.spec.profiles import profile_of
 
@@ -19,6 +21,7 @@ _WORD = re.compile(r"\S+")
 #: Pipelines that read prompts with CLIP alone, and its room: for machines that have no tokenizer's files.
 _WITH_CLIP = re.compile(r"StableDiffusion(?!3)")
 _CLIP_ROOM = 75
+_NONE: Mapping[str, Embedding] = MappingProxyType({})
 _WAY_OUT = "long_prompts chunk, or prompt_weighting, where the model supports it, takes prompts of any length"
 
 
@@ -70,24 +73,29 @@ def readable_fields(spec: Spec, pipeline: str | None) -> Iterator[tuple[str, str
             yield "negative_prompt", spec.negative_prompt
 
 
-def pooled_remarks(spec: Spec, model: DiffusersModel) -> Iterator[str]:
+def pooled_remarks(spec: Spec, model: DiffusersModel, embeddings: Mapping[str, Embedding] = _NONE) -> Iterator[str]:
     """Yield a remark where SDXL's pooled embeddings are of the beginning of a prompt alone that is read whole."""
     if (spec.prompt_weighting is None and spec.long_prompts != "chunk") or not (own := own_configuration(model)):
         return
     if not own.pipeline.startswith("StableDiffusionXL"):
         return
+    words = WordCounter(model, model.alias, embeddings)
     for field, text in (("prompt", spec.prompt), ("negative_prompt", spec.negative_prompt)):
         # Signs of weights are counted as words: a prompt just short of the limit is told of, too.
-        if any(tokenizer.count(text)[1] is not None for tokenizer in clip_tokens_of(model)):
+        if any(words.count(tokenizer, text)[1] is not None for tokenizer in clip_tokens_of(model)):
             yield (
                 f"{field}: of a long prompt the model {model.alias} reads all words, but its pooled embeddings, "
                 f"which steer the whole picture, are made of the first {clip_tokens_of(model)[0].room} tokens"
             )
 
 
-def unread(spec: Spec, model: Model) -> Iterator[Unread]:
-    """Yield what a model does not read of a picture's prompts, as far as its files are on this machine."""
-    reader = PromptReader(model)
+def unread(spec: Spec, model: Model, embeddings: Mapping[str, Embedding] = _NONE) -> Iterator[Unread]:
+    """Yield what a model does not read of a picture's prompts, as far as its files are on this machine.
+
+    Args:
+        embeddings: the registry's: a word of a prompt may stand for several vectors, each as long as a token.
+    """
+    reader = PromptReader(model, embeddings)
     for field, text in readable_fields(spec, reader.pipeline):
         yield from reader.unread(field, text)
 
@@ -95,7 +103,7 @@ def unread(spec: Spec, model: Model) -> Iterator[Unread]:
 class PromptReader:
     """What a model's text encoders read, as its files say now."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, embeddings: Mapping[str, Embedding] = _NONE) -> None:
         self._alias = model.alias
         #: The class of its pipeline, if it is known here.
         self.pipeline: str | None = None
@@ -113,16 +121,20 @@ class PromptReader:
         rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
         # Of a letter there is one token at most: shorter texts of ASCII need no counting.
         self._surely_read = min(rooms, default=sys.maxsize)
+        # Of pipelines with other encoders none takes any.
+        known = embeddings if isinstance(model, DiffusersModel) and self._tokenizers else _NONE
+        self._words = WordCounter(model, model.alias, known) if isinstance(model, DiffusersModel) else None
 
     def unread(self, field: str, text: str) -> Iterator[Unread]:
         """Yield what is not read of a text, if there is such."""
-        if len(text) <= self._surely_read and text.isascii():
+        named = self._words is not None and self._words.names_any(text)
+        if len(text) <= self._surely_read and text.isascii() and not named:
             return
         if self._room is not None:
             yield from self._certainly_unread(field, text, self._room)
             return
         for tokenizer in self._tokenizers:
-            tokens, cut = tokenizer.count(text)
+            tokens, cut = self._words.count(tokenizer, text) if self._words and named else tokenizer.count(text)
             if cut is not None:
                 yield Unread(
                     field=field,
@@ -150,10 +162,10 @@ class PromptReader:
             )
 
 
-def check_length(spec: Spec, model: Model) -> None:
+def check_length(spec: Spec, model: Model, embeddings: Mapping[str, Embedding] = _NONE) -> None:
     """Raise BadSpecification for a prompt that a model does not read to its end, where such are to be refused."""
     if spec.long_prompts == "refuse":
-        for end in unread(spec, model):
+        for end in unread(spec, model, embeddings):
             raise BadSpecification(end.words)
 
 

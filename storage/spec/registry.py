@@ -128,7 +128,7 @@ class Registry:
         if self.checks is not None:
             self.checks.check_size(spec, model)
         if spec.prompt_weighting or spec.long_prompts:
-            _check_words(spec, model)
+            _check_words(spec, model, self.embeddings)
         check_loras(spec, self.loras, model)
         return spec
 
@@ -145,13 +145,13 @@ def _without_words(fields: Mapping[str, Any], request: Request) -> dict[str, Any
     return {"prompt": "", "negative_prompt": "", **kept}
 
 
-def _check_words(spec: Spec, model: Model) -> None:
+def _check_words(spec: Spec, model: Model, embeddings: Mapping[str, Embedding]) -> None:
     """Check what few prompts ask for. Raises BadSpecification."""
     from storage.spec.prompt_length import check_length
     from storage.spec.slots import check_composed
 
     check_composed(spec, model)
-    check_length(spec, model)
+    check_length(spec, model, embeddings)
 
 
 def _as_the_webui_reads(fields: Mapping[str, Any], known: Mapping[str, Lora]) -> dict[str, Any]:

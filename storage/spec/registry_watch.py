@@ -111,11 +111,25 @@ def _named(registry: Registry) -> dict[str, object]:
 class LiveEntries(Mapping[str, _Entry]):
     """The LoRAs or the embeddings of a registry as it is now."""
 
-    def __init__(self, now: Callable[[], Mapping[str, _Entry]]) -> None:
+    def __init__(
+        self, now: Callable[[], Mapping[str, _Entry]], again: Callable[[], Mapping[str, _Entry]] | None = None
+    ) -> None:
+        """
+        Args:
+            again: reads them anew, where one is asked for that is not there: it may have been added a moment ago, and
+                used before anybody looked at the file. Raises FarmError if that is wrong.
+        """
         self._now = now
+        self._again = again
 
     def __getitem__(self, alias: str) -> _Entry:
-        return self._now()[alias]
+        found = self._now().get(alias)
+        if found is not None:
+            return found
+        try:
+            return self._again()[alias] if self._again else self._now()[alias]
+        except FarmError:
+            raise KeyError(alias) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._now())

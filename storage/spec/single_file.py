@@ -31,6 +31,9 @@ _TEXTS = {
 #: apart so (`SD20.model_type`); nothing else in the files does.
 _TELLS_V, _MORE_THAN = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 _FORMATS = {"F16": "e", "F32": "f", "F64": "d"}
+#: What takes the pooled embeddings and the sizes that a picture is drawn for: 1280 + 6 × 256 numbers of SDXL.
+_SIZES = ("add_embedding.linear_1.weight", "label_emb.0.0.weight")
+_SIZES_OF_SDXL = (2816,)
 #: What the first tensors of other denoisers are called: what the model is.
 _OTHERS = {
     "joint_blocks.": "Stable Diffusion 3",
@@ -153,7 +156,9 @@ def _by_width(header: Header) -> str | None:
     for name, tensor in header.tensors.items():
         if name.endswith("attn2.to_k.weight") and len(tensor.shape) == 2:
             return FAMILIES.get(tensor.shape[1])
-    return None
+    # A small ControlNet of SDXL attends to nothing, and is told sizes and pooled embeddings as its UNet is.
+    told = (tensor for name, tensor in header.tensors.items() if name.endswith(_SIZES))
+    return "sdxl" if any(tensor.shape[1:] == _SIZES_OF_SDXL for tensor in told) else None
 
 
 def _unfit(header: Header) -> str | None:

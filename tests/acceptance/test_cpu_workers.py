@@ -11,6 +11,11 @@ from worker.process.cores import usable_cores
 
 pytestmark = pytest.mark.slow
 
+LARGE = """
+[models.large]
+kind = "diffusers"
+source = "somebody/of-unknown-size"
+"""
 MODELS = """
 [models.slow]
 kind = "simulated"
@@ -45,4 +50,41 @@ def test_a_backlog_calls_for_the_other_workers_of_a_cpu(tmp_path: Path, starter:
         home.farm("cancel", render_id)
         up.interrupted()
     assert workers() == []
+    home.is_left_in_peace()
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="a single core has one worker of one thread")
+def test_workers_start_again_with_all_threads_for_a_large_model_and_share_the_cpu_once_it_is_gone(
+    tmp_path: Path, starter: Starter
+) -> None:
+    # How many threads there are is not said: the farm finds it out.
+    home = Home(tmp_path, starter, FARM_DEVICES="cpu", OMP_NUM_THREADS="", HF_HUB_OFFLINE="1")
+    home.path.mkdir()
+    file = home.path / "models.toml"
+    file.write_text(MODELS)
+
+    def threads() -> set[str]:
+        found = [home.process("worker.process.parent")]
+        return {one.environ()["OMP_NUM_THREADS"] for one in found if one is not None and one.is_running()}
+
+    def served() -> str:
+        return str(home.rows("SELECT models FROM workers"))
+
+    with home.started("up") as up:
+        up.says("Ctrl-C stops it")
+        eventually(lambda: "slow" in served(), "a worker is up")
+        assert threads() == {"1"}
+        before = home.farm("render", "a star", "-n", "2", "--no-wait").out.strip()
+
+        file.write_text(MODELS + LARGE)
+        up.says("other models are served: workers start again, after their batches")
+        eventually(lambda: threads() == {str(usable_cores())}, "a worker has all threads")
+        eventually(lambda: "large" in served(), "and serves what was added")
+        home.wait_until_done(before)
+        assert home.rows(f"SELECT max(attempt) FROM jobs WHERE render_id = '{before}'") == [(1,)]
+
+        file.write_text(MODELS)
+        eventually(lambda: threads() == {"1"}, "a worker has one thread again")
+        home.wait_until_done(home.farm("render", "a star", "--no-wait").out.strip())
+        up.interrupted()
     home.is_left_in_peace()

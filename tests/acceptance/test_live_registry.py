@@ -58,3 +58,33 @@ def test_a_model_that_is_added_is_rendered_by_the_farm_that_runs(farm: Home) -> 
 
         assert workers.is_running()
         assert up.interrupted().code == 0
+
+
+def test_a_worker_that_is_killed_while_the_file_is_wrong_starts_with_what_was_right_before(farm: Home) -> None:
+    file = farm.path / "models.toml"
+    with farm.started("up") as up:
+        up.says("is up")
+        # Followed since the worker started: what it was started with is not the last that was right.
+        slow = f"{FAST.format('second')}seconds_per_step_and_picture = 0.3\nbatch_limit = 1\n"
+        file.write_text(file.read_text() + slow)
+        eventually(lambda: "second" in str(farm.rows("SELECT models FROM workers")), "the worker tells of it")
+        waiting = farm.farm("render", "--model", "second", "a star", "-n", "12", "--no-wait").out.strip()
+        eventually(lambda: farm.rows(f"SELECT 1 FROM renders WHERE id = '{waiting}' AND done > 0"), "some are done")
+
+        right = file.read_text()
+        file.write_text(right + "steps = 4\n")
+        up.says("the entries before it stay until it is corrected")
+        worker = farm.process("worker.process.parent")
+        assert worker is not None
+        for process in (worker, *worker.children(recursive=True)):
+            process.kill()
+        farm.wait_until_done(waiting)
+        again = farm.process("worker.process.parent")
+        assert again is not None
+        assert again.pid != worker.pid
+        assert "second" in str(farm.rows("SELECT models FROM workers"))
+
+        # It follows the file again, too.
+        file.write_text(right + FAST.format("third"))
+        eventually(lambda: "third" in str(farm.rows("SELECT models FROM workers")), "what is added is served")
+        assert up.interrupted().code == 0

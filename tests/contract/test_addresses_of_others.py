@@ -5,12 +5,19 @@ from collections.abc import Iterator
 import pytest
 import webuiapi
 
-from tests.contract.stage import Stage, running_stage
+from tests.contract.stage import MODELS, Stage, running_stage
+from tests.safetensors_files import written
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with running_stage(tmp_path_factory.mktemp("addresses") / "home") as stage:
+    folder = tmp_path_factory.mktemp("addresses")
+    written(folder / "badhands.safetensors", {"emb_params": (6, 768)})
+    written(folder / "of-xl.safetensors", {"clip_l": (2, 768), "clip_g": (2, 1280)})
+    words = f'[embeddings.badhands]\nsource = "{folder}/badhands.safetensors"\n'
+    words += f'[embeddings.of-xl]\nsource = "{folder}/of-xl.safetensors"\nmodels = ["xl"]\n'
+    words += '[embeddings.there]\nsource = "someone/there"\n'
+    with running_stage(folder / "home", models=MODELS + words) as stage:
         yield stage
 
 
@@ -72,6 +79,12 @@ def test_the_web_uis_client_lists_what_there_is_and_what_there_is_none_of(stage:
         for listed in (webui.get_upscalers, webui.get_hypernetworks, webui.get_face_restorers, webui.get_prompt_styles):
             assert listed() == []
         assert webui.get_sd_vae() == webui.get_realesrgan_models() == webui.get_latent_upscale_modes() == []
-        assert webui.get_embeddings() == {"loaded": {}, "skipped": {}}
+        held = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
+        assert webui.get_embeddings() == {
+            "loaded": {"badhands": {**held, "shape": 768, "vectors": 6}, "there": {**held, "shape": 0, "vectors": 0}},
+            "skipped": {"of-xl": {**held, "shape": 2048, "vectors": 2}},
+        }
+        webui.set_options({"sd_model_checkpoint": "xl"})
+        assert webui.get_embeddings()["loaded"].keys() == {"badhands", "there", "of-xl"}
     finally:
         webui.session.close()

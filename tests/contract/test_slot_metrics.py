@@ -16,7 +16,18 @@ from tests.contract.renders import claim, pictures, published, rendered, submit
 from tests.contract.stage import Stage, running_stage
 
 COUNTS = SlotCounts(
-    limit=8, used=5, aside=2, ahead=3, joined=41, stepped_aside=7, ticks=1234, rows_used=600, rows_computed=800
+    limit=8,
+    used=5,
+    aside=2,
+    ahead=3,
+    joined=41,
+    stepped_aside=7,
+    ticks=1234,
+    rows_used=600,
+    rows_computed=800,
+    mixed_ticks=50,
+    apart_ticks=20,
+    lora_calls="apart",
 )
 
 
@@ -58,6 +69,16 @@ def test_each_worker_tells_its_slots_its_calls_and_their_fill(stage: Stage) -> N
         f'farm_worker_slots{{device="A100",how="{how}",worker="a"}}': value
         for how, value in {"limit": 8.0, "used": 5.0, "aside": 2.0, "ahead": 3.0}.items()
     }
+
+
+def test_each_worker_tells_how_pictures_with_different_loras_are_called(stage: Stage) -> None:
+    works(stage, "a", COUNTS)
+    assert gauges(stage, "farm_worker_lora_ticks") == {
+        f'farm_worker_lora_ticks{{device="A100",how="{how}",worker="a"}}': value
+        for how, value in {"apart": 20.0, "together": 30.0}.items()
+    }
+    [told] = [one["slots"] for one in stage.client().get("/v1/workers").json() if one["name"] == "a"]
+    assert (told["mixed_ticks"], told["apart_ticks"], told["lora_calls"]) == (50, 20, "apart")
 
 
 def test_the_time_to_the_first_call_is_told_by_priority(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from storage.database.connection import Database
-from storage.database.tables import renders
+from storage.database.tables import jobs, renders
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import NewJob, Submission
 from storage.renders.measures import Measures
@@ -33,6 +33,26 @@ def test_pictures_for_slots_are_claimed_together_whatever_their_steps_guidance_a
 
     assert [job.spec for job in claim(farm).jobs] == various
     assert [len(claim(farm).jobs) for _ in range(2)] == [1, 1]
+
+
+def test_jobs_that_waited_with_loras_in_their_key_are_claimed_by_it_and_all_are_made(
+    farm: Jobs, database: Database
+) -> None:
+    # As a farm wrote them in which pictures with other LoRAs had calls of their own.
+    old = submit(farm, [NewJob(spec=spec, by_slots=True) for spec in pictures(3, loras={"ink": 1.0})])
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.render_id == old).values(batch_key="0123456789abcdef"))
+    # Nor had all jobs a key of slots.
+    batches = submit(farm, pictures(2, loras={"oil": 1.0}))
+    new = submit(farm, [NewJob(spec=spec, by_slots=True) for spec in pictures(3, loras={"oil": 0.5})])
+
+    held = [claim(farm) for _ in range(3)]
+    assert [{job.render_id for job in one.jobs} for one in held] == [{old}, {batches}, {new}]
+    # What is in hand goes by what its specification says today: all of them share calls.
+    assert len({job.spec.loop_key() for one in held for job in one.jobs}) == 1
+    for one in held:
+        complete(farm, one)
+    assert {row.state for render in (old, batches, new) for row in rows(database, render)} == {State.DONE}
 
 
 def test_what_was_claimed_ahead_goes_back_without_burning_an_attempt(farm: Jobs, database: Database) -> None:

@@ -16,11 +16,13 @@ def loop_of(model: LoadedModel) -> SlotLoop:
     return loop
 
 
-def drawn(loop: SlotLoop, slots: Sequence[Slot], threads: int | None = None) -> list[SlotPicture]:
+def drawn(
+    loop: SlotLoop, slots: Sequence[Slot], threads: int | None = None, *, apart: bool = False
+) -> list[SlotPicture]:
     """Tick all slots to their end, each of which leaves as soon as it can, and develop them together."""
     left = [slot for slot in slots if slot.made < slot.calls]
     while left:
-        assert loop.tick(left, threads=threads) == {}
+        assert loop.tick(left, threads=threads, apart=apart) == {}
         left = [slot for slot in left if slot.made < slot.calls]
     return developed(loop, slots)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from storage.errors import BadSettings, RenderFailed
 from storage.objects.folder import LocalObjects
 from storage.spec.picture import Request
+from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry, parse_registry
 from tests.pipelines import flow_architectures, random_weights, single_files
 from worker.devices import Device
@@ -203,6 +204,29 @@ def test_words_that_are_not_read_are_told_in_the_words_that_were_written(draw: C
     [[said]] = draw("sd", prompt).remarks
     # A byte is a token of these tokenizers, and the embedding is three.
     assert "ignored from character 84 on: 'and all that'" in said
+
+
+@pytest.mark.parametrize(
+    ("alias", "prompt"),
+    [
+        ("sd", "webui-style " + "x" * 70 + " and all that"),
+        # The room ends within its three vectors: all of the word is named.
+        ("sd", "x" * 73 + " webui-style"),
+        ("sd", "webui-style " * 26),
+        ("sd", "x" * 65 + " diffusers-style, webui-style and the end"),
+        ("sdxl", "xl-style " * 40),
+        # Of another model's: words.
+        ("sdxl", "webui-style " * 40),
+    ],
+)
+def test_the_door_counts_vectors_as_the_worker_does(
+    alias: str, prompt: str, draw: Callable[..., Any], registry: Registry
+) -> None:
+    [said] = draw(alias, prompt, num_inference_steps=1).remarks
+    spec = registry.resolve(Request(prompt=prompt, model=alias), seed=7)
+    [end] = unread(spec, registry[alias], registry.embeddings)
+    assert end.words in said
+    assert end.text.isascii()
 
 
 def test_another_file_under_the_same_name_counts(shelf: Path, backend: Backend, registry: Registry) -> None:

@@ -112,6 +112,48 @@ def test_loras_are_those_of_the_row_whoever_joins_and_leaves(stage: Stage) -> No
     stage.assert_as_alone([first, second, third, plain], made)
 
 
+def test_sets_that_are_called_apart_are_what_they_are_together_and_made_again_to_the_last_bit(stage: Stage) -> None:
+    specs = stage.specs({"small": 0.7}, None, {"wide": 1.0}, {"small": 0.7}, {"loha": 0.5}, {"small": 0.3})
+    # One of them steps otherwise, and has no scheduler in common with the others.
+    specs[3] = specs[3].model_copy(update={"num_inference_steps": 3})
+    together = drawn(stage.loop, [stage.loop.admit(spec) for spec in specs])
+    slots = [stage.loop.admit(spec) for spec in specs]
+    stage.rows.clear()
+    apart = drawn(stage.loop, slots, apart=True)
+    # A call for each set, guided: 2 rows for a picture, of {"small": 0.7} there are two.
+    assert sorted(stage.rows) == sorted([2, 2, 2, 2, 4] * 2 + [2])
+    assert [picture.recipe.get("lora_ranks") for picture in apart] == [[16], None, [16], [16, 16], None, [16]]
+    for one, other in zip(together, apart, strict=True):
+        assert largest_difference(array(one), array(other)) <= 1
+    stage.assert_as_alone(specs, apart)
+
+
+def test_calls_of_a_tick_may_be_together_and_apart_in_turns(stage: Stage) -> None:
+    specs = stage.specs({"small": 0.7}, {"wide": 1.0}, None, num_inference_steps=4)
+    slots = [stage.loop.admit(spec) for spec in specs]
+    for turn in range(4):
+        assert stage.loop.tick(slots, apart=turn % 2 == 1) == {}
+    pictures: list[Any] = list(stage.loop.develop(slots))
+    assert [run[0] for run in pictures[0].recipe["calls"]] == [6, 2, 6, 2]
+    stage.assert_as_alone(specs, pictures)
+
+
+def test_sets_that_are_called_apart_keep_their_places(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = stage.adapters._components["unet"]
+    unet.forget()
+    copied: list[Any] = []
+    put = unet._put
+
+    def counted(loras: Any) -> None:
+        copied.append(loras.key)
+        put(loras)
+
+    monkeypatch.setattr(unet, "_put", counted)
+    specs = stage.specs({"small": 0.1}, {"small": 0.2}, {"small": 0.3}, num_inference_steps=3)
+    drawn(stage.loop, [stage.loop.admit(spec) for spec in specs], apart=True)
+    assert len(copied) == 3
+
+
 def test_a_rank_that_nothing_needs_any_more_is_given_up(stage: Stage) -> None:
     loop = stage.loop
     stage.adapters._components["unet"].forget()

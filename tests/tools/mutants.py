@@ -15,6 +15,7 @@ import click
 
 from tests.tools.answer_mutants import OF_ANSWERS
 from tests.tools.leftover_mutants import OF_LEFTOVERS
+from tests.tools.lora_mutants import OF_LORAS
 from tests.tools.mutant import Change, Mutant
 from tests.tools.slot_mutants import OF_SLOTS
 from tests.tools.webhook_mutants import OF_WEBHOOKS
@@ -28,6 +29,7 @@ _NOTICED = ("caught", "hung")
 MUTANTS: Sequence[Mutant] = (
     *OF_ANSWERS,
     *OF_LEFTOVERS,
+    *OF_LORAS,
     *OF_WEBHOOKS,
     Mutant(
         fault="a farm is open again when its last key has ended",

@@ -306,7 +306,7 @@ OF_SLOTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_LOOP,
-                old="        if not replayed:\n            self._threads.took(seconds)\n",
+                old="        if not replayed and way.tried is None:\n            self._threads.took(seconds)\n",
                 new="        if called:\n            self._threads.took(seconds)\n",
             ),
         ),

@@ -31,6 +31,7 @@ from worker.serving.claims_ahead import ClaimsAhead
 from worker.serving.denoising import Denoising, Hooks
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
+from worker.serving.lora_calls import LoraCalls
 from worker.serving.previews import PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.slot_counter import SlotCounter
@@ -188,6 +189,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.ticks: list[list[int]] = []
+        self.apart: list[bool] = []
         self.replayed: list[Replay] = []
         self.together: list[list[int]] = []
         self.last_rows = (0, 0)
@@ -218,8 +220,11 @@ class FakeModel:
             self.replayed.append(replay)
         return FakeSlot(spec, replay)
 
-    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+    def tick(
+        self, slots: Sequence[Slot], *, threads: int | None = None, apart: bool = False
+    ) -> Mapping[int, RenderFailed]:
         del threads
+        self.apart.append(apart)
         seeds = [slot.spec.seed for slot in slots]
         self.before(seeds)
         self.ticks.append(seeds)
@@ -276,6 +281,7 @@ class Stage:
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
     previews: PreviewMaker = field(default_factory=PreviewMaker)
+    lora_calls: LoraCalls = field(default_factory=LoraCalls)
     stopping: bool = False
     #: Set once the loop has seen that it is to stop.
     seen_to_stop: threading.Event = field(default_factory=threading.Event)
@@ -324,6 +330,7 @@ class Stage:
             counter=self.counter,
             pace=self.pace,
             previews=self.previews,
+            lora_calls=self.lora_calls,
         )
 
     def run(self, batch_limit: int | None = 2, model: Model = MODEL) -> int:

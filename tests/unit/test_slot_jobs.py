@@ -1,5 +1,7 @@
 """Which jobs the next call of the model takes."""
 
+from dataclasses import replace
+
 from storage.rules.states import Priority
 from tests.unit.slot_stage import FakeSlot, job
 from worker.serving.call_pace import CallPace
@@ -16,6 +18,17 @@ def test_a_suspect_is_called_alone_whoever_is_in_hand() -> None:
         jobs.remove(called[-1])
     # Whoever is beside it is not put at risk, and has no part in what it does.
     assert [[one.job.id for one in call] for call in called] == [[3, 4], [1], [2]]
+
+
+def test_pictures_with_different_loras_share_calls_whatever_they_were_claimed_as() -> None:
+    jobs = SlotJobs()
+    for number, loras in enumerate(({"ink": 1.0}, {"oil": 0.5}, None), start=1):
+        made = job(number, 5)
+        # A claim for a batch, of a worker whose model has slots.
+        jobs.add([replace(made, spec=made.spec.model_copy(update={"loras": loras}))])
+    lead = jobs.lead()
+    assert lead is not None
+    assert len(jobs.next_call(lead, 4, CallPace())) == 3
 
 
 def test_whoever_has_begun_goes_on_when_a_trial_of_more_ends() -> None:

@@ -7,6 +7,7 @@ from storage.errors import BadSpecification, OutOfMemory, RenderFault
 from storage.spec.capabilities import pipeline_of, size_multiple
 from storage.spec.guidance import is_guided
 from storage.spec.model_checks import CheckFinding
+from storage.spec.model_files import own_configuration
 from worker.checks.drawing import ROUNDING, Drawer, Pictures, difference, largest, said
 
 #: Pictures in a batch. As many rows as fit hold four; with fewer, two.
@@ -120,7 +121,7 @@ def prompt_list(drawer: Drawer, pictures: Pictures) -> CheckFinding:
     if not pictures.takes("negative_prompt"):
         return CheckFinding(check="prompts", held=held, words=f"{words}; it takes no negative prompt")
     negative = pictures.stranger(0, negative_prompt=_NEGATIVE)
-    if not is_guided(negative, pipeline_of(pictures.model)):
+    if not is_guided(negative, pipeline_of(pictures.model), own_configuration(pictures.model)):
         return CheckFinding(check="prompts", held=held, words=f"{words}; unguided, it reads no negative prompt")
     has_effect = difference(drawer.draw([negative])[0], drawer.draw([specs[0]])[0]) > 0
     words += "; a negative prompt of one's own changes it" if has_effect else "; a negative prompt changes nothing"

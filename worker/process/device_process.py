@@ -25,6 +25,7 @@ from storage.objects.store import open_objects
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
+from storage.spec.registry import read_registry
 from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cpu_share import learning_name
 from worker.process.identity import Identity, call_file, own_threads, this_run
@@ -146,7 +147,7 @@ class DeviceProcess:
         registry = self.me.registry
         resources = BackendResources(
             inputs=inputs,
-            loras=LiveEntries(lambda: registry.loras),
+            loras=LiveEntries(lambda: registry.loras, lambda: read_registry(settings).loras),
             embeddings=LiveEntries(lambda: registry.embeddings),
             home=settings.home.absolute(),
         )

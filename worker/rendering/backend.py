@@ -3,6 +3,7 @@
 Everything above (`worker.serving`) knows these protocols only. `open_backend` opens an implementation by model kind.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,19 @@ class Replay:
     #: For each run of calls, the rank to which the matrices of LoRAs were padded with zeros; None: there were none.
     lora_ranks: tuple[int | None, ...] = ()
 
+    @classmethod
+    def read(cls, text: str | None) -> "Replay | None":
+        """Read what a job's row says of it, as JSON."""
+        if text is None:
+            return None
+        said = json.loads(text)
+        of, which = said["decoded"]
+        return cls(
+            calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]),
+            decoded=(of, which),
+            lora_ranks=tuple(said.get("lora_ranks", ())),
+        )
+
 
 class Slot(Protocol):
     """One picture on its way: its latents, its noise, its sampler's state. Whoever drops it frees its memory."""
@@ -124,13 +138,16 @@ class SlotLoop(Protocol):
         """
         ...
 
-    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+    def tick(
+        self, slots: Sequence[Slot], *, threads: int | None = None, apart: bool = False
+    ) -> Mapping[int, RenderFailed]:
         """Take these unfinished slots one call further; return by position those that failed, each for itself.
 
         Whatever is raised, no slot has moved: the same tick can be tried again, with fewer.
 
         Args:
             threads: as in `LoadedModel.render`.
+            apart: have a call of the model for each set of LoRAs, one after the other, in place of one for all.
 
         Raises:
             RenderFailed: the call failed as a whole; which slot is to blame is not known.

@@ -6,7 +6,6 @@ in while they run, and no other prompt notices.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from tokenizers import AddedToken
 
 from storage.errors import RenderFailed
 from storage.rules.faults import Fault
+from storage.spec.embedding_words import OF_TWO, for_model, word
 from storage.spec.model_files import public_source
 from storage.spec.models import Embedding
 from worker.rendering.lora_files import lora_file, read_tensors
 
 #: Unicode's plane 15 is for private use.
 _FIRST_CHARACTER = 0xF0000
-#: What files for SDXL call the vectors of its two encoders.
-_OF_TWO = ("clip_l", "clip_g")
 #: The end of the text, as older configurations of CLIP have it: its encoder then looks for the highest token instead.
 _LEGACY_END = 2
 
@@ -97,7 +95,7 @@ class EmbeddingWords:
         """
         for alias in list(self.named_in(text, model)):
             if (loaded := self._get(alias)) is not None:
-                text = _word(alias).sub(loaded.characters, text)
+                text = word(alias).sub(loaded.characters, text)
         return text
 
     def taken_out(self, text: str) -> str:
@@ -106,11 +104,17 @@ class EmbeddingWords:
             text = text.replace(loaded.characters, alias)
         return text
 
+    def word_start(self, text: str, at: int) -> int:
+        """Return where the word begins within whose characters a place of a text is; the place itself outside."""
+        for loaded in self._loaded.values():
+            start = text.find(loaded.characters, max(0, at - len(loaded.characters) + 1))
+            if 0 <= start < at:
+                return start
+        return at
+
     def named_in(self, text: str, model: str) -> Iterator[str]:
         """Yield the aliases that are words of a text, the longest first; of those for certain models, of this one's."""
-        for alias, entry in sorted(self._entries.items(), key=lambda item: (-len(item[0]), item[0])):
-            if (not entry.models or model in entry.models) and _word(alias).search(text):
-                yield alias
+        yield from (alias for alias in for_model(self._entries, model) if word(alias).search(text))
 
     def recipe(self, texts: Sequence[str], model: str) -> dict[str, Any]:
         """Return what a recipe says of those in these texts."""
@@ -172,8 +176,8 @@ def vectors_in(file: Path) -> list[torch.Tensor]:
     `clip_g`.
     """
     tensors = read_tensors(file)
-    if set(tensors) == set(_OF_TWO):
-        found = [tensors[name] for name in _OF_TWO]
+    if set(tensors) == set(OF_TWO):
+        found = [tensors[name] for name in OF_TWO]
     elif "emb_params" in tensors or len(tensors) == 1:
         found = [tensors.get("emb_params", next(iter(tensors.values())))]
     else:
@@ -184,10 +188,6 @@ def vectors_in(file: Path) -> list[torch.Tensor]:
     if len({len(one) for one in shaped}) > 1:
         raise ValueError("it holds more vectors for one text encoder than for the other")
     return shaped
-
-
-def _word(alias: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-]){re.escape(alias)}(?![\w-])", re.IGNORECASE)
 
 
 def _and(numbers: Sequence[int]) -> str:

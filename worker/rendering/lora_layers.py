@@ -202,6 +202,18 @@ class LoraLayers:
             return None
         if any(not one.is_low_rank for one in distinct.values()):
             raise ValueError("only sets of low rank can be used row by row")
+        self._place_all(distinct, rank)
+        self._hook_for(distinct)
+        places = [0 if one is None else self._placed[one.key][0] for one in sets]
+        self._rows.places = torch.tensor([places[number] for number in row_of], device=self._like.device)
+        return self._rank
+
+    def make_room(self, sets: Sequence[LoraSet | None]) -> None:
+        """Have a place for each of these sets, of those of low rank. Raises whatever PyTorch does."""
+        if distinct := {one.key: one for one in sets if one is not None and one.is_low_rank}:
+            self._place_all(distinct, None)
+
+    def _place_all(self, distinct: dict[tuple[object, ...], LoraSet], rank: int | None) -> None:
         try:
             self._place(distinct, rank)
         except BaseException:
@@ -209,10 +221,6 @@ class LoraLayers:
             self.off()
             self.forget()
             raise
-        self._hook_for(distinct)
-        places = [0 if one is None else self._placed[one.key][0] for one in sets]
-        self._rows.places = torch.tensor([places[number] for number in row_of], device=self._like.device)
-        return self._rank
 
     def _hook_for(self, distinct: Mapping[tuple[object, ...], LoraSet]) -> None:
         """Have the layers hooked that any of these sets changes, if they are not."""

@@ -112,6 +112,10 @@ class UNetAdapters:
         """Give each row of the UNet's next call its own LoRAs, as `LoraLayers.use_by_row` does."""
         return self._components["unet"].use_by_row(sets, row_of, rank)
 
+    def make_room(self, sets: Sequence[LoraSet | None]) -> None:
+        """Have a place for each of these sets at once, whichever of them the UNet's next calls use by row."""
+        self._components["unet"].make_room(sets)
+
     def recipe(self, scales: Mapping[str, float]) -> dict[str, Any]:
         return {alias: self._said[alias] | {"scale": scale} for alias, scale in sorted(scales.items())}
 

@@ -151,8 +151,10 @@ class _SimulatedLoop:
     def admit(self, spec: Spec, *, replay: Replay | None = None) -> _SimulatedSlot:
         return _SimulatedSlot(spec, replay)
 
-    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
-        del threads  # there are no cores
+    def tick(
+        self, slots: Sequence[Slot], *, threads: int | None = None, apart: bool = False
+    ) -> Mapping[int, RenderFailed]:
+        del threads, apart  # there are no cores, and no LoRAs
         self._loaded.step([slot.spec for slot in slots])
         for slot in slots:
             _own(slot).called(len(slots))

@@ -3,7 +3,8 @@
 worker/README.md tells what is the same to the last bit, and which pipelines have slots.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,7 +40,9 @@ class DiffusersSlots:
         threads = replay.calls[0][1] if replay is not None and replay.calls else self._threads
         return self._run(lambda: self._admit(spec, replay), threads)
 
-    def tick(self, slots: Sequence[Slot], *, threads: int | None = None) -> Mapping[int, RenderFailed]:
+    def tick(
+        self, slots: Sequence[Slot], *, threads: int | None = None, apart: bool = False
+    ) -> Mapping[int, RenderFailed]:
         mine = _mine(slots)
         if any(slot.replay is not None for slot in mine) and len(mine) > 1:
             raise ValueError("a call that is made again is one picture's alone")
@@ -47,7 +50,7 @@ class DiffusersSlots:
             raise ValueError("all calls of a slot were made already")
         again = mine[0].replayed() if mine else None
         self._threads = threads if again is None else again[1]
-        return self._run(lambda: self._tick(mine), self._threads)
+        return self._run(lambda: self._tick(mine, apart=apart), self._threads)
 
     def finish(self) -> None:
         self._run(wait_for_device, self._threads)
@@ -79,7 +82,7 @@ class DiffusersSlots:
         """
         slot = self._admit(spec, None)
         while slot.made < slot.calls:
-            for failure in self._tick([slot]).values():
+            for failure in self._tick([slot], apart=False).values():
                 raise failure
             on_step(lambda: self._small([slot]))
         return self._decoder.tensor(slot)
@@ -117,7 +120,7 @@ class DiffusersSlots:
 
     # -- ticks -------------------------------------------------------------------------------------------------
 
-    def _tick(self, slots: Sequence[DiffusersSlot]) -> Mapping[int, RenderFailed]:
+    def _tick(self, slots: Sequence[DiffusersSlot], *, apart: bool) -> Mapping[int, RenderFailed]:
         if not slots:
             return {}
         shared = slots[0].spec
@@ -126,12 +129,14 @@ class DiffusersSlots:
             if threads is not None and slot.made == 0 and slot.encoded_by != threads:
                 slot.encode(self._parts)
         guess = self._unet.guesses(shared.guess_mode)
-        steps: list[tuple[_Sampler, torch.Tensor]] = []
+        predicted = _Predicted(_gathered(slots))
         notes: list[tuple[DiffusersSlot, int, int, int | None]] = []
         used = computed = 0
-        for samplers in self._calls(_gathered(slots), guess=guess):
-            members = [slot for sampler in samplers for slot in _alive(sampler)]
-            latents = torch.cat([sampler.model_input() for sampler in samplers])
+        if apart:
+            # For all of them: sets that take turns at one place would be copied there at every call.
+            self._parts.adapters.make_room([slot.loras for slot in slots])
+        for parts in self._calls(predicted.samplers, guess=guess, apart=apart):
+            members, latents = predicted.members(parts), predicted.model_input(parts)
             again = members[0].replayed()
             layout = RowLayout(
                 members,
@@ -142,10 +147,10 @@ class DiffusersSlots:
             noise = self._unet.predicted(members, latents, layout, guess=guess)
             used += sum(slot.rows for slot in members)
             computed += layout.rows
-            steps += zip(samplers, noise.split([len(sampler.members) for sampler in samplers]), strict=True)
+            predicted.take(parts, noise)
             notes += [(slot, layout.rows, layout.place(number), rank) for number, slot in enumerate(members)]
         self.last_rows = (used, computed)
-        failed = _stepped(steps)
+        failed = _stepped(predicted.steps())
         for slot, rows, row, rank in notes:
             if slot not in failed:
                 slot.note(rows, threads, row, rank)
@@ -160,16 +165,19 @@ class DiffusersSlots:
             return None
         return adapters.use_by_row([slot.loras for slot in members], layout.slot_of, members[0].replayed_rank())
 
-    def _calls(self, samplers: Sequence[_Sampler], *, guess: bool) -> list[list[_Sampler]]:
+    def _calls(self, samplers: Sequence[_Sampler], *, guess: bool, apart: bool) -> "list[list[_Part]]":
         """Sort samplers into calls of the UNet, guided ones first: embeddings of a call are equally long.
 
         Guessing, guided ones have a call of their own, so that a place in it tells the place in the ControlNets' call.
-        LoRAs that change whole weights are those of all rows: each set of them has a call of its own.
+        LoRAs that change whole weights are those of all rows: each set of them has a call of its own; apart, so has
+        each other set.
         """
-        calls: dict[tuple[object, ...], list[_Sampler]] = {}
+        calls: dict[tuple[object, ...], list[_Part]] = {}
         for sampler in sorted(samplers, key=lambda sampler: not _alive(sampler)[0].is_guided):
             slot = _alive(sampler)[0]
-            calls.setdefault((slot.length, guess and slot.is_guided, slot.own_weights), []).append(sampler)
+            common = (slot.length, guess and slot.is_guided, slot.own_weights)
+            for loras, part in _by_loras(sampler) if apart else ((None, _Part(sampler, None)),):
+                calls.setdefault((*common, loras), []).append(part)
         return list(calls.values())
 
     # -- development -------------------------------------------------------------------------------------------
@@ -180,6 +188,55 @@ class DiffusersSlots:
         for chunk in [*self._decoder.chunks(together), *([slot] for slot in slots if slot.replay is not None)]:
             made |= zip(chunk, self._decoder.pictures(chunk), strict=True)
         return [made[slot] for slot in slots]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Members of one sampler that have a call of the UNet in common."""
+
+    sampler: _Sampler
+    #: Which of its members; None: all.
+    places: Sequence[int] | None
+
+
+class _Predicted:
+    """The noise that calls of the UNet predict, put together by sampler."""
+
+    def __init__(self, samplers: Sequence[_Sampler]) -> None:
+        self.samplers = samplers
+        self._inputs = {sampler: sampler.model_input() for sampler in samplers}
+        self._noise: dict[_Sampler, torch.Tensor] = {}
+
+    def members(self, parts: Sequence[_Part]) -> list[DiffusersSlot]:
+        return [slot for part in parts for slot in self._of(part)]
+
+    def model_input(self, parts: Sequence[_Part]) -> torch.Tensor:
+        inputs = [(self._inputs[part.sampler], part.places) for part in parts]
+        return torch.cat([latents if places is None else latents[list(places)] for latents, places in inputs])
+
+    def take(self, parts: Sequence[_Part], noise: torch.Tensor) -> None:
+        """Note what one call predicted for these parts, one after the other."""
+        for part, own in zip(parts, noise.split([len(self._of(part)) for part in parts]), strict=True):
+            if part.places is None:
+                self._noise[part.sampler] = own
+                continue
+            whole = self._noise.setdefault(part.sampler, own.new_empty(len(part.sampler.members), *own.shape[1:]))
+            whole[list(part.places)] = own
+
+    def steps(self) -> list[tuple[_Sampler, torch.Tensor]]:
+        return list(self._noise.items())
+
+    def _of(self, part: _Part) -> list[DiffusersSlot]:
+        alive = _alive(part.sampler)
+        return alive if part.places is None else [alive[place] for place in part.places]
+
+
+def _by_loras(sampler: _Sampler) -> Iterable[tuple[object, _Part]]:
+    """Sort a sampler's members by their LoRAs."""
+    found: dict[object, list[int]] = {}
+    for place, slot in enumerate(_alive(sampler)):
+        found.setdefault(None if slot.loras is None else slot.loras.key, []).append(place)
+    return [(key, _Part(sampler, places)) for key, places in found.items()]
 
 
 def _mine(slots: Sequence[Slot]) -> list[DiffusersSlot]:

@@ -26,6 +26,7 @@ def unread_words(pipeline: Any, spec: Spec, model: str, embeddings: EmbeddingWor
         for tokenizer, room in _rooms(pipeline, field):
             if (beyond := _unread(tokenizer, text, room)) is not None:
                 tokens, cut = beyond
+                cut = embeddings.word_start(text, cut) if embeddings else cut
                 read, rest = (embeddings.taken_out(part) if embeddings else part for part in (text[:cut], text[cut:]))
                 found[field] = Unread(
                     field=field, model=model, room=room, tokens=tokens, character=len(read) + 1, text=rest

@@ -19,6 +19,7 @@ from worker.serving.batch_limits import BatchLimits, CallLimit
 from worker.serving.call_pace import CallPace
 from worker.serving.heartbeat import Heartbeat
 from worker.serving.leases import Leases
+from worker.serving.lora_calls import LoraCalls
 from worker.serving.previews import BatchLooks, PreviewMaker
 from worker.serving.publish import Publisher
 from worker.serving.services import WorkerJobs
@@ -46,6 +47,7 @@ class WorkerContext:
     counter: SlotCounter = field(default_factory=SlotCounter)
     pace: CallPace = field(default_factory=CallPace)
     previews: PreviewMaker = field(default_factory=PreviewMaker)
+    lora_calls: LoraCalls = field(default_factory=LoraCalls)
 
     def report_fault(self, jobs: Sequence[ClaimedJob], fault: Fault, message: str) -> None:
         """Record a fault; its class decides what becomes of the jobs (`storage.rules.faults`)."""

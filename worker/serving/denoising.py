@@ -11,12 +11,13 @@ from storage.jobs.values import Claim, ClaimedJob, RenderedBatch
 from storage.rules.ids import batch_id
 from storage.rules.states import Priority
 from storage.spec.models import DiffusersModel, Model
-from worker.rendering.backend import LoadedModel, SlotLoop, SlotPicture
+from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.batch_limits import CallLimit
 from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
+from worker.serving.lora_calls import CallWay
 from worker.serving.previews import Shown
-from worker.serving.slot_jobs import SlotJob, SlotJobs, replay_of
+from worker.serving.slot_jobs import SlotJob, SlotJobs
 from worker.serving.tick_sizes import TickSizes
 from worker.serving.tick_threads import TickThreads
 
@@ -237,8 +238,10 @@ class Denoising:
         try:
             if not (called := self._admit(called)):
                 return
-            context.watchdog.begin(self._kind(called))
-            failed = self._tick(called)
+            measures = not replayed and self._sizes.measures(called[0])
+            way = context.lora_calls.choose(self._model, called, may_try=not measures)
+            context.watchdog.begin(self._kind(called, way))
+            failed = self._tick(called, way, measures=measures)
             context.watchdog.end()
         except OutOfMemory as error:
             if not context.batch_limits.give_way(self._model, [one.job for one in called], limit, self._loaded):
@@ -252,7 +255,7 @@ class Denoising:
             context.watchdog.rest()
         seconds = time.monotonic() - started
         # A call that is made again has rows and threads of its own.
-        if not replayed:
+        if not replayed and way.tried is None:
             self._threads.took(seconds)
             if not admitting:
                 context.pace.took(called[0].key, len(called), seconds)
@@ -260,7 +263,7 @@ class Denoising:
             one.seconds += seconds / len(called)
         for position, why in failed.items():
             self._fail([called[position]], why)
-        self._show(called, limit)
+        self._show(called, limit, way)
         left = [one for position, one in enumerate(called) if position not in failed]
         self._preview(left, seconds)
         self._develop([one for one in left if one.slot is not None and one.slot.made >= one.slot.calls], limit)
@@ -271,25 +274,30 @@ class Denoising:
         shown = [Shown(job=one.job, step=slot.made, steps=slot.calls) for one, slot in zip(called, slots, strict=True)]
         self._context.previews.called(shown, seconds, lambda at: self._loop.preview([slots[place] for place in at]))
 
-    def _kind(self, called: Sequence[SlotJob]) -> Hashable:
+    def _kind(self, called: Sequence[SlotJob], way: CallWay) -> Hashable:
         """Return what calls are of whose length the watchdog learns; None: it may take as long as any."""
+        if way.tried is not None:
+            return None
         if isinstance(self._model, DiffusersModel) and self._model.compile != "none":
             # Each shape is compiled when it first comes, and rows tell shapes: one or two each, longer prompts apart.
             return None
         spec = called[0].job.spec
-        return (self._model.alias, spec.width, spec.height, len(called), "slots")
+        return (self._model.alias, spec.width, spec.height, len(called), "slots", way.apart)
 
-    def _tick(self, called: Sequence[SlotJob]) -> Mapping[int, RenderFailed]:
+    def _tick(self, called: Sequence[SlotJob], way: CallWay, *, measures: bool) -> Mapping[int, RenderFailed]:
         slots = [one.slot for one in called if one.slot is not None]
         replayed = called[0].job.replay is not None
         threads = None if replayed else self._threads.choose([one.job for one in called])
-        if replayed or not self._sizes.measures(called[0]):
-            return self._loop.tick(slots, threads=threads)
+        if not measures and way.tried is None:
+            return self._loop.tick(slots, threads=threads, apart=way.apart)
         self._loop.finish()
         started = time.monotonic()
-        failed = self._loop.tick(slots, threads=threads)
+        failed = self._loop.tick(slots, threads=threads, apart=way.apart)
         self._loop.finish()
-        self._sizes.took(called, rows=self._loop.last_rows[0], seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if measures:
+            self._sizes.took(called, rows=self._loop.last_rows[0], seconds=seconds)
+        self._context.lora_calls.took(way, seconds)
         return failed
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
@@ -301,7 +309,7 @@ class Denoising:
                 self._context.heartbeat.now(state="rendering", batch=len(called))
                 one.began_at = time.monotonic()
                 try:
-                    one.slot = self._loop.admit(one.job.spec, replay=replay_of(one.job.replay))
+                    one.slot = self._loop.admit(one.job.spec, replay=Replay.read(one.job.replay))
                 except RenderFailed as error:
                     self._fail([one], error)
         return [one for one in called if one.slot is not None]
@@ -379,9 +387,9 @@ class Denoising:
             self._context.heartbeat.rendered_by(group[0][1].recipe.get("threads"))
             self._hooks.rendered(len(jobs), seconds)
 
-    def _show(self, called: Sequence[SlotJob], limit: CallLimit) -> None:
+    def _show(self, called: Sequence[SlotJob], limit: CallLimit, way: CallWay) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
-        counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)))
+        counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)), way)
         heartbeat = self._context.heartbeat
         heartbeat.limited(limit.pictures, limit.reason)
         heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))

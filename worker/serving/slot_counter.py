@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from storage.fleet.slots import SlotCounts
+from storage.fleet.slots import LoraCallWay, SlotCounts
 from worker.rendering.backend import SlotLoop
+from worker.serving.lora_calls import CallWay
 from worker.serving.slot_jobs import SlotJob, SlotJobs
 
 
@@ -12,11 +13,17 @@ class SlotCounter:
 
     def __init__(self) -> None:
         self._limit = 0
+        self._mixed = self._apart = 0
+        self._way: LoraCallWay | None = None
         self._ticks = self._joined = self._stepped_aside = self._used = self._computed = 0
 
-    def count(self, called: Sequence[SlotJob], held: SlotJobs, loop: SlotLoop, limit: int) -> SlotCounts:
+    def count(self, called: Sequence[SlotJob], held: SlotJobs, loop: SlotLoop, limit: int, way: CallWay) -> SlotCounts:
         """Count a call that was made for these jobs."""
         self._ticks += 1
+        self._mixed += way.mixed
+        self._apart += way.apart
+        if way.mixed:
+            self._way = "trial" if way.tried is not None else "apart" if way.apart else "together"
         used, computed = loop.last_rows
         self._used += used
         self._computed += computed
@@ -46,4 +53,7 @@ class SlotCounter:
             ticks=self._ticks,
             rows_used=self._used,
             rows_computed=self._computed,
+            mixed_ticks=self._mixed,
+            apart_ticks=self._apart,
+            lora_calls=self._way,
         )

@@ -1,12 +1,11 @@
 """The jobs of a denoising loop: which of them the next call of the model takes, and which wait."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from storage.jobs.values import ClaimedJob
 from storage.rules.states import Priority
-from worker.rendering.backend import Replay, Slot
+from worker.rendering.backend import Slot
 from worker.serving.call_pace import CallPace
 
 
@@ -102,16 +101,3 @@ class SlotJobs:
     def less_urgent(self, limit: int) -> dict[Priority, int]:
         """Return, for each priority, how many of the next call something of it would make step aside."""
         return {priority: sum(one.job.priority > priority for one in self._jobs[:limit]) for priority in Priority}
-
-
-def replay_of(text: str | None) -> Replay | None:
-    """Return by which calls a job is to be made again, as its row says; None: by any."""
-    if text is None:
-        return None
-    said = json.loads(text)
-    of, which = said["decoded"]
-    return Replay(
-        calls=tuple((rows, threads, row, n) for rows, threads, row, n in said["calls"]),
-        decoded=(of, which),
-        lora_ranks=tuple(said.get("lora_ranks", ())),
-    )

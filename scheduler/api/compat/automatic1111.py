@@ -153,9 +153,10 @@ for _none in (
 
 
 @router.get("/embeddings")
-def list_embeddings(_caller: CanRead) -> dict[str, dict[str, Any]]:
-    """List the words that stand for embeddings: none."""
-    return {"loaded": {}, "skipped": {}}
+def list_embeddings(context: Context, caller: CanRead) -> dict[str, dict[str, Any]]:
+    """List the words that stand for embeddings; skipped: those that do not fit the caller's checkpoint."""
+    wanted = context.webui_options.get(caller.owner, {}).get("sd_model_checkpoint", context.registry.default)
+    return webui_answers.embeddings(context.registry, wanted)
 
 
 @router.get("/options")

@@ -12,10 +12,13 @@ from scheduler.results.outlook import outlook
 from storage.errors import BrokerProblem
 from storage.renders.views import JobView
 from storage.rules.states import State
+from storage.spec.capabilities import words_taken
+from storage.spec.embedding_words import vectors_of, widths_of
 from storage.spec.infotext import infotext, sampler_and_schedule, short_hash
 from storage.spec.model_files import public_source
 from storage.spec.models import DiffusersModel, Lora, Model
 from storage.spec.picture import Spec
+from storage.spec.registry import Registry
 from storage.spec.sampler_names import SAMPLERS
 from storage.spec.webui_prompts import without_comments
 
@@ -133,3 +136,25 @@ def checkpoint(model: Model) -> dict[str, Any]:
 def lora(one: Lora) -> dict[str, Any]:
     """Return a LoRA in the web UI's form."""
     return {"name": one.alias, "alias": one.alias, "path": public_source(one), "metadata": {}}
+
+
+def embeddings(registry: Registry, checkpoint_alias: str) -> dict[str, dict[str, Any]]:
+    """Return the textual inversions in the web UI's form: those that a checkpoint reads, and those that it does not.
+
+    Of one whose file is not on this machine, width and number of vectors are 0, and its worker knows.
+    """
+    model = registry.models.get(checkpoint_alias)
+    mine = () if model is None else words_taken(model, registry.embeddings)
+    widths = widths_of(model) if isinstance(model, DiffusersModel) else None
+    found: dict[str, dict[str, Any]] = {"loaded": {}, "skipped": {}}
+    for alias, one in registry.embeddings.items():
+        held = vectors_of(one)
+        fits = alias in mine and (held is None or widths in (None, held.widths))
+        found["loaded" if fits else "skipped"][alias] = {
+            "step": None,
+            "sd_checkpoint": None,
+            "sd_checkpoint_name": None,
+            "shape": sum(held.widths) if held else 0,
+            "vectors": held.number if held else 0,
+        }
+    return found
