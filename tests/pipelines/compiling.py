@@ -1,16 +1,18 @@
-"""How the tests have torch compile: the same graphs and kernels as in use, for a third of the compiler's time."""
+"""How the tests have torch compile: the same graphs as in use, and where only those count, kernels without optimisation."""
 
 from typing import Any
 
 
-def compile_cheaply() -> None:
-    """Have this process compile one kernel after another, and the C++ compiler not optimise them."""
+def compile_here(*, optimised: bool) -> None:
+    """Have this process compile one kernel after another, as in use or without the C++ compiler's optimisations."""
     # Here, for it takes long, and only processes that compile need it.
     import torch._inductor.config as config
     import torch._inductor.cpp_builder as builder
 
     # Helper processes would each import torch, which takes longer than such small kernels.
     config.compile_threads = 1
+    if optimised:
+        return
     flags_of: Any = builder._get_optimization_cflags
 
     def unoptimised(*given: Any, **named: Any) -> tuple[list[str], list[str]]:

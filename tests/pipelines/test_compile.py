@@ -13,8 +13,8 @@ from tests.pipelines import random_weights
 _WORKER = """
 import json, sys
 folder, home, by_slots = sys.argv[1:]
-from tests.pipelines.compiling import compile_cheaply
-compile_cheaply()
+from tests.pipelines.compiling import compile_here
+compile_here(optimised=True)
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

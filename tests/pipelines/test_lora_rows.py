@@ -211,8 +211,8 @@ def test_ranks_are_padded_to_powers_of_two(rank: int, filled: int) -> None:
 _COMPILED = """
 import json, sys
 folder, loras, home = sys.argv[1:]
-from tests.pipelines.compiling import compile_cheaply
-compile_cheaply()
+from tests.pipelines.compiling import compile_here
+compile_here(optimised=False)
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

@@ -184,6 +184,7 @@ MODEL: Mapping[str, Case] = {
     "distilled": changes("distilled", '"lightning"', seen=lambda it: (drawn_as(it), said(it, num_inference_steps=30))),
     "safety_checker": changes("safety_checker", "true", seen=opened_as),
     "vae": changes("vae", '"a/vae"', seen=opened_as),
+    "preview": changes("preview", '"a/taesd"', seen=opened_as),
     "prediction_type": Case(
         before=model(head='kind = "diffusers"\nsource = "sd.safetensors"\n'),
         after=model('prediction_type = "v_prediction"', head='kind = "diffusers"\nsource = "sd.safetensors"\n'),

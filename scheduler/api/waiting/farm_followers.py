@@ -25,7 +25,7 @@ _LOOKS_SHARE = 0.1
 
 
 @dataclass(eq=False)
-class _Stream:
+class _FarmStream:
     """Somebody who follows the farm."""
 
     #: None: no key was needed.
@@ -44,20 +44,20 @@ class _Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _Followed:
     keys: Collection[str | None]
     before: FarmSeen | None
     with_jobs: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Changes:
     change: FarmChange
     #: Keys that let nobody in any more.
     ended: Collection[str | None]
 
 
-class FarmFollowers(SharedReader[_Asked, _Found]):
+class FarmFollowers(SharedReader[_Followed, _Changes]):
     """Streams of server-sent events of the farm."""
 
     def __init__(self, database: Database, ending: Flag, *, every_seconds: float, places: Places) -> None:
@@ -67,7 +67,7 @@ class FarmFollowers(SharedReader[_Asked, _Found]):
         self._changes = FarmChanges(database)
         self._keys = Keys(database)
         self._log = FarmLog()
-        self._streams: set[_Stream] = set()
+        self._streams: set[_FarmStream] = set()
         #: None: whoever comes first learns that anything may have changed.
         self._before: FarmSeen | None = None
         self._look_seconds = 0.0
@@ -84,7 +84,7 @@ class FarmFollowers(SharedReader[_Asked, _Found]):
         It ends with the caller's key, when the API stops, and after some minutes. Raises Refused if too many follow.
         """
         with self.places.taken(caller):
-            stream = _Stream(caller.key_id, caller.sees, topics, self._log.number(place))
+            stream = _FarmStream(caller.key_id, caller.sees, topics, self._log.number(place))
             self._streams.add(stream)
             if self._before is not None:
                 stream.news.set()
@@ -94,7 +94,7 @@ class FarmFollowers(SharedReader[_Asked, _Found]):
             finally:
                 self._streams.discard(stream)
 
-    async def _texts(self, stream: _Stream) -> AsyncIterator[str]:
+    async def _texts(self, stream: _FarmStream) -> AsyncIterator[str]:
         until = time.monotonic() + _LONGEST_SECONDS
         yield f"retry: {_COME_AGAIN_MILLISECONDS}\n\n"
         while (left := until - time.monotonic()) > 0:
@@ -111,7 +111,7 @@ class FarmFollowers(SharedReader[_Asked, _Found]):
             if text := self._next(stream):
                 yield text
 
-    def _next(self, stream: _Stream) -> str:
+    def _next(self, stream: _FarmStream) -> str:
         """Return what is new to somebody, all at once; they know it then."""
         news = None if stream.seen is None else self._log.after(stream.seen)
         stream.seen = self._log.last
@@ -123,22 +123,22 @@ class FarmFollowers(SharedReader[_Asked, _Found]):
             if one.concerns(stream.sees, stream.topics)
         )
 
-    def _asked(self) -> _Asked | None:
+    def _asked(self) -> _Followed | None:
         if not self._streams:
             self._before = None
             return None
         keys = {stream.key_id for stream in self._streams}
         with_jobs = any("jobs" in stream.topics for stream in self._streams)
-        return _Asked(keys=keys, before=self._before, with_jobs=with_jobs)
+        return _Followed(keys=keys, before=self._before, with_jobs=with_jobs)
 
-    def _look(self, asked: _Asked) -> _Found:
+    def _look(self, asked: _Followed) -> _Changes:
         began = time.monotonic()
         ended = self._keys.ended(asked.keys)
         change = self._changes.since(asked.before, with_jobs=asked.with_jobs)
         self._look_seconds = time.monotonic() - began
-        return _Found(change=change, ended=ended)
+        return _Changes(change=change, ended=ended)
 
-    def _tell(self, found: _Found) -> None:
+    def _tell(self, found: _Changes) -> None:
         self._before, news = found.change.seen, found.change.news
         self._log.lose() if news is None else self._log.tell(news)
         for stream in self._streams:
