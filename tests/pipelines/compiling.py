@@ -1,4 +1,4 @@
-"""How the tests have torch compile: the same graphs as in use, and where only those count, kernels without optimisation."""
+"""How the tests have torch compile: as in use, or, where only the graphs count, without optimised kernels."""
 
 from typing import Any
 
