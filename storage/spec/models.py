@@ -193,6 +193,8 @@ class DiffusersModel(_Model, Weights, Running, ModelControls):
     def _single_files_have_no_more(self) -> "DiffusersModel":
         if self.is_single_file and self.safety_checker:
             raise ValueError("safety_checker: there is none in a single file")
+        if self.preview is not None and self.safety_checker:
+            raise ValueError("preview: not together with safety_checker, which looks at finished pictures alone")
         if self.preview is not None and self.preview.is_single_file:
             raise ValueError("preview: a single file; name a folder or repository of an AutoencoderTiny, such as TAESD")
         for name in ("prediction_type", "zero_snr"):

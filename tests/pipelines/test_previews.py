@@ -248,11 +248,18 @@ def test_a_picture_whose_words_change_is_seen_in_its_batch_too(models: Models, p
     assert seen == [(1,)] * 3 + [(0,)] * 3
 
 
-def test_a_model_of_unknown_latents_says_so(models: Models, loaded: Loader) -> None:
-    loop = loop_of(loaded("sd"))
-    slot = loop.admit(models.specs("sd")[0])
+@pytest.mark.parametrize(
+    ("alias", "said"),
+    [
+        ("sd", "not known how latents of the model sd look"),
+        ("sd-checked", "pictures of sd-checked are shown once its safety checker has passed them"),
+    ],
+)
+def test_a_model_without_previews_says_why(models: Models, loaded: Loader, alias: str, said: str) -> None:
+    loop = loop_of(loaded(alias))
+    slot = loop.admit(models.specs(alias)[0])
     loop.tick([slot])
-    with pytest.raises(NoPreview, match="not known how latents of the model sd look"):
+    with pytest.raises(NoPreview, match=said):
         loop.preview([slot])
 
 
@@ -293,6 +300,8 @@ def test_an_entry_names_a_decoder_beside_its_registry_and_no_single_file() -> No
     assert model.preview in model.parts
     with pytest.raises(BadSettings, match="preview: a single file"):
         parse_registry(text.format('"taesd.safetensors"'), where="here")
+    with pytest.raises(BadSettings, match="preview: not together with safety_checker"):
+        parse_registry(text.format('"./tiny"\nsafety_checker = true'), where="here")
 
 
 def test_the_shipped_model_is_seen_in_the_colours_of_its_picture(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def previewer_of(pipeline: Any, model: DiffusersModel) -> Previewer:
 
     Raises ModelUnavailable if what is named does not fit the model.
     """
+    if model.safety_checker:
+        return NoPreviewer(why=f"pictures of {model.alias} are shown once its safety checker has passed them")
     denoiser = getattr(pipeline, "decoder_pipe", pipeline)
     vae = getattr(denoiser, "vae", None)
     if model.preview is not None:
