@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -192,7 +193,7 @@ def test_pages_have_a_place_for_the_previews_of_what_runs(stage: Stage) -> None:
     [job] = claim.jobs
     with visitor(stage, "ann") as browser:
         render, picture = (browser.get(path) for path in (f"/renders/{job.render_id}", f"/pictures/{job.name}"))
-        assert f'data-events="/v1/renders/{job.render_id}/events?previews=true"' in render.text
+        assert re.search(rf'data-events="/v1/renders/{job.render_id}/events\?after=\d+&amp;previews=true"', render.text)
         assert f'data-preview="{job.name}"' in render.text
         # On its own page a picture is asked for: there are no events.
         assert f'data-ask="/pictures/{job.name}/preview"' in picture.text
