@@ -1,6 +1,7 @@
 """What tests of previews share: a farm whose worker is the test, and small pictures of what it has in hand."""
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,21 @@ def claimed(stage: Stage, n: int = 1) -> Claim:
     claim = stage.services.jobs.claim(model="tiny", worker="by hand", limit=n)
     assert claim is not None
     assert len(claim.jobs) == n
+    progress(stage, claim, 0)
     return claim
+
+
+def progress(stage: Stage, claim: Claim, done: int) -> None:
+    """Note how far jobs are, as a worker's heartbeat does."""
+    jobs = json.dumps([[job.id, done, 4] for job in claim.jobs])
+    with stage.services.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM workers")
+        connection.exec_driver_sql(
+            "INSERT INTO workers (name, host, device, device_name, pid, models, state, batch, pictures, rate, "
+            "started_at, seen_at, run, jobs) "
+            "VALUES ('by hand', 'h', 'cpu:0', 'c', 1, '[]', 'rendering', 1, 0, 0, 0, 0, '', ?)",
+            (jobs,),
+        )
 
 
 def shown(stage: Stage, claim: Claim, step: int = 1, **said: Any) -> None:

@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import openai
@@ -14,6 +14,7 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 
 from storage.access.keys import Keys, Limits, Role
+from storage.broker.previews import Preview, Previews
 from storage.jobs.values import Claim
 from storage.rules.faults import Fault
 from tests.contract.page.visitors import visitor
@@ -104,6 +105,27 @@ def test_previews_of_several_pictures_say_whose_they_are(stage: Stage) -> None:
         ("completed", 1),
     ]
     assert [one.seed for one in events[2:]] == [7, 8]
+
+
+def test_previews_of_all_streams_are_asked_for_together(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[str]] = []
+    get = Previews.get
+
+    def noted(previews: Previews, jobs: Collection[str]) -> Mapping[str, Preview]:
+        asked.append(set(jobs))
+        return get(previews, jobs)
+
+    streams = [Streaming(stage, partial_images=3) for _ in range(3)]
+    claim = streams[0].claim(3)
+    jobs = {job.name for job in claim.jobs}
+    assert len({job.render_id for job in claim.jobs}) == 3
+    monkeypatch.setattr(Previews, "get", noted)
+    eventually(lambda: jobs in asked, "all are asked for at once")
+    asked.clear()
+    eventually(lambda: len(asked) > 2, "it is asked again")
+    assert all(one == jobs for one in asked)
+    stage.finish(claim)
+    assert [len(one.joined().events) for one in streams] == [1, 1, 1]
 
 
 def test_a_stream_without_partial_images_watches_nothing(stage: Stage) -> None:

@@ -13,9 +13,8 @@ import redis
 from diffusion_farm import NotFoundProblem
 from storage.broker.previews import KEPT_SECONDS, MOST_BYTES, WATCHED_SECONDS, Preview, Previews, open_previews
 from storage.errors import BrokerProblem
-from storage.jobs.values import Claim
 from storage.settings import Settings
-from tests.contract.previews import begun, previews_of, shown, small, watched_stage
+from tests.contract.previews import begun, previews_of, progress, shown, small, watched_stage
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually, free_port
 
@@ -179,19 +178,6 @@ def test_without_a_broker_there_is_a_word_and_no_preview(tmp_path_factory: pytes
 
 
 # -- as events -------------------------------------------------------------------------------------------------
-
-
-def progress(stage: Stage, claim: Claim, done: int) -> None:
-    """Note how far jobs are, as a worker's heartbeat does."""
-    jobs = json.dumps([[job.id, done, 4] for job in claim.jobs])
-    with stage.services.database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM workers")
-        connection.exec_driver_sql(
-            "INSERT INTO workers (name, host, device, device_name, pid, models, state, batch, pictures, rate, "
-            "started_at, seen_at, run, jobs) "
-            "VALUES ('by hand', 'h', 'cpu:0', 'c', 1, '[]', 'rendering', 1, 0, 0, 0, 0, '', ?)",
-            (jobs,),
-        )
 
 
 def test_a_follower_who_asks_for_previews_gets_them_as_events(stage: Stage) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +18,14 @@ from starlette.types import Receive, Scope, Send
 from scheduler.api.compat.pictures import Call, as_base64, encoded, finished_jobs
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
+from scheduler.api.waiting.followed_previews import FollowedPreview, LastPreviews
 from scheduler.intake.admission import Terms
 from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
 from scheduler.results.signed_urls import Format
 from storage.broker.previews import Preview
-from storage.errors import FarmError, ServiceProblem
+from storage.errors import FarmError, NotFound, ServiceProblem
 from storage.renders.views import JobView
-from storage.rules.states import State
 
 #: As OpenAI's own API.
 MOST_PARTIAL = 3
@@ -109,17 +110,10 @@ class _Stream(StreamingResponse):
     async def _events(self) -> AsyncIterator[str]:
         call, render_id = self._call, self._accepted.render_id
         waiting = call.context.waiters.wait(call.request, render_id, call.caller, seconds=call.seconds)
-        over = asyncio.ensure_future(waiting)
-        spoken_at = time.monotonic()
+        over: asyncio.Future[None] = asyncio.ensure_future(waiting)
         try:
-            while not over.done():
-                await asyncio.wait({over}, timeout=_LOOK_SECONDS)
-                for text in [] if over.done() else await run_in_threadpool(self._previews):
-                    spoken_at = time.monotonic()
-                    yield text
-                if time.monotonic() - spoken_at > _KEEP_ALIVE_SECONDS:
-                    spoken_at = time.monotonic()
-                    yield ": keep-alive\n\n"
+            async for text in self._until(over):
+                yield text
             over.result()
             jobs = await run_in_threadpool(finished_jobs, call, render_id)
             for job in jobs:
@@ -129,26 +123,40 @@ class _Stream(StreamingResponse):
         finally:
             over.cancel()
 
-    def _previews(self) -> list[str]:
-        """Return previews whose time has come; while the broker does not answer, none."""
-        context, wanted = self._call.context, self._partial
-        if context.previews is None or wanted.all_sent:
-            return []
+    async def _until(self, over: asyncio.Future[None]) -> AsyncIterator[str]:
+        """Yield previews whose time has come, and signs of life, until the render is over."""
+        wanted, spoken_at = self._partial, time.monotonic()
+        last: Callable[[], LastPreviews] = dict
+        with ExitStack() as held:
+            if not wanted.all_sent:
+                watched = self._call.context.followers.watched(self._accepted.render_id, self._call.caller)
+                last = held.enter_context(watched)
+            while not over.done():
+                await asyncio.wait({over}, timeout=_LOOK_SECONDS)
+                due = [one for one in last().values() if wanted.is_due(one.index, one.preview)]
+                for one in [] if over.done() else due:
+                    if (text := await run_in_threadpool(self._previewed, one)) is not None:
+                        spoken_at = time.monotonic()
+                        yield text
+                if wanted.all_sent:
+                    # Nobody watches any more.
+                    held.close()
+                if time.monotonic() - spoken_at > _KEEP_ALIVE_SECONDS:
+                    spoken_at = time.monotonic()
+                    yield ": keep-alive\n\n"
+
+    def _previewed(self, one: FollowedPreview) -> str | None:
+        """Return the event of a preview; None if it is of an earlier attempt, or its job cannot be read now."""
         try:
-            context.previews.watch([self._accepted.render_id])
-            running = {job.id: job for job in context.views.jobs(self._accepted.render_id, state=State.RUNNING)}
-            found = context.previews.get(running)
-        except ServiceProblem:
-            return []
-        texts = []
-        for name, preview in found.items():
-            job = running[name]
-            if preview.attempt == job.attempt and wanted.is_due(job.index, preview):
-                number = wanted.sent.get(job.index, 0)
-                wanted.sent[job.index] = number + 1
-                picture = self._enlarged(preview, job)
-                texts.append(self._event("image_generation.partial_image", job, picture, partial_image_index=number))
-        return texts
+            job = self._call.context.views.job(one.preview.job)
+        except (NotFound, ServiceProblem):
+            return None
+        if job.attempt != one.preview.attempt:
+            return None
+        number = self._partial.sent.get(one.index, 0)
+        self._partial.sent[one.index] = number + 1
+        picture = self._enlarged(one.preview, job)
+        return self._event("image_generation.partial_image", job, picture, partial_image_index=number)
 
     def _enlarged(self, preview: Preview, job: JobView) -> bytes:
         """Return a preview in the size and the format of the picture, as clients expect it."""

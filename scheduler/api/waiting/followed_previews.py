@@ -5,6 +5,8 @@ import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 from storage.broker.previews import WATCHED_SECONDS, Preview, Previews
 from storage.errors import BrokerProblem
@@ -13,8 +15,35 @@ from storage.rules.ids import job_id
 
 log = logging.getLogger(__name__)
 
-#: By job: the step that a preview is of, and what is sent of it.
-Told = Mapping[str, tuple[tuple[int, int], str]]
+
+@dataclass(frozen=True, kw_only=True)
+class FollowedPreview:
+    """A preview of a picture of a render that is followed."""
+
+    preview: Preview
+    render: str
+    index: int
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """What another preview of the same picture differs in."""
+        return self.preview.attempt, self.preview.step
+
+    @cached_property
+    def text(self) -> str:
+        """What followers are sent of it; made once for all of them."""
+        data: dict[str, object] = {"id": self.preview.job, "render": self.render, "index": self.index}
+        if self.preview.why_none is None:
+            image = base64.b64encode(self.preview.image).decode()
+            data |= {"step": self.preview.step, "steps": self.preview.steps}
+            data |= {"media_type": "image/webp", "b64_json": image}
+        else:
+            data |= {"why_none": self.preview.why_none}
+        return f"event: preview\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+#: By job.
+LastPreviews = Mapping[str, FollowedPreview]
 
 
 class FollowedPreviews:
@@ -25,7 +54,7 @@ class FollowedPreviews:
         self._watched_at: dict[str, float] = {}
         self._throttle = LogThrottle()
 
-    def look(self, renders: Collection[str], running: Mapping[str, Iterable[int]]) -> dict[str, Told]:
+    def look(self, renders: Collection[str], running: Mapping[str, Iterable[int]]) -> dict[str, LastPreviews]:
         """Return, by render, the last previews of its pictures that are on a device; without a broker, none.
 
         Args:
@@ -44,11 +73,11 @@ class FollowedPreviews:
             if self._throttle.passes():
                 log.warning("no previews until the broker answers", extra={"error": error})
             return {}
-        told: dict[str, dict[str, tuple[tuple[int, int], str]]] = {}
+        last: dict[str, dict[str, FollowedPreview]] = {}
         for job, preview in found.items():
             render, index = jobs[job]
-            told.setdefault(render, {})[job] = ((preview.attempt, preview.step), _text(preview, render, index))
-        return dict(told)
+            last.setdefault(render, {})[job] = FollowedPreview(preview=preview, render=render, index=index)
+        return dict(last)
 
     def _watch(self, previews: Previews, renders: Collection[str]) -> None:
         now = time.monotonic()
@@ -56,13 +85,3 @@ class FollowedPreviews:
         if due:
             previews.watch(due)
             self._watched_at = {name: self._watched_at.get(name, now) for name in renders} | dict.fromkeys(due, now)
-
-
-def _text(preview: Preview, render: str, index: int) -> str:
-    data: dict[str, object] = {"id": preview.job, "render": render, "index": index}
-    if preview.why_none is None:
-        image = base64.b64encode(preview.image).decode()
-        data |= {"step": preview.step, "steps": preview.steps, "media_type": "image/webp", "b64_json": image}
-    else:
-        data |= {"why_none": preview.why_none}
-    return f"event: preview\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

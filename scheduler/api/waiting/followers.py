@@ -12,7 +12,7 @@ from threading import Event as Flag
 from starlette.concurrency import run_in_threadpool
 
 from scheduler.api.access import Caller
-from scheduler.api.waiting.followed_previews import FollowedPreviews, Told
+from scheduler.api.waiting.followed_previews import FollowedPreviews, LastPreviews
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
 from scheduler.results.json_forms import RenderForm
@@ -56,7 +56,7 @@ class _Render:
     #: The last events, without a gap.
     recent: deque[_Told] = field(default_factory=lambda: deque(maxlen=_KEPT))
     #: The last previews of its pictures that are on a device, if anybody wants them.
-    previews: Told = field(default_factory=dict)
+    previews: LastPreviews = field(default_factory=dict)
     streams: "set[_Follower]" = field(default_factory=set)
 
     def after(self, seq: int) -> list[_Told] | None:
@@ -95,7 +95,7 @@ class _Found:
     renders: Mapping[str, _Render]
     seen: Mapping[str, _Seen]
     told: Mapping[str, list[_Told]]
-    previews: Mapping[str, Told]
+    previews: Mapping[str, LastPreviews]
     #: Keys that let nobody in any more.
     ended: Collection[str | None]
 
@@ -133,19 +133,32 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
 
         It ends with the render, with the caller's key, and when the API stops. Raises Refused if too many follow.
         """
-        with self.places.taken(caller):
-            render = self._renders.setdefault(render_id, _Render())
-            stream = _Follower(caller.key_id, previews)
-            render.streams.add(stream)
-            if render.seen is not None:
-                stream.news.set()
-            self._awake()
-            try:
-                yield self._texts(render_id, render, stream, seen)
-            finally:
-                render.streams.discard(stream)
-                if not render.streams:
-                    self._renders.pop(render_id, None)
+        stream = _Follower(caller.key_id, previews)
+        with self.places.taken(caller), self._joined(render_id, stream) as render:
+            yield self._texts(render_id, render, stream, seen)
+
+    @contextmanager
+    def watched(self, render_id: str, caller: Caller) -> Iterator[Callable[[], LastPreviews]]:
+        """Have the previews of a render read for a caller who waits for it, and has a place for that already.
+
+        What is yielded returns the last ones, without asking anybody.
+        """
+        with self._joined(render_id, _Follower(caller.key_id, wants_previews=True)) as render:
+            yield lambda: render.previews
+
+    @contextmanager
+    def _joined(self, render_id: str, stream: _Follower) -> Iterator[_Render]:
+        render = self._renders.setdefault(render_id, _Render())
+        render.streams.add(stream)
+        if render.seen is not None:
+            stream.news.set()
+        self._awake()
+        try:
+            yield render
+        finally:
+            render.streams.discard(stream)
+            if not render.streams:
+                self._renders.pop(render_id, None)
 
     async def _texts(self, render_id: str, render: _Render, stream: _Follower, seen: int) -> AsyncIterator[str]:
         said = ""
@@ -179,10 +192,10 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
                 said = now.progress
                 yield said
             previews = render.previews if stream.wants_previews else {}
-            for job, (step, text) in previews.items():
-                if shown.get(job) != step:
-                    yield text
-            shown = {job: step for job, (step, _) in previews.items()}
+            for job, one in previews.items():
+                if shown.get(job) != one.step:
+                    yield one.text
+            shown = {job: one.step for job, one in previews.items()}
 
     def _read_after(self, render_id: str, seen: int) -> list[_Told]:
         return [(event.seq, _text(render_id, event)) for event in self._events.after(render_id, seen)]
@@ -233,9 +246,9 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             if told and render.recent and render.recent[-1][0] + 1 != told[0][0]:
                 render.recent.clear()
             render.recent.extend(told)
-            previews = found.previews.get(render_id, {})
-            changed = now != render.seen or previews.keys() != render.previews.keys()
-            changed = changed or any(previews[job][0] != render.previews[job][0] for job in previews)
+            before, previews = render.previews, found.previews.get(render_id, {})
+            changed = now != render.seen or before.keys() != previews.keys()
+            changed = changed or any(before[job].step != one.step for job, one in previews.items())
             render.seen, render.previews = now, previews
             for stream in render.streams:
                 if now is None or stream.key_id in found.ended:
