@@ -71,7 +71,7 @@ def count(
     *,
     stored: Mapping[str, int] | None = None,
 ) -> None:
-    """Add to a counter of renders, and note the end of those that are finished by it; `stored`: bytes of those done.
+    """Add to a counter of renders, and note the end of those that are finished by it.
 
     In the order of ids, so that two transactions never wait for each other. Jobs are locked before renders,
     everywhere, for the same reason.

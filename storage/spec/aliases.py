@@ -4,8 +4,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+#: What files of weights end in, elsewhere too.
+_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _NOT_IN_ALIASES = re.compile(r"[^a-z0-9._-]+")
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LONGEST = 63
@@ -33,6 +35,12 @@ def known_as(name: str, known: Collection[str]) -> str:
 def alias_in(name: str) -> str:
     """Return the alias that another program's name of a file may mean, where what is registered is not known."""
     return name.lower() if _ALIAS.fullmatch(name.lower()) else alias_of(name)
+
+
+def without_ending(path: str) -> str:
+    """Return a file's name without its folder and ending, as other programs name models and LoRAs."""
+    file = PureWindowsPath(path)
+    return file.stem if file.suffix.lower() in _ENDINGS else file.name
 
 
 def aliases_of(files: Iterable[Path], *, taken: Collection[str]) -> dict[str, Path]:

@@ -7,13 +7,13 @@ sampler is read, whatever the nodes on the way are called, and what they do besi
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PureWindowsPath
 from typing import Any
 
 from scheduler.intake.files.columns import Row
 from scheduler.intake.files.comfyui_nodes import PASSED, SAMPLERS, sampling_of
 from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
+from storage.spec.aliases import alias_in, without_ending
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_comfyui
 
@@ -108,7 +108,7 @@ class _Reader:
             node = self._graph[found]
             if node["class_type"] == "LoraLoader":
                 weights = {self._value(found, weight) for weight in ("strength_model", "strength_clip")}
-                alias = self._name(found, "lora_name").lower()
+                alias = alias_in(self._name(found, "lora_name"))
                 if len(weights) > 1 or alias in loras:
                     raise BadSpecification(f"ComfyUI's node {found}: one strength for a LoRA is supported, not two")
                 loras[alias] = weights.pop()
@@ -159,9 +159,7 @@ class _Reader:
         return value
 
     def _name(self, name: str, given: str) -> str:
-        """Return a file's name without its folder and suffix, as models and LoRAs are called here."""
-        file = PureWindowsPath(str(self._value(name, given)))
-        return file.stem if file.suffix in (".safetensors", ".ckpt", ".pt", ".sft", ".gguf") else file.name
+        return without_ending(str(self._value(name, given)))
 
     def _text(self, name: str) -> str:
         text = str(self._value(name, "text"))
@@ -311,7 +309,7 @@ class _PictureReader(_Reader):
             cells["loras"] = loras
 
     def _lora(self, node: str, loras: dict[str, Any]) -> None:
-        alias, strength = self._name(node, "lora_name").lower(), self._value(node, "strength_model")
+        alias, strength = alias_in(self._name(node, "lora_name")), self._value(node, "strength_model")
         if self._inputs(node).get("strength_clip", strength) != strength:
             self._left.not_done[f"node {node}: strength_clip"] = self._inputs(node)["strength_clip"]
         if strength:

@@ -7,6 +7,7 @@ from typing import Any
 from scheduler.intake.files.columns import Row
 from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
+from storage.spec.aliases import alias_in
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_invokeai
 
@@ -93,8 +94,8 @@ def _loras(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, list):
         raise BadSpecification(f"loras: must be a list (given: {shown(given)})")
     for one in given:
-        alias = _name(one.get("model") or one.get("lora")) if isinstance(one, Mapping) else None
-        if alias is None or alias.lower() in found:
+        name = _name(one.get("model") or one.get("lora")) if isinstance(one, Mapping) else None
+        if name is None or (alias := alias_in(name)) in found:
             raise BadSpecification(f"loras: each must have a name, once (given: {shown(one)})")
-        found[alias.lower()] = one.get("weight", 1.0)
+        found[alias] = one.get("weight", 1.0)
     return found or None

@@ -7,12 +7,12 @@ parsers of sd-parsers 0.6.
 
 import re
 from collections.abc import Mapping
-from pathlib import PureWindowsPath
 from typing import Any
 
 from scheduler.intake.files.columns import Row
 from scheduler.intake.files.leftovers import Leftovers, kept
 from storage.errors import BadSpecification
+from storage.spec.aliases import alias_in, without_ending
 from storage.spec.explanations import shown
 from storage.spec.foreign_samplers import of_comfyui, sampler_of
 
@@ -109,7 +109,7 @@ def _of_swarmui(said: Mapping[str, Any], left: Leftovers) -> Row:
     if (distilled := image.pop("fluxguidancescale", None)) is not None:
         cells["guidance_scale"] = distilled
     if (model := image.pop("model", None)) is not None:
-        cells["model"] = _stem(model)
+        cells["model"] = without_ending(str(model))
     names, weights = _listed(image.pop("loras", None)), _listed(image.pop("loraweights", None))
     with kept(left, "loras"):
         cells["loras"] = _loras(zip(names, weights or [1.0] * len(names), strict=False))
@@ -127,7 +127,7 @@ def _of_fooocus(said: Mapping[str, Any], left: Leftovers) -> Row:
     size = _TWO_NUMBERS.fullmatch(str(said.get("resolution", "")))
     cells = {
         **{name: said.get(name) for name in ("prompt", "negative_prompt", "steps", "guidance_scale", "seed")},
-        "model": _stem(said["base_model"]),
+        "model": without_ending(str(said["base_model"])),
         **({"width": size[1], "height": size[2]} if size else {}),
     }
     with kept(left, "loras"):
@@ -164,7 +164,7 @@ def _named(sampler: Any, schedule: str | None = None) -> str | None:
 def _loras(pairs: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, weight in pairs:
-        alias = _stem(name).lower()
+        alias = alias_in(without_ending(str(name)))
         if alias in found:
             raise BadSpecification(f"the LoRA {name} is named twice")
         found[alias] = float(weight) if isinstance(weight, str) and _is_number(weight) else weight
@@ -177,12 +177,6 @@ def _is_number(text: str) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [part for part in str(value or "").split(",") if part]
-
-
-def _stem(name: Any) -> str:
-    """Return a file's name without its folder and suffix, as models and LoRAs are called here."""
-    file = PureWindowsPath(str(name))
-    return file.stem if file.suffix in (".safetensors", ".ckpt", ".pt", ".sft") else file.name
 
 
 def _row(cells: Mapping[str, Any]) -> Row:
