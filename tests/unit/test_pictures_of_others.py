@@ -388,7 +388,7 @@ def lora_file(kind: str, name: str) -> dict[str, str]:
     """Return the texts of a picture of this program that was drawn with a LoRA's file of this name."""
     swarm = {**SWARM["sui_image_params"], "loras": [name]}
     loader = {**LORA, "inputs": {**LORA["inputs"], "lora_name": name}}
-    said = {
+    said: dict[str, dict[str, Any]] = {
         "SwarmUI": {"parameters": {"sui_image_params": swarm}},
         "Fooocus": {"parameters": {**FOOOCUS, "loras": [[name, 0.5, "2c3d"]]}},
         "InvokeAI": {"invokeai_metadata": {**METADATA, "loras": [{"model": {"name": name}, "weight": 0.5}]}},
