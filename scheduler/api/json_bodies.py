@@ -1,4 +1,7 @@
-"""Read JSON bodies so that nothing of them gets lost: FastAPI keeps the last of two equal keys in silence."""
+"""Read JSON bodies so that nothing of them gets lost: FastAPI keeps the last of two equal keys in silence.
+
+Text with half of a character, which JSON can escape and no database takes, is refused here once for all fields.
+"""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -8,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from scheduler.intake.files.json_text import DoubledKey, read_json
+from scheduler.intake.files.json_text import DoubledKey, place_of_half, read_json
 
 #: What is parsed beside other requests: a large body takes a second.
 _LARGE_BYTES = 2**16
@@ -20,8 +23,8 @@ _MOST_VALUES = 1_000_000
 _MOST_KEYS = 10_000
 
 
-class DoubledField(HTTPException):
-    """Raised when a body has a field twice. FastAPI lets this kind of error alone pass while it reads a body."""
+class WrongField(HTTPException):
+    """Raised for a field while a body is read. FastAPI lets this kind of error alone pass meanwhile."""
 
     def __init__(self, place: str, detail: str) -> None:
         super().__init__(422, detail)
@@ -45,9 +48,17 @@ class JsonRoute(APIRoute):
         return handle_strictly
 
 
-def _read_large(body: bytes) -> Any:
-    """Read JSON. Raises HTTPException for an object with very many fields, and what `read_json` raises."""
+def _read(body: bytes) -> Any:
+    """Read JSON. Raises WrongField for half of a character, and what `read_json` raises."""
     read = read_json(body)
+    if (place := place_of_half(read)) is not None:
+        raise WrongField(place, f"{place}: must be text without halves of characters (surrogates)".removeprefix(": "))
+    return read
+
+
+def _read_large(body: bytes) -> Any:
+    """Read JSON. Raises HTTPException for an object with very many fields, and what `_read` raises."""
+    read = _read(body)
     left = [read]
     while left:
         value = left.pop()
@@ -70,9 +81,9 @@ class _JsonRequest(Request):
                     )
                 # A large one takes a second: others are answered meanwhile.
                 large = len(body) > _LARGE_BYTES
-                self._json = await run_in_threadpool(_read_large, body) if large else read_json(body)
+                self._json = await run_in_threadpool(_read_large, body) if large else _read(body)
             except DoubledKey as error:
-                raise DoubledField(error.place, str(error)) from None
+                raise WrongField(error.place, str(error)) from None
         return self._json
 
     def form(self, **_limits: Any) -> Any:

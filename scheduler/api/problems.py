@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from scheduler.api.json_bodies import DoubledField
+from scheduler.api.json_bodies import WrongField
 from scheduler.api.parameters import STREAMED
 from scheduler.api.problem_kinds import ProblemCode, address_of, code_of
 from scheduler.api.request_ids import HEADER as REQUEST_ID
@@ -270,7 +270,7 @@ def _place(location: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:
-    if isinstance(error, DoubledField):
+    if isinstance(error, WrongField):
         named = FieldProblem(field=error.place, message=str(error.detail).removeprefix(f"{error.place}: "))
         return answer(request, error.status_code, str(error.detail), errors=[named])
     if error.status_code == 404 and error.detail == _TITLES[404]:

@@ -209,11 +209,14 @@ _HALF = r'"\ud800"'
 
 
 def test_half_of_a_character_is_refused_at_every_door_and_quoted(stage: Stage) -> None:
-    bodies = [
+    bodies: list[str | bytes] = [
         f"{{{_HALF}: 1}}",
         f"[{_HALF}]",
         f'{{"prompt": {_HALF}, "seed": {{"a": {_HALF}}}}}',
         f'{{"prompt": "a", "model": {_HALF}, "override_settings": {{{_HALF}: {_HALF}}}}}',
+        # Whole but for a field that only the database would find wrong.
+        f'{{"input_file_id": {_HALF}, "endpoint": "/v1/images/generations"}}',
+        f'{{"prompt": "a", "idempotency_key": {_HALF}}}'.encode("utf-16"),
     ]
     paths = stage.keyless().get("/openapi.json").json()["paths"]
     doors = [(method, path) for path in paths for method in paths[path] if method in ("post", "put", "patch")]
@@ -228,3 +231,16 @@ def test_half_of_a_character_is_refused_at_every_door_and_quoted(stage: Stage) -
             assert answer.json()
             quoted += r"\ud800" in answer.text
     assert quoted
+
+
+def test_half_of_a_character_is_told_by_its_place(stage: Stage) -> None:
+    body = r'{"input_file_id": "a", "metadata": {"b": ["c", "d\udfff"]}}'
+    answer = stage.client().post("/v1/batches", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "metadata.b.1: must be text without halves of characters" in answer.json()["error"]["message"]
+
+
+def test_pairs_of_halves_are_a_character(stage: Stage) -> None:
+    body = r'{"prompt": "a \ud83d\ude00"}'
+    answer = stage.client().post("/v1/renders", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (201, 202)

@@ -1,11 +1,14 @@
 """Read JSON so that no value of it gets lost: Python's own reader keeps the last of two equal keys in silence."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from storage.errors import BadSpecification
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class DoubledKey(BadSpecification):
@@ -33,6 +36,22 @@ def read_value(text: str, at: int) -> tuple[Any, int]:
         return _DECODER.raw_decode(text, at)
     except _Doubled as error:
         raise _with_place(_MARKING.raw_decode(text, at)[0], error.key) from None
+
+
+def place_of_half(value: Any) -> str | None:
+    """Return where a value has half of a character (a lone surrogate), which JSON can escape; None: nowhere."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            if not one.isascii() and _HALF.search(one):
+                return next(_halves(value))[:200]
+        elif isinstance(one, dict):
+            left += one
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+    return None
 
 
 class _Doubled(Exception):
@@ -79,6 +98,17 @@ def _places(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, one in inner:
         yield from _places(one, (*before, str(name)))
+
+
+def _halves(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
+    if isinstance(value, str) and _HALF.search(value):
+        yield ".".join(before)
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        place = (*before, str(name))
+        if _HALF.search(place[-1]):
+            yield ".".join(place)
+        yield from _halves(one, place)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
