@@ -4,7 +4,7 @@ A column that is no field is kept as a label, and travels with its picture to th
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ _AS_THEY_ARE = {"prompt", "negative_prompt", "negative", "model", "sampler", "cu
 _LABELS: TypeAdapter[dict[str, Any] | None] = TypeAdapter(Labels | None)
 #: Characters of a field's name, and of all columns of a row that are remembered.
 _LONGEST_NAME, _REMEMBERED = 200, 5000
+#: Of a row; far fewer have room among the labels.
+_MOST_COLUMNS = 10_000
 #: Beyond it, a floating-point number has lost digits.
 _EXACT = 2**53
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
@@ -87,8 +89,10 @@ def canonical(field: str) -> str:
     return _CANONICAL.get(field, field)
 
 
-def check_columns(names: Iterable[str]) -> None:
-    """Raise BadSpecification for two columns of one name, or of one field."""
+def check_columns(names: Collection[str]) -> None:
+    """Raise BadSpecification for two columns of one name, or of one field, and for very many."""
+    if len(names) > _MOST_COLUMNS:
+        raise BadSpecification(f"{len(names):,} columns; at most {_MOST_COLUMNS:,} are read")
     seen: dict[str, str] = {}
     for name in names:
         if name != "clip_skip" and field_of(name) == "clip_skip":
@@ -166,7 +170,7 @@ def _text(row: Row) -> Request:
 
 def _split(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Split the columns of a row into fields, each with its column, and labels. Raises BadSpecification."""
-    # Each row of JSON may have other columns, and a million of them: those are not to stay in memory.
+    # Each row of JSON may have other columns, and very many: those are not to stay in memory.
     return _split_once(names) if sum(map(len, names)) <= _REMEMBERED else _split_once.__wrapped__(names)
 
 
