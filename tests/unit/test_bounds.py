@@ -153,10 +153,10 @@ def test_columns_of_a_row_that_are_many_or_long_do_not_stay_in_memory(many: int,
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
 def test_a_row_of_very_many_columns_is_refused_before_they_are_looked_at(tmp_path: Path, kind: str) -> None:
-    names = [f"k{number}" for number in range(10_001)]
+    names = ["prompt", *(f"k{number}" for number in range(10_000))]
     path = tmp_path / f"prompts.{kind}"
-    path.write_text(f"{','.join(names)}\n" if kind == "csv" else json.dumps(dict.fromkeys(names, 1) | {"prompt": "a"}))
-    with pytest.raises(BadSpecification, match=r"10,00\d columns; at most 10,000 are read"):
+    path.write_text(f"{','.join(names)}\n" if kind == "csv" else json.dumps(dict.fromkeys(names, "a")))
+    with pytest.raises(BadSpecification, match="10,001 columns; at most 10,000 are read"):
         list(read_manifest(manifest(path)))
 
 
