@@ -49,6 +49,8 @@ from worker.serving.heartbeat import Heartbeat
 from worker.serving.help_call import HelpCall
 from worker.serving.leases import Leases
 from worker.serving.model_cache import ModelCache
+from worker.serving.outages import OutageRetry
+from worker.serving.patient import PatientObjects
 from worker.serving.publish import Publisher
 from worker.serving.services import PictureStore, Quarantines
 from worker.serving.thread_choice import ThreadChoice
@@ -118,7 +120,7 @@ class StoreInMemory:
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
 
-    def put(self, key: str, data: bytes) -> Stored:
+    def put(self, key: str, data: bytes, *, wanted: Callable[[], bool]) -> Stored:  # noqa: ARG002 - none is cancelled
         kept = self._objects.setdefault(key, data)
         return Stored(key=key, sha256=hashlib.sha256(kept).hexdigest(), bytes=len(kept))
 
@@ -304,7 +306,9 @@ def against(bench: Bench, name: str) -> None:
     queue = QueueInMemory()
     stores: dict[str, PictureStore] = {"memory": StoreInMemory()}
     if batches == _BATCHES or bench.tiny:
-        stores["a folder"] = LocalObjects(bench.folder / f"stored-{name}")
+        stores["a folder"] = PatientObjects(
+            LocalObjects(bench.folder / f"stored-{name}"), OutageRetry(threading.Event())
+        )
     turns = {where: turn_of(watched, queue, store, LimitsInMemory()) for where, store in stores.items()}
     # The device's kernels are chosen, and the farm's threads are started, before anything is timed.
     for turn in turns.values():
@@ -389,5 +393,5 @@ def _task(bench: Bench, pipeline: Any, store: PictureStore, *, round_number: int
         ).images[0]
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
-        store.put(f"tasks/{round_number}-{seed}.png", buffer.getvalue())
+        store.put(f"tasks/{round_number}-{seed}.png", buffer.getvalue(), wanted=lambda: True)
     return time.perf_counter() - started

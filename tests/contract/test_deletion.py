@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 from PIL import Image
@@ -29,6 +30,8 @@ from tests.contract.renders import at_once, claim, complete, fail, rendered, row
 from tests.contract.stage import Stage, running_stage
 from tests.contract.test_purge import counted, retry, unless_deleted
 from worker.serving.leases import Leases
+from worker.serving.outages import OutageRetry
+from worker.serving.patient import PatientObjects
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -94,7 +97,7 @@ def test_what_is_unfinished_is_cancelled_and_a_worker_that_has_it_leaves_nothing
     assert deletion.render(render_id, told) == 3
 
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
+    publisher = Publisher(jobs=farm, objects=PatientObjects(objects, OutageRetry(Event())), leases=leases)
     publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
     publisher.drain()
     assert list(objects.list()) == []

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 from dataclasses import replace
+from threading import Event
 from typing import Any, cast
 
+import pytest
 from PIL import Image
 
 from storage.database.connection import Database
@@ -17,13 +19,29 @@ from storage.renders.views import Views
 from tests.contract.datasets import wanted
 from tests.contract.renders import claim, rendered, submit
 from worker.serving.leases import Leases
+from worker.serving.outages import OutageRetry
+from worker.serving.patient import PatientObjects
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
 
 def publishing(farm: Jobs, objects: ObjectStore) -> Publisher:
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    return Publisher(jobs=farm, objects=objects, leases=leases)
+    return Publisher(jobs=farm, objects=PatientObjects(objects, OutageRetry(Event())), leases=leases)
+
+
+def test_what_others_took_while_the_worker_was_frozen_is_not_stored(
+    farm: Jobs, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its orphan was looked for already; if the worker dies next, nobody looks again."""
+    monkeypatch.setattr("worker.serving.leases._FRESH_SECONDS", 0.0)
+    cancelled, kept = submit(farm, wanted(1)), submit(farm, wanted(1))
+    found = claim(farm, limit=2)
+    farm.cancel(cancelled)
+    publisher = publishing(farm, objects)
+    publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
+    publisher.drain()
+    assert list(objects.list("renders/")) == [picture_key(kept, 0)]
 
 
 def test_a_picture_that_was_stored_before_is_the_one_whose_pixels_are_hashed(

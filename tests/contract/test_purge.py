@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 from PIL import Image
@@ -27,6 +28,8 @@ from tests.contract.datasets import make, render_of, wanted
 from tests.contract.renders import at_once, claim, complete, fail, rendered, rows, submit
 from tests.forks import Starter
 from worker.serving.leases import Leases
+from worker.serving.outages import OutageRetry
+from worker.serving.patient import PatientObjects
 from worker.serving.publish import Publisher
 from worker.serving.watchdog import Watchdog
 
@@ -208,7 +211,7 @@ def test_a_picture_that_a_worker_stores_after_its_render_is_deleted_is_removed(
     assert purge(database, objects, seconds=0) == [render_id]
 
     leases = Leases(farm, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
-    publisher = Publisher(jobs=farm, objects=objects, leases=leases)
+    publisher = Publisher(jobs=farm, objects=PatientObjects(objects, OutageRetry(Event())), leases=leases)
     publisher.publish(rendered(found), found.jobs, [Image.new("RGB", (8, 8))] * 2)
     publisher.drain()
 

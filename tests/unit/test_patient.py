@@ -186,9 +186,15 @@ def impatient() -> Watchdog:
 
 
 def test_pictures_are_stored_once_the_store_is_back(objects: LocalObjects, outage: Outage) -> None:
-    PatientObjects(objects, waiting_for(outage)).put("renders/a", b"picture")
+    PatientObjects(objects, waiting_for(outage)).put("renders/a", b"picture", wanted=lambda: True)
     assert objects.get("renders/a") == b"picture"
     assert outage.waited_for == ["store pictures", "store pictures, no more"]
+
+
+def test_what_is_no_longer_wanted_once_the_store_is_back_is_not_stored(objects: LocalObjects, outage: Outage) -> None:
+    store = PatientObjects(objects, waiting_for(outage))
+    assert store.put("renders/a", b"picture", wanted=lambda: not outage.waited_for) is None
+    assert list(objects.list("renders/")) == []
 
 
 class Overwriting(LocalObjects):
@@ -203,7 +209,7 @@ def test_no_picture_is_written_to_a_store_that_overwrites(tmp_path: Path) -> Non
     objects, stopping = Overwriting(tmp_path / "objects"), threading.Event()
     stopping.set()
     with pytest.raises(ObjectStoreOverwrites, match="the store ignores `If-None-Match"):
-        PatientObjects(objects, OutageRetry(stopping)).put("renders/a", b"picture")
+        PatientObjects(objects, OutageRetry(stopping)).put("renders/a", b"picture", wanted=lambda: True)
     assert list(objects.list()) == []
 
 
@@ -226,7 +232,7 @@ def test_a_device_that_hangs_while_pictures_are_stored_is_stalled(
     objects: LocalObjects, outage: Outage, impatient: Watchdog
 ) -> None:
     outage.meanwhile = impatient.stalled
-    PatientObjects(objects, waiting_for(outage)).put("renders/a", b"picture")
+    PatientObjects(objects, waiting_for(outage)).put("renders/a", b"picture", wanted=lambda: True)
     assert outage.answer is True
 
 

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 #: How often to ask whether jobs in hand were cancelled; more often for jobs that somebody follows over the API.
 _WATCH_SECONDS = 1.0
 _WATCH_CLOSELY_SECONDS = 0.1
+#: What was asked longer ago says nothing of now.
+_FRESH_SECONDS = 5.0
 
 
 class Leases:
@@ -47,6 +49,8 @@ class Leases:
         self._ahead: dict[int, ClaimedJob] = {}
         self._lost: set[tuple[int, int]] = set()
         self._renewed_at = time.monotonic()
+        #: When it was known last which jobs are ours.
+        self._asked_at = time.monotonic()
         self._stall_reported = False
 
     def start(self) -> None:
@@ -102,6 +106,23 @@ class Leases:
         with self._lock:
             return all((job.id, job.fence) in self._lost for job in jobs)
 
+    def still_ours(self, job: ClaimedJob) -> bool:
+        """Tell whether a job is ours, as far as is known lately; after a pause, others are asked.
+
+        Whoever was frozen for longer than a lease must not store a picture of a job that was cancelled meanwhile: what
+        it might leave was looked for already, and if it dies now nobody looks again.
+        """
+        with self._lock:
+            if (job.id, job.fence) in self._lost:
+                return False
+            if time.monotonic() - self._asked_at < _FRESH_SECONDS:
+                return True
+        try:
+            return job.id in self._jobs.still_held([job])
+        except DatabaseProblem:
+            # Nobody could take it meanwhile.
+            return True
+
     def _keep(self) -> None:
         throttle = LogThrottle()
         while True:
@@ -132,4 +153,5 @@ class Leases:
         else:
             ours = self._jobs.still_held(held)
         with self._lock:
+            self._asked_at = now
             self._lost.update((job.id, job.fence) for job in held if job.id not in ours)

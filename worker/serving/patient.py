@@ -4,7 +4,7 @@ Each class has the methods of the service that a worker uses, with the same mean
 ServiceProblem before the process is to stop (`OutageRetry`). Every one of these calls is idempotent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from storage.fleet.fault_log import Quarantine
 from storage.fleet.learned_limits import CallKind, LearnedLimit
@@ -58,14 +58,14 @@ class PatientObjects:
         self._retry = retry
         self._probed = False
 
-    def put(self, key: str, data: bytes) -> Stored:
-        return self._retry(lambda: self._put(key, data), what="store pictures")
+    def put(self, key: str, data: bytes, *, wanted: Callable[[], bool]) -> Stored | None:
+        return self._retry(lambda: self._put(key, data, wanted), what="store pictures")
 
-    def _put(self, key: str, data: bytes) -> Stored:
+    def _put(self, key: str, data: bytes, wanted: Callable[[], bool]) -> Stored | None:
         if not self._probed:
             check_first_write_wins(self._objects)
             self._probed = True
-        return self._objects.put(key, data)
+        return self._objects.put(key, data) if wanted() else None
 
     def get(self, key: str) -> bytes:
         return self._retry(lambda: self._objects.get(key), what="read a picture")

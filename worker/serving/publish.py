@@ -72,20 +72,15 @@ class Publisher:
         self, batch: RenderedBatch, jobs: Sequence[ClaimedJob], pictures: Sequence[Image], rendered_at: float
     ) -> None:
         try:
-            published = list(
-                self._pictures.map(
-                    lambda drawn: self._store(batch, *drawn), zip(range(len(jobs)), jobs, pictures, strict=True)
-                )
-            )
+            drawn = zip(range(len(jobs)), jobs, pictures, strict=True)
+            published = [one for one in self._pictures.map(lambda one: self._store(batch, *one), drawn) if one]
             stored = replace(batch, store_seconds=time.monotonic() - rendered_at)
-            refused = self._jobs.complete(stored, published)
+            refused = self._jobs.complete(stored, published) if published else {}
             for picture in published:
                 if refused.get(picture.job.id, State.DONE) is None:
                     self._remove(picture)
-            log.info(
-                "published",
-                extra={"batch": batch.id, "pictures": len(jobs) - len(refused), "refused": len(refused)},
-            )
+            taken = len(published) - len(refused)
+            log.info("published", extra={"batch": batch.id, "pictures": taken, "refused": len(jobs) - taken})
         finally:
             self._leases.drop(jobs)
             with self._room:
@@ -96,13 +91,16 @@ class Publisher:
         """Remove a picture whose render was deleted while it was stored: nobody else will ever look for it."""
         self._objects.delete(picture.object)
 
-    def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published:
+    def _store(self, batch: RenderedBatch, position: int, job: ClaimedJob, picture: Image) -> Published | None:
+        """Store a picture; None if its job is no longer ours."""
         remarks, own = batch.remarks.get(job.id, ()), batch.own_recipes.get(job.id, {})
         # Of what went through slots, its calls say it all, and neighbours do not matter.
         mates = {} if own else {"batch": {"size": len(batch.jobs), "position": position}}
         data = to_png(picture, job.spec, {**batch.recipe, **own, **mates, **({"remarks": remarks} if remarks else {})})
         key = picture_key(job.render_id, job.index)
-        stored, other = self._put(key, data)
+        if (put := self._put(job, key, data)) is None:
+            return None
+        stored, other = put
         return Published(
             job=job,
             object=key,
@@ -113,11 +111,13 @@ class Publisher:
             own_recipe=own,
         )
 
-    def _put(self, key: str, data: bytes) -> tuple[Stored, bytes | None]:
+    def _put(self, job: ClaimedJob, key: str, data: bytes) -> tuple[Stored, bytes | None] | None:
         """Store a picture; return what is stored and, if an earlier attempt was first, its file, which is kept."""
         own = hashlib.sha256(data).hexdigest()
         while True:
-            stored = self._objects.put(key, data)
+            stored = self._objects.put(key, data, wanted=lambda: self._leases.still_ours(job))
+            if stored is None:
+                return None
             if stored.sha256 == own:
                 return stored, None
             try:

@@ -1,6 +1,6 @@
 """What serving needs of the farm's services, and no more: satisfied by `storage`'s classes and by `patient`'s."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from storage.fleet.fault_log import Quarantine
@@ -39,7 +39,9 @@ class LeasedJobs(Protocol):
 class PictureStore(Protocol):
     """Where finished pictures go."""
 
-    def put(self, key: str, data: bytes) -> Stored: ...
+    def put(self, key: str, data: bytes, *, wanted: Callable[[], bool]) -> Stored | None:
+        """Store a picture; None if it was not wanted any more: that is asked before each attempt."""
+        ...
 
     def get(self, key: str) -> bytes: ...
 
