@@ -14,6 +14,7 @@ import transformers
 from diffusers import AutoencoderKL, AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
+from storage.spec.file_hashes import hash_of_a_part
 from storage.spec.loaded_size import count_parameters
 from storage.spec.model_files import configuration_folder, not_found, own_pipeline, public_source, without_folders
 from storage.spec.model_states import FileStates, agree, file_states
@@ -22,7 +23,6 @@ from storage.spec.profiles import Profile, asks_for_pag, profile_of
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
-from worker.rendering.file_hashes import hash_of_a_part
 from worker.rendering.loras import LoraAdapters, lora_adapters
 from worker.rendering.own_memory import copy_parts
 from worker.rendering.pipeline import LoadedPipeline, one_or_all

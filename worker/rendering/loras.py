@@ -13,8 +13,8 @@ from diffusers.utils.peft_utils import delete_adapter_layers, set_adapter_layers
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import RenderFailed
+from storage.spec.file_hashes import hash_past_header
 from storage.spec.models import Lora
-from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
 from worker.rendering.lora_layers import LoraLayers

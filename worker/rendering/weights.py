@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from storage.spec.file_hashes import hash_whole
 from storage.spec.file_state import file_state
 from storage.spec.model_files import named_folder
 from storage.spec.models import DiffusersModel, Weights
-from worker.rendering.file_hashes import hash_whole
 
 log = logging.getLogger(__name__)
 
