@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scheduler.cli.registered_names import lora_alias, model_alias
+import click
+
+from scheduler.cli.registered_hashes import RegisteredHashes
+from scheduler.cli.registered_names import take_loras, take_model
 from storage.errors import BadSpecification
 from storage.settings import Settings
 from storage.spec.picture_size import FIELDS
-from storage.spec.registry import Registry, read_registry
+from storage.spec.registry import read_registry
 
 if TYPE_CHECKING:
     from scheduler.intake.picture_files import MadeBy
@@ -76,7 +79,10 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
     remarks: list[str] = []
     if made.spec is None:
         registry = read_registry(settings)
-        remarks += [*_take_model(fields, registry), *_take_loras(fields, made.left.unread, registry)]
+        hashes = RegisteredHashes(settings, lambda words: click.echo(words, err=True))
+        remarks += take_model(fields, made.left.unread, registry, hashes)
+        digits = dict(_NAME_AND_HASH.findall(str(made.left.unread.get("Lora hashes", "")).lower()))
+        remarks += take_loras(fields, digits, registry, hashes)
     return LikePicture(
         prompts=(fields["prompt"],) if "prompt" in fields else (),
         seed=fields.get("seed"),
@@ -88,32 +94,6 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
 
 def _instead(name: str) -> str:
     return f"give {_OPTIONS.get(name) or '--' + name.replace('_', '-')} beside --from"
-
-
-def _take_model(fields: dict[str, Any], registry: Registry) -> Iterator[str]:
-    """Call a picture's model as this registry does; leave out, and tell, one that it does not have."""
-    model = fields.get("model")
-    if model is None or model in registry.models:
-        return
-    if (alias := model_alias(model, registry)) is not None:
-        fields["model"] = alias
-    else:
-        del fields["model"]
-        yield f"model: {model!r} of the picture is not registered here; --model says which to take"
-
-
-def _take_loras(fields: dict[str, Any], unread: Mapping[str, Any], registry: Registry) -> Iterator[str]:
-    """Call a picture's LoRAs as this registry does; leave out, and tell, those that it does not have."""
-    hashes = dict(_NAME_AND_HASH.findall(str(unread.get("Lora hashes", "")).lower()))
-    taken: dict[str, float] = {}
-    for name, scale in fields.pop("loras", {}).items():
-        alias = name if name in registry.loras else lora_alias(name, hashes.get(name.lower()), registry)
-        if alias is None:
-            yield f"loras: {name!r} of the picture is left out: it is not registered here (`farm models add`)"
-        else:
-            taken[alias] = scale
-    if taken:
-        fields["loras"] = taken
 
 
 def _remarks(path: Path, made: "MadeBy") -> Iterator[str]:

@@ -1,33 +1,114 @@
 """Under which alias this registry has what another program calls by a file's name, or by a hash."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 
-from storage.spec.model_files import named_folder, public_source
-from storage.spec.models import DiffusersModel, Lora
+from scheduler.cli.registered_hashes import RegisteredHashes
+from storage.spec.model_files import public_source
+from storage.spec.models import DiffusersModel
 from storage.spec.registry import Registry
-from storage.spec.safetensors_header import read_header
-
-#: What trainers write of a LoRA's hash into its header: the one that the web UI writes the first 12 digits of.
-_HASH = "sshs_model_hash"
-#: Fewer digits would be those of several files.
-_LEAST_DIGITS = 8
 
 
-def model_alias(name: str, registry: Registry) -> str | None:
+def take_model(
+    fields: dict[str, Any], unread: dict[str, Any], registry: Registry, hashes: RegisteredHashes
+) -> Iterator[str]:
+    """Call a picture's model as this registry does; leave out, and tell, one that it does not have.
+
+    A hash says more than a name: of two files of one name, it is the one that has it.
+    """
+    name, digits = fields.get("model"), str(unread.get("Model hash", ""))
+    own = None if name is None else name if name in registry.models else _model_alias(name, registry)
+    models = {alias: one for alias, one in registry.models.items() if isinstance(one, DiffusersModel)}
+    has = hashes.has(models.get(own or ""), digits)
+    alias = own if has else _same_vae(hashes.find(models, digits), models, unread, hashes) or own
+    if alias is None:
+        fields.pop("model", None)
+        if name is not None:
+            yield f"model: {name!r} of the picture is not registered here; --model says which to take"
+        return
+    fields["model"] = alias
+    if alias != own:
+        unread.pop("Model hash")
+        if own is not None:
+            yield f"model: {own} is another file than the picture's, whose hash {digits} {alias} has: taken is {alias}"
+    elif has:
+        unread.pop("Model hash")
+    elif has is False:
+        yield f"model: {own} is another file than the picture's: none that is registered here has its hash, {digits}"
+    yield from _on_vae(alias, models, unread, hashes)
+
+
+def _same_vae(
+    found: Iterable[str], models: Mapping[str, DiffusersModel], unread: Mapping[str, Any], hashes: RegisteredHashes
+) -> str | None:
+    """Return, of models that may differ in their VAE alone, one with the picture's; or else the first."""
+    aliases = [*found]
+    digits = str(unread.get("VAE hash", ""))
+    return next((one for one in aliases if hashes.has(models[one].vae, digits)), next(iter(aliases), None))
+
+
+def _on_vae(
+    alias: str, models: Mapping[str, DiffusersModel], unread: dict[str, Any], hashes: RegisteredHashes
+) -> Iterator[str]:
+    """Remark on a picture's VAE that is surely not the model's; drop what was read of one that is."""
+    digits, model = str(unread.get("VAE hash", "")), models.get(alias)
+    if model is None or not digits:
+        return
+    has = hashes.has(model.vae, digits)
+    if has:
+        unread.pop("VAE hash")
+        unread.pop("VAE", None)
+    elif has is False or model.vae is None:
+        own = "its own" if model.vae is None else f"{public_source(model.vae)}, another one"
+        known = (f", which {one} has" for one in hashes.find(_vaes(models), digits))
+        said = f"{unread.get('VAE', 'one')} of the hash {digits}{next(known, '')}"
+        yield f"vae: the picture has {said}; {alias} has {own}"
+
+
+def _vaes(models: Mapping[str, DiffusersModel]) -> dict[str, Any]:
+    return {alias: one.vae for alias, one in models.items() if one.vae is not None}
+
+
+def take_loras(
+    fields: dict[str, Any], digits_of: Mapping[str, str], registry: Registry, hashes: RegisteredHashes
+) -> Iterator[str]:
+    """Call a picture's LoRAs as this registry does; leave out, and tell, those that it does not have.
+
+    Args:
+        digits_of: beginnings of hashes, by the picture's names in small letters.
+    """
+    taken: dict[str, float] = {}
+    for name, scale in fields.pop("loras", {}).items():
+        own = name if name in registry.loras else _lora_alias(name, registry)
+        digits = digits_of.get(name.lower(), "")
+        has = hashes.has(registry.loras[own], digits) if own else None
+        other = (
+            None
+            if has or not digits or (own and has is None)
+            else next(iter(hashes.find(registry.loras, digits)), None)
+        )
+        alias = other or own
+        if alias is None:
+            yield f"loras: {name!r} of the picture is left out: it is not registered here (`farm models add`)"
+            continue
+        if has is False:
+            instead = f"{alias} has it, and is taken" if other else "none that is registered here has it"
+            yield f"loras: {own} is another file than the picture's, whose hash is {digits}: {instead}"
+        taken[alias] = scale
+    if taken:
+        fields["loras"] = taken
+
+
+def _model_alias(name: str, registry: Registry) -> str | None:
     """Return the alias of a model that is called by it in another case, or by its file."""
     files = {alias: public_source(one) for alias, one in registry.models.items() if isinstance(one, DiffusersModel)}
     return _by_name(name, registry.models, files)
 
 
-def lora_alias(name: str, digits: str | None, registry: Registry) -> str | None:
-    """Return the alias of a LoRA that is called by it in another case, by its file, or by the beginning of its hash."""
-    files = {alias: public_source(one) for alias, one in registry.loras.items()}
-    if (alias := _by_name(name, registry.loras, files)) is not None:
-        return alias
-    if digits is None or len(digits) < _LEAST_DIGITS:
-        return None
-    return next((alias for alias, one in registry.loras.items() if _stated_hash(one).startswith(digits.lower())), None)
+def _lora_alias(name: str, registry: Registry) -> str | None:
+    """Return the alias of a LoRA that is called by it in another case, or by its file."""
+    return _by_name(name, registry.loras, {alias: public_source(one) for alias, one in registry.loras.items()})
 
 
 def _by_name(name: str, aliases: Iterable[str], files: Mapping[str, str]) -> str | None:
@@ -37,12 +118,3 @@ def _by_name(name: str, aliases: Iterable[str], files: Mapping[str, str]) -> str
 
 def _bare(name: str) -> str:
     return PurePath(name).name.casefold().removesuffix(".safetensors")
-
-
-def _stated_hash(lora: Lora) -> str:
-    """Return the hash that a LoRA's file states, empty where it states none or is not at hand."""
-    file = named_folder(lora)
-    try:
-        return read_header(file).metadata.get(_HASH, "").lower() if file is not None and file.is_file() else ""
-    except (OSError, ValueError):
-        return ""

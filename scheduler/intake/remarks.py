@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from storage.jobs.values import NewJob
 from storage.spec import other_languages
-from storage.spec.capabilities import REMARK_ON_LARGE_SEEDS, remarks, remarks_beside_words, words_taken
+from storage.spec.capabilities import REMARK_ON_LARGE_SEEDS, lora_remarks, remarks, remarks_beside_words, words_taken
 from storage.spec.embedding_words import clash_remarks
 from storage.spec.kinds import SpecKind
 from storage.spec.models import SimulatedModel
@@ -22,6 +22,7 @@ def remarks_on(job: NewJob, registry: Registry) -> Iterator[str]:
     """Yield the remarks on one picture; the same text for all pictures that they apply to."""
     model = registry[job.spec.model]
     yield from remarks(job.spec, model, registry.embeddings)
+    yield from lora_remarks(job.spec, registry.loras, model)
     if registry.checks is not None:
         yield from registry.checks.remarks(model)
 
@@ -34,7 +35,8 @@ class KindRemarks:
         self._seeds_matter = not isinstance(model, SimulatedModel)
         self._on_negative = (*other_languages.remarks("negative_prompt", spec.negative_prompt, spec.prompt_weighting),)
         checked = [] if registry.checks is None else registry.checks.remarks(model)
-        self._beside_words = (*remarks_beside_words(spec, model, registry.embeddings), *checked)
+        loras = lora_remarks(spec, registry.loras, model)
+        self._beside_words = (*remarks_beside_words(spec, model, registry.embeddings), *loras, *checked)
         self._words = words_taken(model, registry.embeddings)
         self._on_negative += (*clash_remarks("negative_prompt", spec.negative_prompt, self._words),)
         self._reader = PromptReader(model, registry.embeddings)

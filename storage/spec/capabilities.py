@@ -12,7 +12,7 @@ from typing import Any
 from storage.errors import BadSpecification
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks, is_guided
-from storage.spec.lora_header import wrong_in_header, wrong_scale
+from storage.spec.lora_header import base_is_open, wrong_in_header, wrong_scale
 from storage.spec.model_files import own_configuration, own_pipeline, public_source
 from storage.spec.models import DiffusersModel, Embedding, Lora, Model, SimulatedModel
 from storage.spec.picture import DISTINCT_SEEDS, Spec
@@ -149,9 +149,24 @@ def check_loras(spec: Spec, loras: Mapping[str, Lora], model: Model) -> None:
             raise BadSpecification(f"loras: no LoRA named {name!r}; {known}")
         if loras[name].models and spec.model not in loras[name].models:
             raise BadSpecification(f"loras: {name} is made for {', '.join(loras[name].models)}, not for {spec.model}")
-        pipeline = pipeline_of(model) if isinstance(model, DiffusersModel) else None
-        if wrong := wrong_in_header(loras[name], pipeline) or wrong_scale(loras[name], scale):
+        if wrong := wrong_in_header(loras[name], *_kind_of(model)) or wrong_scale(loras[name], scale):
             raise BadSpecification(f"loras: {name} ({public_source(loras[name])}) cannot be loaded: {wrong}")
+
+
+def lora_remarks(spec: Spec, loras: Mapping[str, Lora], model: Model) -> Iterator[str]:
+    """Yield remarks on LoRAs that would be applied though they may be made for another kind of model."""
+    for name in spec.loras or {}:
+        if name in loras and (kinds := base_is_open(loras[name], *_kind_of(model))):
+            yield f"loras: {name} may be made for {kinds}: its file does not tell, and its layers are the same in these"
+
+
+def _kind_of(model: Model) -> tuple[str | None, int | None]:
+    """Return a model's pipeline class, and how many numbers its cross-attention takes, as far as they are known."""
+    if not isinstance(model, DiffusersModel):
+        return None, None
+    own = own_configuration(model)
+    width = None if own is None else own.denoiser.get("cross_attention_dim")
+    return pipeline_of(model), width if isinstance(width, int) else None
 
 
 def size_multiple(model: Model) -> int:

@@ -24,14 +24,6 @@ _BASES = {
     "flux-2": "FLUX.2",
     "flux": "FLUX.1",
 }
-#: Parts of tensors' names that one base alone has.
-_NAMES = {
-    "lora_te2_": "SDXL",
-    "text_encoder_2.": "SDXL",
-    "double_blocks": "FLUX",
-    "single_transformer_blocks": "FLUX",
-    "joint_transformer_blocks": "Stable Diffusion 3",
-}
 #: What the door calls a base → what it is called here.
 _TOLD_AT_THE_DOOR = {"Stable Diffusion 1": FAMILY_NAMES["sd1"], "Stable Diffusion 2": FAMILY_NAMES["sd2"]}
 _MOST_TAGS = 5
@@ -96,9 +88,6 @@ def _stated_base(header: Header) -> str | None:
 
 
 def _base_by_names(header: Header) -> str | None:
-    for part, base in _NAMES.items():
-        if any(part in name for name in header.tensors):
-            return base
     told = made_for({name: tensor.shape for name, tensor in header.tensors.items()}, {})
     return _TOLD_AT_THE_DOOR.get(told or "", told)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from storage.spec.lora_base import SDXL, Bases, bases_of, bases_of_pipeline, cannot_be_told, is_wrong, named
 from storage.spec.model_files import is_there, named_folder, remembered
 from storage.spec.models import Lora
 from storage.spec.safetensors_header import read_header
@@ -53,38 +54,37 @@ _APPLIED = {
         *("Flux2", "ZImage"),
     ),
 }
-_SDXL = "SDXL"
-#: How many numbers the cross-attention takes of the text encoders → whose that is.
-_BY_WIDTH = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: _SDXL}
-#: What only one kind of model has, by a part of the names.
-_BY_LAYER = {
-    "lora_te2_": _SDXL,
-    "text_encoder_2.": _SDXL,
-    "label_emb": _SDXL,
-    "joint_blocks": "Stable Diffusion 3",
-    "double_blocks": "FLUX",
-    "single_transformer_blocks": "FLUX",
-}
-#: What trainers write of the model, by its beginning: kohya's, and the model specification of Stability AI.
-_BY_WORDS = {
-    "sdxl": _SDXL,
-    "stable-diffusion-xl": _SDXL,
-    "sd_v1": "Stable Diffusion 1",
-    "stable-diffusion-v1": "Stable Diffusion 1",
-    "sd_v2": "Stable Diffusion 2",
-    "stable-diffusion-v2": "Stable Diffusion 2",
-    "sd3": "Stable Diffusion 3",
-    "stable-diffusion-3": "Stable Diffusion 3",
-    "flux": "FLUX",
-}
 
 
-def wrong_in_header(lora: Lora, pipeline: str | None) -> str | None:
-    """Return why a LoRA cannot be applied to any model of a pipeline class, as far as its file is here and says so."""
+def wrong_in_header(lora: Lora, pipeline: str | None, text_width: int | None = None) -> str | None:
+    """Return why a LoRA cannot be applied to any model of a pipeline class, as far as its file is here and says so.
+
+    Args:
+        text_width: what the model's cross-attention takes, where that is known.
+    """
     path = named_folder(lora)
     if path is None or not is_there(path):
         return None
-    return _wrong_in(path, lora.weight_name, pipeline or "", remembered())
+    return _wrong_in(path, lora.weight_name, (pipeline or "", text_width), remembered())
+
+
+def base_is_open(lora: Lora, pipeline: str | None, text_width: int | None) -> str | None:
+    """Return of which kinds of models a LoRA may be, where one of them is the model's and its file tells no more."""
+    path = named_folder(lora)
+    if path is None or not is_there(path):
+        return None
+    return _open_base(path, lora.weight_name, (pipeline or "", text_width), remembered())
+
+
+@lru_cache(maxsize=256)
+def _open_base(path: Path, weight_name: str | None, model: tuple[str, int | None], _when: int) -> str | None:
+    try:
+        header = read_header(_file_at(path, weight_name))
+    except (OSError, ValueError):
+        return None
+    shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
+    bases = bases_of(shapes, header.metadata, _TAKING_ALL)
+    return named(bases) if cannot_be_told(bases, list(shapes), *model) else None
 
 
 def wrong_scale(lora: Lora, scale: float) -> str | None:
@@ -120,7 +120,8 @@ def _file_at(path: Path, weight_name: str | None) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) -> str | None:
+def _wrong_in(path: Path, weight_name: str | None, model: tuple[str, int | None], _when: int) -> str | None:
+    pipeline, _ = model
     try:
         path = _file_at(path, weight_name)
     except ValueError as error:
@@ -139,22 +140,21 @@ def _wrong_in(path: Path, weight_name: str | None, pipeline: str, _when: int) ->
         return f"it holds {method}, which is not applied here"
     if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
         return f"it holds no LoRA, but {listed(names)}"
-    return _wrong_base(made_for(shapes, header.metadata), names, pipeline)
+    return _wrong_base(bases_of(shapes, header.metadata, _TAKING_ALL), names, *model)
 
 
-def _wrong_base(base: str | None, names: Sequence[str], pipeline: str) -> str | None:
+def _wrong_base(bases: Bases | None, names: Sequence[str], pipeline: str, text_width: int | None) -> str | None:
     """Return whether a LoRA was made for models of another kind than those of a pipeline class."""
-    if pipeline.startswith("StableDiffusionXL"):
-        # SDXL's layers are other ones even where a width is by chance the same.
-        wrong = base is not None and base != _SDXL
-    elif pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG")):
-        second = [name for name in names if name.startswith(("lora_te2_", "text_encoder_2."))]
-        if second:
-            return f"it changes a second text encoder ({second[0]}), which this model does not have: made for {_SDXL}"
-        wrong = base is not None and not base.startswith(("Stable Diffusion 1", "Stable Diffusion 2"))
-    else:
-        wrong = False
-    return f"it was made for {base}, and this model is another kind ({pipeline})" if wrong else None
+    second = [name for name in names if name.startswith(("lora_te2_", "text_encoder_2."))]
+    if second and pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionControlNet", "StableDiffusionPAG")):
+        made = named(bases) or SDXL
+        return f"it changes a second text encoder ({second[0]}), which this model does not have: made for {made}"
+    if not is_wrong(bases, pipeline, text_width):
+        return None
+    own = bases_of_pipeline(pipeline, text_width) or frozenset()
+    [kind] = own if len(own) == 1 else [None]
+    said = named(bases) or "models with a UNet (Stable Diffusion 1 or 2, SDXL)"
+    return f"it was made for {said}, and this model is another kind ({', '.join(filter(None, (kind, pipeline)))})"
 
 
 def made_for(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str | None:
@@ -163,23 +163,8 @@ def made_for(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -
     Args:
         shapes: of the file's tensors, by name.
     """
-    for name, shape in shapes.items():
-        for part, base in _BY_LAYER.items():
-            if part in name:
-                return base
-        takes_text = "attn2_to_k." in name or "attn2.to_k." in name or "attn2.processor.to_k_lora." in name
-        if takes_text and name.endswith(_TAKING_ALL) and len(shape) > 1:
-            return _BY_WIDTH.get(shape[1]) or _said(metadata)
-    return _said(metadata)
-
-
-def _said(metadata: Mapping[str, str]) -> str | None:
-    for field in ("modelspec.architecture", "ss_base_model_version"):
-        said = str(metadata.get(field, "")).lower()
-        for beginning, base in _BY_WORDS.items():
-            if said.startswith(beginning):
-                return base
-    return None
+    bases = bases_of(shapes, metadata, _TAKING_ALL)
+    return named(bases) if bases and (len(bases) == 1 or named(bases) == "FLUX") else None
 
 
 def listed(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any, Literal
 
+from storage.spec.file_state import FileState, file_state
 from storage.spec.safetensors_header import Header, Tensor, read_header
 
 Kind = Literal["checkpoint", "ControlNet", "VAE", "LoRA", "embedding", "denoiser", "text encoder", "unknown"]
@@ -75,17 +76,17 @@ class SingleFile:
 
 def look_into(file: Path) -> SingleFile:
     """Return what a file is. Raises OSError, and ValueError if it is no safetensors file, a damaged one, or a part."""
-    stat = file.stat()
+    state = file_state(file)
     if (part := _PART.search(file.name)) and int(part[2]) > 1:
         raise ValueError(
             f"it is part {int(part[1])} of {int(part[2])} of a model; the farm reads models that are whole in one "
             "file, or folders in Diffusers layout"
         )
-    return _look_into(str(file), stat.st_mtime_ns, stat.st_size)
+    return _look_into(str(file), state)
 
 
 @lru_cache(maxsize=512)
-def _look_into(file: str, _changed: int, _size: int) -> SingleFile:
+def _look_into(file: str, _state: FileState) -> SingleFile:
     header = read_header(Path(file))
     kind = kind_of(header)
     if kind != "checkpoint":

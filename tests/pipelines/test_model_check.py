@@ -19,6 +19,7 @@ from storage.spec.models import DiffusersModel
 from storage.spec.picture import Request
 from tests.model_checks import a_check
 from tests.pipelines.conftest import Models
+from tests.pipelines.tried import Tried
 from worker.checks import measures, proofs
 from worker.checks.drawing import Drawer, Pictures
 from worker.checks.run import CHECKS, ModelCheckRun, Teller
@@ -150,6 +151,16 @@ def _no_more_than(values: int) -> Callable[[Any, Any], Any]:
         return made
 
     return change
+
+
+def test_a_model_that_is_told_its_guidance_is_not_blamed_for_reading_no_negative_prompt(tmp_path: Path) -> None:
+    tried = Tried("sd-lcm", tmp_path / "sd-lcm", 'negative_prompt = "blurry"')
+    model = tried.registry["m"]
+    assert isinstance(model, DiffusersModel)
+    pictures = Pictures(tried.registry, model, "", CPU)
+    found = proofs.prompt_list(Drawer(tried.model, lambda: None), pictures)
+    assert found.held, found.words
+    assert found.words.endswith("unguided, it reads no negative prompt")
 
 
 def test_where_memory_runs_out_is_said_and_what_fits_is_checked(check: Checker) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,19 @@ def test_an_entry_may_ask_for_perturbed_attention_of_a_plain_folder(tmp_path: Pa
     assert (pictures[0] != pictures[1]).any()
     assert perturbed.model._recipe["pipeline"] == "StableDiffusionPAGPipeline"
     assert plain.registry["m"].base != perturbed.registry["m"].base
+
+
+def test_half_precision_is_that_of_the_examples_which_are_named_for_it() -> None:
+    """Of the families whose class is called otherwise, by a member."""
+    written = files("storage.spec").joinpath("profiles.toml").read_text(encoding="utf-8")
+    members = {"PixArt": "PixArtSigma", "CogView3": "CogView3Plus", "Kandinsky": "KandinskyV22Combined"}
+    members["NucleusMoE"] = "NucleusMoEImage"
+    looked_up = 0
+    for part in written.split("\n[")[1:]:
+        family = part.partition("]")[0]
+        if found := re.search(r'half = "(\w+)"  # [^\n]*: example of its docstrings?', part):
+            module = inspect.getmodule(getattr(diffusers, f"{members.get(family, family)}Pipeline"))
+            assert module is not None
+            assert f"torch.{found[1]}" in inspect.getsource(module).partition("class ")[0], family
+            looked_up += 1
+    assert looked_up > 20

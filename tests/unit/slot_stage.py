@@ -286,6 +286,7 @@ class Stage:
     #: Set once the loop has seen that it is to stop.
     seen_to_stop: threading.Event = field(default_factory=threading.Event)
     stays: bool = True
+    is_as_loaded: bool = True
     between_calls: Callable[[Mapping[str, Priority]], bool] = lambda _: False
     threads: ThreadChoice = field(default_factory=lambda: ThreadChoice(None))
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(stall_seconds=60))
@@ -353,6 +354,7 @@ class Stage:
                 between_calls=lambda waiting: self.between_calls(waiting),
                 rendered=lambda _pictures, _seconds: None,
                 is_stopping=self._is_stopping,
+                is_as_loaded=lambda: self.is_as_loaded,
             ),
         )
         try:

@@ -180,6 +180,19 @@ def test_what_was_claimed_ahead_goes_back_when_the_process_is_to_stop(stage: Sta
     assert held == set(range(1, 41))
 
 
+def test_nobody_joins_a_model_whose_files_were_replaced(stage: Stage) -> None:
+    stage.queue.add(*(job(number, 40) for number in range(1, 41)))
+
+    def before(_: list[int]) -> None:
+        stage.takes(0.01)
+        stage.is_as_loaded = len(stage.model.ticks) < 2
+
+    stage.model.before = before
+    assert stage.run() == 2
+    assert sorted(stage.queue.done) == [1, 2]
+    assert {*stage.queue.given_back, *(one.id for one in stage.queue.jobs)} == set(range(3, 41))
+
+
 def test_nobody_joins_once_another_model_is_due(stage: Stage) -> None:
     stage.queue.add(*(job(number, 30) for number in range(1, 41)))
     stage.queue.others = {"other": INTERACTIVE}

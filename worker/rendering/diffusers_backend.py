@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ import transformers
 from diffusers import AutoencoderKL, AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
 
 from storage.errors import DeviceBroken, ModelUnavailable, OutOfMemory
+from storage.spec.file_hashes import hash_of_a_part
 from storage.spec.loaded_size import count_parameters
 from storage.spec.model_files import configuration_folder, not_found, own_pipeline, public_source, without_folders
+from storage.spec.model_states import FileStates, agree, file_states
 from storage.spec.models import DiffusersModel, Model, Weights
 from storage.spec.profiles import Profile, asks_for_pag, profile_of
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
-from worker.rendering.file_hashes import hash_of_a_part
 from worker.rendering.loras import LoraAdapters, lora_adapters
+from worker.rendering.own_memory import copy_parts
 from worker.rendering.pipeline import LoadedPipeline, one_or_all
 from worker.rendering.prompts import Prompts
 from worker.rendering.safety import SafetyChecker
@@ -32,6 +34,9 @@ from worker.rendering.tuning import ALL_PARTS, is_offloaded, place, release_memo
 from worker.rendering.weights import WeightHashes, folder_of
 
 log = logging.getLogger(__name__)
+
+#: How often to load a model whose files are replaced meanwhile.
+_TRIES = 3
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -63,7 +68,7 @@ class DiffusersBackend:
             )
         default_dtype = torch.get_default_dtype()
         try:
-            return self._load(model, shared if isinstance(shared, LoadedPipeline) else None)
+            return self._load_unchanged(model, shared if isinstance(shared, LoadedPipeline) else None)
         except Exception as error:
             # A loader can raise anything; the message says why.
             fault = as_fault(error)
@@ -99,13 +104,33 @@ class DiffusersBackend:
             return str(torch.cuda.get_device_name())
         return f"{self._device.kind} {platform.machine()}"
 
-    def _load(self, model: DiffusersModel, shared: LoadedPipeline | None) -> LoadedPipeline:
+    def _load_unchanged(self, model: DiffusersModel, shared: LoadedPipeline | None) -> LoadedPipeline:
+        """Load a model from files that stay what they are meanwhile: what a recipe says of them is of what was loaded.
+
+        Raises whatever a loader does, and ValueError if they are others each time.
+        """
+        for _ in range(_TRIES):
+            files = file_states(model)
+            loaded = self._load(model, shared if shared is not None and agree(shared.files, files) else None, files)
+            if file_states(model) == files:
+                loaded.files = files
+                return loaded
+            del loaded
+            release_memory()
+        raise ValueError(f"its files were replaced while they were read, {_TRIES} times")
+
+    def _load(self, model: DiffusersModel, shared: LoadedPipeline | None, files: FileStates) -> LoadedPipeline:
+        def unchanged() -> bool:
+            return file_states(model) == files
+
         single = model.is_single_file
         index = {} if single else DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
         dtype = _dtype(model, self._device, index.get("_class_name") or own_pipeline(model))
         pipeline = _pipeline(model, index, dtype, shared)
+        # What is shared was copied before.
+        copy_parts(part for name, part in pipeline.components.items() if name == "controlnet" or not shared)
         # Hashed before it is offloaded or compiled.
-        weights = self._hashes.of(model, dtype, pipeline)
+        weights = self._hashes.of(model, dtype, pipeline, unchanged=unchanged)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
         tune(pipeline, model, self._device, parts={"controlnet"} if shared else ALL_PARTS)
         words = shared.words if shared else EmbeddingWords(pipeline, self._embeddings)
@@ -122,7 +147,7 @@ class DiffusersBackend:
                 "revision": model.revision,
                 "variant": model.variant,
                 **({} if model.vae is None else {"vae_source": public_source(model.vae)}),
-                **self._files(model),
+                **self._files(model, unchanged),
                 "weights": weights,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": self.hardware_name(),
@@ -133,10 +158,10 @@ class DiffusersBackend:
             },
         )
 
-    def _files(self, model: DiffusersModel) -> dict[str, Any]:
+    def _files(self, model: DiffusersModel, unchanged: Callable[[], bool]) -> dict[str, Any]:
         """Return what galleries are told of a model's own files: names of ControlNets, hashes of single files."""
         hashes = {
-            name: self._hashes.of_file(part)
+            name: self._hashes.of_file(part, unchanged=unchanged)
             for name, part in (("sha256", model), ("vae_sha256", model.vae))
             if part is not None and part.is_single_file
         }

@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 from storage.errors import RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.embedding_words import OF_TWO, for_model, word
+from storage.spec.file_state import FileState, file_state
 from storage.spec.model_files import public_source
 from storage.spec.models import Embedding
 from worker.rendering.lora_files import lora_file, read_tensors
@@ -31,7 +32,7 @@ _LEGACY_END = 2
 class _LoadedWord:
     entry: Embedding
     #: Changes with the file.
-    stamp: tuple[str, int, int]
+    stamp: tuple[str, FileState]
     characters: str
     sha256: str
 
@@ -135,8 +136,7 @@ class EmbeddingWords:
         entry = self._entries[alias]
         try:
             file = lora_file(entry)
-            stat = file.stat()
-            stamp = (str(file), stat.st_mtime_ns, stat.st_size)
+            stamp = (str(file), file_state(file))
             loaded = self._loaded.get(alias)
             if loaded is None or (loaded.entry, loaded.stamp) != (entry, stamp):
                 self._unfit.pop(alias, None)
@@ -146,7 +146,7 @@ class EmbeddingWords:
             raise RenderFailed(words, Fault.BAD_PICTURE) from None
         return None if alias in self._unfit else self._loaded[alias]
 
-    def _load(self, alias: str, entry: Embedding, file: Path, stamp: tuple[str, int, int]) -> None:
+    def _load(self, alias: str, entry: Embedding, file: Path, stamp: tuple[str, FileState]) -> None:
         vectors = vectors_in(file)
         encoders = self._known()
         widths, wanted = [one.shape[1] for one in vectors], [encoder.width for encoder in encoders]

@@ -22,6 +22,7 @@ from huggingface_hub import snapshot_download
 from storage.spec.lora_header import UPS, USUAL_NAME, no_place
 from storage.spec.model_files import named_folder
 from storage.spec.models import Lora
+from worker.rendering.own_memory import copy_to_memory
 
 #: Tensors by name.
 Tensors = dict[str, torch.Tensor]
@@ -59,6 +60,7 @@ def read_tensors(file: Path) -> Tensors:
         raise ValueError(f"not a safetensors file: {error}") from None
     for name, tensor in found.items():
         _check_numbers(name, tensor)
+    copy_to_memory(found.values())
     return found
 
 

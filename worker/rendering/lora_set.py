@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
+from storage.spec.file_hashes import hash_past_header
+from storage.spec.file_state import file_state as state_of
 from storage.spec.lora_header import made_for
 from storage.spec.model_files import named_folder, not_found, public_source, without_folders
 from storage.spec.models import Lora
-from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_changes import Change, Full, LowRank, change
 from worker.rendering.lora_files import Tensors, by_component, lora_file, read_tensors, written_metadata
 from worker.rendering.lora_names import Layers, by_layer
@@ -203,10 +204,9 @@ def file_state(lora: Lora) -> object:
     if named_folder(lora) is None:
         return None
     try:
-        found = lora_file(lora).stat()
+        return state_of(lora_file(lora))
     except (OSError, ValueError):
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def in_one_line(error: Exception) -> str:

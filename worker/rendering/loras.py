@@ -13,13 +13,14 @@ from diffusers.utils.peft_utils import delete_adapter_layers, set_adapter_layers
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
 from storage.errors import RenderFailed
+from storage.spec.file_hashes import hash_past_header
 from storage.spec.models import Lora
-from worker.rendering.file_hashes import hash_past_header
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
 from worker.rendering.lora_layers import LoraLayers
 from worker.rendering.lora_set import LoraSet, LoraShelf, file_state, named, not_loaded
 from worker.rendering.module_state import ModuleState
+from worker.rendering.own_memory import copy_to_memory
 from worker.rendering.weights import hash_named
 
 #: Of PEFT's adapters, which are in the model's layers and on its device.
@@ -266,6 +267,8 @@ class PeftAdapters:
             for name, tensors in parts.items():
                 check_modules(tensors, getattr(self._pipeline, name), name)
             self._pipeline.load_lora_weights(str(file), adapter_name=adapter, use_safetensors=True)
+            for part in self._components():
+                copy_to_memory(weight for name, weight in part.named_parameters() if f".{adapter}" in name)
         else:
             for name, tensors in parts.items():
                 written = {key.removeprefix(f"{name}."): value for key, value in config.items()}

@@ -12,6 +12,7 @@ from storage.errors import BadSpecification, DeviceBroken, RenderFailed
 from storage.rules.faults import Fault
 from storage.spec.controls import PER_CONTROLNET
 from storage.spec.guidance import guidance_remarks
+from storage.spec.model_states import FileStates
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
 from storage.spec.samplers import check_clip_skip, check_sampler
@@ -68,6 +69,8 @@ class LoadedPipeline:
             adapters.when_changed(prompts.forget)
         self._fill_to = model.batch
         self._recipe = recipe
+        #: As which its files were read.
+        self.files: FileStates = {}
         #: The pipeline itself; of Kandinsky's combined one, which is a prior and a decoder, the decoder.
         self._denoiser = getattr(pipeline, "decoder_pipe", pipeline)
         # Tensors stay on the device; but only these pipelines' are in 0…1, as the arrays of all are.

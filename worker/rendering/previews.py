@@ -14,6 +14,7 @@ from storage.spec.model_files import named_folder, public_source
 from storage.spec.models import DiffusersModel
 from worker.rendering.backend import NoPreview, SmallPictures
 from worker.rendering.latent_rgb import LatentRgb, known_map, own_map
+from worker.rendering.own_memory import copy_parts
 from worker.rendering.weights import folder_of
 
 #: The longest side of a preview, in pixels: what is smaller stays so, and costs less.
@@ -96,6 +97,7 @@ def _tiny(model: DiffusersModel, pipeline: Any, vae: Any) -> Any:
     found = AutoencoderTiny.from_pretrained(
         folder_of(named), revision=named.revision, variant=named.variant, use_safetensors=True, torch_dtype=dtype
     )
+    copy_parts([found])
     own = None if vae is None else vae.config.get("latent_channels") or vae.config.get("z_dim")
     if found.config.latent_channels != own:
         raise ModelUnavailable(

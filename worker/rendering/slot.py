@@ -174,6 +174,8 @@ class DiffusersSlot:
     def encode(self, parts: SlotParts) -> None:
         parts.adapters.use_for_text(self.loras)
         self.words = parts.prompts.by_step(self.spec, self._steps)
+        #: What the recipe says of textual inversions: before it is finished, their files may be others.
+        self.embeddings = parts.prompts.embeddings([self.spec])
         self.encoded_by = torch.get_num_threads()
 
     def replayed(self) -> tuple[int, int | None, int] | None:

@@ -116,8 +116,8 @@ class SlotDecoder:
         recipe = {**parts.recipe, **sampler_recipe(slot.sampler.scheduler)}
         if recipe["threads"] is not None:
             recipe["threads"] = torch.get_num_threads()
-        if embeddings := parts.prompts.embeddings([slot.spec]):
-            recipe["embeddings"] = embeddings
+        if slot.embeddings:
+            recipe["embeddings"] = slot.embeddings
         if slot.loras is not None:
             recipe["loras"] = slot.loras.recipe()
         if parts.saves_memory():

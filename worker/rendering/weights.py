@@ -4,16 +4,17 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from storage.spec.file_hashes import hash_whole
+from storage.spec.file_state import file_state
 from storage.spec.model_files import named_folder
 from storage.spec.models import DiffusersModel, Weights
-from worker.rendering.file_hashes import hash_whole
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +30,26 @@ class WeightHashes:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def of_file(self, weights: Weights) -> str:
-        """Return the SHA-256 of a single file."""
-        key = json.dumps(["file", *_origin(weights)[:3]])
-        known = self._read()
-        if key not in known:
-            known[key] = hash_whole(Path(folder_of(weights)))
-            self._write(known)
-        return known[key]
+    def of_file(self, weights: Weights, *, unchanged: Callable[[], bool]) -> str:
+        """Return the SHA-256 of a single file; it is kept if the file was `unchanged` since before it was loaded."""
+        key = json.dumps(["file", *_origin(weights)[:2]])
+        return self._known_or(key, lambda: hash_whole(Path(folder_of(weights))), unchanged)
 
-    def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any) -> str:
-        """Return the hash of a model's weights as loaded, in its precision, including its ControlNets."""
+    def of(self, model: DiffusersModel, dtype: torch.dtype, pipeline: Any, *, unchanged: Callable[[], bool]) -> str:
+        """Return the hash of a model's weights as loaded, in its precision, including its ControlNets.
+
+        It is kept if its files were `unchanged` since before they were loaded: it would be told of others for ever.
+        """
         key = json.dumps([str(dtype), *map(_origin, model.parts)])
+        return self._known_or(key, lambda: hash_tensors(pipeline), unchanged)
+
+    def _known_or(self, key: str, computed: Callable[[], str], unchanged: Callable[[], bool]) -> str:
         known = self._read()
         if key not in known:
-            known[key] = hash_tensors(pipeline)
-            self._write(known)
+            known[key] = computed()
+            # After it was computed, and after the key was made of the files' states.
+            if unchanged():
+                self._write(known)
         return known[key]
 
     def _read(self) -> dict[str, str]:
@@ -92,16 +97,12 @@ def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _origin(weights: Weights) -> list[Any]:
-    """Return what changes when a source's weights do: a commit of the hub, or the files' sizes and times."""
+    """Return what changes when a source's weights do: a commit of the hub, or the files' states."""
     folder = Path(folder_of(weights))
     if weights.is_single_file:
-        stat = folder.stat()
-        return [str(folder.absolute()), stat.st_size, stat.st_mtime_ns, weights.config]
+        return [str(folder.absolute()), file_state(folder), weights.config]
     if folder.is_dir():
-        stamps = sorted(
-            (str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns)
-            for file in folder.rglob("*.safetensors")
-        )
+        stamps = sorted((str(file.relative_to(folder)), file_state(file)) for file in folder.rglob("*.safetensors"))
         return [str(folder.absolute()), weights.variant, stamps]
     for name in ("model_index.json", "config.json"):
         cached = try_to_load_from_cache(weights.source, name, revision=weights.revision)

@@ -39,6 +39,8 @@ class Hooks:
     #: Pictures were made in so many seconds of the device.
     rendered: Callable[[int, float], None]
     is_stopping: Callable[[], bool]
+    #: Whether what is loaded is of the files that lie there: if not, what is claimed from now on is not for it.
+    is_as_loaded: Callable[[], bool] = lambda: True
 
 
 class Denoising:
@@ -151,7 +153,11 @@ class Denoising:
             self._dry = found.claim is None
         if found.claim is not None:
             self._hooks.claimed(found.claim)
-            self._take(found.claim)
+            if self._hooks.is_as_loaded():
+                self._take(found.claim)
+            else:
+                self._return(found.claim.jobs)
+                self._close()
         if found.waiting is not None and len(self._jobs) and not self._closed:
             least_urgent = max(one.job.priority for one in self._jobs)
             if not self._serve_others(found.waiting) and not self._hooks.stays(found.waiting, least_urgent):
@@ -217,11 +223,8 @@ class Denoising:
     def _drop_lost(self) -> None:
         if lost := [one for one in self._jobs if self._context.leases.all_lost([one.job])]:
             log.info("jobs abandoned: cancelled or taken over", extra={"jobs": len(lost)})
-            self._leave(lost)
-
-    def _leave(self, gone: Sequence[SlotJob]) -> None:
-        self._jobs.remove(gone)
-        self._context.leases.drop([one.job for one in gone])
+            self._jobs.remove(lost)
+            self._context.leases.drop([one.job for one in lost])
 
     # -- the device --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from storage.errors import ModelUnavailable
 from storage.rules.faults import Fault
 from storage.spec.models import Lora, Model
 from worker.rendering.backend import Backend, LoadedModel
+from worker.serving.loaded_files import LoadedFiles
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 class _Entry:
     model: Model
     loaded: LoadedModel
+    files: LoadedFiles
 
 
 class ModelCache:
@@ -39,18 +41,24 @@ class ModelCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, model: Model) -> LoadedModel:
-        """Return the loaded model; load it if need be. Raises ModelUnavailable, DeviceBroken."""
+        """Return the loaded model; load it if need be, and anew where its entry or its files are others.
+
+        Raises ModelUnavailable, DeviceBroken.
+        """
         while self._other_loras and self._entries:
             self._evict("a LoRA's entry was changed")
         self._other_loras = False
-        if model.alias in self._entries and self._entries[model.alias].model != model:
-            # What is evicted is the least recently used one.
-            self._entries.move_to_end(model.alias, last=False)
-            self._evict("its entry was changed")
+        if (entry := self._entries.get(model.alias)) is not None:
+            if entry.model != model:
+                self._evict("its entry was changed", model.alias)
+            elif entry.files.are_replaced():
+                self._evict("its files were replaced", model.alias)
         if model.alias not in self._entries:
+            self._forget_replaced(model)
             while self._capacity and len(self._entries) >= self._capacity:
                 self._evict(f"at most {self._capacity} models at once")
-            self._entries[model.alias] = _Entry(model=model, loaded=self._load(model))
+            files = LoadedFiles(model)
+            self._entries[model.alias] = _Entry(model=model, loaded=self._load(model), files=files)
         self._entries.move_to_end(model.alias)
         return self._entries[model.alias].loaded
 
@@ -60,15 +68,21 @@ class ModelCache:
         return tuple(self._entries)
 
     def loaded(self, alias: str) -> Model | None:
-        """Return a model if it is loaded."""
+        """Return a model if it is loaded, and its files are those that it was loaded from."""
         entry = self._entries.get(alias)
-        return None if entry is None else entry.model
+        return entry.model if entry is not None and entry.files.are_same() else None
 
     def forget_changed_loras(self, loras: Mapping[str, Lora]) -> None:
         """Have models loaded anew if an alias of a LoRA means another one now: they may have the one before."""
         before, self._loras = self._loras, loras
         if any(before[alias] != lora for alias, lora in loras.items() if alias in before):
             self._other_loras = True
+
+    def _forget_replaced(self, model: Model) -> None:
+        """Evict what holds the weights that a model's files had before."""
+        for alias, entry in list(self._entries.items()):
+            if entry.model.base == model.base and not entry.files.are_same():
+                self._evict("its files were replaced", alias)
 
     def _load(self, model: Model) -> LoadedModel:
         """Load a model; as long as memory does not suffice, evict another one and try again."""
@@ -97,7 +111,10 @@ class ModelCache:
         """Find a loaded model that holds the same weights."""
         return next((entry.loaded for entry in self._entries.values() if entry.model.base == model.base), None)
 
-    def _evict(self, why: str) -> None:
+    def _evict(self, why: str, alias: str | None = None) -> None:
+        """Let go of a model; of the least recently used one where none is named."""
+        if alias is not None:
+            self._entries.move_to_end(alias, last=False)
         alias, evicted = self._entries.popitem(last=False)
         kind = evicted.model.kind
         del evicted  # the device's memory is free only once nothing refers to the model

@@ -105,6 +105,7 @@ class Turn:
                         between_calls=lambda waiting: self._between_calls(visit, waiting),
                         rendered=self.help.rendered,
                         is_stopping=self.stopping.is_set,
+                        is_as_loaded=lambda: self.models.loaded(model.alias) is not None,
                     ),
                 ).run(claim, joinable=joinable)
             return self._render_batch(visit, claim, loaded)

@@ -8,6 +8,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from storage.spec.file_state import FileState, file_state
+
 _BLOCK = 1 << 20
 #: Where the web UI's first hash of a model looks, and how far.
 _OLD_START, _OLD_BYTES = 0x100000, 0x10000
@@ -15,12 +17,12 @@ _OLD_START, _OLD_BYTES = 0x100000, 0x10000
 
 def hash_whole(file: Path) -> str:
     """Return the SHA-256 of a file; of checkpoints and VAEs, the web UI writes the first 10 digits."""
-    return _hashed(*_stamp(file), past_header=False)
+    return _hashed(file, file_state(file), past_header=False)
 
 
 def hash_past_header(file: Path) -> str:
     """Return the SHA-256 of what follows the header; of LoRAs, the web UI writes the first 12 digits."""
-    return _hashed(*_stamp(file), past_header=True)
+    return _hashed(file, file_state(file), past_header=True)
 
 
 def hash_of_a_part(file: Path) -> str:
@@ -30,13 +32,8 @@ def hash_of_a_part(file: Path) -> str:
         return hashlib.sha256(opened.read(_OLD_BYTES)).hexdigest()[:8]
 
 
-def _stamp(file: Path) -> tuple[Path, int, int]:
-    stat = file.stat()
-    return file, stat.st_size, stat.st_mtime_ns
-
-
 @lru_cache(maxsize=1000)
-def _hashed(file: Path, _size: int, _changed: int, *, past_header: bool) -> str:
+def _hashed(file: Path, _state: FileState, *, past_header: bool) -> str:
     total = hashlib.sha256()
     with file.open("rb") as opened:
         if past_header:

@@ -1,0 +1,65 @@
+"""The states of all files that a model is made of: whether others have taken their place since it was loaded."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from storage.spec.file_state import FileState, file_state
+from storage.spec.model_files import named_folder
+from storage.spec.models import DiffusersModel, Model, Weights
+from storage.spec.safetensors_header import read_header
+
+#: Of a folder in Diffusers layout, what is read: weights, configurations, vocabularies.
+_READ = (".safetensors", ".json", ".txt", ".model")
+
+#: Of a model's files, by their paths.
+FileStates = Mapping[str, FileState]
+
+
+def file_states(model: Model) -> FileStates:
+    """Return the states of all files of this machine that a model is made of.
+
+    None of repositories of the hub, whose files never change; none of what is not there at the moment.
+    """
+    if not isinstance(model, DiffusersModel):
+        return {}
+    found: dict[str, FileState] = {}
+    for part in model.parts:
+        for weights in (part, *([] if part.config is None else [Weights(source=part.config)])):
+            if (path := named_folder(weights)) is not None:
+                found |= _states_at(path)
+    return found
+
+
+def are_replaced(before: FileStates, now: FileStates) -> bool:
+    """Tell whether files are others. What is gone is not replaced: what was read of it is as good as ever."""
+    return any(before.get(path) != state for path, state in now.items())
+
+
+def agree(some: FileStates, others: FileStates) -> bool:
+    """Tell whether files that are among both are the same."""
+    return all(some[path] == others[path] for path in some.keys() & others.keys())
+
+
+def are_whole(states: FileStates) -> bool:
+    """Tell whether all safetensors files are as long as their headers say: nobody is just writing them."""
+    for path in states:
+        if path.endswith(".safetensors"):
+            try:
+                read_header(Path(path))
+            except (OSError, ValueError):
+                return False
+    return True
+
+
+def _states_at(path: Path) -> dict[str, FileState]:
+    """Return the states of a file, or of what is read of a folder and of the folders in it."""
+    try:
+        if path.is_file():
+            return {str(path): file_state(path)}
+        inside = [path, *(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())]
+        files = [Path(entry.path) for folder in inside for entry in os.scandir(folder) if entry.name.endswith(_READ)]
+        return {str(file): file_state(file) for file in files}
+    except OSError:
+        # Gone at this moment: a folder that is just being replaced, or a disk that is away.
+        return {}
