@@ -54,8 +54,7 @@ class Stage:
         )
 
     def specs(self, *loras: dict[str, float] | None, **fields: object) -> list[Spec]:
-        common = {"num_inference_steps": 2, "width": 32, "height": 32}
-        found = self.models.specs(self.alias, len(loras), **(common | fields))
+        found = self.models.specs(self.alias, len(loras), **({"num_inference_steps": 2} | fields))
         return [spec.model_copy(update={"loras": kind}) for spec, kind in zip(found, loras, strict=True)]
 
     def assert_as_alone(self, specs: list[Spec], pictures: list[Any]) -> None:
