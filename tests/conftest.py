@@ -5,7 +5,7 @@ import secrets
 import shutil
 import signal
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
@@ -26,6 +26,7 @@ from storage.settings import Settings
 from tests import durations, poolers, servers, service_models, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
+from tests.garbage import none_collected
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
 
@@ -67,6 +68,13 @@ _NEEDS = {
     "simulated": {"simulated"},
     "diffusers": {"diffusers"},
 }
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Each test process imports all that the tests import before the first of them runs."""
+    with none_collected():
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,7 +9,6 @@ forked likewise, if it is a Python of the farm. `tests/forks.py` sends the order
 import _posixsubprocess
 import atexit
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from typing import Any, NoReturn
 import billiard.util
 
 from scheduler.cli.main import COMMANDS
+from tests.garbage import none_collected
 from tests.service_models import read_for_all
 from tests.unflushed import wait_for_no_disk
 
@@ -230,17 +230,16 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 def main() -> None:
     address, kind = sys.argv[1:3]
-    for command in COMMANDS.values():
-        command.load()
-    for name in (*_PARTS, *_OF_KIND[kind]):
-        import_module(name)
-    wait_for_no_disk()
-    read_for_all()
+    # Else each fork copies the memory page by page as its collector looks through it.
+    with none_collected():
+        for command in COMMANDS.values():
+            command.load()
+        for name in (*_PARTS, *_OF_KIND[kind]):
+            import_module(name)
+        wait_for_no_disk()
+        read_for_all()
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
-    # Else each fork copies the memory page by page as its collector looks through it.
-    gc.collect()
-    gc.freeze()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
         listener.listen(64)

@@ -1,5 +1,6 @@
 """How the tests have torch compile: as in use, or, where only the graphs count, without optimised kernels."""
 
+import gc
 from typing import Any
 
 
@@ -11,8 +12,12 @@ def compile_here(*, optimised: bool) -> None:
 
     # Helper processes would each import torch, which takes longer than such small kernels.
     config.compile_threads = 1
+    # Such a process ends soon, and compiling leaves millions of small objects to look through.
+    gc.disable()
     if optimised:
         return
+    # Without vectors: how loops are tiled for them is a tenth of what writing kernels takes.
+    config.cpp.simdlen = 1
     flags_of: Any = builder._get_optimization_cflags
 
     def unoptimised(*given: Any, **named: Any) -> tuple[list[str], list[str]]:

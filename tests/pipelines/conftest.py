@@ -2,14 +2,18 @@
 
 import functools
 import gc
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.models import attention_processor
 
 from storage.objects.folder import LocalObjects
 from storage.objects.inputs import put_input
@@ -40,12 +44,23 @@ def what_was_imported_is_no_garbage() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def signatures_are_read_once() -> Iterator[None]:
-    """Diffusers reads the signature of a scheduler's class four times whenever one is made: a third of many tests."""
+    """Diffusers reads the signature of a scheduler's class four times whenever one is made: a third of many tests.
+
+    That of what attention is computed by it reads whenever it is: a tenth of a small UNet's time.
+    """
     read = functools.cache(ConfigMixin._get_init_keys)
+    processing = functools.cache(_signature_of_method)
     with pytest.MonkeyPatch.context() as patched:
         # Each caller gets a set of its own, out of which it takes names.
         patched.setattr(ConfigMixin, "_get_init_keys", staticmethod(lambda kind: set(read(kind))))
+        once = SimpleNamespace(**vars(inspect) | {"signature": lambda method: processing(method.__func__)})
+        patched.setattr(attention_processor, "inspect", once)
         yield
+
+
+def _signature_of_method(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a method that is bound already."""
+    return inspect.signature(function.__get__(object()))
 
 
 @pytest.fixture(autouse=True)

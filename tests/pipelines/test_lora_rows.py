@@ -242,7 +242,10 @@ def drawn(mode, some):
         for _ in range(2):
             assert loops[mode].tick(slots) == {}
         yield [np.asarray(made.picture).tolist() for made in loops[mode].develop(slots)]
-loops = {mode: backend.load(registry[mode]).slots() for mode in ("none", "default")}
+models = {mode: backend.load(registry[mode]) for mode in ("none", "default")}
+# The UNet has the LoRAs; what compiling the VAE comes to is test_compile.py's.
+del models["default"].pipeline.vae.decode
+loops = {mode: model.slots() for mode, model in models.items()}
 found = {}
 sets = [("one", "two"), ("three", "one"), ("two", "two")]
 found["eager"] = list(drawn("none", sets))

@@ -54,7 +54,9 @@ class Party:
         self.made: list[tuple[Spec, SlotPicture]] = []
 
     def admit(self, fields: dict[str, Any]) -> None:
-        [spec] = self.models.specs(self.alias, 1, **({"prompt_weighting": "compel"} | fields | self.beside))
+        # Many pictures: a quarter of the pixels take two thirds of the time.
+        common = {"prompt_weighting": "compel", "width": 32, "height": 32}
+        [spec] = self.models.specs(self.alias, 1, **(common | fields | self.beside))
         self.slots.append(self.loop.admit(spec.model_copy(update={"seed": len(self.slots) + len(self.made)})))
 
     def tick(self, chosen: int, threads: int) -> None:
