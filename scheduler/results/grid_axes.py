@@ -143,7 +143,9 @@ def shown(name: str, value: Any) -> str:
     if name == "sampler":
         return SAMPLERS.get(str(value), str(value))
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        # Values that differ in their seventh digit are two, and look like two.
+        return short if float(short) == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -68,6 +68,12 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def number(value: float) -> str:
+    """Return a number as it is, with all of its digits: `5`, `1.23456789`. Read again, it is the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def moment(at: float) -> str:
     """Return a time: `2026-11-28 14:30:05 UTC`."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -114,7 +120,7 @@ def command_line(spec: Mapping[str, Any]) -> str:
 def _values(name: str, value: Any) -> list[str]:
     """Return the values of an option, given once for each."""
     if isinstance(value, Mapping):
-        return [f"{one}={scale:g}" for one, scale in value.items()]
+        return [f"{one}={number(scale)}" for one, scale in value.items()]
     if name == "control_images":
         return list(value)
     if isinstance(value, list | tuple):
