@@ -208,7 +208,9 @@ def _chosen(rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> dict
     if len(chosen) == 1 and "seed" not in taken and _squared(rows, next(iter(chosen.values()))[0]):
         chosen["y" if "x" in chosen else "x"] = ("seed",)
     if not chosen:
-        raise InvalidInput("the pictures differ in their seeds alone; `farm sheet` shows them, or name the axis seed")
+        seeds = _differs(rows, "seed")
+        what = "the pictures differ in their seeds alone" if seeds else "no picture differs from another one"
+        raise InvalidInput(f"{what}; `farm sheet` shows them, or name the axis seed")
     return {place: chosen.get(place, ()) for place in PLACES}
 
 

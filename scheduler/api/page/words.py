@@ -1,10 +1,11 @@
 """Numbers, times and specifications as people read them."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from scheduler.api.page.pasting import seen_json, shell_line
 
 #: Options of `farm render` that are not called as their field.
 _OPTIONS = {
@@ -91,7 +92,7 @@ def shortened(text: str, most: int = _SHOWN_CHARACTERS) -> str:
 
 def as_json(value: Any) -> str:
     """Return a value as JSON that people read."""
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    return seen_json(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def command_line(spec: Mapping[str, Any]) -> str:
             words += [word for one in _values(name, value) for word in (option, one)]
     prompt = [spec["prompt"]] if spec.get("prompt") else []
     # A prompt may begin with a dash.
-    return shlex.join([*words, *(["--", *prompt] if prompt else [])])
+    return shell_line([*words, *(["--", *prompt] if prompt else [])])
 
 
 def _values(name: str, value: Any) -> list[str]:

@@ -155,3 +155,13 @@ def fell(database: Database, row_id: int) -> None:
     """Have a picture look as if it had failed."""
     with database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.id == row_id).values(state="failed", error="it fell over"))
+
+
+def test_long_texts_that_scroll_are_reached_by_the_keyboard(stage: Stage, ann: httpx.Client) -> None:
+    def scrolling(**asked: Any) -> int:
+        text = of_page(ann.get(f"/pictures/{rendered(stage, ann, **asked)}-000000"))
+        return len(re.findall(r'<dd class="text" tabindex="0">', text))
+
+    assert scrolling(prompt="a star") == 0
+    assert scrolling(prompt="a star " * 100) == 1
+    assert scrolling(prompt="\n".join("abcdefgh")) == 1
