@@ -69,7 +69,7 @@ def get_file(request: Request, context: Context, job_id: JobId, caller: Visitor)
     }
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+    return Response(context.file_of(job), media_type="image/png", headers=headers)
 
 
 @router.get("/pictures/{job_id}/preview")
