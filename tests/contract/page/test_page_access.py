@@ -151,6 +151,9 @@ def test_keys_are_made_by_admins_shown_once_and_revoked(stage: Stage, admin: htt
         {"name": ""},
     ):
         assert admin.post("/keys/make", data=form | wrong).status_code == 422
+    for days in ("nan", "-1", "1e999"):
+        # In the words of the form, not of what is made of it.
+        assert "days: " in admin.post("/keys/make", data=form | {"days": days}).text
     admin.post(f"/keys/{key.id}/revoke", data={"form_token": token(admin)})
     assert Keys(stage.services.database).find(found[0]) is None
     with visitor(stage, "ann") as ann:
