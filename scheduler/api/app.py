@@ -37,6 +37,7 @@ from scheduler.api.cors import cors_options
 from scheduler.api.open_api import build_beside_requests
 from scheduler.api.page.glance import Glances
 from scheduler.api.page.routes import ROUTERS as PAGE_ROUTERS
+from scheduler.api.page.wrong_addresses import answer_browsers_with_pages
 from scheduler.api.parameters import STREAMED
 from scheduler.api.rate_limits import RateLimits
 from scheduler.api.ready import make_routes
@@ -120,6 +121,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     for router in PAGE_ROUTERS:
         app.include_router(router)
     app.include_router(automatic1111.extension)
+    answer_browsers_with_pages(app)
     webhooks.document_webhooks(app)
     # The last one stands outermost.
     for middleware in (_Bounded, _Heads, _Faults):

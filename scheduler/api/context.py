@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
+from scheduler.api.problem_kinds import ProblemCode
+from scheduler.api.problems import Refused
 from scheduler.api.waiting.bounded import Bounded
 from scheduler.api.waiting.farm_followers import FarmFollowers
 from scheduler.api.waiting.followers import Followers
@@ -20,6 +22,7 @@ from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.results.signed_urls import SignedUrls
+from scheduler.results.thumbnails import picture_of
 from scheduler.results.why import what_hinders
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
@@ -170,6 +173,15 @@ class ApiContext:
             # In the same words as of one that there never was.
             raise no_job(job_id) from None
         return job
+
+    def file_of(self, job: JobView) -> bytes:
+        """Return the picture of a job. Raises Refused (404) if there is none, or it is gone or damaged in the store."""
+        if job.object is None:
+            raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
+        try:
+            return picture_of(self.objects, job)
+        except NotFound as error:
+            raise Refused(404, str(error), code=ProblemCode.NO_PICTURE) from None
 
     @contextmanager
     def manifest(self, caller: Caller, file_id: str, *, delimiter: str | None = None) -> Iterator[Manifest]:

@@ -281,7 +281,7 @@ def get_image(context: Context, job_id: JobId, caller: CanRead) -> Response:
     if address.startswith("http"):
         return RedirectResponse(address, 307)
     headers = {"Content-Disposition": f'inline; filename="{job.render_id}-{job.file_name}"'}
-    return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+    return Response(context.file_of(job), media_type="image/png", headers=headers)
 
 
 @router.get(

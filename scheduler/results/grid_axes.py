@@ -143,7 +143,9 @@ def shown(name: str, value: Any) -> str:
     if name == "sampler":
         return SAMPLERS.get(str(value), str(value))
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        # Values that differ in their seventh digit are two, and look like two.
+        return short if float(short) == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -206,7 +208,9 @@ def _chosen(rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> dict
     if len(chosen) == 1 and "seed" not in taken and _squared(rows, next(iter(chosen.values()))[0]):
         chosen["y" if "x" in chosen else "x"] = ("seed",)
     if not chosen:
-        raise InvalidInput("the pictures differ in their seeds alone; `farm sheet` shows them, or name the axis seed")
+        seeds = _differs(rows, "seed")
+        what = "the pictures differ in their seeds alone" if seeds else "no picture differs from another one"
+        raise InvalidInput(f"{what}; `farm sheet` shows them, or name the axis seed")
     return {place: chosen.get(place, ()) for place in PLACES}
 
 

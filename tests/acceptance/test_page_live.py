@@ -88,6 +88,49 @@ def test_what_the_command_line_renders_is_followed_at_the_front_and_on_its_own_p
     expect(visit.page.locator(f"#r-{render} + .state")).to_have_text("done", timeout=PATIENCE)
 
 
+def test_what_is_chosen_and_where_the_keyboard_is_stay_when_the_page_changes(visit: Visit, keyless: Api) -> None:
+    page = visit.page
+    with httpx.Client(base_url=keyless.address, timeout=90) as client:
+        body = {"prompt": "a star", "model": "quick", "n": 3, "not_before": "2100-01-01 00:00"}
+        render = client.post("/v1/renders", json=body).raise_for_status().json()["id"]
+        visit.goes_to(f"/renders/{render}")
+        page.select_option("#priority", "bulk")
+        page.evaluate("document.activeElement.blur()")
+        page.focus("a[href='#find']")
+        client.delete(f"/v1/jobs/{render}-000001").raise_for_status()
+        expect(page.locator("#p-1 .noimage")).to_have_text("cancelled", timeout=PATIENCE)
+        assert page.input_value("#priority") == "bulk"
+        assert page.evaluate("document.activeElement.getAttribute('href')") == "#find"
+        # A list that is open would close: as long as somebody chooses from it, nothing is put in its place.
+        page.focus("#priority")
+        page.evaluate("window.chosenFrom = document.getElementById('priority')")
+        asked = looks(visit, f"/renders/{render}")
+        client.delete(f"/v1/jobs/{render}-000002").raise_for_status()
+        page.clock.install()
+        page.clock.fast_forward("00:10")
+        assert page.evaluate("chosenFrom.isConnected")
+        assert asked == []
+        page.clock.fast_forward("00:10")
+        expect(page.locator("#p-2 .noimage")).to_have_text("cancelled", timeout=PATIENCE)
+
+
+#: Which of two presses of a button would be sent; neither is.
+_PRESSED_TWICE = """(id) => {
+    const kept = [];
+    addEventListener("submit", (event) => { kept.push(event.defaultPrevented); event.preventDefault(); });
+    for (let n = 0; n < 2; n++) document.getElementById(id).click();
+    return kept;
+}"""
+
+
+def test_a_button_that_is_clicked_twice_is_sent_once(visit: Visit, keyless: Api) -> None:
+    with httpx.Client(base_url=keyless.address, timeout=90) as client:
+        body = {"prompt": "a star", "model": "quick", "not_before": "2100-01-01 00:00"}
+        render = client.post("/v1/renders", json=body).raise_for_status().json()["id"]
+    visit.goes_to(f"/renders/{render}")
+    assert visit.page.evaluate(_PRESSED_TWICE, "release") == [False, True]
+
+
 @pytest.fixture
 def elsewhere(
     browser: Browser,  # noqa: ARG001 - without one, no farm is started

@@ -150,6 +150,8 @@ def test_what_cannot_be_an_axis_is_refused_by_name() -> None:
         InvalidInput, match="differ in their seeds alone; `farm sheet` shows them, or name the axis seed"
     ):
         arrange([{"seed": 1}, {"seed": 2}])
+    with pytest.raises(InvalidInput, match="no picture differs from another one; `farm sheet` shows them"):
+        arrange([{"seed": 1}])
     assert titles(arrange([{"seed": 1}, {"seed": 2}], x="seed")) == ("seed", "", "")
     with pytest.raises(InvalidInput, match=f"more than {MOST_PICTURES} pictures"):
         arrange([{"seed": seed} for seed in range(MOST_PICTURES + 1)], x="seed")
@@ -172,3 +174,8 @@ def test_every_picture_has_a_place_whatever_its_labels_are(rows: list[dict[str, 
     sizes = [len(axis.values) for axis in (grid.x, grid.y, grid.z)]
     assert all(0 <= at < size for place in grid.cells for at, size in zip(place, sizes, strict=True))
     assert sizes[0] * sizes[1] * sizes[2] <= MOST_CELLS
+
+
+def test_values_that_differ_look_different() -> None:
+    grid = arrange(product(guidance_scale=[2.0, 2.00000001, 1e-7], seed=[1]))
+    assert grid.x.values == ("1e-07", "2", "2.00000001")

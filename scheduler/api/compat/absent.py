@@ -27,7 +27,7 @@ _INSTEAD: Sequence[tuple[str, str]] = (
     (r"/(internal/(progress|pending-tasks)|queue/.*)", "GET /sdapi/v1/progress tells the progress"),
     (
         r"/(run|api|gradio_api)/.*|/internal/.*|/login/?|/config|/info",
-        "there is no page to click on; GET /docs describes the API",
+        "the farm has a page of its own, at /, and an API, which GET /docs describes",
     ),
     (r"/v1/images/(edits|variations)", "pictures are made from text alone; POST /v1/images/generations"),
     (

@@ -89,7 +89,7 @@ def finished_jobs(call: Call, render_id: str) -> list[JobView]:
 
 def encoded(context: ApiContext, job: JobView, *, form: Format = "png", quality: int = 95) -> bytes:
     """Return a picture in the requested format; as PNG it is the stored file. All carry its recipe."""
-    data = context.objects.get(str(job.object))
+    data = context.file_of(job)
     if form == "png":
         return data
     with Image.open(io.BytesIO(data)) as picture:

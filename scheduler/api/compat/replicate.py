@@ -241,6 +241,6 @@ def _prediction(
         address = context.objects.presign(str(job.object))
         if address.startswith("http"):
             return address
-        return f"data:image/png;base64,{as_base64(context.objects.get(str(job.object)))}"
+        return f"data:image/png;base64,{as_base64(context.file_of(job))}"
 
     return prediction_of(context.views, render, str(request.base_url), output=output if with_output else None)

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import File, Form, UploadFile
 
+from scheduler.api.page.words import number
 from scheduler.api.response_models import ModelAnswer
+from storage.errors import BadSpecification
 from storage.spec.picture import Request
 from storage.spec.sampler_names import SAMPLERS
 
@@ -44,6 +46,14 @@ _WHOLE = frozenset(
     {"width", "height", "num_inference_steps", "seed", "n", "random", "clip_skip", "prior_num_inference_steps"}
 )
 _NUMBERS = frozenset({"guidance_scale", "eta", "prior_guidance_scale"})
+#: What the form says of itself, not of the order.
+_OF_THE_FORM = frozenset({"once", "checked", "read_as", "without_file", "look"})
+#: How a prompt may be read.
+READINGS = {
+    "one": "one prompt",
+    "lines": "a prompt on each line",
+    "template": "a template on each line: a {red|blue} star",
+}
 #: Of sizes: no others are accepted.
 _STEP_PIXELS = 8
 
@@ -54,7 +64,7 @@ class OrderFields:
 
     model: _Text = ""
     prompt: _Text = ""
-    #: one, lines, template
+    #: One of `READINGS`.
     read_as: _Text = "one"
     random: _Text = ""
     n: _Text = ""
@@ -87,6 +97,10 @@ class OrderFields:
     window: _Text = ""
     timezone: _Text = ""
     manifest: _Text = ""
+    #: The prompt file that was sent before is not meant any more.
+    without_file: _Text = ""
+    #: Nothing is to be checked: the fields of the chosen model are to be shown, with what is filled in.
+    look: _Text = ""
     #: Drawn for each form: sent twice, it is accepted once.
     once: _Text = ""
     #: A hash of what was shown to be checked.
@@ -126,8 +140,11 @@ def fields_of(model: ModelAnswer) -> list[Field]:
 
 
 def order_of(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the body that a form stands for. What is no number stays text, which the body refuses with a word."""
-    texts = {name: text for name, text in fields.items() if text.strip() and name not in ("once", "checked", "read_as")}
+    """Return the body that a form stands for. What is no number stays text, which the body refuses with a word.
+
+    Raises BadSpecification for a prompt that is to be read in a way that there is not.
+    """
+    texts = {name: text for name, text in fields.items() if text.strip() and name not in _OF_THE_FORM}
     body: dict[str, Any] = {name: _value(name, text) for name, text in texts.items()}
     if "prompt" in body and "manifest" not in body:
         prompt = body.pop("prompt").replace("\r\n", "\n")
@@ -141,6 +158,8 @@ def lines_of(text: str) -> list[str]:
 
 
 def _prompts(text: str, read_as: str) -> dict[str, Any]:
+    if read_as not in READINGS:
+        raise BadSpecification(f"read_as: {read_as[:20]!r} is not among {', '.join(READINGS)}")
     if read_as == "lines":
         return {"prompt": lines_of(text)}
     return {"templates": lines_of(text)} if read_as == "template" else {"prompt": text.strip("\n")}
@@ -149,10 +168,13 @@ def _prompts(text: str, read_as: str) -> dict[str, Any]:
 def text_of(value: Any) -> str:
     """Return a value of a specification as its field shows it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={scale:g}" for name, scale in value.items())
+        return ", ".join(f"{name}={number(scale)}" for name, scale in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value)
-    return "on" if value is True else "" if value in (None, False) else str(value)
+    if value is None or isinstance(value, bool):
+        return "on" if value else ""
+    # Zero is a value, too: guidance 0 is none, and seed 0 is one like others.
+    return str(value)
 
 
 def _value(name: str, text: str) -> Any:
@@ -180,7 +202,7 @@ def _field(name: str, label: str, model: ModelAnswer) -> Field:
         label=label,
         kind=_kind(name, options),
         help=words,
-        default="" if default is None else f"{default:g}",
+        default="" if default is None else number(default),
         least=str(schema.get("minimum", "")),
         most=str(schema.get("maximum", "")),
         step=str(step),

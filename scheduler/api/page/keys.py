@@ -16,6 +16,7 @@ from storage.errors import BadSpecification, InvalidInput
 from storage.spec.explanations import explain
 
 _DAY_SECONDS = 86_400
+_MOST_DAYS = 3650
 _LIMITS = ("queued", "per_day", "per_minute", "work", "uploads", "upload_bytes")
 _Text = Annotated[str, Form(max_length=200)]
 
@@ -42,14 +43,24 @@ class KeyFields:
         limits = {name: text for name in _LIMITS if (text := getattr(self, name))}
         said: dict[str, Any] = {"name": self.name, "owner": self.owner, "role": self.role, "limits": limits}
         if self.days:
-            try:
-                said["expires_in"] = float(self.days) * _DAY_SECONDS
-            except ValueError:
-                raise BadSpecification(f"days: {self.days[:20]!r} is not a number") from None
+            said["expires_in"] = _days(self.days) * _DAY_SECONDS
         try:
             return api.KeyBody.model_validate(said)
         except ValidationError as error:
             raise BadSpecification(explain(error, api.KeyBody)) from None
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    # Also of what is no number to compare with.
+    if not 0 < days <= _MOST_DAYS:
+        raise BadSpecification(
+            f"days: {text[:20]!r} is no number above 0 and up to {_MOST_DAYS:,}; empty means for ever"
+        )
+    return days
 
 
 @router.get("/keys")

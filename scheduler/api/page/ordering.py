@@ -14,9 +14,9 @@ from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.fleet import get_model, list_models, upload_file
-from scheduler.api.page.fields import OrderFields, OrderFiles, fields_of, lines_of, order_of, text_of
+from scheduler.api.page.fields import READINGS, OrderFields, OrderFiles, fields_of, lines_of, order_of, text_of
 from scheduler.api.page.serving import go_to, html, page_router, problem_of
-from scheduler.api.page.visitors import Sender, Visitor
+from scheduler.api.page.visitors import Sender, Submitter
 from scheduler.api.page.words import counted
 from scheduler.api.request_bodies import RenderBody
 from scheduler.api.response_models import DryAnswer
@@ -31,7 +31,7 @@ router = page_router()
 def show_form(
     request: Request,
     context: Context,
-    caller: Visitor,
+    caller: Submitter,
     model: Annotated[str | None, Query(max_length=63)] = None,
     like: Annotated[str | None, Query(alias="from", pattern=r"^[0-9a-z]{1,32}-\d{1,9}$")] = None,
 ) -> Response:
@@ -55,7 +55,9 @@ def send_form(
     """Check a form, and show what it would come to; submit it if that was seen."""
     try:
         fields = _with_files(context, caller, fields, sent)
-        values = asdict(fields)
+        if fields.look:
+            return _form(request, context, caller, {**asdict(fields), "look": "", "checked": ""})
+        values = asdict(_of_one_source(fields))
         digest = _digest(values)
         once = f"page {fields.once} {digest}"
         call = api.SubmitCall(context, caller, request, once)
@@ -107,19 +109,26 @@ def _form(
         templates=lines_of(values["prompt"]) if values["read_as"] == "template" else [],
         problem=problem,
         loras=sorted(context.registry.loras),
+        readings=READINGS,
     )
 
 
 def _with_files(context: ApiContext, caller: Caller, fields: OrderFields, sent: OrderFiles) -> OrderFields:
-    """Store the files that come with a form; it names them from then on."""
+    """Store the files that come with a form; it names them from then on, as long as they are meant."""
+    if fields.without_file:
+        fields = replace(fields, manifest="", without_file="")
     if _is_there(sent.prompt_file):
         stored = upload_file(context, sent.prompt_file, caller, "manifest")
         fields = replace(fields, manifest=stored.id)
     if _is_there(sent.control_file):
         stored = upload_file(context, sent.control_file, caller, "input")
         fields = replace(fields, control_images=", ".join(filter(None, (fields.control_images, stored.reference))))
+    return fields
+
+
+def _of_one_source(fields: OrderFields) -> OrderFields:
     if fields.manifest and fields.prompt.strip():
-        raise BadSpecification("prompt: not together with a prompt file; empty one of them")
+        raise BadSpecification("prompt: not together with a prompt file; leave out one of them")
     return fields
 
 

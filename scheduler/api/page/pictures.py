@@ -1,6 +1,7 @@
 """One picture's page: large, with everything that went into it, and ways to make it again or another one."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -22,6 +23,8 @@ from storage.errors import ObjectStoreProblem
 from storage.rules.ids import job_id as named
 
 _MOST_VARIATIONS = 1000
+#: Drawn for each page.
+Once = Annotated[str, Form(max_length=100)]
 _KEPT = "private, max-age=600"
 
 router = page_router()
@@ -46,6 +49,7 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         is_lost=_is_lost(context, job.object),
         order=as_json(order_of_spec(spec)),
         most=_MOST_VARIATIONS,
+        once=secrets.token_urlsafe(9),
     )
 
 
@@ -56,10 +60,16 @@ def get_file(request: Request, context: Context, job_id: JobId, caller: Visitor)
     if job.object is None:
         raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
     # Kept by the browser for a while: a page that is followed shows it anew with each of its neighbours.
-    headers = {"ETag": f'"{job.sha256}"', "Cache-Control": _KEPT, "X-Content-Type-Options": "nosniff"}
+    headers = {
+        "ETag": f'"{job.sha256}"',
+        "Cache-Control": _KEPT,
+        # Not by whoever logs in next in the same browser.
+        "Vary": "Cookie",
+        "X-Content-Type-Options": "nosniff",
+    }
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(context.objects.get(job.object), media_type="image/png", headers=headers)
+    return Response(context.file_of(job), media_type="image/png", headers=headers)
 
 
 @router.get("/pictures/{job_id}/preview")
@@ -77,10 +87,10 @@ def get_preview(
 
 
 @router.post("/pictures/{job_id}/again")
-def make_again(request: Request, context: Context, job_id: JobId, caller: Sender) -> Response:
+def make_again(request: Request, context: Context, job_id: JobId, caller: Sender, once: Once = "") -> Response:
     """Submit a picture's specification once more, with its seed."""
-    spec = _spec(context, caller, job_id)
-    return _submitted(request, context, caller, order_of_spec(spec))
+    call = api.SubmitCall(context, caller, request, _named(once, "again", job_id))
+    return _submitted(call, order_of_spec(_spec(context, caller, job_id)))
 
 
 @router.post("/pictures/{job_id}/vary")
@@ -90,10 +100,11 @@ def vary(
     job_id: JobId,
     caller: Sender,
     n: Annotated[int, Form(ge=1, le=_MOST_VARIATIONS)] = 4,
+    once: Once = "",
 ) -> Response:
     """Submit a picture's specification with new seeds."""
     order = {name: value for name, value in order_of_spec(_spec(context, caller, job_id)).items() if name != "seed"}
-    return _submitted(request, context, caller, {**order, "n": n})
+    return _submitted(api.SubmitCall(context, caller, request, _named(once, f"{n} of", job_id)), {**order, "n": n})
 
 
 @router.post("/pictures/{job_id}/cancel")
@@ -124,10 +135,15 @@ def _spec(context: ApiContext, caller: Caller, job_id: str) -> Mapping[str, Any]
     return context.job(caller, job_id).spec.fields()
 
 
-def _submitted(request: Request, context: ApiContext, caller: Caller, order: Mapping[str, Any]) -> Response:
-    answer = api.submitted(api.SubmitCall(context, caller, request), body_of(order))
+def _named(once: str, what: str, job_id: str) -> str | None:
+    """Return a name for what a button does: pressed twice on the same page, it is done once."""
+    return f"page {once} {what} {job_id}" if once else None
+
+
+def _submitted(call: api.SubmitCall, order: Mapping[str, Any]) -> Response:
+    answer = api.submitted(call, body_of(order))
     remarks = "".join(f"\n{remark}" for remark in answer.remarks)
-    return go_to(request, f"/renders/{answer.id}", f"Submitted: {counted(answer.total, 'picture')}.{remarks}")
+    return go_to(call.request, f"/renders/{answer.id}", f"Submitted: {counted(answer.total, 'picture')}.{remarks}")
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -90,8 +90,11 @@ def hold(request: Request, context: Context, render_id: RenderId, caller: Sender
 @router.post("/renders/{render_id}/off-hold")
 def release(request: Request, context: Context, render_id: RenderId, caller: Sender) -> Response:
     """Release a render."""
+    was = context.render(caller, render_id).state
     render = api.release_render(context, render_id, caller)
-    return go_to(request, f"/renders/{render_id}", f"Released: the render is {render.state}.")
+    # It was released in another tab, or cancelled.
+    said = "Released" if was == "held" else "Nothing of it was held"
+    return go_to(request, f"/renders/{render_id}", f"{said}: the render is {render.state}.")
 
 
 @router.post("/renders/{render_id}/priority")

@@ -50,6 +50,10 @@ _SEE_OTHER = 303
 _MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 64, 2**23
 
 
+#: Makes the API's answer to an error.
+Handler = Callable[[Request, Any], Any]
+
+
 class PageRoute(APIRoute):
     """A route whose errors are pages, and whose empty parameters are none: forms send all their fields."""
 
@@ -104,7 +108,8 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
     token, visit = access.sessions.form_token(request), ""
     if not token:
         visit, token = access.sessions.visit()
-    said = said_before(request)
+    # A part that is put in place of another shows none of it: it is for the page that comes next.
+    said = None if request.headers.get("hx-request") else said_before(request)
     shown = {
         "root": root_of(request),
         "caller": caller,
@@ -138,11 +143,15 @@ def go_to(request: Request, path: str, said: str | None = None) -> Response:
     return response
 
 
-def error_page(request: Request, error: Exception) -> Response:
-    """Return the page of an error: what the API would answer, in its words; whoever is to log in is led there."""
+def error_page(request: Request, error: Exception, told: Handler | None = None) -> Response:
+    """Return the page of an error: what the API would answer, in its words; whoever is to log in is led there.
+
+    Args:
+        told: makes the API's answer; None: what does so for errors of this kind.
+    """
     if isinstance(error, Refused) and error.status == 401:
         return _log_in(request)
-    problem = problem_of(request, error)
+    problem = problem_of(request, error, told)
     headers = {} if problem["retry"] is None else {"Retry-After": problem["retry"]}
     if request.headers.get("hx-request") and problem["status"] == 404:
         # Deleted while it is looked at: the whole page says so, not a part of it that is left as it was.
@@ -152,13 +161,14 @@ def error_page(request: Request, error: Exception) -> Response:
     return page
 
 
-def problem_of(request: Request, error: Exception) -> dict[str, Any]:
-    """Return what the API says of an error."""
+def problem_of(request: Request, error: Exception, told: Handler | None = None) -> dict[str, Any]:
+    """Return what the API says of an error; `told` as in `error_page`."""
     app: FastAPI = request.app
     handlers: Mapping[Any, Any] = app.exception_handlers
-    answer = next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)(request, error)
-    told: dict[str, Any] = json.loads(answer.body)
-    return {**told, "status": answer.status_code, "retry": answer.headers.get("Retry-After")}
+    handle = told or next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)
+    answer = handle(request, error)
+    said: dict[str, Any] = json.loads(answer.body)
+    return {**said, "status": answer.status_code, "retry": answer.headers.get("Retry-After")}
 
 
 def _log_in(request: Request) -> Response:

@@ -22,6 +22,11 @@ def visitor(request: Request) -> Caller:
     return let_in(request, None, Role.READ)
 
 
+def submitter(request: Request) -> Caller:
+    """Return who looks at the form to submit. Raises Refused (401, 403)."""
+    return let_in(request, None, Role.SUBMIT)
+
+
 def overseer(request: Request) -> Caller:
     """Return who looks at a page for admins. Raises Refused (401, 403)."""
     return let_in(request, None, Role.ADMIN)
@@ -50,6 +55,7 @@ def check_form(request: Request, token: str) -> None:
 
 
 Visitor = Annotated[Caller, Depends(visitor)]
+Submitter = Annotated[Caller, Depends(submitter)]
 Overseer = Annotated[Caller, Depends(overseer)]
 Sender = Annotated[Caller, Depends(by_own_form(Role.SUBMIT))]
 Operator = Annotated[Caller, Depends(by_own_form(Role.ADMIN))]

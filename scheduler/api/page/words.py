@@ -1,10 +1,11 @@
 """Numbers, times and specifications as people read them."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from scheduler.api.page.pasting import seen_json, shell_line
 
 #: Options of `farm render` that are not called as their field.
 _OPTIONS = {
@@ -68,6 +69,12 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def number(value: float) -> str:
+    """Return a number as it is, with all of its digits: `5`, `1.23456789`. Read again, it is the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def moment(at: float) -> str:
     """Return a time: `2026-11-28 14:30:05 UTC`."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -85,7 +92,7 @@ def shortened(text: str, most: int = _SHOWN_CHARACTERS) -> str:
 
 def as_json(value: Any) -> str:
     """Return a value as JSON that people read."""
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    return seen_json(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,13 +115,13 @@ def command_line(spec: Mapping[str, Any]) -> str:
             words += [word for one in _values(name, value) for word in (option, one)]
     prompt = [spec["prompt"]] if spec.get("prompt") else []
     # A prompt may begin with a dash.
-    return shlex.join([*words, *(["--", *prompt] if prompt else [])])
+    return shell_line([*words, *(["--", *prompt] if prompt else [])])
 
 
 def _values(name: str, value: Any) -> list[str]:
     """Return the values of an option, given once for each."""
     if isinstance(value, Mapping):
-        return [f"{one}={scale:g}" for one, scale in value.items()]
+        return [f"{one}={number(scale)}" for one, scale in value.items()]
     if name == "control_images":
         return list(value)
     if isinstance(value, list | tuple):

@@ -151,6 +151,9 @@ def test_keys_are_made_by_admins_shown_once_and_revoked(stage: Stage, admin: htt
         {"name": ""},
     ):
         assert admin.post("/keys/make", data=form | wrong).status_code == 422
+    for days in ("nan", "-1", "1e999"):
+        # In the words of the form, not of what is made of it.
+        assert "days: " in admin.post("/keys/make", data=form | {"days": days}).text
     admin.post(f"/keys/{key.id}/revoke", data={"form_token": token(admin)})
     assert Keys(stage.services.database).find(found[0]) is None
     with visitor(stage, "ann") as ann:
@@ -188,3 +191,53 @@ def test_an_open_page_ends_with_its_key(stage: Stage) -> None:
         assert client.get(html.unescape(address)).status_code == 401
         answer = client.get("/", headers={"HX-Request": "true"})
         assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
+
+
+def test_what_a_browser_keeps_of_a_picture_is_for_its_login_alone(stage: Stage, ann: httpx.Client) -> None:
+    picture = f"{rendered(stage, ann)}-000000"
+    for path in (f"/pictures/{picture}/file", f"/v1/jobs/{picture}/thumbnail"):
+        headers = ann.get(path).headers
+        assert headers["cache-control"].startswith("private")
+        assert "Cookie" in headers["vary"]
+
+
+def test_whoever_may_only_read_is_told_before_a_form_is_filled_in(stage: Stage) -> None:
+    with visitor(stage, "ann", Role.READ) as reader:
+        answer = reader.get("/submit")
+        assert answer.status_code == 403
+        assert "the role submit is required" in answer.text
+
+
+def test_what_is_said_next_is_not_lost_on_a_part_of_another_page(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann)
+    ann.post(f"/renders/{render}/cancel", data={"form_token": token(ann)})
+    assert "Nothing was left to cancel" not in ann.get("/", headers={"HX-Request": "true"}).text
+    assert "Nothing was left to cancel" in ann.get(f"/renders/{render}").text
+    assert "Nothing was left to cancel" not in ann.get(f"/renders/{render}").text
+
+
+def test_a_wrong_address_is_a_page_to_a_browser_and_a_problem_to_a_program(stage: Stage, ann: httpx.Client) -> None:
+    answer = ann.get("/render/<b>x")
+    assert answer.status_code == 404
+    Page(answer.text).is_harmless()
+    assert "there is no GET /render/&lt;b&gt;x here" in answer.text
+    assert 'href="/usage"' in answer.text
+    program = {"Accept": "application/json"}
+    assert ann.get("/render/x", headers=program).json()["code"] == "no_such_address"
+    # Of somebody who has not logged in, too; nothing is told of who has.
+    with visitor(stage) as stranger:
+        assert 'href="/usage"' not in stranger.get("/render/x").text
+    # The address of a form, asked for as a page, leads to the page that has it.
+    for path, page in {
+        "/submit/send": "/submit",
+        "/login/send": "/login",
+        "/keys/make": "/keys",
+        "/logout": "/",
+        "/renders/abc/cancel": "/renders/abc",
+        "/workers/w/end-quarantine": "/workers",
+    }.items():
+        answer = ann.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+        assert ann.get(path, headers=program).status_code == 405
+    # Those of other protocols answer in their own form.
+    assert "error" in ann.get("/sdapi/v1/nope").json()

@@ -1,5 +1,6 @@
 """Renders that are submitted by the page's form, and pictures that are made again."""
 
+import html
 import re
 import shlex
 from typing import Any
@@ -19,6 +20,23 @@ def filled(client: httpx.Client, **fields: str) -> dict[str, str]:
     once = re.search(r'name="once" value="([^"]+)"', text)
     assert once is not None
     return {"form_token": token(client), "once": once[1], "model": "tiny", "read_as": "one", **fields}
+
+
+def form_of(text: str) -> dict[str, str]:
+    """What a browser would send of the form as it is."""
+    start = text.index('<form class="order"')
+    text = text[start : text.index("</form>", start)]
+    fields = {}
+    for tag, attributes in Page(text).elements:
+        if tag == "input" and attributes.get("type") not in ("file", "checkbox") and (name := attributes.get("name")):
+            fields[name] = attributes.get("value") or ""
+    for name, value in re.findall(r'<textarea name="(\w+)"[^>]*>\n?(.*?)</textarea>', text, re.DOTALL):
+        fields[name] = html.unescape(value)
+    for name, options in re.findall(r'<select name="(\w+)"[^>]*>(.*?)</select>', text, re.DOTALL):
+        chosen = re.search(r'value="([^"]*)" selected', options) or re.search(r'value="([^"]*)"', options)
+        assert chosen is not None
+        fields[name] = html.unescape(chosen[1])
+    return fields
 
 
 def sent(client: httpx.Client, form: dict[str, str]) -> httpx.Response:
@@ -92,11 +110,12 @@ def test_a_prompt_file_is_sent_with_the_form(stage: Stage, ann: httpx.Client) ->
         ({"prompt": "a star", "width": "65"}, "width: must be a multiple of 8"),
         ({"prompt": "a star", "num_inference_steps": "many"}, "num_inference_steps"),
         ({"prompt": "a star", "seed": "-1"}, "seed"),
+        ({"prompt": "a star", "read_as": "a poem"}, "read_as: 'a poem' is not among one, lines, template"),
         ({"prompt": "a star", "sampler": "Magic"}, "is not a sampler"),
         ({"prompt": "a star", "model": "nope"}, "nope"),
         ({"prompt": "a star", "priority": "now"}, "priority"),
         ({"prompt": "a {star", "read_as": "template"}, "templates"),
-        ({"prompt": "a star", "manifest": "file-000000000000000000000000"}, "empty one of them"),
+        ({"prompt": "a star", "manifest": "file-000000000000000000000000"}, "leave out one of them"),
     ],
 )
 def test_what_is_wrong_is_said_in_the_form_which_keeps_what_was_written(
@@ -137,8 +156,66 @@ def test_a_picture_is_made_again_varied_and_edited(stage: Stage, ann: httpx.Clie
     assert specs(sent(ann, form | {"checked": checked(answer)})) == [first]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"guidance_scale": 0, "seed": 0},
+        {"guidance_scale": 3.123456789012, "seed": 2**53 + 1, "sampler": "ddim", "eta": 0.0},
+        {"loras": {"ink": 0.123456789}},
+        {"prompt": "  a star  ", "negative_prompt": "\nblurry, <b>\n"},
+    ],
+)
+def test_a_picture_that_is_edited_in_nothing_stays_as_it_was(
+    stage: Stage, ann: httpx.Client, asked: dict[str, Any]
+) -> None:
+    render = rendered(stage, ann, **{"prompt": "a star"} | asked)
+    form = form_of(ann.get(f"/submit?from={render}-000000").text)
+    answer = sent(ann, form | {"checked": checked(sent(ann, form))})
+    [again] = stage.context.views.jobs(answer.headers["location"].rpartition("/")[2])
+    assert again.spec == next(stage.context.views.jobs(render)).spec
+
+
+def test_another_model_is_chosen_without_losing_what_was_written(ann: httpx.Client) -> None:
+    form = filled(ann, prompt="a <star>", note="remember", width="65", model="weighted")
+    answer = ann.post("/submit/send", data=form | {"look": "on"}, files={"prompt_file": ("rows.txt", b"a star\n")})
+    assert answer.status_code == 200
+    shown = form_of(answer.text)
+    assert {name: shown[name] for name in ("model", "prompt", "note", "width")} == {
+        name: form[name] for name in ("model", "prompt", "note", "width")
+    }
+    assert shown["manifest"].startswith("file-")
+    assert "Not submitted" not in answer.text
+    # What is chosen counts, whichever fields are shown.
+    assert "1 picture with weighted" in sent(ann, filled(ann, prompt="a star", model="weighted")).text
+
+
+def test_a_prompt_file_can_be_left_out_again(ann: httpx.Client) -> None:
+    files = {"prompt_file": ("rows.txt", b"a star\na moon\n")}
+    form = form_of(ann.post("/submit/send", data=filled(ann), files=files).text) | {"prompt": "a moon"}
+    answer = sent(ann, form)
+    assert "leave out one of them" in answer.text
+    assert 'name="without_file"' in answer.text
+    answer = sent(ann, form_of(answer.text) | {"without_file": "on"})
+    assert "1 picture with tiny" in answer.text
+    assert sent(ann, form_of(answer.text)).status_code == 303
+
+
+def test_a_button_that_is_pressed_twice_does_once_what_it_says(stage: Stage, ann: httpx.Client) -> None:
+    render = rendered(stage, ann)
+    page = ann.get(f"/pictures/{render}-000000").text
+    once = re.findall(r'name="once" value="([^"]+)"', page)
+    assert len(once) == 2
+    for what in ("again", "vary"):
+        data = {"form_token": token(ann), "once": once[0]}
+        places = [ann.post(f"/pictures/{render}-000000/{what}", data=data).headers["location"] for _ in range(2)]
+        assert places[0] == places[1]
+        # Of the page that is opened anew, it is another one.
+        anew = ann.post(f"/pictures/{render}-000000/{what}", data=data | {"once": "another"}).headers["location"]
+        assert anew != places[0]
+
+
 def test_the_command_that_is_shown_makes_the_picture(stage: Stage, ann: httpx.Client) -> None:
-    asked = {"prompt": '-- it\'s "a star" $HOME', "negative_prompt": "a 'b'", "loras": {"ink": 0.5}, "seed": 3}
+    asked = {"prompt": '-- it\'s "a star" $HOME', "negative_prompt": "a 'b'", "loras": {"ink": 0.123456789}, "seed": 3}
     render = rendered(stage, ann, sampler="dpm++ 2m", clip_skip=1, **asked)
     spec = next(stage.context.views.jobs(render)).spec
     words = shlex.split(command_line(spec.fields()))

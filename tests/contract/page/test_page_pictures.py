@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import update
 
 from storage.database.connection import Database
@@ -155,3 +156,32 @@ def fell(database: Database, row_id: int) -> None:
     """Have a picture look as if it had failed."""
     with database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.id == row_id).values(state="failed", error="it fell over"))
+
+
+def test_long_texts_that_scroll_are_reached_by_the_keyboard(stage: Stage, ann: httpx.Client) -> None:
+    def scrolling(**asked: Any) -> int:
+        text = of_page(ann.get(f"/pictures/{rendered(stage, ann, **asked)}-000000"))
+        return len(re.findall(r'<dd class="text" tabindex="0">', text))
+
+    assert scrolling(prompt="a star") == 0
+    assert scrolling(prompt="a star " * 100) == 1
+    assert scrolling(prompt="\n".join("abcdefgh")) == 1
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_picture_that_is_gone_or_damaged_is_told_without_the_address_of_the_store(
+    stage: Stage, ann: httpx.Client, harm: str
+) -> None:
+    render = rendered(stage, ann)
+    picture, objects = f"{render}-000000", stage.context.objects
+    key = str(stage.context.views.job(picture).object)
+    objects.delete(key)
+    if harm == "damaged":
+        objects.put(key, b"<html>")
+    signed = stage.context.links.make(stage.context.views.job(picture), "/")
+    for path in (f"/pictures/{picture}/file", f"/v1/jobs/{picture}/image", signed):
+        answer = ann.get(path)
+        assert answer.status_code == 404, path
+        assert harm in answer.text
+        assert str(stage.services.settings.home) not in answer.text
+        assert key not in answer.text

@@ -154,6 +154,9 @@ def test_two_tabs_that_hold_and_release_end_as_the_last_one_said(stage: Stage, a
         for what, held in (("on-hold", True), ("on-hold", True), ("off-hold", False), ("off-hold", False)):
             assert ann.post(f"/renders/{render}/{what}", data=data).status_code == 303
             assert now().held is held
+        # Released in one tab, it is not released once more by the other, and is not said to be.
+        answer = ann.post(f"/renders/{render}/off-hold", data=data, follow_redirects=True)
+        assert "Nothing of it was held: the render is" in answer.text
         priority = {**data, "priority": "bulk"}
         assert ann.post(f"/renders/{render}/priority", data=priority).status_code == 303
         assert "bulk" in ann.get(f"/renders/{render}").text

@@ -3,10 +3,14 @@
 "use strict";
 
 const LEAST_MS = 400; // between two looks, however many events come
+const CHOOSING_MS = 15000; // after which whoever has left something open is shown what is new
+const ONCE_MS = 5000; // in which a form is sent once, however often its button is pressed
 const LOOKS_SHARE = 0.33; // of the time: a farm that answers slowly is not asked as often
 const KINDS = ["reset", "render", "render.deleted", "worker", "worker.gone", "backlog", "job.started", "job.done",
   "job.failed", "job.queued", "job.cancelled", "render.cancelled", "render.held", "render.released", "render.retried",
   "render.finished"];
+let touched = -Infinity;
+let before = null; // what a part that is put in place of another must not lose
 let timer = null;
 let looking = false;
 let again = false; // something has come while it was looked
@@ -19,9 +23,52 @@ function live() {
   return document.getElementById("live");
 }
 
-// Somebody is about to press something in there that would be gone.
+// Somebody is about to press something in there that would be gone, chooses from a list that would close, or marks text.
 function busy() {
-  return Boolean(live()?.querySelector("details.sure[open]"));
+  const shown = live();
+  if (!shown) return false;
+  if (shown.querySelector("details.sure[open]")) return true;
+  const marked = getSelection();
+  const marks = !marked.isCollapsed && shown.contains(marked.anchorNode);
+  return Date.now() - touched < CHOOSING_MS && (marks || document.activeElement.matches("#live select"));
+}
+
+for (const kind of ["focusin", "change", "keydown", "pointerdown", "selectionchange"]) {
+  document.addEventListener(kind, (event) => {
+    if (kind === "selectionchange" || event.target.closest?.("#live select")) touched = Date.now();
+  });
+}
+
+function nameOf(one) {
+  return one.id || [one.tagName, one.getAttribute("href"), one.getAttribute("aria-label"),
+    one.form?.getAttribute("action"), one.textContent].join(" ");
+}
+
+// Where the keyboard is, what is chosen and not sent yet, how far tables are scrolled.
+function remembered() {
+  const shown = live();
+  const chosen = [...shown.querySelectorAll("select")].map((one) => [one.id, one.value,
+    [...one.options].find((option) => option.defaultSelected)?.value]);
+  return {
+    at: shown.contains(document.activeElement) ? nameOf(document.activeElement) : null,
+    chosen: chosen.filter(([, value, before]) => value !== before),
+    scrolled: [...shown.querySelectorAll(".wide, .text")].map((one) => [one.scrollLeft, one.scrollTop]),
+  };
+}
+
+function restore(before) {
+  const shown = live();
+  if (!shown) return;
+  for (const [id, value] of before.chosen) {
+    const select = shown.querySelector("#" + CSS.escape(id));
+    if (select) select.value = value;
+  }
+  [...shown.querySelectorAll(".wide, .text")].forEach((one, at) => {
+    if (before.scrolled[at]) [one.scrollLeft, one.scrollTop] = before.scrolled[at];
+  });
+  if (before.at === null || shown.contains(document.activeElement)) return;
+  const all = [...shown.querySelectorAll("a, button, summary, select, input, [tabindex]")];
+  all.find((one) => nameOf(one) === before.at)?.focus({ preventScroll: true });
 }
 
 function look() {
@@ -32,7 +79,7 @@ function look() {
     timer = setTimeout(look, LEAST_MS);
     return;
   }
-  const before = shown.dataset.says;
+  const said = shown.dataset.says;
   const began = Date.now();
   looking = true;
   again = false;
@@ -41,7 +88,7 @@ function look() {
   htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML", headers })
     .then(() => {
       const now = live();
-      if (now && now.dataset.says !== before) document.getElementById("announced").textContent = now.dataset.says || "";
+      if (now && now.dataset.says !== said) document.getElementById("announced").textContent = now.dataset.says || "";
       follow();
     }, () => {}).then(() => {
       looking = false;
@@ -107,7 +154,21 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   if (busy()) {
     event.detail.shouldSwap = false;
     soon();
+  } else if (live()) {
+    before = remembered();
   }
+});
+
+document.addEventListener("htmx:afterSettle", () => {
+  if (before) restore(before);
+  before = null;
+});
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (Date.now() - Number(form.dataset.sent ?? 0) < ONCE_MS) event.preventDefault();
+  else form.dataset.sent = Date.now();
 });
 
 // A browser has six connections to a host: pages that nobody looks at need none.
