@@ -27,19 +27,33 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import billiard.util
+import PIL.Image
 
 from scheduler.cli.main import COMMANDS
+from tests.forks import ForkedProcess
 from tests.garbage import none_collected
 from tests.service_models import read_for_all
 from tests.unflushed import wait_for_no_disk
 
-#: What commands and processes import only where they need it.
+#: What commands and processes import only where they need it, and what libraries import when they are first called.
 _PARTS = (
     *("alembic.command", "boto3", "celery.app.trace", "celery.concurrency.prefork", "celery.worker.consumer"),
     *("fastapi", "kombu.transport.redis", "rich.progress", "sqlalchemy.dialects.postgresql", "uvicorn"),
     *("billiard.popen_spawn_posix", "billiard.semaphore_tracker", "celery.bin.worker", "celery.fixups.django"),
     *("scheduler.api.app", "scheduler.api.context", "scheduler.local.doctor"),
     *("worker.process.parent", "worker.process.device_process", "worker.process.supervisor", "worker.process.tasks"),
+    *("worker.process.queue_order", "storage.broker.redis_counts", "storage.database.partial_indexes"),
+    *("celery.app.amqp", "celery.app.control", "celery.app.events", "celery.app.log", "celery.apps.worker"),
+    *("celery.backends.base", "celery.bin.celery", "celery.loaders.app", "celery.worker.autoscale"),
+    *("celery.worker.components", "celery.worker.consumer.delayed_delivery", "celery.worker.strategy"),
+    *("billiard.sharedctypes", "alembic.config", "encodings.idna", "encodings.unicode_escape"),
+    *("importlib.resources.readers", "anyio._backends._asyncio", "anyio.abc", "uvicorn.lifespan.on"),
+    *(
+        "uvicorn.loops.asyncio",
+        "uvicorn.loops.auto",
+        "uvicorn.protocols.http.auto",
+        "uvicorn.protocols.websockets.auto",
+    ),
 )
 _TORCH = (
     *("worker.rendering.diffusers_backend", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"),
@@ -49,8 +63,15 @@ _TORCH = (
 #: What `farm models pull` imports. No more: a worker's backend forbids progress bars.
 _PULL = ("diffusers.pipelines.pipeline_utils", "huggingface_hub.repocard", "transformers")
 _OF_KIND = {"light": (), "torch": _TORCH, "pull": _PULL}
-#: Read by libraries when they are imported: a process for which these are different has to import for itself.
-_READ_ON_IMPORT = ("HF_", "LD_", "PYTHON", "TORCH", "TRANSFORMERS_", "DIFFUSERS_")
+#: Read when Python starts or a library is imported (then: which): a process for which these are different has to import
+#: for itself what was imported before.
+_READ_ON_IMPORT = {
+    **dict.fromkeys(("LD_", "PYTHON"), "sys"),
+    "HF_": "huggingface_hub",
+    "TORCH": "torch",
+    "TRANSFORMERS_": "transformers",
+    "DIFFUSERS_": "diffusers",
+}
 #: Named alike, and read with each request.
 _READ_LATER = "HF_TOKEN"
 #: Room for the command lines and environments of those who are forked, which take the place of this process's own.
@@ -135,6 +156,7 @@ def _forget_what_was() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for good
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    _forked_elsewhere.clear()
     atexit._clear()
     atexit.register(logging.shutdown)
     threading.excepthook = threading.__excepthook__
@@ -174,8 +196,10 @@ def _fork_exec(*arguments: Any) -> int:
     if given is not None:
         environment = dict(os.fsdecode(entry).split("=", 1) for entry in given)
     is_python = command[0] == sys.executable and {"-m", "-c"} & {*command}
-    if not is_python or _read_on_import(environment) != _at_start or _holds_sqlite():
+    if not is_python or _read_on_import(environment) != _read_on_import(_at_start):
         return _really_fork_exec(*arguments)
+    if _holds_sqlite():
+        return _have_forked(command, environment, arguments)
     # What is buffered would be written twice.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -199,12 +223,63 @@ def _holds_sqlite() -> bool:
 
 
 def _read_on_import(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value for name, value in environment.items() if name.startswith(_READ_ON_IMPORT) and name != _READ_LATER
-    }
+    """What has been read by now of an environment."""
+    read = tuple(start for start, module in _READ_ON_IMPORT.items() if module in sys.modules)
+    found = {name: value for name, value in environment.items() if name.startswith(read) and name != _READ_LATER}
+    # Folders in which modules are looked for anyway, the farm's own first, change nothing.
+    if {*found.get("PYTHONPATH", "").split(os.pathsep)} <= {"", *sys.path}:
+        found.pop("PYTHONPATH", None)
+    return found
 
 
-_at_start = _read_on_import(os.environ)
+_at_start = dict(os.environ)
+
+
+# -- what a forked process has started by the server -----------------------------------------------------------
+
+
+#: The server's address in `main`, and in all that are forked from it.
+_address = ""
+#: Those that are no child of this process but of the server's, by their pids.
+_forked_elsewhere: dict[int, ForkedProcess] = {}
+_really_poll = subprocess.Popen._internal_poll  # type: ignore[attr-defined]
+_really_wait = subprocess.Popen._wait  # type: ignore[attr-defined]
+
+
+def _have_forked(command: Sequence[str], environment: Mapping[str, str], arguments: Sequence[Any]) -> int:
+    """Have the server fork in place of this process, of which something must not live on in a fork."""
+    kept, folder, ours, new_session = {*arguments[3]}, arguments[4], arguments[13], arguments[15]
+    if kept - {ours}:
+        return _really_fork_exec(*arguments)
+    streams = [stream if stream >= 0 else n for n, stream in enumerate((arguments[6], arguments[9], arguments[11]))]
+    process = ForkedProcess(
+        _address,
+        command,
+        env=environment,
+        streams=streams,
+        cwd=Path(os.fsdecode(folder)) if folder else None,
+        new_session=bool(new_session),
+    )
+    _forked_elsewhere[process.pid] = process
+    return process.pid
+
+
+def _poll(process: Any, *arguments: Any, **named: Any) -> int | None:
+    """Take the place of `subprocess.Popen._internal_poll`, which asks the system for a child."""
+    if forked := _forked_elsewhere.get(process.pid):
+        process.returncode = forked.poll()
+    else:
+        _really_poll(process, *arguments, **named)
+    return process.returncode  # type: ignore[no-any-return]
+
+
+def _wait(process: Any, timeout: float | None) -> int:
+    """Take the place of `subprocess.Popen._wait`, likewise."""
+    if forked := _forked_elsewhere.get(process.pid):
+        process.returncode = forked.wait(timeout)
+    else:
+        _really_wait(process, timeout)
+    return process.returncode  # type: ignore[no-any-return]
 
 
 # -- orders ----------------------------------------------------------------------------------------------------
@@ -213,11 +288,13 @@ _at_start = _read_on_import(os.environ)
 def _serve(connection: socket.socket) -> NoReturn:
     """In a fork: start what is ordered, tell its pid, wait for its end and tell how it ended."""
     data, streams, _, _ = socket.recv_fds(connection, 2**18, 3)
-    order = json.loads(data)
+    wanted = json.loads(data)
     child = os.fork()
     if not child:
         _take_streams(streams, ())
-        become(order["command"], order["environment"], order["folder"])
+        if wanted["new_session"]:
+            os.setsid()
+        become(wanted["command"], wanted["environment"], wanted["folder"])
     for stream in streams:
         os.close(stream)
     connection.send(str(child).encode())
@@ -229,7 +306,8 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 
 def main() -> None:
-    address, kind = sys.argv[1:3]
+    global _address
+    _address, kind = sys.argv[1:3]
     # Else each fork copies the memory page by page as its collector looks through it.
     with none_collected():
         for command in COMMANDS.values():
@@ -238,10 +316,13 @@ def main() -> None:
             import_module(name)
         wait_for_no_disk()
         read_for_all()
+        PIL.Image.init()
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
+    subprocess.Popen._internal_poll = _poll  # type: ignore[attr-defined]
+    subprocess.Popen._wait = _wait  # type: ignore[attr-defined]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address)
+        listener.bind(_address)
         listener.listen(64)
         while True:
             connection, _ = listener.accept()

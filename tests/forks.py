@@ -78,7 +78,7 @@ class Starter:
             "forks with torch" if hub == WITH_TORCH else "forks"
         )
         with open(os.devnull, "rb") as nothing:
-            streams = (stdin or nothing, stdout, stderr)
+            streams = [stream.fileno() for stream in (stdin or nothing, stdout, stderr)]
             return ForkedProcess(address, command, env=env, cwd=cwd, streams=streams)
 
     def ran(
@@ -117,15 +117,17 @@ class ForkedProcess(subprocess.Popen[bytes]):
         command: Sequence[str],
         *,
         env: Mapping[str, str],
-        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+        streams: Sequence[int],
         cwd: Path | None = None,
+        new_session: bool = False,
     ) -> None:
         self.args = command
         self.stdin = self.stdout = self.stderr = None
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.connect(address)
-        order = {"command": command, "environment": dict(env), "folder": str(cwd or Path.cwd())}
-        socket.send_fds(self._connection, [json.dumps(order).encode()], [stream.fileno() for stream in streams])
+        place = str(cwd or Path.cwd())
+        order = {"command": command, "environment": dict(env), "folder": place, "new_session": new_session}
+        socket.send_fds(self._connection, [json.dumps(order).encode()], streams)
         self.pid = int(self._connection.recv(64))
         self._code: int | None = None
         self._listening = threading.Lock()

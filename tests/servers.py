@@ -246,10 +246,15 @@ class S3Server:
         self._client.close()
 
 
-#: moto behind a server of one thread: in its own, threaded one, a conditional PUT is not atomic.
+#: moto behind a server of one thread: in its own, threaded one, a conditional PUT is not atomic. With each request it
+#: looks through its own folder, asking whether the host is named after one of its services, and always finds the same.
 _MOTO = """
+from functools import cache
+from moto.core import serialize
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
+DomainDispatcherApplication.get_backend_for_host = cache(DomainDispatcherApplication.get_backend_for_host)
+serialize.parse_to_aware_datetime = cache(serialize.parse_to_aware_datetime)
 server = make_server(
     "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), request_handler=MotoRequestHandler
 )

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +171,12 @@ class Home:
 
     def processes(self) -> list[psutil.Process]:
         """The processes that run with this home in their environment, or below it."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and self._is_ours(name):
+                with suppress(psutil.NoSuchProcess):
+                    found.append(psutil.Process(int(name)))
+        return found
 
     def process(self, words: str) -> psutil.Process | None:
         """The process with these words in its command line; None where there is none."""
@@ -186,13 +191,16 @@ class Home:
         """Wait until no process of this home is left."""
         eventually(lambda: not self.processes(), f"no process of {self.path} is left")
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_ours(self, pid: str) -> bool:
+        """Whether a process is; asked of every process there is, again and again: psutil takes three times as long."""
         try:
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return False
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environment = b"\0" + file.read()
             # Redis writes its title over its environment, but works below the home.
-            return process.environ().get("FARM_HOME") == str(self.path) or self.path in Path(process.cwd()).parents
-        except psutil.Error:  # it has just ended, or is another user's
+            return f"\0FARM_HOME={self.path}\0".encode() in environment or os.readlink(f"/proc/{pid}/cwd").startswith(
+                f"{self.path}/"
+            )
+        except OSError:  # it has ended, or is another user's
             return False
 
 

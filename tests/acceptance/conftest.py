@@ -1,12 +1,14 @@
-"""Homes of farms: one with a farm that runs all the while, fresh ones for those that must start their own."""
+"""Homes of farms: one with a farm that runs all the while, fresh ones for those that must start their own; browsers."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
 from tests.acceptance.api import Api, clients, running_api
+from tests.acceptance.browser import Visit, chromium, visiting
 from tests.acceptance.command import Home
 from tests.forks import Starter
 from tests.servers import eventually
@@ -106,3 +108,40 @@ def ann(api: Api) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def ben(api: Api) -> Iterator[httpx.Client]:
     yield from clients(api, "ben")
+
+
+# -- the page in a browser ---------------------------------------------------------------------------------------
+
+
+# Of a file and no longer: while one runs, its thread counts as one that runs an event loop.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def screenshots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where they are kept."""
+    said = request.config.getoption("--screenshots")
+    folder = Path(said) if said else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keyless(
+    browser: Browser,  # noqa: ARG001 - without one, no farm is started
+    tmp_path_factory: pytest.TempPathFactory,
+    starter: Starter,
+) -> Iterator[Api]:
+    """An API without any key, and so with a page that is open to this machine."""
+    with running_api(tmp_path_factory.mktemp("keyless"), starter) as api:
+        yield api
+
+
+@pytest.fixture
+def visit(browser: Browser, keyless: Api, screenshots: Path) -> Iterator[Visit]:
+    """Somebody's browser at that page."""
+    with visiting(browser, keyless.address, screenshots) as visit:
+        yield visit

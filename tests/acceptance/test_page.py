@@ -10,41 +10,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.acceptance.api import Api, finished, running_api
-from tests.acceptance.browser import Visit, chromium, visiting
+from tests.acceptance.browser import Visit, visiting
 from tests.forks import Starter
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the screenshots are kept."""
-    said = request.config.getoption("--screenshots")
-    folder = Path(said) if said else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def keyless(
-    browser: Browser,  # noqa: ARG001 - without one, no farm is started
-    tmp_path_factory: pytest.TempPathFactory,
-    starter: Starter,
-) -> Iterator[Api]:
-    with running_api(tmp_path_factory.mktemp("page"), starter) as api:
-        yield api
-
-
-@pytest.fixture
-def visit(browser: Browser, keyless: Api, folder: Path) -> Iterator[Visit]:
-    with visiting(browser, keyless.address, folder) as visit:
-        yield visit
 
 
 @pytest.fixture
@@ -240,8 +209,8 @@ def test_a_render_is_submitted_by_the_keyboard_alone(visit: Visit) -> None:
     expect(page.locator("#delete-sure")).to_be_visible()
 
 
-def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: Api, folder: Path) -> None:
-    with visiting(browser, keyless.address, folder, java_script_enabled=False) as visit, httpx.Client() as client:
+def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: Api, screenshots: Path) -> None:
+    with visiting(browser, keyless.address, screenshots, java_script_enabled=False) as visit, httpx.Client() as client:
         page = visit.page
         visit.goes_to("/submit?model=quick")
         page.fill("#prompt", "a plain star")
@@ -259,7 +228,7 @@ def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 def test_pages_fit_their_window_in_light_and_dark(
-    browser: Browser, keyless: Api, folder: Path, client: httpx.Client, scheme: str, width: int
+    browser: Browser, keyless: Api, screenshots: Path, client: httpx.Client, scheme: str, width: int
 ) -> None:
     found = client.get("/v1/renders", params={"name": "gallery"}).json()["renders"]
     if not found:
@@ -274,7 +243,7 @@ def test_pages_fit_their_window_in_light_and_dark(
         finished(client, found[0]["id"])
     render = found[0]["id"]
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
-    with visiting(browser, keyless.address, folder, **options) as visit:
+    with visiting(browser, keyless.address, screenshots, **options) as visit:
         for name, path in (
             ("front", "/"),
             ("render-50", f"/renders/{render}"),
@@ -293,13 +262,13 @@ def test_pages_fit_their_window_in_light_and_dark(
 
 
 def test_owners_see_their_own_alone_and_an_admin_all(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, starter: Starter, folder: Path
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, starter: Starter, screenshots: Path
 ) -> None:
     with running_api(tmp_path_factory.mktemp("owners"), starter) as api:
         keys = {"ann": api.key("ann"), "ben": api.key("ben"), "eve": api.key("eve", "--role", "admin")}
         own: dict[str, str] = {}
         for owner in ("ann", "ben"):
-            with visiting(browser, api.address, folder) as visit:
+            with visiting(browser, api.address, screenshots) as visit:
                 visit.goes_to("/renders?state=done")
                 expect(visit.page).to_have_url(f"{api.address}/login?next=%2Frenders%3Fstate%3Ddone")
                 visit.logs_in(keys[owner])
@@ -317,7 +286,7 @@ def test_owners_see_their_own_alone_and_an_admin_all(
                     # What is not there is named as it was asked for, and no more is said of it.
                     for leak in ("secret of ann", "anns-render", ">ann<", '"ann"'):
                         assert leak not in told
-        with visiting(browser, api.address, folder) as visit:
+        with visiting(browser, api.address, screenshots) as visit:
             visit.logs_in(keys["eve"])
             visit.goes_to("/")
             expect(visit.page.locator(".renders")).to_contain_text("anns-render")

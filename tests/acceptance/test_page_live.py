@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Request, expect
 
 from storage.settings import Settings
-from tests.acceptance.api import MODELS, Api, running_api
-from tests.acceptance.browser import Visit, chromium, visiting
+from tests.acceptance.api import MODELS, Api
+from tests.acceptance.browser import Visit, visiting
 from tests.forks import Starter
 from tests.integration.conftest import farm_of
 from tests.servers import eventually
@@ -19,28 +19,6 @@ pytestmark = pytest.mark.slow
 
 #: Milliseconds; a busy machine takes its time.
 PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def keyless(
-    browser: Browser,  # noqa: ARG001 - without one, no farm is started
-    tmp_path_factory: pytest.TempPathFactory,
-    starter: Starter,
-) -> Iterator[Api]:
-    with running_api(tmp_path_factory.mktemp("live"), starter) as api:
-        yield api
-
-
-@pytest.fixture
-def visit(browser: Browser, keyless: Api, tmp_path: Path) -> Iterator[Visit]:
-    with visiting(browser, keyless.address, tmp_path) as visit:
-        yield visit
 
 
 def looks(visit: Visit, path: str) -> list[str]:

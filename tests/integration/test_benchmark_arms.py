@@ -1,18 +1,31 @@
 """The arms of rendering scenarios as they are run, in sizes that mean nothing: farms start, and peers answer."""
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks import results_file
-from benchmarks.prompts import GUIDANCE, SIZE, prompts
-from benchmarks.users import peer
+from benchmarks.prompts import SIZE
 from tests.forks import Starter
 
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).parents[2]
+
+#: Asks the loop for two pictures and prints its answer; forked, and so the loop is, too.
+_ASK = """
+import json, sys
+from pathlib import Path
+from benchmarks.prompts import GUIDANCE, SIZE, prompts
+from benchmarks.users import peer
+folder = Path(sys.argv[1])
+# Beside other tests; a user has no such setting.
+with peer("benchmarks.peers.bare_loop", folder, sys.argv[2], OMP_NUM_THREADS="1") as loop:
+    asked = {"prompts": prompts(2), "seeds": [1, 2], "folder": str(folder / "made")}
+    print(json.dumps(loop.ask(**asked, steps=1, guidance=GUIDANCE, width=SIZE, height=SIZE)))
+"""
 
 
 def test_a_smoke_run_measures_simulated_devices_files_and_exports(starter: Starter, tmp_path: Path) -> None:
@@ -26,12 +39,9 @@ def test_a_smoke_run_measures_simulated_devices_files_and_exports(starter: Start
     assert len([arm for arm in arms if arm["figures"]]) >= 8
 
 
-def test_the_bare_loop_saves_the_pictures_that_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_bare_loop_saves_the_pictures_that_it_is_asked_for(starter: Starter, tmp_path: Path) -> None:
     model = str(TOP / "worker" / "models" / "shapes")
-    # Beside other tests; a user has no such setting.
-    with peer("benchmarks.peers.bare_loop", tmp_path, model, OMP_NUM_THREADS="1") as loop:
-        asked = {"prompts": prompts(2), "seeds": [1, 2], "folder": str(tmp_path / "made")}
-        told = loop.ask(**asked, steps=1, guidance=GUIDANCE, width=SIZE, height=SIZE)
+    told = json.loads(starter.said(_ASK, str(tmp_path), model, folder=tmp_path))
     assert told["seconds"] > 0
     sizes = []
     for file in sorted((tmp_path / "made").iterdir()):
