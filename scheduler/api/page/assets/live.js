@@ -10,6 +10,7 @@ const KINDS = ["reset", "render", "render.deleted", "worker", "worker.gone", "ba
 let timer = null;
 let looking = false;
 let again = false; // something has come while it was looked
+let calls = null; // of what has come since: the number of an event; empty: something that has none
 let looked = 0;
 let took = 0;
 let stream = null;
@@ -33,11 +34,15 @@ function look() {
     return;
   }
   const before = shown.dataset.says;
+  const called = calls;
+  calls = null;
   const began = Date.now();
   looking = true;
   again = false;
   // At the first address, programs get something else.
   const headers = { Accept: "text/html" };
+  // What all open pages are called by is looked at once for all of them.
+  if (called) headers["Farm-Event"] = called;
   htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML", headers })
     .then(() => {
       const now = live();
@@ -47,11 +52,12 @@ function look() {
       looking = false;
       looked = Date.now();
       took = looked - began;
-      again ? soon() : plan();
+      again ? soon(calls ?? "") : plan();
     });
 }
 
-function soon() {
+function soon(call = "") {
+  calls = calls === "" ? "" : call;
   again = looking;
   if (looking) return;
   if (timer !== null) clearTimeout(timer);
@@ -64,6 +70,7 @@ function plan() {
   if (!every || timer !== null || (stream && stream.readyState !== EventSource.CLOSED)) return;
   timer = setTimeout(() => {
     followed = undefined;
+    calls = "";
     look();
   }, Number(every) * 1000);
 }
@@ -87,7 +94,7 @@ function follow() {
   document.dispatchEvent(new CustomEvent("farm:events", { detail: stream }));
   for (const kind of KINDS) {
     stream.addEventListener(kind, (event) => {
-      if (concerns(event)) soon();
+      if (concerns(event)) soon(event.lastEventId);
     });
   }
   stream.addEventListener("progress", (event) => {
