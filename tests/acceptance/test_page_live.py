@@ -88,6 +88,20 @@ def test_what_the_command_line_renders_is_followed_at_the_front_and_on_its_own_p
     expect(visit.page.locator(f"#r-{render} + .state")).to_have_text("done", timeout=PATIENCE)
 
 
+def test_a_tile_whose_picture_is_gone_is_a_word(visit: Visit, keyless: Api) -> None:
+    with httpx.Client(base_url=keyless.address, timeout=90) as client:
+        body = {"prompt": "a star", "model": "quick", "n": 2}
+        answer = client.post("/v1/renders", json=body, headers={"Prefer": "wait=60"})
+        lost, kept = client.get(f"/v1/renders/{answer.json()['id']}/jobs").json()["jobs"]
+    [file] = [one for one in keyless.home.path.rglob("*") if str(one).endswith(lost["object"])]
+    file.unlink()
+    visit.goes_to(f"/renders/{lost['render']}")
+    expect(visit.page.locator("#p-0 .noimage")).to_have_text("cannot be shown", timeout=PATIENCE)
+    visit.complaints[:] = [one for one in visit.complaints if "status of 404" not in one]
+    expect(visit.page.locator("#p-1 img")).to_have_js_property("complete", True, timeout=PATIENCE)
+    assert kept["index"] == 1
+
+
 @pytest.fixture
 def elsewhere(
     browser: Browser,  # noqa: ARG001 - without one, no farm is started

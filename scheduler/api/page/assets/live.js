@@ -134,6 +134,19 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
+// A picture whose file is gone from the store, or that cannot be had now, is a word.
+function missing(image) {
+  if (!image.closest(".tiles, .grid-table")) return;
+  const word = document.createElement("span");
+  word.className = "noimage missing";
+  word.textContent = "cannot be shown";
+  image.replaceWith(word);
+}
+
+document.addEventListener("error", (event) => {
+  if (event.target.tagName === "IMG") missing(event.target);
+}, true);
+
 function copying() {
   for (const button of document.querySelectorAll("button[data-copy]")) {
     if (!navigator.clipboard) return;
@@ -146,6 +159,8 @@ function copying() {
   }
 }
 
+// What failed before anybody listened; those that are not asked for yet are not complete.
+for (const image of document.querySelectorAll("img")) if (image.complete && !image.naturalWidth) missing(image);
 follow();
 plan();
 copying();
