@@ -107,7 +107,10 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
     n = max(8, int(_PICTURES_PER_SECOND * seconds))
     memory = _mib(served.api)
     with httpx.Client(base_url=served.address, timeout=60) as client:
-        body = {"prompt": "a star", "model": "paced", "n": n}
+        # A file: ten minutes are more pictures than one body may ask for.
+        prompts = {"file": ("prompts.txt", b"a star\n" * n)}
+        stored = client.post("/v1/files", files=prompts, data={"purpose": "manifest"}).raise_for_status().json()
+        body = {"manifest": stored["id"], "model": "paced"}
         render = client.post("/v1/renders", json=body).raise_for_status().json()["id"]
         client.post(f"/v1/renders/{render}/hold").raise_for_status()
         paths = _paths(render, n, pages)
