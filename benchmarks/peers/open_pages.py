@@ -31,6 +31,8 @@ class OpenPage:
         self._client = client
         self._path = path
         self._changed = asyncio.Event()
+        #: The number of the event that calls for the next look.
+        self._called = ""
         self.looks = 0
         #: Job → when its small picture was there.
         self.seen: dict[str, float] = {}
@@ -44,16 +46,18 @@ class OpenPage:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
+                called, self._called = self._called, ""
                 began = time.monotonic()
-                await self._look()
+                await self._look(called)
                 took = time.monotonic() - began
                 await asyncio.sleep(max(_LEAST_SECONDS, took / _LOOKS_SHARE))
         finally:
             if stream is not None:
                 stream.cancel()
 
-    async def _look(self) -> str:
-        answer = await self._client.get(self._path, headers={"Accept": "text/html", "HX-Request": "true"})
+    async def _look(self, called: str = "") -> str:
+        headers = {"Accept": "text/html", "HX-Request": "true", **({"Farm-Event": called} if called else {})}
+        answer = await self._client.get(self._path, headers=headers)
         answer.raise_for_status()
         self.looks += 1
         for address, job in _TILES.findall(answer.text):
@@ -65,8 +69,12 @@ class OpenPage:
 
     async def _follow(self, address: str) -> None:
         async with self._client.stream("GET", address, timeout=None) as answer:
+            number = ""
             async for line in answer.aiter_lines():
+                if line.startswith("id: "):
+                    number = line.removeprefix("id: ")
                 if line.startswith("event: ") and line.removeprefix("event: ").startswith(_KINDS):
+                    self._called = number
                     self._changed.set()
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -104,9 +105,12 @@ def _beside(pages: int) -> Open:
 def _watched(served: _Served, pages: int, seconds: float) -> Figures:
     """Render for so many seconds while so many pages are open, which are there before it begins."""
     n = max(8, int(_PICTURES_PER_SECOND * seconds))
-    memory = served.api.memory_info().rss
+    memory = _mib(served.api)
     with httpx.Client(base_url=served.address, timeout=60) as client:
-        body = {"prompt": "a star", "model": "paced", "n": n}
+        # A file: ten minutes are more pictures than one body may ask for.
+        prompts = {"file": ("prompts.txt", b"a star\n" * n)}
+        stored = client.post("/v1/files", files=prompts, data={"purpose": "manifest"}).raise_for_status().json()
+        body = {"manifest": stored["id"], "model": "paced"}
         render = client.post("/v1/renders", json=body).raise_for_status().json()["id"]
         client.post(f"/v1/renders/{render}/hold").raise_for_status()
         paths = _paths(render, n, pages)
@@ -114,7 +118,13 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
         served.pages.ask(open=paths[in_browsers:])
         sent, spent, began = served.statements.count(), _cpu_seconds(served.api), time.time()
         client.post(f"/v1/renders/{render}/release").raise_for_status()
-    served.farm.finished(render)
+    middle: list[float] = []
+    halfway = threading.Timer(seconds / 2, lambda: middle.append(_mib(served.api)))
+    halfway.start()
+    try:
+        served.farm.finished(render)
+    finally:
+        halfway.cancel()
     sent, spent, lasted = served.statements.count() - sent, _cpu_seconds(served.api) - spent, time.time() - began
     finished = {job: at for job, at in _finished(served.farm, render).items() if at > began}
     found = {
@@ -122,8 +132,12 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
         "pictures_per_second": (len(finished) - 1) / max(1e-3, max(finished.values()) - min(finished.values())),
         "statements_per_second": sent / lasted,
         "api_cpu": spent / lasted,
-        "api_growth_mib": (served.api.memory_info().rss - memory) / 2**20,
+        "api_start_mib": memory,
+        "api_end_mib": _mib(served.api),
+        "api_growth_mib": _mib(served.api) - memory,
     }
+    if middle:
+        found["api_middle_mib"] = middle[0]
     if paths:
         time.sleep(1.5)  # the last pictures, on their way to their tiles
         told = served.pages.ask(close=True)
@@ -138,6 +152,10 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def _mib(process: psutil.Process) -> float:
+    return float(process.memory_info().rss / 2**20)
 
 
 def _paths(render: str, n: int, pages: int) -> Sequence[str]:
@@ -256,6 +274,9 @@ _FIGURES = {
     "statements_per_second": Figure("statements of all processes", "1/s", "lower"),
     "looks_per_second": Figure("looks of all pages", "1/s", "lower"),
     "api_cpu": Figure("processor time of the API", "s/s", "lower"),
+    "api_start_mib": Figure("memory of the API before the round", "MiB", "lower"),
+    "api_middle_mib": Figure("halfway", "MiB", "lower"),
+    "api_end_mib": Figure("at its end", "MiB", "lower"),
     "api_growth_mib": Figure("growth of the API in the round", "MiB", "lower"),
     "tile_p50_ms": Figure("from done to its tile, median", "ms", "lower"),
     "tile_p95_ms": Figure("from done to its tile, 95th percentile", "ms", "lower"),

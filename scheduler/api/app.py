@@ -35,7 +35,7 @@ from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
 from scheduler.api.cors import cors_options
 from scheduler.api.open_api import build_beside_requests
-from scheduler.api.page.glance import Glances
+from scheduler.api.page.looks import SharedLooks
 from scheduler.api.page.routes import ROUTERS as PAGE_ROUTERS
 from scheduler.api.page.wrong_addresses import answer_browsers_with_pages
 from scheduler.api.parameters import STREAMED
@@ -108,7 +108,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     )
     build_beside_requests(app)
     app.state.context = context
-    app.state.glances = Glances(context)
+    app.state.looks = SharedLooks()
     settings, database = context.services.settings, context.services.database
     origins = settings.origins
     app.state.access = Access(Keys(database), nobody=settings.owner, without_keys=without_keys, origins=origins)

@@ -21,6 +21,7 @@ from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.waiters import Waiters
 from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
+from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.signed_urls import SignedUrls
 from scheduler.results.thumbnails import picture_of
 from scheduler.results.why import what_hinders
@@ -147,7 +148,7 @@ class ApiContext:
         return Places("archives that are being sent", per_key=4, in_all=16)
 
     def _hindrance(self, model: str) -> str | None:
-        hindered = what_hinders(self.services, model)
+        hindered = what_hinders(FleetSeen(self.services), model)
         return None if hindered is None else hindered.sentence
 
     @property

@@ -169,6 +169,7 @@ def get_device_time(context: Context, caller: CanRead, since: _Since = _DAY_SECO
     """Return how long devices rendered your pictures; with an admin key, every owner's.
 
     Each picture of a batch counts for an equal part of its time; pictures that were deleted since count for nobody.
+    At most the farm's last 86,400 batches are read (a day of one each second): what is older than these is left out.
     """
     found = device_time(context.services.database, within_seconds=since, owner=caller.sees)
     return [DeviceTimeForm(owner=one.owner, pictures=one.pictures, seconds=round(one.seconds, 3)) for one in found]

@@ -1,6 +1,7 @@
 """Have what the first visitor of an API process would wait for made before: routes, templates, statements."""
 
 import logging
+import time
 from threading import Thread
 
 from fastapi import FastAPI
@@ -8,7 +9,8 @@ from starlette.types import Message, Scope
 
 from scheduler.api.access import Access
 from scheduler.api.list_queries import RenderQuery
-from scheduler.api.page.glance import Glances
+from scheduler.api.page.glance import glance
+from scheduler.api.page.looks import Look
 from scheduler.api.page.serving import read_template
 from scheduler.api.renders import list_renders
 from storage.errors import ServiceProblem
@@ -50,11 +52,11 @@ def make_front_page(app: FastAPI) -> None:
 
 def _make_front_page(app: FastAPI) -> None:
     access: Access = app.state.access
-    glances: Glances = app.state.glances
     try:
         for name in ("base.html", "parts.html", "front.html"):
             read_template(name)
-        glances.of(access.nobody)
+        look = Look(looks=app.state.looks, since=time.monotonic())
+        glance(app.state.context, access.nobody, look)
         list_renders(app.state.context, access.nobody, RenderQuery(), limit=1)
     except ServiceProblem as error:
         # Whoever asks for the page is told.

@@ -35,6 +35,7 @@ from scheduler.results.json_forms import ExamplePicture, JobForm, RenderForm
 from scheduler.results.outlook import outlook, outlook_of_new
 from scheduler.results.signed_urls import Format
 from storage.errors import BadSpecification, StillNeeded
+from storage.renders.views import RenderView
 from storage.rules.states import Priority, PriorityName, State
 
 _PAGE = 1000
@@ -162,10 +163,25 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=_PAGE, description="Maximum page size.")] = 100,
 ) -> JobPage:
     """List a render's jobs in their order."""
-    render, narrowed = context.render(caller, render_id), which.narrowed()
-    if not has_some(render, state):
+    return jobs_page(context, context.render(caller, render_id), JobsAsked(which, state, after, limit))
+
+
+@dataclass(frozen=True)
+class JobsAsked:
+    """Which jobs of a render are asked for."""
+
+    which: JobQuery
+    state: State | None
+    after: int
+    limit: int
+
+
+def jobs_page(context: Context, render: RenderView, asked: JobsAsked) -> JobPage:
+    """Return a page of a render's jobs. Raises BadSpecification naming a wrong parameter."""
+    narrowed, limit = asked.which.narrowed(), asked.limit
+    if not has_some(render, asked.state):
         return JobPage(jobs=[], next=None)
-    found = list(context.views.jobs(render_id, state=state, which=narrowed, after=after, limit=limit + 1))
+    found = list(context.views.jobs(render.id, state=asked.state, which=narrowed, after=asked.after, limit=limit + 1))
     page = found[:limit]
     return JobPage(jobs=[JobForm.of(job) for job in page], next=page[-1].index if len(found) > limit else None)
 

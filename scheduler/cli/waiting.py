@@ -18,6 +18,7 @@ from scheduler.local import local_farm, redis_server
 from scheduler.local.home import Home
 from scheduler.results.download import Downloads
 from scheduler.results.file_names import FileNames
+from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.follow import wait_for_render
 from scheduler.results.outlook import why_next
 from scheduler.results.why import Hindered, Hindrance, nobody_renders, what_hinders
@@ -189,7 +190,7 @@ class WorkerWatch:
         if self._services.settings.embedded:
             self._look_for_the_farm()
         for model in self._models:
-            hindered = what_hinders(self._services, model)
+            hindered = what_hinders(FleetSeen(self._services), model)
             if hindered is not None and (model, hindered.kind) not in self._said:
                 self._say(model, hindered)
         self._note = self._what_it_waits_for(render)

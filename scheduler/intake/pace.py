@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
-from storage.fleet.workers import SILENT_SECONDS, Workers
+from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
 from storage.renders.measures import BatchSample
 from storage.spec.models import Model
 from storage.spec.picture import Spec
@@ -52,10 +52,15 @@ def pace_of(samples: Iterable[BatchSample], model: Model) -> Pace | None:
 
 def serving(workers: Workers, models: Iterable[str]) -> list[str]:
     """Return the workers that serve all of these models now."""
+    return serving_of(workers.all(), models)
+
+
+def serving_of(workers: Iterable[WorkerView], models: Iterable[str]) -> list[str]:
+    """Return those of these workers that serve all of these models now."""
     wanted = set(models)
     return [
         worker.name
-        for worker in workers.all()
+        for worker in workers
         if wanted <= set(worker.models) and worker.state != "quarantined" and worker.silent_for <= SILENT_SECONDS
     ]
 

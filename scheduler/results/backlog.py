@@ -5,10 +5,14 @@ from statistics import fmean
 
 from pydantic import BaseModel, Field
 
-from scheduler.intake.pace import pace_of, serving, work
+from scheduler.intake.pace import pace_of, work
+from scheduler.results.fleet_seen import FleetSeen
 from scheduler.services import Services
 from storage.renders.backlog import Backlog, LeftToRender
 from storage.rules.states import PRIORITY_NAMES, PriorityName
+
+#: Of a model's last batches, by whose pictures those that wait are measured.
+_LAST = 50
 
 
 class BacklogForm(BaseModel):
@@ -43,19 +47,20 @@ class BacklogForm(BaseModel):
         )
 
 
-def backlog(services: Services, *, owner: str | None) -> list[BacklogForm]:
-    """Return what is left of everybody's renders, or of one owner's."""
+def backlog(services: Services, *, owner: str | None, fleet: FleetSeen | None = None) -> list[BacklogForm]:
+    """Return what is left of everybody's renders, or of one owner's; `fleet`: as it was seen already."""
+    fleet = fleet or FleetSeen(services)
     left = Backlog(services.database).left(owner=owner)
     models = {model for one in left for model in one.models}
-    seconds = {model: _seconds_each(services, model) for model in models}
+    seconds = {model: _seconds_each(fleet, model) for model in models}
     return [BacklogForm.of(one, seconds) for one in left]
 
 
-def _seconds_each(services: Services, alias: str) -> float | None:
+def _seconds_each(fleet: FleetSeen, alias: str) -> float | None:
     """Return how long the workers take for a picture of a model, such as it rendered lately; None if unknown."""
-    model = services.registry.models.get(alias)
-    samples = services.measures.samples(alias, most=50) if model else []
-    workers = serving(services.workers, [alias])
+    model = fleet.services.registry.models.get(alias)
+    samples = fleet.samples(alias)[:_LAST] if model else []
+    workers = fleet.serving([alias])
     if model is None or not workers or (pace := pace_of(samples, model)) is None:
         return None
     return fmean(work(one.spec, model) for one in samples) / pace.per_second(workers)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from scheduler.intake.moments import in_zone
 from scheduler.intake.times import starts_at
+from scheduler.results.fleet_seen import FleetSeen
 from storage.errors import BadSettings, BadSpecification
-from storage.fleet.fault_log import FaultLog
-from storage.fleet.workers import SILENT_SECONDS, Workers, WorkerView
+from storage.fleet.workers import SILENT_SECONDS, WorkerView
 from storage.renders.schedules import Schedules
 from storage.rules.render_times import RenderTimes
 from storage.rules.states import Priority
@@ -67,7 +67,7 @@ def _held_by_times(services: "Services", times: RenderTimes) -> str:
 
 
 def why_waiting(
-    services: "Services", render: "RenderView", first: "JobView", *, position: int, seconds: float | None
+    fleet: FleetSeen, render: "RenderView", first: "JobView", *, position: int, seconds: float | None
 ) -> str:
     """Say what a render waits for none of whose pictures is on a device.
 
@@ -77,28 +77,24 @@ def why_waiting(
         seconds: how long those take, if known.
     """
     model = first.spec.model
-    workers = Workers(services.database).all()
-    hindered = _hindered(services, workers, model)
+    hindered = what_hinders(fleet, model)
     if hindered is not None:
         return hindered.sentence
     again = f" (attempt {first.attempt + 1}, after a fault: {first.fault})" if first.fault else ""
     if position:
-        return _behind(services, render, model, position, seconds) + again
-    return _next(_serving(workers, model)) + again
+        return _behind(fleet.services, render, model, position, seconds) + again
+    return _next(_serving(fleet.workers, model)) + again
 
 
 def nobody_renders(services: "Services") -> str | None:
     """Say that no worker is alive, and how to start one; None if one is."""
-    workers = Workers(services.database).all()
+    workers = services.workers.all()
     return None if any(worker.silent_for <= SILENT_SECONDS for worker in workers) else _nobody_works(services, workers)
 
 
-def what_hinders(services: "Services", model: str) -> Hindered | None:
+def what_hinders(fleet: FleetSeen, model: str) -> Hindered | None:
     """Return what keeps every job of a model in the queue; None if a worker could render one now."""
-    return _hindered(services, Workers(services.database).all(), model)
-
-
-def _hindered(services: "Services", workers: Sequence[WorkerView], model: str) -> Hindered | None:
+    services, workers = fleet.services, fleet.workers
     alive = [worker for worker in workers if worker.silent_for <= SILENT_SECONDS]
     if not alive:
         return Hindered(Hindrance.NO_WORKER, _nobody_works(services, workers))
@@ -107,7 +103,7 @@ def _hindered(services: "Services", workers: Sequence[WorkerView], model: str) -
         served = ", ".join(sorted({alias for worker in alive for alias in worker.models}))
         now = f"{_counted(len(alive), 'worker')} now, serving {served or 'nothing'}"
         return Hindered(Hindrance.NOT_SERVED, f"no worker serves {model}{_if_unknown(services, model)}; {now}")
-    if (left := _seconds_of_quarantine(services, serving, model)) is not None:
+    if (left := _seconds_of_quarantine(fleet, serving, model)) is not None:
         said = f"every worker that serves {model} is in quarantine, the first until {_clock(services, left)}"
         return Hindered(Hindrance.QUARANTINE, said)
     troubled = [worker.trouble for worker in serving if worker.trouble]
@@ -138,10 +134,10 @@ def _nobody_works(services: "Services", workers: Sequence[WorkerView]) -> str:
     return f"no worker has been heard of since {_clock(services, -last)}; {start}"
 
 
-def _seconds_of_quarantine(services: "Services", serving: Sequence[WorkerView], model: str) -> float | None:
+def _seconds_of_quarantine(fleet: FleetSeen, serving: Sequence[WorkerView], model: str) -> float | None:
     """Return the seconds until the first of these workers may serve a model again; None if one may now."""
     until: dict[str, float] = {}
-    for quarantine in FaultLog(services.database).quarantines():
+    for quarantine in fleet.quarantines:
         if quarantine.model in (None, model):
             until[quarantine.worker] = max(quarantine.seconds_left, until.get(quarantine.worker, 0.0))
     left = [until.get(worker.name, 0.0) for worker in serving]

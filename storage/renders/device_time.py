@@ -12,7 +12,7 @@ from storage.database.tables import batches, jobs
 #: Ids in one statement: databases take only so many.
 _AT_ONCE = 1000
 #: Batches that are read: a day of a farm that records one each second.
-_MOST = 86_400
+MOST_BATCHES = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def device_time(database: Database, *, within_seconds: float, owner: str | None 
         select(batches.c.jobs, batches.c.render_seconds)
         .where(batches.c.finished_at > database_now() - within_seconds)
         .order_by(batches.c.finished_at.desc())
-        .limit(_MOST)
+        .limit(MOST_BATCHES)
     )
     share: dict[int, float] = {}
     spent: defaultdict[str, list[float]] = defaultdict(list)

@@ -109,6 +109,20 @@ def test_a_button_that_is_clicked_twice_is_sent_once(visit: Visit, keyless: Api)
     assert visit.page.evaluate(_PRESSED_TWICE, "release") == [False, True]
 
 
+def test_a_tile_whose_picture_is_gone_is_a_word(visit: Visit, keyless: Api) -> None:
+    with httpx.Client(base_url=keyless.address, timeout=90) as client:
+        body = {"prompt": "a star", "model": "quick", "n": 2}
+        answer = client.post("/v1/renders", json=body, headers={"Prefer": "wait=60"})
+        lost, kept = client.get(f"/v1/renders/{answer.json()['id']}/jobs").json()["jobs"]
+    [file] = [one for one in keyless.home.path.rglob("*") if str(one).endswith(lost["object"])]
+    file.unlink()
+    visit.goes_to(f"/renders/{lost['render']}")
+    expect(visit.page.locator("#p-0 .noimage")).to_have_text("cannot be shown", timeout=PATIENCE)
+    visit.complaints[:] = [one for one in visit.complaints if "status of 404" not in one]
+    expect(visit.page.locator("#p-1 img")).to_have_js_property("complete", True, timeout=PATIENCE)
+    assert kept["index"] == 1
+
+
 @pytest.fixture
 def elsewhere(
     browser: Browser,  # noqa: ARG001 - without one, no farm is started

@@ -13,6 +13,7 @@ from scheduler.api.page.visitors import Operator, Overseer, Visitor
 from scheduler.api.page.words import counted
 from storage.access.keys import Role
 from storage.access.quotas import Quotas
+from storage.renders.device_time import MOST_BATCHES
 
 _SHOWN_FAULTS = 100
 
@@ -62,6 +63,7 @@ def show_usage(
         backlog=api.get_backlog(context, caller),
         device_time=api.get_device_time(context, caller, hours * 3600.0),
         hours=hours,
+        most_batches=MOST_BATCHES,
         limits=caller.limits,
         used=used,
         keys=_limited_keys(context, caller),

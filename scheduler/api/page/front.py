@@ -1,6 +1,7 @@
 """The front page: the farm at a glance, and the renders."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
@@ -8,8 +9,9 @@ from fastapi import Depends, Query, Request, Response
 from scheduler.api.access import Caller, let_in
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import RenderQuery
-from scheduler.api.page.glance import Glances
-from scheduler.api.page.serving import error_page, html, page_router
+from scheduler.api.page.glance import glance
+from scheduler.api.page.looks import Look, look_of
+from scheduler.api.page.serving import error_page, page_router, shared_html
 from scheduler.api.page.visitors import Visitor
 from scheduler.api.problems import Refused
 from scheduler.api.renders import list_renders
@@ -43,20 +45,23 @@ def front_page(request: Request, context: ApiContext) -> Response:
 
 
 def _front(request: Request, context: ApiContext, caller: Caller, which: RenderQuery, after: str | None) -> Response:
+    look = look_of(request, context)
+    return shared_html(request, "front.html", look, lambda: _seen(context, caller, which, after, look))
+
+
+def _seen(context: ApiContext, caller: Caller, which: RenderQuery, after: str | None, look: Look) -> Mapping[str, Any]:
+    # First: what happens from now on may be missing below.
     place = context.farm_followers.place
-    glances: Glances = request.app.state.glances
     page = list_renders(context, caller, which, after, _ON_A_PAGE)
     asked = {name: value for name, value in vars(which).items() if value is not None}
-    return html(
-        request,
-        "front.html",
-        place=place,
-        glance=glances.of(caller),
-        renders=page.renders,
-        next_page=None if page.next is None else urlencode({**asked, "after": page.next}),
-        newest=None if after is None else urlencode(asked),
-        asked=vars(which),
-        narrowed=bool(asked),
-        states=RENDER_STATES,
-        models=list(context.registry.models),
-    )
+    return {
+        "place": place,
+        "glance": glance(context, caller, look),
+        "renders": page.renders,
+        "next_page": None if page.next is None else urlencode({**asked, "after": page.next}),
+        "newest": None if after is None else urlencode(asked),
+        "asked": vars(which),
+        "narrowed": bool(asked),
+        "states": RENDER_STATES,
+        "models": list(context.registry.models),
+    }

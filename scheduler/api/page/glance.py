@@ -1,20 +1,16 @@
 """The farm in one word and one sentence, and what is left to render: read once for all who look at the same moment."""
 
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
-from scheduler.api.operators import get_backlog
+from scheduler.api.page.looks import Look
 from scheduler.api.page.words import counted, duration
 from scheduler.api.response_models import WorkerAnswer
-from scheduler.results.backlog import BacklogForm
+from scheduler.results.backlog import BacklogForm, backlog
+from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.why import what_hinders
-
-#: However many pages are open, the rows are read no more often.
-_KEPT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,50 +30,37 @@ class Glance:
         return max(waiting, key=lambda one: one.oldest_wait, default=None)
 
 
-class Glances:
-    """What visitors see, by whose renders they may see."""
-
-    def __init__(self, context: ApiContext) -> None:
-        self._context = context
-        self._lock = threading.Lock()
-        self._kept: dict[str | None, tuple[float, Glance]] = {}
-
-    def of(self, caller: Caller) -> Glance:
-        """Return what a visitor sees of the farm now, or saw a moment ago."""
-        with self._lock:
-            now = time.monotonic()
-            self._kept = {sees: kept for sees, kept in self._kept.items() if now - kept[0] < _KEPT_SECONDS}
-            if caller.sees not in self._kept:
-                self._kept[caller.sees] = (now, glance(self._context, caller))
-            return self._kept[caller.sees][1]
+def glance(context: ApiContext, caller: Caller, look: Look) -> Glance:
+    """Return what a visitor sees of the farm."""
+    return look.once(("glance", caller.sees), lambda: _glance(context, caller.sees, look))
 
 
-def glance(context: ApiContext, caller: Caller) -> Glance:
-    """Look at the farm."""
+def _glance(context: ApiContext, sees: str | None, look: Look) -> Glance:
+    fleet = FleetSeen(context.services, look.once)
     # Their heartbeats alone: how idle they were is for the page of workers.
-    workers = [WorkerAnswer.of(worker) for worker in context.workers.all()]
-    left = get_backlog(context, caller)
-    word, sentence = _words(context, workers, [one for one in left if not one.held])
+    workers = [WorkerAnswer.of(worker) for worker in fleet.workers]
+    left = backlog(context.services, owner=sees, fleet=fleet)
+    word, sentence = _words(fleet, workers, [one for one in left if not one.held])
     return Glance(word=word, sentence=sentence, workers=workers, backlog=left)
 
 
-def _words(context: ApiContext, workers: Sequence[WorkerAnswer], left: Sequence[BacklogForm]) -> tuple[str, str]:
+def _words(fleet: FleetSeen, workers: Sequence[WorkerAnswer], left: Sequence[BacklogForm]) -> tuple[str, str]:
     alive = [worker for worker in workers if worker.state != "silent"]
-    fleet = _fleet(alive)
+    crew = _fleet(alive)
     pictures = sum(one.pictures for one in left)
     if not pictures:
         word = "rendering" if any(worker.state == "rendering" for worker in alive) else "idle"
-        return (word, f"{fleet}; nothing waits") if alive else ("no worker", "no worker runs, and nothing waits")
+        return (word, f"{crew}; nothing waits") if alive else ("no worker", "no worker runs, and nothing waits")
     amount = f"{counted(pictures, 'picture')} left, {_time(left)}"
-    hindered = [what_hinders(context.services, model) for model in dict.fromkeys(m for one in left for m in one.models)]
+    hindered = [what_hinders(fleet, model) for model in dict.fromkeys(m for one in left for m in one.models)]
     reasons = [one.sentence for one in hindered if one is not None]
     if any(worker.state == "rendering" for worker in alive):
         also = f"; some wait: {reasons[0]}" if reasons else ""
-        return "rendering", f"{fleet}; {amount}{also}"
+        return "rendering", f"{crew}; {amount}{also}"
     if reasons:
         return "waiting", f"{reasons[0]}; {amount}"
     word = "loading" if any(worker.state == "loading" for worker in alive) else "waiting"
-    return word, f"{fleet}; {amount}"
+    return word, f"{crew}; {amount}"
 
 
 def _fleet(alive: Sequence[WorkerAnswer]) -> str:

@@ -1,22 +1,28 @@
 """A render's page: how far it is, its pictures, and what can be done with it."""
 
 import time
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, Form, Query, Request, Response
 
 from scheduler.api import renders as api
+from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import JobQuery
-from scheduler.api.page.serving import go_to, html, page_router
+from scheduler.api.page.looks import Look, look_of
+from scheduler.api.page.serving import go_to, page_router, shared_html
 from scheduler.api.page.visitors import Sender, Visitor
 from scheduler.api.page.words import counted
 from scheduler.api.parameters import RenderId
 from scheduler.api.request_bodies import PatchBody
+from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.grid_axes import differing
 from scheduler.results.json_forms import RenderForm
+from scheduler.results.outlook import outlook
+from storage.renders.views import RenderView
 from storage.rules.states import PriorityName, State
 
 _TILES = 60
@@ -37,33 +43,62 @@ def show_render(
     after: Annotated[int, Query(ge=-1, le=10**9)] = -1,
 ) -> Response:
     """Show a render and such of its pictures, a page at a time."""
-    # First: what happens from now on may be missing below.
+    look = look_of(request, context, render_id=render_id)
+    asked = api.JobsAsked(which, state, after, _TILES)
+    return shared_html(request, "render.html", look, lambda: _seen(context, render_id, caller, asked, look))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What all pages of a render show of it, whichever of its pictures they are at."""
+
+    #: Noted before: what happened since may be missing.
+    place: str
+    last_event: int | None
+    view: RenderView
+    form: RenderForm
+    grid_axes: Sequence[str]
+    shares: Mapping[int, float]
+
+
+def _head(context: ApiContext, render_id: str, caller: Caller, look: Look) -> _Head:
+    """Look at a render; for whoever sees the same owner's. Raises NotFound."""
     place, last_event = context.farm_followers.place, context.events.last(render_id)
-    render = api.get_render(context, render_id, caller)
-    page = api.list_jobs(context, render_id, caller, which, state, after, _TILES)
-    asked = {name: value for name, value in {**asdict(which), "state": state}.items() if value is not None}
-    running = [job for job in page.jobs if job.state is State.RUNNING]
-    return html(
-        request,
-        "render.html",
-        render=render,
-        jobs=page.jobs,
-        progress=context.views.progress(render_id) if running else {},
-        next_page=None if page.next is None else urlencode({**asked, "after": page.next}),
-        first_page=None if after < 0 else urlencode(asked),
-        asked={**asdict(which), "state": state},
-        narrowed=bool(asked),
-        states=list(State),
+    view = context.render(caller, render_id)
+    return _Head(
         place=place,
         last_event=last_event,
-        previews=context.previews is not None,
-        pace=_pace(render),
-        ends_at=time.time() + (render.seconds_left or 0.0),
-        grid_axes=_axes(context, render),
+        view=view,
+        form=RenderForm.of(view, **outlook(context.services, view, FleetSeen(context.services, look.once))),
+        grid_axes=_axes(context, view),
+        shares=context.views.progress(render_id) if view.running else {},
     )
 
 
-def _axes(context: ApiContext, render: RenderForm) -> list[str]:
+def _seen(context: ApiContext, render_id: str, caller: Caller, which: api.JobsAsked, look: Look) -> Mapping[str, Any]:
+    head = look.once(("render", caller.sees, render_id), lambda: _head(context, render_id, caller, look))
+    page = api.jobs_page(context, head.view, which)
+    filters = {**asdict(which.which), "state": which.state}
+    asked = {name: value for name, value in filters.items() if value is not None}
+    return {
+        "render": head.form,
+        "jobs": page.jobs,
+        "progress": head.shares,
+        "next_page": None if page.next is None else urlencode({**asked, "after": page.next}),
+        "first_page": None if which.after < 0 else urlencode(asked),
+        "asked": filters,
+        "narrowed": bool(asked),
+        "states": list(State),
+        "place": head.place,
+        "last_event": head.last_event,
+        "previews": context.previews is not None,
+        "pace": _pace(head.form),
+        "ends_at": time.time() + (head.form.seconds_left or 0.0),
+        "grid_axes": head.grid_axes,
+    }
+
+
+def _axes(context: ApiContext, render: RenderView) -> list[str]:
     """Return what the axes of a finished render's grid can be, as its first pictures tell; of others, nothing."""
     if render.finished_at is None or render.total < 2:
         return []

@@ -1,6 +1,7 @@
 """Answer with pages: templates, the headers that keep a page to itself, errors that people read."""
 
 import json
+import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
 from importlib.resources import files
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from scheduler.api.access import Access, caller_of
 from scheduler.api.page import words
+from scheduler.api.page.looks import Look
 from scheduler.api.problems import Refused
 from scheduler.api.sessions import forget_said, said_before, say_next
 from storage.access.keys import Role
@@ -43,6 +45,8 @@ _ASSETS = {
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+#: Stands in a page that is made for several visitors where each has the token of its own forms. No prompt can name it.
+_TOKEN = secrets.token_urlsafe(24)
 #: Of `scheduler.api.page.words`.
 _FILTERS = ("duration", "rate", "size", "moment", "iso", "shortened", "as_json", "command_line", "counted")
 _SEE_OTHER = 303
@@ -103,26 +107,53 @@ def read_template(name: str) -> None:
 
 def html(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Return a page."""
-    access: Access = request.app.state.access
-    caller = caller_of(request.scope)
-    token, visit = access.sessions.form_token(request), ""
-    if not token:
-        visit, token = access.sessions.visit()
+    said = _said(request)
+    return _answered(request, _made(request, template, said, values), said, status)
+
+
+def shared_html(request: Request, template: str, look: Look, values: Callable[[], Mapping[str, Any]]) -> Response:
+    """Return a page that several visitors look at, made once for all of the same rights."""
+    caller, said = caller_of(request.scope), _said(request)
+
+    def made() -> str:
+        return _made(request, template, said, values())
+
+    if caller is None or said is not None:
+        return _answered(request, made(), said)
+    # What the page shows of who looks: not the key, of which there may be several.
+    who = (caller.owner, caller.role, caller.key_id is None)
+    asked = (root_of(request), request.url.path, request.url.query)
+    return _answered(request, look.once(("page", template, who, asked), made), None)
+
+
+def _said(request: Request) -> str | None:
     # A part that is put in place of another shows none of it: it is for the page that comes next.
-    said = None if request.headers.get("hx-request") else said_before(request)
+    return None if request.headers.get("hx-request") else said_before(request)
+
+
+def _made(request: Request, template: str, said: str | None, values: Mapping[str, Any]) -> str:
+    caller = caller_of(request.scope)
     shown = {
         "root": root_of(request),
         "caller": caller,
         "admin": caller is not None and caller.role is Role.ADMIN,
         "may_submit": caller is not None and caller.role.covers(Role.SUBMIT),
-        "form_token": token,
+        "form_token": _TOKEN,
         "said": said,
         "address": request.url.path,
     }
     if hidden := shown.keys() & values.keys():
         raise TypeError(f"{template}: {', '.join(sorted(hidden))} mean something else on every page")
-    shown |= values
-    response = HTMLResponse(_templates().get_template(template).render(shown), status, _HEADERS)
+    return _templates().get_template(template).render(shown | dict(values))
+
+
+def _answered(request: Request, page: str, said: str | None, status: int = 200) -> Response:
+    """Send a page to a visitor, with its own token in its forms."""
+    access: Access = request.app.state.access
+    token, visit = access.sessions.form_token(request), ""
+    if not token:
+        visit, token = access.sessions.visit()
+    response = HTMLResponse(page.replace(_TOKEN, token), status, _HEADERS)
     if visit:
         access.sessions.note_visit(request, response, visit)
     if said is not None:

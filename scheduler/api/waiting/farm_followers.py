@@ -77,6 +77,10 @@ class FarmFollowers(SharedReader[_Followed, _Changes]):
         """From where to follow whoever reads rows after this."""
         return self._log.place()
 
+    def told_at(self, place: str) -> float | None:
+        """Return since when rows that are read tell of all that was told up to a place, by `time.monotonic`."""
+        return self._log.told_at(place)
+
     @contextmanager
     def follow(self, caller: Caller, topics: Collection[Topic], place: str | None) -> Iterator[AsyncIterator[str]]:
         """Follow the farm from a place on; what is yielded is what to send.

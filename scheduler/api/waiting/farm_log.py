@@ -1,5 +1,6 @@
 """What was told of the farm lately, numbered: who comes again goes on where they were, or learns that they cannot."""
 
+import time
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class FarmLog:
         #: Two processes number what they tell each for itself.
         self._run = random_id()
         self._last = 0
+        self._told_at = time.monotonic()
         self._news: deque[News] = deque(maxlen=kept)
 
     @property
@@ -59,14 +61,20 @@ class FarmLog:
             return None
         return int(number) if self._last - len(self._news) <= int(number) <= self._last else None
 
+    def told_at(self, place: str) -> float | None:
+        """Return when news was told last, if a place is known here: all up to it had happened by then."""
+        return None if self.number(place) is None else self._told_at
+
     def tell(self, news: Iterable[News]) -> None:
         """Add news."""
         for one in news:
+            self._told_at = time.monotonic()
             self._news.append(one)
             self._last += 1
 
     def lose(self) -> None:
         """Note that more has happened than is known: nobody goes on from before."""
+        self._told_at = time.monotonic()
         self._news.clear()
         self._last += 1
 

@@ -55,6 +55,8 @@ class _Render:
     seen: _Seen | None = None
     #: The last events, without a gap.
     recent: deque[_Told] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    #: The number of the last event that was told, and when (`time.monotonic`).
+    told: tuple[int, float] = (0, 0.0)
     #: The last previews of its pictures that are on a device, if anybody wants them.
     previews: LastPreviews = field(default_factory=dict)
     streams: "set[_Follower]" = field(default_factory=set)
@@ -124,6 +126,12 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
         self._keys = Keys(database)
         self._previews = FollowedPreviews(previews)
         self._renders: dict[str, _Render] = {}
+
+    def told_at(self, render_id: str, seq: int) -> float | None:
+        """Return since when rows that are read tell of a render's event, by `time.monotonic`; None if nobody knows."""
+        render = self._renders.get(render_id)
+        last, at = (0, 0.0) if render is None else render.told
+        return at if 0 < seq <= last else None
 
     @contextmanager
     def follow(
@@ -246,6 +254,9 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             if told and render.recent and render.recent[-1][0] + 1 != told[0][0]:
                 render.recent.clear()
             render.recent.extend(told)
+            if now is not None and (told or render.seen is None):
+                # What came before it was followed, its streams read by themselves: it had happened by now, too.
+                render.told = (now.row.events, time.monotonic())
             before, previews = render.previews, found.previews.get(render_id, {})
             changed = now != render.seen or before.keys() != previews.keys()
             changed = changed or any(before[job].step != one.step for job, one in previews.items())

@@ -15,6 +15,7 @@ from sqlalchemy import insert, select
 from storage.database.connection import database_now
 from storage.database.tables import quarantines
 from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity
+from storage.renders.device_time import MOST_BATCHES
 from storage.renders.views import RenderView
 from storage.rules.faults import Fault
 from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, rendered, token, visitor
@@ -283,3 +284,9 @@ def test_assets_are_those_that_pages_use(stage: Stage) -> None:
         assert stage.keyless().get(f"/assets/{name}").status_code == 200
     for name in ("htmx.LICENSE", "../serving.py", "..%2Fserving.py", "x"):
         assert stage.keyless().get(f"/assets/{name}").status_code == 404
+
+
+def test_usage_says_how_many_batches_are_read(ann: httpx.Client) -> None:
+    assert "last 86,400 batches at most; what is older is left out" in ann.get("/usage").text
+    told = ann.get("/openapi.json").json()["paths"]["/v1/device-time"]["get"]["description"]
+    assert f"{MOST_BATCHES:,} batches" in told

@@ -14,6 +14,7 @@ let before = null; // what a part that is put in place of another must not lose
 let timer = null;
 let looking = false;
 let again = false; // something has come while it was looked
+let calls = null; // of what has come since: the number of an event; empty: something that has none
 let looked = 0;
 let took = 0;
 let stream = null;
@@ -80,11 +81,15 @@ function look() {
     return;
   }
   const said = shown.dataset.says;
+  const called = calls;
+  calls = null;
   const began = Date.now();
   looking = true;
   again = false;
   // At the first address, programs get something else.
   const headers = { Accept: "text/html" };
+  // What all open pages are called by is looked at once for all of them.
+  if (called) headers["Farm-Event"] = called;
   htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML", headers })
     .then(() => {
       const now = live();
@@ -94,11 +99,12 @@ function look() {
       looking = false;
       looked = Date.now();
       took = looked - began;
-      again ? soon() : plan();
+      again ? soon(calls ?? "") : plan();
     });
 }
 
-function soon() {
+function soon(call = "") {
+  calls = calls === "" ? "" : call;
   again = looking;
   if (looking) return;
   if (timer !== null) clearTimeout(timer);
@@ -111,6 +117,7 @@ function plan() {
   if (!every || timer !== null || (stream && stream.readyState !== EventSource.CLOSED)) return;
   timer = setTimeout(() => {
     followed = undefined;
+    calls = "";
     look();
   }, Number(every) * 1000);
 }
@@ -134,7 +141,7 @@ function follow() {
   document.dispatchEvent(new CustomEvent("farm:events", { detail: stream }));
   for (const kind of KINDS) {
     stream.addEventListener(kind, (event) => {
-      if (concerns(event)) soon();
+      if (concerns(event)) soon(event.lastEventId);
     });
   }
   stream.addEventListener("progress", (event) => {
@@ -188,6 +195,19 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
+// A picture whose file is gone from the store, or that cannot be had now, is a word.
+function missing(image) {
+  if (!image.closest(".tiles, .grid-table")) return;
+  const word = document.createElement("span");
+  word.className = "noimage missing";
+  word.textContent = "cannot be shown";
+  image.replaceWith(word);
+}
+
+document.addEventListener("error", (event) => {
+  if (event.target.tagName === "IMG") missing(event.target);
+}, true);
+
 function copying() {
   for (const button of document.querySelectorAll("button[data-copy]")) {
     if (!navigator.clipboard) return;
@@ -200,6 +220,8 @@ function copying() {
   }
 }
 
+// What failed before anybody listened; those that are not asked for yet are not complete.
+for (const image of document.querySelectorAll("img")) if (image.complete && !image.naturalWidth) missing(image);
 follow();
 plan();
 copying();
