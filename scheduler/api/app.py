@@ -1,8 +1,10 @@
 """Build the application: routes, error handling, authentication and request size limits."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from threading import Event
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI
@@ -29,7 +31,7 @@ from scheduler.api import (
     welcome,
 )
 from scheduler.api.access import Access, Open
-from scheduler.api.arriving import BoundedBodies
+from scheduler.api.arriving import STOPPING, BoundedBodies
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
@@ -118,8 +120,8 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     webhooks.document_webhooks(app)
     # The last one stands outermost.
     app.add_middleware(BoundedBodies, access=app.state.access, ending=context.ending)
-    for middleware in (_Heads, _Faults):
-        app.add_middleware(middleware)
+    app.add_middleware(_Heads)
+    app.add_middleware(Faults, ending=context.ending)
     app.add_middleware(RateLimits, quotas=Quotas(database))
     if origins:
         app.add_middleware(CORSMiddleware, **cors_options(origins))
@@ -150,11 +152,13 @@ class _Heads:
         await self._app(scope, receive, send)
 
 
-class _Faults:
+class Faults:
     """Answer what nobody expected within all else that belongs to an answer, which has its id and headers then."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, ending: Event) -> None:
+        """Prepare to answer; once `ending` is set, what takes longer than the server has patience is cancelled."""
         self._app = app
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -166,6 +170,10 @@ class _Faults:
 
         try:
             await self._app(scope, receive, noticed)
+        except asyncio.CancelledError:
+            if begun or scope["type"] != "http" or not self._ending.is_set():
+                raise
+            await problems.answer(Request(scope), 503, STOPPING)(scope, receive, send)
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise

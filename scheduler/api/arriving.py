@@ -25,6 +25,7 @@ _FORM_BYTES = 2**16
 _STRANGERS_BYTES = 2**16
 #: For the next piece of a body, and for the head of a request: networks that lose packets need some.
 _PATIENCE_SECONDS = 60.0
+STOPPING = "the API is stopping; send the request again"
 #: How soon whoever sends slowly is answered when the API is asked to stop.
 _LOOK_SECONDS = 0.25
 
@@ -76,9 +77,7 @@ class BoundedBodies:
             except TimeoutError:
                 waited += _LOOK_SECONDS
                 if self._ending.is_set():
-                    raise HTTPException(
-                        503, "the API is stopping; send the request again", {"Retry-After": "5"}
-                    ) from None
+                    raise HTTPException(503, STOPPING, {"Retry-After": "5"}) from None
         raise HTTPException(400, f"nothing more of the request's body has come for {_PATIENCE_SECONDS:.0f} s")
 
     async def _check_caller(self, scope: Scope) -> None:

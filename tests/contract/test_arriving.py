@@ -1,18 +1,26 @@
 """What arrives is bounded: by who sends it, by how long it takes, and when the API is to stop."""
 
+import asyncio
 import base64
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from scheduler.api import arriving, checks
 from scheduler.api.access import Caller
+from scheduler.api.app import Faults
 from scheduler.api.checks import Checks
-from scheduler.api.problems import Refused
+from scheduler.api.compat import openai_images
+from scheduler.api.compat.absent import instead
+from scheduler.api.problems import Refused, answer_with_problems
+from scheduler.api.request_ids import RequestIds
 from storage.access.keys import Limits, Role
 from tests.contract.stage import Stage, running_stage
 from tests.contract.test_waiting import answer, waiting
@@ -104,6 +112,29 @@ def test_bodies_on_their_way_do_not_hold_up_the_end_of_the_api(tmp_path: Path, h
     assert told.startswith("HTTP/1.1 503")
     assert "retry-after: 5" in told.lower()
     assert "the API is stopping; send the request again" in told
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_what_the_server_cancels_when_it_stops_is_told_so(ending: bool) -> None:
+    async def cancelled(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise asyncio.CancelledError
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = FastAPI()
+    answer_with_problems(app, {}, openai_images.error, instead)
+    sent: list[Message] = []
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "app": app}
+    flag = threading.Event()
+    if ending:
+        flag.set()
+    with nullcontext() if ending else pytest.raises(asyncio.CancelledError):
+        asyncio.run(RequestIds(Faults(cancelled, ending=flag))(scope, receive, send))
+    assert [one["status"] for one in sent if "status" in one] == [503] * ending
 
 
 def test_inputs_that_wait_to_be_checked_are_bounded(held: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
