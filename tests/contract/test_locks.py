@@ -13,5 +13,7 @@ def test_a_store_that_is_asked_within_a_transaction_is_noticed(database: Databas
         objects.exists("c")
     objects.exists("d")
     met, LOCKS.met = LOCKS.met, []
-    assert [one.partition(",")[0].partition(".")[2] for one in met] == ["exists", "list"]
+    # A bucket's ask for more beside.
+    assert {one.partition(",")[0].partition(".")[2] for one in met} >= {"exists", "list"}
+    assert len([one for one in met if ".exists" in one.partition(",")[0]]) == 1
     assert __file__ in met[0]
