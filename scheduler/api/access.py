@@ -1,5 +1,6 @@
 """Authenticate callers: API keys, their roles and limits."""
 
+import base64
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +23,11 @@ _KEYLESS_SECONDS = 2.0
 _CALLER = "farm_caller"
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _READING = ("GET", "HEAD")
-#: What proxies add: whoever is behind one is on no known machine.
-_OF_PROXIES = ("forwarded", "via", "x-real-ip")
+#: What proxies and content networks add: whoever is behind one is on no known machine.
+_OF_PROXIES = (
+    *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for"),
+    *("true-client-ip", "cf-connecting-ip", "cf-ray", "cdn-loop", "fastly-client-ip", "fly-client-ip"),
+)
 
 _bearer = HTTPBearer(auto_error=False, description="An API key from `farm keys create`.")
 _basic = HTTPBasic(
@@ -135,6 +139,13 @@ def _refuse_other_machines(request: Request) -> None:
                 "`farm keys create` creates one",
                 {"WWW-Authenticate": "Bearer"},
             )
+    if request.scope.get("http_version") == "1.0":
+        # nginx told nothing but an address adds no header, and speaks so to what is behind it.
+        raise Refused(
+            401,
+            "the request is of HTTP/1.0, as proxies send it: an API key is required; `farm keys create` creates one",
+            {"WWW-Authenticate": "Bearer"},
+        )
     host = request.url.hostname or ""
     if host not in _LOCAL_HOSTS:
         raise Refused(
@@ -154,6 +165,19 @@ def _refuse_strange_pages(request: Request, origins: Collection[str]) -> None:
             "FARM_CORS_ORIGINS names the pages that may use it",
             code=ProblemCode.FOREIGN_REQUEST,
         )
+
+
+def secret_of(request: Request) -> str | None:
+    """Return the key that a request shows, of all forms in which `allowed` takes one; None if it shows none."""
+    scheme, _, said = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return said
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(said).decode().partition(":")[2]
+        except ValueError:
+            return ""
+    return request.headers.get("x-api-key")
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller | None:

@@ -1,13 +1,14 @@
 """Build the application: routes, error handling, authentication and request size limits."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from threading import Event
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +31,7 @@ from scheduler.api import (
     welcome,
 )
 from scheduler.api.access import Access, Open
+from scheduler.api.arriving import STOPPING, BoundedBodies
 from scheduler.api.compat import automatic1111, openai_batches, openai_images, replicate, replicate_models
 from scheduler.api.compat.absent import instead
 from scheduler.api.context import ApiContext
@@ -43,17 +45,12 @@ from scheduler.api.rate_limits import RateLimits
 from scheduler.api.ready import make_routes
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
-from scheduler.intake.uploads import MAX_BYTES
 from storage.access.keys import Keys
 from storage.access.quotas import Quotas
 
-#: Ten thousand prompts of a thousand characters are 10 MB.
-_MAX_JSON_BYTES = 16 * 2**20
 _THREADS = 200
 #: Routes of what became of pictures, and of what is made of them when somebody asks.
 _PICTURES = (histories, thumbnails, previews, archives, grids)
-#: What a multipart form adds to the size of its file.
-_FORM_BYTES = 2**16
 
 _DESCRIPTION = """
 Renders pictures from prompts on a farm of devices. A **render** is what one call asks for: it is accepted at once and
@@ -124,8 +121,9 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     answer_browsers_with_pages(app)
     webhooks.document_webhooks(app)
     # The last one stands outermost.
-    for middleware in (_Bounded, _Heads, _Faults):
-        app.add_middleware(middleware)
+    app.add_middleware(BoundedBodies, access=app.state.access, ending=context.ending)
+    app.add_middleware(_Heads)
+    app.add_middleware(Faults, ending=context.ending)
     app.add_middleware(RateLimits, quotas=Quotas(database))
     if origins:
         app.add_middleware(CORSMiddleware, **cors_options(origins))
@@ -139,34 +137,6 @@ async def _with_threads(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     await make_routes(app)
     yield
-
-
-class _Bounded:
-    """Refuse bodies that are too large before they are in memory, with or without a Content-Length."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        most = MAX_BYTES + _FORM_BYTES if scope["path"] == "/v1/files" else _MAX_JSON_BYTES
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if told.isdigit() and int(told) > most:
-            await problems.answer(Request(scope), 413, _words(most))(scope, receive, send)
-            return
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, _words(most))
-            return message
-
-        await self._app(scope, bounded, send)
 
 
 class _Heads:
@@ -184,11 +154,13 @@ class _Heads:
         await self._app(scope, receive, send)
 
 
-class _Faults:
+class Faults:
     """Answer what nobody expected within all else that belongs to an answer, which has its id and headers then."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, ending: Event) -> None:
+        """Prepare to answer; once `ending` is set, what takes longer than the server has patience is cancelled."""
         self._app = app
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -200,11 +172,11 @@ class _Faults:
 
         try:
             await self._app(scope, receive, noticed)
+        except asyncio.CancelledError:
+            if begun or scope["type"] != "http" or not self._ending.is_set():
+                raise
+            await problems.answer(Request(scope), 503, STOPPING)(scope, receive, send)
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
             await problems.fault(Request(scope), error)(scope, receive, send)
-
-
-def _words(most: int) -> str:
-    return f"request body larger than {most // 2**20} MiB; split it, or use a manifest"

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 from tempfile import NamedTemporaryFile
-from threading import BoundedSemaphore, Event
+from threading import Event
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from scheduler.api.access import Caller
+from scheduler.api.checks import Checks
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
 from scheduler.api.waiting.bounded import Bounded
@@ -41,9 +42,6 @@ from storage.renders.views import JobView, RenderView, Views, no_job
 from storage.renders.waits import Waits
 from storage.spec.registry import Registry
 
-#: Inputs that are checked in memory at the same time, each up to `MAX_BYTES` plus what it decodes to.
-_CHECKED_AT_ONCE = 2
-
 
 @dataclass(frozen=True)
 class ApiContext:
@@ -54,7 +52,7 @@ class ApiContext:
     #: Where no address is set, this process keeps a farm running on its machine.
     with_worker: bool = True
     #: Limits how many uploaded inputs are checked, whole, in memory; the others wait on the disk.
-    checking: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHECKED_AT_ONCE))
+    checks: Checks = field(default_factory=Checks)
     #: Owner → the settings set by the web UI's `POST /options`, as long as this process lives.
     webui_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Set when this process is asked to stop: whoever waits is then answered at once.

@@ -64,7 +64,7 @@ def upload_file(
     if purpose == "manifest":
         _check_manifest(name)
     elif purpose in _INPUT_PURPOSES:
-        with context.checking:
+        with context.checks.turn(caller):
             _check_input(name, file.file.read())
     elif purpose != "batch":
         raise BadSpecification(f"purpose: must be input, manifest or batch (given: {purpose!r})")

@@ -79,6 +79,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
 
         from scheduler.api.access import Open
         from scheduler.api.app import make_api
+        from scheduler.api.arriving import Connection
         from scheduler.api.context import ApiContext
         from scheduler.api.ready import make_front_page
     except ImportError:
@@ -110,7 +111,8 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
             say(warning)
         address = f"http://{host}:{listener.getsockname()[1]}"
         say(f"API listening on {address}, the page for a browser at /, documentation at /docs; Ctrl-C stops it")
-        config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(app, http=Connection, ws="none", log_config=None, server_header=False)
+        config.timeout_graceful_shutdown = 10
         _server(config, context.ending).run(sockets=[listener])
 
 

@@ -8,6 +8,7 @@ import safetensors
 from PIL import Image, UnidentifiedImageError
 
 from scheduler.intake.admission import Submitter
+from scheduler.intake.picture_parts import check_parts
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.uploads import Uploads
 from storage.errors import BadSpecification
@@ -41,6 +42,7 @@ def upload(uploads: Uploads, submitter: Submitter, file: Path) -> str:
 
 def check_image(data: bytes) -> None:
     """Check that this is an image that can condition a picture. Raises ValueError."""
+    check_parts(data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, exists, insert, or_, select, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.key_tables import keys
+from storage.database.upsert import insert_on_conflict
+from storage.database.webhook_tables import noted_settings
 from storage.errors import BadSpecification, NotFound
 from storage.rules.ids import random_id
 
@@ -21,6 +23,8 @@ from storage.rules.ids import random_id
 _KEY = re.compile(r"farm_([0-9a-z]{12})_([\w-]{43})")
 #: As FARM_OWNER.
 _OWNER = re.compile(r"[\w.@-]{1,64}")
+#: What is noted with the first key, for good.
+_MADE = {"process": "keys", "name": "made"}
 
 
 class Role(StrEnum):
@@ -108,6 +112,9 @@ class Keys:
     @transaction
     def _insert(self, connection: Connection, row: Mapping[str, Any]) -> None:
         connection.execute(insert(keys).values(**row))
+        # A farm whose keys somebody deletes from the table stays closed all the same.
+        made = insert_on_conflict(connection, noted_settings)
+        connection.execute(made.values(**_MADE, value="true", noted_at=database_now()).on_conflict_do_nothing())
 
     def find(self, text: str) -> Key | None:
         """Return the key that a caller presents; None if it is unknown, wrong, expired or revoked."""
@@ -161,8 +168,9 @@ class Keys:
 
     def any_made(self) -> bool:
         """Return whether a key was ever made, valid or not."""
+        noted = select(noted_settings.c.value).where(*(noted_settings.c[name] == of for name, of in _MADE.items()))
         with self.database.read() as connection:
-            return connection.execute(select(keys.c.id).limit(1)).first() is not None
+            return connection.execute(select(or_(exists(select(keys.c.id)), exists(noted)))).scalar_one()
 
     @transaction
     def revoke(self, connection: Connection, key_id: str) -> None:

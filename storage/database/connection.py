@@ -127,6 +127,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError as error:
+            # Of JSON, "\\ud800" by itself is text to Python, and to nobody else.
+            raise InvalidInput("text with half of a surrogate pair cannot be stored; leave it out") from error
         except PoolTimeout as error:
             raise DatabaseProblem(f"database {self.shown}: {_first_line(error)}") from error
         except DBAPIError as error:

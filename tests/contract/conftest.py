@@ -10,6 +10,7 @@ from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from tests.contract.datasets import MADE, contents, hugging_face, read_back
 from tests.contract.firings import Gate
+from tests.contract.locks import LOCKS
 from tests.contract.renders import assert_rows_agree
 from tests.contract.schedules import TWO_AT_NIGHT, ByTurns, Clock, runner_over
 
@@ -43,6 +44,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Hugging Face's `datasets`, which must not look at any hub."""
     with hugging_face(tmp_path_factory.mktemp("hub")) as datasets:
         yield datasets
+
+
+@pytest.fixture(autouse=True)
+def no_lock_is_held_across_a_network_call() -> Iterator[None]:
+    """Nobody asks a store or a broker anything within a transaction that writes."""
+    LOCKS.met.clear()
+    yield
+    assert LOCKS.met == [], "\n".join(LOCKS.met)
 
 
 @pytest.fixture(autouse=True)

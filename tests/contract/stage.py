@@ -18,6 +18,7 @@ from sqlalchemy import event, make_url
 from diffusion_farm import Farm
 from scheduler.api.access import Open
 from scheduler.api.app import make_api
+from scheduler.api.arriving import Connection
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
 from scheduler.services import open_services
@@ -197,7 +198,7 @@ def running_stage(
     listener = listening("127.0.0.1", 0)
     context = ApiContext(services, tickets, waits_read_seconds=0.01, events_read_seconds=0.05)
     app = _sharing_routes(make_api(context, without_keys=without_keys))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, http=Connection, log_level="warning", lifespan="on"))
     stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()
 

@@ -61,6 +61,11 @@ def test_text_that_cannot_be_stored_is_the_callers_mistake_and_no_outage(
         connection.execute(statement)
 
 
+def test_half_of_a_surrogate_pair_is_refused_as_input(database: Database) -> None:
+    with pytest.raises(InvalidInput, match="half of a surrogate pair"), database.read() as connection:
+        connection.execute(select(renders.c.id).where(renders.c.name == "\ud800"))
+
+
 # -- transactions ----------------------------------------------------------------------------------------------
 
 

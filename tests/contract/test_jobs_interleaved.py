@@ -49,6 +49,10 @@ RETURNS: dict[str, Move] = {
     "swept": lambda farm: farm.recover_lapsed(),
     "retried": lambda farm: farm.retry(RENDER, quanta=QUANTA),
 }
+#: What ends a job that runs, without its picture.
+FAULTS: dict[str, Move] = {
+    "failed": lambda farm: farm.recover([RUNNING], Fault.BAD_SPECIFICATION, "cannot be drawn"),
+}
 #: What people do to a render.
 DECISIONS: dict[str, Move] = {
     "held": lambda farm: farm.hold(RENDER),
@@ -61,7 +65,7 @@ WORK: dict[str, Move] = {
     "claimed": lambda farm: farm.claim(model="tiny", worker="w2", limit=1),
     "completed": _complete,
 }
-MOVES = RETURNS | DECISIONS | WORK
+MOVES = RETURNS | FAULTS | DECISIONS | WORK
 #: These pass over what another move is about to change, and come again.
 PATIENT = {"claimed", "swept"}
 #: The table of pairs: what can meet. (Returns among themselves, and completions, meet in `test_jobs_races`.)
@@ -72,6 +76,10 @@ PAIRS = [
     *itertools.product(DECISIONS, WORK),
     *itertools.product(WORK, DECISIONS),
     *itertools.product(["retried"], RETURNS),
+    *itertools.product(FAULTS, [*DECISIONS, *RETURNS, *WORK]),
+    *itertools.product([*DECISIONS, *RETURNS, *WORK], FAULTS),
+    *itertools.product(RETURNS, WORK),
+    *itertools.product(WORK, RETURNS),
 ]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from storage.access.keys import Key, Keys, Limits, Role
 from storage.access.noted_settings import NotedSettings
@@ -84,6 +84,15 @@ def test_a_revoked_or_expired_key_is_not_found(ring: Keys, database: Database) -
     assert [key.id for key in ring.all()] == [revoked.id, expiring.id]
     with pytest.raises(NotFound, match="no key with id 'nobody'"):
         ring.revoke("nobody")
+
+
+def test_a_farm_whose_keys_are_deleted_from_its_table_is_one_that_had_keys(ring: Keys, database: Database) -> None:
+    for _ in range(2):
+        make(ring)
+    with database.write() as connection:
+        connection.execute(delete(keys))
+    assert ring.all() == []
+    assert ring.any_made()
 
 
 @pytest.mark.parametrize(("name", "owner"), [("", "ann"), ("x" * 101, "ann"), ("a", ""), ("a", "two words")])

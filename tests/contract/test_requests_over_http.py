@@ -1,6 +1,7 @@
 """Requests that miss what was meant: what each is told, in the words of what it sent."""
 
 import base64
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,11 +279,22 @@ def test_any_key_opens_a_farm_that_has_none_on_its_own_machine(keyless: httpx.Cl
     assert keyless.get("/v1/renders", headers=elsewhere).status_code == 403
 
 
-@pytest.mark.parametrize("header", ["Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto"])
+@pytest.mark.parametrize(
+    "header", ["Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "True-Client-IP", "CF-Ray"]
+)
 def test_who_comes_through_a_proxy_is_not_on_this_machine(keyless: httpx.Client, header: str) -> None:
     answer = keyless.get("/v1/renders", headers={header: "127.0.0.1"})
     assert answer.status_code == 401
     assert f"came through a proxy (it has the header {header.lower()})" in answer.json()["detail"]
+
+
+def test_a_proxy_that_adds_no_header_is_known_by_its_http(keyless: httpx.Client) -> None:
+    url = keyless.base_url
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+        connection.sendall(f"GET /v1/renders HTTP/1.0\r\nHost: {url.host}:{url.port}\r\n\r\n".encode())
+        answer = connection.makefile("rb").read().decode()
+    assert answer.partition("\r\n")[0].endswith("401 Unauthorized")
+    assert "of HTTP/1.0, as proxies send it: an API key is required" in answer
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pyarrow
 import pyarrow.parquet
+from PIL import Image
 
 from tests.hostile.documented import multipart
 
@@ -66,6 +67,15 @@ def _png(width: int, height: int, *, text: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + comment + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def _jpeg() -> tuple[bytes, bytes]:
+    """Write two JPEGs: one of very many segments, and one whose last scan comes again and again."""
+    written = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(written, "JPEG", progressive=True)
+    made = written.getvalue()
+    segments = made[:2] + b"\xff\xeb\0\x02" * 1_000_000 + made[2:]
+    return segments, made[:-2] + made[made.rindex(b"\xff\xda") : -2] * 1000 + b"\xff\xd9"
+
+
 def _parquet(table: pyarrow.Table) -> bytes:
     written = io.BytesIO()
     pyarrow.parquet.write_table(table, written, compression="zstd")
@@ -83,7 +93,10 @@ def _multiplying() -> bytes:
 
 def _inputs() -> Mapping[str, bytes]:
     tensors = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}
+    segments, scans = _jpeg()
     return {
+        "segments.jpg": segments,
+        "scans.jpg": scans,
         "65535 squared.png": _png(65535, 65535),
         "8000 squared.png": _png(8000, 8000),
         "comment.png": _png(64, 64, text=bytes(2**26)),

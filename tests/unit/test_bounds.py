@@ -9,6 +9,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from scheduler.intake import grid
 from scheduler.intake.admission import Submitter
 from scheduler.intake.files.columns import Row, request_of
+from scheduler.intake.files.json_text import read_json
 from scheduler.intake.files.yaml_values import parse_yaml
 from scheduler.intake.manifests import manifest, read_manifest
 from scheduler.intake.order import Order
@@ -165,6 +167,17 @@ def test_a_key_twice_among_very_many_is_found_at_once() -> None:
     assert trapped(code)[0] == "k299999: duplicate key; give it once"
 
 
+def test_the_place_of_a_key_that_is_there_twice_is_not_sought_in_every_number() -> None:
+    calls = Counter[str]()
+    sys.setprofile(lambda frame, kind, _: calls.update([frame.f_code.co_name] if kind == "call" else []))
+    try:
+        with pytest.raises(BadSpecification, match="a.b.x: duplicate key"):
+            read_json('{"a": {"many": [' + "1, " * 10_000 + '1], "b": {"x": 1, "x": 2}}}')
+    finally:
+        sys.setprofile(None)
+    assert calls["_places"] < 20
+
+
 def test_as_many_problems_as_a_body_has_fields_are_sorted_at_once() -> None:
     code = """from scheduler.api.problems import innermost; """
     code += """print(len(innermost([{"loc": ("body", f"k{n}", "a")[:2 + n % 2]} for n in range(200_000)])))"""
@@ -207,6 +220,19 @@ def test_aliases_of_yaml_that_multiply_are_refused() -> None:
     with pytest.raises(BadSpecification, match="line 1: not YAML: an alias of a list or a mapping"):
         parse_yaml(text)
     assert parse_yaml("a: &a red\nb: [*a, blue]") == {"a": "red", "b": ["red", "blue"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a: 2001-99-99", "a: 2001-01-01 99:99:99", "a: !!int x", "a: !!float x", "a: !!bool x", "a: !!timestamp x"),
+        *("a: 0x_", "a: 0b_", "a: " + "9" * 5000, "a: 0x" + "f" * 5000, "a: " + ":".join(["59"] * 3000)),
+        *("- " * 3000 + "a", "[" * 3000, "{a: " * 3000),
+    ],
+)
+def test_values_of_yaml_that_are_none_are_told_as_such(text: str) -> None:
+    with pytest.raises(BadSpecification, match="not YAML: "):
+        parse_yaml(text)
 
 
 # -- counting --------------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def _image(context: ApiContext, caller: Caller, unit: Mapping[str, Any], canvas:
     try:
         data = base64.b64decode(text.rpartition(",")[2], validate=True)
         # As of files that are uploaded: of what they decode to, only so much is in memory at the same time.
-        with context.checking:
+        with context.checks.turn(caller):
             check_image(data)
             data = _resized(data, unit.get("resize_mode"), canvas)
     except BadSpecification:

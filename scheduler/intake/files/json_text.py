@@ -97,7 +97,9 @@ def _places(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
         yield ".".join((*before, value.doubled))
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, one in inner:
-        yield from _places(one, (*before, str(name)))
+        # The place of each value is as long as it lies deep: of a million numbers none is needed.
+        if isinstance(one, dict | list):
+            yield from _places(one, (*before, str(name)))
 
 
 def _halves(value: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
