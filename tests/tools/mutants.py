@@ -18,6 +18,7 @@ from tests.tools.leftover_mutants import OF_LEFTOVERS
 from tests.tools.lora_mutants import OF_LORAS
 from tests.tools.mutant import Change, Mutant
 from tests.tools.slot_mutants import OF_SLOTS
+from tests.tools.slot_tick_mutants import OF_TICKS
 from tests.tools.webhook_mutants import OF_WEBHOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,6 +339,7 @@ MUTANTS: Sequence[Mutant] = (
         tests=("tests/pipelines/test_threads.py",),
     ),
     *OF_SLOTS,
+    *OF_TICKS,
 )
 
 

@@ -114,6 +114,7 @@ class Denoising:
         lead = self._jobs.lead()
         if lead is None:
             return self._ahead.is_asking
+        lead = self._jobs.fullest(lead, self._context.batch_limits.limit(self._model, lead.job).pictures)
         limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
         at_most = self._sizes.goes_on(limit)
         called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most)
@@ -143,6 +144,8 @@ class Denoising:
             self._ahead.look(self._model, free=slots - held, less_urgent=less_urgent, count_to=count_to)
         elif not self._dry and (held < slots or (deep and held <= slots + slots // 2)):
             self._ahead.claim(self._model, (2 * slots if deep else slots) - held, count_to=count_to)
+        elif not self._dry and deep and held < self._jobs.may_grow_to(slots):
+            self._ahead.claim(self._model, slots, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:

@@ -1,5 +1,6 @@
 """The jobs of a denoising loop: which of them the next call of the model takes, and which wait."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,11 @@ from storage.jobs.values import ClaimedJob
 from storage.rules.states import Priority
 from worker.rendering.backend import Slot
 from worker.serving.call_pace import CallPace
+
+#: Of one priority, calls of other kinds may go before the first job's so often in a row.
+_MOST_PASSED = 120
+#: So many kinds of pictures have a call's worth of them in hand.
+_MOST_KINDS = 4
 
 
 @dataclass(eq=False)
@@ -24,6 +30,8 @@ class SlotJob:
     alone: bool = False
     #: Whether the last call left it out although it had begun.
     aside: bool = False
+    #: How many calls of other kinds went before it since it was the first one.
+    passed: int = 0
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +78,27 @@ class SlotJobs:
     def lead(self) -> SlotJob | None:
         """Return the job that must not wait."""
         return self._jobs[0] if self._jobs else None
+
+    def fullest(self, lead: SlotJob, limit: int) -> SlotJob:
+        """Return the job whose call is to be made: the lead, or the first one of those that fill a call better.
+
+        Pictures of a size leave one by one, and those of other sizes cannot take their places. None that is as urgent
+        as others waits for ever: after a while the lead goes first, until it has left.
+        """
+        if lead.is_single or lead.job.priority is Priority.INTERACTIVE or lead.passed >= _MOST_PASSED:
+            return lead
+        alike = [one for one in self._jobs if one.job.priority == lead.job.priority and not one.is_single]
+        counts = Counter(one.key for one in alike)
+        most = max(min(limit, count) for count in counts.values())
+        if min(limit, counts[lead.key]) == most:
+            return lead
+        lead.passed += 1
+        return next(one for one in alike if min(limit, counts[one.key]) == most)
+
+    def may_grow_to(self, slots: int) -> int:
+        """Return how many are of use in hand while many wait: with a call's worth of each kind, one of them is full."""
+        kinds = len({one.key for one in self._jobs if not one.is_single})
+        return slots * min(kinds, _MOST_KINDS) if kinds > 1 else 0
 
     def next_call(self, lead: SlotJob, limit: int, pace: CallPace, *, at_most: int = 0) -> list[SlotJob]:
         """Return the jobs of the next call: the lead, and the next ones that can be denoised with it.
