@@ -1,6 +1,5 @@
 """Servers for the whole run; a fresh database, key space or bucket for each test; nothing left behind."""
 
-import gc
 import os
 import secrets
 import shutil
@@ -58,17 +57,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pgbouncer", action="store_true", help="Has tests reach PostgreSQL through PgBouncer.")
     parser.addoption("--screenshots", metavar="DIR", help="Keeps pictures of the page there (default: among pytest's).")
     parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[Any]:
-    """Look for no garbage among modules and tests, which stay to the end: neither while they are made nor later."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 #: What a test needs, by the fixtures (or parameters, where those are named after fixtures) that it uses.
