@@ -20,8 +20,10 @@ PASTED = "a very long story " * 120_000
 
 @pytest.fixture(scope="module")
 def shared_home(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Home:
-    """Shared by all mistakes: none of them may leave anything behind."""
-    return Home(tmp_path_factory.mktemp("mistakes"), starter)
+    """Shared by all mistakes: none of them may leave anything behind. It has tables, as a used farm."""
+    home = Home(tmp_path_factory.mktemp("mistakes"), starter)
+    home.farm("db", "upgrade")
+    return home
 
 
 @pytest.fixture

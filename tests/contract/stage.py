@@ -208,8 +208,8 @@ def running_stage(
             stage.changed.wait(0.05)
             stage.changed.clear()
             # Asked first: a look costs a fraction of a claim for each model, and nobody else can write during a claim.
-            if stage.working.is_set() and services.views.unfinished_jobs():
-                any(stage.complete(model) for model in services.registry.models)
+            if stage.working.is_set():
+                any(stage.complete(model) for model in services.jobs.best_waiting(services.registry.models))
 
     serve = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     threads = [serve, threading.Thread(target=work)]

@@ -5,6 +5,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.tools.statements import below
+
 TOP = Path(__file__).parents[2]
 LISTED = TOP / "tests/ceilings.toml"
 FOLDERS = ("storage", "scheduler", "worker", "diffusion_farm", "benchmarks", "examples", "tests")
@@ -42,7 +44,7 @@ def listed() -> dict[str, dict[str, int]]:
 
 
 def _functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    for node in ast.iter_child_nodes(tree):
+    for node in below(tree):
         if isinstance(node, Function | ast.ClassDef):
             name = f"{prefix}{node.name}"
             if not isinstance(node, ast.ClassDef):

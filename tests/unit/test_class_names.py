@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.tools.statements import statements
 from tests.unit.source import PACKAGES, ROOT
 
 
@@ -23,7 +24,7 @@ def named_twice(root: Path, packages: Sequence[str]) -> dict[str, list[str]]:
     """Return each name that several classes have, and where these are."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in statements(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(path.relative_to(root).as_posix())
     return {name: places for name, places in found.items() if len(places) > 1}

@@ -7,6 +7,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.tools.statements import statements
 from tests.unit.source import PACKAGES, ROOT
 
 Graph = Mapping[str, frozenset[str]]
@@ -76,7 +77,7 @@ def _modules(root: Path, package: str) -> Iterator[tuple[str, Path]]:
 
 def _imported(name: str, path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             named = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -127,6 +127,10 @@ def vae(before: str, after: str) -> Case:
     return Case(before=model(f"vae = {before}"), after=model(f"vae = {after}"), seen=opened_as)
 
 
+def preview(before: str, after: str) -> Case:
+    return Case(before=model(f"preview = {before}"), after=model(f"preview = {after}"), seen=opened_as)
+
+
 def of_lora(registry: Registry) -> object:
     """What the door says of a picture with the LoRA, and which entry a worker reads."""
     try:
@@ -214,6 +218,12 @@ VAE: Mapping[str, Case] = {
     "config": vae('"vae.safetensors"', '{ source = "vae.safetensors", config = "CONFIG" }'),
 }
 
+PREVIEW: Mapping[str, Case] = {
+    "source": preview('"a/taesd"', '"a/other"'),
+    "revision": preview('"a/taesd"', '{ source = "a/taesd", revision = "abc" }'),
+    "variant": preview('"a/taesd"', '{ source = "a/taesd", variant = "fp16" }'),
+}
+
 LORAS: Mapping[str, Case] = {
     "alias": Case(
         before=f'{model()}[loras.x]\nsource = "a/b"', after=f'{model()}[loras.y]\nsource = "a/b"', seen=of_lora
@@ -273,6 +283,7 @@ TABLES = {
     "model": MODEL,
     "controlnets": NET,
     "vae": VAE,
+    "preview": PREVIEW,
     "loras": LORAS,
     "embeddings": EMBEDDINGS,
     "simulated": SIMULATION,
@@ -300,6 +311,7 @@ def test_every_key_has_a_case() -> None:
     assert set(MODEL) == set(DiffusersModel.model_fields) - set(Running.model_fields)
     assert set(SIMULATION) == set(SimulatedModel.model_fields) - common
     assert set(NET) == set(VAE) == set(Weights.model_fields)
+    assert set(PREVIEW) == set(Weights.model_fields) - {"config"}  # of single files, which are refused
     assert set(LORAS) == set(Lora.model_fields)
     assert set(EMBEDDINGS) == set(Embedding.model_fields)
     assert set(FAULTS) == set(SimulatedFault.model_fields)
@@ -322,6 +334,22 @@ def test_a_key_that_there_is_not_is_refused_by_name(table: str) -> None:
     parse_registry(text, where="here")
     with pytest.raises(BadSettings, match=rf"\[{table}\] colour: unknown field"):
         parse_registry(f'{text}colour = "red"\n', where="here")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ('{ source = "a/taesd", config = "a/config" }', "preview.*config is a key of single safetensors files"),
+        ('"taesd.safetensors"', "preview: a single file; name a folder or repository"),
+        (
+            '{ source = "taesd.safetensors", config = "a/config" }',
+            "preview: a single file; name a folder or repository",
+        ),
+    ],
+)
+def test_a_decoder_for_previews_is_no_single_file_and_takes_no_configuration_of_one(given: str, says: str) -> None:
+    with pytest.raises(BadSettings, match=says):
+        parse_registry(model(f"preview = {given}"), where="here")
 
 
 def test_defaults_of_controls_are_those_that_the_pipeline_takes() -> None:

@@ -7,10 +7,7 @@ is silent, the regular expressions and the grammar of its `prompt_parser.py`).
 
 import pytest
 
-from storage.spec.webui_prompts import parse
-from storage.spec.webui_schedules import prompts, schedule
-
-W, V = 1.1, 1 / 1.1
+from tests.unit.webui_language import V, W, check_changes, check_together, check_weights
 
 WEIGHED: dict[str, list[list[tuple[str, float]]]] = {
     "((a (b:0.5)) c": [[("a ", W * W), ("b", 0.5 * W * W), (" c", W)]],
@@ -94,20 +91,14 @@ def test_there_are_more_than_forty() -> None:
 
 @pytest.mark.parametrize("prompt", WEIGHED)
 def test_words_have_the_weights_that_the_rules_give_them(prompt: str) -> None:
-    found = parse(prompt)
-    assert [[words for words, _ in section] for section in found] == [
-        [words for words, _ in section] for section in WEIGHED[prompt]
-    ]
-    assert [weight for section in found for _, weight in section] == pytest.approx(
-        [weight for section in WEIGHED[prompt] for _, weight in section]
-    )
+    check_weights(prompt, WEIGHED[prompt])
 
 
 @pytest.mark.parametrize("prompt", CHANGING)
 def test_texts_change_at_the_steps_that_the_rules_say(prompt: str) -> None:
-    assert list(schedule(prompt, 10)) == CHANGING[prompt]
+    check_changes(prompt, CHANGING[prompt])
 
 
 @pytest.mark.parametrize("prompt", TOGETHER)
 def test_prompts_are_put_together_by_the_rules(prompt: str) -> None:
-    assert prompts(prompt) == TOGETHER[prompt]
+    check_together(prompt, TOGETHER[prompt])

@@ -6,10 +6,8 @@ weights of that text's words. `W` is 1.1, `V` is 1 / 1.1.
 
 import pytest
 
-from storage.spec.webui_prompts import parse
-from storage.spec.webui_schedules import is_composed, place_at, prompts, schedule, texts
-
-W, V = 1.1, 1 / 1.1
+from storage.spec.webui_schedules import is_composed, place_at, schedule, texts
+from tests.unit.webui_language import V, W, check_changes, check_together, check_weights
 
 #: One prompt that does not change → its sections' words and weights.
 WEIGHED: dict[str, list[list[tuple[str, float]]]] = {
@@ -114,23 +112,17 @@ def test_the_table_has_sixty_prompts() -> None:
 @pytest.mark.parametrize("prompt", WEIGHED)
 def test_words_have_the_weights_that_they_have_in_the_web_ui(prompt: str) -> None:
     assert schedule(prompt, 10) == ((10, prompt),)
-    found = parse(prompt)
-    assert [[words for words, _ in section] for section in found] == [
-        [words for words, _ in section] for section in WEIGHED[prompt]
-    ]
-    assert [weight for section in found for _, weight in section] == pytest.approx(
-        [weight for section in WEIGHED[prompt] for _, weight in section]
-    )
+    check_weights(prompt, WEIGHED[prompt])
 
 
 @pytest.mark.parametrize("prompt", CHANGING)
 def test_words_change_at_the_steps_at_which_they_change_in_the_web_ui(prompt: str) -> None:
-    assert list(schedule(prompt, 10)) == CHANGING[prompt]
+    check_changes(prompt, CHANGING[prompt])
 
 
 @pytest.mark.parametrize("prompt", TOGETHER)
 def test_prompts_are_put_together_with_the_weights_that_they_have_in_the_web_ui(prompt: str) -> None:
-    assert prompts(prompt) == TOGETHER[prompt]
+    check_together(prompt, TOGETHER[prompt])
 
 
 def test_shares_are_of_the_pictures_own_steps() -> None:
