@@ -10,7 +10,7 @@ from starlette.types import Message, Scope
 from scheduler.api.access import Access
 from scheduler.api.list_queries import RenderQuery
 from scheduler.api.page.glance import glance
-from scheduler.api.page.looks import Look
+from scheduler.api.page.looks import SharedLook
 from scheduler.api.page.serving import read_template
 from scheduler.api.renders import list_renders
 from storage.errors import ServiceProblem
@@ -55,7 +55,7 @@ def _make_front_page(app: FastAPI) -> None:
     try:
         for name in ("base.html", "parts.html", "front.html"):
             read_template(name)
-        look = Look(looks=app.state.looks, since=time.monotonic())
+        look = SharedLook(looks=app.state.looks, since=time.monotonic())
         glance(app.state.context, access.nobody, look)
         list_renders(app.state.context, access.nobody, RenderQuery(), limit=1)
     except ServiceProblem as error:

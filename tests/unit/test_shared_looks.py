@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scheduler.api.page.looks import Look, SharedLooks
+from scheduler.api.page.looks import SharedLook, SharedLooks
 from scheduler.api.waiting.farm_log import FarmLog, News
 from storage.errors import NotFound
 from tests.servers import eventually
@@ -38,10 +38,10 @@ def test_whoever_comes_while_a_look_goes_on_shares_the_next_one() -> None:
 def test_a_look_that_began_after_what_called_for_it_serves() -> None:
     looks, numbers = SharedLooks(), iter(range(10))
     called = time.monotonic()
-    look = Look(looks=looks, since=called)
+    look = SharedLook(looks=looks, since=called)
     assert look.once("page", lambda: next(numbers)) == 0
     assert look.once("page", lambda: next(numbers)) == 0
-    assert Look(looks=looks, since=time.monotonic()).once("page", lambda: next(numbers)) == 1
+    assert SharedLook(looks=looks, since=time.monotonic()).once("page", lambda: next(numbers)) == 1
     assert look.once("page", lambda: next(numbers)) == 1
     assert look.once("another", lambda: next(numbers)) == 2
 

@@ -116,8 +116,7 @@ class Denoising:
             return self._ahead.is_asking
         lead = self._jobs.fullest(lead, self._context.batch_limits.limit(self._model, lead.job).pictures)
         limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
-        at_most = self._sizes.goes_on(limit)
-        called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=at_most)
+        called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=self._sizes.goes_on(limit))
         self._ask(limit, leaving=sum(one.is_at_its_last_call for one in called))
         self._call(called, limit)
         return True
@@ -142,10 +141,8 @@ class Denoising:
             # Looking costs less than a claim that finds nothing.
             less_urgent = self._jobs.less_urgent(limit.pictures)
             self._ahead.look(self._model, free=slots - held, less_urgent=less_urgent, count_to=count_to)
-        elif not self._dry and (held < slots or (deep and held <= slots + slots // 2)):
-            self._ahead.claim(self._model, (2 * slots if deep else slots) - held, count_to=count_to)
-        elif not self._dry and deep and held < self._jobs.may_grow_to(slots):
-            self._ahead.claim(self._model, slots, count_to=count_to)
+        elif not self._dry and (more := self._jobs.more_to_claim(slots, held, deep=deep)):
+            self._ahead.claim(self._model, more, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:

@@ -95,6 +95,12 @@ class SlotJobs:
         lead.passed += 1
         return next(one for one in alike if min(limit, counts[one.key]) == most)
 
+    def more_to_claim(self, slots: int, held: int, *, deep: bool) -> int:
+        """Return how many more jobs to claim, of which so many are held; `deep`: many wait."""
+        if held < slots or (deep and held <= slots + slots // 2):
+            return (2 * slots if deep else slots) - held
+        return slots if deep and held < self.may_grow_to(slots) else 0
+
     def may_grow_to(self, slots: int) -> int:
         """Return how many are of use in hand while many wait: with a call's worth of each kind, one of them is full."""
         kinds = len({one.key for one in self._jobs if not one.is_single})

@@ -10,7 +10,7 @@ from scheduler.api.access import Caller, let_in
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import RenderQuery
 from scheduler.api.page.glance import glance
-from scheduler.api.page.looks import Look, look_of
+from scheduler.api.page.looks import SharedLook, look_of
 from scheduler.api.page.serving import error_page, page_router, shared_html
 from scheduler.api.page.visitors import Visitor
 from scheduler.api.problems import Refused
@@ -49,7 +49,9 @@ def _front(request: Request, context: ApiContext, caller: Caller, which: RenderQ
     return shared_html(request, "front.html", look, lambda: _seen(context, caller, which, after, look))
 
 
-def _seen(context: ApiContext, caller: Caller, which: RenderQuery, after: str | None, look: Look) -> Mapping[str, Any]:
+def _seen(
+    context: ApiContext, caller: Caller, which: RenderQuery, after: str | None, look: SharedLook
+) -> Mapping[str, Any]:
     # First: what happens from now on may be missing below.
     place = context.farm_followers.place
     page = list_renders(context, caller, which, after, _ON_A_PAGE)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext
-from scheduler.api.page.looks import Look
+from scheduler.api.page.looks import SharedLook
 from scheduler.api.page.words import counted, duration
 from scheduler.api.response_models import WorkerAnswer
 from scheduler.results.backlog import BacklogForm, backlog
@@ -30,12 +30,12 @@ class Glance:
         return max(waiting, key=lambda one: one.oldest_wait, default=None)
 
 
-def glance(context: ApiContext, caller: Caller, look: Look) -> Glance:
+def glance(context: ApiContext, caller: Caller, look: SharedLook) -> Glance:
     """Return what a visitor sees of the farm."""
     return look.once(("glance", caller.sees), lambda: _glance(context, caller.sees, look))
 
 
-def _glance(context: ApiContext, sees: str | None, look: Look) -> Glance:
+def _glance(context: ApiContext, sees: str | None, look: SharedLook) -> Glance:
     fleet = FleetSeen(context.services, look.once)
     # Their heartbeats alone: how idle they were is for the page of workers.
     workers = [WorkerAnswer.of(worker) for worker in fleet.workers]

@@ -23,7 +23,7 @@ CALLED_BY = "Farm-Event"
 
 
 @dataclass(frozen=True)
-class _Found:
+class _LookedAt:
     #: Of `time.monotonic`.
     began: float
     value: Any
@@ -36,7 +36,7 @@ class _Found:
 @dataclass(eq=False)
 class _Slot:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    found: _Found | None = None
+    found: _LookedAt | None = None
 
 
 class SharedLooks:
@@ -77,12 +77,12 @@ class SharedLooks:
             return self._slots.setdefault(key, _Slot())
 
 
-def _look(look: Callable[[], Any]) -> _Found:
+def _look(look: Callable[[], Any]) -> _LookedAt:
     began = time.monotonic()
     try:
-        return _Found(began, look())
+        return _LookedAt(began, look())
     except Exception as error:  # noqa: BLE001 - it is raised by whoever asked
-        return _Found(began, None, error)
+        return _LookedAt(began, None, error)
 
 
 def _is_needed(slot: _Slot) -> bool:
@@ -90,7 +90,7 @@ def _is_needed(slot: _Slot) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class SharedLook:
     """One look at a page: what it reads is shared with other looks, of which none is older than what called for it."""
 
     looks: SharedLooks
@@ -102,11 +102,11 @@ class Look:
         return self.looks.get(name, self.since, read)
 
 
-def look_of(request: Request, context: ApiContext, *, render_id: str | None = None) -> Look:
+def look_of(request: Request, context: ApiContext, *, render_id: str | None = None) -> SharedLook:
     """Return the look that a request asks for; `render_id`: at this render, whose events may have called for it."""
     now = time.monotonic()
     told = _told_at(context, request.headers.get(CALLED_BY, ""), render_id)
-    return Look(looks=request.app.state.looks, since=now if told is None else min(now, told))
+    return SharedLook(looks=request.app.state.looks, since=now if told is None else min(now, told))
 
 
 def _told_at(context: ApiContext, event: str, render_id: str | None) -> float | None:

@@ -12,7 +12,7 @@ from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import JobQuery
-from scheduler.api.page.looks import Look, look_of
+from scheduler.api.page.looks import SharedLook, look_of
 from scheduler.api.page.serving import go_to, page_router, shared_html
 from scheduler.api.page.visitors import Sender, Visitor
 from scheduler.api.page.words import counted
@@ -61,7 +61,7 @@ class _Head:
     shares: Mapping[int, float]
 
 
-def _head(context: ApiContext, render_id: str, caller: Caller, look: Look) -> _Head:
+def _head(context: ApiContext, render_id: str, caller: Caller, look: SharedLook) -> _Head:
     """Look at a render; for whoever sees the same owner's. Raises NotFound."""
     place, last_event = context.farm_followers.place, context.events.last(render_id)
     view = context.render(caller, render_id)
@@ -75,7 +75,9 @@ def _head(context: ApiContext, render_id: str, caller: Caller, look: Look) -> _H
     )
 
 
-def _seen(context: ApiContext, render_id: str, caller: Caller, which: api.JobsAsked, look: Look) -> Mapping[str, Any]:
+def _seen(
+    context: ApiContext, render_id: str, caller: Caller, which: api.JobsAsked, look: SharedLook
+) -> Mapping[str, Any]:
     head = look.once(("render", caller.sees, render_id), lambda: _head(context, render_id, caller, look))
     page = api.jobs_page(context, head.view, which)
     filters = {**asdict(which.which), "state": which.state}

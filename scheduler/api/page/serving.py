@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from scheduler.api.access import Access, caller_of
 from scheduler.api.page import words
-from scheduler.api.page.looks import Look
+from scheduler.api.page.looks import SharedLook
 from scheduler.api.problems import Refused
 from scheduler.api.sessions import forget_said, said_before, say_next
 from storage.access.keys import Role
@@ -111,7 +111,7 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
     return _answered(request, _made(request, template, said, values), said, status)
 
 
-def shared_html(request: Request, template: str, look: Look, values: Callable[[], Mapping[str, Any]]) -> Response:
+def shared_html(request: Request, template: str, look: SharedLook, values: Callable[[], Mapping[str, Any]]) -> Response:
     """Return a page that several visitors look at, made once for all of the same rights."""
     caller, said = caller_of(request.scope), _said(request)
 
