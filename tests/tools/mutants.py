@@ -37,8 +37,8 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/access/keys.py",
-                old="select(keys.c.id).limit(1)",
-                new="select(keys.c.id).where(keys.c.revoked_at.is_(None), keys.c.expires_at.is_(None)).limit(1)",
+                old="select(or_(exists(select(keys.c.id)), exists(noted)))",
+                new="select(exists(select(keys.c.id).where(keys.c.revoked_at.is_(None))))",
             ),
         ),
         tests=("tests/contract/test_requests_over_http.py::test_when_its_last_key_ends_a_farm_is_closed_and_not_open",),
@@ -259,8 +259,8 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/renders/filters.py",
-                old="jsonb_each_text(_sound_labels())",
-                new="jsonb_each_text(cast(jobs.c.labels, _jsonb()))",
+                old="cast(_sound_labels().op",
+                new="cast(cast(jobs.c.labels, _jsonb()).op",
             ),
         ),
         tests=("tests/contract/test_lists.py::test_a_label_that_no_database_can_read_hides_no_other",),
