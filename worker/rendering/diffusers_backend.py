@@ -127,8 +127,9 @@ class DiffusersBackend:
         index = {} if single else DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
         dtype = _dtype(model, self._device, index.get("_class_name") or own_pipeline(model))
         pipeline = _pipeline(model, index, dtype, shared)
-        # What is shared was copied before.
-        copy_parts(part for name, part in pipeline.components.items() if name == "controlnet" or not shared)
+        if self._device.kind == "cpu" or is_offloaded(model, self._device):
+            # What goes to a device is copied by that; what is shared was copied before.
+            copy_parts(part for name, part in pipeline.components.items() if name == "controlnet" or not shared)
         # Hashed before it is offloaded or compiled.
         weights = self._hashes.of(model, dtype, pipeline, unchanged=unchanged)
         safety = shared.safety if shared else SafetyChecker(pipeline) if model.safety_checker else None
