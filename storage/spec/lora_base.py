@@ -33,6 +33,8 @@ _ATTENTION_OF_SD = re.compile(
 #: Parts of names → whose they are. The first that is in a name counts.
 _BY_NAME: tuple[tuple[str, Bases], ...] = (
     ("lora_te3_", frozenset({SD3, FLUX})),
+    # A T5, which trainers of FLUX call the second one or the third.
+    ("lora_te2_encoder_block", frozenset({FLUX})),
     ("lora_te2_", frozenset({SDXL, SD3})),
     ("text_encoder_3.", frozenset({SD3})),
     ("text_encoder_2.encoder.block", frozenset({FLUX})),

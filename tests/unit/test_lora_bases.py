@@ -37,6 +37,7 @@ LORAS = [
     ("lora_unet_double_blocks_0_img_mod_lin.lora_down.weight", 3072, {"FLUX.1"}),
     ("lora_unet_single_blocks_0_linear1.lora_down.weight", 3072, {"FLUX.1", "FLUX.2"}),
     ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight", 6144, {"FLUX.2"}),
+    ("lora_te2_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight", 4096, {"FLUX.1"}),
 ]
 MODELS = {
     "StableDiffusionPipeline": {SD1, SD2},
