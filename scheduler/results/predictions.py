@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from storage.errors import NotFound
 from storage.renders.views import JobView, RenderView, Views
 from storage.rules.states import RenderState, State
 from storage.rules.times import Time, rfc3339
@@ -44,8 +45,12 @@ def prediction_of(
     Args:
         api_url: how its reader reaches the API.
         output: returns the address of a finished picture, or the picture itself; None: there is no output in it.
+
+    Raises NotFound if it was deleted meanwhile.
     """
     jobs = list(views.jobs(render.id, limit=MOST_PICTURES))
+    if not jobs:
+        raise NotFound(f"no render with id {render.id!r}; it was deleted")
     done = [job for job in jobs if job.state is State.DONE]
     started = min((job.started_at for job in jobs if job.started_at is not None), default=None)
     failed = next((job.error for job in jobs if job.state is State.FAILED), None)

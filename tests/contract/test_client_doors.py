@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_type_hints
 
 import httpx
@@ -17,6 +18,7 @@ from replicate.exceptions import ReplicateError
 from replicate.pagination import paginate
 
 from storage.jobs.values import Submission
+from storage.renders.views import RenderView, Views
 from storage.rules.states import Priority
 from tests.contract.stage import Stage, running_stage
 from tests.servers import eventually
@@ -322,3 +324,21 @@ def test_replicates_client_gets_models_and_runs_their_versions(stage: Stage) -> 
             client.models.get(name) if ":" not in name else client.run(name, input={"prompt": "a star"})
     with pytest.raises(ReplicateError, match="no version 'other' of the model 'tiny'"):
         model.versions.get("other")
+
+
+def test_a_prediction_that_is_deleted_while_it_is_listed_is_left_out(
+    idle: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = idle.client()
+    made = client.post("/v1/predictions", json={"version": "tiny", "input": {"prompt": "a star"}}).json()["id"]
+    found = Views.renders
+
+    def with_one_that_goes(self: Views, **which: Any) -> list[RenderView]:
+        seen = found(self, **which)
+        return [replace(seen[0], id="gone00000000"), *seen]
+
+    monkeypatch.setattr(Views, "renders", with_one_that_goes)
+    listed = [one["id"] for one in client.get("/v1/predictions").json()["results"]]
+    assert made in listed
+    assert "gone00000000" not in listed
+    client.post(f"/v1/predictions/{made}/cancel")

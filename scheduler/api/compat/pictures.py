@@ -19,6 +19,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.submit import Accepted, submit_order
 from scheduler.results.conversion import converted
 from scheduler.results.signed_urls import Format
+from storage.errors import NotFound
 from storage.renders.views import JobView
 from storage.rules.states import State
 
@@ -68,7 +69,7 @@ async def rendered(
 
 
 def finished_jobs(call: Call, render_id: str) -> list[JobView]:
-    """Return the jobs of a render that was waited for. Raises Refused."""
+    """Return the jobs of a render that was waited for. Raises Refused, and NotFound if it was deleted meanwhile."""
     context = call.context
     render = context.views.render(render_id)
     if not render.finished:
@@ -79,6 +80,8 @@ def finished_jobs(call: Call, render_id: str) -> list[JobView]:
             {"Retry-After": "10"},
         )
     jobs = list(context.views.jobs(render.id))
+    if not jobs:
+        raise NotFound(f"no render with id {render.id!r}; it was deleted")
     for job in jobs:
         if job.state is State.CANCELLED and not call.interruptible:
             raise Refused(409, f"render {render.id} was cancelled", code=ProblemCode.RENDER_CANCELLED)

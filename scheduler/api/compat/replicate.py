@@ -1,6 +1,7 @@
 """Replicate's API: create, read and cancel predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from scheduler.intake.order import Order
 from scheduler.intake.requests import SourcedRequest
 from scheduler.intake.submit import Accepted, submit_order
 from scheduler.results.predictions import MOST_PICTURES, Prediction, prediction_of
-from storage.errors import BadSpecification
+from storage.errors import BadSpecification, NotFound
 from storage.events.log import EventKind
 from storage.events.webhooks import PREDICTION
 from storage.jobs.values import Webhook
@@ -141,7 +142,7 @@ def list_predictions(
     return PredictionPage(
         previous=f"{address}before.{page[0].id}" if earlier else None,
         next=f"{address}after.{page[-1].id}" if later else None,
-        results=[_prediction(context, render, request, with_output=False) for render in page],
+        results=[*_predictions(context, page, request)],
     )
 
 
@@ -232,6 +233,13 @@ def _webhook(context: ApiContext, body: PredictionBody) -> Webhook | None:
 def _alias(version: str) -> str:
     """Return the alias in `OWNER/ALIAS:VERSION`."""
     return version.rpartition("/")[2].partition(":")[0][:100]
+
+
+def _predictions(context: ApiContext, page: Iterable[RenderView], request: HttpRequest) -> Iterator[Prediction]:
+    for render in page:
+        # Deleted while the page was read: it is not listed, as a moment later.
+        with suppress(NotFound):
+            yield _prediction(context, render, request, with_output=False)
 
 
 def _prediction(
