@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from storage.database import tables
 from storage.database.connection import Database
+from storage.errors import DatabaseProblem
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import Claim, ClaimedJob, Submission
 from storage.rules.faults import RetryPolicy
@@ -76,6 +77,24 @@ def test_a_batch_is_lost_when_all_of_its_jobs_are(claim: tuple[Jobs, Claim]) -> 
     jobs.cancel(found.jobs[0].render_id)
     eventually(lambda: leases.all_lost(found.jobs), "the worker knows that its jobs were cancelled")
     leases.drop(found.jobs)
+
+
+def test_after_a_pause_it_is_asked_whether_a_job_is_ours(
+    claim: tuple[Jobs, Claim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, found = claim
+    leases = Leases(jobs, renew_seconds=10, watchdog=Watchdog(stall_seconds=60), on_stall=lambda _: None)
+    [job, _] = found.jobs
+    jobs.cancel(job.render_id)
+    assert leases.still_ours(job), "as was known a moment ago"
+    monkeypatch.setattr("worker.serving.leases._FRESH_SECONDS", 0.0)
+    assert not leases.still_ours(job)
+
+    def away(_: Iterable[ClaimedJob]) -> set[int]:
+        raise DatabaseProblem("away")
+
+    monkeypatch.setattr(jobs, "still_held", away)
+    assert leases.still_ours(job), "nobody can have taken it from a database that is away"
 
 
 def test_what_is_being_published_is_waited_for_but_not_for_ever(claim: tuple[Jobs, Claim]) -> None:

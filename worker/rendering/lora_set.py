@@ -13,7 +13,7 @@ from typing import Any
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.spec.file_hashes import hash_past_header
-from storage.spec.file_state import file_state as state_of
+from storage.spec.file_state import file_state
 from storage.spec.lora_header import made_for
 from storage.spec.model_files import named_folder, not_found, public_source, without_folders
 from storage.spec.models import Lora
@@ -154,7 +154,7 @@ class LoraShelf:
             self.when_changed()
         lora = named(alias, self._known())
         try:
-            self._read_as[alias] = file_state(lora)
+            self._read_as[alias] = lora_state(lora)
             self._kept[alias] = _read(self._pipeline, lora)
         except Exception as error:
             raise not_loaded(lora, error) from error
@@ -162,7 +162,7 @@ class LoraShelf:
 
     def _is_as_read(self, alias: str) -> bool:
         lora = self._known().get(alias)
-        return lora is None or file_state(lora) in (None, self._read_as[alias])
+        return lora is None or lora_state(lora) in (None, self._read_as[alias])
 
     def _forget_some(self, keep: set[str]) -> None:
         total = sum(lora.bytes for lora in self._kept.values())
@@ -196,7 +196,7 @@ def not_loaded(lora: Lora, error: Exception) -> Exception:
     )
 
 
-def file_state(lora: Lora) -> object:
+def lora_state(lora: Lora) -> object:
     """Return what is another once a LoRA's file on this machine is another, as one that is still being trained.
 
     None where it is not there, or comes from the hub: what is in memory is as good as ever.
@@ -204,7 +204,7 @@ def file_state(lora: Lora) -> object:
     if named_folder(lora) is None:
         return None
     try:
-        return state_of(lora_file(lora))
+        return file_state(lora_file(lora))
     except (OSError, ValueError):
         return None
 

@@ -18,7 +18,7 @@ from storage.spec.models import Lora
 from worker.rendering.lora_conversion import check_modules, converted
 from worker.rendering.lora_files import DOWN, MAGNITUDE, Tensors, lora_file, read_tensors, written_config
 from worker.rendering.lora_layers import LoraLayers
-from worker.rendering.lora_set import LoraSet, LoraShelf, file_state, named, not_loaded
+from worker.rendering.lora_set import LoraSet, LoraShelf, lora_state, named, not_loaded
 from worker.rendering.module_state import ModuleState
 from worker.rendering.own_memory import copy_to_memory
 from worker.rendering.weights import hash_named
@@ -210,7 +210,7 @@ class PeftAdapters:
     def _forget_changed(self, wanted: Mapping[str, float]) -> None:
         """Take out those whose files are others now."""
         for alias in wanted.keys() & self._loaded.keys() & self._known.keys():
-            if file_state(self._known[alias]) not in (None, self._loaded[alias].state):
+            if lora_state(self._known[alias]) not in (None, self._loaded[alias].state):
                 self._take_out(alias)
                 self._on = None
 
@@ -259,7 +259,7 @@ class PeftAdapters:
 
     def _added(self, adapter: str, lora: Lora) -> _Loaded:
         """Add a LoRA to the pipeline as an adapter. Raises ValueError if some of it cannot be applied."""
-        file, state = lora_file(lora), file_state(lora)
+        file, state = lora_file(lora), lora_state(lora)
         raw = read_tensors(file)
         parts = converted(self._pipeline, raw)
         config = written_config(file)
