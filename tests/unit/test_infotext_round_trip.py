@@ -95,6 +95,7 @@ USUAL = Spec(
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @example(spec=USUAL)
 @example(spec=USUAL.model_copy(update={"negative_prompt": "b\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"}))
+@example(spec=USUAL.model_copy(update={"prompt": "=SUM(cats)", "negative_prompt": "NaN"}))
 @given(spec=specs())
 def test_whatever_the_doors_accept_comes_back_from_what_galleries_read(spec: Spec) -> None:
     found, left = read_back(spec)

@@ -101,7 +101,7 @@ def test_the_same_table_asks_for_the_same_pictures_whatever_it_is_written_as(
     assert read(tmp_path, name, data) == EXPECTED
 
 
-#: Whatever people write; not what no database takes.
+#: Whatever people write, but what no database takes.
 #: What stands for nothing, or for a spreadsheet's own, is refused in tables alone.
 _REFUSED = re.compile(r"(?:null|nan|<na>|\\N|none)|[#=].*", re.IGNORECASE | re.DOTALL)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30).filter(

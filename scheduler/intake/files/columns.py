@@ -64,6 +64,8 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]
     #: Whether cells have types (JSON, Parquet), or are all text.
     typed: bool = True
+    #: Whether some of the text may be a spreadsheet's or a database's own words, which are no prompts.
+    of_a_table: bool = False
     #: Numbers may be written as in `7,5`: in tables with semicolons, tabs or bars.
     decimal_comma: bool = False
     #: How many pictures, if the row says so.
@@ -152,7 +154,7 @@ def _text(row: Row) -> Request:
             if not cell or cell.isspace():
                 continue
             if field in _AS_THEY_ARE:
-                texts[field] = _checked_text(field, cell)
+                texts[field] = _checked_text(field, cell) if row.of_a_table else cell
                 continue
             read = _read(field, cell, decimal_comma=row.decimal_comma)
             (texts if isinstance(read, str) else typed)[field] = read
@@ -230,7 +232,7 @@ def _mended(field: str, cell: Any) -> Any:
 
 
 def _checked_text(field: str, cell: str) -> str:
-    """Return a cell that is used as it stands. Raises BadSpecification for what stands for other text, or for none."""
+    """Return a table's cell as it stands. Raises BadSpecification for what stands for other text, or for none."""
     if cell in _EMPTY:
         raise BadSpecification(f"{field}: {cell} is how some programs write nothing; leave the cell empty")
     if (wrong := _OF_A_SPREADSHEET.match(cell)) is not None:

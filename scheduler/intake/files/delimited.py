@@ -44,7 +44,8 @@ def rows(lines: Lines, shown: str, bad: BadRows, *, separator: str | None = None
             if (wrong := table.misplaced(cells)) is not None:
                 bad.met(wrong)
             elif any(cell and not cell.isspace() for cell in cells):
-                yield Row(where, dict(table.named(cells)), typed=False, decimal_comma=table.dialect.separator != ",")
+                named, comma = dict(table.named(cells)), table.dialect.separator != ","
+                yield Row(where, named, typed=False, of_a_table=True, decimal_comma=comma)
     except csv.Error as error:
         # After an unclosed quote no later row can be recognised.
         raise BadSpecification(f"{table.where()}: not CSV: {error}") from None

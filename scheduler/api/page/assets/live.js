@@ -166,7 +166,8 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
 });
 
-document.addEventListener("htmx:afterSettle", () => {
+// At once, not once it has settled: whoever sends a form in between would send what is chosen no more.
+document.addEventListener("htmx:afterSwap", () => {
   if (before) restore(before);
   before = null;
 });
