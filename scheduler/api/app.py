@@ -45,6 +45,7 @@ from scheduler.api.rate_limits import RateLimits
 from scheduler.api.ready import make_routes
 from scheduler.api.request_ids import RequestIds
 from scheduler.api.unread import nothing_unread
+from scheduler.api.waiting.permits import FairPermits
 from storage.access.keys import Keys
 from storage.access.quotas import Quotas
 
@@ -121,6 +122,7 @@ def make_api(context: ApiContext, *, without_keys: Open) -> FastAPI:
     answer_browsers_with_pages(app)
     webhooks.document_webhooks(app)
     # The last one stands outermost.
+    app.add_middleware(FairPermits)
     app.add_middleware(BoundedBodies, access=app.state.access, ending=context.ending)
     app.add_middleware(_Heads)
     app.add_middleware(Faults, ending=context.ending)

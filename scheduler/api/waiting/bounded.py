@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from scheduler.api.access import Caller
 from scheduler.api.problems import Refused
 from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST, gone
+from scheduler.api.waiting.permits import without_permit
 from scheduler.api.waiting.places import Places
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Bounded:
                     raise Refused(CLIENT_CLOSED_REQUEST, "the caller has gone")
 
             try:
-                async with self._turns:
+                async with without_permit(), self._turns:
                     stay()
                     return await run_in_threadpool(work, stay)
             finally:

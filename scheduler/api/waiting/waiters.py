@@ -14,6 +14,7 @@ from scheduler.api.access import Caller
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
 from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST, gone
+from scheduler.api.waiting.permits import without_permit
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
 from storage.access.keys import Keys
@@ -87,7 +88,8 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
         try:
             if interruptible:
                 await run_in_threadpool(self._marks.mark, [render_id])
-            await asyncio.wait({over, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            async with without_permit():
+                await asyncio.wait({over, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if over.done():
                 over.result()
             elif left.done():
