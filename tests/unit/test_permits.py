@@ -1,7 +1,7 @@
 """Whoever sends very much waits for itself: a few requests of each caller at the same time, and no more."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,23 +10,27 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from scheduler.api.access import Caller
-from scheduler.api.waiting.permits import AT_ONCE, FairPermits, without_permit
+from scheduler.api.waiting import permits
+from scheduler.api.waiting.permits import FairPermits, _Line, without_permit
 from storage.access.keys import Limits, Role
 
 #: Of a farm with two keys: what is shown → who is let in.
 KEYS = {"of ann": "ann", "also of ann": "ann", "of ben": "ben"}
+#: Of one caller and kind, in most tests.
+AT_ONCE = 3
 Asked = Callable[[], Awaitable[None]]
 
 
 class Server:
     """Hands requests to routes that work until they are let go."""
 
-    def __init__(self, work: Asked | None = None) -> None:
+    def __init__(self) -> None:
         self.at_work: Counter[str] = Counter()
         self.answered: list[str] = []
         self.go = asyncio.Event()
-        self._work = work or self.go.wait
-        self.app = FairPermits(self._route)
+        self.work: Asked | None = None
+        self._stops = defaultdict[str, asyncio.Queue[None]](asyncio.Queue)
+        self.app = FairPermits(self._route, shared=AT_ONCE, least=AT_ONCE)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         while (message := await receive()).get("more_body"):
@@ -36,7 +40,7 @@ class Server:
         name, key = scope["path"], dict(scope["headers"]).get(b"x-api-key", b"").decode()
         self.at_work[name] += 1
         try:
-            await self._work()
+            await (self.work() if self.work else self._until_let_go(name))
         finally:
             self.at_work[name] -= 1
         if key in KEYS:
@@ -45,15 +49,20 @@ class Server:
         self.answered.append(name)
         await send({"type": "http.response.body", "body": b""})
 
+    async def _until_let_go(self, name: str) -> None:
+        let_go = [asyncio.ensure_future(one) for one in (self.go.wait(), self._stops[name].get())]
+        try:
+            await asyncio.wait(let_go, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in let_go:
+                one.cancel()
+
+    def let_go(self, name: str) -> None:
+        """Let one of those that are at work end."""
+        self._stops[name].put_nowait(None)
+
     def ask(self, name: str, key: str = "", *, method: str = "GET", body: Sequence[Message] = ()) -> "Client":
         return Client(self, name, key, method, body)
-
-    async def know(self, *keys: str) -> None:
-        """Let each in once."""
-        self.go.set()
-        for key in keys:
-            await self.ask("known", key).over
-        self.go.clear()
 
 
 class Client:
@@ -75,6 +84,23 @@ class Client:
         self.messages.put_nowait({"type": "http.disconnect"})
 
 
+def lines(server: Server) -> list[_Line]:
+    return [line for sharer in server.app._sharers.values() for line in (sharer.reading, sharer.changing)]
+
+
+async def shared_server(work: Asked | None = None) -> Server:
+    """A server that knows each key, and at which each counts."""
+    server = Server()
+    server.go.set()
+    for key in 2 * tuple(KEYS):
+        await server.ask("known", key).over
+    server.go.clear()
+    server.at_work.clear()
+    server.answered.clear()
+    server.work = work
+    return server
+
+
 async def settled() -> None:
     for _ in range(100):
         await asyncio.sleep(0)
@@ -89,7 +115,7 @@ async def asked(server: Server, clients: Sequence[Client]) -> AsyncIterator[None
     finally:
         server.go.set()
         await asyncio.gather(*(client.over for client in clients))
-    assert not server.app._lines
+    assert not any(line.at_work or line.waiting for line in lines(server))
 
 
 def run(test: Callable[[], Any]) -> None:
@@ -98,20 +124,45 @@ def run(test: Callable[[], Any]) -> None:
 
 def test_a_few_of_one_caller_are_worked_on_and_another_does_not_wait_behind_them() -> None:
     async def test() -> None:
-        server = Server()
-        await server.know("of ann", "of ben")
+        server = await shared_server()
         many = [server.ask("/ann", "of ann") for _ in range(20)]
         async with asked(server, [*many, server.ask("/ben", "of ben")]):
-            assert server.at_work == {"/ann": AT_ONCE, "/ben": 1, "known": 0}
-        assert Counter(server.answered) == {"/ann": 20, "/ben": 1, "known": 2}
+            assert server.at_work == {"/ann": AT_ONCE, "/ben": 1}
+        assert Counter(server.answered) == {"/ann": 20, "/ben": 1}
+
+    run(test)
+
+
+def test_what_nobody_else_needs_is_a_callers_alone_until_somebody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        server = await shared_server()
+        server.app._shared = 10
+        monkeypatch.setattr(permits, "_SHARING_SECONDS", -1.0)
+        anns = [server.ask("/ann", "of ann") for _ in range(20)]
+        async with asked(server, anns):
+            assert server.at_work["/ann"] == 20
+            anns.append(server.ask("/ben", "of ben"))
+            anns += [server.ask("/ann", "of ann") for _ in range(20)]
+            await settled()
+            assert (server.at_work["/ann"], server.at_work["/ben"]) == (20, 1)
+            for _ in range(18):
+                server.let_go("/ann")
+            await settled()
+            assert server.at_work["/ann"] == 5
+            server.let_go("/ben")
+            await settled()
+            # Who is alone again is so with their next request.
+            anns.append(server.ask("/ann", "of ann", method="POST"))
+            server.let_go("/ann")
+            await settled()
+            assert server.at_work["/ann"] == 22
 
     run(test)
 
 
 def test_two_forms_of_one_key_are_one_caller() -> None:
     async def test() -> None:
-        server = Server()
-        await server.know("of ann", "also of ann")
+        server = await shared_server()
         both = [server.ask("/ann", key) for key in ("of ann", "also of ann") for _ in range(5)]
         async with asked(server, both):
             assert server.at_work["/ann"] == AT_ONCE
@@ -121,7 +172,7 @@ def test_two_forms_of_one_key_are_one_caller() -> None:
 
 def test_keys_that_nobody_knows_wait_together() -> None:
     async def test() -> None:
-        server = Server()
+        server = await shared_server()
         async with asked(server, [server.ask("/forged", f"forged {n}") for n in range(20)]):
             assert server.at_work["/forged"] == AT_ONCE
 
@@ -130,20 +181,19 @@ def test_keys_that_nobody_knows_wait_together() -> None:
 
 def test_who_looks_does_not_wait_behind_what_the_same_caller_changes_and_health_behind_nobody() -> None:
     async def test() -> None:
-        server = Server()
-        await server.know("of ann")
+        server = await shared_server()
         posts = [server.ask("/post", "of ann", method="POST") for _ in range(9)]
         gets = [server.ask("/get", "of ann")]
         health = [server.ask("/healthz") for _ in range(9)]
         async with asked(server, posts + gets + health):
-            assert server.at_work == {"/post": AT_ONCE, "/get": 1, "/healthz": 9, "known": 0}
+            assert server.at_work == {"/post": AT_ONCE, "/get": 1, "/healthz": 9}
 
     run(test)
 
 
 def test_a_body_that_comes_slowly_takes_no_permit() -> None:
     async def test() -> None:
-        server = Server()
+        server = await shared_server()
         piece: Message = {"type": "http.request", "body": b" ", "more_body": True}
         slow = [server.ask("/slow", method="POST", body=[piece]) for _ in range(9)]
         async with asked(server, [server.ask("/quick", method="POST")]):
@@ -157,7 +207,7 @@ def test_a_body_that_comes_slowly_takes_no_permit() -> None:
 
 def test_an_answer_that_is_read_slowly_keeps_no_permit(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        server, read = Server(), asyncio.Event()
+        server, read = await shared_server(), asyncio.Event()
 
         async def sent(_client: Client, message: Message) -> None:
             if message["type"] == "http.response.body":
@@ -175,7 +225,7 @@ def test_an_answer_that_is_read_slowly_keeps_no_permit(monkeypatch: pytest.Monke
 
 def test_nothing_is_done_for_who_has_gone_while_they_waited() -> None:
     async def test() -> None:
-        server = Server()
+        server = await shared_server()
         first = [server.ask("/first") for _ in range(AT_ONCE)]
         last: Message = {"type": "http.request", "body": b"{}", "more_body": False}
         await settled()
@@ -200,14 +250,14 @@ def test_who_waits_for_something_else_lets_others_work_meanwhile() -> None:
                 await waited.wait()
             await server.go.wait()
 
-        server = Server(work)
+        server = await shared_server(work)
         many = [server.ask("/waits") for _ in range(10)]
         async with asked(server, many):
             assert server.at_work["/waits"] == 10
             waited.set()
             await settled()
             # Each goes on as one of a few again.
-            assert [line.free.locked() for line in server.app._lines.values()] == [True]
+            assert [(line.at_work, len(line.waiting)) for line in lines(server) if line.at_work] == [(AT_ONCE, 7)]
 
     run(test)
 
@@ -219,7 +269,7 @@ def test_a_request_that_fails_gives_its_permit_back(cancelled: bool) -> None:
             await server.go.wait()
             raise RuntimeError("on purpose")
 
-        server = Server(work)
+        server = await shared_server(work)
         failing = [server.ask("/fails") for _ in range(9)]
         await settled()
         if cancelled:
@@ -229,6 +279,6 @@ def test_a_request_that_fails_gives_its_permit_back(cancelled: bool) -> None:
             server.go.set()
         ended = await asyncio.gather(*(client.over for client in failing), return_exceptions=True)
         assert {type(one) for one in ended} == {asyncio.CancelledError if cancelled else RuntimeError}
-        assert not server.app._lines
+        assert not any(line.at_work or line.waiting for line in lines(server))
 
     run(test)

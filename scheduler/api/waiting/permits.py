@@ -1,13 +1,15 @@
 """Permits to work: whoever sends very much waits for itself, and nobody else waits behind it.
 
-Routes run in threads that share one interpreter and few connections to the database. So of each caller a few requests
-are worked on at the same time; the others wait on the event loop, where they cost neither. What only looks and what
-changes something wait apart: a status is not behind the same caller's uploads.
+Routes run in threads that share one interpreter and few connections to the database. So of each caller no more than a
+share of the requests are worked on at the same time; the others wait on the event loop, where they cost neither. What
+only looks and what changes something wait apart: a status is not behind the same caller's uploads.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable, Mapping
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
@@ -17,8 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scheduler.api.access import caller_of, secret_of
 from scheduler.api.waiting.gone import gone
 
-#: Of one caller and kind: both kinds together leave some of the process's connections to the database to others.
-AT_ONCE = 3
+#: Of each kind: what callers share, twice as many as there are connections to the database. Who is alone has no limit.
+SHARED = 16
+#: Of one caller and kind, however many share: both kinds together leave connections to others.
+LEAST = 3
+#: A caller counts as one of those who share for so long after a request of theirs.
+_SHARING_SECONDS = 10.0
 _READING = ("GET", "HEAD", "OPTIONS")
 #: Answered on the event loop alone.
 _ALWAYS = "/healthz"
@@ -27,12 +33,28 @@ _REMEMBERED = 10_000
 
 
 class _Line:
-    """One caller's permits."""
+    """The requests of one caller and kind."""
 
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(AT_ONCE)
-        #: Requests that have one or may want one.
-        self.users = 0
+    def __init__(self, most: Callable[[], int]) -> None:
+        """Begin without any; `most` returns how many may be worked on now."""
+        self._most = most
+        self.at_work = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def begin(self) -> "asyncio.Future[None] | None":
+        """Count a request as worked on if it may be; else return what is done as soon as it is counted."""
+        if self.at_work < self._most() and not self.waiting:
+            self.at_work += 1
+            return None
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+    def end(self) -> None:
+        self.at_work -= 1
+        while self.waiting and self.at_work < self._most():
+            if not (next_one := self.waiting.popleft()).done():
+                self.at_work += 1
+                next_one.set_result(None)
 
 
 class _Permit:
@@ -47,32 +69,47 @@ class _Permit:
         """Wait for it; return whether the caller is still there. At once where it is taken, or over."""
         if self._taken or self._over:
             return True
-        if self._line.free.locked():
-            left = asyncio.ensure_future(gone(receive))
-            waits = asyncio.ensure_future(self._line.free.acquire())
-            try:
-                await asyncio.wait({left, waits}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                left.cancel()
-                if not waits.done():
-                    waits.cancel()
-                elif not waits.cancelled():
-                    self._taken = True
-            return self._taken
-        await self._line.free.acquire()
-        self._taken = True
-        return True
+        turn = self._line.begin()
+        if turn is None:
+            self._taken = True
+            return True
+        left = asyncio.ensure_future(gone(receive))
+        try:
+            await asyncio.wait({left, turn}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+            # Where it was its turn and the caller left at the same moment, it is given up as any other.
+            self._taken = not turn.cancel()
+        return self._taken
 
     def give_up(self) -> None:
         """Let the next request begin. Idempotent."""
         if self._taken:
             self._taken = False
-            self._line.free.release()
+            self._line.end()
 
     def end(self) -> None:
         """Give it up for good. Idempotent."""
         self._over = True
         self.give_up()
+
+
+class _Sharer:
+    """One of those who share."""
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        self.seen_at = time.monotonic()
+        self.reading = _Line(most)
+        self.changing = _Line(most)
+
+    def line(self, method: str) -> _Line:
+        self.seen_at = time.monotonic()
+        return self.reading if method in _READING else self.changing
+
+    @property
+    def is_over(self) -> bool:
+        busy = self.reading.at_work or self.changing.at_work
+        return not busy and self.seen_at < time.monotonic() - _SHARING_SECONDS
 
 
 _permit: ContextVar[tuple[_Permit, Receive] | None] = ContextVar("permit", default=None)
@@ -93,34 +130,44 @@ async def without_permit() -> AsyncIterator[None]:
 
 
 class FairPermits:
-    """Have no more than a few requests of each caller worked on at the same time."""
+    """Have no more than a share of requests of each caller worked on at the same time."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, shared: int = SHARED, least: int = LEAST) -> None:
+        """Prepare to share so many of each kind among callers, each of whom has the least number at all times."""
         self._app = app
-        self._lines: dict[Hashable, _Line] = {}
+        self._shared = shared
+        self._least = least
+        #: Who shares, the latest last.
+        self._sharers: OrderedDict[Hashable, _Sharer] = OrderedDict()
         #: What was shown and let in, hashed → the key.
-        self._known: OrderedDict[int, str | None] = OrderedDict()
+        self._known: OrderedDict[int, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == _ALWAYS:
             await self._app(scope, receive, send)
             return
         shown = _shown(Request(scope))
-        whose = self._known.get(shown) or (scope.get("client") or ("",))[0], scope["method"] in _READING
-        line = self._lines.setdefault(whose, _Line())
-        line.users += 1
-        permit = _Permit(line)
+        permit = _Permit(self._sharer(shown, scope).line(scope["method"]))
         token = _permit.set((permit, receive))
         try:
             await self._answer(permit, scope, receive, send)
         finally:
             _permit.reset(token)
             permit.end()
-            line.users -= 1
-            if not line.users:
-                del self._lines[whose]
             if (caller := caller_of(scope)) is not None and caller.key_id is not None:
                 self._remember(shown, caller.key_id)
+
+    def _sharer(self, shown: int, scope: Scope) -> _Sharer:
+        whose = self._known.get(shown) or (scope.get("client") or ("",))[0]
+        while self._sharers and next(iter(self._sharers.values())).is_over:
+            self._sharers.popitem(last=False)
+        sharer = self._sharers.setdefault(whose, _Sharer(self._most))
+        self._sharers.move_to_end(whose)
+        return sharer
+
+    def _most(self) -> int:
+        sharers = len(self._sharers)
+        return max(self._least, self._shared // sharers) if sharers > 1 else sys.maxsize
 
     async def _answer(self, permit: _Permit, scope: Scope, receive: Receive, send: Send) -> None:
         first: Message | None = None
