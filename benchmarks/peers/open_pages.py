@@ -16,12 +16,16 @@ import httpx
 
 from benchmarks.peers.answering import answer_requests
 
-#: As the page's own script has them.
-_LEAST_SECONDS, _LOOKS_SHARE = 0.4, 0.33
+#: As the page's own script has them: between two looks, and between two for what changes only a number.
+_LEAST_SECONDS, _CALM_SECONDS, _LOOKS_SHARE = 0.4, 1.5, 0.33
+#: Of the six that a browser has for a host, one is the stream.
+_CONNECTIONS = 5
 _LIVE = re.compile(r'<div id="live"[^>]*>')
 _EVENTS = re.compile(r'data-events="([^"]*)"')
 _TILES = re.compile(r'<img src="(/v1/jobs/([0-9a-z]+-\d+)/thumbnail[^"]*)"')
-_KINDS = ("reset", "render", "worker", "backlog", "job.")
+_UNFINISHED = re.compile(r'<a id="p-(\d+)"[^>]*>\s*<span class="noimage (?:queued|held|running)"')
+_EVENT = re.compile(r"id: (.*)\nevent: (reset|render|worker|backlog|job\.)(.*)\ndata: (.*)\n\n")
+_INDEX = re.compile(r'"index": (\d+)')
 
 
 class OpenPage:
@@ -31,8 +35,11 @@ class OpenPage:
         self._client = client
         self._path = path
         self._changed = asyncio.Event()
-        #: The number of the event that calls for the next look.
-        self._called = ""
+        #: The number of the event that calls for the next look, and the shortest pause that one asked for.
+        self._called, self._pause = "", _CALM_SECONDS
+        self._unfinished: frozenset[str] = frozenset()
+        self._connections = asyncio.Semaphore(_CONNECTIONS)
+        self._fetched: dict[str, asyncio.Task[None]] = {}
         self.looks = 0
         #: Job → when its small picture was there.
         self.seen: dict[str, float] = {}
@@ -42,40 +49,58 @@ class OpenPage:
         text = await self._look()
         followed = _EVENTS.search(text)
         stream = asyncio.create_task(self._follow(html.unescape(followed[1]))) if followed else None
+        looked = took = 0.0
         try:
             while True:
                 await self._changed.wait()
+                while (left := looked + max(self._pause, took / _LOOKS_SHARE) - time.monotonic()) > 0:
+                    # What comes meanwhile may be more urgent.
+                    await asyncio.sleep(min(left, 0.1))
                 self._changed.clear()
-                called, self._called = self._called, ""
+                called, self._called, self._pause = self._called, "", _CALM_SECONDS
                 began = time.monotonic()
                 await self._look(called)
-                took = time.monotonic() - began
-                await asyncio.sleep(max(_LEAST_SECONDS, took / _LOOKS_SHARE))
+                looked = time.monotonic()
+                took = looked - began
         finally:
-            if stream is not None:
-                stream.cancel()
+            for task in (stream, *self._fetched.values()):
+                if task is not None:
+                    task.cancel()
 
     async def _look(self, called: str = "") -> str:
         headers = {"Accept": "text/html", "HX-Request": "true", **({"Farm-Event": called} if called else {})}
         answer = await self._client.get(self._path, headers=headers)
         answer.raise_for_status()
         self.looks += 1
+        self._unfinished = frozenset(_UNFINISHED.findall(answer.text))
         for address, job in _TILES.findall(answer.text):
-            if job not in self.seen:
-                (await self._client.get(html.unescape(address))).raise_for_status()
-                self.seen[job] = time.time()
+            if job not in self._fetched:
+                self._fetched[job] = asyncio.create_task(self._fetch(html.unescape(address), job))
         live = _LIVE.search(answer.text)
         return live[0] if live else ""
 
+    async def _fetch(self, address: str, job: str) -> None:
+        async with self._connections:
+            (await self._client.get(address)).raise_for_status()
+        self.seen[job] = time.time()
+
     async def _follow(self, address: str) -> None:
         async with self._client.stream("GET", address, timeout=None) as answer:
-            number = ""
-            async for line in answer.aiter_lines():
-                if line.startswith("id: "):
-                    number = line.removeprefix("id: ")
-                if line.startswith("event: ") and line.removeprefix("event: ").startswith(_KINDS):
+            text = ""
+            async for chunk in answer.aiter_text():
+                text += chunk
+                told, end, text = text.rpartition("\n\n")
+                for number, kind, rest, data in _EVENT.findall(told + end):
                     self._called = number
+                    self._pause = min(self._pause, self._least(kind, rest, data))
                     self._changed.set()
+
+    def _least(self, kind: str, rest: str, data: str) -> float:
+        if kind == "reset" or (kind == "render" and rest):
+            return _LEAST_SECONDS
+        index = _INDEX.search(data) if kind == "job." else None
+        in_sight = self._unfinished if index is None else self._unfinished & {index[1]}
+        return _LEAST_SECONDS if in_sight else _CALM_SECONDS
 
 
 class OpenPages:

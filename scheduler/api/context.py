@@ -24,7 +24,7 @@ from scheduler.intake.manifests import Manifest
 from scheduler.intake.submit import Intake, intake_of
 from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.signed_urls import SignedUrls
-from scheduler.results.thumbnails import picture_of
+from scheduler.results.thumbnails import Thumbnails, picture_of
 from scheduler.results.why import what_hinders
 from scheduler.services import Services
 from storage.access.signing import SigningSecrets
@@ -38,7 +38,7 @@ from storage.jobs.jobs import Jobs
 from storage.objects.store import ObjectStore
 from storage.renders.openai_files import OpenAIFiles
 from storage.renders.schedules import Schedules
-from storage.renders.views import JobView, RenderView, Views, no_job
+from storage.renders.views import JobView, RenderView, Views
 from storage.renders.waits import Waits
 from storage.spec.registry import Registry
 
@@ -131,6 +131,10 @@ class ApiContext:
         )
 
     @cached_property
+    def thumbnails(self) -> Thumbnails:
+        return Thumbnails(views=self.views, objects=self.objects)
+
+    @cached_property
     def thumbnail_making(self) -> Bounded:
         # A large picture takes 50 MB while it is decoded, and a core for a tenth of a second.
         return Bounded("thumbnails that are being made", at_once=2)
@@ -164,14 +168,8 @@ class ApiContext:
         return self.views.render(render_id, owner=caller.sees)
 
     def job(self, caller: Caller, job_id: str) -> JobView:
-        """Return a job. Raises NotFound, also for another owner's."""
-        job = self.views.job(job_id)
-        try:
-            self.render(caller, job.render_id)
-        except NotFound:
-            # In the same words as of one that there never was.
-            raise no_job(job_id) from None
-        return job
+        """Return a job. Raises NotFound, also for another owner's, in the same words as of one that never was."""
+        return self.views.job(job_id, owner=caller.sees)
 
     def file_of(self, job: JobView) -> bytes:
         """Return the picture of a job. Raises Refused (404) if there is none, or it is gone or damaged in the store."""

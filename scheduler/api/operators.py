@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.api.access import CanAdminister, CanRead
@@ -165,14 +165,21 @@ def get_backlog(context: Context, caller: CanRead) -> list[BacklogForm]:
 
 
 @router.get("/device-time")
-def get_device_time(context: Context, caller: CanRead, since: _Since = _DAY_SECONDS) -> list[DeviceTimeForm]:
+def get_device_time(
+    context: Context, caller: CanRead, response: Response, since: _Since = _DAY_SECONDS
+) -> list[DeviceTimeForm]:
     """Return how long devices rendered your pictures; with an admin key, every owner's.
 
     Each picture of a batch counts for an equal part of its time; pictures that were deleted since count for nobody.
-    At most the farm's last 86,400 batches are read (a day of one each second): what is older than these is left out.
+    At most the farm's last 86,400 batches are read (a day of one each second): what is older than these is left out,
+    and the answer's header `Read-Since` says since when it was read; without that header, nothing was left out.
     """
     found = device_time(context.services.database, within_seconds=since, owner=caller.sees)
-    return [DeviceTimeForm(owner=one.owner, pictures=one.pictures, seconds=round(one.seconds, 3)) for one in found]
+    if found.read_since is not None:
+        response.headers["Read-Since"] = str(rfc3339(found.read_since))
+    return [
+        DeviceTimeForm(owner=one.owner, pictures=one.pictures, seconds=round(one.seconds, 3)) for one in found.owners
+    ]
 
 
 @router.get("/faults")

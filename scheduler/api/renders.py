@@ -137,12 +137,18 @@ def list_renders(
 
     A page says in `next` what to give as `after` for the next one, with the same filters.
     """
+    page, following = renders_page(context, caller, which, after, limit)
+    return RenderPage(renders=[RenderForm.of(render) for render in page], next=following)
+
+
+def renders_page(
+    context: Context, caller: CanRead, which: RenderQuery, after: str | None, limit: int
+) -> tuple[list[RenderView], str | None]:
+    """Return a page of renders, and after which the next one begins. Raises BadSpecification for a wrong parameter."""
     narrowed = which.narrowed(caller)
     found = context.views.renders(limit=limit + 1, owner=narrowed.owner, after=after, which=narrowed)
     page = found[:limit]
-    return RenderPage(
-        renders=[RenderForm.of(render) for render in page], next=page[-1].id if len(found) > limit else None
-    )
+    return page, page[-1].id if len(found) > limit else None
 
 
 @router.get("/renders/{render_id}", tags=["renders"])

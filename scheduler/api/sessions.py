@@ -1,7 +1,8 @@
 """Know the browsers that logged in with a key, by a signed cookie, and the forms that the page gave them.
 
 The cookie names the key and does not hold it. Every request looks the key up: revoked, it ends all of its logins at
-once. Forms carry a token that is made from the cookie, which no other site can read.
+once. Whoever logs out ends the login for all who have its cookie: a row has its name until it would have ended by
+itself. Forms carry a token that is made from the cookie, which no other site can read.
 """
 
 import base64
@@ -35,26 +36,40 @@ class Sessions:
     def _secret(self) -> bytes:
         return base64.b64decode(SigningSecrets(self._keys.database).get(_SECRET))
 
-    def begin(self, request: Request, response: Response, key: Key) -> None:
-        """Log a browser in with a key."""
+    def begin(self, request: Request, key: Key) -> str:
+        """Log a browser in with a key: the rest of this request is of the login that is returned."""
         until = int(time.time()) + SESSION_SECONDS
         if key.expires_at is not None:
             until = min(until, int(key.expires_at))
         said = f"{key.id}.{until}.{secrets.token_urlsafe(12)}"
-        self._set(request, response, SESSION, f"{said}.{self._sign(f'session {said}')}")
+        login = f"{said}.{self._sign(f'session {said}')}"
+        request.cookies[SESSION] = login
+        return login
+
+    def note_login(self, request: Request, response: Response, login: str) -> None:
+        """Have a browser known as logged in."""
+        self._set(request, response, SESSION, login)
 
     def end(self, request: Request, response: Response) -> None:
-        """Log a browser out."""
+        """Log a browser out: whoever else has its cookie is logged out, too."""
+        if (login := self._login_of(request)) is not None:
+            _, until, name = login
+            self._keys.end_login(name, until)
         response.delete_cookie(SESSION, path=_path(request))
 
     def key_of(self, request: Request) -> Key | None:
         """Return the key that a browser logged in with; None if it did not, or the key or the login has ended."""
+        login = self._login_of(request)
+        return None if login is None else self._keys.usable(login[0], login=login[2])
+
+    def _login_of(self, request: Request) -> tuple[str, int, str] | None:
+        """Return the key's id, when the login ends by itself, and its name, if this farm gave the cookie."""
         value = request.cookies.get(SESSION, "")
         said, _, signature = value.rpartition(".")
         if not said or not hmac.compare_digest(self._sign(f"session {said}").encode(), signature.encode()):
             return None
-        key_id, until, _ = said.split(".")
-        return self._keys.usable(key_id) if int(until) > time.time() else None
+        key_id, until, name = said.split(".")
+        return (key_id, int(until), name) if int(until) > time.time() else None
 
     def form_token(self, request: Request) -> str:
         """Return what every form of a page has for a browser that has been here; empty for one that was not."""

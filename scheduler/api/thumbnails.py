@@ -12,7 +12,7 @@ from scheduler.api.parameters import JobId, names_tag
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.waiting.bounded import Stay
-from scheduler.results.thumbnails import Side, Thumbnails
+from scheduler.results.thumbnails import Side
 from storage.errors import NotFound
 from storage.renders.views import JobView
 
@@ -40,7 +40,7 @@ async def get_thumbnail(
     if_none_match: Annotated[str | None, Header(description="An `ETag` of an earlier answer.")] = None,
 ) -> Response:
     """Return a small copy of the picture (WebP, without its recipe), made once and kept with the picture."""
-    thumbnails = Thumbnails(views=context.views, objects=context.objects)
+    thumbnails = context.thumbnails
 
     def looked_for() -> tuple[JobView, bytes | None, bool]:
         job = context.job(caller, job_id)

@@ -34,7 +34,10 @@ def outlook(services: "Services", render: "RenderView", fleet: "FleetSeen | None
     waiting = services.views.next_waiting(render.id)
     position = (waiting and services.views.position(waiting)) or 0
     # Without any that waits, its last ones are on a device; they are like its others.
-    like = waiting or next(iter(services.views.jobs(render.id, limit=1)))
+    like = waiting or next(iter(services.views.jobs(render.id, limit=1)), None)
+    if like is None:
+        # Deleted since it was looked at.
+        return {"position": None, "seconds_left": None, "why": None}
     seconds_left = _seconds(fleet, like.spec, position + render.remaining)
     why = None
     if waiting is not None and not render.running:

@@ -6,7 +6,9 @@ made again. Nothing of the recipe is in them.
 
 import hashlib
 import io
-from dataclasses import dataclass
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from PIL import Image
@@ -18,6 +20,8 @@ from storage.renders.views import JobView, Views
 
 #: Where artefacts begin to be seen at this size.
 _QUALITY = 80
+#: Of all that were asked for last, in the memory of a process: some thousand of 256 pixels.
+_RECENT_BYTES = 16 * 2**20
 
 
 class Side(IntEnum):
@@ -30,19 +34,61 @@ class Side(IntEnum):
     LARGE = 512
 
 
+class _Recent:
+    """The thumbnails that were asked for last; safe for all threads.
+
+    Whoever watches a render asks for those of its new pictures within the same seconds, and each from the store.
+    """
+
+    def __init__(self, *, most_bytes: int = _RECENT_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._kept: dict[Hashable, bytes] = {}
+        self._lock = threading.Lock()
+
+    def get(self, job: JobView, side: Side) -> bytes | None:
+        name = _name(job, side)
+        with self._lock:
+            if (data := self._kept.pop(name, None)) is not None:
+                # The last again.
+                self._kept[name] = data
+        return data
+
+    def keep(self, job: JobView, side: Side, data: bytes) -> None:
+        name = _name(job, side)
+        with self._lock:
+            self._bytes += len(data) - len(self._kept.pop(name, b""))
+            self._kept[name] = data
+            while self._bytes > self._most_bytes:
+                self._bytes -= len(self._kept.pop(next(iter(self._kept))))
+
+
+def _name(job: JobView, side: Side) -> Hashable:
+    # Retried, a job may have another picture.
+    return job.id, job.sha256, side
+
+
 @dataclass(frozen=True, kw_only=True)
 class Thumbnails:
-    """Finds thumbnails, and makes those that there are not yet. Several processes may do so at the same time."""
+    """Finds thumbnails, and makes those that there are not yet. Several processes may do so at the same time.
+
+    Whether somebody may see one, and whether its picture is still there, its row says, which callers have just read.
+    """
 
     views: Views
     objects: ObjectStore
+    _recent: _Recent = field(default_factory=_Recent)
 
     def kept(self, job: JobView, side: Side) -> bytes | None:
         """Return the thumbnail of a finished job if it was made before. Raises ObjectStoreProblem."""
+        if (recent := self._recent.get(job, side)) is not None:
+            return recent
         try:
-            return self.objects.get(thumbnail_key(job.render_id, job.index, side))
+            data = self.objects.get(thumbnail_key(job.render_id, job.index, side))
         except NotFound:
             return None
+        self._recent.keep(job, side, data)
+        return data
 
     def make(self, job: JobView, side: Side) -> bytes:
         """Return the thumbnail of a finished job, made and kept unless somebody has done so meanwhile.
@@ -63,6 +109,7 @@ class Thumbnails:
         except NotFound:
             self.objects.delete(key)
             raise
+        self._recent.keep(job, side, made)
         return made
 
 

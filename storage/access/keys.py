@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, exists, insert, or_, select, update
 
 from storage.database.connection import Database, database_now, transaction
-from storage.database.key_tables import keys
+from storage.database.key_tables import ended_logins, keys
 from storage.database.upsert import insert_on_conflict
 from storage.database.webhook_tables import noted_settings
 from storage.errors import BadSpecification, NotFound
@@ -121,7 +121,7 @@ class Keys:
         match = _KEY.fullmatch(text)
         if match is None:
             return None
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             row = connection.execute(select(keys, database_now().label("now")).where(keys.c.id == match[1])).first()
         # In constant time: its duration reveals nothing about the secret.
         right = hmac.compare_digest(_hash(match[2]), "" if row is None else row.hash)
@@ -129,17 +129,25 @@ class Keys:
             return None
         return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
 
-    def usable(self, key_id: str) -> Key | None:
-        """Return a key by its id; None if it is expired or revoked."""
-        with self.database.read() as connection:
-            row = connection.execute(
-                select(keys).where(
-                    keys.c.id == key_id,
-                    keys.c.revoked_at.is_(None),
-                    keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
-                )
-            ).first()
+    def usable(self, key_id: str, *, login: str | None = None) -> Key | None:
+        """Return a key by its id; None if it is expired or revoked; `login`: also if that has been ended."""
+        statement = select(keys).where(
+            keys.c.id == key_id,
+            keys.c.revoked_at.is_(None),
+            keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
+        )
+        if login is not None:
+            statement = statement.where(~exists().where(ended_logins.c.login == login))
+        with self.database.ask() as connection:
+            row = connection.execute(statement).first()
         return None if row is None else _key(row)
+
+    @transaction
+    def end_login(self, connection: Connection, login: str, until: float) -> None:
+        """End a login before its time, in every process; `until`: when it would have ended, seconds since 1970."""
+        connection.execute(delete(ended_logins).where(ended_logins.c.until < database_now()))
+        ended = insert_on_conflict(connection, ended_logins).values(login=login, until=until)
+        connection.execute(ended.on_conflict_do_nothing())
 
     def usable_of(self, key_ids: Collection[str]) -> set[str]:
         """Return those of these keys, by id, that are neither expired nor revoked."""
@@ -150,7 +158,7 @@ class Keys:
             keys.c.revoked_at.is_(None),
             keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
         )
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return set(connection.execute(statement).scalars())
 
     def ended(self, key_ids: Collection[str | None]) -> set[str | None]:
@@ -169,7 +177,7 @@ class Keys:
     def any_made(self) -> bool:
         """Return whether a key was ever made, valid or not."""
         noted = select(noted_settings.c.value).where(*(noted_settings.c[name] == of for name, of in _MADE.items()))
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return connection.execute(select(or_(exists(select(keys.c.id)), exists(noted)))).scalar_one()
 
     @transaction

@@ -16,7 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from sqlalchemy.sql.functions import GenericFunction
 
-from storage.database.pooler import STATEMENT_POOLING, prepare_postgresql
+from storage.database.pooler import STATEMENT_POOLING, is_pooled, prepare_postgresql
 from storage.errors import DatabaseBusy, DatabaseProblem, InvalidInput
 from storage.settings import without_secrets
 
@@ -73,6 +73,18 @@ class Database:
         """Open a transaction that changes nothing."""
         with self._translated(), self.engine.connect() as connection:
             yield connection.execution_options(farm_read=True)
+
+    @contextmanager
+    def ask(self) -> Iterator[Connection]:
+        """Open a connection for questions that need not agree with each other: each is a transaction of its own.
+
+        Of PostgreSQL's, one round trip instead of three, for there is no BEGIN and no ROLLBACK; behind a pooler, which
+        keeps no settings for a session, and of SQLite's, as `read`. Rows are read at once: no `yield_per`.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            by_itself = self.has_functions and not is_pooled(connection)
+            level = {"isolation_level": "AUTOCOMMIT"} if by_itself else {}
+            yield connection.execution_options(farm_read=True, **level)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -245,7 +257,10 @@ def _replace_dead(engine: Engine, connection: Any, record: ConnectionPoolEntry, 
 
 
 def _pool(connections: int) -> dict[str, Any]:
-    return {"pool_size": connections, "max_overflow": 0} if connections else {"poolclass": NullPool}
+    if not connections:
+        return {"poolclass": NullPool}
+    # The one that was used last is surely alive.
+    return {"pool_size": connections, "max_overflow": 0, "pool_use_lifo": True}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -31,3 +31,12 @@ key_usage = Table(
     Column("minute", Integer, primary_key=True, autoincrement=False),
     Column("pictures", BigInteger, nullable=False),
 )
+
+#: Logins of browsers that were ended before their time: their cookies count no more. None stays for longer than that.
+ended_logins = Table(
+    "ended_logins",
+    metadata,
+    Column("login", String(32), primary_key=True),
+    # When it would have ended by itself, seconds since 1970.
+    Column("until", Double, nullable=False),
+)

@@ -28,9 +28,14 @@ def prepare_postgresql(engine: Engine) -> None:
     event.listen(engine, "begin", _begun)
 
 
+def is_pooled(connection: Connection) -> bool:
+    """Return whether a pooler stands between this connection and the server."""
+    return bool(connection.info.get(_POOLED))
+
+
 def refuse_statement_pooling(connection: Connection, shown: str) -> None:
     """Raise DatabaseProblem if a pooler lets go of the server's connection within a transaction."""
-    if not connection.info.get(_POOLED):
+    if not is_pooled(connection):
         return
     which = text("SELECT pg_backend_pid(), transaction_timestamp()")
     seen = {tuple(connection.execute(which).one()) for _ in range(3)}
@@ -52,7 +57,7 @@ def _connected(connection: Any, record: Any) -> None:
 
 
 def _begun(connection: Connection) -> None:
-    if connection.info.get(_POOLED):
+    if is_pooled(connection):
         connection.exec_driver_sql(_set(local=True), execution_options=_AT_ONCE)
 
 

@@ -146,13 +146,13 @@ class EventLog:
             .order_by(events.c.seq)
             .limit(limit)
         )
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             return [_event(row) for row in connection.execute(statement)]
 
     def last(self, render_id: str) -> int | None:
         """Return the number of a render's last event, 0 before the first; None if its events are not recorded."""
         statement = select(renders.c.events).where(renders.c.id == render_id, renders.c.watched)
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             found: int | None = connection.execute(statement).scalar()
         return found
 
@@ -160,7 +160,7 @@ class EventLog:
         """Return these events, by render and in order: one statement for those of many renders."""
         found: defaultdict[str, list[Event]] = defaultdict(list)
         left = sorted(numbers)
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             while left:
                 some, left = left[:_AT_ONCE], left[_AT_ONCE:]
                 statement = select(events).where(tuple_(events.c.render_id, events.c.seq).in_(some))

@@ -122,7 +122,7 @@ class FaultLog:
         statement = select(quarantines, left).where(quarantines.c.until > database_now())
         if worker is not None:
             statement = statement.where(quarantines.c.worker == worker)
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             rows = connection.execute(statement.order_by(quarantines.c.worker, quarantines.c.model)).all()
         return [
             Quarantine(

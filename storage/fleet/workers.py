@@ -178,7 +178,7 @@ class Workers:
         connection.execute(delete(workers).where(workers.c.name == name, workers.c.run == self._run))
 
     def all(self) -> list[WorkerView]:
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             rows = connection.execute(
                 select(workers, (database_now() - workers.c.seen_at).label("silent_for")).order_by(workers.c.name)
             ).all()

@@ -46,7 +46,7 @@ class Backlog:
         )
         if owner is not None:
             statement = statement.where(renders.c.owner == owner)
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             rows = connection.execute(statement).all()
         return [
             LeftToRender(

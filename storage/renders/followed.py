@@ -34,7 +34,7 @@ class Followed:
     def unfinished(self, ids: Collection[str]) -> set[str]:
         """Return those of these renders that have unfinished jobs and are not being deleted."""
         found: set[str] = set()
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             for some in _pieces(ids):
                 waits = (renders.c.id.in_(some), renders.c.finished_at.is_(None), ~renders.c.purging)
                 found.update(connection.execute(select(renders.c.id).where(*waits)).scalars())
@@ -42,7 +42,7 @@ class Followed:
 
     def renders(self, ids: Collection[str]) -> dict[str, FollowedRender]:
         """Return those of these renders that are there, by id."""
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             return {
                 row.id: FollowedRender(view=read_render(row), events=row.events)
                 for some in _pieces(ids)
@@ -52,7 +52,7 @@ class Followed:
     def shares(self, ids: Collection[str]) -> dict[str, dict[int, float]]:
         """Return, by render and index, the share of steps done, 0…1, of pictures that are on a device."""
         shares: defaultdict[str, dict[int, float]] = defaultdict(dict)
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             # From the devices to their few jobs: a render's own may be a million.
             told = connection.execute(select(workers.c.name, workers.c.jobs))
             at = read_progress(told)

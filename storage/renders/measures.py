@@ -154,7 +154,7 @@ class Measures:
             .order_by(batches.c.finished_at.desc())
             .limit(most)
         )
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             found = [(json.loads(row.jobs), row) for row in connection.execute(last)]
             first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
             by_id = {row.id: row for row in connection.execute(first)}

@@ -51,7 +51,7 @@ class RenderStandings:
         """Return how they stand; `since`: the moment of the look before, after which others may have come."""
         unfinished = _standings().where(renders.c.finished_at.is_(None)).limit(MOST)
         found: dict[str, Standing] = {}
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             at = float(connection.execute(select(database_now())).scalar_one())
             came = renders.c.created_at > (at if since is None else since) - _LATELY_SECONDS
             parts = [unfinished, _standings().where(came).order_by(renders.c.created_at.desc()).limit(MOST)]

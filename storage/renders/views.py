@@ -115,7 +115,7 @@ class Views:
         """Return a render. Raises NotFound, also for another owner's."""
         row = None
         if _RENDER_ID.fullmatch(render_id):
-            with self._database.read() as connection:
+            with self._database.ask() as connection:
                 row = connection.execute(select_renders().where(renders.c.id == render_id)).first()
         if row is None or row.purging or owner not in (None, row.owner):
             raise NotFound(f"no render with id {render_id[:40]!r}; `farm status` lists them")
@@ -142,7 +142,7 @@ class Views:
             statement = statement.where(older(self.render(after, owner=owner)))
         if before is not None:
             statement = statement.where(newer(self.render(before, owner=owner)))
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             narrowed = which.narrow(statement, dialect=connection.dialect.name)
             found = [read_render(row) for row in connection.execute(narrowed)]
         return found if before is None else found[::-1]
@@ -178,11 +178,13 @@ class Views:
             statement = select(func.coalesce(func.sum(left), 0)).where(renders.c.finished_at.is_(None), ~renders.c.held)
             return int(connection.execute(statement).scalar_one())
 
-    def job(self, job_id: str) -> JobView:
-        """Return a job. Raises NotFound."""
+    def job(self, job_id: str, *, owner: str | None = None) -> JobView:
+        """Return a job. Raises NotFound, also for another owner's."""
         render_id, index = _split(job_id)
-        with self._database.read() as connection:
-            this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
+        this = (jobs.c.render_id == render_id) & (jobs.c.index == index) & ~renders.c.purging
+        if owner is not None:
+            this &= renders.c.owner == owner
+        with self._database.ask() as connection:
             row = connection.execute(select(jobs).join(renders).where(this)).first()
         if row is None:
             raise no_job(job_id)
@@ -201,7 +203,7 @@ class Views:
         left = limit
         while left is None or left > 0:
             statement = _jobs_page(render_id, state, after, min(_PAGE, left or _PAGE))
-            with self._database.read() as connection:
+            with self._database.ask() as connection:
                 if which is not None:
                     statement = which.narrow(statement, render_id=render_id, dialect=connection.dialect.name)
                 page = [_job(row) for row in connection.execute(statement)]
@@ -257,7 +259,7 @@ class Views:
 
     def progress(self, render_id: str) -> dict[int, float]:
         """Return, by index, the share of steps done, 0…1, of a watched render's pictures that are on a device."""
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             running = connection.execute(
                 select(jobs.c.id, jobs.c.index, jobs.c.worker).where(
                     jobs.c.render_id == render_id, jobs.c.state == State.RUNNING

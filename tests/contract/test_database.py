@@ -253,3 +253,24 @@ def test_an_address_that_cannot_be_understood_is_refused_without_its_password(ur
     with pytest.raises(DatabaseProblem, match="^database ") as problem:
         Database(url)
     assert "secret" not in str(problem.value)
+
+
+# -- questions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_question_is_one_statement_and_no_transaction_stays_open(database: Database) -> None:
+    state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+    with database.ask() as asking, database.read() as reading, database.read() as looking:
+        pids = [one.execute(text("SELECT pg_backend_pid()")).scalar_one() for one in (asking, reading)]
+        states = [looking.execute(state, {"pid": pid}).scalar_one() for pid in pids]
+    assert states == ["idle", "idle in transaction"]
+    # The connection is used again, and is one for transactions then.
+    with database.engine.connect() as connection:
+        add_render(connection, "gone")
+    assert render_ids(database) == []
+
+
+def test_a_question_that_is_wrong_is_told_in_the_farms_words(database: Database) -> None:
+    with pytest.raises(DatabaseProblem, match="nowhere"), database.ask() as connection:
+        connection.execute(text("SELECT 1 FROM nowhere"))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from storage.database.connection import Database
 from storage.database.tables import batches, workers
@@ -73,17 +73,29 @@ def test_device_time_is_shared_out_among_the_owners_of_a_batch(farm: Jobs, datab
     complete(farm, claim(farm, limit=4))
     submit(farm, pictures(5), owner="ben")
     # A batch of these tests takes a second and a half.
-    assert device_time(database, within_seconds=HOUR) == [
+    assert device_time(database, within_seconds=HOUR).owners == [
         DeviceTime(owner="ann", pictures=3, seconds=1.125),
         DeviceTime(owner="ben", pictures=1, seconds=0.375),
     ]
-    [bens] = device_time(database, within_seconds=HOUR, owner="ben")
+    [bens] = device_time(database, within_seconds=HOUR, owner="ben").owners
     assert (bens.owner, bens.pictures) == ("ben", 1)
     with database.write() as connection:
         connection.execute(update(batches).values(finished_at=batches.c.finished_at - 2 * HOUR))
-    assert device_time(database, within_seconds=HOUR) == []
+    assert device_time(database, within_seconds=HOUR).owners == []
     views = Views(database)
     [batch] = views.batches(job.batch_id for job in views.jobs(ours) if job.batch_id).values()
     everybodys = [f"{ours}-00000{n}" for n in range(3)] + [f"{theirs}-000000"]
     assert sorted(mates(database, batch, owner=None)) == sorted(everybodys)
     assert mates(database, batch, owner="ben") == [f"{theirs}-000000"]
+
+
+def test_device_time_says_since_when_batches_were_read(farm: Jobs, database: Database) -> None:
+    submit(farm, pictures(6))
+    for _ in range(3):
+        complete(farm, claim(farm, limit=2))
+    assert device_time(database, within_seconds=HOUR, most=3).read_since is None
+    found = device_time(database, within_seconds=HOUR, most=2)
+    with database.read() as connection:
+        times = sorted(connection.execute(select(batches.c.finished_at)).scalars())
+    assert found.read_since == times[1]
+    assert found.owners[0].pictures == 4

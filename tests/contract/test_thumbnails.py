@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_farm import Farm, NotFoundProblem, Render
 from scheduler.results.deletion import Deletion
-from scheduler.results.thumbnails import Side, Thumbnails, shrunk
+from scheduler.results.thumbnails import Side, Thumbnails, _Recent, shrunk
 from storage.database.connection import Database
 from storage.errors import NotFound
 from storage.jobs.jobs import Jobs
@@ -77,10 +77,14 @@ def test_a_thumbnail_is_made_once_and_kept_beside_its_picture(stage: Stage, made
     assert (first.status_code, first.headers["content-type"], size_of(first.content)) == (200, "image/webp", (128, 128))
     assert stage.services.objects.get(key) == first.content
 
-    # Not made again: it is given out as it is kept.
+    # Not made again: it is given out as it is kept, by another process, too, which has not seen it before.
     stage.services.objects.delete(key)
     stage.services.objects.put(key, b"as it is kept")
-    assert asked(stage, made, size=128).content == b"as it is kept"
+    job = stage.services.views.job(f"{made.id}-000000")
+    other = Thumbnails(views=stage.services.views, objects=stage.services.objects)
+    assert other.kept(job, Side.TABLE) == b"as it is kept"
+    # Whoever gave it out a moment ago need not ask the store.
+    assert asked(stage, made, size=128).content == first.content
     assert size_of(asked(stage, made).content) == (256, 256), "of a gallery, unless another size is asked for"
 
 
@@ -161,6 +165,24 @@ def test_thumbnails_go_with_their_picture_and_with_their_render(stage: Stage) ->
     assert {key.rpartition("/")[2] for key in objects.list(f"renders/{render.id}/")} == {"000001.png", "000001.webp"}
     deletion.render(render.id, lambda _: None)
     assert list(objects.list(f"renders/{render.id}/")) == []
+
+
+def test_of_what_is_kept_in_memory_the_oldest_goes_first_and_none_outlives_its_picture(
+    stage: Stage, made: Render
+) -> None:
+    job = stage.services.views.job(f"{made.id}-000000")
+    recent = _Recent(most_bytes=10)
+    recent.keep(job, Side.LIST, b"1234")
+    recent.keep(job, Side.TABLE, b"1234")
+    assert recent.get(job, Side.LIST) == b"1234"
+    recent.keep(job, Side.LARGE, b"123")
+    assert [recent.get(job, side) for side in (Side.LIST, Side.TABLE, Side.LARGE)] == [b"1234", None, b"123"]
+    recent.keep(job, Side.GALLERY, b"too much by itself")
+    assert [recent.get(job, side) for side in Side] == [None] * 4
+
+    assert asked(stage, made).status_code == 200
+    Deletion(services=stage.services).job(job)
+    assert asked(stage, made).status_code == 404
 
 
 # On every database and store.

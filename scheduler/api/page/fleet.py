@@ -56,12 +56,15 @@ def show_usage(
 ) -> Response:
     """Show whose pictures wait, and take how much space; and what is used up of the visitor's limits."""
     used = None if caller.key_id is None else Quotas(context.services.database).used(caller.key_id, caller.limits)
+    told = Response()
+    device_time = api.get_device_time(context, caller, told, hours * 3600.0)
     return html(
         request,
         "usage.html",
         usage=get_usage(context, caller),
         backlog=api.get_backlog(context, caller),
-        device_time=api.get_device_time(context, caller, hours * 3600.0),
+        device_time=device_time,
+        read_since=told.headers.get("Read-Since"),
         hours=hours,
         most_batches=MOST_BATCHES,
         limits=caller.limits,

@@ -11,10 +11,11 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import RenderQuery
 from scheduler.api.page.glance import glance
 from scheduler.api.page.looks import SharedLook, look_of
+from scheduler.api.page.paces import advancing
 from scheduler.api.page.serving import error_page, page_router, shared_html
 from scheduler.api.page.visitors import Visitor
 from scheduler.api.problems import Refused
-from scheduler.api.renders import list_renders
+from scheduler.api.renders import renders_page
 from storage.access.keys import Role
 from storage.rules.states import RENDER_STATES
 
@@ -54,13 +55,13 @@ def _seen(
 ) -> Mapping[str, Any]:
     # First: what happens from now on may be missing below.
     place = context.farm_followers.place
-    page = list_renders(context, caller, which, after, _ON_A_PAGE)
+    found, following = renders_page(context, caller, which, after, _ON_A_PAGE)
     asked = {name: value for name, value in vars(which).items() if value is not None}
     return {
         "place": place,
         "glance": glance(context, caller, look),
-        "renders": page.renders,
-        "next_page": None if page.next is None else urlencode({**asked, "after": page.next}),
+        "renders": [advancing(context, render, look) for render in found],
+        "next_page": None if following is None else urlencode({**asked, "after": following}),
         "newest": None if after is None else urlencode(asked),
         "asked": vars(which),
         "narrowed": bool(asked),

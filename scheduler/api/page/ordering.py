@@ -11,15 +11,17 @@ from fastapi import Depends, Query, Request, Response, UploadFile
 from pydantic import ValidationError
 
 from scheduler.api import renders as api
-from scheduler.api.access import Caller
+from scheduler.api.access import Caller, let_in
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.fleet import get_model, list_models, upload_file
 from scheduler.api.page.fields import READINGS, OrderFields, OrderFiles, fields_of, lines_of, order_of, text_of
 from scheduler.api.page.serving import go_to, html, page_router, problem_of
-from scheduler.api.page.visitors import Sender, Submitter
+from scheduler.api.page.visitors import OLD_FORM, SenderOrNobody, Submitter, ask_again
 from scheduler.api.page.words import counted
+from scheduler.api.problems import Refused
 from scheduler.api.request_bodies import RenderBody
 from scheduler.api.response_models import DryAnswer
+from storage.access.keys import Role
 from storage.errors import BadSpecification, FarmError, ServiceProblem
 from storage.spec.explanations import explain
 from storage.spec.sampler_names import SAMPLERS
@@ -48,11 +50,13 @@ def show_form(
 def send_form(
     request: Request,
     context: Context,
-    caller: Sender,
+    caller: SenderOrNobody,
     fields: Annotated[OrderFields, Depends()],
     sent: Annotated[OrderFiles, Depends()],
 ) -> Response:
     """Check a form, and show what it would come to; submit it if that was seen."""
+    if caller is None:
+        return _shown_again(request, context, fields)
     try:
         fields = _with_files(context, caller, fields, sent)
         if fields.look:
@@ -73,6 +77,16 @@ def send_form(
         return _form(request, context, caller, {**asdict(fields), "checked": ""}, problem=problem)
     remarks = "".join(f"\n{remark}" for remark in answer.remarks)
     return go_to(request, f"/renders/{answer.id}", f"Submitted: {counted(answer.total, 'picture')}.{remarks}")
+
+
+def _shown_again(request: Request, context: ApiContext, fields: OrderFields) -> Response:
+    """Answer a form of an old page, or of a login that has ended, without losing what was written."""
+    values = {**asdict(fields), "look": "", "checked": ""}
+    try:
+        caller = let_in(request, None, Role.SUBMIT, form=True)
+    except Refused:
+        return ask_again(request, values)
+    return _form(request, context, caller, values, problem={"status": 403, "detail": OLD_FORM})
 
 
 def body_of(order: Mapping[str, Any]) -> RenderBody:

@@ -1,6 +1,5 @@
 """A render's page: how far it is, its pictures, and what can be done with it."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -13,15 +12,13 @@ from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import JobQuery
 from scheduler.api.page.looks import SharedLook, look_of
+from scheduler.api.page.paces import Advancing, advancing
 from scheduler.api.page.serving import go_to, page_router, shared_html
 from scheduler.api.page.visitors import Sender, Visitor
 from scheduler.api.page.words import counted
 from scheduler.api.parameters import RenderId
 from scheduler.api.request_bodies import PatchBody
-from scheduler.results.fleet_seen import FleetSeen
 from scheduler.results.grid_axes import differing
-from scheduler.results.json_forms import RenderForm
-from scheduler.results.outlook import outlook
 from storage.renders.views import RenderView
 from storage.rules.states import PriorityName, State
 
@@ -56,7 +53,7 @@ class _Head:
     place: str
     last_event: int | None
     view: RenderView
-    form: RenderForm
+    advancing: Advancing
     grid_axes: Sequence[str]
     shares: Mapping[int, float]
 
@@ -69,7 +66,7 @@ def _head(context: ApiContext, render_id: str, caller: Caller, look: SharedLook)
         place=place,
         last_event=last_event,
         view=view,
-        form=RenderForm.of(view, **outlook(context.services, view, FleetSeen(context.services, look.once))),
+        advancing=advancing(context, view, look),
         grid_axes=_axes(context, view),
         shares=context.views.progress(render_id) if view.running else {},
     )
@@ -83,7 +80,8 @@ def _seen(
     filters = {**asdict(which.which), "state": which.state}
     asked = {name: value for name, value in filters.items() if value is not None}
     return {
-        "render": head.form,
+        "render": head.advancing.form,
+        "advancing": head.advancing,
         "jobs": page.jobs,
         "progress": head.shares,
         "next_page": None if page.next is None else urlencode({**asked, "after": page.next}),
@@ -94,8 +92,6 @@ def _seen(
         "place": head.place,
         "last_event": head.last_event,
         "previews": context.previews is not None,
-        "pace": _pace(head.form),
-        "ends_at": time.time() + (head.form.seconds_left or 0.0),
         "grid_axes": head.grid_axes,
     }
 
@@ -106,13 +102,6 @@ def _axes(context: ApiContext, render: RenderView) -> list[str]:
         return []
     jobs = context.views.jobs(render.id, limit=_LOOKED_AT)
     return [name for name in differing(jobs) if name != "seed"][:_SHOWN_AXES]
-
-
-def _pace(render: RenderForm) -> float | None:
-    """Return how many pictures a second a finished render had."""
-    if render.finished_at is None or render.finished_at <= render.created_at or not render.done:
-        return None
-    return render.done / (render.finished_at - render.created_at)
 
 
 @router.post("/renders/{render_id}/on-hold")

@@ -33,6 +33,8 @@ LIMITS = {
     "upload_bytes": "Bytes of uploads",
 }
 _SHOWN_CHARACTERS = 240
+#: As commands name it.
+_STANDARD_INPUT = "-"
 
 
 def duration(seconds: float | None) -> str:
@@ -113,6 +115,9 @@ def command_line(spec: Mapping[str, Any]) -> str:
             words.append(option)
         elif value is not False:
             words += [word for one in _values(name, value) for word in (option, one)]
+    if spec.get("prompt") == _STANDARD_INPUT:
+        # That is no prompt there, but a line of it is.
+        return f"printf '%s\\n' {_STANDARD_INPUT} | {shell_line([*words, '--prompts', _STANDARD_INPUT])}"
     prompt = [spec["prompt"]] if spec.get("prompt") else []
     # A prompt may begin with a dash.
     return shell_line([*words, *(["--", *prompt] if prompt else [])])

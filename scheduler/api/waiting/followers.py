@@ -192,18 +192,17 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
                         return
                 if not told:
                     break
-                for seen, text in told:  # noqa: B007 - where it goes on
-                    yield text
+                seen = told[-1][0]
+                # All at once: each piece that is sent by itself costs as much as all of them.
+                yield "".join(text for _, text in told)
             if now.row.view.finished:
                 return
-            if now.progress != said:
-                said = now.progress
-                yield said
             previews = render.previews if stream.wants_previews else {}
-            for job, one in previews.items():
-                if shown.get(job) != one.step:
-                    yield one.text
-            shown = {job: one.step for job, one in previews.items()}
+            news = [] if now.progress == said else [now.progress]
+            news += [one.text for job, one in previews.items() if shown.get(job) != one.step]
+            said, shown = now.progress, {job: one.step for job, one in previews.items()}
+            if news:
+                yield "".join(news)
 
     def _read_after(self, render_id: str, seen: int) -> list[_Told]:
         return [(event.seq, _text(render_id, event)) for event in self._events.after(render_id, seen)]

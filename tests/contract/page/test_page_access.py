@@ -60,6 +60,21 @@ def test_logging_out_ends_it(ann: httpx.Client) -> None:
     assert ann.get("/").status_code == 303
 
 
+def test_a_copied_cookie_ends_with_the_logout_and_other_logins_of_the_key_do_not(stage: Stage) -> None:
+    key = stage.new_key()
+    with visitor(stage) as one, visitor(stage) as other, visitor(stage) as thief:
+        for client in (one, other):
+            log_in(client, key)
+        thief.cookies.set("farm_session", one.cookies["farm_session"])
+        assert thief.get("/").status_code == 200
+        one.post("/logout", data={"form_token": token(one)})
+        assert thief.get("/").status_code == 303
+        assert thief.get("/v1/renders").status_code == 401
+        assert other.get("/").status_code == 200
+        # Logged out twice, from a page that was open all the while.
+        assert thief.post("/logout", data={"form_token": "x"}).status_code == 403
+
+
 def test_a_form_is_read_only_from_who_got_it(stage: Stage, ann: httpx.Client, admin: httpx.Client) -> None:
     render = rendered(stage, ann, n=2)
     paths = [f"/renders/{render}/{what}" for what in ("on-hold", "off-hold", "retry", "cancel", "delete")]

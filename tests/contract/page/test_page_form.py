@@ -3,6 +3,7 @@
 import html
 import re
 import shlex
+import subprocess
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from scheduler.api.page.words import command_line
 from scheduler.cli.main import cli
-from tests.contract.page.visitors import Page, rendered, token
+from tests.contract.page.visitors import Page, log_in, rendered, token, visitor
 from tests.contract.stage import Stage
 
 
@@ -225,3 +226,59 @@ def test_the_command_that_is_shown_makes_the_picture(stage: Stage, ann: httpx.Cl
     assert result.exception is None, result.output
     newest = stage.context.views.renders(limit=1, owner="ann")[0]
     assert next(stage.context.views.jobs(newest.id)).spec == spec
+
+
+def test_a_prompt_that_commands_take_for_something_else_is_read_by_the_command_that_is_shown(
+    stage: Stage, ann: httpx.Client
+) -> None:
+    render = rendered(stage, ann, prompt="-", seed=3)
+    spec = next(stage.context.views.jobs(render)).spec
+    said, bar, command = command_line(spec.fields()).partition(" | ")
+    assert bar
+    lines = subprocess.run(["bash", "-c", said], capture_output=True, text=True, check=True).stdout
+    words = shlex.split(command)
+    environment = {"FARM_HOME": str(stage.services.settings.home), "FARM_OWNER": "ann"}
+    result = CliRunner().invoke(
+        cli, [words[1], "--no-wait", "--json", *words[2:]], env=environment, standalone_mode=False, input=lines
+    )
+    assert result.exception is None, result.output
+    newest = stage.context.views.renders(limit=1, owner="ann")[0]
+    assert next(stage.context.views.jobs(newest.id)).spec == spec
+
+
+def test_a_form_that_is_sent_after_the_login_ended_is_kept_through_the_next_one(stage: Stage) -> None:
+    key, long = stage.new_key("ann"), "a long prompt & a <b>star</b>, " * 50
+    fields = {"prompt": long, "n": "3", "model": "tiny", "num_inference_steps": "7", "name": "kept"}
+    with visitor(stage) as client, visitor(stage) as other:
+        log_in(client, key)
+        before = {"form_token": token(client)}
+        client.cookies.delete("farm_session")
+        asked = client.post("/submit/send", data=fields | before)
+        assert (asked.status_code, "Your login has ended" in asked.text) == (401, True)
+        kept = Page(asked.text)
+        kept.is_harmless()
+        sent = {str(one["name"]): one.get("value") or "" for name, one in kept.elements if name == "input"}
+        # A wrong key at first.
+        again = client.post("/login/send", data=sent | {"key": "wrong"})
+        assert again.status_code == 403
+        assert "kept" in sent
+        assert sent["kept"] in [one.get("value") for _, one in Page(again.text).elements]
+        back = Page(client.post("/login/send", data=sent | {"key": key}).text)
+        back.is_harmless()
+        sent = {str(one["name"]): one.get("value") or "" for name, one in back.elements if name == "input"}
+        form = client.post("/submit/send", data=sent)
+        assert form.status_code == 200
+        assert long.strip() in Page(form.text).text
+        values = {one.get("name"): one.get("value") for name, one in Page(form.text).elements if name == "input"}
+        assert (values["n"], values["num_inference_steps"], values["name"]) == ("3", "7", "kept")
+        assert stage.context.views.renders(limit=1, owner="ann")[0].name != "kept"
+        # Of a page that was open since before the login, too; but not by another site.
+        old = client.post("/submit/send", data=fields | before)
+        assert (old.status_code, long.strip() in Page(old.text).text) == (403, True)
+        assert "nothing was done" in old.text
+        elsewhere = client.post("/submit/send", data=fields | before, headers={"Sec-Fetch-Site": "cross-site"})
+        assert (elsewhere.status_code, "a long prompt" in elsewhere.text) == (403, False)
+        # What is kept is for the form alone, whatever somebody makes of it.
+        for nonsense in ("[1]", "{", '{"prompt": 1}', '{"form_token": "x", "evil": "y"}'):
+            data = {"form_token": token(other, "/login"), "key": key, "next": "/usage", "kept": nonsense}
+            assert other.post("/login/send", data=data).headers["location"] == "/usage"

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import re
+import time
 import zipfile
+from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -12,10 +15,11 @@ import pytest
 from PIL import Image
 from sqlalchemy import insert, select
 
+from scheduler.api import operators
 from storage.database.connection import database_now
 from storage.database.tables import quarantines
 from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity
-from storage.renders.device_time import MOST_BATCHES
+from storage.renders.device_time import MOST_BATCHES, device_time
 from storage.renders.views import RenderView
 from storage.rules.faults import Fault
 from tests.contract.page.visitors import ADMINS_VIEWS, VIEWS, Page, rendered, token, visitor
@@ -286,7 +290,16 @@ def test_assets_are_those_that_pages_use(stage: Stage) -> None:
         assert stage.keyless().get(f"/assets/{name}").status_code == 404
 
 
-def test_usage_says_how_many_batches_are_read(ann: httpx.Client) -> None:
-    assert "last 86,400 batches at most; what is older is left out" in ann.get("/usage").text
+def test_usage_says_since_when_batches_are_read_where_there_are_too_many(
+    stage: Stage, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        rendered(stage, ann)
+    assert "what is older is left out" not in ann.get("/usage").text
+    assert "Read-Since" not in ann.get("/v1/device-time").headers
+    monkeypatch.setattr(operators, "device_time", partial(device_time, most=1))
+    assert "what is older is left out" in ann.get("/usage").text
+    since = datetime.fromisoformat(ann.get("/v1/device-time").headers["Read-Since"])
+    assert abs(since.timestamp() - time.time()) < 3600
     told = ann.get("/openapi.json").json()["paths"]["/v1/device-time"]["get"]["description"]
     assert f"{MOST_BATCHES:,} batches" in told

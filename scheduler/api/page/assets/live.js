@@ -3,6 +3,7 @@
 "use strict";
 
 const LEAST_MS = 400; // between two looks, however many events come
+const CALM_MS = 1500; // between two looks for what changes nothing here but a number
 const CHOOSING_MS = 15000; // after which whoever has left something open is shown what is new
 const ONCE_MS = 5000; // in which a form is sent once, however often its button is pressed
 const LOOKS_SHARE = 0.33; // of the time: a farm that answers slowly is not asked as often
@@ -12,8 +13,9 @@ const KINDS = ["reset", "render", "render.deleted", "worker", "worker.gone", "ba
 let touched = -Infinity;
 let before = null; // what a part that is put in place of another must not lose
 let timer = null;
+let due = Infinity; // when an event has it looked
 let looking = false;
-let again = false; // something has come while it was looked
+let again = null; // after how long to look once more, for what has come while it was looked
 let calls = null; // of what has come since: the number of an event; empty: something that has none
 let looked = 0;
 let took = 0;
@@ -74,6 +76,7 @@ function restore(before) {
 
 function look() {
   timer = null;
+  due = Infinity;
   const shown = live();
   if (!shown || document.hidden || looking) return;
   if (busy()) {
@@ -85,7 +88,7 @@ function look() {
   calls = null;
   const began = Date.now();
   looking = true;
-  again = false;
+  again = null;
   // At the first address, programs get something else.
   const headers = { Accept: "text/html" };
   // What all open pages are called by is looked at once for all of them.
@@ -99,16 +102,31 @@ function look() {
       looking = false;
       looked = Date.now();
       took = looked - began;
-      again ? soon(calls ?? "") : plan();
+      again === null ? plan() : soon(calls ?? "", again);
     });
 }
 
-function soon(call = "") {
+function soon(call = "", least = LEAST_MS) {
   calls = calls === "" ? "" : call;
-  again = looking;
-  if (looking) return;
-  if (timer !== null) clearTimeout(timer);
-  timer = setTimeout(look, Math.max(0, Math.max(LEAST_MS, took / LOOKS_SHARE) - (Date.now() - looked)));
+  if (looking) {
+    again = Math.min(again ?? least, least);
+    return;
+  }
+  const at = Math.max(Date.now(), looked + Math.max(least, took / LOOKS_SHARE));
+  if (timer !== null && at >= due) return;
+  clearTimeout(timer);
+  due = at;
+  timer = setTimeout(look, at - Date.now());
+}
+
+// Pictures that are not in sight here, and renders in a list, change a number: fifty open pages need not ask for each.
+function leastOf(event) {
+  // Of a list that is narrowed, what is not in it yet may be next.
+  const narrowed = [...new URLSearchParams(location.search).keys()].some((name) => name !== "after");
+  if (narrowed || event.type === "reset" || event.type.startsWith("render.")) return LEAST_MS;
+  const unfinished = ":is(.queued, .held, .running)";
+  const tile = event.type.startsWith("job.") ? "#p-" + JSON.parse(event.data).index + " " : ".tiles ";
+  return live().querySelector(tile + unfinished) ? LEAST_MS : CALM_MS;
 }
 
 // Where no events come, it is looked now and then, and asked for events once more.
@@ -141,7 +159,7 @@ function follow() {
   document.dispatchEvent(new CustomEvent("farm:events", { detail: stream }));
   for (const kind of KINDS) {
     stream.addEventListener(kind, (event) => {
-      if (concerns(event)) soon(event.lastEventId);
+      if (concerns(event)) soon(event.lastEventId, live() ? leastOf(event) : LEAST_MS);
     });
   }
   stream.addEventListener("progress", (event) => {
@@ -198,11 +216,13 @@ window.addEventListener("pageshow", (event) => {
 
 // A picture whose file is gone from the store, or that cannot be had now, is a word.
 function missing(image) {
-  if (!image.closest(".tiles, .grid-table")) return;
-  const word = document.createElement("span");
+  const large = image.closest(".large > a");
+  const word = document.createElement(large ? "p" : "span");
   word.className = "noimage missing";
-  word.textContent = "cannot be shown";
-  image.replaceWith(word);
+  word.textContent = large
+    ? "The picture’s file is damaged in the store, or cannot be had now. “Again, with its seed” makes it once more."
+    : "cannot be shown";
+  (large ?? image).replaceWith(word);
 }
 
 document.addEventListener("error", (event) => {
