@@ -81,7 +81,8 @@ def _served(conditions: Conditions) -> Iterator[_Served]:
         farm.workers(_DEVICES)
         address, pid = held.enter_context(_api(folder, farm.environment))
         pages = held.enter_context(peer("benchmarks.peers.open_pages", folder, address))
-        browsers = held.enter_context(Browsers.opened(address))
+        # A browser takes as much of a processor to start as the rest of a smoke test.
+        browsers = Browsers(address, None) if conditions.quick else held.enter_context(Browsers.opened(address))
         yield _Served(
             farm=farm,
             address=address,
@@ -139,7 +140,7 @@ def _watched(served: _Served, pages: int, seconds: float) -> Figures:
     if middle:
         found["api_middle_mib"] = middle[0]
     if paths:
-        time.sleep(1.5)  # the last pictures, on their way to their tiles
+        time.sleep(min(1.5, seconds))  # the last pictures, on their way to their tiles
         told = served.pages.ask(close=True)
         if told["errors"]:
             raise AssertionError(f"{len(told['errors'])} pages failed: {told['errors'][0]}")
@@ -298,7 +299,8 @@ SCENARIO = Scenario(
     f"render, the others at the front page; {_BROWSERS} at most are in a browser. And pages of a farm with "
     f"{_PAST.renders:,} renders and {_PAST.jobs:,} jobs, among them a gallery of {_PAST.gallery:,} pictures, each "
     "round by a fresh API process. Pages, API, database and devices share the cores.",
-    limit="what the devices render alone; for a tile, how often rows are read (0.5 s) and a page looks (0.4 s)",
+    limit="what the devices render alone; for a tile, how often rows are read (0.5 s) and a page looks (0.4 s, or "
+    "1.5 s where it shows none of the pictures that come)",
     figures=_FIGURES,
     arms=[
         *(

@@ -128,8 +128,9 @@ def test_previews_of_all_streams_are_asked_for_together(stage: Stage, monkeypatc
     assert [len(one.joined().events) for one in streams] == [1, 1, 1]
 
 
-def test_a_stream_without_partial_images_watches_nothing(stage: Stage) -> None:
-    streaming = Streaming(stage)
+@pytest.mark.parametrize("asked", [{}, {"partial_images": 0}])
+def test_a_stream_without_partial_images_watches_nothing(stage: Stage, asked: dict[str, int]) -> None:
+    streaming = Streaming(stage, **asked)
     claim = streaming.claim()
     shown(stage, claim, 2)
     stage.finish(claim)
@@ -143,6 +144,19 @@ def test_a_picture_that_fails_in_a_stream_is_an_error_of_its_client(stage: Stage
     stage.services.jobs.recover(claim.jobs, Fault.BAD_PICTURE, "the picture is not finite")
     assert "the picture is not finite" in str(streaming.joined().error)
     assert streaming.events == []
+
+
+def test_a_render_that_is_cancelled_midway_is_an_error_of_its_client_after_what_was_shown(stage: Stage) -> None:
+    streaming = Streaming(stage, partial_images=3, n=1)
+    claim = streaming.claim()
+    [job] = claim.jobs
+    eventually(lambda: previews_of(stage).watched([job.render_id]), "it is watched")
+    shown(stage, claim, 2)
+    eventually(lambda: streaming.events, "one was received")
+    assert stage.client().delete(f"/v1/renders/{job.render_id}").is_success
+    (*partial,) = streaming.joined().events
+    assert [one.type for one in partial] == ["image_generation.partial_image"]
+    assert "cancelled" in str(streaming.error)
 
 
 def test_a_key_that_is_revoked_ends_its_stream(stage: Stage) -> None:

@@ -65,7 +65,7 @@ def test_info_zip_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [0xFFFE, 0xFFFF, 0x10000])
-def test_more_files_than_two_bytes_count_are_read(n: int) -> None:
+def test_more_files_than_two_bytes_count_are_read(n: int, tmp_path: Path) -> None:
     form = ZipFormat(io.BytesIO())
     of_nothing = (form.header(entry(f"{number}", b"")) for number in range(n))
     made = b"".join(of_nothing) + b"".join(form.end())
@@ -74,6 +74,11 @@ def test_more_files_than_two_bytes_count_are_read(n: int) -> None:
         assert len(read.infolist()) == n
         assert read.infolist()[-1].filename == f"{n - 1}"
     assert (b"PK\x06\x06" in made) == (n >= 0xFFFF)
+    if shutil.which("unzip") is not None:
+        path = tmp_path / "made.zip"
+        path.write_bytes(made)
+        told = subprocess.run(["unzip", "-Z1", path], capture_output=True, text=True, check=False)
+        assert (told.returncode, len(told.stdout.splitlines())) == (0, n)
 
 
 def test_what_lies_beyond_four_gigabytes_is_found() -> None:
