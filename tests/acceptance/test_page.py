@@ -295,10 +295,26 @@ def test_owners_see_their_own_alone_and_an_admin_all(
                 visit.goes_to(path)
                 visit.can_be_used_by_everybody()
             visit.is_shown("keys-admin")
+            a_revoked_key_ends_the_pages_that_are_open(browser, api, keys, screenshots)
             visit.page.click("text=Log out")
             expect(visit.page).to_have_url(f"{api.address}/login")
             visit.goes_to("/")
             expect(visit.page.locator("h1")).to_have_text("Log in")
+
+
+def a_revoked_key_ends_the_pages_that_are_open(
+    browser: Browser, api: Api, keys: dict[str, str], screenshots: Path
+) -> None:
+    with visiting(browser, api.address, screenshots) as visit:
+        visit.logs_in(keys["ben"])
+        visit.goes_to("/")
+        expect(visit.page.locator(".renders")).to_contain_text("bens-render")
+        headers = {"Authorization": f"Bearer {keys['eve']}"}
+        key_id = keys["ben"].split("_")[1]
+        httpx.delete(f"{api.address}/v1/keys/{key_id}", headers=headers, timeout=90).raise_for_status()
+        # By itself, within seconds: nobody presses anything.
+        expect(visit.page).to_have_url(re.compile("/login"), timeout=60_000)
+        visit.complaints[:] = [one for one in visit.complaints if "status of 401" not in one]
 
 
 def looks_around(visit: Visit, own: dict[str, str]) -> None:

@@ -118,9 +118,15 @@ def test_a_tile_whose_picture_is_gone_is_a_word(visit: Visit, keyless: Api) -> N
     file.unlink()
     visit.goes_to(f"/renders/{lost['render']}")
     expect(visit.page.locator("#p-0 .noimage")).to_have_text("cannot be shown", timeout=PATIENCE)
-    visit.complaints[:] = [one for one in visit.complaints if "status of 404" not in one]
     expect(visit.page.locator("#p-1 img")).to_have_js_property("complete", True, timeout=PATIENCE)
-    assert kept["index"] == 1
+    # The other's is damaged: its own page says so, where a browser would show a broken image.
+    [file] = [one for one in keyless.home.path.rglob("*") if str(one).endswith(kept["object"])]
+    file.chmod(0o644)
+    file.write_bytes(b"no picture")
+    visit.goes_to(f"/pictures/{kept['id']}")
+    expect(visit.page.locator(".large .noimage")).to_contain_text("damaged in the store", timeout=PATIENCE)
+    visit.can_be_used_by_everybody()
+    visit.complaints[:] = [one for one in visit.complaints if "status of 404" not in one]
 
 
 @pytest.fixture

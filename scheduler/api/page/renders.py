@@ -86,6 +86,8 @@ def _seen(
         "progress": head.shares,
         "next_page": None if page.next is None else urlencode({**asked, "after": page.next}),
         "first_page": None if which.after < 0 else urlencode(asked),
+        # Of all pictures, it is known where the page before begins.
+        "page_before": None if asked or which.after < _TILES else urlencode({"after": which.after - _TILES}),
         "asked": filters,
         "narrowed": bool(asked),
         "states": list(State),

@@ -13,6 +13,7 @@ from sqlalchemy import event
 
 from scheduler.api.page.looks import CALLED_BY
 from storage.access.keys import Role
+from storage.fleet.workers import NewWorker
 from tests.contract.event_streams import followed
 from tests.contract.page.visitors import log_in, token, visitor
 from tests.contract.stage import Stage
@@ -89,6 +90,31 @@ def counted_alone(stage: Stage, client: httpx.Client, path: str) -> int:
         client.get(path)
     assert read.n
     return read.n
+
+
+def test_the_list_says_when_renders_end_and_how_fast_they_are_as_their_pages_do(
+    stage: Stage, ann: httpx.Client, waiting: str
+) -> None:
+    name = f'id="r-{waiting}"'
+
+    def told() -> str:
+        return next(one for one in ann.get("/").text.split("<li>") if name in one)
+
+    complete(stage)
+    # Nobody serves its model: no end is made up.
+    assert "done in about" not in told()
+    stage.services.workers.announce(
+        NewWorker(name="w1", host="h", device="cpu:0", device_name="cpu", pid=1, models=["tiny"])
+    )
+    for text in (told(), ann.get(f"/renders/{waiting}").text):
+        assert re.search(
+            r"done in about [\d.]+ \w+, at <time [^>]+>[^<]+</time>: [\d.,]+ pictures a (second|minute)", text
+        )
+    while stage.complete("tiny"):
+        pass
+    for text in (told(), ann.get(f"/renders/{waiting}").text):
+        assert re.search(r"200 pictures in [\d.]+ \w+, [\d.,]+ pictures a (second|minute)", text)
+    stage.services.workers.forget("w1")
 
 
 def html_events(text: str) -> str:

@@ -113,6 +113,12 @@ def test_thousands_of_pictures_come_in_pages(stage: Stage, ann: httpx.Client) ->
         following = re.search(r'id="next" href="([^"]+)"', text)
         path = following[1].replace("&amp;", "&") if following else None
     assert seen == list(range(130))
+    last = ann.get(f"/renders/{render}?after=119").text
+    assert "120 to 129 of 130 pictures" in last
+    assert f'id="previous" href="/renders/{render}?after=59"' in last
+    # From the second page, the page before is the first.
+    assert 'id="previous"' not in ann.get(f"/renders/{render}?after=59").text
+    assert 'id="range"' not in ann.get(f"/renders/{render}?state=failed").text
 
 
 def test_a_render_shows_thumbnails_and_offers_its_archive(stage: Stage, ann: httpx.Client) -> None:
