@@ -52,11 +52,11 @@ def backlog(services: Services, *, owner: str | None, fleet: FleetSeen | None = 
     fleet = fleet or FleetSeen(services)
     left = Backlog(services.database).left(owner=owner)
     models = {model for one in left for model in one.models}
-    seconds = {model: _seconds_each(fleet, model) for model in models}
+    seconds = {model: seconds_each(fleet, model) for model in models}
     return [BacklogForm.of(one, seconds) for one in left]
 
 
-def _seconds_each(fleet: FleetSeen, alias: str) -> float | None:
+def seconds_each(fleet: FleetSeen, alias: str) -> float | None:
     """Return how long the workers take for a picture of a model, such as it rendered lately; None if unknown."""
     model = fleet.services.registry.models.get(alias)
     samples = fleet.samples(alias)[:_LAST] if model else []

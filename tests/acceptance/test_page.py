@@ -223,6 +223,22 @@ def test_without_scripts_everything_is_read_and_sent(browser: Browser, keyless: 
         expect(page.locator(".tiles img")).to_have_count(1)
         visit.goes_to("/")
         expect(page.locator(".renders")).to_contain_text(render)
+        # Everything that there is to read, and what is sent from where scripts would ask first.
+        for path, words in (
+            (f"/pictures/{render}-000000", "How it was made"),
+            (f"/renders/{render}/grid", "Grid of"),
+            ("/workers", "Holds in memory"),
+            ("/usage", "Pictures in the store"),
+            ("/schedules", "Schedules"),
+            ("/faults", "Faults"),
+            ("/keys", "Keys"),
+        ):
+            visit.goes_to(path)
+            expect(page.locator("main")).to_contain_text(words)
+        visit.goes_to(f"/renders/{render}")
+        page.click("#delete")
+        page.click("#delete-sure")
+        expect(page.locator(".said")).to_contain_text("is deleted")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,7 +11,7 @@ from scheduler.api.context import ApiContext, Context
 from scheduler.api.list_queries import RenderQuery
 from scheduler.api.page.glance import glance
 from scheduler.api.page.looks import SharedLook, look_of
-from scheduler.api.page.paces import advancing
+from scheduler.api.page.paces import all_advancing
 from scheduler.api.page.serving import error_page, page_router, shared_html
 from scheduler.api.page.visitors import Visitor
 from scheduler.api.problems import Refused
@@ -60,7 +60,7 @@ def _seen(
     return {
         "place": place,
         "glance": glance(context, caller, look),
-        "renders": [advancing(context, render, look) for render in found],
+        "renders": list(all_advancing(context, found, look)),
         "next_page": None if following is None else urlencode({**asked, "after": following}),
         "newest": None if after is None else urlencode(asked),
         "asked": vars(which),
