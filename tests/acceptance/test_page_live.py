@@ -21,6 +21,10 @@ pytestmark = pytest.mark.slow
 PATIENCE = 60_000
 
 
+#: The shortest pause before the next look, for an event.
+_LEAST = "([kind, index]) => leastOf(new MessageEvent(kind, { data: JSON.stringify({ index: Number(index) }) }))"
+
+
 def looks(visit: Visit, path: str) -> list[str]:
     """What it asks of a page from now on."""
     asked: list[str] = []
@@ -43,6 +47,9 @@ def test_an_open_page_asks_again_only_when_something_has_changed(visit: Visit, k
         with page.expect_response(lambda answer: "/events" in answer.url):
             visit.goes_to(f"/renders/{render}")
         expect(page.locator("h1 .state")).to_have_text("held", timeout=PATIENCE)
+        # At once for a picture in sight that is not finished; for what changes only a number, after a while.
+        told = ("job.done 1", "job.done 70", "render.held 0", "reset 0")
+        assert [page.evaluate(_LEAST, one.split()) for one in told] == [400, 1500, 400, 400]
         asked = looks(visit, f"/renders/{render}")
         page.clock.fast_forward("05:00")
         page.evaluate("1")
@@ -56,6 +63,7 @@ def test_what_the_command_line_renders_is_followed_at_the_front_and_on_its_own_p
     visit: Visit, keyless: Api, browser: Browser, tmp_path: Path
 ) -> None:
     visit.goes_to("/")
+    assert visit.page.evaluate(_LEAST, ["render", "0"]) == 1500
     ended = keyless.home.farm("render", "a star", "--model", "slow", "-n", "2", "--no-wait", "--json")
     render = ended.json["id"]
     expect(visit.page.locator(".renders")).to_contain_text(render, timeout=PATIENCE)

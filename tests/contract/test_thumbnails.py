@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from sqlalchemy import event
 
 from diffusion_farm import Farm, NotFoundProblem, Render
 from scheduler.results.deletion import Deletion
@@ -86,6 +87,31 @@ def test_a_thumbnail_is_made_once_and_kept_beside_its_picture(stage: Stage, made
     # Whoever gave it out a moment ago need not ask the store.
     assert asked(stage, made, size=128).content == first.content
     assert size_of(asked(stage, made).content) == (256, 256), "of a gallery, unless another size is asked for"
+
+
+def test_whoever_asks_for_one_that_was_just_seen_costs_one_question_and_nothing_of_the_store(
+    stage: Stage, made: Render, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(stage, made).status_code == 200
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    def read(key: str) -> bytes:
+        raise AssertionError(f"{key} is read again")
+
+    monkeypatch.setattr(stage.services.objects, "get", read)
+    engine = stage.services.database.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert asked(stage, made).status_code == 200
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    of_pictures = [one for one in statements if "FROM jobs" in one or "FROM renders" in one]
+    # The worker by hand looks for others meanwhile.
+    assert len([one for one in of_pictures if "pixels_sha256" in one and "renders.owner" in one]) == 1
+    assert not [one for one in of_pictures if "FROM renders" in one and "renders.total" in one]
 
 
 def test_a_browser_keeps_it_and_asks_whether_it_has_changed(stage: Stage, made: Render) -> None:
