@@ -80,7 +80,7 @@ def multiplied(asked: Iterable[SourcedRequest], in_step: Columns, combined: Colu
             name = one.request.custom_id and f"{one.request.custom_id}-{number}"
             given = [field for field in FIELDS if getattr(one.request, field) is not None]
             gone = dict.fromkeys(overruled(given, change))
-            yield one._replace(request=one.request.model_copy(update={**gone, **change, "custom_id": name}))
+            yield one.with_values({**gone, **change, "custom_id": name})
 
 
 def read_columns(given: Iterable[str], option: str) -> dict[str, list[Any]]:

@@ -1,14 +1,15 @@
 """The kinds of an order's pictures: what differs in prompt and seed alone is resolved once, and told of once."""
 
+from collections.abc import Hashable
 from operator import itemgetter
 
 from scheduler.intake.remarks import KindRemarks
+from scheduler.intake.requests import OF_ONE
 from storage.spec.kinds import SpecKind, has_kind, is_plain
 from storage.spec.picture import Request, Spec
 from storage.spec.registry import Registry
 
-_OF_ONE = {"prompt", "seed", "custom_id", "labels"}
-_shared = itemgetter(*(name for name in Request.model_fields if name not in _OF_ONE))
+_shared = itemgetter(*(name for name in Request.model_fields if name not in OF_ONE))
 #: Kinds that are remembered, and characters of what they are known by: each row may have another negative prompt.
 _MOST, _LONGEST = 1_000, 2_000
 
@@ -20,9 +21,27 @@ class Kinds:
         self._registry = registry
         #: What was asked for beside prompt and seed → its kind; None: it was asked for once.
         self._known: dict[str, SpecKind | None] = {}
+        #: What requests that are alike are; for most rows of a manifest.
+        self._alike: dict[Hashable, SpecKind] = {}
 
-    def resolve(self, request: Request, seed: int) -> tuple[Spec, SpecKind | None]:
-        """Return what `Registry.resolve` does, and of which kind it is, if it is of one. Raises as that does."""
+    def resolve(self, request: Request, seed: int, like: Hashable | None = None) -> tuple[Spec, SpecKind | None]:
+        """Return what `Registry.resolve` does, and of which kind it is, if it is of one. Raises as that does.
+
+        Args:
+            seed: at most the largest.
+            like: `SourcedRequest.like`.
+        """
+        kind = self._alike.get(like)
+        if kind is not None:
+            return kind.spec(request.prompt, seed), kind  # type: ignore[arg-type]  # it is plain
+        spec, kind = self._resolve(request, seed)
+        if like is not None and kind is not None:
+            if len(self._alike) >= _MOST:
+                self._alike.clear()
+            self._alike[like] = kind
+        return spec, kind
+
+    def _resolve(self, request: Request, seed: int) -> tuple[Spec, SpecKind | None]:
         # As it is written: 1, 1.0, True, 0.0 and -0.0 are not all the same.
         asked = repr(_shared(request.__dict__))
         kind = self._known.get(asked)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.intake.files import delimited, forms, json_values, other_tools, parquet, pasted, plain
-from scheduler.intake.files.columns import Row, request_of
+from scheduler.intake.files.alike import RowsAlike
+from scheduler.intake.files.columns import Row
 from scheduler.intake.files.text import head, read_lines
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.errors import BadSpecification, InvalidInput
@@ -52,15 +53,15 @@ def read_manifest(manifest: Manifest, *, bad: BadRows | None = None) -> Iterator
     if manifest.kind not in KINDS:
         raise InvalidInput(f"{manifest.shown}: not a prompt file; expected {', '.join(f'.{name}' for name in KINDS)}")
     bad = bad or BadRows()
-    before, count = bad.left_out, 0
+    before, count, alike = bad.left_out, 0, RowsAlike()
     for row in _rows(manifest, bad):
         count += 1
         try:
-            request = request_of(row)
+            request, like = alike.request_of(row)
         except BadSpecification as error:
             bad.met(at(row.where, error))
         else:
-            yield SourcedRequest(row.where, _anchored(request, manifest.folder), row.copies)
+            yield SourcedRequest(row.where, _anchored(request, manifest.folder), row.copies, like)
     if not count and bad.left_out == before:
         raise BadSpecification(f"{manifest.shown}: no prompts in this file")
 

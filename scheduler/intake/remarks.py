@@ -1,7 +1,7 @@
 """Remarks: warnings about what is allowed but probably not meant."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from storage.jobs.values import NewJob
@@ -41,21 +41,27 @@ class KindRemarks:
         self._on_negative += (*clash_remarks("negative_prompt", spec.negative_prompt, self._words),)
         self._reader = PromptReader(model, registry.embeddings)
         others = [text for field, text in readable_fields(spec, self._reader.pipeline) if field != "prompt"]
-        self._unread_negative = [one for text in others for one in self._reader.unread("negative_prompt", text)]
+        self._unread_negative = (*(one for text in others for one in self._reader.unread("negative_prompt", text)),)
+        self._always = (*self._on_negative, *self._beside_words)
 
-    def on(self, spec: Spec) -> Iterator[str]:
-        """Yield what `remarks_on` does."""
-        yield from other_languages.remarks("prompt", spec.prompt, None)
-        yield from clash_remarks("prompt", spec.prompt, self._words)
-        yield from self._on_negative
-        if spec.seed >= DISTINCT_SEEDS and self._seeds_matter:
-            yield REMARK_ON_LARGE_SEEDS
-        yield from self._beside_words
+    def on(self, spec: Spec) -> Iterable[str]:
+        """Return what `remarks_on` yields."""
+        large = spec.seed >= DISTINCT_SEEDS and self._seeds_matter
+        if not large and not self._words and not other_languages.may_be_remarked(spec.prompt):
+            return self._always
+        return (
+            *other_languages.remarks("prompt", spec.prompt, None),
+            *clash_remarks("prompt", spec.prompt, self._words),
+            *self._on_negative,
+            *((REMARK_ON_LARGE_SEEDS,) if large else ()),
+            *self._beside_words,
+        )
 
-    def unread(self, spec: Spec) -> Iterator[Unread]:
-        """Yield what `storage.spec.prompt_length.unread` does."""
-        yield from self._reader.unread("prompt", spec.prompt)
-        yield from self._unread_negative
+    def unread(self, spec: Spec) -> Sequence[Unread]:
+        """Return what `storage.spec.prompt_length.unread` yields."""
+        if self._reader.surely_reads(spec.prompt):
+            return self._unread_negative
+        return (*self._reader.unread("prompt", spec.prompt), *self._unread_negative)
 
 
 class LabelRemarks:
@@ -63,6 +69,23 @@ class LabelRemarks:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        #: Labels that were met together before → how often again.
+        self._again: dict[tuple[str, ...], int] = {}
+
+    def noted(self, labels: Iterable[str]) -> Iterable[str]:
+        """Return the remarks on the labels of one picture; none if they are counted with those of the ones before."""
+        names = (*labels,)
+        if names in self._again:
+            self._again[names] += 1
+            return ()
+        if len(self._again) < _MOST_LABELS:
+            self._again[names] = 0
+        return self.on(names)
+
+    @property
+    def counted(self) -> Iterator[tuple[str, int]]:
+        """The remarks that `noted` counted, each with the number of pictures."""
+        return ((remark, pictures) for names, pictures in self._again.items() for remark in self.on(names))
 
     def on(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the remarks on the labels of one picture."""

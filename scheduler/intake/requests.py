@@ -4,16 +4,20 @@ The stages of a submission are generators over these: read, filled in, multiplie
 rows flows through them one row at a time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from storage.errors import BadSpecification, InvalidInput
+from storage.spec.copies import copied
 from storage.spec.picture import Request
 from storage.spec.picture_size import FIELDS, kept_beside
 
 #: More pictures than a farm renders in a year are a mistake, or meant to do harm.
 MOST_PICTURES = 10_000_000
+#: What requests that are alike may differ in.
+OF_ONE = frozenset({"prompt", "seed", "custom_id", "labels"})
+_MOST_ALIKE = 1_000
 
 
 class SourcedRequest(NamedTuple):
@@ -23,6 +27,13 @@ class SourcedRequest(NamedTuple):
     request: Request
     #: How many pictures of it; None: as many as of every request of its order.
     copies: int | None = None
+    #: Equal for requests that differ in nothing but prompt, seed, name and labels, if that is known; the prompt then is
+    #: one that any picture may have (`storage.spec.kinds.is_plain`).
+    like: Hashable | None = None
+
+    def with_values(self, values: Mapping[str, Any]) -> "SourcedRequest":
+        """Return it with these values in place of its own, unchecked."""
+        return self._replace(request=self.request.model_copy(update=values), like=None)
 
 
 #: Bad rows that are shown, and after how many the rest of a file is not read: it is no prompt file.
@@ -91,13 +102,36 @@ def with_defaults(asked: Iterable[SourcedRequest], defaults: Mapping[str, Any]) 
     if not defaults:
         yield from asked
         return
+    filled: dict[Hashable, _Filled] = {}
+    same_for_all_alike = OF_ONE.isdisjoint(defaults)
     for one in asked:
-        missing = {name: value for name, value in defaults.items() if getattr(one.request, name) is None}
-        if not missing.keys().isdisjoint(FIELDS):
-            given = [name for name in FIELDS if getattr(one.request, name) is not None]
-            kept = kept_beside(given, missing)
-            missing = {name: value for name, value in missing.items() if name in kept}
-        yield one._replace(request=one.request.model_copy(update=missing)) if missing else one
+        if one.like is None or not same_for_all_alike:
+            missing = _missing(one.request, defaults)
+            yield one.with_values(missing) if missing else one
+            continue
+        known = filled.get(one.like)
+        if known is None:
+            if len(filled) >= _MOST_ALIKE:
+                filled.clear()
+            known = filled[one.like] = _Filled(one.request, _missing(one.request, defaults))
+        yield SourcedRequest(one.where, copied(one.request, known.missing, known.given), one.copies, known)
+
+
+def _missing(request: Request, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
+    if not missing.keys().isdisjoint(FIELDS):
+        given = [name for name in FIELDS if getattr(request, name) is not None]
+        kept = kept_beside(given, missing)
+        missing = {name: value for name, value in missing.items() if name in kept}
+    return missing
+
+
+class _Filled:
+    """What requests that are alike lack of the defaults; they are alike with these, too."""
+
+    def __init__(self, first: Request, missing: Mapping[str, Any]) -> None:
+        self.missing = missing
+        self.given = first.model_fields_set | missing.keys()
 
 
 def at(where: str, error: InvalidInput) -> InvalidInput:

@@ -1,7 +1,7 @@
 """Turn requests into complete specifications: the model's defaults filled in, a seed for every picture."""
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from scheduler.intake.admission import NO_LIMITS, check_work
 from scheduler.intake.custom_ids import CustomIds
@@ -10,6 +10,7 @@ from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.keys import Limits
 from storage.errors import BadSpecification, InvalidInput, NotFound
 from storage.jobs.values import NewJob
+from storage.spec.copies import copied
 from storage.spec.kinds import SpecKind
 from storage.spec.picture import DISTINCT_SEEDS, MAX_CUSTOM_ID_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.registry import Registry
@@ -45,7 +46,7 @@ def specify(
     drawn, next_seed = seed is None, draw_seed() if seed is None else seed
     kinds = Kinds(registry)
     with CustomIds() as names:
-        for where, request, copies in asked:
+        for where, request, copies, like in asked:
             n = copies or pictures_each
             for copy in range(n):
                 if request.seed is None:
@@ -53,11 +54,13 @@ def specify(
                 else:
                     own = request.seed + copy
                 try:
-                    spec, kind = _resolved(
-                        request if copy == 0 else request.model_copy(update={"seed": own}), kinds, own
-                    )
-                    check_work(spec, limits)
-                    if (name := _name(request, copy, n)) is not None:
+                    mine = request if copy == 0 else copied(request, {"seed": own}, request.model_fields_set | {"seed"})
+                    spec, kind = _resolved(mine, kinds, own, like)
+                    if limits.work is not None:
+                        check_work(spec, limits)
+                    name = request.custom_id
+                    if name is not None:
+                        name = _name(name, copy, n)
                         names.take(name, where)
                 except InvalidInput as error:
                     bad.met(at(where, error))
@@ -65,23 +68,23 @@ def specify(
                 yield NewJob(spec=spec, custom_id=name, labels=request.labels, kind=kind, by_slots=slots[spec.model])
 
 
-def _resolved(request: Request, kinds: Kinds, seed: int) -> tuple[Spec, SpecKind | None]:
+def _resolved(request: Request, kinds: Kinds, seed: int, like: Hashable | None) -> tuple[Spec, SpecKind | None]:
     if seed > MAX_SEED:
         raise BadSpecification(f"seed: {seed} is above the largest seed, {MAX_SEED}; start lower")
     try:
-        return kinds.resolve(request, seed)
+        return kinds.resolve(request, seed, like)
     except NotFound as error:
         # In a request an unknown model is a wrong field, not a missing resource.
         raise BadSpecification(f"model: {error}") from None
 
 
-def _name(request: Request, copy: int, copies: int) -> str | None:
+def _name(custom_id: str, copy: int, copies: int) -> str:
     """Return the caller's name for a picture: of several copies, each gets its number.
 
     Raises BadSpecification if its number, or that of a combination, makes it longer than a name may be.
     """
-    name = request.custom_id if request.custom_id is None or copies == 1 else f"{request.custom_id}-{copy}"
-    if name is not None and len(name) > MAX_CUSTOM_ID_CHARACTERS:
+    name = custom_id if copies == 1 else f"{custom_id}-{copy}"
+    if len(name) > MAX_CUSTOM_ID_CHARACTERS:
         raise BadSpecification(
             f"custom_id: {name[:20]!r}… has {len(name)} characters with the number of its picture; "
             f"the most is {MAX_CUSTOM_ID_CHARACTERS}"

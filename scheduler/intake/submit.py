@@ -32,7 +32,7 @@ from storage.renders.views import Views
 from storage.spec.model_files import not_found, without_folders
 from storage.spec.models import DiffusersModel, Model
 from storage.spec.picture import Spec
-from storage.spec.prompt_length import unread
+from storage.spec.prompt_length import Unread, unread
 from storage.spec.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ class SpecifiedJobs(Iterator[NewJob]):
         self._by_model[one.spec.model] += 1
         if len(self._examples) < _EXAMPLES:
             self._examples.setdefault(one.spec.prompt, one.spec)
+        noted: Iterable[str]
+        unread_ends: Iterable[Unread]
         if one.kind is None:
             noted = remarks_on(one, self._registry)
             unread_ends = unread(one.spec, self._registry[one.spec.model], self._registry.embeddings)
@@ -132,7 +134,7 @@ class SpecifiedJobs(Iterator[NewJob]):
         for remark in noted:
             self._noted[remark] += 1
         if one.labels:
-            for remark in self._labels.on(one.labels):
+            for remark in self._labels.noted(one.labels):
                 self._noted[remark] += 1
         for end in unread_ends:
             # Each place is another remark: a few are shown, not a million.
@@ -152,7 +154,10 @@ class SpecifiedJobs(Iterator[NewJob]):
     @property
     def remarks(self) -> Mapping[str, int]:
         """Remark → how many pictures it applies to."""
-        return {**dict.fromkeys(self._of_the_way_in, self.total), **self._noted}
+        noted = self._noted.copy()
+        for remark, pictures in self._labels.counted:
+            noted[remark] += pictures
+        return {**dict.fromkeys(self._of_the_way_in, self.total), **noted}
 
     @property
     def examples(self) -> Sequence[Spec]:

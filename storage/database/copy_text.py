@@ -12,9 +12,24 @@ _ESCAPED = re.compile(r"\\(.)")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 
 
-def copy_line(values: Iterable[str | int | None]) -> str:
-    """Write a row of texts, without the character NUL, and whole numbers."""
-    return "\t".join(map(_cell, values)) + "\n"
+def copy_lines(rows: Sequence[tuple[str | int | None, ...]]) -> str:
+    """Write rows of texts, without the character NUL, and whole numbers; all with as many of them."""
+    form = "\t".join(["%s"] * len(rows[0])) + "\n"
+    gaps = [row.count(None) for row in rows]
+    lines = "".join(
+        [
+            form % (tuple([_NOTHING if value is None else value for value in row]) if n else row)
+            for row, n in zip(rows, gaps, strict=True)
+        ]
+    )
+    # One look at all of them: what would have to be escaped is rare.
+    as_they_are = (
+        lines.count("\n") == len(rows)
+        and lines.count("\t") == len(rows) * (len(rows[0]) - 1)
+        and lines.count("\\") == sum(gaps)
+        and "\r" not in lines
+    )
+    return lines if as_they_are else "".join(["\t".join(map(_cell, row)) + "\n" for row in rows])
 
 
 def copied_values(line: str) -> Sequence[str | None]:

@@ -11,11 +11,10 @@ filled in the transaction that accepts: all at once, and before that takes any l
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from operator import itemgetter
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -35,11 +34,15 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from storage.database.connection import Database
-from storage.database.copy_text import copied_values, copy_in, copy_line
+from storage.database.copy_text import copied_values, copy_in, copy_lines
 from storage.errors import BadSpecification, InvalidInput
 from storage.jobs.values import NewJob
 from storage.spec.picture import write_labels
 
+T = TypeVar("T")
+_OF_A_JOB = ("model", "batch_key", "seed", "spec", "custom_id", "labels")
+#: The columns of `staged`.
+_Row = tuple[int, str, int, str, int, str, str | None, str | None]
 #: Rows per statement; a render of fewer is accepted without staging.
 CHUNK = 1000
 
@@ -65,7 +68,7 @@ staged = Table(
 
 
 _STAGED = tuple(column.name for column in staged.columns)
-_staged_values = itemgetter(*_STAGED)
+_NAME = _STAGED.index("custom_id")
 _INSERT = "INSERT INTO {} ({}) VALUES ({})".format(  # noqa: S608 - names of our own
     staged.name, ", ".join(f'"{name}"' for name in _STAGED), ", ".join("?" * len(_STAGED))
 )
@@ -77,27 +80,28 @@ class Stage(ABC):
     def __init__(self) -> None:
         #: Model → how many of its pictures there are.
         self.models: Counter[str] = Counter()
-
-    @property
-    def total(self) -> int:
-        return self.models.total()
+        self.total = 0
 
     def fill(self, wanted: Iterable[NewJob]) -> None:
         """Stage jobs. Raises whatever `wanted` raises; BadSpecification for a duplicate custom_id, here or later."""
-        for chunk in chunks(wanted):
-            self._keep([self._row(one) for one in chunk])
+        # A job becomes its row before the next one is made: of a thousand that are kept, Python looks for garbage.
+        for rows in chunks(map(self._row, wanted)):
+            self._keep(rows)
 
     @abstractmethod
     def accepting(self) -> AbstractContextManager[Connection]:
         """Open the transaction that accepts, in which the table `staged` holds these rows and no others."""
 
     @abstractmethod
-    def _keep(self, rows: list[dict[str, Any]]) -> None: ...
+    def _keep(self, rows: list[_Row]) -> None: ...
 
-    def _row(self, one: NewJob) -> dict[str, Any]:
-        index, ordinal = self.models.total(), self.models[one.spec.model]
-        self.models[one.spec.model] += 1
-        return {"index": index, "ordinal": ordinal, **row_of(one)}
+    def _row(self, one: NewJob) -> _Row:
+        """Return the columns of `staged`."""
+        index, model = self.total, one.spec.model
+        ordinal = self.models[model]
+        self.total, self.models[model] = index + 1, ordinal + 1
+        _, batch_key, seed, spec, name, labels = values_of(one)
+        return index, model, ordinal, batch_key, seed, spec, name, labels
 
 
 class _StageInTable(Stage):
@@ -105,10 +109,10 @@ class _StageInTable(Stage):
         super().__init__()
         self._connection = connection
 
-    def _keep(self, rows: list[dict[str, Any]]) -> None:
+    def _keep(self, rows: list[_Row]) -> None:
         # Not by SQLAlchemy's INSERT, which makes more of a row's values than the database does.
-        with self._connection.begin(), _each_name_once(self._connection, staged, rows):
-            self._connection.exec_driver_sql(_INSERT, [*map(_staged_values, rows)])
+        with self._connection.begin(), _each_name_once(self._connection, staged, _named_in(rows)):
+            self._connection.exec_driver_sql(_INSERT, rows)
 
     @contextmanager
     def accepting(self) -> Iterator[Connection]:
@@ -127,8 +131,8 @@ class _StageInFile(Stage):
         #: Of each chunk: its bytes.
         self._chunks: list[int] = []
 
-    def _keep(self, rows: list[dict[str, Any]]) -> None:
-        lines = "".join([copy_line(_staged_values(row)) for row in rows])
+    def _keep(self, rows: list[_Row]) -> None:
+        lines = copy_lines(rows)
         if "\0" in lines:
             raise InvalidInput("text with the character NUL (U+0000) cannot be stored; leave it out")
         self._chunks.append(self._file.write(lines.encode()))
@@ -161,17 +165,20 @@ def stage(database: Database) -> Iterator[Stage]:
                 staged.drop(connection)
 
 
+def values_of(one: NewJob) -> tuple[str, str, int, str, str | None, str | None]:
+    """Return a job's columns: model, batch_key, seed, spec, custom_id, labels."""
+    spec, kind, labels = one.spec, one.kind, one.labels
+    written = spec.canonical() if kind is None else kind.canonical(spec)
+    return spec.model, _key(one), spec.seed, written, one.custom_id, write_labels(labels) if labels else None
+
+
 def row_of(one: NewJob) -> dict[str, Any]:
-    """Return a job's columns."""
-    spec, kind = one.spec, one.kind
-    return {
-        "model": spec.model,
-        "batch_key": _key(one),
-        "seed": spec.seed,
-        "spec": spec.canonical() if kind is None else kind.canonical(spec),
-        "custom_id": one.custom_id,
-        "labels": write_labels(one.labels) if one.labels else None,
-    }
+    """Return a job's columns by name."""
+    return dict(zip(_OF_A_JOB, values_of(one), strict=True))
+
+
+def _named_in(rows: Iterable[_Row]) -> list[tuple[str | None, int]]:
+    return [(row[_NAME], row[0]) for row in rows]  # type: ignore[misc]  # of the names alone
 
 
 def _key(one: NewJob) -> str:
@@ -181,7 +188,7 @@ def _key(one: NewJob) -> str:
     return one.spec.batch_key() if one.kind is None else one.kind.batch_key
 
 
-def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
+def chunks(wanted: Iterable[T]) -> Iterator[list[T]]:
     stream = iter(wanted)
     while chunk := list(islice(stream, CHUNK)):
         yield chunk
@@ -189,22 +196,26 @@ def chunks(wanted: Iterable[NewJob]) -> Iterator[list[NewJob]]:
 
 def insert_named(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows of one render. Raises BadSpecification for a duplicate custom_id."""
-    with _each_name_once(connection, table, rows, table.c.render_id == rows[0]["render_id"]):
+    named = [(row["custom_id"], row["index"]) for row in rows]
+    with _each_name_once(connection, table, named, table.c.render_id == rows[0]["render_id"]):
         connection.execute(insert(table), rows)
 
 
 @contextmanager
 def _each_name_once(
-    connection: Connection, table: Table, rows: list[dict[str, Any]], among: ColumnElement[bool] | None = None
+    connection: Connection,
+    table: Table,
+    named: Sequence[tuple[str | None, int]],
+    among: ColumnElement[bool] | None = None,
 ) -> Iterator[None]:
-    if all(row["custom_id"] is None for row in rows):
+    if all(name is None for name, _ in named):
         yield
         return
     try:
         with connection.begin_nested():
             yield
     except IntegrityError:
-        _refuse_twice(connection, table, [(row["custom_id"], row["index"]) for row in rows], among)
+        _refuse_twice(connection, table, named, among)
         raise
 
 
@@ -214,8 +225,8 @@ def _copy_chunk(connection: Connection, lines: str) -> None:
         with connection.begin_nested():
             copy_in(connection, staged, _STAGED, lines)
     except IntegrityError:
-        rows = [dict(zip(_STAGED, copied_values(line), strict=True)) for line in lines.split("\n")[:-1]]
-        _refuse_twice(connection, staged, [(row["custom_id"], int(row["index"] or 0)) for row in rows])
+        rows = [copied_values(line) for line in lines.split("\n")[:-1]]
+        _refuse_twice(connection, staged, [(row[_NAME], int(row[0] or 0)) for row in rows])
         raise
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.access.keys import Limits
 from storage.rules.ids import batch_id, job_id
@@ -12,8 +12,7 @@ from storage.spec.kinds import SpecKind
 from storage.spec.picture import Spec
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewJob:
+class NewJob(NamedTuple):
     """One picture as it is submitted: what to render, and the caller's name and labels for it."""
 
     spec: Spec

@@ -7,11 +7,16 @@ of what accepting it costs.
 import re
 from json.encoder import encode_basestring
 
+from storage.spec.copies import copied
 from storage.spec.picture import MAX_PROMPT_CHARACTERS, MAX_SEED, Spec
 
-_set = object.__setattr__
 #: Halves of characters, which no database takes.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether all of a text is whole characters."""
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def is_plain(prompt: object, seed: object) -> bool:
@@ -21,7 +26,7 @@ def is_plain(prompt: object, seed: object) -> bool:
         and len(prompt) <= MAX_PROMPT_CHARACTERS
         and prompt != ""
         and not prompt.isspace()
-        and (prompt.isascii() or _SURROGATE.search(prompt) is None)
+        and is_plain_text(prompt)
         and "\0" not in prompt
         and type(seed) is int
         and 0 <= seed <= MAX_SEED
@@ -36,13 +41,13 @@ class SpecKind:
         self.first = first
         self.batch_key, self.loop_key = first.batch_key(), first.loop_key()
         # Of what is written around the prompt and the seed, which JSON writes in the order of their names.
-        before, _, rest = _with(first, prompt="\0", seed=0).canonical().partition('"prompt":"\\u0000"')
+        before, _, rest = copied(first, {"prompt": "\0", "seed": 0}).canonical().partition('"prompt":"\\u0000"')
         between, _, after = rest.rpartition('"seed":0')
         self._before, self._between, self._after = f'{before}"prompt":', f'{between}"seed":', after
 
     def spec(self, prompt: str, seed: int) -> Spec:
         """Return the specification with a prompt and seed that are plain."""
-        return _with(self.first, prompt=prompt, seed=seed)
+        return copied(self.first, {"prompt": prompt, "seed": seed})
 
     def canonical(self, spec: Spec) -> str:
         """Write one of these, as `Spec.canonical` does."""
@@ -53,14 +58,3 @@ def has_kind(spec: Spec) -> bool:
     """Return whether a specification's checks look at its prompt no further than `is_plain` does."""
     looked_at = spec.prompt_weighting is not None or spec.long_prompts in ("chunk", "refuse")
     return not looked_at and spec.prompt_embeds is None and is_plain(spec.prompt, spec.seed)
-
-
-def _with(spec: Spec, *, prompt: str, seed: int) -> Spec:
-    # By hand: `model_copy` takes six times as long, and a manifest has a million rows.
-    made = Spec.__new__(Spec)
-    _set(made, "__dict__", {**spec.__dict__, "prompt": prompt, "seed": seed})
-    # As for all of a kind; nobody changes it, for they are frozen.
-    _set(made, "__pydantic_fields_set__", spec.__pydantic_fields_set__)
-    _set(made, "__pydantic_extra__", None)
-    _set(made, "__pydantic_private__", None)
-    return made

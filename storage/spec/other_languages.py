@@ -24,6 +24,20 @@ _SETTINGS = re.compile(r"(?:^|\\n)\s*(?:negative prompt:|steps: *\d)", re.IGNORE
 #: Letters as HTML writes them.
 _ENTITY = re.compile(r"&(?:amp|quot|apos|lt|gt|nbsp|#\d+);")
 
+#: What is in every prompt that `remarks` says something of, unless it is as short as an empty cell's word.
+_TELLING = ("(", ")", "[", "<", "{", ":", "&", "--", "__", "++", "\u2013", "\u2014", "/imagine", "AND", "BREAK")
+_LONGER_THAN_EMPTY = 12
+
+
+def may_be_remarked(prompt: str) -> bool:
+    """Return whether `remarks` may say something of a prompt that is read as it stands."""
+    if len(prompt) < _LONGER_THAN_EMPTY:
+        return True
+    for telling in _TELLING:  # noqa: SIM110 - `any` takes twice as long, and a manifest has a million prompts
+        if telling in prompt:
+            return True
+    return False
+
 
 def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
     """Yield remarks on a prompt, or a negative one, of this name; the same words for all prompts."""
@@ -31,7 +45,7 @@ def remarks(name: str, prompt: str, weighting: str | None) -> Iterator[str]:
         yield from webui_oddities.remarks(name, prompt)
     else:
         yield from webui_prompts.remarks(name, prompt)
-    if len(prompt) < 12 and prompt.strip().lower() in _EMPTY_CELLS:
+    if len(prompt) < _LONGER_THAN_EMPTY and prompt.strip().lower() in _EMPTY_CELLS:
         yield f"{name}: {prompt.strip()!r} is drawn as a word; if an empty cell is meant, leave it empty"
     # Looking for a letter or two takes a hundredth of the time of a pattern, and a manifest has a million prompts.
     if prompt.lstrip().startswith("/imagine"):

@@ -8,6 +8,7 @@ equal specifications.
 import hashlib
 import json
 from collections.abc import Mapping
+from json.encoder import encode_basestring
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -80,7 +81,15 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 #: NaN is a number of Python's, not of JSON's.
-write_labels = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+_write = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
+
+def write_labels(labels: Mapping[str, Any]) -> str:
+    """Write labels as JSON. Raises ValueError for what JSON does not have."""
+    # By hand where all are text, as in most manifests: an encoder is made anew for each row.
+    if {*map(type, labels.values())} == {str}:
+        return f"{{{', '.join([f'{encode_basestring(name)}: {encode_basestring(labels[name])}' for name in labels])}}}"
+    return _write(labels)
 
 
 def _labels(value: dict[str, Any]) -> dict[str, Any]:

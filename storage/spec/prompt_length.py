@@ -125,11 +125,15 @@ class PromptReader:
         known = embeddings if isinstance(model, DiffusersModel) and self._tokenizers else _NONE
         self._words = WordCounter(model, model.alias, known) if isinstance(model, DiffusersModel) else None
 
+    def surely_reads(self, text: str) -> bool:
+        """Return whether a text is so short that all of it is read, whatever its words."""
+        return len(text) <= self._surely_read and text.isascii() and not self._names_any(text)
+
     def unread(self, field: str, text: str) -> Iterator[Unread]:
         """Yield what is not read of a text, if there is such."""
-        named = self._words is not None and self._words.names_any(text)
-        if len(text) <= self._surely_read and text.isascii() and not named:
+        if self.surely_reads(text):
             return
+        named = self._names_any(text)
         if self._room is not None:
             yield from self._certainly_unread(field, text, self._room)
             return
@@ -145,6 +149,9 @@ class PromptReader:
                     text=text[cut:],
                 )
                 break
+
+    def _names_any(self, text: str) -> bool:
+        return self._words is not None and self._words.names_any(text)
 
     def _certainly_unread(self, field: str, text: str, room: int) -> Iterator[Unread]:
         """Yield what is not read whatever a tokenizer makes of a word; a worker, which has it, says so to the token."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import Connection, func, insert, select, update
@@ -112,7 +111,7 @@ def test_texts_are_stored_as_they_were_given(database: Database, n: int) -> None
     names = [*row_of(NewJob(spec=spec))]
     with database.read() as connection:
         stored = connection.execute(select(*(jobs.c[name] for name in names)).order_by(jobs.c.index))
-        assert [row._asdict() for row in stored] == [row_of(replace(one, kind=None)) for one in wanted()]
+        assert [row._asdict() for row in stored] == [row_of(one._replace(kind=None)) for one in wanted()]
 
 
 @pytest.mark.parametrize("name", ["\\N", "a\tb\\\nc"])

@@ -93,7 +93,7 @@ def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\nnot JSON\n')
     requests = read_manifest(manifest(path))
-    assert next(requests) == SourcedRequest(f"{path} line 1", Request(prompt="a"))
+    assert next(requests)._replace(like=None) == SourcedRequest(f"{path} line 1", Request(prompt="a"))
     with pytest.raises(BadSpecification, match="line 2"):
         next(requests)
 

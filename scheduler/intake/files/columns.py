@@ -41,7 +41,7 @@ _PAIRS = {"original_size", "crops_coords_top_left", "target_size"}
 _AS_THEY_ARE = {"prompt", "negative_prompt", "negative", "model", "sampler", "custom_id", "size", "aspect"}
 _LABELS: TypeAdapter[dict[str, Any] | None] = TypeAdapter(Labels | None)
 #: Characters of a field's name, and of all columns of a row that are remembered.
-_LONGEST_NAME, _REMEMBERED = 200, 5000
+_LONGEST_NAME, REMEMBERED = 200, 5000
 #: Of a row; far fewer have room among the labels.
 _MOST_COLUMNS = 10_000
 #: Beyond it, a floating-point number has lost digits.
@@ -123,7 +123,7 @@ def is_empty(cells: Mapping[str, Any]) -> bool:
 
 
 def _typed(cells: Mapping[str, Any]) -> Request:
-    columns, others = _split(tuple(cells))
+    columns, others = split(tuple(cells))
     labels = {name: cell for name in others if (cell := cells[name]) is not None}
     fields = {field: cells[column] for field, column in columns}
     try:
@@ -143,8 +143,8 @@ def _typed(cells: Mapping[str, Any]) -> Request:
 def _text(row: Row) -> Request:
     """Parse cells that are all text; an empty one counts as left out."""
     cells = row.cells
-    columns, others = _split(tuple(cells))
-    labels = {name: _label(cell) for name in others if (cell := cells[name]) and not cell.isspace()}
+    columns, others = split(tuple(cells))
+    labels = {name: read_label(cell) for name in others if (cell := cells[name]) and not cell.isspace()}
     texts: dict[str, str] = {}
     # What a cell holds as JSON has types already.
     typed: dict[str, Any] = {}
@@ -170,10 +170,10 @@ def _text(row: Row) -> Request:
         raise _in_the_words_of_the_file(error, columns, cells) from None
 
 
-def _split(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+def split(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Split the columns of a row into fields, each with its column, and labels. Raises BadSpecification."""
     # Each row of JSON may have other columns, and very many: those are not to stay in memory.
-    return _split_once(names) if sum(map(len, names)) <= _REMEMBERED else _split_once.__wrapped__(names)
+    return _split_once(names) if sum(map(len, names)) <= REMEMBERED else _split_once.__wrapped__(names)
 
 
 @lru_cache(maxsize=1000)
@@ -231,6 +231,11 @@ def _mended(field: str, cell: Any) -> Any:
     return cell
 
 
+def is_told_text(cell: str) -> bool:
+    """Return whether a table's cell stands for itself, and for no other text and no empty cell."""
+    return cell not in _EMPTY and _OF_A_SPREADSHEET.match(cell) is None
+
+
 def _checked_text(field: str, cell: str) -> str:
     """Return a table's cell as it stands. Raises BadSpecification for what stands for other text, or for none."""
     if cell in _EMPTY:
@@ -262,7 +267,7 @@ def _read(field: str, cell: str, *, decimal_comma: bool) -> Any:
     return cell
 
 
-def _label(cell: str) -> Any:
+def read_label(cell: str) -> Any:
     """Return a label as JSON would have it: a number where it is written as one, so that nothing of it gets lost."""
     try:
         number = float(cell) if "." in cell else int(cell)

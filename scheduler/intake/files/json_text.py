@@ -24,10 +24,19 @@ def read_json(text: str | bytes) -> Any:
     """Read JSON, bytes in any of its encodings. Raises DoubledKey, ValueError, RecursionError."""
     try:
         # `loads` would make a reader for each of a million lines.
-        return _DECODER.decode(text) if isinstance(text, str) else json.loads(text, object_pairs_hook=_once)
+        return _read_text(text) if isinstance(text, str) else json.loads(text, object_pairs_hook=_once)
     except _Doubled as error:
         # Seldom, and therefore by itself: what is read has no places.
         raise _with_place(json.loads(text, object_pairs_hook=_marked), error.key) from None
+
+
+def _read_text(text: str) -> Any:
+    """Read a text that mostly is one value and nothing else; what else it is, the reader says."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        value, end = None, -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 def read_value(text: str, at: int) -> tuple[Any, int]:

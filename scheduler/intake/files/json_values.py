@@ -19,14 +19,17 @@ _EXPECTED = 'expected an object such as {"prompt": "a red star"}'
 def rows_of_lines(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Row]:
     """Yield the objects of JSON lines; empty lines are passed over."""
     for where, line in lines:
-        if not line.strip():
+        if not (said := line.strip()):
             continue
         try:
-            value = parse_json(line.strip())
+            value = parse_json(said)
         except BadSpecification as error:
             bad.met(BadSpecification(f"{where}: {error}"))
             continue
-        yield from _row(where, value, bad)
+        if isinstance(value, dict) and not is_empty(value):
+            yield Row(where, value)
+        else:
+            yield from _row(where, value, bad)
 
 
 def rows_of_values(file: IO[bytes], shown: str, bad: BadRows) -> Iterator[Row]:
