@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import httpcore
 
+from scheduler.background.due_looks import DueLooks
 from scheduler.background.webhook_places import DeliveryPlaces, UnderWay, next_receivers
 from scheduler.intake.addresses import Forbidden
 from storage.events.receivers import due_receivers
@@ -64,9 +65,10 @@ class WebhookDelivery:
         stopping = stopping or threading.Event()
         tried = 0
         under_way: dict[Future[None], UnderWay] = {}
+        looks = DueLooks(lambda: due_receivers(self.webhooks.database))
         with ThreadPoolExecutor(self.places.total, thread_name_prefix="webhook") as threads:
             while True:
-                taken = [] if stopping.is_set() else self._take(under_way.values())
+                taken = [] if stopping.is_set() else self._take(looks, under_way.values())
                 tried += len(taken)
                 under_way |= {threads.submit(self._deliver, one): place for one, place in taken}
                 if taken:
@@ -78,18 +80,19 @@ class WebhookDelivery:
                     del under_way[done]
                     done.result()
 
-    def _take(self, under_way: Collection[UnderWay]) -> list[tuple[Delivery, UnderWay]]:
+    def _take(self, looks: DueLooks, under_way: Collection[UnderWay]) -> list[tuple[Delivery, UnderWay]]:
         """Take the messages for which there are places now, at most one of each receiver."""
         if len(under_way) == self.places.total:
             return []
-        chosen = next_receivers(due_receivers(self.webhooks.database), under_way, self.places)
-        if not chosen:
-            return []
-        failing = {one.name: one.failing for one in chosen}
-        return [
-            (one, UnderWay(receiver=one.receiver, failing=failing[one.receiver]))
-            for one in self.webhooks.take_next(failing)
-        ]
+        due = looks.due(afresh=not under_way)
+        while chosen := next_receivers(due, under_way, self.places):
+            failing = {one.name: one.failing for one in chosen}
+            taken = self.webhooks.take_next(failing)
+            # Others have taken them, or the look was a moment ago.
+            looks.forget(failing.keys() - {one.receiver for one in taken})
+            if taken:
+                return [(one, UnderWay(receiver=one.receiver, failing=failing[one.receiver])) for one in taken]
+        return []
 
     def run(self, stopping: threading.Event) -> None:
         """Deliver until asked to stop; a database that is away is waited for."""

@@ -6,36 +6,41 @@ from operator import itemgetter
 from types import EllipsisType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Double, Select, bindparam, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, null, or_, select, text
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs
-from storage.events.log import EventKind, record_events
+from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.quarantines import quarantined
 from storage.jobs.fair_share import queued
-from storage.jobs.transitions import of_watched, transition
+from storage.jobs.transitions import transition
 from storage.jobs.values import Claim, ClaimedJob
 from storage.rules.faults import RetryPolicy
 from storage.rules.states import Priority, Transition
 from storage.spec.models import MOST_AT_ONCE
 from storage.spec.picture import read_spec
 
-_CLAIMED: tuple[Column[Any], ...] = (
+_CLAIMED: tuple[ColumnElement[Any], ...] = (
     jobs.c.id,
     jobs.c.render_id,
     jobs.c.index,
-    jobs.c.spec,
+    null().label("spec"),
     jobs.c.fence,
     jobs.c.attempt,
     jobs.c.priority,
     jobs.c.round,
     jobs.c.watched,
     jobs.c.threads,
-    jobs.c.replay,
+    null().label("replay"),
     jobs.c.suspect,
     jobs.c.batch_key,
 )
+#: The same as what functions return, in this order, with the priority of what is left behind it.
+_Row = Sequence[Any]
+#: Of their texts, that are read with the claim. What a claimer does not hear, for it was stopped, fills the buffers of
+#: sockets; beyond them the server waits for it with its locks, for ever: the answer goes before the commit.
+_MOST_BYTES = 32 * 2**10
 
 #: A claimer that says nothing for so long has been stopped; a claim takes milliseconds. Far below a lease.
 _FROZEN = "5s"
@@ -46,21 +51,58 @@ _NEXT_BATCH = text(
 
 
 _CLAIM_BATCH = (
-    "SELECT id, render_id, index, spec, fence, attempt, priority, round, watched, threads, replay, suspect, batch_key, "
-    "next_priority FROM claim_batch(%s, %s, %s, %s)"
+    "SELECT id, render_id, index, CASE WHEN bytes <= %s THEN spec END, fence, attempt, priority, round, watched, "
+    "threads, CASE WHEN bytes <= %s THEN replay END, suspect, batch_key, next_priority "
+    "FROM (SELECT *, sum(octet_length(spec) + coalesce(octet_length(replay), 0)) OVER () AS bytes "
+    "FROM claim_batch(%s, %s, %s, %s)) AS claimed"
 )
+_TEXTS = select(jobs.c.id, jobs.c.spec, jobs.c.replay).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def take_at_once(
     database: Database, rules: RetryPolicy, *, model: str, worker: str, limit: int
 ) -> Claim | EllipsisType | None:
     """Do as `take` in one round trip to PostgreSQL; `...` if that cannot, and has done nothing."""
-    rows = database.call(_CLAIM_BATCH, (model, worker, limit, rules.lease_seconds))
+    asked = (_MOST_BYTES, _MOST_BYTES, model, worker, limit, rules.lease_seconds)
+    rows = database.call(_CLAIM_BATCH, asked)
     if not rows:
         return None
     if rows[0][0] is None:
         return ...
-    rows.sort(key=itemgetter(6, 7, 0))  # the queue's order: priority, round, id
+    return claim_of(database, rows)
+
+
+def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Sequence[_Row] | None:
+    """Make up to `limit` waiting jobs this worker's, as `claim_of` takes them; None if there is nothing for it."""
+    choose = _chosen_by_server if connection.dialect.name == "postgresql" else _chosen_alone
+    chosen = choose(connection, model, worker, limit)
+    if chosen is None:
+        return None
+    claimed = connection.execute(
+        _claiming(), {"ids": chosen.ids, "by": worker, "lease_seconds": rules.lease_seconds}
+    ).all()
+    watched = sorted((row for row in claimed if row.watched), key=lambda row: (row.priority, row.round, row.id))
+    record_events(
+        connection,
+        [
+            NewEvent(
+                render_id=row.render_id,
+                kind=EventKind.JOB_STARTED,
+                index=row._mapping["index"],
+                data={"worker": worker, "attempt": row.attempt},
+            )
+            for row in watched
+        ],
+    )
+    return [(*row, chosen.next_priority) for row in claimed]
+
+
+def claim_of(database: Database, rows: Sequence[_Row]) -> Claim | None:
+    """Return the claim of these rows, once it is committed; None if all were deleted with their renders since."""
+    if rows[0][3] is None:
+        rows = _with_texts(database, rows)
+    if not rows:
+        return None
     left = rows[0][-1]
     found = tuple(
         ClaimedJob(
@@ -92,41 +134,18 @@ def take_at_once(
             suspect,
             batch_key,
             _,
-        ) in rows
+        ) in sorted(rows, key=itemgetter(6, 7, 0))  # the queue's order: priority, round, id
     )
     return Claim(jobs=found, next_priority=None if left is None else Priority(left))
 
 
-def take(connection: Connection, rules: RetryPolicy, *, model: str, worker: str, limit: int) -> Claim | None:
-    """Make up to `limit` waiting jobs this worker's; None if there is nothing for it."""
-    choose = _chosen_by_server if connection.dialect.name == "postgresql" else _chosen_alone
-    chosen = choose(connection, model, worker, limit)
-    if chosen is None:
-        return None
-    claimed = connection.execute(
-        _claiming(), {"ids": chosen.ids, "by": worker, "lease_seconds": rules.lease_seconds}
-    ).all()
-    found = tuple(
-        ClaimedJob(
-            id=row.id,
-            render_id=row.render_id,
-            index=row._mapping["index"],
-            spec=read_spec(row.spec),
-            fence=row.fence,
-            attempt=row.attempt,
-            watched=row.watched,
-            priority=Priority(row.priority),
-            threads=row.threads,
-            replay=row.replay,
-            suspect=row.suspect,
-            together=_is_together(row.batch_key),
-        )
-        for row in sorted(claimed, key=lambda row: (row.priority, row.round, row.id))
-    )
-    record_events(
-        connection, of_watched(EventKind.JOB_STARTED, found, lambda job: {"worker": worker, "attempt": job.attempt})
-    )
-    return Claim(jobs=found, next_priority=None if chosen.next_priority is None else Priority(chosen.next_priority))
+def _with_texts(database: Database, rows: Sequence[_Row]) -> Sequence[_Row]:
+    """Read what the rows lack; nobody changes it, and who reads it locks nothing."""
+    with database.read() as connection:
+        texts = {row.id: row for row in connection.execute(_TEXTS, {"ids": [row[0] for row in rows]})}
+    return [
+        (*row[:3], texts[row[0]].spec, *row[4:10], texts[row[0]].replay, *row[11:]) for row in rows if row[0] in texts
+    ]
 
 
 @cache

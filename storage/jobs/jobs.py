@@ -29,7 +29,7 @@ from storage.errors import NotFound, ObjectStoreProblem
 from storage.events.log import EventKind, NewEvent, record_events
 from storage.fleet.workers import name_is_of
 from storage.jobs import holding
-from storage.jobs.claim import take, take_at_once
+from storage.jobs.claim import claim_of, take, take_at_once
 from storage.jobs.completion import batch_row, complete, complete_at_once, refusals, stored_bytes, told_of
 from storage.jobs.fair_share import RoundDealer, queued
 from storage.jobs.looks import any_lapsed, best_waiting, count_waiting
@@ -91,10 +91,11 @@ class Jobs:
             found = take_at_once(self.database, self._rules, model=model, worker=worker, limit=limit)
             if not isinstance(found, EllipsisType):
                 return found
-        return self._claim(model=model, worker=worker, limit=limit)
+        rows = self._claim(model=model, worker=worker, limit=limit)
+        return None if rows is None else claim_of(self.database, rows)
 
     @transaction
-    def _claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Claim | None:
+    def _claim(self, connection: Connection, *, model: str, worker: str, limit: int) -> Sequence[Sequence[Any]] | None:
         return take(connection, self._rules, model=model, worker=worker, limit=limit)
 
     @transaction

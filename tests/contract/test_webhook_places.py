@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -233,3 +234,25 @@ def test_once_asked_to_stop_it_takes_no_more(database: Database, receiver: Recei
         deliverer = WebhookDelivery(webhooks=Webhooks(database), connections=connections, every_seconds=1)
         assert deliverer.run_once(stopping) == 0
     assert {one.attempt for one in Webhooks(database).all()} == {0}
+
+
+def test_others_are_looked_for_as_often_where_a_look_takes_long_as_where_it_does_not(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty thousand receivers wait: a look after each message that is delivered held up everybody's for hours."""
+    looks: list[float] = []
+
+    def look(of: Database) -> Any:
+        looks.append(time.monotonic())
+        if len(looks) == 1:
+            # As slow as that, as far as anybody can tell.
+            monkeypatch.setattr("scheduler.background.due_looks._PAUSE", 1e9)
+        return due_receivers(of)
+
+    monkeypatch.setattr("scheduler.background.webhook_delivery.due_receivers", look)
+    with Quiet() as silent:
+        # Something is under way until the others are delivered.
+        note(database, ("ann", silent.urls[0]), *[("bob", receiver.url)] * 64)
+        with delivering(database), silent:
+            eventually(lambda: len(receiver.got) == 64, "all of bob's are delivered")
+            assert len(looks) == 1

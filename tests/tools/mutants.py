@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from tests.tools.answer_mutants import OF_ANSWERS
+from tests.tools.claim_mutants import OF_CLAIMS
 from tests.tools.leftover_mutants import OF_LEFTOVERS
 from tests.tools.lora_mutants import OF_LORAS
 from tests.tools.mutant import Change, Mutant
@@ -29,6 +30,7 @@ _NOTICED = ("caught", "hung")
 
 MUTANTS: Sequence[Mutant] = (
     *OF_ANSWERS,
+    *OF_CLAIMS,
     *OF_LEFTOVERS,
     *OF_LORAS,
     *OF_WEBHOOKS,

@@ -72,4 +72,29 @@ OF_WEBHOOKS: Sequence[Mutant] = (
         ),
         tests=("tests/contract/test_webhooks.py::test_a_receiver_that_trickles_its_answer_is_given_up",),
     ),
+    Mutant(
+        fault="it is looked for whose messages are due after each one, however long that takes",
+        changes=(
+            Change(
+                file="scheduler/background/webhook_delivery.py",
+                old="afresh=not under_way",
+                new="afresh=True",
+            ),
+        ),
+        tests=(f"{_PLACES}::test_others_are_looked_for_as_often_where_a_look_takes_long_as_where_it_does_not",),
+    ),
+    Mutant(
+        fault="a receiver that failed once waits for as long as others have messages",
+        changes=(
+            Change(
+                file="scheduler/background/webhook_places.py",
+                old="well >= places.total - left:",
+                new="False:",
+            ),
+        ),
+        tests=(
+            "tests/unit/test_webhook_places.py"
+            "::test_those_that_failed_have_a_few_places_while_others_wait_without_an_end",
+        ),
+    ),
 )

@@ -53,6 +53,17 @@ def test_those_that_failed_never_hold_all_places() -> None:
     assert chosen(asked, trying("ann a:1", failing=True), failing=3) == ["bob b:1", "owner0 a:1", "owner1 a:1"]
 
 
+def test_those_that_failed_have_a_few_places_while_others_wait_without_an_end() -> None:
+    others = [due(f"owner{n} a:1", n) for n in range(9)]
+    asked = [*others, due("ann a:1", 99, failing=True), due("ann b:1", 99, failing=True)]
+    assert chosen(asked, [], total=6)[4:] == ["ann a:1", "ann b:1"]
+    assert chosen(asked, trying("bob a:1", 4), total=6) == ["ann a:1", "ann b:1"]
+    # Nobody leaves more than are used, nor the only place.
+    assert len(chosen(others, [], total=6)) == 6
+    assert chosen([*others, due("ann a:1", 99, failing=True)], [], total=6)[4:] == ["owner4 a:1", "ann a:1"]
+    assert chosen(asked, [], total=1) == ["owner0 a:1"]
+
+
 @pytest.mark.parametrize(
     ("url", "receiver"),
     [
