@@ -19,7 +19,7 @@
     │   ├── BrokerProblem
     │   ├── ObjectStoreProblem
     │   │   └── ObjectStoreRefused   the store refuses: waiting will not help
-    │   │       └── ObjectStoreOverwrites   the store ignores conditional writes
+    │   │       └── ObjectStoreOverwrites   the store does not keep what was written first
     │   └── ExportProblem        the export's target is full or gone
     └── RenderFault              a batch failed, and why (`storage.rules.faults` decides what follows)
         ├── RenderFailed         this picture cannot be made
@@ -114,7 +114,7 @@ class ObjectStoreRefused(ObjectStoreProblem):
 
 
 class ObjectStoreOverwrites(ObjectStoreRefused):
-    """Raised when the object store ignores conditional writes: it cannot serve a farm."""
+    """Raised when the object store does not keep what was written first, or at all: it cannot serve a farm."""
 
 
 class ExportProblem(ServiceProblem):

@@ -20,8 +20,11 @@ _BARE = (0x01, 0xD8, 0xD9)
 _SCAN = 0xDA
 
 
-def check_parts(data: bytes) -> None:
-    """Raise ValueError if a PNG, JPEG or WebP has more parts, or scans, than pictures have. Others pass."""
+def check_parts(data: bytes) -> int:
+    """Raise ValueError if a PNG, JPEG or WebP has more parts, or scans, than pictures have. Others pass.
+
+    Returns how many scans a JPEG has; 0 for others.
+    """
     scans = 0
     for number, kind in enumerate(islice(_parts(data), MOST_PARTS + 1), start=1):
         if number > MOST_PARTS:
@@ -29,6 +32,7 @@ def check_parts(data: bytes) -> None:
         scans += kind == _SCAN
         if scans > MOST_SCANS:
             raise ValueError(f"a progressive JPEG of more than {MOST_SCANS} scans; save it again")
+    return scans
 
 
 def _parts(data: bytes) -> Iterator[int | None]:

@@ -8,6 +8,7 @@ import safetensors
 from PIL import Image, UnidentifiedImageError
 
 from scheduler.intake.admission import Submitter
+from scheduler.intake.decoded_size import check_decoded_size
 from scheduler.intake.picture_parts import check_parts
 from scheduler.intake.requests import BadRows, SourcedRequest, at
 from storage.access.uploads import Uploads
@@ -16,7 +17,6 @@ from storage.spec.controls import REFERENCE, Controls
 from storage.spec.picture import Spec
 
 MAX_BYTES = 256 * 2**20
-MAX_PIXELS = 64_000_000
 #: Image formats with small, well-tested decoders.
 _FORMATS = ("PNG", "JPEG", "WEBP")
 #: Modes that Pillow converts to RGB faithfully: not 16 or 32 bits per channel.
@@ -42,14 +42,10 @@ def upload(uploads: Uploads, submitter: Submitter, file: Path) -> str:
 
 def check_image(data: bytes) -> None:
     """Check that this is an image that can condition a picture. Raises ValueError."""
-    check_parts(data)
+    scans = check_parts(data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{image.width}×{image.height} is {image.width * image.height / 1e6:.0f} megapixels; "
-                    f"the maximum is {MAX_PIXELS / 1e6:.0f}"
-                )
+            check_decoded_size(image, scans=scans)
             # The photos of many phones (MPO) are JPEG with a preview or a gain map behind the picture.
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ValueError(

@@ -2,33 +2,49 @@
 
 import time
 
-from storage.errors import ObjectStoreOverwrites
+from storage.errors import NotFound, ObjectStoreOverwrites
 from storage.objects.store import ObjectStore
 from storage.rules.ids import random_id
 
 _FOLDER = "probe/"
+_FIRST, _SECOND = b"first", b"second"
+_REMEDY = "use a store, or a version of it, that honours conditional writes (deploy/README.md lists some)"
 #: Longer than a probe takes, and than clocks of machines differ.
 _OLD_SECONDS = 86_400.0
 
 
 def check_first_write_wins(objects: ObjectStore) -> None:
-    """Write an object twice, and delete it. The rights of a worker are enough for it.
+    """Write an object twice, read it, and delete it. The rights of a worker are enough for it.
 
-    Raises ObjectStoreOverwrites if the second write replaced the first, ObjectStoreProblem if the store cannot be used.
+    Raises ObjectStoreOverwrites if what was written first is not what is there, ObjectStoreProblem if the store cannot
+    be used.
     """
     # A name of its own: two processes that probe at the same moment must not meet. The time is for whoever finds it
     # after a process that was killed in between.
     key = f"{_FOLDER}{int(time.time())}-{random_id()}"
-    first = objects.put(key, b"first")
+    first = objects.put(key, _FIRST)
     try:
-        second = objects.put(key, b"second")
+        second = objects.put(key, _SECOND)
+        # Also of a store that says that it has refused the second one.
+        found = _read(objects, key)
     finally:
         objects.delete(key)
-    if second.sha256 != first.sha256:
+    if found is None or found not in (_FIRST, _SECOND):
         raise ObjectStoreOverwrites(
-            f"{objects.shown}: the store ignores `If-None-Match: *`, so a picture could be overwritten; "
-            "use a store, or a version of it, that honours conditional writes (deploy/README.md lists some)"
+            f"{objects.shown}: the store says that an object is written, and it "
+            f"{'is not there' if found is None else 'has other bytes'} when it is read; use another one"
         )
+    if second.sha256 != first.sha256 or found == _SECOND:
+        raise ObjectStoreOverwrites(
+            f"{objects.shown}: the store ignores `If-None-Match: *`, so a picture could be overwritten; {_REMEDY}"
+        )
+
+
+def _read(objects: ObjectStore, key: str) -> bytes | None:
+    try:
+        return objects.get(key)
+    except NotFound:
+        return None
 
 
 def remove_old_probes(objects: ObjectStore) -> int:

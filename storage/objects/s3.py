@@ -24,7 +24,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from storage.errors import NotFound, ObjectStoreProblem, ObjectStoreRefused
+from storage.errors import NotFound, ObjectStoreOverwrites, ObjectStoreProblem, ObjectStoreRefused
 from storage.objects.object_keys import Stored, checked, described
 from storage.settings import without_secrets
 
@@ -79,6 +79,12 @@ class S3Objects:
                     IfNoneMatch="*",
                 )
             except ClientError as error:
+                if _status(error) == 501:
+                    raise ObjectStoreOverwrites(
+                        f"objects in {self.shown}: the store knows no conditional writes (`If-None-Match: *`: "
+                        f"{error.response.get('Error', {}).get('Code', 'not implemented')}); use a store, or a version "
+                        "of it, that honours them (deploy/README.md lists some)"
+                    ) from error
                 # 412: the key exists. 409: another writer is creating it right now (CoreWeave answers 409 for both).
                 if _status(error) not in (409, 412):
                     raise

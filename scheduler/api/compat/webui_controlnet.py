@@ -191,7 +191,9 @@ def _resized(data: bytes, mode: Any, canvas: Canvas) -> bytes:
     if how is None:
         raise BadSpecification(f"alwayson_scripts: ControlNet's resize_mode is not known (given: {shown(mode)})")
     with Image.open(io.BytesIO(data)) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+        # Each copy of a large one is a quarter of a gigabyte.
+        ImageOps.exif_transpose(opened, in_place=True)
+        image = opened.convert("RGB")
     if how == "stretch" or image.width * canvas.height == image.height * canvas.width:
         return data
     size = (canvas.width, canvas.height)
