@@ -29,6 +29,16 @@ class NewWorker:
     models: Sequence[str]
 
 
+class Beat(NamedTuple):
+    """The last heartbeat under a worker's name."""
+
+    pid: int
+    #: Seconds ago, by the database's clock.
+    silent_for: float
+    #: Of the run that asks.
+    ours: bool
+
+
 class JobProgress(NamedTuple):
     """How many steps of a job at the device are done, and of how many."""
 
@@ -137,6 +147,13 @@ class Workers:
         with self.database.read() as connection:
             other = self._other(connection, name)
         return None if other is None else float(other.seen_at)
+
+    def last_beat(self, name: str) -> Beat | None:
+        """Return the last heartbeat under this name, of whichever run; None if there was none."""
+        silent = (database_now() - workers.c.seen_at).label("silent")
+        with self.database.read() as connection:
+            row = connection.execute(select(workers, silent).where(workers.c.name == name)).first()
+        return None if row is None else Beat(pid=row.pid, silent_for=row.silent, ours=row.run == self._run)
 
     def _other(self, connection: Connection, name: str) -> Row[Any] | None:
         silent = (database_now() - workers.c.seen_at).label("silent")

@@ -14,12 +14,12 @@ from pathlib import Path
 import click
 
 from tests.tools.answer_mutants import OF_ANSWERS
-from tests.tools.claim_mutants import OF_CLAIMS
 from tests.tools.leftover_mutants import OF_LEFTOVERS
 from tests.tools.lora_mutants import OF_LORAS
 from tests.tools.mutant import Change, Mutant
 from tests.tools.slot_mutants import OF_SLOTS
 from tests.tools.slot_tick_mutants import OF_TICKS
+from tests.tools.stranger_mutants import OF_STRANGERS
 from tests.tools.webhook_mutants import OF_WEBHOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +30,9 @@ _NOTICED = ("caught", "hung")
 
 MUTANTS: Sequence[Mutant] = (
     *OF_ANSWERS,
-    *OF_CLAIMS,
     *OF_LEFTOVERS,
     *OF_LORAS,
+    *OF_STRANGERS,
     *OF_WEBHOOKS,
     Mutant(
         fault="a farm is open again when its last key has ended",

@@ -24,7 +24,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def crew(sqlite: str) -> Iterator[Workers]:
     database = Database(sqlite)
-    yield Workers(database)
+    yield Workers(database, run="ours")
     database.close()
 
 
@@ -59,4 +59,23 @@ def test_a_child_that_has_not_announced_itself_yet_is_not_its_predecessor(
 ) -> None:
     announce(crew, child.pid, silent_for=100)
     looks(crew, [child.pid + 1], 5)
+    assert child.poll() is None
+
+
+def test_a_child_whose_name_another_machine_took_while_it_hung_is_killed(
+    crew: Workers, child: subprocess.Popen[bytes]
+) -> None:
+    """It never speaks again under that name, and who has it now does: nobody missed it."""
+    announce(crew, child.pid, silent_for=40)
+    announce(Workers(crew.database, run="theirs"), 1, silent_for=0)
+    looks(crew, [child.pid], 3)
+    assert child.wait(60) == -9
+
+
+def test_what_another_machine_has_left_under_a_name_is_no_reason_to_kill(
+    crew: Workers, child: subprocess.Popen[bytes]
+) -> None:
+    # Even where the numbers of processes are the same, as in containers.
+    announce(Workers(crew.database, run="theirs"), child.pid, silent_for=100)
+    looks(crew, [child.pid], 5)
     assert child.poll() is None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 
 from storage.errors import DatabaseProblem
-from storage.fleet.workers import Workers
+from storage.fleet.workers import SILENT_SECONDS, Workers
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,20 @@ class ChildWatch:
                 self._silent_looks = 0
 
     def look(self) -> None:
-        """Kill the child if it announced itself and was silent at each of the last looks."""
-        silent = [
-            worker.pid
-            for worker in self._workers.all()
-            if worker.name == self._name and worker.silent_for > self._silent_seconds
-        ]
-        pid = next((pid for pid in silent if pid in self._children()), None)
+        """Kill the child if it announced itself and was silent at each of the last looks.
+
+        Also if a worker elsewhere has its name by now: one that is well notices that, and ends.
+        """
+        beat, children = self._workers.last_beat(self._name), self._children()
+        if beat is None:
+            pid = None
+        elif beat.ours:
+            pid = beat.pid if beat.pid in children and beat.silent_for > self._silent_seconds else None
+        else:
+            # A predecessor's row stays until its successor, our child, has started.
+            pid = next(iter(children), None) if beat.silent_for <= SILENT_SECONDS else None
         self._silent_looks = 0 if pid is None else self._silent_looks + 1
         if pid is not None and self._silent_looks >= _LOOKS:
-            log.error("device process hangs and is killed", extra={"pid": pid, "silent_seconds": self._silent_seconds})
+            log.error("device process hangs and is killed", extra={"pid": pid})
             os.kill(pid, signal.SIGKILL)
             self._silent_looks = 0

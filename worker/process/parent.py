@@ -18,7 +18,7 @@ from storage.settings import Settings, read_settings
 from storage.spec.registry_watch import watch_registry
 from worker.process import redis_qos
 from worker.process.child_watch import ChildWatch
-from worker.process.identity import Identity
+from worker.process.identity import RUN, Identity, this_run
 from worker.process.tasks import STOP_SIGNAL
 
 
@@ -27,6 +27,8 @@ def main() -> None:
     me = Identity.of(settings)
     configure_logging(settings, me.name)
     lifeline.stop_with_parent()
+    # Its child is of the same run, also where no supervisor has named one.
+    os.environ.setdefault(RUN, this_run())
     # Celery warns of running as root because pickled messages can carry code; ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = make_celery(
@@ -59,7 +61,7 @@ def _watch_child(settings: Settings, name: str) -> None:
 
     def start(sender: Any, **_: Any) -> None:
         ChildWatch(
-            Workers(Database(settings.database, connections=0)),
+            Workers(Database(settings.database, connections=0), run=this_run()),
             name=name,
             # Far longer than the child ever blocks its interpreter, and than its jobs' leases last.
             silent_seconds=max(60.0, 2 * settings.lease_seconds),
