@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, select, text
 
 from storage.access.keys import Limits
-from storage.database.connection import Database, database_now
+from storage.database.connection import Database, database_now, this_moment
 from storage.database.key_tables import key_usage, keys
 from storage.database.tables import renders
 from storage.database.upsert import insert_on_conflict
@@ -162,7 +162,7 @@ def _used(connection: Connection, key_id: str, limits: Limits) -> QuotaUsage:
         theirs = (key_usage.c.key_id == key_id) & (key_usage.c.minute >= _minute(connection) - _DAY)
         last_day = _number(connection, select(func.sum(key_usage.c.pictures)).where(theirs))
     if limits.per_minute is not None:
-        theirs = (renders.c.key_id == key_id) & (renders.c.created_at > database_now() - 60)
+        theirs = (renders.c.key_id == key_id) & (renders.c.created_at > this_moment() - 60)
         some = select(renders.c.id).where(theirs).limit(limits.per_minute).subquery()
         last_minute = _number(connection, select(func.count()).select_from(some))
     return QuotaUsage(unfinished=unfinished, accepted_last_day=last_day, requests_last_minute=last_minute)

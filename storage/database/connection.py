@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Concatenate, LiteralString, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Double, Engine, create_engine, event
+from sqlalchemy import Connection, Double, Engine, ScalarSelect, create_engine, event, select
 from sqlalchemy.exc import DataError, DBAPIError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -47,6 +47,15 @@ def _postgresql_now(*_: Any, **__: Any) -> str:
 def _sqlite_now(*_: Any, **__: Any) -> str:
     # unixepoch('subsec') would need SQLite 3.42; the Julian day of 1970-01-01T00:00 is 2440587.5.
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def this_moment() -> ScalarSelect[float]:
+    """Return the database's clock as it stands at a statement's beginning, for comparisons that an index is to serve.
+
+    PostgreSQL uses none where the clock is read again for each row: then what was made in a minute is looked for among
+    all that was ever made.
+    """
+    return select(database_now()).scalar_subquery()
 
 
 class Database:

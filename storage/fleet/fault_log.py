@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
-from storage.database.connection import Database, database_now, transaction
+from storage.database.connection import Database, database_now, this_moment, transaction
 from storage.database.tables import faults, jobs, quarantines
 from storage.rules.faults import Fault
 from storage.rules.ids import batch_id, job_id
@@ -191,7 +191,7 @@ def _fault(row: Row[Any]) -> FaultView:
 
 
 def _since(seconds: float) -> Any:
-    return database_now() - seconds if math.isfinite(seconds) else 0
+    return this_moment() - seconds if math.isfinite(seconds) else 0
 
 
 def _only(statement: Any, model: str | None, worker: str | None) -> Any:

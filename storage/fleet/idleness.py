@@ -2,7 +2,7 @@
 
 from sqlalchemy import and_, case, func, select
 
-from storage.database.connection import Database, database_now
+from storage.database.connection import Database, this_moment
 from storage.database.tables import batches, workers
 
 
@@ -11,7 +11,7 @@ def idle_shares(database: Database, *, within_seconds: float) -> dict[str, float
 
     A batch counts when it is recorded; loading a model, and waiting for the store, are idle time of the device.
     """
-    now = database_now()
+    now = this_moment()
     # Of a worker that has just started, its whole life; a second, so that nothing is divided by nothing.
     begun = now - within_seconds
     since = case((workers.c.started_at > begun, workers.c.started_at), else_=begun)

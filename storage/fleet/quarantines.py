@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
-from storage.database.connection import database_now
+from storage.database.connection import database_now, this_moment
 from storage.database.tables import batches, faults, quarantines, workers
 from storage.database.upsert import insert_on_conflict
 from storage.fleet.workers import SILENT_SECONDS
@@ -82,7 +82,7 @@ def _incidents(connection: Connection, worker: str) -> list[Incident]:
         select(faults.c.incident, faults.c.fault, faults.c.model, faults.c.job_id, faults.c.at)
         .where(
             faults.c.worker == worker,
-            faults.c.at > database_now() - WITHIN_SECONDS,
+            faults.c.at > this_moment() - WITHIN_SECONDS,
             faults.c.at > func.coalesce(forgiven.scalar_subquery(), 0),
         )
         .order_by(faults.c.id.desc())

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, Select, bindparam, func, select
 
-from storage.database.connection import database_now
+from storage.database.connection import this_moment
 from storage.database.tables import jobs
 from storage.jobs.fair_share import queued
 from storage.rules.states import Priority, State
@@ -39,7 +39,7 @@ def count_waiting(
 
 @cache
 def _lapsed() -> Select[Any]:
-    return select(jobs.c.id).where(jobs.c.state == State.RUNNING, jobs.c.lease_until < database_now()).limit(1)
+    return select(jobs.c.id).where(jobs.c.state == State.RUNNING, jobs.c.lease_until < this_moment()).limit(1)
 
 
 @cache

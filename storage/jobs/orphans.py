@@ -11,7 +11,7 @@ from functools import cache
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, literal, or_, select, update
 
-from storage.database.connection import Database, database_now, transaction
+from storage.database.connection import Database, database_now, this_moment, transaction
 from storage.database.tables import jobs, orphans
 from storage.database.upsert import insert_on_conflict
 from storage.objects.object_keys import picture_key
@@ -94,7 +94,7 @@ def being_removed(render_id: str) -> Select[int]:
 @cache
 def _due() -> Select[int]:
     """Select orphans that are due: built once, for it is asked every other second."""
-    due = select(orphans.c.job_id).where(orphans.c.due_at < database_now(), _unmarked())
+    due = select(orphans.c.job_id).where(orphans.c.due_at < this_moment(), _unmarked())
     return due.order_by(orphans.c.due_at).limit(_AT_ONCE)
 
 

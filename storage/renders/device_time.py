@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.database.connection import Database, database_now
+from storage.database.connection import Database, this_moment
 from storage.database.tables import batches, jobs
 
 #: Ids in one statement: databases take only so many.
@@ -43,7 +43,7 @@ def device_time(
     """
     recent = (
         select(batches.c.jobs, batches.c.render_seconds, batches.c.finished_at)
-        .where(batches.c.finished_at > database_now() - within_seconds)
+        .where(batches.c.finished_at > this_moment() - within_seconds)
         .order_by(batches.c.finished_at.desc())
         .limit(most + 1)
     )

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from sqlalchemy import func, select
 
-from storage.database.connection import Database, database_now
+from storage.database.connection import Database, database_now, this_moment
 from storage.database.tables import batches, jobs, renders
 from storage.jobs.fair_share import queued
 from storage.rules.states import Priority, State
@@ -89,7 +89,7 @@ class Measures:
         """Return, by model, what was rendered within this time."""
         statement = (
             select(batches.c.model, func.count().label("n"), func.sum(batches.c.render_seconds).label("seconds"))
-            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .where(batches.c.finished_at > this_moment() - within_seconds, batches.c.model.is_not(None))
             .group_by(batches.c.model)
         )
         with self._database.read() as connection:
@@ -126,7 +126,7 @@ class Measures:
                 func.coalesce(batches.c.elapsed_seconds, batches.c.render_seconds).label("render"),
                 batches.c.store_seconds,
             )
-            .where(batches.c.finished_at > database_now() - within_seconds, batches.c.model.is_not(None))
+            .where(batches.c.finished_at > this_moment() - within_seconds, batches.c.model.is_not(None))
             .order_by(batches.c.finished_at.desc())
             .limit(most)
         )

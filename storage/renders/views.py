@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, select, tuple_
 
-from storage.database.connection import Database, database_now
+from storage.database.connection import Database, this_moment
 from storage.database.tables import batches, jobs, renders, workers
 from storage.errors import NotFound
 from storage.fleet.workers import read_progress
@@ -161,7 +161,7 @@ class Views:
             select(renders.c.id)
             .where(
                 renders.c.owner == owner,
-                renders.c.created_at > database_now() - within_seconds,
+                renders.c.created_at > this_moment() - within_seconds,
                 renders.c.request_hash == request_hash,
             )
             .order_by(renders.c.created_at.desc())

@@ -129,4 +129,18 @@ OF_STRANGERS: Sequence[Mutant] = (
         "if False:",
         "tests/contract/test_probe.py::test_a_store_that_lies_is_found",
     ),
+    _of(
+        "what a key has asked for in a minute is looked for among all that it ever did",
+        "storage/access/quotas.py",
+        "renders.c.created_at > this_moment() - 60",
+        "renders.c.created_at > database_now() - 60",
+        "tests/contract/test_asked_of_lately.py::test_what_was_made_before_is_not_read[limits of a key]",
+    ),
+    _of(
+        "a child that hangs while another machine has its name is left alone",
+        "worker/process/child_watch.py",
+        "pid = next(iter(children), None) if beat.silent_for <= SILENT_SECONDS else None",
+        "pid = None",
+        "tests/unit/test_child_watch.py::test_a_child_whose_name_another_machine_took_while_it_hung_is_killed",
+    ),
 )
