@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, text, update
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import workers
@@ -119,6 +119,10 @@ class Workers:
 
         Raises WorkerNameTaken while a worker of another run has this name and is heard of.
         """
+        if connection.dialect.name == "postgresql":  # SQLite's writers follow one another anyway.
+            # Two that look at the same moment, and find nobody, would delete each other's rows.
+            said = {"name": f"worker:{worker.name}"}
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), said)
         if (other := self._other(connection, worker.name)) is not None:
             raise WorkerNameTaken(
                 f"the name {worker.name} is taken by process {other.pid} on {other.host}, heard of "

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import select, update
@@ -14,6 +15,7 @@ from storage.errors import WorkerNameTaken
 from storage.fleet.slots import SlotCounts
 from storage.fleet.workers import JobProgress, NewWorker, WorkerActivity, Workers, read_progress
 from storage.process.run_id import run_id
+from tests.contract.renders import at_once
 
 
 @pytest.fixture
@@ -92,6 +94,28 @@ def test_two_workers_of_one_name_do_not_undo_each_other(database: Database) -> N
     announce(second, "a", pid=2)
     assert not first.beat("a", IDLE)
     assert [worker.pid for worker in first.all()] == [2]
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["free", "of a silent one"])
+def test_of_workers_that_ask_for_a_name_at_the_same_moment_one_gets_it(database: Database, before: bool) -> None:
+    crews = [Workers(database, run=f"machine-{n}:1:1") for n in range(8)]
+
+    def ask(crew: Workers) -> bool:
+        try:
+            announce(crew, "a")
+        except WorkerNameTaken:
+            return False
+        return True
+
+    for _ in range(3):
+        for crew in crews:
+            crew.forget("a")
+        if before:
+            announce(crews[0], "a")
+            fall_silent(crews[0], "a", seconds=31)
+        got = at_once(*(partial(ask, crew) for crew in crews[1:]))
+        assert got.count(True) == 1
+        assert [crew.beat("a", IDLE) for crew in crews[1:]] == got
 
 
 def test_the_name_of_a_process_that_has_ended_is_free_at_once(database: Database) -> None:

@@ -143,4 +143,11 @@ OF_STRANGERS: Sequence[Mutant] = (
         "pid = None",
         "tests/unit/test_child_watch.py::test_a_child_whose_name_another_machine_took_while_it_hung_is_killed",
     ),
+    _of(
+        "two workers of one name that start at the same moment undo each other",
+        "storage/fleet/workers.py",
+        """        if connection.dialect.name == "postgresql":  # SQLite's writers""",
+        """        if connection.dialect.name == "":  # SQLite's writers""",
+        "tests/contract/test_workers.py::test_of_workers_that_ask_for_a_name_at_the_same_moment_one_gets_it",
+    ),
 )
