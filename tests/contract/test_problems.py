@@ -233,8 +233,21 @@ def test_half_of_a_character_is_refused_at_every_door_and_quoted(stage: Stage) -
     assert quoted
 
 
-def test_half_of_a_character_is_told_by_its_place(stage: Stage) -> None:
-    body = r'{"input_file_id": "a", "metadata": {"b": ["c", "d\udfff"]}}'
+_HALF_WITHIN = r'{"input_file_id": "a", "metadata": {"b": ["c", "d%s"]}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        (_HALF_WITHIN % r"\udfff").encode(),
+        (_HALF_WITHIN % r"\uDfFf").encode(),
+        (_HALF_WITHIN % "\udfff").encode("utf-8", "surrogatepass"),
+        (_HALF_WITHIN % "\udfff").encode("utf-16", "surrogatepass"),
+        (_HALF_WITHIN % "\udfff").encode("utf-32", "surrogatepass"),
+    ],
+    ids=["escaped", "escaped in capitals", "bytes", "UTF-16", "UTF-32"],
+)
+def test_half_of_a_character_is_told_by_its_place(stage: Stage, body: bytes) -> None:
     answer = stage.client().post("/v1/batches", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert "metadata.b.1: must be text without halves of characters" in answer.json()["error"]["message"]

@@ -7,7 +7,7 @@ from tests.tools.mutant import Change, Mutant
 
 _ARRIVING = "tests/contract/test_arriving.py"
 _FROZEN = "tests/contract/test_publish.py::test_what_others_took_while_the_worker_was_frozen_is_not_stored"
-_HALF = "tests/contract/test_problems.py::test_half_of_a_character_is_refused_at_every_door_and_quoted"
+_HALF = "tests/contract/test_problems.py::test_half_of_a_character_is_told_by_its_place"
 _DELETED = "tests/contract/test_client_doors.py::test_a_prediction_that_is_deleted_while_it_is_listed_is_left_out"
 
 
