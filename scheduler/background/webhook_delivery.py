@@ -12,10 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 import httpcore
+import httpx
 
 from scheduler.background.due_looks import DueLooks
 from scheduler.background.webhook_places import DeliveryPlaces, UnderWay, next_receivers
-from scheduler.intake.addresses import Forbidden
+from scheduler.intake.addresses import Forbidden, as_sent
+from storage.errors import ServiceProblem
 from storage.events.receivers import due_receivers
 from storage.events.webhooks import RETRY_SECONDS, Delivery, Webhooks
 from storage.process.service_loop import run_until_stopped
@@ -28,6 +30,11 @@ _SLOW_SECONDS = 5.0
 #: What a receiver answers is not read further than that.
 _ANSWER_BYTES = 4096
 _JITTER = 0.1
+#: What receivers do instead of answering.
+_UNANSWERED = (
+    *(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol),
+    *(httpx.InvalidURL, OSError, ValueError),
+)
 #: A receiver that asks for more patience than that is not heard.
 _LONGEST_SECONDS = 86400.0
 
@@ -107,14 +114,20 @@ class WebhookDelivery:
 
     def _deliver(self, delivery: Delivery) -> None:
         began = time.monotonic()
-        delivery = replace(delivery, body=self.payload(delivery))
         try:
-            status, patience = self._send(delivery)
+            status, patience = self._send(replace(delivery, body=self.payload(delivery)))
         except Forbidden as error:
             # It was public when it was named.
             self.webhooks.failed(delivery, str(error), after=None)
             return
-        except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
+        except _UNANSWERED as error:
+            self._failed(delivery, type(error).__name__, patience=None)
+            return
+        except ServiceProblem:
+            raise
+        except Exception as error:
+            # Nobody foresaw it, so it belongs to this message alone: the others are not to pay for it.
+            log.exception("webhook failed", extra={"webhook": delivery.id, "render": delivery.render_id})
             self._failed(delivery, type(error).__name__, patience=None)
             return
         if 200 <= status < 300:
@@ -134,7 +147,11 @@ class WebhookDelivery:
         limits = dict.fromkeys(("connect", "read", "write", "pool"), _TIMEOUT_SECONDS)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         with self.connections.stream(
-            "POST", delivery.url, headers=headers, content=delivery.body.encode(), extensions={"timeout": limits}
+            "POST",
+            as_sent(delivery.url),
+            headers=headers,
+            content=delivery.body.encode(),
+            extensions={"timeout": limits},
         ) as answer:
             read = 0
             for chunk in answer.iter_stream():

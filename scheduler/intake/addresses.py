@@ -37,7 +37,8 @@ def check_url(url: str, *, allow_private: bool) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        as_sent(url)
+    except (ValueError, httpx.InvalidURL):
         raise BadSpecification("webhook: invalid URL") from None
     schemes = ("https", "http") if allow_private else ("https",)
     if parts.scheme not in schemes or not parts.hostname:
@@ -55,6 +56,15 @@ def check_url(url: str, *, allow_private: bool) -> None:
             raise Forbidden
     except Forbidden:
         raise BadSpecification(f"webhook: not a public address; {PRIVATE_HINT}") from None
+
+
+def as_sent(url: str) -> httpcore.URL:
+    """Return a URL in the characters that HTTP has: names in IDNA, all else with percent signs.
+
+    Raises httpx.InvalidURL, ValueError.
+    """
+    read = httpx.URL(url)
+    return httpcore.URL(scheme=read.raw_scheme, host=read.raw_host, port=read.port, target=read.raw_path)
 
 
 def is_public(address: _IPv4Or6) -> bool:

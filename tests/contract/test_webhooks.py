@@ -239,3 +239,27 @@ def test_two_processes_send_a_message_once(farm: Jobs, database: Database, recei
         ]
         assert sum(at_once(*several)) == 4
     assert len(receiver.got) == 4
+
+
+@pytest.mark.parametrize("path", ["/é", "/a b?q=ü#f", "/%C3%A9"])
+def test_a_receiver_is_met_at_an_address_of_any_characters(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery, path: str
+) -> None:
+    render(farm, receiver.url + path)
+    deliverer.run_once()
+    assert only(database).state is DeliveryState.DELIVERED
+
+
+def test_a_message_that_nobody_can_make_holds_up_no_other(
+    farm: Jobs, database: Database, receiver: Receiver, deliverer: WebhookDelivery
+) -> None:
+    def made(delivery: Delivery) -> str:
+        if delivery.url.endswith("spoilt"):
+            raise KeyError("nobody thought of that")
+        return delivery.body
+
+    render(farm, receiver.url + "/spoilt")
+    render(farm, receiver.url)
+    assert replace(deliverer, payload=made).run_once() == 2
+    became = {one.url.removeprefix(receiver.url): (one.state, one.answer) for one in Webhooks(database).all()}
+    assert became == {"": (DeliveryState.DELIVERED, "200"), "/spoilt": (DeliveryState.PENDING, "KeyError")}

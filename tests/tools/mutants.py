@@ -168,7 +168,7 @@ MUTANTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file="storage/objects/probe.py",
-                old="    if second.sha256 != first.sha256:\n",
+                old="    if second.sha256 != first.sha256 or found == _SECOND:\n",
                 new="    if second.sha256 == first.sha256 == '':\n",
             ),
         ),

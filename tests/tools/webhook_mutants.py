@@ -97,4 +97,26 @@ OF_WEBHOOKS: Sequence[Mutant] = (
             "::test_those_that_failed_have_a_few_places_while_others_wait_without_an_end",
         ),
     ),
+    Mutant(
+        fault="a webhook's address with an accent ends the scheduler process",
+        changes=(
+            Change(
+                file="scheduler/background/webhook_delivery.py",
+                old="as_sent(delivery.url),",
+                new="delivery.url,",
+            ),
+        ),
+        tests=("tests/contract/test_webhooks.py::test_a_receiver_is_met_at_an_address_of_any_characters",),
+    ),
+    Mutant(
+        fault="a webhook's message that cannot be made ends the scheduler process",
+        changes=(
+            Change(
+                file="scheduler/background/webhook_delivery.py",
+                old="        except Exception as error:\n",
+                new="        except ZeroDivisionError as error:\n",
+            ),
+        ),
+        tests=("tests/contract/test_webhooks.py::test_a_message_that_nobody_can_make_holds_up_no_other",),
+    ),
 )

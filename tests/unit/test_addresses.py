@@ -9,7 +9,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from scheduler.intake.addresses import CheckedBackend, Forbidden, check_url, is_public
+from scheduler.intake.addresses import CheckedBackend, Forbidden, as_sent, check_url, is_public
 from storage.errors import BadSpecification
 
 INSIDE = [
@@ -154,3 +154,18 @@ def test_what_resolving_took_is_not_left_for_connecting(monkeypatch: pytest.Monk
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", lambda *given: patience.append(given[3]))
     CheckedBackend(allow_private=False, seconds=20).connect_tcp("slow.example", 443, 20)
     assert patience == [5]
+
+
+def test_an_address_is_sent_in_the_characters_that_http_has() -> None:
+    sent = as_sent("https://bücher.example:8443/a b/é?q=ü%20x#part")
+    assert (sent.host, sent.port) == (b"xn--bcher-kva.example", 8443)
+    assert sent.target == b"/a%20b/%C3%A9?q=%C3%BC%20x"
+    check_url("https://bücher.example/é", allow_private=False)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example/\x01", "https://a.example/\nb", f"https://a.example/{'a' * 70_000}"]
+)
+def test_an_address_that_cannot_be_sent_is_refused_at_the_door(url: str) -> None:
+    with pytest.raises(BadSpecification, match="webhook: invalid URL"):
+        check_url(url, allow_private=False)
