@@ -43,7 +43,7 @@ def _bytes_of_pixel(image: Image.Image, *, scans: int) -> float:
         return kept + _WEBP_BYTES
     if scans > 1:
         # (id, how often across, how often down, table) of each component, relative to the one that has most.
-        sampling = [(across, down) for _, across, down, _ in getattr(image, "layer", [])]
+        sampling: list[tuple[int, int]] = [(across, down) for _, across, down, _ in getattr(image, "layer", [])]
         most = max((across for across, _ in sampling), default=1) * max((down for _, down in sampling), default=1)
         return kept + _COEFFICIENT_BYTES * sum(across * down for across, down in sampling) / max(most, 1)
     return kept

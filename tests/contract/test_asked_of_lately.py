@@ -63,8 +63,8 @@ class Plans:
         self._asking = True
         with psycopg.ClientCursor(cursor.connection) as aside:
             for setting in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"):
-                aside.execute(f"SET LOCAL {setting} = off")  # type: ignore[arg-type]
-            aside.execute("EXPLAIN " + aside.mogrify(statement, parameters))  # type: ignore[arg-type]
+                aside.execute(f"SET LOCAL {setting} = off")
+            aside.execute("EXPLAIN " + aside.mogrify(statement, parameters))
             self.told.append("\n".join(row[0] for row in aside.fetchall()))
         self._asking = False
 
