@@ -5,6 +5,7 @@ a key first.
 """
 
 import asyncio
+import time
 from threading import Event
 
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +26,8 @@ _FORM_BYTES = 2**16
 _STRANGERS_BYTES = 2**16
 #: For the next piece of a body, and for the head of a request: networks that lose packets need some.
 _PATIENCE_SECONDS = 60.0
+#: Of a whole body, beside that patience: who sends a piece now and then is not waited for without end.
+_LEAST_BYTES_A_SECOND = 1000
 STOPPING = "the API is stopping; send the request again"
 #: How soon whoever sends slowly is answered when the API is asked to stop.
 _LOOK_SECONDS = 0.25
@@ -49,7 +52,7 @@ class BoundedBodies:
         if told > most:
             await problems.answer(Request(scope), 413, _words(most))(scope, receive, send)
             return
-        received, more, known = 0, True, False
+        received, more, known, began = 0, True, False, time.monotonic()
 
         async def bounded() -> Message:
             nonlocal received, more, known
@@ -59,6 +62,8 @@ class BoundedBodies:
             if not known and max(told, received) > _STRANGERS_BYTES:
                 await self._check_caller(scope)
                 known = True
+            if time.monotonic() - began > _PATIENCE_SECONDS + received / _LEAST_BYTES_A_SECOND:
+                raise HTTPException(400, f"the request's body comes too slowly: {received:,} bytes so far")
             message = await self._next(receive)
             more = message.get("more_body", False)
             received += len(message.get("body", b""))

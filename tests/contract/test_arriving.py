@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
+from select import select
 from urllib.parse import urlsplit
 
 import pytest
@@ -83,6 +84,23 @@ def test_a_body_that_does_not_go_on_is_given_up(stage: Stage, held: ExitStack) -
     told = answer(half)
     assert told.startswith("HTTP/1.1 400")
     assert "nothing more of the request's body has come" in told
+
+
+def test_a_body_that_drips_is_given_up(stage: Stage, held: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Longer than a busy machine lets pass between two drops.
+    monkeypatch.setattr(arriving, "_PATIENCE_SECONDS", 3.0)
+    dripping = begun(stage, held, f"Authorization: Bearer {stage.key}", "Content-Length: 50000", body=b"{")
+    told = eventually(lambda: _dripped(dripping), "it is answered")
+    assert told.startswith("HTTP/1.1 400")
+    assert "the request's body comes too slowly: " in told
+
+
+def _dripped(connection: socket.socket) -> str | None:
+    """Send one byte more, before the next of them is missed; what is answered meanwhile."""
+    if select([connection], [], [], 0)[0]:
+        return answer(connection)
+    connection.sendall(b" ")
+    return None
 
 
 @pytest.mark.usefixtures("impatient")
