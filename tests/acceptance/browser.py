@@ -23,10 +23,12 @@ _DISABLED = (
     *("MediaRouter", "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch"),
     "ThirdPartyStoragePartitioning",
 )
-#: Nothing of a browser's own is asked for elsewhere.
+#: Nothing of a browser's own is asked for elsewhere. A page of the farm begins in a process of its own
+#: (`Cross-Origin-Opener-Policy`), beside that of the empty page before it, unless one process is to be enough.
 _OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-zygote", f"--disable-features={','.join(_DISABLED)}"),
+    *("--disable-component-update", "--disable-sync", "--renderer-process-limit=1"),
+    f"--disable-features={','.join(_DISABLED)}",
 )
 _SECONDS = 60
 #: All pictures of a page, there.
