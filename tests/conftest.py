@@ -2,10 +2,13 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import ssl
-from collections.abc import Callable, Generator, Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
@@ -23,7 +26,7 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, poolers, servers, service_models, unflushed
+from tests import durations, forks, poolers, servers, service_models, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.garbage import none_collected
@@ -113,6 +116,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if file and not hasattr(config, "workerinput"):
         processes = config.getoption("numprocesses", None) or 1
         config.pluginmanager.register(durations.Recorder(Path(file), processes=processes))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
+    """Called by xdist before it starts test processes: have them forked from one that has imported all tests."""
+    if len(specs) < 2:
+        return
+    folder = Path(config.stash[_KEEPER].keep(tempfile.TemporaryDirectory(prefix="farm-test-")))
+    plugins = [word for name in config.option.plugins for word in ("-p", name)]
+    address = config.stash[_KEEPER].keep(forks.forking(folder, "tests", tests=[*plugins, *config.args]))
+    for spec in specs:
+        spec.python = shlex.join([sys.executable, "-IS", str(Path(__file__).with_name("forked.py")), address])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,10 +12,23 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Response, sync_playwright
 
-#: Nothing of a browser's own is asked for elsewhere.
+#: For each window, Chromium has a process for what drops down from a bar for addresses that nobody sees, and one in
+#: reserve: half of the processor's time of these tests. Of several such options the last counts, so what Playwright
+#: disables is named here again.
+_DISABLED = (
+    *("WebUIOmniboxPopup", "WebUIOmniboxFullPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFrame"),
+    *("PreloadTopChromeWebUI", "SpareRendererForSitePerProcess"),
+    *("AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync"),
+    *("DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay"),
+    *("MediaRouter", "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch"),
+    "ThirdPartyStoragePartitioning",
+)
+#: Nothing of a browser's own is asked for elsewhere. A page of the farm begins in a process of its own
+#: (`Cross-Origin-Opener-Policy`), beside that of the empty page before it, unless one process is to be enough.
 _OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    *("--disable-component-update", "--disable-sync", "--renderer-process-limit=1"),
+    f"--disable-features={','.join(_DISABLED)}",
 )
 _SECONDS = 60
 #: All pictures of a page, there.

@@ -23,7 +23,7 @@ source = "shipped:shapes"
 pipeline = "StableDiffusionPipeline"
 width = 64
 height = 64
-num_inference_steps = 20
+num_inference_steps = 4
 guidance_scale = 5.0
 sampler = "ddim"
 
@@ -34,7 +34,7 @@ pipeline = "StableDiffusionPipeline"
 controlnets = ["shipped:shapes-silhouette"]
 width = 64
 height = 64
-num_inference_steps = 20
+num_inference_steps = 4
 guidance_scale = 5.0
 sampler = "ddim"
 
