@@ -73,7 +73,7 @@ class DeviceProcess:
     """Everything that a device process holds, made once; `turn` serves tickets, `start` runs the threads beside it."""
 
     def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         self.me = Identity.of(settings)
         configure_logging(settings, self.me.name)
 
@@ -218,5 +218,9 @@ def _hardware_name(backends: Mapping[str, Backend]) -> str:
 
 
 def _start_seconds(began: float) -> float:
-    """Return how long a worker takes to start on this machine, as it is now, from what this one took."""
-    return _BEFORE_SECONDS + max(_LEAST_SECONDS, time.monotonic() - began)
+    """Return how long a worker takes to start on this machine, from the processor's time that this one took.
+
+    It may have waited: for a disk from which the next one need not read PyTorch again, or for all else that started
+    with it.
+    """
+    return _BEFORE_SECONDS + max(_LEAST_SECONDS, time.process_time() - began)
