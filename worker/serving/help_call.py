@@ -77,9 +77,7 @@ class HelpCall:
             return
         self._forget_what_is_long_ago()
         count = self._jobs.waiting(model.alias, waiting, at_most=_MOST_COUNTED)
-        worth = worth_another(
-            count, self._seconds_per_picture, start_seconds=self._start_seconds, missed=self._missed
-        )
+        worth = worth_another(count, self._seconds_per_picture, start_seconds=self._start_seconds, missed=self._missed)
         # Without its folder the supervisor is gone, and this process soon is.
         if worth and self._file.parent.exists():
             self._missed = 0.0
