@@ -19,6 +19,7 @@ from storage.spec.models import DiffusersModel
 from worker.devices import Device
 from worker.process.cores import usable_cores, usable_memory
 from worker.process.cpu_plan import plan_cpu
+from worker.process.garbage import spare_what_is_loaded
 from worker.rendering.backend import BackendResources
 from worker.rendering.diffusers_backend import DiffusersBackend
 from worker.rendering.input_cache import InputCache
@@ -49,6 +50,8 @@ def main() -> None:
         del loaded
         return {"seconds": seconds, "bytes": sum(file.stat().st_size for file in model.rglob("*.safetensors"))}
 
+    # As a worker does when it starts; else a collection of 0.3 s comes with some load or other, of whichever way.
+    spare_what_is_loaded()
     answer_requests(load)
 
 

@@ -1,4 +1,4 @@
-"""Weights get memory of their own: what files they came of does not matter any more, and few threads wait for others."""
+"""Weights get memory of their own: what files they came of does not matter any more, and threads need not wait."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ class Copies(TorchDispatchMode):
     """Notes by how many threads tensors of how many values are copied."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[int, int] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

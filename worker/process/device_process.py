@@ -28,6 +28,7 @@ from storage.settings import Settings
 from storage.spec.registry import read_registry
 from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cpu_share import learning_name
+from worker.process.garbage import spare_what_is_loaded
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
@@ -160,6 +161,7 @@ class DeviceProcess:
 
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
+        spare_what_is_loaded()
         self._leases.start()
         self._previews.start()
         try:
