@@ -19,7 +19,9 @@ from scheduler.local.home import Home
 from scheduler.services import Services, open_services, open_tickets
 from storage.database.tables import batches, jobs
 from storage.settings import Settings
+from storage.spec.registry import read_registry
 from tests.servers import eventually, stopped_at_the_end
+from worker.process.cpu_share import share_cpu
 
 #: Rarely enough to cost the farm nothing; when a picture was done its row says.
 _LOOK_EVERY_SECONDS = 0.05
@@ -49,8 +51,13 @@ class RenderedFor:
 class BenchFarm:
     """Submits to a farm that runs, and waits."""
 
-    def __init__(self, services: Services, intake: Intake) -> None:
+    def __init__(self, services: Services, intake: Intake, *, workers: int = 1) -> None:
+        """
+        Args:
+            workers: how many there are once all that a backlog calls for have started.
+        """
         self.services = services
+        self._workers = workers
         self._intake = intake
         self._submitter = Submitter(owner="bench")
 
@@ -64,12 +71,24 @@ class BenchFarm:
         return self._rendered([self._submit(order) for order in orders], submitted_at, len(prompts))
 
     def warm_up(self, prompts: Sequence[str], *, model: str, seconds: float) -> None:
-        """Render, at last for about so long at once: the model loads, and workers that start with a backlog do."""
+        """Render, at last for about so long at once: the model loads, and workers that start with a backlog do.
+
+        Raises AssertionError, if they do not start.
+        """
         self.render(prompts, model=model, seed=0)
         pace = len(prompts) / self.render(prompts, model=model, seed=0).seconds
-        backlog = [prompts[number % len(prompts)] for number in range(int(pace * seconds))]
-        if backlog:
+        if not seconds:
+            return
+        # However slow this machine is now, there must be work for several workers.
+        pictures = max(int(pace * seconds), 4 * len(prompts))
+        backlog = [prompts[number % len(prompts)] for number in range(pictures)]
+        started = time.monotonic()
+        while len(self.services.workers.all()) < self._workers:
+            if time.monotonic() - started > _PATIENCE_SECONDS:
+                raise AssertionError(f"of {self._workers} workers, {len(self.services.workers.all())} started")
             self.render(backlog, model=model, seed=0)
+        # Those that came last load it now.
+        self.render([*prompts] * 2 * self._workers, model=model, seed=0)
 
     def render_file(self, file: Path, *, pictures: int) -> RenderedFor:
         """The same, of a prompt file."""
@@ -135,9 +154,15 @@ def running_farm(folder: Path, *, models: str | None = None, **settings: str) ->
         try:
             eventually(lambda: services.workers.all(), "its workers serve")
             tickets = open_tickets(own, broker)
-            yield BenchFarm(services, intake_of(services, tickets))
+            yield BenchFarm(services, intake_of(services, tickets), workers=_planned_workers(own))
         finally:
             services.database.close()
+
+
+def _planned_workers(settings: Settings) -> int:
+    """Return how many workers the farm has here once all have started; what it runs on is this process's, too."""
+    devices, _ = share_cpu(settings, read_registry(settings))
+    return len(devices)
 
 
 def _broker(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> str | None:

@@ -14,8 +14,12 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from benchmarks.peers.answering import answer_requests
+from storage.spec.loaded_size import loaded_bytes
 from storage.spec.models import DiffusersModel
 from worker.devices import Device
+from worker.process.cores import usable_cores, usable_memory
+from worker.process.cpu_plan import plan_cpu
+from worker.process.garbage import spare_what_is_loaded
 from worker.rendering.backend import BackendResources
 from worker.rendering.diffusers_backend import DiffusersBackend
 from worker.rendering.input_cache import InputCache
@@ -32,7 +36,7 @@ def main() -> None:
     backend = DiffusersBackend(Device("cpu", 0), resources)
     entry = DiffusersModel(alias="switched", kind="diffusers", source=str(model), pipeline="StableDiffusionPipeline")
     ways: dict[str, Callable[[], Any]] = {
-        "farm": lambda: backend.load(entry),
+        "farm": lambda: _by_threads(_threads_of_a_worker(entry), lambda: backend.load(entry)),
         "from_pretrained": lambda: _as_a_user_does(model),
         "bytes": lambda: _copied(model),
     }
@@ -46,7 +50,25 @@ def main() -> None:
         del loaded
         return {"seconds": seconds, "bytes": sum(file.stat().st_size for file in model.rglob("*.safetensors"))}
 
+    # As a worker does when it starts; else a collection of 0.3 s comes with some load or other, of whichever way.
+    spare_what_is_loaded()
     answer_requests(load)
+
+
+def _threads_of_a_worker(model: DiffusersModel) -> int:
+    """Return how many threads a worker has on this machine that serves just this model."""
+    sizes = {model.alias: loaded_bytes(model)}
+    return plan_cpu(cores=usable_cores(), memory=usable_memory(), models=sizes).threads
+
+
+def _by_threads(threads: int, load: Callable[[], Any]) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return load()
+    finally:
+        # The other ways are as their users have them.
+        torch.set_num_threads(before)
 
 
 class _Nothing:

@@ -32,8 +32,8 @@ SCENARIO = Scenario(
     title="Switching to another model",
     measures=(
         "Seconds until a worker of a CPU has another model of the Stable Diffusion kind in memory, from files that the "
-        "system has in its cache: as the worker loads it, as `from_pretrained` does, and a plain copy of its bytes. "
-        "Pages that are mapped count once they are read."
+        "system has in its cache: as the worker loads it, by as many threads as it has here, as `from_pretrained` "
+        "does, and a plain copy of its bytes. Pages that are mapped count once they are read."
     ),
     limit="the copy; on a GPU, a copy to the device besides (python -m benchmarks.gpu)",
     figures={

@@ -110,14 +110,14 @@ def test_another_worker_is_worth_two_starts_of_work(waiting: int, seconds: float
 def test_a_worker_calls_once_and_counts_no_more(tmp_path: Path) -> None:
     queue, file = Queue(500), tmp_path / "call"
     call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
-    call.consider(MODEL, Priority.BULK)
+    call.claimed(MODEL, Priority.BULK)
     # Its pace is not known yet.
     assert (queue.counted, file.exists()) == (0, False)
     call.rendered(0, 60)
     call.rendered(8, 2)
-    call.consider(MODEL, Priority.BULK)
+    call.claimed(MODEL, Priority.BULK)
     assert (queue.counted, file.exists()) == (1, True)
-    call.consider(MODEL, Priority.BULK)
+    call.claimed(MODEL, Priority.BULK)
     assert queue.counted == 1
 
 
@@ -125,7 +125,7 @@ def test_few_pictures_call_nobody(tmp_path: Path) -> None:
     queue, file = Queue(10), tmp_path / "call"
     call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
     call.rendered(8, 2)
-    call.consider(MODEL, Priority.BULK)
+    call.claimed(MODEL, Priority.BULK)
     assert (queue.counted, file.exists()) == (1, False)
 
 
@@ -134,7 +134,7 @@ def test_where_nobody_would_come_nothing_is_counted(tmp_path: Path) -> None:
     for file in (None, tmp_path / "gone" / "call"):
         call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
         call.rendered(8, 2)
-        call.consider(MODEL, Priority.BULK)
+        call.claimed(MODEL, Priority.BULK)
         assert file is None or not file.exists()
     assert queue.counted == 1
 
@@ -146,3 +146,45 @@ def test_the_supervisors_word_reaches_the_device_process(monkeypatch: pytest.Mon
     for name in (THREADS, CALL):
         os.environ[name] = ""
     assert (own_threads(), call_file()) == (None, None)
+
+
+def test_renders_that_are_short_each_call_once_they_add_up(tmp_path: Path, clock: Clock) -> None:
+    queue, file = Queue(10), tmp_path / "call"
+    call = HelpCall(queue, file, start_seconds=5, clock=clock)  # type: ignore[arg-type]
+    for _ in range(3):
+        call.claimed(MODEL, Priority.BULK)
+        call.rendered(8, 2)
+    # 10 pictures of 0.25 s wait, and others have waited for 6 s.
+    call.claimed(MODEL, Priority.BULK)
+    assert not file.exists()
+    call.rendered(8, 2)
+    call.claimed(MODEL, Priority.BULK)
+    assert file.exists()
+    # Those who come have time to begin; then it is counted anew.
+    call.rendered(8, 2)
+    call.claimed(MODEL, Priority.BULK)
+    file.unlink()
+    call.claimed(MODEL, Priority.BULK)
+    assert not file.exists()
+
+
+def test_work_beside_which_nobody_waits_calls_nobody(tmp_path: Path) -> None:
+    queue, file = Queue(10), tmp_path / "call"
+    call = HelpCall(queue, file, start_seconds=5)  # type: ignore[arg-type]
+    for _ in range(20):
+        call.claimed(MODEL, None)
+        call.rendered(8, 2)
+    call.claimed(MODEL, Priority.BULK)
+    assert not file.exists()
+
+
+def test_what_others_waited_for_long_ago_is_forgotten(tmp_path: Path, clock: Clock) -> None:
+    queue, file = Queue(10), tmp_path / "call"
+    call = HelpCall(queue, file, start_seconds=5, clock=clock)  # type: ignore[arg-type]
+    for _ in range(5):
+        call.rendered(8, 2)
+        call.claimed(MODEL, Priority.BULK)
+        clock.now += 601
+    call.rendered(8, 2)
+    call.claimed(MODEL, Priority.BULK)
+    assert not file.exists()

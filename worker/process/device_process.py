@@ -28,6 +28,7 @@ from storage.settings import Settings
 from storage.spec.registry import read_registry
 from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cpu_share import learning_name
+from worker.process.garbage import spare_what_is_loaded
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache
@@ -73,7 +74,7 @@ class DeviceProcess:
     """Everything that a device process holds, made once; `turn` serves tickets, `start` runs the threads beside it."""
 
     def __init__(self, settings: Settings, *, app: Celery, stopping: threading.Event) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         self.me = Identity.of(settings)
         configure_logging(settings, self.me.name)
 
@@ -160,6 +161,7 @@ class DeviceProcess:
 
     def start(self) -> None:
         """Start to renew leases and to beat, which announces this worker."""
+        spare_what_is_loaded()
         self._leases.start()
         self._previews.start()
         try:
@@ -218,5 +220,9 @@ def _hardware_name(backends: Mapping[str, Backend]) -> str:
 
 
 def _start_seconds(began: float) -> float:
-    """Return how long a worker takes to start on this machine, as it is now, from what this one took."""
-    return _BEFORE_SECONDS + max(_LEAST_SECONDS, time.monotonic() - began)
+    """Return how long a worker takes to start on this machine, from the processor's time that this one took.
+
+    It may have waited: for a disk from which the next one need not read PyTorch again, or for all else that started
+    with it.
+    """
+    return _BEFORE_SECONDS + max(_LEAST_SECONDS, time.process_time() - began)

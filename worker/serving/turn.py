@@ -220,13 +220,13 @@ class _Visit:
     def claimed(self, claim: Claim) -> None:
         """Tell others of what still waits after a claim."""
         log.info("claimed", extra={"batch": claim.batch_id, "model": self.model.alias, "jobs": len(claim.jobs)})
+        self._turn.help.claimed(self.model, claim.next_priority)
         if claim.next_priority is None:
             return
         if not self._ticket_returned:
             # Our ticket said that there is work; there still is, for whoever is free.
             self._turn.return_ticket(self.model, claim.next_priority)
             self._ticket_returned = True
-        self._turn.help.consider(self.model, claim.next_priority)
 
     def stays(self, waiting: Mapping[str, Priority], least_urgent: Priority) -> bool:
         """Decide, from what waits for each model, whether to claim more of this one."""
