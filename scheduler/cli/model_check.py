@@ -92,6 +92,11 @@ def show_checks(checks: ModelChecks | None, model: Model) -> None:
         best = "" if found.pictures is None else f", {found.pictures} per call are best"
         held = f"did not hold: {', '.join(broken)}" if broken else "all held"
         click.echo(f"checked   {when(found.at)} on {found.device_name}, {found.width}×{found.height}: {held}{best}")
+    for found in [] if checks is None else checks.of_files_before(model):
+        click.echo(
+            f"checked   {when(found.at)} on {found.device_name}, but its files were replaced since: that counts no more "
+            f"(`farm models check {model.alias}` checks these)"
+        )
 
 
 def _check_here(model: Model, device: str | None) -> None:

@@ -34,7 +34,7 @@ class CallKind:
     """What the best number depends on."""
 
     model: str
-    #: See `storage.spec.entry_hash`.
+    #: A hash of its entry and its files: see `storage.spec.file_marks`.
     entry: str
     width: int
     height: int

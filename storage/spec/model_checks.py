@@ -1,7 +1,7 @@
 """What `farm models check` found of each model on each kind of device: a file beside the registry's.
 
 `models.toml` has `models.checks.json` beside it; to be copied with it to the other machines of a farm. Results count
-as long as the model's entry and the farm's version are those that were checked.
+as long as the model's entry, its files' contents and the farm's version are those that were checked.
 """
 
 import json
@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import BadSettings, BadSpecification
 from storage.settings import Settings
 from storage.spec.entry_hash import entry_hash
+from storage.spec.file_marks import FileMarks
+from storage.spec.model_states import agree
 from storage.spec.models import Model
 from storage.spec.picture import Spec
 from storage.spec.whole_files import locked, replace_whole
@@ -47,6 +49,8 @@ class ModelCheck(BaseModel):
 
     #: See `storage.spec.entry_hash`.
     entry: str
+    #: See `storage.spec.file_marks`.
+    files: Mapping[str, str] = Field(default_factory=dict)
     #: Seconds since 1970.
     at: float
     device: str
@@ -87,15 +91,15 @@ class ModelChecks:
         self._looked_at = float("-inf")
         self._found: _Found = {}
         self._entries: dict[Model, str] = {}
+        self._marks = FileMarks()
 
     def of(self, model: Model) -> list[ModelCheck]:
-        """Return what was found of a model as its entry is now, of each kind of device."""
-        found = self._fresh().get(model.alias)
-        if not found:
-            return []
-        if model not in self._entries:
-            self._entries[model] = entry_hash(model)
-        return [check for check in found.values() if check.entry == self._entries[model]]
+        """Return what was found of a model as its entry and its files are now, of each kind of device."""
+        return [check for check, is_of_these_files in self._of_this_entry(model) if is_of_these_files]
+
+    def of_files_before(self, model: Model) -> list[ModelCheck]:
+        """Return what was found of a model as its entry is now, but of files that others have taken the place of."""
+        return [check for check, is_of_these_files in self._of_this_entry(model) if not is_of_these_files]
 
     def on(self, alias: str, device_name: str) -> ModelCheck | None:
         """Return what was found of a model on a kind of device, whatever its entry was then."""
@@ -123,6 +127,19 @@ class ModelChecks:
                     f"{field}: must be a multiple of {multiple} for the model {model.alias}, as `farm models check` "
                     f"found, such as {near or multiple} or {near + multiple} (given: {size})"
                 )
+
+    def _of_this_entry(self, model: Model) -> list[tuple[ModelCheck, bool]]:
+        """Return what was found of a model as its entry is now, and whether of the files that are here now.
+
+        Where a file is not here, as on machines that only accept work, it is taken to be the one that was checked.
+        """
+        found = self._fresh().get(model.alias)
+        if not found:
+            return []
+        if model not in self._entries:
+            self._entries[model] = entry_hash(model)
+        marks = self._marks.of(model)
+        return [(check, agree(check.files, marks)) for check in found.values() if check.entry == self._entries[model]]
 
     def _fresh(self) -> _Found:
         now = time.monotonic()

@@ -21,13 +21,19 @@ def file_states(model: Model) -> FileStates:
 
     None of repositories of the hub, whose files never change; none of what is not there at the moment.
     """
+    return {str(path): state for path, state in named_states(model).values()}
+
+
+def named_states(model: Model) -> Mapping[str, tuple[Path, FileState]]:
+    """Return the same files and states by names that are the same on every machine: the part, and the path within."""
     if not isinstance(model, DiffusersModel):
         return {}
-    found: dict[str, FileState] = {}
-    for part in model.parts:
-        for weights in (part, *([] if part.config is None else [Weights(source=part.config)])):
-            if (path := named_folder(weights)) is not None:
-                found |= _states_at(path)
+    found: dict[str, tuple[Path, FileState]] = {}
+    for number, part in enumerate(model.parts):
+        for kind, weights in (("part", part), ("config", part.config and Weights(source=part.config))):
+            if weights and (root := named_folder(weights)) is not None:
+                for path, state in _states_at(root).items():
+                    found[f"{kind} {number} {path.relative_to(root)}"] = path, state
     return found
 
 
@@ -36,8 +42,8 @@ def are_replaced(before: FileStates, now: FileStates) -> bool:
     return any(before.get(path) != state for path, state in now.items())
 
 
-def agree(some: FileStates, others: FileStates) -> bool:
-    """Tell whether files that are among both are the same."""
+def agree(some: Mapping[str, object], others: Mapping[str, object]) -> bool:
+    """Tell whether files that are among both are the same, by their states or by their marks."""
     return all(some[path] == others[path] for path in some.keys() & others.keys())
 
 
@@ -52,14 +58,14 @@ def are_whole(states: FileStates) -> bool:
     return True
 
 
-def _states_at(path: Path) -> dict[str, FileState]:
+def _states_at(path: Path) -> dict[Path, FileState]:
     """Return the states of a file, or of what is read of a folder and of the folders in it."""
     try:
         if path.is_file():
-            return {str(path): file_state(path)}
+            return {path: file_state(path)}
         inside = [path, *(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())]
         files = [Path(entry.path) for folder in inside for entry in os.scandir(folder) if entry.name.endswith(_READ)]
-        return {str(file): file_state(file) for file in files}
+        return {file: file_state(file) for file in files}
     except OSError:
         # Gone at this moment: a folder that is just being replaced, or a disk that is away.
         return {}

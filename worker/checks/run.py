@@ -13,6 +13,7 @@ from storage.errors import ModelUnavailable, OutOfMemory, RenderFailed
 from storage.objects.inputs import reference_of
 from storage.settings import Settings
 from storage.spec.entry_hash import entry_hash
+from storage.spec.file_marks import file_marks
 from storage.spec.model_checks import CheckFinding, ModelCheck
 from storage.spec.models import DiffusersModel
 from storage.spec.registry import Registry
@@ -99,6 +100,8 @@ class ModelCheckRun:
             is_shared: whether a worker renders on this device now.
         """
         backend = open_backend(self._resources)
+        # Before they are read: what is found is not told of files that take their place meanwhile.
+        files = file_marks(self._model)
         self._tell.doing("loading")
         drawer, first = self._loaded(backend)
         room = measures.Room(backend=backend, is_shared=is_shared)
@@ -121,6 +124,7 @@ class ModelCheckRun:
         self._prove("precision", lambda: self._precision(backend, drawer, first))
         return ModelCheck(
             entry=entry_hash(self._model),
+            files=files,
             at=time.time(),
             device=str(self._device),
             device_name=name(backend.hardware_name()),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from storage.fleet.learned_limits import CallKind, LearnedLimit
+from storage.spec.file_marks import marked
 from storage.spec.model_checks import ModelChecks
 
 
@@ -15,9 +16,9 @@ class CheckedLimits:
         self._clock = clock
 
     def of(self, kind: CallKind) -> LearnedLimit | None:
-        """Return the best number of pictures; None if it was not measured, or of another size or entry."""
+        """Return the best number of pictures; None if it was not measured, or of another size, entry or files."""
         check = None if self._checks is None else self._checks.on(kind.model, kind.device_name)
-        if check is None or check.pictures is None or check.entry != kind.entry:
+        if check is None or check.pictures is None or marked(check.entry, check.files) != kind.entry:
             return None
         if (check.width, check.height) != (kind.width, kind.height):
             return None
