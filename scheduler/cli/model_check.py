@@ -94,8 +94,8 @@ def show_checks(checks: ModelChecks | None, model: Model) -> None:
         click.echo(f"checked   {when(found.at)} on {found.device_name}, {found.width}×{found.height}: {held}{best}")
     for found in [] if checks is None else checks.of_files_before(model):
         click.echo(
-            f"checked   {when(found.at)} on {found.device_name}, but its files were replaced since: that counts no more "
-            f"(`farm models check {model.alias}` checks these)"
+            f"checked   {when(found.at)} on {found.device_name}, but its files were replaced since: that "
+            f"counts no more (`farm models check {model.alias}` checks these)"
         )
 
 

@@ -24,6 +24,7 @@ from storage.spec.model_files import (
 from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Weights, wrong_source
 from storage.spec.single_file import FAMILY_NAMES, SingleFile, has_averages, look_into, stated
 from storage.spec.wrong_files import wrong_in_files
+from storage.spec.wrong_folders import only_variant
 
 #: What each family draws best: the sides of the pictures that it was trained on.
 _SIDES = {"sd1": 512, "sd2": 512, "sdxl": 1024}
@@ -69,9 +70,11 @@ def entry_for(source: str, *, alias: str | None, is_lora: bool) -> NewEntry:
         return _of_file(source, path, alias, is_lora=is_lora)
     if is_lora:
         return NewEntry(table="loras", alias=alias, keys={"source": source})
+    keys = {"kind": "diffusers", "source": source}
     if path is not None:
         _check_folder(source, path)
-    keys = {"kind": "diffusers", "source": source}
+        if variant := only_variant(path):
+            keys["variant"] = variant
     facts = _card_licence(local_folder(Weights(source=source)))
     return NewEntry(table="models", alias=alias, keys=keys | _native_size(source), facts=facts)
 

@@ -67,7 +67,7 @@ def compare(before: bytes, after: bytes) -> Verdict:
     with Image.open(io.BytesIO(before)) as one, Image.open(io.BytesIO(after)) as other:
         if one.size != other.size:
             return Verdict(identical=False, largest_difference=None)
-        difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).tobytes()
+        difference = ImageChops.difference(one.convert("RGBA"), other.convert("RGBA")).tobytes()
     return Verdict(identical=False, largest_difference=max(difference))
 
 

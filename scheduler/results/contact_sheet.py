@@ -12,6 +12,7 @@ from scheduler.results.drawing import INK, MARK, PALE, PAPER, fitted, wrapped
 from scheduler.results.fonts import font_for
 from scheduler.results.picture_checks import PictureChecks
 from storage.errors import InvalidInput
+from storage.objects.pixels import without_alpha
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
 from storage.rules.states import State
@@ -90,7 +91,7 @@ def _note(job: JobView) -> str:
 def _cell(tile: Tile) -> Image.Image:
     cell = Image.new("RGB", (_CELL, _CELL + (_CAPTION_LINES + 1) * _LINE + 4), PAPER)
     with Image.open(io.BytesIO(tile.picture)) as file:
-        picture = fitted(file.convert("RGB"), _CELL)
+        picture = fitted(without_alpha(file), _CELL)
     cell.paste(picture, ((_CELL - picture.width) // 2, (_CELL - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     font, _ = font_for(tile.prompt, _FONT_SIZE)

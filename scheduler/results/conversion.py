@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import ExifTags, Image
 
-from storage.objects.pixels import pixels_sha256
+from storage.objects.pixels import is_transparent, pixels_sha256, without_alpha
 from storage.spec.carried_recipe import packet
 from storage.spec.infotext import without_prompts
 
@@ -22,13 +22,13 @@ _LONG, _UNDEFINED = 4, 7
 
 
 def converted(picture: Image.Image, form: Literal["jpeg", "webp"], quality: int) -> bytes:
-    """Return a stored picture as JPEG or WebP.
+    """Return a stored picture as JPEG or WebP; a JPEG of one that is transparent is over white.
 
     In a JPEG, prompts of more than 32,000 characters are left out of what galleries read, and a recipe of more than
     65 kB altogether; what galleries read then says so.
     """
     text, recipe = (str(picture.info.get(key, "")) for key in ("parameters", "diffusion-farm"))
-    pixels = picture.convert("RGB")
+    pixels = picture.convert("RGBA") if form == "webp" and is_transparent(picture) else without_alpha(picture)
     xmp = packet(_with_pixels(recipe, pixels)) if recipe else b""
     left_out: list[str] = []
     if form == "jpeg":

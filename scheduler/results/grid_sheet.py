@@ -13,6 +13,7 @@ from scheduler.results.fonts import font_for
 from scheduler.results.grid_axes import Axis, Grid
 from scheduler.results.thumbnails import picture_of
 from storage.errors import InvalidInput, NotFound
+from storage.objects.pixels import without_alpha
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, RenderView
 from storage.rules.states import State
@@ -200,7 +201,7 @@ class _Drawer:
             self._box(at, (side, side), [str(error).partition(": ")[2]], MARK)
             return
         with Image.open(io.BytesIO(data)) as file:
-            picture = fitted(file.convert("RGB"), side)
+            picture = fitted(without_alpha(file), side)
         self._image.paste(picture, (at[0] + (side - picture.width) // 2, at[1] + (side - picture.height) // 2))
 
     def _box(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from storage.errors import NotFound
 from storage.objects.object_keys import thumbnail_key
+from storage.objects.pixels import without_alpha
 from storage.objects.store import ObjectStore
 from storage.renders.views import JobView, Views
 
@@ -131,7 +132,7 @@ def shrunk(picture: bytes, side: int) -> bytes:
     One of up to half that side, which is shown larger than it is, keeps every pixel as it is.
     """
     with Image.open(io.BytesIO(picture)) as file:
-        small = file.convert("RGB")
+        small = without_alpha(file)
     lossless = max(small.size) <= side // 2
     small.thumbnail((side, side))
     data = io.BytesIO()

@@ -39,6 +39,9 @@ _METHODS = {
     ".w_norm": "differences of norms",
     ".b_norm": "differences of norms",
     ".glora_": "a GLoRA",
+    # LyCORIS's own names of it, beside ".a2." and ".b2.".
+    ".a1.weight": "a GLoRA",
+    ".b1.weight": "a GLoRA",
     ".lora_mid.": "a LoCon in Tucker's form",
     "emb_params": "an embedding",
     "string_to_param": "an embedding",

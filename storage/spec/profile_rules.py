@@ -65,10 +65,13 @@ def profile_remarks(spec: Spec, model: DiffusersModel, pipeline: str | None) -> 
     profile = profile_of(pipeline)
     if profile is None:
         return
-    if not profile.seeded:
-        yield f"seed: it does not fix the pictures of the model {model.alias}: its text model draws lots of its own"
     yield from _size_remarks(spec, model, profile)
     own = own_configuration(model)
+    if own is not None and (steps := own.index.get("sample_sigmas")) and len(steps) != spec.num_inference_steps:
+        yield (
+            f"num_inference_steps: the model {model.alias} has noise levels of its own for {len(steps)} steps; with "
+            "other numbers it draws at even ones"
+        )
     told = profile.guidance == "embedded" or (own is not None and is_told_its_guidance(own))
     if (
         kind := model.distilled
@@ -134,5 +137,5 @@ def described(profile: Profile) -> Iterator[tuple[str, str]]:
         "reads",
         f"{room} of a prompt{', in lower case' if profile.lower_case else ''} ({', '.join(profile.encoders)})",
     )
-    if not profile.seeded:
-        yield "seed", "does not fix the picture"
+    if profile.packages:
+        yield "needs", f"{', '.join(profile.packages)} where it is drawn (`pip install {' '.join(profile.packages)}`)"

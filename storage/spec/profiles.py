@@ -76,12 +76,13 @@ class Profile(BaseModel):
     recorded: tuple[str, ...] = ()
     #: Whether prompts are read in lower case.
     lower_case: bool = False
-    #: Whether seed and recipe fix the picture.
-    seeded: bool = True
-    #: Whether longer prompts of a call lengthen, and so change, the others.
-    neighbours: Literal["ignored", "lengthen"] = "ignored"
+    #: Whether longer prompts of a call lengthen, and so change, the others, or the pipeline fails with several: then
+    #: pictures are drawn one by one.
+    neighbours: Literal["ignored", "lengthen", "fail"] = "ignored"
     #: Whether pictures begin with steps of a prior.
     prior: bool = False
+    #: Python packages that its pipelines import when they are opened or called, and that the farm does without.
+    packages: tuple[str, ...] = ()
     opened_by: Literal["AutoPipelineForText2Image", "DiffusionPipeline"] = "AutoPipelineForText2Image"
     distilled: Distilled | None = None
 

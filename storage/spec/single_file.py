@@ -169,6 +169,8 @@ def _unfit(header: Header) -> str | None:
     for start, name in _OTHERS.items():
         if _any(names, UNET + start):
             return f"it is {name}, which the farm reads in Diffusers layout only"
+    if any(name.endswith(("scaled_fp8", ".scale_weight")) for name in names):
+        return "its eight bits have scales of their own (ComfyUI's scaled_fp8), which the farm does not read; take fp16"
     if _any(names, *_EDM):
         return "its noise schedule is EDM's (Playground 2.5 and others), which the farm's samplers do not have"
     if _any(names, "conditioner.embedders.0.model.") and not _any(names, _TEXTS["sdxl"]):

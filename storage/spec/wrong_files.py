@@ -1,9 +1,10 @@
-"""Why the farm cannot draw with a model in single files, told from their headers before anything is loaded."""
+"""Why the farm cannot draw with a model, told from its files' headers and names before anything is loaded."""
 
 from storage.spec.model_files import is_there, local_folder, named_folder, own_configuration, public_source
 from storage.spec.models import DiffusersModel, Weights
 from storage.spec.profiles import family_of
 from storage.spec.single_file import FAMILIES, FAMILY_NAMES, Kind, SingleFile, has_vae, look_into
+from storage.spec.wrong_folders import wrong_in_folder
 
 #: Where in a registry a file of this kind belongs.
 _PLACES = {
@@ -24,12 +25,12 @@ _OTHER_CONTROLS = {
 
 
 def wrong_in_files(model: DiffusersModel) -> str | None:
-    """Return why a model cannot be loaded, as far as its single files are on this machine and their headers say so."""
+    """Return why a model cannot be loaded, as far as its files are on this machine and headers and names say so."""
     for weights in model.parts:
         path = None if weights.is_single_file else named_folder(weights)
         if path is not None and is_there(path) and path.is_file():
             return f"{public_source(weights)} cannot be loaded: it is a file, and none of safetensors"
-    if model.is_single_file and (wrong := _wrong_checkpoint(model)):
+    if wrong := _wrong_checkpoint(model) if model.is_single_file else wrong_in_folder(model):
         return f"{public_source(model)} cannot be loaded: {wrong}"
     wanted: list[tuple[Weights, Kind]] = [(net, "ControlNet") for net in model.controlnets]
     if model.vae is not None:

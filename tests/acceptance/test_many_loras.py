@@ -1,9 +1,11 @@
 """A folder of sixty LoRAs, as people have it: added by one command, listed, found as it grows, and used."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import safetensors.torch
 import torch
@@ -75,7 +77,37 @@ def test_a_folder_of_sixty_is_added_listed_and_used(home: Home) -> None:
             lambda: home.rows(f"SELECT 1 FROM jobs WHERE render_id = '{late.out.strip()}' AND state = 'done'"),
             "the one that came later is used",
         )
+        _added_beside_an_api(home, folder)
         up.interrupted()
+
+
+def _added_beside_an_api(home: Home, folder: Path) -> None:
+    """Neither the API nor the worker is started again: both use the LoRA that is put there."""
+    workers = home.process("worker.process.parent")
+    assert workers is not None
+    with home.started("api", "--port", "0") as api:
+        api.says("documentation at /docs")
+        address = re.search(r"http://[\d.]+:\d+", api.err)
+        assert address is not None
+        with httpx.Client(base_url=address[0], timeout=90) as client:
+
+            def listed() -> list[str]:
+                return [one["name"] for one in client.get("/sdapi/v1/loras").json()]
+
+            def rendered(**fields: object) -> str:
+                asked = {"prompt": "a red star", "steps": 2, "seed": 1, "loras": {"over-http": 1.0}, **fields}
+                return str(client.post("/v1/renders", json=asked).json().get("id"))
+
+            assert "late" in listed()
+            assert "over-http" not in listed()
+            write(folder / "Over HTTP.safetensors", 100)
+            eventually(lambda: "over-http" in listed(), "the API knows of it")
+            home.wait_until_done(rendered())
+            plain = rendered(loras={})
+            home.wait_until_done(plain)
+        api.interrupted()
+    assert len(home.rows("SELECT DISTINCT pixels_sha256 FROM jobs WHERE seed = 1")) == FILES + 3
+    assert workers.is_running()
 
 
 def test_what_is_wrong_with_one_is_said_in_the_list(home: Home) -> None:

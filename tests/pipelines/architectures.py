@@ -1,6 +1,7 @@
 """Pipelines of other architectures than Stable Diffusion's, with random weights: the smallest that draw something."""
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import diffusers
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from tests.pipelines import flow_architectures, variants
+from tests.pipelines import flow_architectures, newer_architectures, variants
 from tests.pipelines.parts import TEXT, clip, gemma, named_texts, t5, tokenizer_of_bytes, vae
 from tests.pipelines.random_weights import (
     kandinsky22,
@@ -312,6 +313,28 @@ ARCHITECTURES: Mapping[str, Callable[[], Any]] = {
     ),
     "sana-pag": lambda: variants.with_pag(sana(), diffusers.SanaPAGPipeline, "transformer_blocks.0"),
     "ernie-image": variants.ernie_image,
+    "prx": newer_architectures.prx,
+    "nucleus": newer_architectures.nucleus,
+    "glm-image": newer_architectures.glm_image,
+    "ideogram": newer_architectures.ideogram,
+    "lumina-next": newer_architectures.lumina_next,
+    "qwen-image-21": newer_architectures.qwen_image_21,
+    "flux-kontext": newer_architectures.kontext,
+    "flux2-dev": newer_architectures.flux2_dev,
+}
+#: What each of them needs beside what the farm is installed with.
+PACKAGES = {
+    "prx": ("ftfy",),
+    "nucleus": ("torchvision",),
+    "qwen-image-21": ("torchvision",),
+    "flux2-dev": ("torchvision",),
 }
 #: Those of them that take the same controls as others.
-VARIANTS = {"sd21", "sdxl-turbo", "sd-pag", "sdxl-pag", "sd3-pag", "pixart-sigma-pag", "sana-pag"}
+VARIANTS = {"sd21", "sdxl-turbo", "sd-pag", "sdxl-pag", "sd3-pag", "pixart-sigma-pag", "sana-pag", "flux-kontext"}
+#: Those that take a second for a picture, however small.
+SLOW = {"ideogram", "glm-image"}
+
+
+def packages_missing(name: str) -> list[str]:
+    """Return which packages are not installed that an architecture needs."""
+    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]

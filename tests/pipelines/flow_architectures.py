@@ -10,6 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from tests.pipelines.parts import (
     TEXT,
     clip,
+    flux2_vae,
     named_texts,
     qwen_encoder,
     qwen_vae,
@@ -157,15 +158,7 @@ def flux2_klein(*, is_distilled: bool) -> Any:
     )
     return diffusers.Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=diffusers.AutoencoderKLFlux2(
-            block_out_channels=(16, 32, 64, 64),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=64,
-        ),
+        vae=flux2_vae(),
         text_encoder=transformers.Qwen3ForCausalLM(config).eval(),
         tokenizer=tokenizer_of_bytes(),
         transformer=transformer,

@@ -139,3 +139,15 @@ def gemma(kind: Any) -> Any:
         vocab_size=300,
     )
     return kind(config).eval()
+
+
+def flux2_vae() -> Any:
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(16, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+    )

@@ -8,7 +8,7 @@ import pytest
 from storage.spec.model_files import own_pipeline
 from storage.spec.models import Weights
 from storage.spec.prompt_length import room_of, unread
-from tests.pipelines.architectures import ARCHITECTURES, VARIANTS, WELL_KNOWN
+from tests.pipelines.architectures import ARCHITECTURES, SLOW, VARIANTS, WELL_KNOWN, packages_missing
 from tests.pipelines.tried import Tried
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
@@ -35,8 +35,10 @@ CONTROLS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[name for name in (*WELL_KNOWN, *ARCHITECTURES) if name not in VARIANTS])
+@pytest.fixture(scope="module", params=[name for name in (*WELL_KNOWN, *ARCHITECTURES) if name not in VARIANTS | SLOW])
 def tried(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tried:
+    if absent := packages_missing(request.param):
+        pytest.skip(f"{', '.join(absent)} is not installed")
     return Tried(request.param, tmp_path_factory.mktemp(request.param))
 
 

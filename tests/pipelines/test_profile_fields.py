@@ -112,7 +112,7 @@ FIELDS: Mapping[str, tuple[object, Callable[[], object]]] = {
     "area_argument": ("area", asked),
     "recorded": (("recorded_one",), recipe),
     "lower_case": (True, recipe),
-    "seeded": (False, said),
+    "packages": (("a_package",), lambda: dict(described(profile())).get("needs")),
     "neighbours": ("lengthen", together),
     "prior": (True, lambda: has_prior(parse_registry(ENTRY, where="here")["m"], None)),  # type: ignore[arg-type]
     "opened_by": ("DiffusionPipeline", lambda: _opener(CLASS)),

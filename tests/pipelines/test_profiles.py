@@ -4,14 +4,17 @@ import inspect
 import json
 import re
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import pytest
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-from storage.errors import BadSettings, BadSpecification
+from storage.errors import BadSettings, BadSpecification, ModelUnavailable
+from storage.objects.folder import LocalObjects
 from storage.spec.capabilities import remarks
 from storage.spec.picture import Request, Spec
 from storage.spec.profile_rules import check_profile, described
@@ -19,8 +22,12 @@ from storage.spec.profiles import DISTILLED, distillation, profile_of
 from storage.spec.registry import parse_registry
 from tests.pipelines.tried import Tried
 from worker.devices import Device
+from worker.rendering.backend import BackendResources
+from worker.rendering.call import family_arguments
 from worker.rendering.diffusers_backend import _dtype
+from worker.rendering.input_cache import InputCache
 from worker.rendering.learn_capabilities import OTHERS
+from worker.rendering.open_backend import open_backend
 from worker.rendering.samplers import make_scheduler, spaced_as_distilled
 
 LEARNED: dict[str, dict[str, Any]] = json.loads(files("storage.spec").joinpath("pipelines.json").read_text())
@@ -138,11 +145,6 @@ def test_a_unet_that_is_told_its_guidance_reads_no_negative_prompt_and_that_is_s
     assert [remark for remark in tried.said(negative) if remark.startswith("negative_prompt: ")]
 
 
-def test_a_seed_that_does_not_fix_the_picture_is_said() -> None:
-    entry = 'pipeline = "GlmImagePipeline"\nwidth = 1024\nheight = 1024'
-    assert [remark.partition(":")[0] for remark in said(entry)] == ["seed"]
-
-
 def test_an_entry_without_a_size_is_told_what_its_family_was_made_for() -> None:
     [remark] = said('pipeline = "FluxPipeline"')
     assert "made for 1024 × 1024 pixels" in remark
@@ -154,13 +156,45 @@ def test_a_guidance_scale_that_a_pipeline_cannot_have_is_refused() -> None:
         said('pipeline = "PRXPipeline"', guidance_scale=0.5)
 
 
+def test_noise_levels_of_a_models_own_do_not_say_how_many_steps_are_made(tmp_path: Path) -> None:
+    pipeline = object.__new__(diffusers.QwenImage21Pipeline)
+    pipeline.register_to_config(sample_sigmas=[1.0, 0.6, 0.2])
+    pipeline.transformer = SimpleNamespace(config={})
+    takes = inspect.signature(diffusers.QwenImage21Pipeline.__call__).parameters
+
+    def asked(steps: int) -> Any:
+        spec = Spec(**{"prompt": "a", "model": "q", "seed": 1, **found["q"].defaults, "num_inference_steps": steps})
+        return family_arguments(pipeline, spec, takes).get("sigmas"), list(remarks(spec, found["q"]))
+
+    index = {"_class_name": "QwenImage21Pipeline", "sample_sigmas": [1.0, 0.6, 0.2]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    entry = f'[models.q]\nkind = "diffusers"\nsource = "{tmp_path}"\nwidth = 1024\nheight = 1024'
+    found = parse_registry(entry, where="here")
+    assert asked(3) == (None, [])
+    assert asked(2) == ([1.0, 0.5], [asked(2)[1][0]])
+    assert asked(2)[1][0].startswith("num_inference_steps: the model q has noise levels of its own for 3 steps")
+
+
+def test_a_package_that_a_family_needs_is_named(tmp_path: Path) -> None:
+    tried = Tried("prx", tmp_path / "prx") if find_spec("ftfy") else None
+    if tried is not None:
+        assert tried.model is not None
+        return
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PRXPipeline"}')
+    found = parse_registry(f'[models.p]\nkind = "diffusers"\nsource = "{tmp_path}"', where="here")
+    resources = BackendResources(inputs=InputCache(LocalObjects(tmp_path)), loras={}, home=tmp_path)
+    words = "a PRXPipeline needs ftfy, not installed on this machine: pip install ftfy"
+    with pytest.raises(ModelUnavailable, match=words):
+        open_backend("diffusers", Device("cpu", 0), resources).load(found["p"])
+
+
 def test_every_profile_can_be_told_in_words() -> None:
     told = {name: dict(described(profile)) for name in LEARNED if (profile := profile_of(name)) is not None}
     assert told["ZImagePipeline"]["guidance"] == "away from the negative prompt, above 0"
     assert told["FluxPipeline"]["negative"] == "none (its pipeline reads one only beside true_cfg_scale)"
     assert told["SanaPipeline"]["reads"] == "298 tokens of a prompt, in lower case (Gemma 2)"
     assert told["FluxControlPipeline"] == {"family": "this farm cannot draw with it"}
-    assert "seed" in told["GlmImagePipeline"]
+    assert told["PRXPipeline"]["needs"] == "ftfy where it is drawn (`pip install ftfy`)"
 
 
 def test_an_entry_may_ask_for_perturbed_attention_of_a_plain_folder(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from tests.pipelines.parts import TEXT, tokenizer_of_bytes
+from tests.pipelines.parts import TEXT, flux2_vae, tokenizer_of_bytes
 from tests.pipelines.random_weights import sdxl_parts, stable_diffusion_parts
 
 
@@ -77,15 +77,7 @@ def ernie_image() -> Any:
     rewriter = transformers.Ministral3Config(**sizes, pad_token_id=0)
     return diffusers.ErnieImagePipeline(
         transformer=transformer,
-        vae=diffusers.AutoencoderKLFlux2(
-            block_out_channels=(16, 32, 64, 64),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=64,
-        ),
+        vae=flux2_vae(),
         text_encoder=transformers.Mistral3Model(config).eval(),
         tokenizer=tokenizer_of_bytes(),
         scheduler=FlowMatchEulerDiscreteScheduler(),

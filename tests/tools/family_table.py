@@ -20,7 +20,7 @@ from PIL import Image
 from storage.spec.picture import Spec
 from tests.acceptance.command import Home
 from tests.forks import WITH_TORCH, Starter, forking
-from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
+from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN, packages_missing
 from tests.pipelines.test_families import FAMILIES, NEGATIVE, Family
 from tests.servers import eventually
 
@@ -107,8 +107,7 @@ class Trial:
             raise ValueError(f"{jobs[0]['id']}: {wrong[0]}")
         files = sorted((self.home.folder / out).glob("*.png"))
         return [
-            (job["id"], np.asarray(Image.open(file).convert("RGB")).astype(np.int16))
-            for job, file in zip(jobs, files, strict=True)
+            (job["id"], np.asarray(Image.open(file)).astype(np.int16)) for job, file in zip(jobs, files, strict=True)
         ]
 
     def _say(self, column: str, job: str, picture: Any, expected: Any) -> None:
@@ -189,7 +188,8 @@ def main() -> int:
     print("\n".join(lines), flush=True)
     good = True
     with tempfile.TemporaryDirectory() as folder:
-        for row in table(given.names or FAMILIES, Path(folder), checks=not given.without_check):
+        names = given.names or [name for name in FAMILIES if not packages_missing(name)]
+        for row in table(names, Path(folder), checks=not given.without_check):
             good &= row.holds
             lines.append(row.written())
             print(lines[-1], flush=True)

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def model(folder: Path, **fields: object) -> DiffusersModel:
-    return DiffusersModel(kind="diffusers", alias="sd", source=str(folder), **fields)  # type: ignore[arg-type]
+    return DiffusersModel(kind="diffusers", alias="sd", source=str(folder), **fields)
 
 
 def replace(folder: Path) -> None:

@@ -33,6 +33,7 @@ def ask(source: Path, pipeline: str = "StableDiffusionPipeline", scale: float = 
     ("names", "word"),
     [
         ([f"{_Q}.oft_blocks"], "an OFT"),
+        ([f"{_Q}.{name}.weight" for name in ("a1", "a2", "b1", "b2")], "a GLoRA"),
         ([f"{_Q}.lora_down.weight", f"{_Q}.diff"], "differences of whole weights"),
         (["emb_params"], "an embedding"),
         (["model.diffusion_model.input_blocks.0.0.weight"], "no LoRA, but model.diffusion_model"),

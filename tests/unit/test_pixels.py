@@ -4,6 +4,9 @@ import io
 
 from PIL import Image
 
+from scheduler.results.compare import compare
+from scheduler.results.conversion import converted
+from scheduler.results.thumbnails import shrunk
 from storage.objects.pixels import pixels_sha256, pixels_sha256_of
 from storage.spec.picture import Spec
 from tests.unit.source import ROOT
@@ -36,6 +39,25 @@ def test_pixels_and_size_count() -> None:
     other.putpixel((3, 3), (1, 2, 3))
     black = [Image.new("RGB", size) for size in ((16, 8), (8, 16))]
     assert len({pixels_sha256(each) for each in (one, other, *black)}) == 4
+
+
+def test_what_is_transparent_is_told_apart_and_shown_over_white_where_nothing_can_be_transparent() -> None:
+    opaque, clear = picture().convert("RGBA"), picture().convert("RGBA")
+    assert pixels_sha256(opaque) == pixels_sha256(picture())
+    clear.putalpha(Image.new("L", clear.size, 0))
+    assert pixels_sha256(clear) != pixels_sha256(picture())
+    files = []
+    for one in (opaque, clear):
+        buffer = io.BytesIO()
+        one.save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    assert compare(*files).largest_difference == 255
+
+    jpeg = Image.open(io.BytesIO(converted(clear, "jpeg", 95)))
+    small = Image.open(io.BytesIO(shrunk(files[1], 64)))
+    assert jpeg.convert("RGB").getextrema() == small.convert("RGB").getextrema() == ((255, 255),) * 3
+    webp = Image.open(io.BytesIO(converted(clear, "webp", 95)))
+    assert webp.getchannel("A").getextrema() == (0, 0)
 
 
 def test_the_hash_is_the_documented_one() -> None:

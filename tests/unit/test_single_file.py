@@ -65,6 +65,7 @@ def test_stable_diffusion_2_tells_v_by_how_much_a_tensor_varies(tmp_path: Path) 
     [
         (SD | {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "it is for inpainting"),
         (SD | {"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "it changes given pictures"),
+        (SD | {"model.diffusion_model.x.scale_weight": ()}, "its eight bits have scales of their own .*; take fp16"),
         (SDXL | {"edm_mean": (4,), "edm_std": (4,)}, "its noise schedule is EDM's"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "it is Stable Diffusion 3, .* in Diffusers layout only"),
         ({"model.diffusion_model.double_blocks.0.x": (1,)}, "it is FLUX, .* in Diffusers layout only"),

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from storage.spec.picture import Spec
 from storage.spec.profiles import Profile, profile_of
 
@@ -31,8 +33,12 @@ def family_arguments(denoiser: Any, spec: Spec, takes: Collection[str]) -> dict[
         if not told:
             found["guidance_scale"] = None
     if profile.guidance == "schedule":
-        # Ideogram's own default; a scale and a schedule exclude each other.
-        found["guidance_schedule"] = None
+        # Its default is a schedule of 48 steps; a scale beside any schedule is an error.
+        found |= {"guidance_scale": None, "guidance_schedule": [spec.guidance_scale] * spec.num_inference_steps}
+    own = denoiser.config.get("sample_sigmas") if "sigmas" in takes else None
+    if own and len(own) != spec.num_inference_steps:
+        # It would make as many steps as these are, whatever was asked for. So it draws where it has none of its own.
+        found["sigmas"] = np.linspace(1.0, 1 / spec.num_inference_steps, spec.num_inference_steps).tolist()
     return found
 
 

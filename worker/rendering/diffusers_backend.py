@@ -4,6 +4,7 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from storage.spec.model_files import configuration_folder, not_found, own_pipeli
 from storage.spec.model_states import FileStates, agree, file_states
 from storage.spec.models import DiffusersModel, Model, Weights
 from storage.spec.profiles import Profile, asks_for_pag, profile_of
+from storage.spec.wrong_folders import variant_of, wrong_in_folder
 from worker.devices import Device
 from worker.rendering.backend import BackendResources, LoadedModel
 from worker.rendering.embeddings import EmbeddingWords
@@ -124,8 +126,12 @@ class DiffusersBackend:
             return file_states(model) == files
 
         single = model.is_single_file
+        if wrong := wrong_in_folder(model):
+            raise ValueError(wrong)
         index = {} if single else DiffusionPipeline.load_config(folder_of(model), revision=model.revision)
-        dtype = _dtype(model, self._device, index.get("_class_name") or own_pipeline(model))
+        class_name = index.get("_class_name") or own_pipeline(model)
+        _check_packages(class_name)
+        dtype = _dtype(model, self._device, class_name)
         pipeline = _pipeline(model, index, dtype, shared)
         if self._device.kind == "cpu" or is_offloaded(model, self._device):
             # What goes to a device is copied by that; what is shared was copied before.
@@ -221,6 +227,15 @@ def _pipeline(
     return _opened(_opener(index.get("_class_name")), model, dtype=dtype, **extra)
 
 
+def _check_packages(pipeline: str | None) -> None:
+    """Raise ValueError where a package is missing that pipelines of this class import as late as when they draw."""
+    profile = profile_of(pipeline) or Profile()
+    if absent := [name for name in profile.packages if find_spec(name) is None]:
+        raise ValueError(
+            f"a {pipeline} needs {' and '.join(absent)}, not installed on this machine: pip install {' '.join(absent)}"
+        )
+
+
 def _opener(pipeline: str | None) -> Any:
     profile = profile_of(pipeline)
     by_its_own_class = profile is not None and profile.opened_by == "DiffusionPipeline"
@@ -249,8 +264,7 @@ def _vae(weights: Weights, model: DiffusersModel, dtype: torch.dtype) -> Any:
 
 
 def _is_loaded(file: Path, variant: str | None) -> bool:
-    _, *middle = file.stem.split(".")
-    return middle == ([variant] if variant else [])
+    return variant_of(file) == variant
 
 
 def _opened(kind: Any, weights: Weights, **options: Any) -> Any:
