@@ -62,7 +62,7 @@ def _wrong_part(part: Path, variant: str | None) -> str | None:
         pickled = sorted(file.name for file in part.iterdir() if file.name.endswith(_PICKLED))
         return (
             f"its weights are pickled ({part.name}/{pickled[0]}), and such a file can carry code that runs when it is "
-            "read; take the model as safetensors, or open it with Diffusers where you trust it and save_pretrained()"
+            "read; make safetensors files of them: python -m worker.rendering.to_safetensors FILE"
             if pickled
             else None
         )
