@@ -297,6 +297,8 @@ class Stage:
     def takes(self, seconds: float) -> None:
         """Let a call take so long by that clock: what was asked beside it is answered, however busy this machine is."""
         self.now += seconds
+        # That call is at its end.
+        self.ahead._wanted.set()
         if self.ahead._asked is not None:
             wait([self.ahead._asked])
 

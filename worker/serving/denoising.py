@@ -14,7 +14,7 @@ from storage.spec.models import DiffusersModel, Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.batch_limits import CallLimit
-from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
+from worker.serving.claims_ahead import ClaimsAhead, QueueLook, Room
 from worker.serving.lora_calls import CallWay
 from worker.serving.previews import Shown
 from worker.serving.slot_jobs import SlotJob, SlotJobs
@@ -72,7 +72,6 @@ class Denoising:
         self._backlog = 0
         #: The last claim found nothing.
         self._dry = False
-        self._looked_at = time.monotonic()
 
     def run(self, claim: Claim, *, joinable: bool = True) -> int:
         """Render what was claimed and what joins it; return how many pictures were made. Nothing is left in hand.
@@ -117,30 +116,31 @@ class Denoising:
         lead = self._jobs.fullest(lead, self._context.batch_limits.limit(self._model, lead.job).pictures)
         limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
         called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=self._sizes.goes_on(limit))
-        self._ask(limit, leaving=sum(one.is_at_its_last_call for one in called))
+        self._ask(limit, called)
         self._call(called, limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: CallLimit, *, leaving: int) -> None:
+    def _ask(self, limit: CallLimit, called: Sequence[SlotJob]) -> None:
         """Ask the queue for jobs where there is room for them, and whether anything more urgent waits.
 
         Args:
-            leaving: how many will have left after the next call: those who take their slots are asked for beside it.
+            called: those of the next call. Who takes the slots of those that leave after it is asked for beside it.
         """
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
-        now, held = time.monotonic(), len(self._jobs) - leaving
+        held = len(self._jobs) - sum(one.is_at_its_last_call for one in called)
         limits = self._context.batch_limits
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)
         deep = self._backlog >= limits.deep(self._model, slots)
-        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.look_is_due(now)):
-            self._looked_at = now
+        call_seconds = self._context.pace.expected(called[0].key, len(called)) or 0.0
+        may_look = self._dry or held >= slots or self._ahead.is_time_for_a_thorough_look
+        if may_look and self._ahead.is_time_to_look(call_seconds):
             # Looking costs less than a claim that finds nothing.
-            less_urgent = self._jobs.less_urgent(limit.pictures)
-            self._ahead.look(self._model, free=slots - held, less_urgent=less_urgent, count_to=count_to)
+            room = Room(free=slots - held, less_urgent=self._jobs.less_urgent(limit.pictures))
+            self._ahead.look(self._model, room, count_to=count_to, call_seconds=call_seconds)
         elif not self._dry and (more := self._jobs.more_to_claim(slots, held, deep=deep)):
             self._ahead.claim(self._model, more, count_to=count_to)
 
