@@ -17,7 +17,7 @@ from worker.serving.services import WorkerJobs
 log = logging.getLogger(__name__)
 
 #: How often to look whether anything waits: for free slots, or of higher priority than what has them.
-_LOOK_SECONDS = 0.075
+_LOOK_SECONDS = 0.1
 #: How long before the end of a call to look: what came during it is to be in the next one, and not in the one after.
 _LOOK_TAKES_SECONDS = 0.02
 #: How long the device waits, once, for the claim of what was found to be more urgent.

@@ -135,20 +135,19 @@ class Denoising:
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)
         deep = self._backlog >= limits.deep(self._model, slots)
-        call_seconds = self._context.pace.expected(called[0].key, len(called)) or 0.0
+        seconds = self._context.pace.expected(called[0].key, len(called)) or 0.0
         may_look = self._dry or held >= slots or self._ahead.is_time_for_a_thorough_look
-        if may_look and self._ahead.is_time_to_look(call_seconds):
+        if may_look and self._ahead.is_time_to_look(seconds):
             # Looking costs less than a claim that finds nothing.
             room = Room(free=slots - held, less_urgent=self._jobs.less_urgent(limit.pictures))
-            self._ahead.look(self._model, room, count_to=count_to, call_seconds=call_seconds)
+            self._ahead.look(self._model, room, count_to=count_to, call_seconds=seconds)
         elif not self._dry and (more := self._jobs.more_to_claim(slots, held, deep=deep)):
             self._ahead.claim(self._model, more, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:
             return
-        if found.backlog is not None:
-            self._backlog = found.backlog
+        self._backlog = self._backlog if found.backlog is None else found.backlog
         if found.asked:
             self._dry = found.claim is None
         if found.claim is not None:
@@ -307,10 +306,11 @@ class Denoising:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
         # Prompts are encoded, LoRAs loaded: no measure of a call, and a call is none of this.
         self._context.watchdog.begin(None)
+        now = time.monotonic()
         for one in called:
             if one.slot is None:
                 self._context.heartbeat.now(state="rendering", batch=len(called))
-                one.began_at = time.monotonic()
+                one.began_at = now
                 try:
                     one.slot = self._loop.admit(one.job.spec, replay=Replay.read(one.job.replay))
                 except RenderFailed as error:
@@ -333,12 +333,11 @@ class Denoising:
     def _develop(self, finished: Sequence[SlotJob], limit: CallLimit) -> None:
         if not finished:
             return
-        slots = [one.slot for one in finished if one.slot is not None]
         # Decoding makes no steps, and what half precision spoiled is made again: it takes as long as it may.
         self._context.watchdog.begin(None)
         started = time.monotonic()
         try:
-            made = self._loop.develop(slots)
+            made = self._loop.develop([one.slot for one in finished if one.slot is not None])
             self._context.watchdog.end()
         except OutOfMemory as error:
             if len(finished) > 1:
@@ -364,12 +363,13 @@ class Denoising:
         self._publish(done)
 
     def _publish(self, done: Sequence[tuple[SlotJob, SlotPicture]]) -> None:
-        """Hand over pictures, together as far as one recipe holds for them: they are completed in one transaction."""
+        """Hand over pictures, together as far as one recipe and one beginning hold: they are completed at once."""
         self._jobs.remove([one for one, _ in done])
-        groups: dict[str, list[tuple[SlotJob, SlotPicture]]] = {}
+        groups: dict[tuple[str, float], list[tuple[SlotJob, SlotPicture]]] = {}
         for one, picture in done:
-            groups.setdefault(json.dumps(picture.common_recipe(), sort_keys=True), []).append((one, picture))
-        for group in groups.values():
+            key = (json.dumps(picture.common_recipe(), sort_keys=True), one.began_at)
+            groups.setdefault(key, []).append((one, picture))
+        for (_, began_at), group in groups.items():
             jobs = [one.job for one, _ in group]
             seconds = sum(one.seconds for one, _ in group)
             batch = RenderedBatch(
@@ -380,7 +380,7 @@ class Denoising:
                 jobs=tuple(jobs),
                 recipe={"farm": FARM_VERSION, **group[0][1].common_recipe()},
                 render_seconds=seconds,
-                elapsed_seconds=max(time.monotonic() - one.began_at for one, _ in group),
+                elapsed_seconds=time.monotonic() - began_at,
                 remarks={one.job.id: picture.remarks for one, picture in group if picture.remarks},
                 own_recipes={one.job.id: own for one, picture in group if (own := picture.own_recipe())},
             )
