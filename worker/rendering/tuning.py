@@ -51,8 +51,9 @@ def tune(pipeline: Any, model: DiffusersModel, device: Device, *, parts: Collect
 def _keep_signature(processor: type) -> None:
     """Have the signature of an attention processor's call read once.
 
-    Diffusers' `Attention` asks for it at each of its calls, to drop arguments that a processor does not know: a
-    thirtieth of the processor time of a small UNet. `inspect.signature` returns what stands in `__signature__`.
+    Diffusers' `Attention` asks for it at each of its calls, to drop arguments that a processor does not know: 15 µs
+    each time, a hundredth of the processor time of the shipped model's UNet for one picture. `inspect.signature`
+    returns what stands in `__signature__`.
     """
     call = vars(processor).get("__call__")
     if inspect.isfunction(call) and not hasattr(call, "__signature__"):

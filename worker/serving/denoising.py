@@ -304,9 +304,9 @@ class Denoising:
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
+        now = time.monotonic()
         # Prompts are encoded, LoRAs loaded: no measure of a call, and a call is none of this.
         self._context.watchdog.begin(None)
-        now = time.monotonic()
         for one in called:
             if one.slot is None:
                 self._context.heartbeat.now(state="rendering", batch=len(called))
