@@ -90,6 +90,23 @@ def test_what_takes_much_memory_is_not_kept(
     assert {made[layer] for layer in layers} == {2}
 
 
+def test_what_another_library_made_of_a_layer_stays(models: Models) -> None:
+    model: Any = models.load("sd")
+    loop = loop_of(model)
+    layer = next(one for name, one in model.pipeline.unet.named_modules() if name.endswith("attn2.to_k"))
+    called: list[torch.Tensor] = []
+
+    def other(given: torch.Tensor) -> torch.Tensor:
+        called.append(given)
+        return torch.nn.Linear.forward(layer, given)
+
+    layer.forward = other
+    slot = loop.admit(models.specs("sd", 1)[0])
+    for _ in range(2):
+        loop.tick([slot])
+    assert (len(called), layer.forward) == (2, other)
+
+
 def test_what_attention_is_computed_by_has_its_signature_read_once(loaded: Loader) -> None:
     model: Any = loaded("sd")
     calls = {type(one).__call__ for one in model.pipeline.unet.attn_processors.values()}

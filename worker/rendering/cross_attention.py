@@ -40,12 +40,14 @@ class KeptProjections:
         if self._of is None or self._of[0] is not embeddings or self._of[1] != threads:
             self._of = (embeddings, threads)
             self._made.clear()
+        # Whatever another library made of a layer stays.
+        own = [(number, layer) for number, layer in enumerate(self._layers) if "forward" not in vars(layer)]
         try:
-            for number, layer in enumerate(self._layers):
+            for number, layer in own:
                 layer.forward = partial(self._projected, number, layer)
             yield
         finally:
-            for layer in self._layers:
+            for _, layer in own:
                 vars(layer).pop("forward", None)
 
     def _is_worth_it(self, embeddings: torch.Tensor) -> bool:
