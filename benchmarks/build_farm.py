@@ -90,8 +90,18 @@ class BuildFarm:
 
     def peak_mib(self) -> float:
         """Return the most memory that one of its processes ever had."""
-        processes = psutil.Process(self.process.pid).children(recursive=True)
-        return max(_peak_kib(process.pid) for process in processes) / 1024
+        return max(_peak_kib(process.pid) for process in self._processes()) / 1024
+
+    def processor_seconds(self) -> float:
+        """Return what its processes took of the processors so far: of those that live."""
+        return sum(map(_processor_seconds, self._processes()))
+
+    def workers(self) -> int:
+        """Tell how many workers have announced themselves."""
+        return len(self._rows("SELECT 1 FROM workers"))
+
+    def _processes(self) -> list[psutil.Process]:
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def _has_column(self, table: str, column: str) -> bool:
         return any(name == column for _, name, *_ in self._rows(f"PRAGMA table_info({table})"))
@@ -145,6 +155,14 @@ def build_farm(checkout: Path, folder: Path, *, models: str, **settings: str) ->
 def percentile(values: Sequence[float], percent: int) -> float:
     """Return a percentile, linearly between values."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _peak_kib(pid: int) -> int:

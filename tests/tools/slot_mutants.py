@@ -188,8 +188,8 @@ OF_SLOTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_LOOP,
-                old="            self._backlog = found.backlog\n",
-                new="            self._backlog = 1000\n",
+                old="self._backlog if found.backlog is None else found.backlog",
+                new="self._backlog if found.backlog is None else 1000",
             ),
         ),
         tests=("tests/unit/test_denoising.py::test_few_that_wait_are_left_to_others",),
@@ -247,8 +247,8 @@ OF_SLOTS: Sequence[Mutant] = (
         changes=(
             Change(
                 file=_CLAIMS,
-                old="self._waiting(model, best, less_urgent[best])",
-                new="less_urgent[best]",
+                old="self._waiting(model, best, room.less_urgent[best])",
+                new="room.less_urgent[best]",
             ),
         ),
         tests=(

@@ -96,4 +96,42 @@ OF_TICKS: Sequence[Mutant] = (
         ),
         tests=(f"{_SIZES}::test_the_fullest_call_goes_first_but_the_first_job_waits_only_so_long",),
     ),
+    Mutant(
+        fault="pictures that join get the keys of those whose places they have",
+        changes=(
+            Change(
+                file="worker/rendering/cross_attention.py",
+                old="self._of[0] is not embeddings or self._of[1] != threads",
+                new="self._of[0].shape != embeddings.shape",
+            ),
+            Change(
+                file="worker/rendering/cross_attention.py",
+                old="        if given is not embeddings:\n",
+                new="        if embeddings is None or given.shape != embeddings.shape:\n",
+            ),
+        ),
+        tests=("tests/pipelines/test_cross_attention.py",),
+    ),
+    Mutant(
+        fault="what comes during a call is found during the next one",
+        changes=(
+            Change(
+                file="worker/serving/claims_ahead.py",
+                old="        self._wanted.wait(seconds)\n",
+                new="        self._wanted.wait(0)\n",
+            ),
+        ),
+        tests=("tests/unit/test_claims_ahead.py",),
+    ),
+    Mutant(
+        fault="pictures that leave together are told to have begun together",
+        changes=(
+            Change(
+                file="worker/serving/denoising.py",
+                old="key = (json.dumps(picture.common_recipe(), sort_keys=True), one.began_at)",
+                new="key = (json.dumps(picture.common_recipe(), sort_keys=True), min(it.began_at for it, _ in done))",
+            ),
+        ),
+        tests=("tests/unit/test_slot_counts.py",),
+    ),
 )

@@ -136,8 +136,14 @@ def _key(one: ClaimedJob) -> tuple[str, bool]:
     return one.spec.loop_key(), one.together
 
 
-class _Store:
+class Store:
+    """Keeps what was put last under each key, whoever it is for."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
     def put(self, key: str, data: bytes, *, wanted: Callable[[], bool]) -> Stored | None:  # noqa: ARG002 - as asked
+        self.kept[key] = data
         return Stored(key=key, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
     def get(self, key: str) -> bytes:
@@ -274,6 +280,7 @@ class Stage:
 
     queue: Queue = field(default_factory=Queue)
     model: FakeModel = field(default_factory=FakeModel)
+    store: Store = field(default_factory=Store)
     limits: _Limits = field(default_factory=_Limits)
     learned: LearnedInMemory = field(default_factory=LearnedInMemory)
     #: How many serve the model.
@@ -297,6 +304,8 @@ class Stage:
     def takes(self, seconds: float) -> None:
         """Let a call take so long by that clock: what was asked beside it is answered, however busy this machine is."""
         self.now += seconds
+        # That call is at its end.
+        self.ahead._wanted.set()
         if self.ahead._asked is not None:
             wait([self.ahead._asked])
 
@@ -310,7 +319,7 @@ class Stage:
         """Return what a worker's batches need."""
         # Not started: a test says itself when leases are looked at.
         self.leases = Leases(self.queue, renew_seconds=10, watchdog=self.watchdog, on_stall=lambda _: None)
-        publisher = Publisher(jobs=self.queue, objects=_Store(), leases=self.leases)
+        publisher = Publisher(jobs=self.queue, objects=self.store, leases=self.leases)
         self.heartbeat = Heartbeat(
             cast("Workers", None),
             cast("FaultLog", None),

@@ -74,6 +74,20 @@ def test_an_urgent_picture_takes_the_place_of_the_least_urgent_which_goes_on_aft
     assert counts.stepped_aside == 1
 
 
+def test_an_urgent_picture_that_comes_during_a_call_is_in_the_next_one(stage: Stage) -> None:
+    stage.queue.add(job(1, 30, BULK), job(2, 30, BULK))
+    stage.pace = SettledPace({1: 1.0, 2: 1.8})
+
+    def before(_: list[int]) -> None:
+        if len(stage.model.ticks) == 10:
+            stage.queue.add(job(3, 4, INTERACTIVE))
+        stage.takes(1.8)
+
+    stage.model.before = before
+    stage.run()
+    assert [at for at, seeds in enumerate(stage.model.ticks) if 3 in seeds] == [11, 12, 13, 14]
+
+
 def test_slots_are_asked_for_while_they_make_their_last_call(stage: Stage) -> None:
     stage.queue.add(*(job(number, 3) for number in range(1, 5)))
 

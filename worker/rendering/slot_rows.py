@@ -6,12 +6,14 @@ guidance, one row each. The call is filled up to one of a few shapes by copies o
 depend on the shape of the call and on its place in it, never on what is in the other rows.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from worker.rendering.backend import Replay
+from worker.rendering.cross_attention import KeptProjections
 
 
 class RowSource(Protocol):
@@ -81,6 +83,10 @@ class UNetRows:
         controlnet = getattr(pipeline, "controlnet", None)
         self._nets: list[Any] = [] if controlnet is None else list(getattr(controlnet, "nets", [controlnet]))
         self._compiled = compiled
+        #: Compiled, layers stay as they were.
+        self._kept = None if compiled else KeptProjections(self._unet)
+        #: Of the last call, what its conditions were put together from: most calls have those of the one before.
+        self._put_together: dict[str, tuple[list[torch.Tensor], torch.Tensor]] = {}
         self._pools = bool(self._nets and self._nets[0].config.global_pool_conditions)
 
     def guesses(self, guess_mode: bool | None) -> bool:
@@ -107,7 +113,8 @@ class UNetRows:
         guidance = [slot.guidance_embedding for slot in slots if slot.guidance_embedding is not None]
         if guidance:
             given["timestep_cond"] = torch.cat([guidance[number] for number in layout.slot_of])
-        noise = self._unet(**given, return_dict=False)[0][layout.used]
+        with contextlib.nullcontext() if self._kept is None else self._kept.used(given["encoder_hidden_states"]):
+            noise = self._unet(**given, return_dict=False)[0][layout.used]
         scales = scales.reshape(-1, 1, 1, 1)
         if any(slot.rows > 2 for slot in slots):
             return _guided_one_by_one(noise, scales, slots)
@@ -140,21 +147,25 @@ class UNetRows:
 
     def _conditions(self, slots: Sequence[RowSource], layout: RowLayout) -> dict[str, Any]:
         def rows(name: str) -> torch.Tensor:
-            return torch.cat(
-                [
-                    slots[number].embedded(name, part)
-                    for number, part in zip(layout.slot_of, layout.part_of, strict=True)
-                ]
-            )
+            places = zip(layout.slot_of, layout.part_of, strict=True)
+            return self._rows_of(name, [slots[number].embedded(name, part) for number, part in places])
 
         found: dict[str, Any] = {"encoder_hidden_states": rows("prompt_embeds")}
         ids = [slot.time_ids for slot in slots if slot.time_ids is not None]
         if ids:
             found["added_cond_kwargs"] = {
                 "text_embeds": rows("pooled_prompt_embeds"),
-                "time_ids": torch.cat([ids[number] for number in layout.slot_of]),
+                "time_ids": self._rows_of("time_ids", [ids[number] for number in layout.slot_of]),
             }
         return found
+
+    def _rows_of(self, name: str, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Return rows as one tensor: that of the last call, if these are the very same."""
+        before, made = self._put_together.get(name, ([], None))
+        if made is None or len(before) != len(rows) or any(a is not b for a, b in zip(before, rows, strict=True)):
+            made = torch.cat(rows)
+            self._put_together[name] = (rows, made)
+        return made
 
     def _steered(
         self,

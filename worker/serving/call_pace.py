@@ -24,6 +24,10 @@ class CallPace:
         while len(self._seconds) > _MOST_KINDS:
             self._seconds.popitem(last=False)
 
+    def expected(self, key: str, pictures: int) -> float | None:
+        """Return how many seconds a call takes; None: none was made lately."""
+        return self._seconds.get((key, pictures))
+
     def beside(self, key: str, urgent: int, others: int) -> int:
         """Return how many others may be in the calls of so many urgent pictures without slowing them down.
 

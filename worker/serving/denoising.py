@@ -14,7 +14,7 @@ from storage.spec.models import DiffusersModel, Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.batch_limits import CallLimit
-from worker.serving.claims_ahead import LOOK_SECONDS, ClaimsAhead, QueueLook
+from worker.serving.claims_ahead import ClaimsAhead, QueueLook, Room
 from worker.serving.lora_calls import CallWay
 from worker.serving.previews import Shown
 from worker.serving.slot_jobs import SlotJob, SlotJobs
@@ -72,7 +72,6 @@ class Denoising:
         self._backlog = 0
         #: The last claim found nothing.
         self._dry = False
-        self._looked_at = time.monotonic()
 
     def run(self, claim: Claim, *, joinable: bool = True) -> int:
         """Render what was claimed and what joins it; return how many pictures were made. Nothing is left in hand.
@@ -117,38 +116,38 @@ class Denoising:
         lead = self._jobs.fullest(lead, self._context.batch_limits.limit(self._model, lead.job).pictures)
         limit = self._sizes.choose(lead, self._jobs, waiting=self._backlog)
         called = self._jobs.next_call(lead, limit.pictures, self._context.pace, at_most=self._sizes.goes_on(limit))
-        self._ask(limit, leaving=sum(one.is_at_its_last_call for one in called))
+        self._ask(limit, called)
         self._call(called, limit)
         return True
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    def _ask(self, limit: CallLimit, *, leaving: int) -> None:
+    def _ask(self, limit: CallLimit, called: Sequence[SlotJob]) -> None:
         """Ask the queue for jobs where there is room for them, and whether anything more urgent waits.
 
         Args:
-            leaving: how many will have left after the next call: those who take their slots are asked for beside it.
+            called: those of the next call. Who takes the slots of those that leave after it is asked for beside it.
         """
         if self._closed or self._ahead.is_asking or self._jobs.has_suspect():
             return
-        now, held = time.monotonic(), len(self._jobs) - leaving
+        held = len(self._jobs) - sum(one.is_at_its_last_call for one in called)
         limits = self._context.batch_limits
         slots = limits.may_hold(self._model, limit, held=held, waiting=self._backlog)
         count_to = limits.count_to(self._model, limit)
         deep = self._backlog >= limits.deep(self._model, slots)
-        if now - self._looked_at >= LOOK_SECONDS and (self._dry or held >= slots or self._ahead.look_is_due(now)):
-            self._looked_at = now
+        seconds = self._context.pace.expected(called[0].key, len(called)) or 0.0
+        may_look = self._dry or held >= slots or self._ahead.is_time_for_a_thorough_look
+        if may_look and self._ahead.is_time_to_look(seconds):
             # Looking costs less than a claim that finds nothing.
-            less_urgent = self._jobs.less_urgent(limit.pictures)
-            self._ahead.look(self._model, free=slots - held, less_urgent=less_urgent, count_to=count_to)
+            room = Room(free=slots - held, less_urgent=self._jobs.less_urgent(limit.pictures))
+            self._ahead.look(self._model, room, count_to=count_to, call_seconds=seconds)
         elif not self._dry and (more := self._jobs.more_to_claim(slots, held, deep=deep)):
             self._ahead.claim(self._model, more, count_to=count_to)
 
     def _note(self, found: QueueLook | None) -> None:
         if found is None:
             return
-        if found.backlog is not None:
-            self._backlog = found.backlog
+        self._backlog = self._backlog if found.backlog is None else found.backlog
         if found.asked:
             self._dry = found.claim is None
         if found.claim is not None:
@@ -305,12 +304,13 @@ class Denoising:
 
     def _admit(self, called: Sequence[SlotJob]) -> list[SlotJob]:
         """Give slots to those that have none; return those that have one. What cannot be made at all fails."""
+        now = time.monotonic()
         # Prompts are encoded, LoRAs loaded: no measure of a call, and a call is none of this.
         self._context.watchdog.begin(None)
         for one in called:
             if one.slot is None:
                 self._context.heartbeat.now(state="rendering", batch=len(called))
-                one.began_at = time.monotonic()
+                one.began_at = now
                 try:
                     one.slot = self._loop.admit(one.job.spec, replay=Replay.read(one.job.replay))
                 except RenderFailed as error:
@@ -333,12 +333,11 @@ class Denoising:
     def _develop(self, finished: Sequence[SlotJob], limit: CallLimit) -> None:
         if not finished:
             return
-        slots = [one.slot for one in finished if one.slot is not None]
         # Decoding makes no steps, and what half precision spoiled is made again: it takes as long as it may.
         self._context.watchdog.begin(None)
         started = time.monotonic()
         try:
-            made = self._loop.develop(slots)
+            made = self._loop.develop([one.slot for one in finished if one.slot is not None])
             self._context.watchdog.end()
         except OutOfMemory as error:
             if len(finished) > 1:
@@ -364,12 +363,13 @@ class Denoising:
         self._publish(done)
 
     def _publish(self, done: Sequence[tuple[SlotJob, SlotPicture]]) -> None:
-        """Hand over pictures, together as far as one recipe holds for them: they are completed in one transaction."""
+        """Hand over pictures, together as far as one recipe and one beginning hold: they are completed at once."""
         self._jobs.remove([one for one, _ in done])
-        groups: dict[str, list[tuple[SlotJob, SlotPicture]]] = {}
+        groups: dict[tuple[str, float], list[tuple[SlotJob, SlotPicture]]] = {}
         for one, picture in done:
-            groups.setdefault(json.dumps(picture.common_recipe(), sort_keys=True), []).append((one, picture))
-        for group in groups.values():
+            key = (json.dumps(picture.common_recipe(), sort_keys=True), one.began_at)
+            groups.setdefault(key, []).append((one, picture))
+        for (_, began_at), group in groups.items():
             jobs = [one.job for one, _ in group]
             seconds = sum(one.seconds for one, _ in group)
             batch = RenderedBatch(
@@ -380,7 +380,7 @@ class Denoising:
                 jobs=tuple(jobs),
                 recipe={"farm": FARM_VERSION, **group[0][1].common_recipe()},
                 render_seconds=seconds,
-                elapsed_seconds=max(time.monotonic() - one.began_at for one, _ in group),
+                elapsed_seconds=time.monotonic() - began_at,
                 remarks={one.job.id: picture.remarks for one, picture in group if picture.remarks},
                 own_recipes={one.job.id: own for one, picture in group if (own := picture.own_recipe())},
             )
