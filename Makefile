@@ -23,12 +23,12 @@ quick: .venv/test
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
 quick-tests: .venv/test
-	$(PYTEST) -p no:hypothesispytest --quiet --numprocesses 2 --databases sqlite --stores folder --backends simulated -m "not slow" \
-		tests/unit tests/contract
+	$(BIN)/python -m pytest -p tests.split --split 2 -p no:xdist -p no:hypothesispytest --quiet \
+		--databases sqlite --stores folder --backends simulated -m "not slow" tests/unit tests/contract
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
 affected: .venv/test lint
-	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) -p tests.split --split 2 -p no:xdist
 
 # Some folders or files of tests: make tests TESTS=tests/acceptance
 tests: .venv/test

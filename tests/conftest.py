@@ -112,9 +112,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # farms are to draw the same bits: a worker that may choose their number goes by its pace.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.stash[_KEEPER] = ServerKeeper()
+    if config.getoption("--split", 0):
+        config.stash[_KEEPER].invite()
     file = config.getoption("--durations-to")
     if file and not hasattr(config, "workerinput"):
-        processes = config.getoption("numprocesses", None) or 1
+        processes = config.getoption("numprocesses", None) or config.getoption("--split", 0) or 1
         config.pluginmanager.register(durations.Recorder(Path(file), processes=processes))
 
 

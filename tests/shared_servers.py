@@ -1,9 +1,10 @@
 """The servers of a whole test run, each started once, when the first test asks for it.
 
-With `pytest -n` the process that hands out the tests keeps them, and the processes that run the tests ask it for
+With `pytest -n` or `--split` a process that runs no tests keeps them, and the processes that run the tests ask it for
 addresses through a socket; without, the only process keeps them itself.
 """
 
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ class ServerKeeper:
     """Starts servers when they are first asked for, and ends all of them in `close`."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._stack = ExitStack()
         self._lock = Lock()
         self._addresses: dict[Name, str] = {}
@@ -73,6 +75,8 @@ class ServerKeeper:
 
     def address(self, name: Name) -> str:
         """Return the address of a server, which may have to be started first."""
+        if os.getpid() != self._process:
+            return self.invite().address(name)  # this is a copy of the keeper, forked with it
         with self._lock:
             if name not in self._addresses:
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="farm-test-")))
@@ -94,9 +98,10 @@ class ServerKeeper:
         return self._invitation
 
     def close(self) -> None:
-        """End every server that was started."""
-        with self._lock:
-            self._stack.close()
+        """End every server that was started; of no effect in a process that was forked from the keeper's."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._stack.close()
 
     def _answer(self, listener: Listener) -> None:
         while True:
