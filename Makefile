@@ -23,7 +23,7 @@ quick: .venv/test
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
 quick-tests: .venv/test
-	$(BIN)/python -m pytest -p tests.split --split 2 -p no:xdist -p no:hypothesispytest --quiet \
+	$(BIN)/python -m pytest -p tests.split --split 2 -p no:xdist -p no:hypothesispytest --quiet --few-examples \
 		--databases sqlite --stores folder --backends simulated -m "not slow" tests/unit tests/contract
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.

@@ -19,23 +19,18 @@ import boto3
 import botocore.session
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
 
 from storage.database import connection
 from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, forks, poolers, servers, service_models, unflushed
+from tests import durations, examples, forks, poolers, servers, service_models, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.garbage import none_collected
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
-
-# How long an example takes says how busy this machine is; the first one reads Unicode's tables.
-settings.register_profile("farm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("farm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--pgbouncer", action="store_true", help="Has tests reach PostgreSQL through PgBouncer.")
     parser.addoption("--screenshots", metavar="DIR", help="Keeps pictures of the page there (default: among pytest's).")
+    parser.addoption("--few-examples", action="store_true", help="Has Hypothesis try a fifth of its examples.")
     parser.addoption("--durations-to", metavar="FILE", help="Writes the time that each file of tests took.")
 
 
@@ -111,6 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Threads of one small picture that wait for each other's turn on a busy processor take many times longer, and two
     # farms are to draw the same bits: a worker that may choose their number goes by its pace.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    examples.choose(few=config.getoption("--few-examples"))
     config.stash[_KEEPER] = ServerKeeper()
     if config.getoption("--split", 0):
         config.stash[_KEEPER].invite()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from storage.errors import DeviceBroken, OutOfMemory, RenderFailed
 from storage.rules.states import Priority
+from tests.examples import examples
 from tests.unit.slot_stage import SettledPace, Stage, job, raising
 from worker.serving.call_pace import CallPace
 
@@ -331,7 +332,7 @@ _JOBS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(jobs=_JOBS, limit=st.integers(1, 5), bad=st.sets(st.integers(1, 20)), cancelled=st.sets(st.integers(1, 20)))
 def test_every_job_ends_once_whatever_happens(
     jobs: list[tuple[int, Priority, int, bool]], limit: int, bad: set[int], cancelled: set[int]

@@ -11,6 +11,7 @@ from scheduler.intake.files.leftovers import Leftovers, request_of_most
 from storage.spec.infotext import infotext
 from storage.spec.picture import MAX_SEED, Spec
 from storage.spec.sampler_names import SAMPLERS
+from tests.examples import examples
 
 MADE_WITH: dict[str, Any] = {
     "farm": "0.1.0",
@@ -92,7 +93,7 @@ USUAL = Spec(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @example(spec=USUAL)
 @example(spec=USUAL.model_copy(update={"negative_prompt": "b\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1"}))
 @example(spec=USUAL.model_copy(update={"prompt": "=SUM(cats)", "negative_prompt": "NaN"}))

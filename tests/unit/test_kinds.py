@@ -17,6 +17,7 @@ from storage.spec.kinds import SpecKind, has_kind
 from storage.spec.picture import DISTINCT_SEEDS, MAX_PROMPT_CHARACTERS, MAX_SEED, Request, Spec
 from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry, parse_registry, read_registry
+from tests.examples import examples
 
 SHAPES = read_registry(Settings())
 #: Models whose defaults have controls; that of the last makes all of its prompts weighted ones.
@@ -86,7 +87,7 @@ def requests_of(row: dict[str, Any]) -> list[Request]:
 
 
 @pytest.mark.parametrize("registry", [SHAPES, OTHERS], ids=["shapes", "others"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(rows=st.lists(ROWS, min_size=1, max_size=4), order=st.lists(st.integers(0, 3), max_size=8), prompts=st.data())
 def test_a_row_becomes_what_it_would_alone(registry: Registry, rows: list[Any], order: list[int], prompts: Any) -> None:
     kinds, told = Kinds(registry), RemarksOfKinds(registry)

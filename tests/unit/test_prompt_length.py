@@ -17,6 +17,7 @@ from storage.spec.models import DiffusersModel, Weights
 from storage.spec.picture import Request, Spec
 from storage.spec.prompt_length import unread
 from storage.spec.registry import Registry
+from tests.examples import examples
 
 [OURS] = clip_tokens_of(Weights(source="shipped:shapes"))
 THEIRS = Tokenizer.from_file(str(SHIPPED / "shapes/tokenizer/tokenizer.json"))
@@ -26,7 +27,7 @@ _TEXTS = st.text() | st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_TEXTS)
 @example("a LARGE red star, 8k!! it's (great) \U0001f600\U0001f44d\U0001f3fd ١٢٣ Ⅷ ½ 中文字 İstanbul ΣΑΣ \x1c_x \u200b")
 @example("a\u00a0b\u2009c\u3000d\x85e\x1ff")

@@ -17,6 +17,7 @@ from storage.fleet.workers import NewWorker
 from tests.contract.event_streams import followed
 from tests.contract.page.visitors import log_in, token, visitor
 from tests.contract.stage import Stage
+from tests.servers import eventually
 
 VISITORS = 12
 
@@ -68,6 +69,11 @@ def visitors(stage: Stage, *who: tuple[str, Role]) -> Iterator[list[httpx.Client
 def complete(stage: Stage) -> None:
     """Render one batch."""
     assert stage.complete("tiny")
+
+
+def wait_for_a_look(stage: Stage) -> None:
+    """Until the farm was looked at for who follows it: nobody is told of what changed before that."""
+    eventually(lambda: stage.context.farm_followers._before is not None, "somebody has looked at the farm")
 
 
 def test_pages_that_an_event_calls_look_once_for_all(stage: Stage, ann: httpx.Client, waiting: str) -> None:
@@ -132,6 +138,7 @@ def test_no_look_is_older_than_the_event_that_called_for_it(stage: Stage, ann: h
     path = f"/renders/{waiting}"
     of_render, of_farm = html_events(ann.get(path).text), html_events(ann.get("/").text)
     with followed(ann, of_render) as render, followed(ann, of_farm) as farm, ThreadPoolExecutor(4) as others:
+        wait_for_a_look(stage)
         for _ in range(6):
             stale = {path: render.sent[-1].id if render.sent else "", "/": farm.sent[-1].id if farm.sent else ""}
             looking = [others.submit(ann.get, one, headers={CALLED_BY: called}) for one, called in stale.items()]
@@ -174,6 +181,7 @@ def test_what_is_shared_is_shared_with_nobody_else(stage: Stage, waiting: str) -
     with visitors(stage, *who) as clients, ThreadPoolExecutor(len(who) * len(paths)) as threads:
         anns, bens, readers, admins, anns_other = clients
         with followed(anns, html_events(anns.get("/").text)) as stream:
+            wait_for_a_look(stage)
             complete(stage)
             number = stream.until("render").id
         for headers in ({CALLED_BY: number}, {}):
