@@ -5,20 +5,23 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from tests.tools.imports import import_graph, module_name, python_files, ways
+from tests.tools.imports import chosen, import_graph, module_name, python_files, ways
 
 TOP = Path(__file__).parents[2]
 
 #: Tests that reach one of these start the farm's processes, and so reach everything that those load.
 STARTERS = {"tests.acceptance.command", "tests.integration.farm", "tests.chaos.stage"}
-_CONFTEST = "tests.conftest"
-_PRODUCT = ("storage", "scheduler", "worker", "diffusion_farm")
+_PROCESSES = ("scheduler.cli.up", "scheduler.cli.scheduler", "scheduler.cli.api", "worker.process.supervisor")
+#: Imports whatever may be forked; each test says what of that it uses.
+_FORKS = "tests.fork_server"
 
 #: Whatever these say may concern any test.
 EVERYTHING = {"pyproject.toml", "constraints.txt"}
@@ -50,6 +53,8 @@ def affected(changed: Collection[str], top: Path = TOP) -> list[Chosen]:
     files = python_files(top)
     gone = {module_name(Path(name)) for name in changed if name.endswith(".py")} - files.keys()
     graph = import_graph(files, gone)
+    if _FORKS in graph:
+        graph[_FORKS] = {name for name in graph[_FORKS] if name.startswith("tests.")}
     changed_modules = {module_name(Path(name)) for name in changed if name.endswith(".py")}
     data = {name for name in changed if not name.endswith(".py")}
     found = []
@@ -64,20 +69,27 @@ def affected(changed: Collection[str], top: Path = TOP) -> list[Chosen]:
 
 def _reached(test: str, files: Mapping[str, Path], graph: Mapping[str, Set[str]]) -> dict[str, tuple[str, ...]]:
     """The modules that a test file reaches, with the way to each."""
+    own = [name for name in ways(test, graph) if name.startswith("tests.")]
+    graph = chosen(graph, set().union(*(_words(files[name]) for name in own)))
     reached = ways(test, graph)
     parts = test.split(".")
     conftests = [".".join([*parts[:n], "conftest"]) for n in range(1, len(parts))]
     for start in (name for name in conftests if name in files):
         for module, way in ways(start, graph).items():
-            # The conftest of all tests reaches storage for those that ask for a database; they import it themselves.
-            if start != _CONFTEST or module.startswith("tests."):
+            # What conftests reach they reach for those that ask for a database or a farm, who import it themselves.
+            if module.startswith("tests."):
                 reached.setdefault(module, (test, *way))
     starter = next((name for name in sorted(STARTERS) if name in reached), None)
     if starter:
-        for module in files:
-            if module.partition(".")[0] in _PRODUCT:
-                reached.setdefault(module, (*reached[starter], "the processes of a farm", module))
+        for process in (name for name in _PROCESSES if name in files):
+            for module, way in ways(process, graph).items():
+                reached.setdefault(module, (*reached[starter], *way))
     return reached
+
+
+@cache
+def _words(file: Path) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", file.read_text()))
 
 
 def _why(reached: Mapping[str, tuple[str, ...]], changed: Set[str]) -> str | None:
@@ -119,13 +131,13 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="only say what would run")
     options, pytest_arguments = parser.parse_known_args()
     changed = changed_files(options.base)
-    chosen = affected(changed)
-    print(f"{len(changed)} changed files reach {len(chosen)} files of tests")
-    for one in chosen:
+    tests = affected(changed)
+    print(f"{len(changed)} changed files reach {len(tests)} files of tests")
+    for one in tests:
         print(f"  {one.test}\n      {one.why}")
-    if chosen and not options.list:
+    if tests and not options.list:
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "pytest", *pytest_arguments, *(one.test for one in chosen)])
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *pytest_arguments, *(one.test for one in tests)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ _NAMED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 
 
 #: Modules that import others by names which they put together, and how those names begin.
-_DYNAMIC = {"scheduler.cli.main": "scheduler.cli.", "scheduler.cli.export": "scheduler.export."}
+_DYNAMIC = {
+    "scheduler.cli.main": "scheduler.cli.",
+    "scheduler.cli.export": "scheduler.export.",
+    "storage.database.schema": "storage.database.migrations.",
+}
+#: Those of them that import the one module whose name somebody says, as a command line does.
+CHOOSING = ("scheduler.cli.main", "scheduler.cli.export")
 
 
 def python_files(top: Path) -> dict[str, Path]:
@@ -71,6 +77,19 @@ def import_graph(files: Mapping[str, Path], also_known: Iterable[str] = ()) -> d
     for name in _DYNAMIC.keys() & graph.keys():
         graph[name] |= {module for module in known if module.startswith(_DYNAMIC[name])}
     return graph
+
+
+def chosen(graph: Mapping[str, Set[str]], said: Set[str]) -> dict[str, Set[str]]:
+    """Return what each module imports where only these words are said, of which some choose modules."""
+    pruned: dict[str, Set[str]] = dict(graph)
+    for name in graph.keys() & set(CHOOSING):
+        start = _DYNAMIC[name]
+        pruned[name] = {
+            module
+            for module in graph[name]
+            if not module.startswith(start) or not said.isdisjoint(module.removeprefix(start).split("_"))
+        }
+    return pruned
 
 
 def ways(start: str, graph: Mapping[str, Set[str]]) -> dict[str, tuple[str, ...]]:

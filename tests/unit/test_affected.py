@@ -13,6 +13,8 @@ FILES = {
     "scheduler/__init__.py": "",
     "scheduler/cli.py": "def late():\n    from storage import rules",
     "worker/__init__.py": "",
+    "worker/process/__init__.py": "",
+    "worker/process/supervisor.py": 'CHILD = ["python", "-m", "worker.render"]',
     "worker/render.py": "",
     "tests/__init__.py": "",
     "tests/conftest.py": "import tests.servers, storage.rules",
@@ -66,4 +68,25 @@ def test_the_tests_that_reach_a_changed_file_are_chosen(top: Path, changed: str,
 
 def test_the_way_to_a_changed_file_is_told(top: Path) -> None:
     why = {Path(one.test).stem: one.why for one in affected(["worker/render.py"], top)}
-    assert why["test_commands"].endswith("tests.acceptance.command → the processes of a farm → worker.render")
+    assert why["test_commands"].endswith("tests.acceptance.command → worker.process.supervisor → worker.render")
+
+
+def test_a_command_concerns_the_tests_that_say_its_name(top: Path) -> None:
+    (top / "scheduler/cli.py").unlink()
+    (top / "scheduler/cli").mkdir()
+    for name in ("__init__", "main", "long_list", "up"):
+        (top / f"scheduler/cli/{name}.py").touch()
+    (top / "tests/acceptance/command.py").write_text('COMMAND = ["python", "-m", "scheduler.cli.main"]')
+    (top / "tests/acceptance/test_lists.py").write_text('from tests.acceptance import command\nrun("list", "--long")')
+    stems = {
+        name: [Path(one.test).stem for one in affected([f"scheduler/cli/{name}.py"], top)]
+        for name in ("main", "long_list")
+    }
+    assert stems["main"] == ["test_commands", "test_lists"]
+    assert stems["long_list"] == ["test_lists"]
+
+
+def test_what_a_conftest_has_concerns_those_that_import_it_themselves(top: Path) -> None:
+    (top / "tests/unit/conftest.py").write_text("import tests.servers, worker.render")
+    assert [Path(one.test).stem for one in affected(["worker/render.py"], top)] == ["test_commands", "test_program"]
+    assert len(affected(["tests/unit/conftest.py"], top)) == 5
