@@ -181,11 +181,11 @@ def _become(
 ) -> NoReturn:
     """Run tests in this process, a copy of the one that has collected them, and end it."""
     status = 1
+    config = session.config
+    plugins = config.pluginmanager
+    # What tests print is kept in a file, in which all copies of this process would have one place.
+    capturing: Any = plugins.getplugin("capturemanager")
     try:
-        config = session.config
-        plugins = config.pluginmanager
-        # What tests print is kept in a file, in which all copies of this process would have one place.
-        capturing: Any = plugins.getplugin("capturemanager")
         capturing.stop_global_capturing()
         capturing.start_global_capturing()
         plugins.unregister(name="terminalreporter")
@@ -193,14 +193,17 @@ def _become(
         config._tmp_path_factory._basetemp = folder  # type: ignore[attr-defined]
         try:
             _run(session, files, waiting)
+        except session.Failed:
+            pass  # of its tests, which are told of
         finally:
             session._setupstate.teardown_exact(None)
+        # Looks for what was never closed.
+        config.hook.pytest_unconfigure(config=config)
         status = 0
-    except session.Failed:
-        status = 0  # of its tests, which are told of
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except BaseException:  # noqa: BLE001 - this process ends here, whatever was raised
+        capturing.stop_global_capturing()
         traceback.print_exc()
     finally:
         os._exit(status)

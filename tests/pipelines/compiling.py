@@ -1,11 +1,14 @@
-"""How the tests have torch compile: as in use, or, where only the graphs count, without optimised kernels."""
+"""How the tests have torch compile: as in use, but for the C++ compiler's optimisations."""
 
 import gc
 from typing import Any
 
 
-def compile_here(*, optimised: bool) -> None:
-    """Have this process compile one kernel after another, as in use or without the C++ compiler's optimisations."""
+def compile_here(*, vectors: bool) -> None:
+    """Have this process compile one kernel after another, without the C++ compiler's optimisations.
+
+    Without `vectors` kernels are not those of use either: for where only graphs are counted.
+    """
     # Here, for it takes long, and only processes that compile need it.
     import torch._inductor.config as config
     import torch._inductor.cpp_builder as builder
@@ -14,10 +17,9 @@ def compile_here(*, optimised: bool) -> None:
     config.compile_threads = 1
     # Such a process ends soon, and compiling leaves millions of small objects to look through.
     gc.disable()
-    if optimised:
-        return
-    # Without vectors: how loops are tiled for them is a tenth of what writing kernels takes.
-    config.cpp.simdlen = 1
+    if not vectors:
+        # How loops are tiled for them is a tenth of what writing kernels takes.
+        config.cpp.simdlen = 1
     flags_of: Any = builder._get_optimization_cflags
 
     def unoptimised(*given: Any, **named: Any) -> tuple[list[str], list[str]]:

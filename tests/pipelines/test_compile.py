@@ -14,7 +14,7 @@ _WORKER = """
 import json, sys
 folder, home, by_slots = sys.argv[1:]
 from tests.pipelines.compiling import compile_here
-compile_here(optimised=True)
+compile_here(vectors=True)
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

@@ -212,7 +212,7 @@ _COMPILED = """
 import json, sys
 folder, loras, home = sys.argv[1:]
 from tests.pipelines.compiling import compile_here
-compile_here(optimised=False)
+compile_here(vectors=False)
 from pathlib import Path
 import numpy as np
 from storage.objects.folder import LocalObjects

@@ -43,6 +43,13 @@ def test_kills():
 def test_is_never_run(): ...
 """
 
+#: In a circle, and so found by the collector of garbage alone.
+_UNCLOSED = """
+def test_leaves_a_file_open():
+    circle = [open(__file__)]
+    circle.append(circle)
+"""
+
 
 def ran(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\n")
@@ -82,3 +89,11 @@ def test_after_as_many_failures_as_are_wanted_no_file_is_begun(tmp_path: Path) -
     done = ran(tmp_path, "--exitfirst")
     assert re.search(r"\b[1-3] failed in ", done.stdout), done.stdout + done.stderr
     assert re.search("stopping after [1-3] failures", done.stdout)
+
+
+def test_what_is_never_closed_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text(_UNCLOSED)
+    done = ran(tmp_path, "-W", "error")
+    assert "ended with status 1; the last test that it began was test_a.py::test_leaves_a_file_open" in done.stdout
+    assert "unclosed file" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1
