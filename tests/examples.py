@@ -4,10 +4,12 @@ from hypothesis import HealthCheck, settings
 
 _FEW = "few"
 _SHARE = 5
+#: Hypothesis's own number.
+_ALL = settings.get_profile("default").max_examples
 
 # How long an example takes says how busy this machine is; the first one reads Unicode's tables.
 settings.register_profile("farm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile(_FEW, settings.get_profile("farm"), max_examples=settings.default.max_examples // _SHARE)
+settings.register_profile(_FEW, settings.get_profile("farm"), max_examples=_ALL // _SHARE)
 
 
 def choose(*, few: bool) -> None:
