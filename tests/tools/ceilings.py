@@ -3,8 +3,10 @@
 import ast
 import tomllib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
+from tests.tools.remembered import remembering
 from tests.tools.statements import below
 
 TOP = Path(__file__).parents[2]
@@ -23,19 +25,31 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def exceeding(top: Path = TOP) -> dict[str, dict[str, int]]:
     """Return, for each ceiling, what exceeds it and by which number it is described."""
     found: dict[str, dict[str, int]] = {name: {} for name in CEILINGS}
-    for folder in FOLDERS:
-        for file in sorted((top / folder).rglob("*.py")):
-            source = file.read_text()
-            where = str(file.relative_to(top))
-            found["file lines"][where] = len(source.splitlines())
-            for name, function in _functions(ast.parse(source)):
-                found["function lines"][f"{where}::{name}"] = (function.end_lineno or 0) - function.lineno + 1
-                if not _is_injected(function):
-                    found["parameters"][f"{where}::{name}"] = _parameters(function)
+    with remembering(__file__) if top == TOP else nullcontext(lambda text, find: find(text)) as remember:
+        for folder in FOLDERS:
+            for file in sorted((top / folder).rglob("*.py")):
+                where, source = str(file.relative_to(top)), file.read_text()
+                found["file lines"][where] = len(source.splitlines())
+                for name, lines, parameters in remember(source, _measured):
+                    found["function lines"][f"{where}::{name}"] = lines
+                    if parameters is not None:
+                        found["parameters"][f"{where}::{name}"] = parameters
     return {
         ceiling: {name: number for name, number in numbers.items() if number > CEILINGS[ceiling]}
         for ceiling, numbers in found.items()
     }
+
+
+def _measured(source: str) -> list[tuple[str, int, int | None]]:
+    """Return of each function its name, its lines, and its parameters, if somebody passes them."""
+    return [
+        (
+            name,
+            (function.end_lineno or 0) - function.lineno + 1,
+            None if _is_injected(function) else _parameters(function),
+        )
+        for name, function in _functions(ast.parse(source))
+    ]
 
 
 def listed() -> dict[str, dict[str, int]]:

@@ -4,7 +4,12 @@ import ast
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import nullcontext
 from pathlib import Path
+
+from tests.tools.remembered import remembering
+
+_TOP = Path(__file__).parents[2]
 
 #: Packages and single modules of the repository.
 PACKAGES = ("storage", "scheduler", "worker", "diffusion_farm", "benchmarks", "examples", "tests")
@@ -38,17 +43,13 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(name: str, source: str, known: Set[str]) -> set[str]:
-    """Return the modules among those known that a module imports, or names in a string, with their packages."""
-    found: set[str] = set()
+def _named(module: str) -> list[str]:
+    """Return what a module imports, or names in a string; it is given as its name, a line's end and its source."""
+    name, _, source = module.partition("\n")
     nodes = [*ast.walk(ast.parse(source))]
     # Docstrings tell of other modules without using them; only they and other idle strings are statements.
     idle = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    for node in nodes:
-        if id(node) not in idle:
-            for candidate in _candidates(node, name):
-                found |= _with_packages(candidate, known)
-    return found - {name}
+    return sorted({one for node in nodes if id(node) not in idle for one in _candidates(node, name)})
 
 
 def _candidates(node: ast.AST, name: str) -> Iterator[str]:
@@ -73,7 +74,13 @@ def _with_packages(dotted: str, known: Set[str]) -> set[str]:
 def import_graph(files: Mapping[str, Path], also_known: Iterable[str] = ()) -> dict[str, set[str]]:
     """Return what each module imports; `also_known` names modules that are gone but may still be imported."""
     known = {*files, *also_known}
-    graph = {name: imports(name, file.read_text(), known) for name, file in files.items()}
+    ours = all(file.is_relative_to(_TOP) for file in files.values())
+    with remembering(__file__) if ours else nullcontext(lambda text, find: find(text)) as remember:
+        named = {name: remember(f"{name}\n{file.read_text()}", _named) for name, file in files.items()}
+    graph = {
+        name: {module for one in found for module in _with_packages(one, known)} - {name}
+        for name, found in named.items()
+    }
     for name in _DYNAMIC.keys() & graph.keys():
         graph[name] |= {module for module in known if module.startswith(_DYNAMIC[name])}
     return graph

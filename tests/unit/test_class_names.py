@@ -3,8 +3,10 @@
 import ast
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from tests.tools.remembered import remembering
 from tests.tools.statements import statements
 from tests.unit.source import PACKAGES, ROOT
 
@@ -23,8 +25,12 @@ def test_a_name_that_is_given_twice_is_found_also_inside_a_class_or_a_function(t
 def named_twice(root: Path, packages: Sequence[str]) -> dict[str, list[str]]:
     """Return each name that several classes have, and where these are."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
-        for node in statements(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                found[node.name].append(path.relative_to(root).as_posix())
+    with remembering(__file__) if root == ROOT else nullcontext(lambda text, find: find(text)) as remember:
+        for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+            for name in remember(path.read_text(), _classes):
+                found[name].append(path.relative_to(root).as_posix())
     return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def _classes(source: str) -> list[str]:
+    return [node.name for node in statements(ast.parse(source)) if isinstance(node, ast.ClassDef)]
