@@ -43,8 +43,12 @@ def test_kills():
 def test_is_never_run(): ...
 """
 
-#: In a circle, and so found by the collector of garbage alone.
+#: In a circle, and so found by the collector of garbage alone, which looks in the end.
 _UNCLOSED = """
+import gc
+
+gc.disable()
+
 def test_leaves_a_file_open():
     circle = [open(__file__)]
     circle.append(circle)
