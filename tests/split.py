@@ -210,11 +210,14 @@ def _become(
 
 
 def _run(session: pytest.Session, files: Sequence[Sequence[pytest.Item]], waiting: int) -> None:
-    """Run one file after another."""
+    """Run one file after another, as long as there is somebody who says what becomes of them."""
+    parent = os.getppid()
     # A file is taken before the last test of the one before it, which needs to know what of its fixtures is used again.
     mine = chain.from_iterable(files[number] for number in _taken(waiting))
     for test, following in pairwise(chain(mine, [None])):
         assert test is not None
+        if os.getppid() != parent:
+            raise session.Failed("the process that has collected the tests has ended")
         session.config.hook.pytest_runtest_protocol(item=test, nextitem=following)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
