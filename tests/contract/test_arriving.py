@@ -90,7 +90,7 @@ def test_a_body_that_drips_is_given_up(stage: Stage, held: ExitStack, monkeypatc
     # Longer than a busy machine lets pass between two drops.
     monkeypatch.setattr(arriving, "_PATIENCE_SECONDS", 3.0)
     dripping = begun(stage, held, f"Authorization: Bearer {stage.key}", "Content-Length: 50000", body=b"{")
-    told = eventually(lambda: _dripped(dripping), "it is answered")
+    told = str(eventually(lambda: _dripped(dripping), "it is answered"))
     assert told.startswith("HTTP/1.1 400")
     assert "the request's body comes too slowly: " in told
 

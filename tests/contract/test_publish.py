@@ -92,15 +92,16 @@ def test_pictures_of_one_batch_keep_what_their_recipes_say_of_each(
 class Removing:
     """A store of which somebody removes an object just before it is read for the first time."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, key: str) -> None:
         self._objects = objects
+        self._key = key
         self.removed: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objects, name)
 
     def get(self, key: str) -> bytes:
-        if key not in self.removed:
+        if key == self._key and not self.removed:
             self.removed.append(key)
             self._objects.delete(key)
         return self._objects.get(key)
@@ -116,7 +117,7 @@ def test_a_picture_that_was_stored_before_and_is_removed_meanwhile_is_stored_ane
     first.save(file, "PNG")
     key = picture_key(render_id, 0)
     objects.put(key, file.getvalue())
-    store = Removing(objects)
+    store = Removing(objects, key)
     publisher = publishing(farm, cast(ObjectStore, store))
     publisher.publish(rendered(found), found.jobs, [second.copy()])
     publisher.drain()
