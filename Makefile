@@ -14,8 +14,9 @@ render: .venv/render
 	$(BIN)/farm render --prompts examples/prompts.jsonl --out out --sheet sheet.png
 	@echo "the pictures are in out/; next: source .venv/bin/activate, and farm render \"a large red star\" --out pictures"
 
-# Files of tests go whole to one process, the longest first (tests/durations.json).
-PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Files of tests go whole to one process, the longest first (tests/durations.json). More at once than two cores: they wait
+# for servers, leases and one another half of the time.
+PYTEST := $(BIN)/python -m pytest -p tests.split --split 4 -p no:xdist
 
 # For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow. Types are
 # checked meanwhile, by one process.
@@ -23,20 +24,19 @@ quick: .venv/test
 	$(MAKE) --no-print-directory --jobs 2 lint quick-tests
 
 quick-tests: .venv/test
-	$(BIN)/python -m pytest -p tests.split --split 2 -p no:xdist -p no:hypothesispytest --quiet --few-examples \
+	$(PYTEST) -p no:hypothesispytest --quiet --few-examples \
 		--databases sqlite --stores folder --backends simulated -m "not slow" tests/unit tests/contract
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
 affected: .venv/test lint
-	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) -p tests.split --split 2 -p no:xdist
+	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) -p tests.split --split 4 -p no:xdist
 
 # Some folders or files of tests: make tests TESTS=tests/acceptance
 tests: .venv/test
-	$(PYTEST) --numprocesses 4 $(TESTS)
+	$(PYTEST) $(TESTS)
 
-# More at once than two cores: they wait for servers, leases and one another half of the time.
 test: .venv/test lint
-	$(PYTEST) --numprocesses 4 --durations-to=$(or $(DURATIONS),.pytest_cache/durations.json)
+	$(PYTEST) --durations-to=$(or $(DURATIONS),.pytest_cache/durations.json)
 
 # The same, and the figures kept for the next runs.
 durations:

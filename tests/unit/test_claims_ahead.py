@@ -9,10 +9,10 @@ import pytest
 from storage.rules.states import Priority
 from tests.unit.slot_stage import MODEL, Queue, job
 from worker.serving import claims_ahead
-from worker.serving.claims_ahead import ClaimsAhead, Room
+from worker.serving.claims_ahead import ClaimsAhead, SlotRoom
 
 #: Two slots that bulk pictures have.
-TAKEN = Room(free=0, less_urgent={Priority.INTERACTIVE: 2, Priority.NORMAL: 2, Priority.BULK: 0})
+TAKEN = SlotRoom(free=0, less_urgent={Priority.INTERACTIVE: 2, Priority.NORMAL: 2, Priority.BULK: 0})
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class QueueLook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class SlotRoom:
     """For how many jobs there is use."""
 
     #: Slots that nobody has; below 0 if more wait for one.
@@ -82,7 +82,7 @@ class ClaimsAhead:
         """Ask for at most so many jobs, and how many more wait, counted up to a number."""
         self._asked = self._thread.submit(self._claim, model, limit, count_to)
 
-    def look(self, model: Model, room: Room, *, count_to: int, call_seconds: float) -> None:
+    def look(self, model: Model, room: SlotRoom, *, count_to: int, call_seconds: float) -> None:
         """Ask what waits, and claim as much of it as there is use for.
 
         Args:
@@ -124,7 +124,7 @@ class ClaimsAhead:
         left = None if claim is None else claim.next_priority
         return QueueLook(claim=claim, asked=True, backlog=self._waiting(model, left, count_to))
 
-    def _look(self, model: Model, room: Room, count_to: int, seconds: float, *, thorough: bool) -> QueueLook:
+    def _look(self, model: Model, room: SlotRoom, count_to: int, seconds: float, *, thorough: bool) -> QueueLook:
         self._wanted.wait(seconds)
         waiting = self._jobs.best_waiting([*self._served])
         best = waiting.get(model.alias)
@@ -134,7 +134,7 @@ class ClaimsAhead:
             return replace(self._claim(model, jobs, count_to), waiting=waiting)
         return QueueLook(waiting=waiting, backlog=self._waiting(model, best, count_to) if thorough else None)
 
-    def _useful(self, model: Model, best: Priority, room: Room) -> int:
+    def _useful(self, model: Model, best: Priority, room: SlotRoom) -> int:
         """Return how many jobs to claim: for free slots, and those for which others step aside."""
         if room.less_urgent[best] <= max(0, room.free):
             return room.free

@@ -14,7 +14,7 @@ from storage.spec.models import DiffusersModel, Model
 from worker.rendering.backend import LoadedModel, Replay, SlotLoop, SlotPicture
 from worker.serving.batch import FARM_VERSION, Batch, WorkerContext
 from worker.serving.batch_limits import CallLimit
-from worker.serving.claims_ahead import ClaimsAhead, QueueLook, Room
+from worker.serving.claims_ahead import ClaimsAhead, QueueLook, SlotRoom
 from worker.serving.lora_calls import CallWay
 from worker.serving.previews import Shown
 from worker.serving.slot_jobs import SlotJob, SlotJobs
@@ -139,7 +139,7 @@ class Denoising:
         may_look = self._dry or held >= slots or self._ahead.is_time_for_a_thorough_look
         if may_look and self._ahead.is_time_to_look(seconds):
             # Looking costs less than a claim that finds nothing.
-            room = Room(free=slots - held, less_urgent=self._jobs.less_urgent(limit.pictures))
+            room = SlotRoom(free=slots - held, less_urgent=self._jobs.less_urgent(limit.pictures))
             self._ahead.look(self._model, room, count_to=count_to, call_seconds=seconds)
         elif not self._dry and (more := self._jobs.more_to_claim(slots, held, deep=deep)):
             self._ahead.claim(self._model, more, count_to=count_to)
