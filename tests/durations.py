@@ -25,7 +25,8 @@ def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=lambda item: -seconds.get(_file(item.nodeid), _NEW_FILE_SECONDS))
 
 
-@dataclass
+# Told apart as plugins are: each is itself.
+@dataclass(eq=False)
 class Recorder:
     """A plugin that writes the figures of a run to a file, in the process that hears of every test."""
 
