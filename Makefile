@@ -16,7 +16,8 @@ render: .venv/render
 
 # Files of tests go whole to one process, the longest first (tests/durations.json). More at once than two cores: they wait
 # for servers, leases and one another half of the time.
-PYTEST := $(BIN)/python -m pytest -p tests.split --split 4 -p no:xdist
+SPLIT := -p tests.split --split 4 -p no:xdist
+PYTEST := $(BIN)/python -m pytest $(SPLIT)
 
 # For before each commit: what needs no PostgreSQL, no S3, no torch and no process of a farm, and is not slow. Types are
 # checked meanwhile, by one process.
@@ -29,7 +30,7 @@ quick-tests: .venv/test
 
 # The tests that reach what was changed since this branch left BASE, by the import graph; says which, and why.
 affected: .venv/test lint
-	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) -p tests.split --split 4 -p no:xdist
+	$(BIN)/python -m tests.tools.affected --base $(or $(BASE),main) $(SPLIT)
 
 # Some folders or files of tests: make tests TESTS=tests/acceptance
 tests: .venv/test

@@ -2,13 +2,10 @@
 
 import os
 import secrets
-import shlex
 import shutil
 import signal
 import ssl
-import sys
-import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
@@ -25,7 +22,7 @@ from storage.database.connection import Database
 from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
-from tests import durations, examples, forks, poolers, servers, service_models, unflushed
+from tests import durations, examples, poolers, servers, service_models, unflushed
 from tests.compiled import create_sharing_engine
 from tests.forks import Starter
 from tests.garbage import none_collected
@@ -115,18 +112,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if file and not hasattr(config, "workerinput"):
         processes = config.getoption("numprocesses", None) or config.getoption("--split", 0) or 1
         config.pluginmanager.register(durations.Recorder(Path(file), processes=processes))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
-    """Called by xdist before it starts test processes: have them forked from one that has imported all tests."""
-    if len(specs) < 2:
-        return
-    folder = Path(config.stash[_KEEPER].keep(tempfile.TemporaryDirectory(prefix="farm-test-")))
-    plugins = [word for name in config.option.plugins for word in ("-p", name)]
-    address = config.stash[_KEEPER].keep(forks.forking(folder, "tests", tests=[*plugins, *config.args]))
-    for spec in specs:
-        spec.python = shlex.join([sys.executable, "-IS", str(Path(__file__).with_name("forked.py")), address])
 
 
 @pytest.hookimpl(optionalhook=True)

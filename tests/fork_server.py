@@ -307,27 +307,7 @@ def _serve(connection: socket.socket) -> NoReturn:
 
 def main() -> None:
     global _address
-    _address, kind, _, *tests = sys.argv[1:]
-    if kind == "tests":
-        import pytest  # what is forked as a farm has none
-
-        # As tests are imported: assertions rewritten, and by the same hooks. Who is forked will say what is wrong.
-        pytest.main(["--collect-only", "-qq", "--numprocesses", "0", *tests])
-    else:
-        _become_a_farm(kind)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(_address)
-        listener.listen(64)
-        while True:
-            connection, _ = listener.accept()
-            if not os.fork():
-                _serve(connection)
-            connection.close()
-            _reap()
-
-
-def _become_a_farm(kind: str) -> None:
-    """Import what processes of a farm import, and have those that they start forked as well."""
+    _address, kind = sys.argv[1:3]
     # Else each fork copies the memory page by page as its collector looks through it.
     with none_collected():
         for command in COMMANDS.values():
@@ -341,6 +321,15 @@ def _become_a_farm(kind: str) -> None:
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
     subprocess.Popen._internal_poll = _poll  # type: ignore[attr-defined]
     subprocess.Popen._wait = _wait  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(_address)
+        listener.listen(64)
+        while True:
+            connection, _ = listener.accept()
+            if not os.fork():
+                _serve(connection)
+            connection.close()
+            _reap()
 
 
 def _reap() -> None:

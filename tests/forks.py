@@ -13,25 +13,22 @@ from typing import IO, Literal
 
 from tests.servers import eventually, running
 
-Kind = Literal["light", "torch", "pull", "tests"]
+Kind = Literal["light", "torch", "pull"]
 #: In which environment torch and what belongs to it are forked: they look at it when they are imported.
 WITH_TORCH = {"HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
-def forking(folder: Path, kind: Kind, hub: Mapping[str, str] = WITH_TORCH, tests: Sequence[str] = ()) -> Iterator[str]:
-    """A fork server; its address. `hub` is what those that it starts with torch find as HF_… in their environment.
-
-    One for test processes has imported what pytest finds with these words.
-    """
+def forking(folder: Path, kind: Kind, hub: Mapping[str, str] = WITH_TORCH) -> Iterator[str]:
+    """A fork server; its address. `hub` is what those that it starts with torch find as HF_… in their environment."""
     # Here, for it imports what only the server needs.
     from tests import fork_server
 
     address, log = folder / "forks", folder / "forks.log"
     # It is no process of the farm for which it happens to be started.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FARM_", "HF_"))}
-    environment |= (dict(hub) if kind in ("torch", "pull") else {}) | {"ROOM_OF_FORKS": fork_server.ROOM["environment"]}
-    command = [sys.executable, "-m", fork_server.__name__, str(address), kind, fork_server.ROOM["arguments"], *tests]
+    environment |= ({} if kind == "light" else dict(hub)) | {"ROOM_OF_FORKS": fork_server.ROOM["environment"]}
+    command = [sys.executable, "-m", fork_server.__name__, str(address), kind, fork_server.ROOM["arguments"]]
     with running(command, log, env=environment) as process:
 
         def listens() -> bool:

@@ -14,13 +14,12 @@ from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Literal, TypeVar
+from typing import Literal
 
 from storage.database.connection import Database
 from storage.database.schema import upgrade
 from tests import forks, servers
 
-T = TypeVar("T")
 Name = Literal["postgresql", "moto", "rclone", "forks", "forks with torch"]
 
 #: The database of the shared PostgreSQL that has tables and no rows, to be copied.
@@ -82,11 +81,6 @@ class ServerKeeper:
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="farm-test-")))
                 self._addresses[name] = self._stack.enter_context(_STARTERS[name](folder))
             return self._addresses[name]
-
-    def keep(self, server: AbstractContextManager[T]) -> T:
-        """Start a server that only this process needs; what it gives."""
-        with self._lock:
-            return self._stack.enter_context(server)
 
     def invite(self) -> Invitation:
         """Answer other processes from now on."""

@@ -108,10 +108,6 @@ def test_a_picture_of_every_model_is_made_again_identically(home: Home) -> None:
 #: What is wrong with a model's folder, and what is said of it.
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda unet: (unet / "config.json").unlink(), "cannot be loaded: .*config.json"),
-    "pickle": (
-        lambda unet: (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin"),
-        "safetensors",
-    ),
     "damaged": (
         lambda unet: (unet / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights"),
         "cannot be loaded",
@@ -135,6 +131,18 @@ def spoilt(home: Home) -> Iterator[Home]:
         yield home
         up.interrupted()
     registry.write_text(before)
+
+
+def test_a_folder_of_pickled_weights_is_refused_before_anything_is_accepted(spoilt: Home) -> None:
+    weights = next((spoilt.folder / "missing" / "unet").glob("*.safetensors"))
+    pickled = weights.rename(weights.with_suffix(".bin"))
+    try:
+        refused = spoilt.farm("render", "a", "--model", "missing", "--json", code=2)
+    finally:
+        pickled.rename(weights)
+    assert "missing cannot be loaded: its weights are pickled" in refused.err
+    assert "to_safetensors" in refused.err
+    assert spoilt.rows("SELECT count(*) FROM jobs WHERE model = 'missing'") == [(0,)]
 
 
 def test_a_hub_that_cannot_be_reached_is_named_and_not_asked_again(spoilt: Home) -> None:
