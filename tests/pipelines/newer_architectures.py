@@ -9,12 +9,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from tokenizers import AddedToken
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
+from tests.pipelines.flow_architectures import flux
 from tests.pipelines.parts import (
     TEXT,
-    clip,
     flux2_vae,
     gemma,
-    named_texts,
     qwen_vae,
     t5,
     tokenizer_of_bytes,
@@ -163,24 +162,8 @@ def lumina_next() -> Any:
 
 
 def kontext() -> Any:
-    transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT,
-        pooled_projection_dim=TEXT,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    )
-    return diffusers.FluxKontextPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae(),
-        transformer=transformer,
-        **named_texts(clip(), t5()),
-    )
+    # A FLUX.1 that can also be shown a picture; drawn without one.
+    return diffusers.FluxKontextPipeline(**flux(guidance_embeds=True).components)
 
 
 def flux2_dev() -> Any:
