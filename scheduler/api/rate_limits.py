@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler.api.access import Caller, caller_of
+from scheduler.api.waiting.single_flight import SingleFlight
 from storage.access.keys import Limits
 from storage.access.quotas import Quotas, QuotaUsage, exceeded_limit
 from storage.errors import ServiceProblem
@@ -74,24 +74,27 @@ class RateLimits:
     def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
         self._app = app
         self._quotas = quotas
+        # When hundreds have waited in vain, they are all answered at once.
+        self._used: SingleFlight[QuotaUsage] = SingleFlight()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_limits(message: Message) -> None:
             if message["type"] == "http.response.start" and (caller := caller_of(scope)) is not None:
                 headers = MutableHeaders(scope=message)
-                for name, value in (await run_in_threadpool(self._headers, caller)).items():
+                for name, value in (await self._headers(caller)).items():
                     headers[name] = value
             await send(message)
 
         asked = scope["type"] == "http" and scope["method"] == "POST"
         await self._app(scope, receive, with_limits if asked else send)
 
-    def _headers(self, caller: Caller) -> dict[str, str]:
+    async def _headers(self, caller: Caller) -> dict[str, str]:
         limits = caller.limits
-        if caller.key_id is None or (limits.per_minute, limits.queued, limits.per_day) == (None, None, None):
+        key_id = caller.key_id
+        if key_id is None or (limits.per_minute, limits.queued, limits.per_day) == (None, None, None):
             return {}
         try:
-            used = self._quotas.used(caller.key_id, limits)
+            used = await self._used.get((key_id, limits), lambda: self._quotas.used(key_id, limits))
         except ServiceProblem as error:
             # The answer stands, whatever became of its request; it only does not tell what is left.
             log.warning("answered without rate limits", extra={"error": error})

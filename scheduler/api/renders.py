@@ -39,6 +39,8 @@ from storage.renders.views import RenderView
 from storage.rules.states import Priority, PriorityName, State
 
 _PAGE = 1000
+#: Requests for so few pictures are checked for room once, when they are admitted.
+_FEW = 64
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def submitted(call: SubmitCall, body: RenderBody) -> AcceptedAnswer:
 def _terms(call: SubmitCall, body: RenderBody) -> Terms:
     """Return how to submit. Raises QuotaExceeded and NotPermitted if the key has no room for it."""
     terms = terms_of(call.context, call.caller, body, idempotency_key=call.idempotency_key)
-    # Before thousands of pictures are specified, or a prompt file is fetched, which has a row at least.
-    check_room(call.context.intake, call.caller.submitter, terms, body.jobs)
+    if body.jobs > _FEW or body.templates or body.manifest is not None:
+        # Before thousands of pictures are specified, or a prompt file is fetched, which has a row at least.
+        check_room(call.context.intake, call.caller.submitter, terms, body.jobs)
     return terms
 
 
@@ -102,7 +105,7 @@ def _answer(call: SubmitCall, render_id: str, remarks: list[str]) -> AcceptedAns
     context = call.context
     render = context.render(call.caller, render_id)
     # From the rows: a repeated request gets the seeds of the first one.
-    seeds = [job.spec.seed for job in context.views.jobs(render.id, limit=MAX_JOBS)]
+    seeds = context.views.seeds(render.id, limit=MAX_JOBS)
     return AcceptedAnswer(
         **RenderForm.of(render, **outlook(context.services, render)).model_dump(), seeds=seeds, remarks=remarks
     )

@@ -2,17 +2,20 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from storage.database.connection import Database, database_now, this_moment
 from storage.database.tables import batches, jobs, renders
 from storage.jobs.fair_share import queued
 from storage.rules.states import Priority, State
 from storage.spec.picture import Spec, read_spec
+
+#: Batches that were read and are not read again, some of each model.
+_SAMPLES_KEPT = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ class Measures:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        #: By the batch's id.
+        self._samples: dict[str, BatchSample] = {}
 
     def oldest_waiting(self, models: Iterable[str]) -> dict[str, float]:
         """Return, by model, seconds since the render of its next job was submitted; only models with waiting jobs."""
@@ -148,28 +153,15 @@ class Measures:
 
     def samples(self, model: str, *, most: int = 200) -> list[BatchSample]:
         """List the last batches of a model, for estimating others."""
-        last = (
-            select(batches.c.jobs, batches.c.render_seconds, batches.c.worker, batches.c.finished_at)
-            .where(batches.c.model == model)
-            .order_by(batches.c.finished_at.desc())
-            .limit(most)
-        )
+        last = select(batches.c.id).where(batches.c.model == model).order_by(batches.c.finished_at.desc()).limit(most)
         with self._database.ask() as connection:
-            found = [(json.loads(row.jobs), row) for row in connection.execute(last)]
-            first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids, _ in found]))
-            by_id = {row.id: row for row in connection.execute(first)}
-        return [
-            BatchSample(
-                spec=read_spec(by_id[ids[0]].spec),
-                pictures=len(ids),
-                seconds=row.render_seconds,
-                worker=row.worker,
-                finished_at=row.finished_at,
-                bytes=by_id[ids[0]].bytes,
-            )
-            for ids, row in found
-            if ids[0] in by_id
-        ]
+            ids = connection.execute(last).scalars().all()
+            # Whoever submits is told an estimate: two hundred recipes are not read for each.
+            known = {batch: self._samples[batch] for batch in ids if batch in self._samples}
+            found = known | dict(_samples(connection, [batch for batch in ids if batch not in known]))
+        whole = {batch: sample for batch, sample in found.items() if sample.bytes is not None}
+        self._samples = (self._samples if len(self._samples) < _SAMPLES_KEPT else {}) | whole
+        return [found[batch] for batch in ids if batch in found]
 
     def usage(self, *, owner: str | None = None) -> list[Usage]:
         """Return what each owner's pictures take up, by owner, or one owner's; reads a row of each render.
@@ -194,3 +186,27 @@ class Measures:
         with self._database.read() as connection:
             rows = connection.execute(statement).all()
         return [Usage(**{**row._mapping, "pictures": int(row.pictures), "bytes": int(row.bytes)}) for row in rows]
+
+
+def _samples(connection: Connection, ids: Sequence[str]) -> Iterator[tuple[str, BatchSample]]:
+    """Yield batches with their ids, as far as the first picture of each is still there."""
+    if not ids:
+        return
+    columns = (batches.c.id, batches.c.jobs, batches.c.render_seconds, batches.c.worker, batches.c.finished_at)
+    rows = connection.execute(select(*columns).where(batches.c.id.in_(ids))).all()
+    pictures = {row.id: json.loads(row.jobs) for row in rows}
+    first = select(jobs.c.id, jobs.c.spec, jobs.c.bytes).where(jobs.c.id.in_([ids[0] for ids in pictures.values()]))
+    by_id = {row.id: row for row in connection.execute(first)}
+    for row in rows:
+        if (job := by_id.get(pictures[row.id][0])) is not None:
+            yield (
+                row.id,
+                BatchSample(
+                    spec=read_spec(job.spec),
+                    pictures=len(pictures[row.id]),
+                    seconds=row.render_seconds,
+                    worker=row.worker,
+                    finished_at=row.finished_at,
+                    bytes=job.bytes,
+                ),
+            )

@@ -213,6 +213,12 @@ class Views:
             after = page[-1].index
             left = None if left is None else left - len(page)
 
+    def seeds(self, render_id: str, *, limit: int) -> list[int]:
+        """List the seeds of a render's first jobs, without their recipes."""
+        first = select(jobs.c.seed).where(jobs.c.render_id == render_id).order_by(jobs.c.index).limit(limit)
+        with self._database.ask() as connection:
+            return [*connection.execute(first).scalars()]
+
     def final_jobs(self, render_id: str) -> Iterator[tuple[int, State]]:
         """Yield the index and state of each of a render's jobs that is done, failed or cancelled, in no order."""
         statement = select(jobs.c.index, jobs.c.state).where(jobs.c.render_id == render_id, jobs.c.state.in_(FINAL))

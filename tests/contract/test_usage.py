@@ -47,3 +47,18 @@ def test_usage_reads_no_row_of_a_picture(farm: Jobs, database: Database) -> None
     event.listen(database.engine, "before_cursor_execute", lambda *told: sent.append(told[2]))
     assert Measures(database).usage()
     assert not [one for one in sent if "FROM jobs" in one]
+
+
+def test_an_estimate_reads_what_was_made_since_the_last_one(farm: Jobs, database: Database) -> None:
+    measures = Measures(database)
+    submit(farm, pictures(6))
+    complete(farm, claim(farm, limit=2))
+    [first] = measures.samples("tiny")
+    sent: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *told: sent.append(told[2]))
+    assert measures.samples("tiny") == [first]
+    assert not [one for one in sent if "FROM jobs" in one]
+    complete(farm, claim(farm, limit=4))
+    latest, before = measures.samples("tiny")
+    assert (latest.pictures, before) == (4, first)
+    assert measures.samples("tiny") == Measures(database).samples("tiny")
