@@ -14,12 +14,12 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from benchmarks.peers.answering import answer_requests
+from storage.process.garbage import spare_what_is_loaded
 from storage.spec.loaded_size import loaded_bytes
 from storage.spec.models import DiffusersModel
 from worker.devices import Device
 from worker.process.cores import usable_cores, usable_memory
 from worker.process.cpu_plan import plan_cpu
-from worker.process.garbage import spare_what_is_loaded
 from worker.rendering.backend import BackendResources
 from worker.rendering.diffusers_backend import DiffusersBackend
 from worker.rendering.input_cache import InputCache

@@ -11,13 +11,15 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from scheduler.intake.files.json_text import DoubledKey, place_of_half, read_json
+from scheduler.intake.files.json_text import DoubledKey, place_of_half, read_json, values_of
 
 #: What is parsed beside other requests: a large body takes a second.
 _LARGE_BYTES = 2**16
 #: In a form; a route that takes one reads a file and a field.
 _MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 16, 2**16
 #: Lists and objects in a body: an empty one takes thirty times its two bytes in memory.
+_MOST_LISTS = 250_000
+#: All that stands between commas, of which texts have many.
 _MOST_VALUES = 1_000_000
 #: One of these is in every body that has half of a character: its escapes, its bytes, or those of UTF-16 and UTF-32.
 _OF_HALVES = (b"\\ud", b"\\uD", b"\xed", b"\0")
@@ -77,10 +79,10 @@ class _JsonRequest(Request):
         if not hasattr(self, "_json"):
             try:
                 body = await self.body()
-                if body.count(b"[") + body.count(b"{") > _MOST_VALUES:
-                    raise HTTPException(
-                        413, f"request body with more than {_MOST_VALUES:,} lists and objects; split it"
-                    )
+                if body.count(b"[") + body.count(b"{") > _MOST_LISTS:
+                    raise HTTPException(413, f"request body with more than {_MOST_LISTS:,} lists and objects; split it")
+                if values_of(body) > _MOST_VALUES:
+                    raise HTTPException(413, f"request body with more than {_MOST_VALUES:,} values; split it")
                 # A large one takes a second: others are answered meanwhile.
                 large = len(body) > _LARGE_BYTES
                 self._json = await run_in_threadpool(_read_large, body) if large else _read(body)

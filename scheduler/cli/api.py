@@ -28,6 +28,7 @@ from storage.errors import BadSettings
 from storage.events.log import EventKind
 from storage.events.webhooks import DeliveryState, Webhooks
 from storage.process import lifeline
+from storage.process.garbage import spare_what_is_loaded
 from storage.process.logs import configure_logging
 from storage.process.memory import return_freed_memory
 from storage.process.service_loop import once_available
@@ -107,6 +108,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         watch_registry(settings, services.registry, context.ending, check=services.check_served)
         app = make_api(context, without_keys=without_keys)
         make_front_page(app)
+        spare_what_is_loaded()
         for warning in disagreements(services.database, settings, "api"):
             say(warning)
         address = f"http://{host}:{listener.getsockname()[1]}"

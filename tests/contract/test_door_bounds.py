@@ -80,13 +80,15 @@ def test_a_name_of_a_file_that_no_database_could_keep_is_refused(stage: Stage, p
     )
 
 
-def test_json_of_very_many_lists_is_refused_before_it_is_read(stage: Stage) -> None:
-    body = b'{"prompt": "a", "product": [' + b"[]," * 1_100_000 + b"[]]}"
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [(b"[]," * 260_000, "250,000 lists and objects"), (b"1," * 1_100_000, "1,000,000 values")],
+    ids=["lists", "numbers"],
+)
+def test_json_of_very_many_values_is_refused_before_it_is_read(stage: Stage, values: bytes, what: str) -> None:
+    body = b'{"prompt": "a", "product": [' + values + b"1]}"
     answer = stage.client().post("/v1/renders", content=body, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["detail"]) == (
-        413,
-        "request body with more than 1,000,000 lists and objects; split it",
-    )
+    assert (answer.status_code, answer.json()["detail"]) == (413, f"request body with more than {what}; split it")
 
 
 def test_json_of_an_object_of_very_many_fields_is_refused_before_they_are_errors(stage: Stage) -> None:

@@ -162,6 +162,15 @@ def test_a_row_of_very_many_columns_is_refused_before_they_are_looked_at(tmp_pat
         list(read_manifest(manifest(path)))
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_a_row_of_very_many_values_is_refused_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"prompts.{kind}"
+    # It does not end: read, it would be refused for that.
+    path.write_text('{"prompt": "a", "tags": [' + "1," * 150_000)
+    with pytest.raises(BadSpecification, match=f"{kind} line 1: a row of more than 100,000 values"):
+        list(read_manifest(manifest(path)))
+
+
 def test_a_key_twice_among_very_many_is_found_at_once() -> None:
     code = """read_json('{' + ''.join(f'"k{n}": 1,' for n in range(300_000)) + '"k299999": 1}')"""
     assert trapped(code)[0] == "k299999: duplicate key; give it once"

@@ -22,13 +22,13 @@ from storage.fleet.workers import NewWorker, Workers
 from storage.jobs.jobs import Jobs
 from storage.jobs.values import ClaimedJob
 from storage.objects.store import open_objects
+from storage.process.garbage import spare_what_is_loaded
 from storage.process.logs import configure_logging
 from storage.rules.faults import Fault
 from storage.settings import Settings
 from storage.spec.registry import read_registry
 from storage.spec.registry_watch import LiveEntries, watch_registry
 from worker.process.cpu_share import learning_name
-from worker.process.garbage import spare_what_is_loaded
 from worker.process.identity import Identity, call_file, own_threads, this_run
 from worker.rendering.backend import Backend, BackendResources
 from worker.rendering.input_cache import InputCache

@@ -20,6 +20,14 @@ class DoubledKey(BadSpecification):
         self.place = place
 
 
+def values_of(text: str | bytes) -> int:
+    """Count the values of JSON nearly, and never too low, without reading it: commas within texts count as well.
+
+    The reader lets no other thread run until an object or a list is whole: a second for some millions of values.
+    """
+    return text.count(",") if isinstance(text, str) else text.count(b",")
+
+
 def read_json(text: str | bytes) -> Any:
     """Read JSON, bytes in any of its encodings. Raises DoubledKey, ValueError, RecursionError."""
     try:

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from scheduler.intake.files.columns import Row, is_empty
-from scheduler.intake.files.json_text import read_json, read_value
+from scheduler.intake.files.json_text import read_json, read_value, values_of
 from scheduler.intake.files.text import MAX_LINE, decoded
 from scheduler.intake.requests import BadRows
 from storage.errors import BadSpecification
 
 _PIECE = 2**16
+#: Of one row; a picture's fields are some dozens.
+_MOST_VALUES = 100_000
+_TOO_MANY = f"a row of more than {_MOST_VALUES:,} values; is this a prompt file?"
 _LETTER = re.compile(r"[^ \t\r\n]")
 _EXPECTED = 'expected an object such as {"prompt": "a red star"}'
 
@@ -20,6 +23,9 @@ def rows_of_lines(lines: Iterator[tuple[str, str]], bad: BadRows) -> Iterator[Ro
     """Yield the objects of JSON lines; empty lines are passed over."""
     for where, line in lines:
         if not (said := line.strip()):
+            continue
+        if len(said) > _MOST_VALUES and values_of(said) > _MOST_VALUES:
+            bad.met(BadSpecification(f"{where}: {_TOO_MANY}"))
             continue
         try:
             value = parse_json(said)
@@ -133,6 +139,8 @@ class _Values:
                 # It may only be cut off; twice as much each time, so that little is read again.
                 if len(self._held) - self._at > MAX_LINE:
                     raise self._wrong(f"a value longer than {MAX_LINE:,} characters; is this a prompt file?") from None
+                if wanted > _MOST_VALUES and values_of(self._held) > _MOST_VALUES:
+                    raise self._wrong(_TOO_MANY) from None
                 if not self._more(wanted):
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else _reason(error)
                     raise self._wrong(f"not JSON: {reason}") from None

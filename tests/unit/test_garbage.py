@@ -1,4 +1,4 @@
-"""What a worker has loaded when it starts is not looked through again; what is garbage later still goes."""
+"""What a process has loaded when it starts is not looked through again; what is garbage later still goes."""
 
 import gc
 import weakref
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.process.garbage import spare_what_is_loaded
+from storage.process.garbage import spare_what_is_loaded
 
 
 class Circle:
