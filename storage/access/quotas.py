@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, text
+from sqlalchemy import Connection, Select, delete, func, literal, select, text
 
 from storage.access.keys import Limits
 from storage.database.connection import Database, database_now, this_moment
@@ -90,7 +90,7 @@ class Quotas:
 
     def used(self, key_id: str, limits: Limits) -> QuotaUsage:
         """Return what is used up of these limits now. `keep_to_limits` has the last word."""
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             return _used(connection, key_id, limits)
 
 
@@ -154,22 +154,23 @@ def unfinished_of(key_id: str) -> Select[Any]:
 
 def _used(connection: Connection, key_id: str, limits: Limits) -> QuotaUsage:
     """Count what is limited; of renders that are finished, only as many as one minute's limit."""
-    unfinished = last_day = last_minute = 0
+    unfinished: Any = literal(0)
+    last_day: Any = literal(0)
+    last_minute: Any = literal(0)
     if limits.queued is not None:
-        unfinished = _number(connection, unfinished_of(key_id))
+        unfinished = unfinished_of(key_id).scalar_subquery()
     if limits.per_day is not None:
         # The first minute counts whole: rather a few seconds too many than a picture.
         theirs = (key_usage.c.key_id == key_id) & (key_usage.c.minute >= _minute(connection) - _DAY)
-        last_day = _number(connection, select(func.sum(key_usage.c.pictures)).where(theirs))
+        last_day = select(func.sum(key_usage.c.pictures)).where(theirs).scalar_subquery()
     if limits.per_minute is not None:
         theirs = (renders.c.key_id == key_id) & (renders.c.created_at > this_moment() - 60)
         some = select(renders.c.id).where(theirs).limit(limits.per_minute).subquery()
-        last_minute = _number(connection, select(func.count()).select_from(some))
-    return QuotaUsage(unfinished=unfinished, accepted_last_day=last_day, requests_last_minute=last_minute)
-
-
-def _number(connection: Connection, statement: Select[Any]) -> int:
-    return int(connection.execute(statement).scalar() or 0)
+        last_minute = select(func.count()).select_from(some).scalar_subquery()
+    # Whoever submits waits for each round trip.
+    used = connection.execute(select(unfinished, last_day, last_minute)).one()
+    of_renders, of_day, of_minute = (int(number or 0) for number in used)
+    return QuotaUsage(unfinished=of_renders, accepted_last_day=of_day, requests_last_minute=of_minute)
 
 
 def _minute(connection: Connection) -> int:

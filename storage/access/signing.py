@@ -21,12 +21,12 @@ class SigningSecrets:
     def get(self, name: str) -> str:
         """Return 32 random bytes as base64, always the same for a name."""
         statement = select(signing_secrets.c.secret).where(signing_secrets.c.name == name)
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             found: str | None = connection.execute(statement).scalar()
         if found is not None:
             return found
         self._make(name)
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             # Made by this process or by one that was faster.
             return str(connection.execute(statement).scalar_one())
 

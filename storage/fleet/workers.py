@@ -155,7 +155,7 @@ class Workers:
     def last_beat(self, name: str) -> Beat | None:
         """Return the last heartbeat under this name, of whichever run; None if there was none."""
         silent = (database_now() - workers.c.seen_at).label("silent")
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             row = connection.execute(select(workers, silent).where(workers.c.name == name)).first()
         return None if row is None else Beat(pid=row.pid, silent_for=row.silent, ours=row.run == self._run)
 
@@ -231,7 +231,7 @@ class Workers:
     def heard_of(self) -> int:
         """Count the workers that were heard of recently."""
         recently = workers.c.seen_at >= database_now() - SILENT_SECONDS
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return int(connection.execute(select(func.count()).select_from(workers).where(recently)).scalar_one())
 
     def serving(self, model: str, *, within_seconds: float = 30) -> list[WorkerView]:

@@ -1,9 +1,8 @@
 """Rounds in which owners share a model, dealt out at submission."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, func, literal_column, select
 
 from storage.database.tables import jobs
 from storage.rules.states import Priority, State
@@ -40,18 +39,15 @@ class RoundDealer:
     def first(self, model: str) -> int:
         """Find where dealing starts, counted in jobs: round × quantum + the owner's jobs in that round."""
         quantum = self._quanta[model]
-        waiting = (queued(), jobs.c.model == model, jobs.c.priority == self._priority)
-        theirs = (*waiting, jobs.c.owner == self._owner)
-        last = self._scalar(select(func.max(jobs.c.round)).where(*theirs))
-        serving = round_served(self._connection, model, self._priority)
-        if last is None or last < serving:
-            return serving * quantum
-        used = self._scalar(select(func.count()).where(*theirs, jobs.c.round == last)) or 0
-        return last * quantum + min(used, quantum)
-
-    def _scalar(self, statement: Select[Any]) -> int | None:
-        value: int | None = self._connection.execute(statement).scalar()
-        return value
+        theirs = (queued(), jobs.c.model == model, jobs.c.priority == self._priority, jobs.c.owner == self._owner)
+        last = select(func.max(jobs.c.round)).where(*theirs).correlate(None).scalar_subquery()
+        used = select(func.count()).where(*theirs, jobs.c.round == last).scalar_subquery()
+        # At once: whoever submits waits for each round trip.
+        found = self._connection.execute(select(last, _served(model, self._priority), used)).one()
+        their_last, serving, in_last = found
+        if their_last is None or their_last < serving:
+            return int(serving) * quantum
+        return int(their_last) * quantum + min(int(in_last), quantum)
 
 
 def round_served(connection: Connection, model: str, priority: Priority) -> int:
@@ -59,6 +55,10 @@ def round_served(connection: Connection, model: str, priority: Priority) -> int:
 
     Jobs that were claimed before and came back carry rounds long past: they do not set the pace.
     """
+    return int(connection.execute(select(_served(model, priority))).scalar_one())
+
+
+def _served(model: str, priority: Priority) -> ColumnElement[int]:
     where = (jobs.c.model == model, jobs.c.priority == priority)
     fresh = (
         select(jobs.c.round)
@@ -68,8 +68,5 @@ def round_served(connection: Connection, model: str, priority: Priority) -> int:
     )
     running = select(func.max(jobs.c.round)).where(jobs.c.state == literal_column(f"'{State.RUNNING}'"), *where)
     returned = select(func.min(jobs.c.round)).where(queued(), *where)
-    for statement in (fresh, running, returned):
-        round_: int | None = connection.execute(statement).scalar()
-        if round_ is not None:
-            return round_
-    return 0
+    # Databases look for the next of these only where there is none of the last.
+    return func.coalesce(*(one.scalar_subquery() for one in (fresh, running, returned)), 0)

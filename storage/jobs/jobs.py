@@ -76,7 +76,7 @@ class Jobs:
         """
         if submission.once is None:
             return None
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return accepted_before(connection, submission.owner, submission.once)
 
     # -- a worker's moves --------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Jobs:
 
     def still_held(self, claimed: Iterable[ClaimedJob]) -> set[int]:
         """Return the ids that are still ours: `renew` without writing, cheap enough for every second."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             statement = select(jobs.c.id).where(jobs.c.state == State.RUNNING, fenced(claimed))
             return set(connection.execute(statement).scalars())
 
@@ -200,7 +200,7 @@ class Jobs:
 
     def recover_lapsed(self) -> int:
         """Recover jobs whose lease has expired; how many."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             # Mostly there are none; that is no reason to ask SQLite for its one writer.
             if not any_lapsed(connection):
                 return 0
@@ -353,13 +353,13 @@ class Jobs:
         return self.waiting_each(model, (priority,), at_most=at_most)[priority]
 
     def waiting_each(self, model: str, priorities: Iterable[Priority], *, at_most: int) -> dict[Priority, int]:
-        """Count the jobs that wait with each of these priorities, each up to `at_most`; one transaction."""
-        with self.database.read() as connection:
+        """Count the jobs that wait with each of these priorities, each up to `at_most`; one statement."""
+        with self.database.ask() as connection:
             return count_waiting(connection, model, tuple(priorities), at_most=at_most)
 
     def best_waiting(self, models: Iterable[str]) -> dict[str, Priority]:
         """Return the best priority that waits for each of these models, without those that have no waiting jobs."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             best = best_waiting(connection)
         return {model: best[model] for model in models if model in best}
 

@@ -70,7 +70,7 @@ class OpenAIFiles:
 
     def file(self, owner: str | None, file_id: str) -> OpenAIFile:
         """Return a file. Raises NotFound, also for another owner's."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             row = connection.execute(select(api_files).where(api_files.c.id == file_id)).first()
         if row is None or owner not in (None, row.owner):
             raise NotFound(f"no file with id {file_id[:60]!r}")

@@ -114,7 +114,7 @@ class Schedules:
 
     def now(self) -> float:
         """Return the seconds since 1970 by the database's clock, which all processes share."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return connection.execute(moment()).scalar_one()
 
     # -- what a person does ------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Schedules:
         """Return the schedule that keeps a render held since its window is shut; None if none does."""
         fired = select(schedules).join(firings, firings.c.schedule_id == schedules.c.id)
         shut = (firings.c.render_id == render_id) & firings.c.window_open.is_(False)
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             row = connection.execute(fired.where(shut)).first()
         return None if row is None else schedule_of(row)
 

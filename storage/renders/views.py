@@ -235,7 +235,7 @@ class Views:
     def next_waiting(self, render_id: str) -> JobView | None:
         """Return the job of a render that is claimed next; None if none waits."""
         waiting = (jobs.c.render_id == render_id) & (jobs.c.state == State.QUEUED)
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             row = connection.execute(
                 select(jobs).where(waiting).order_by(jobs.c.priority, jobs.c.round, jobs.c.id).limit(1)
             ).first()
@@ -252,7 +252,7 @@ class Views:
             .limit(at_most)
             .subquery()
         )
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             state = connection.execute(select(jobs.c.state).where(jobs.c.id == job.row_id)).scalar()
             if state != State.QUEUED:
                 return None
@@ -260,7 +260,7 @@ class Views:
 
     def is_watched(self, render_id: str) -> bool:
         """Return whether the events of a render are recorded."""
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             return bool(connection.execute(select(renders.c.watched).where(renders.c.id == render_id)).scalar())
 
     def progress(self, render_id: str) -> dict[int, float]:
@@ -282,7 +282,7 @@ class Views:
 
     def batch(self, batch_id: str) -> BatchView:
         """Return a batch. Raises NotFound."""
-        with self._database.read() as connection:
+        with self._database.ask() as connection:
             row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
         if row is None:
             raise NotFound(f"no batch with id {batch_id!r}")
