@@ -1,14 +1,15 @@
 """Accepting a render: its row, and a row for each of its pictures, whole or not at all."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, case, insert, literal, select, update
+from sqlalchemy import Connection, case, insert, literal, select
 
 from storage.access.key_locks import alone_with_key
-from storage.access.quotas import accept_alone, keep_to_limits, note_accepted
+from storage.access.quotas import accept_alone, is_alone, keep_to_limits, note_accepted
 from storage.database.connection import Database, database_now
 from storage.database.tables import jobs, renders
 from storage.database.upsert import insert_on_conflict
@@ -72,7 +73,7 @@ def _accepted_before(database: Database, submission: Submission) -> str | None:
 
 def _accept_few(connection: Connection, few: list[NewJob], submission: Submission, quanta: Mapping[str, int]) -> str:
     render_id = random_id()
-    accepted = _render(connection, render_id, submission, total=len(few))
+    accepted = _render(connection, render_id, submission, Counter(one.spec.model for one in few))
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
@@ -83,16 +84,14 @@ def _accept_few(connection: Connection, few: list[NewJob], submission: Submissio
     ]
     if submission.together:
         rows = [{**row, "batch_key": f"{row['batch_key']}:{render_id}"} for row in rows]
-    if rows:
-        insert_named(connection, jobs, rows)
-    _set_total(connection, render_id, len(rows), {one.spec.model for one in few})
+    insert_named(connection, jobs, rows)
     return render_id
 
 
 def _accept_staged(connection: Connection, staging: Stage, submission: Submission, quanta: Mapping[str, int]) -> str:
     """Accept what was gathered before by one statement, however many jobs there are."""
     render_id = random_id()
-    accepted = _render(connection, render_id, submission, total=staging.total)
+    accepted = _render(connection, render_id, submission, staging.models)
     if accepted != render_id:
         return accepted
     dealer = _dealer(connection, submission, quanta)
@@ -116,7 +115,6 @@ def _accept_staged(connection: Connection, staging: Stage, submission: Submissio
             f"{written} rows were staged where {staging.total} pictures were submitted; nothing was accepted: "
             "two submitters share one session of the database"
         )
-    _set_total(connection, render_id, staging.total, staging.models)
     return render_id
 
 
@@ -138,27 +136,25 @@ def _shared(render_id: str, submission: Submission) -> dict[str, Any]:
     }
 
 
-def _set_total(connection: Connection, render_id: str, total: int, models: Iterable[str]) -> None:
-    if not total:
-        raise BadSpecification("nothing to render: no prompt was given")
-    connection.execute(
-        update(renders).where(renders.c.id == render_id).values(total=total, models=f" {' '.join(sorted(models))} ")
-    )
-
-
-def _render(connection: Connection, render_id: str, submission: Submission, *, total: int) -> str:
+def _render(connection: Connection, render_id: str, submission: Submission, pictures: Counter[str]) -> str:
     """Insert the row of a render; its id, or that of the render accepted before under the same idempotency key.
 
-    A concurrent request with this key waits here until the first one is accepted or refused. Raises QuotaExceeded,
-    NotPermitted where the API key has no room for it.
+    A concurrent request with this key waits here until the first one is accepted or refused.
+
+    Args:
+        pictures: model → how many of it.
+
+    Raises QuotaExceeded, NotPermitted where the API key has no room for it; BadSpecification if there are none.
     """
-    key_id = submission.key_id
+    key_id, total = submission.key_id, pictures.total()
     if key_id is not None:
         accept_alone(connection, key_id, submission.limits)
     while True:
-        if key_id is not None and not _repeats(connection, submission):
+        if key_id is not None and is_alone(submission.limits) and not _repeats(connection, submission):
             keep_to_limits(connection, key_id, submission.limits, total)
-        if _insert_render(connection, render_id, submission) or submission.once is None:
+        if _insert_render(connection, render_id, submission, pictures) or submission.once is None:
+            if not total:
+                raise BadSpecification("nothing to render: no prompt was given")
             if key_id is not None:
                 note_accepted(connection, key_id, submission.limits, total)
             return render_id
@@ -172,7 +168,7 @@ def _repeats(connection: Connection, submission: Submission) -> bool:
     return submission.once is not None and accepted_before(connection, submission.owner, submission.once) is not None
 
 
-def _insert_render(connection: Connection, render_id: str, submission: Submission) -> bool:
+def _insert_render(connection: Connection, render_id: str, submission: Submission, pictures: Counter[str]) -> bool:
     """Insert the row of a render; False if its idempotency key is taken."""
     once = submission.once
     statement = (
@@ -181,7 +177,8 @@ def _insert_render(connection: Connection, render_id: str, submission: Submissio
             id=render_id,
             owner=submission.owner,
             priority=submission.priority,
-            total=0,
+            total=pictures.total(),
+            models=f" {' '.join(sorted(pictures))} ",
             created_at=database_now(),
             key_id=submission.key_id,
             watched=submission.watched,

@@ -252,11 +252,11 @@ class Views:
             .limit(at_most)
             .subquery()
         )
+        state = select(jobs.c.state).where(jobs.c.id == job.row_id).scalar_subquery()
+        ahead = select(func.count()).select_from(before).scalar_subquery()
         with self._database.ask() as connection:
-            state = connection.execute(select(jobs.c.state).where(jobs.c.id == job.row_id)).scalar()
-            if state != State.QUEUED:
-                return None
-            return connection.execute(select(func.count()).select_from(before)).scalar_one()
+            found = connection.execute(select(state.label("state"), ahead.label("ahead"))).one()
+        return found.ahead if found.state == State.QUEUED else None
 
     def is_watched(self, render_id: str) -> bool:
         """Return whether the events of a render are recorded."""
