@@ -108,7 +108,6 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         watch_registry(settings, services.registry, context.ending, check=services.check_served)
         app = make_api(context, without_keys=without_keys)
         make_front_page(app)
-        spare_what_is_loaded()
         for warning in disagreements(services.database, settings, "api"):
             say(warning)
         address = f"http://{host}:{listener.getsockname()[1]}"
@@ -150,6 +149,10 @@ def _server(config: "uvicorn.Config", ending: Event) -> "uvicorn.Server":
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             ending.set()
             super().handle_exit(sig, frame)
+
+        async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+            spare_what_is_loaded()
+            await super().startup(sockets)
 
     return Server(config)
 
