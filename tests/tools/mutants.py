@@ -153,12 +153,12 @@ MUTANTS: Sequence[Mutant] = (
         tests=("tests/contract/test_jobs_races.py::test_a_claimer_that_freezes_keeps_its_model_from_nobody",),
     ),
     Mutant(
-        fault="two claims choose at once",
+        fault="two claims that choose at once keep what each got of a batch",
         changes=(
             Change(
-                file="storage/database/migrations/versions/r0021_batches_in_one_round_trip.py",
-                old="    PERFORM pg_advisory_lock(gate);\n",
-                new="",
+                file="storage/database/migrations/versions/r0028_claims_beside_one_another.py",
+                old="            IF NOT (whole OR alone) THEN\n",
+                new="            IF false THEN\n",
             ),
         ),
         tests=("tests/contract/test_jobs_races.py::test_claims_made_at_once_never_tear_a_batch_apart",),

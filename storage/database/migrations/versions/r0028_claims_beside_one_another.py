@@ -1,4 +1,4 @@
-"""Claims of a model choose beside one another, and only the last jobs of a kind one after the other; fewer statements."""
+"""Claims of a model choose beside one another, only the last of a kind one after the other; fewer statements."""
 
 from alembic import op
 
