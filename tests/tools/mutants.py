@@ -161,7 +161,10 @@ MUTANTS: Sequence[Mutant] = (
                 new="            IF false THEN\n",
             ),
         ),
-        tests=("tests/contract/test_jobs_races.py::test_claims_made_at_once_never_tear_a_batch_apart",),
+        tests=(
+            "tests/contract/test_jobs_races.py"
+            "::test_a_claim_that_finds_a_part_of_a_batch_lets_go_of_it_until_nobody_chooses",
+        ),
     ),
     Mutant(
         fault="a store that overwrites is served",
