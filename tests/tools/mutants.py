@@ -153,20 +153,6 @@ MUTANTS: Sequence[Mutant] = (
         tests=("tests/contract/test_jobs_races.py::test_a_claimer_that_freezes_keeps_its_model_from_nobody",),
     ),
     Mutant(
-        fault="two claims that choose at once keep what each got of a batch",
-        changes=(
-            Change(
-                file="storage/database/migrations/versions/r0028_claims_beside_one_another.py",
-                old="            IF NOT (whole OR alone) THEN\n",
-                new="            IF false THEN\n",
-            ),
-        ),
-        tests=(
-            "tests/contract/test_jobs_races.py"
-            "::test_a_claim_that_finds_a_part_of_a_batch_lets_go_of_it_until_nobody_chooses",
-        ),
-    ),
-    Mutant(
         fault="a store that overwrites is served",
         changes=(
             Change(
