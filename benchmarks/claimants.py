@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.scenario import Figures
 
@@ -36,6 +36,9 @@ class Load:
     batch: int = 1
     #: In each process; it has a connection for each of them.
     threads: int = 1
+    #: Batches of each claimant before it counts. A server makes the plans of a session at its first claims, which takes
+    #: as long as tens of later ones, and farms' sessions live for days.
+    beforehand: int = 0
 
 
 @dataclass
@@ -156,8 +159,9 @@ def claim_and_complete(load: Load, number: int, ready: Callable[[], Quota]) -> T
     try:
         with ThreadPoolExecutor(load.threads) as threads:
             list(threads.map(lambda _: _connect(database, together), range(load.threads)))
-            quota, started = ready(), time.monotonic()
             names = [f"w{number}-{thread}" for thread in range(load.threads)]
+            list(threads.map(partial(_warm_up, database, together=together, load=load), names))
+            quota, started = ready(), time.monotonic()
             parts = list(threads.map(partial(_claim, database, quota=quota, batch=load.batch), names))
         return Taken(
             started=started,
@@ -175,32 +179,52 @@ def _connect(database: Any, together: threading.Barrier) -> None:
         together.wait(_PATIENCE_SECONDS)
 
 
-def _claim(database: Any, worker: str, *, quota: Quota, batch: int) -> Taken:
-    from storage.jobs.jobs import Jobs
-    from storage.jobs.values import Published, RenderedBatch
+def _warm_up(database: Any, worker: str, *, together: threading.Barrier, load: Load) -> None:
+    """Claim with all the others at once, so that each has a connection of its own."""
+    for _ in range(load.beforehand):
+        together.wait(_PATIENCE_SECONDS)
+        _claim_one(database, worker, load.batch)
 
-    jobs, taken, fed = Jobs(database), Taken(started=time.monotonic()), time.monotonic()
+
+def _claim(database: Any, worker: str, *, quota: Quota, batch: int) -> Taken:
+    taken, fed = Taken(started=time.monotonic()), time.monotonic()
     while quota.take(batch):
-        before = time.perf_counter()
-        claim = jobs.claim(model=MODEL, worker=worker, limit=batch)
-        if claim is None:
+        claimed = _claim_one(database, worker, batch)
+        if claimed is None:
             if time.monotonic() - fed > _STARVED_SECONDS:
                 raise AssertionError("no job for a claimant, although some wait")
             continue
-        taken.waits.append(time.perf_counter() - before)
         fed = time.monotonic()
-        rendered = RenderedBatch(
-            id=claim.batch_id, worker=worker, model=MODEL, jobs=claim.jobs, recipe={}, render_seconds=0.1
-        )
-        pictures = [
-            Published(job=job, object=f"renders/{job.render_id}/{job.index}.png", sha256="0" * 64, bytes=1)
-            for job in claim.jobs
-        ]
-        if refused := jobs.complete(rendered, pictures):
-            raise AssertionError(f"jobs were taken by two: {refused}")
-        taken.jobs += len(claim.jobs)
+        taken.waits.append(claimed.wait)
+        taken.jobs += claimed.jobs
     taken.ended = time.monotonic()
     return taken
+
+
+class _Claimed(NamedTuple):
+    wait: float
+    jobs: int
+
+
+def _claim_one(database: Any, worker: str, batch: int) -> _Claimed | None:
+    from storage.jobs.jobs import Jobs
+    from storage.jobs.values import Published, RenderedBatch
+
+    jobs, before = Jobs(database), time.perf_counter()
+    claim = jobs.claim(model=MODEL, worker=worker, limit=batch)
+    if claim is None:
+        return None
+    wait = time.perf_counter() - before
+    rendered = RenderedBatch(
+        id=claim.batch_id, worker=worker, model=MODEL, jobs=claim.jobs, recipe={}, render_seconds=0.1
+    )
+    pictures = [
+        Published(job=job, object=f"renders/{job.render_id}/{job.index}.png", sha256="0" * 64, bytes=1)
+        for job in claim.jobs
+    ]
+    if refused := jobs.complete(rendered, pictures):
+        raise AssertionError(f"jobs were taken by two: {refused}")
+    return _Claimed(wait, len(claim.jobs))
 
 
 # -- procrastinate ---------------------------------------------------------------------------------------------
@@ -219,14 +243,21 @@ async def _fetch(load: Load, _number: int, ready: Callable[[], Quota]) -> Taken:
     async with app.open_async():
         manager = app.job_manager
         worker = await manager.register_worker()
-        quota, taken = ready(), Taken(started=time.monotonic())
-        while quota.take(1):
+
+        async def one() -> float | None:
             before = time.perf_counter()
             job = await manager.fetch_job(queues=None, worker_id=worker)
             if job is None:
-                break
-            taken.waits.append(time.perf_counter() - before)
+                return None
+            wait = time.perf_counter() - before
             await manager.finish_job(job, status=Status.SUCCEEDED, delete_job=False)
+            return wait
+
+        for _ in range(load.beforehand):
+            await one()
+        quota, taken = ready(), Taken(started=time.monotonic())
+        while quota.take(1) and (wait := await one()) is not None:
+            taken.waits.append(wait)
             taken.jobs += 1
         taken.ended = time.monotonic()
     return taken

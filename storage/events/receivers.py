@@ -59,7 +59,7 @@ def due_receivers(database: Database) -> Sequence[DueReceiver]:
 
     It looks at two entries of an index for each receiver that has messages waiting, however many those are.
     """
-    with database.read() as connection:
+    with database.ask() as connection:
         rows = connection.execute(_due())
         return [DueReceiver(name=row.name, due_at=row.due_at, failing=bool(row.failing)) for row in rows]
 

@@ -51,10 +51,8 @@ _NEXT_BATCH = text(
 
 
 _CLAIM_BATCH = (
-    "SELECT id, render_id, index, CASE WHEN bytes <= %s THEN spec END, fence, attempt, priority, round, watched, "
-    "threads, CASE WHEN bytes <= %s THEN replay END, suspect, batch_key, next_priority "
-    "FROM (SELECT *, sum(octet_length(spec) + coalesce(octet_length(replay), 0)) OVER () AS bytes "
-    "FROM claim_batch(%s, %s, %s, %s)) AS claimed"
+    "SELECT id, render_id, index, spec, fence, attempt, priority, round, watched, threads, replay, suspect, batch_key, "
+    "next_priority FROM claim_batch(%s, %s, %s, %s, %s)"
 )
 _TEXTS = select(jobs.c.id, jobs.c.spec, jobs.c.replay).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
@@ -63,7 +61,7 @@ def take_at_once(
     database: Database, rules: RetryPolicy, *, model: str, worker: str, limit: int
 ) -> Claim | EllipsisType | None:
     """Do as `take` in one round trip to PostgreSQL; `...` if that cannot, and has done nothing."""
-    asked = (_MOST_BYTES, _MOST_BYTES, model, worker, limit, rules.lease_seconds)
+    asked = (model, worker, limit, rules.lease_seconds, _MOST_BYTES)
     rows = database.call(_CLAIM_BATCH, asked)
     if not rows:
         return None

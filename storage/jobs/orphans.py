@@ -48,7 +48,7 @@ class Orphans:
 
         Raises DatabaseProblem, ObjectStoreProblem; the next call resumes.
         """
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             ids = connection.execute(_due()).scalars().all()
         for job_id in ids:
             begun = time.monotonic()

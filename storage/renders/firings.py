@@ -179,7 +179,7 @@ class Firings:
 
     def waiting(self) -> bool:
         """Return whether there may be something to claim: without writing, cheap enough for every second."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return connection.execute(taken_and_free()).first() is not None
 
     @transaction

@@ -90,7 +90,7 @@ class PurgeRows:
 
     def marked(self) -> list[str]:
         """List renders that are hidden but not deleted yet."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return [*connection.execute(_marked()).scalars()]
 
     def next_pictures(self, render_id: str) -> list[tuple[int, str]]:

@@ -163,7 +163,7 @@ class Schedules:
 
     def at_present(self) -> tuple[float, list[Schedule]]:
         """Return what `now` and `all` do, in one transaction: for the clock, which asks every other second."""
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             now = connection.execute(moment()).scalar_one()
             return now, [schedule_of(row) for row in connection.execute(_all())]
 

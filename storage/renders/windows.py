@@ -66,7 +66,7 @@ class Windows:
         Args:
             long: with the long ones among the timed renders, or the others.
         """
-        with self.database.read() as connection:
+        with self.database.ask() as connection:
             return Look(
                 now=connection.execute(moment()).scalar_one(),
                 schedules=[schedule_of(row) for row in connection.execute(_windowed())],

@@ -207,6 +207,39 @@ def test_a_claim_passes_over_jobs_that_a_cancel_is_taking(postgres_farm: Jobs) -
         assert cancelling.result() == 2
 
 
+#: What keeps those apart who take a part of what is left of a kind.
+GATE = "hashtextextended('claim:tiny', 0)"
+
+
+def test_a_claim_waits_for_nobody_who_chooses_beside_it_while_there_is_enough(postgres_farm: Jobs) -> None:
+    submit(postgres_farm, pictures(24))
+    with postgres_farm.database.write() as choosing:
+        choosing.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({GATE})")
+        choosing.exec_driver_sql("SELECT id FROM jobs WHERE index IN (0, 2, 4, 6) FOR UPDATE")
+        beside = claim(postgres_farm)
+    assert [job.index for job in beside.jobs] == [1, 3, 5, 7, 8, 9, 10, 11]
+
+
+def test_a_claim_that_finds_a_part_of_a_batch_lets_go_of_it_until_nobody_chooses(postgres_farm: Jobs) -> None:
+    database = postgres_farm.database
+    submit(postgres_farm, pictures(8))
+    with ThreadPoolExecutor() as threads:
+        with database.write() as choosing:
+            choosing.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({GATE})")
+            choosing.exec_driver_sql("SELECT id FROM jobs WHERE index IN (0, 2, 4) FOR UPDATE")
+            claiming = start(threads, database, lambda: claim(postgres_farm))
+            free = choosing.exec_driver_sql("SELECT id FROM jobs FOR UPDATE SKIP LOCKED").all()
+            assert len(free) == 8, "whoever chose beside it may have all"
+        assert len(claiming.result().jobs) == 8
+
+
+def test_a_claim_does_not_wait_for_what_somebody_keeps_who_does_not_choose(postgres_farm: Jobs) -> None:
+    submit(postgres_farm, pictures(8))
+    with postgres_farm.database.write() as cancelling:
+        cancelling.exec_driver_sql("SELECT id FROM jobs WHERE index IN (0, 2, 4) FOR UPDATE")
+        assert [job.index for job in claim(postgres_farm).jobs] == [1, 3, 5, 6, 7]
+
+
 def test_a_claimer_that_freezes_keeps_its_model_from_nobody(
     postgres_farm: Jobs, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

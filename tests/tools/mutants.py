@@ -153,17 +153,6 @@ MUTANTS: Sequence[Mutant] = (
         tests=("tests/contract/test_jobs_races.py::test_a_claimer_that_freezes_keeps_its_model_from_nobody",),
     ),
     Mutant(
-        fault="two claims choose at once",
-        changes=(
-            Change(
-                file="storage/database/migrations/versions/r0021_batches_in_one_round_trip.py",
-                old="    PERFORM pg_advisory_lock(gate);\n",
-                new="",
-            ),
-        ),
-        tests=("tests/contract/test_jobs_races.py::test_claims_made_at_once_never_tear_a_batch_apart",),
-    ),
-    Mutant(
         fault="a store that overwrites is served",
         changes=(
             Change(
