@@ -88,7 +88,7 @@ def spec_of(stage: Stage, render: str) -> Any:
 def test_a_picture_is_made_again_by_the_command_the_json_the_buttons_and_the_form(
     stage: Stage, ann: httpx.Client, image: str, kind: str
 ) -> None:
-    asked = json.loads(json.dumps(_KINDS[kind] | {"seed": 77}).replace("{image}", image))
+    asked = json.loads(json.dumps({**_KINDS[kind], "seed": 77}).replace("{image}", image))
     answer = stage.client().post("/v1/renders", json=asked)
     assert answer.status_code == 202, answer.text
     spec = spec_of(stage, answer.json()["id"])
