@@ -100,6 +100,11 @@ def as_json(value: Any) -> str:
     return seen_json(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def as_line(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return seen_json(json.dumps(value, ensure_ascii=False))
+
+
 def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what to send to `POST /v1/renders` for a picture of this specification."""
     # Embeddings replace all text, which is empty then.
