@@ -32,7 +32,8 @@ _OPTIONS = (
 )
 _SECONDS = 60
 #: Of windows, in pixels.
-WIDTHS = (360, 1280, 2560)
+_LAPTOP = 1280
+WIDTHS = (360, _LAPTOP, 2560)
 Scheme = Literal["light", "dark"]
 #: All pictures of a page, there.
 _PICTURES = """Promise.all([...document.images].map((one) => {
@@ -92,14 +93,15 @@ class Visit:
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{self.page.url} is {wide} pixels wider than the window"
 
-    def fits_all_windows(self, name: str) -> None:
+    def fits_all_windows(self, name: str, scheme: Scheme) -> None:
         """Of a telephone, a laptop and a wide screen: kept as pictures, and used by everybody in the first two."""
         for width in WIDTHS:
             self.page.set_viewport_size({"width": width, "height": 900})
             self.fits_its_window()
-            if width < WIDTHS[-1]:
+            # Colours do not depend on the width, nor the order of a page on colours.
+            if width == _LAPTOP or (width < _LAPTOP and scheme == "light"):
                 self.can_be_used_by_everybody()
-            self.is_shown(f"{name}-{width}")
+            self.is_shown(f"{name}-{scheme}-{width}")
 
     def _heard(self, response: Response) -> None:
         kind = response.headers.get("content-type", "")

@@ -280,7 +280,7 @@ def test_pages_fit_their_window_in_light_and_dark(
             ("submit", "/submit"),
         ):
             visit.goes_to(path)
-            visit.fits_all_windows(f"{name}-{scheme}")
+            visit.fits_all_windows(name, scheme)
 
 
 def test_a_picture_is_seen_while_it_is_rendered(visit: Visit, client: httpx.Client) -> None:

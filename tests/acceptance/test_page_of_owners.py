@@ -139,11 +139,11 @@ def test_pages_of_admins_fit_their_window_in_light_and_dark(
 ) -> None:
     with visiting(browser, keyed.address, screenshots, color_scheme=scheme) as visit:
         visit.goes_to("/login?next=/faults")
-        visit.fits_all_windows(f"login-{scheme}")
+        visit.fits_all_windows("login", scheme)
         visit.logs_in(eves_key)
         for path in ("faults", "keys", "usage", "workers"):
             visit.goes_to(f"/{path}")
-            visit.fits_all_windows(f"{path}-{scheme}")
+            visit.fits_all_windows(path, scheme)
 
 
 def test_owners_see_their_own_alone_and_an_admin_all(
