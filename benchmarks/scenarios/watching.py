@@ -324,8 +324,10 @@ SCENARIO = Scenario(
     ],
     targets=[
         Target("24", "pictures_per_second", _OPEN, ">=", 0.98, over=_OPEN, over_at={"pages": 0}, at={"pages": _PAGES}),
-        Target("24", "tile_p95_ms", _OPEN, "<=", 1500),
-        Target("24", "browser_p95_ms", _OPEN, "<=", 1500),
+        # One page is in a browser, where there is one.
+        Target("24", "tile_p95_ms", _OPEN, "<=", 1500, at={"pages": _PAGES}),
+        Target("24", "browser_p95_ms", _OPEN, "<=", 1500, at={"pages": 1}),
+        Target("24", "browser_p95_ms", _OPEN, "<=", 1500, at={"pages": _PAGES}),
         Target("24", "first_ms", _LONG_PAST, "<=", 300),
         Target("24", "front_ms", _LONG_PAST, "<=", 300),
         Target("24", "front_kb", _LONG_PAST, "<=", 100),

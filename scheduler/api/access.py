@@ -14,7 +14,7 @@ from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
 from scheduler.api.sessions import Sessions
 from scheduler.intake.admission import Submitter, webhook_of
-from storage.access.keys import Keys, Limits, Role
+from storage.access.keys import Credential, Key, Keys, Limits, Login, Role
 from storage.jobs.values import Webhook
 
 #: How long the answer "no key was ever made" is cached.
@@ -45,6 +45,8 @@ class Caller:
     limits: Limits
     #: None: no key was needed.
     key_id: str | None
+    #: Of a browser that logged in with the key.
+    login: Login | None = None
     #: Of the key, for renders that name none.
     webhook: Webhook | None = None
     #: How they reach this API.
@@ -54,6 +56,11 @@ class Caller:
     def sees(self) -> str | None:
         """The owner whose renders they may see; None: every owner's."""
         return None if self.role is Role.ADMIN else self.owner
+
+    @property
+    def credential(self) -> Credential:
+        """By what they are let in: what ends before they have gone ends what they wait for, too."""
+        return Credential(key_id=self.key_id, login=self.login)
 
     @property
     def submitter(self) -> Submitter:
@@ -96,12 +103,11 @@ class Access:
             form: the request is checked to come from a form of the page. Else a login counts for reading alone: a
                 browser sends its cookie whoever wrote the page that asks.
         """
-        key = self.keys.find(secret) if secret else None
+        key, login = self.keys.find(secret) if secret else None, None
         if secret is None and (form or request.method in _READING):
-            key = self.sessions.key_of(request)
+            key, login = self.sessions.key_of(request)
         if key is not None:
-            webhook = webhook_of(key)
-            return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id, webhook=webhook)
+            return _caller(key, login)
         if self._without_keys is not Open.TO_NOBODY and self._keyless():
             if self._without_keys is Open.TO_THIS_MACHINE:
                 _refuse_other_machines(request)
@@ -127,6 +133,11 @@ class Access:
                 return False
             self._looked_at = time.monotonic()
         return True
+
+
+def _caller(key: Key, login: Login | None) -> Caller:
+    webhook = webhook_of(key)
+    return Caller(owner=key.owner, role=key.role, limits=key.limits, key_id=key.id, login=login, webhook=webhook)
 
 
 def _refuse_other_machines(request: Request) -> None:

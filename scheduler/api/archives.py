@@ -20,7 +20,7 @@ from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
 from scheduler.api.waiting.gone import gone
 from scheduler.results.archive import Archive
-from storage.access.keys import Keys
+from storage.access.keys import Credential, Keys
 from storage.errors import ServiceProblem
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Caller:
     """Whether there is still somebody to send to."""
 
     context: ApiContext
-    key_id: str | None
+    credential: Credential
     gone: asyncio.Future[None]
     looked_at: float
 
@@ -65,8 +65,8 @@ class _Caller:
             return False
         if time.monotonic() - self.looked_at > self.context.events_read_seconds:
             self.looked_at = time.monotonic()
-            ended = await run_in_threadpool(Keys(self.context.services.database).ended, {self.key_id})
-            return self.key_id not in ended
+            ended = await run_in_threadpool(Keys(self.context.services.database).ended, {self.credential})
+            return self.credential not in ended
         return True
 
 
@@ -96,7 +96,7 @@ class _ArchiveAnswer(Response):
             try:
                 first = await run_in_threadpool(next, parts, None)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                there = _Caller(self._context, self._caller.key_id, left, time.monotonic())
+                there = _Caller(self._context, self._caller.credential, left, time.monotonic())
                 await self._send(first, parts, there, send)
             finally:
                 left.cancel()

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from fastapi import Request, Response
 
-from storage.access.keys import Key, Keys
+from storage.access.keys import Key, Keys, Login
 from storage.access.signing import SigningSecrets
 
 #: A working day.
@@ -52,24 +52,24 @@ class Sessions:
 
     def end(self, request: Request, response: Response) -> None:
         """Log a browser out: whoever else has its cookie is logged out, too."""
-        if (login := self._login_of(request)) is not None:
-            _, until, name = login
-            self._keys.end_login(name, until)
+        if (found := self._login_of(request)) is not None:
+            self._keys.end_login(found[1])
         response.delete_cookie(SESSION, path=_path(request))
 
-    def key_of(self, request: Request) -> Key | None:
-        """Return the key that a browser logged in with; None if it did not, or the key or the login has ended."""
-        login = self._login_of(request)
-        return None if login is None else self._keys.usable(login[0], login=login[2])
+    def key_of(self, request: Request) -> tuple[Key | None, Login | None]:
+        """Return the key that a browser logged in with, and the login; None if it did not, or one of them has ended."""
+        found = self._login_of(request)
+        key = None if found is None else self._keys.usable(found[0], login=found[1])
+        return (None, None) if found is None or key is None else (key, found[1])
 
-    def _login_of(self, request: Request) -> tuple[str, int, str] | None:
-        """Return the key's id, when the login ends by itself, and its name, if this farm gave the cookie."""
+    def _login_of(self, request: Request) -> tuple[str, Login] | None:
+        """Return the key's id, and the login if this farm gave the cookie."""
         value = request.cookies.get(SESSION, "")
         said, _, signature = value.rpartition(".")
         if not said or not hmac.compare_digest(self._sign(f"session {said}").encode(), signature.encode()):
             return None
         key_id, until, name = said.split(".")
-        return (key_id, int(until), name) if int(until) > time.time() else None
+        return (key_id, Login(name=name, until=int(until))) if int(until) > time.time() else None
 
     def form_token(self, request: Request) -> str:
         """Return what every form of a page has for a browser that has been here; empty for one that was not."""

@@ -1,5 +1,6 @@
 """Thumbnails over HTTP: from the store, made where there is none yet, and kept by browsers."""
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -8,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from scheduler.api.access import CanRead
 from scheduler.api.context import Context
 from scheduler.api.json_bodies import JsonRoute
+from scheduler.api.page.looks import SharedLooks
 from scheduler.api.parameters import JobId, names_tag
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import RESPONSES, Refused
@@ -40,10 +42,12 @@ async def get_thumbnail(
     if_none_match: Annotated[str | None, Header(description="An `ETag` of an earlier answer.")] = None,
 ) -> Response:
     """Return a small copy of the picture (WebP, without its recipe), made once and kept with the picture."""
-    thumbnails = context.thumbnails
+    thumbnails, came_at = context.thumbnails, time.monotonic()
 
     def looked_for() -> tuple[JobView, bytes | None, bool]:
-        job = context.job(caller, job_id)
+        # Pages that show the same picture ask at the same moment: those who came before it was read share its row.
+        looks: SharedLooks = request.app.state.looks
+        job = looks.get(("picture", caller.sees, job_id), came_at, lambda: context.job(caller, job_id))
         if job.object is None:
             raise Refused(404, f"job {job.id} is {job.state} and has no picture", code=ProblemCode.NO_PICTURE)
         known = names_tag(if_none_match, _etag(job, size))

@@ -99,7 +99,9 @@ class Thumbnails:
 
         Raises NotFound if the picture is not in the store as it was stored, or is being deleted; ObjectStoreProblem.
         """
-        if (before := self.kept(job, side)) is not None:
+        # By somebody else of this process meanwhile. Of another process, the store was asked a moment ago:
+        # whoever makes it twice stores the same.
+        if (before := self._recent.get(job, side)) is not None:
             return before
         key = thumbnail_key(job.render_id, job.index, side)
         made = shrunk(picture_of(self.objects, job), side)

@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -73,6 +74,25 @@ class Key:
     webhook_events: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """A browser's, with a key."""
+
+    name: str
+    #: When it ends by itself, seconds since 1970.
+    until: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credential:
+    """By what somebody is let in."""
+
+    #: None: no key was needed.
+    key_id: str | None
+    #: Of a browser: by this one of the key's logins alone.
+    login: Login | None = None
+
+
 class Keys:
     """Making, finding and revoking keys."""
 
@@ -129,7 +149,7 @@ class Keys:
             return None
         return None if row.expires_at is not None and row.expires_at <= row.now else _key(row)
 
-    def usable(self, key_id: str, *, login: str | None = None) -> Key | None:
+    def usable(self, key_id: str, *, login: Login | None = None) -> Key | None:
         """Return a key by its id; None if it is expired or revoked; `login`: also if that has been ended."""
         statement = select(keys).where(
             keys.c.id == key_id,
@@ -137,19 +157,36 @@ class Keys:
             keys.c.expires_at.is_(None) | (keys.c.expires_at > database_now()),
         )
         if login is not None:
-            statement = statement.where(~exists().where(ended_logins.c.login == login))
+            statement = statement.where(~exists().where(ended_logins.c.login == login.name))
         with self.database.ask() as connection:
             row = connection.execute(statement).first()
         return None if row is None else _key(row)
 
     @transaction
-    def end_login(self, connection: Connection, login: str, until: float) -> None:
-        """End a login before its time, in every process; `until`: when it would have ended, seconds since 1970."""
+    def end_login(self, connection: Connection, login: Login) -> None:
+        """End a login before its time, in every process."""
         connection.execute(delete(ended_logins).where(ended_logins.c.until < database_now()))
-        ended = insert_on_conflict(connection, ended_logins).values(login=login, until=until)
+        ended = insert_on_conflict(connection, ended_logins).values(login=login.name, until=login.until)
         connection.execute(ended.on_conflict_do_nothing())
 
-    def usable_of(self, key_ids: Collection[str]) -> set[str]:
+    def ended(self, credentials: Collection[Credential]) -> set[Credential]:
+        """Return those of these that let nobody in any more; no key does until the first one is made."""
+        usable = self._usable_of({one.key_id for one in credentials if one.key_id is not None})
+        if any(one.key_id is None for one in credentials) and not self.any_made():
+            usable.add(None)
+        logins = [one.login for one in credentials if one.login is not None]
+        over = self._ended_of({login.name for login in logins})
+        over |= {login.name for login in logins if login.until <= time.time()}
+        return {one for one in credentials if one.key_id not in usable or (one.login and one.login.name in over)}
+
+    def _ended_of(self, logins: Collection[str]) -> set[str]:
+        if not logins:
+            return set()
+        statement = select(ended_logins.c.login).where(ended_logins.c.login.in_(sorted(logins)))
+        with self.database.ask() as connection:
+            return set(connection.execute(statement).scalars())
+
+    def _usable_of(self, key_ids: Collection[str]) -> set[str | None]:
         """Return those of these keys, by id, that are neither expired nor revoked."""
         if not key_ids:
             return set()
@@ -160,14 +197,6 @@ class Keys:
         )
         with self.database.ask() as connection:
             return set(connection.execute(statement).scalars())
-
-    def ended(self, key_ids: Collection[str | None]) -> set[str | None]:
-        """Return those of these keys that let nobody in any more; None, no key, does once the first one is made."""
-        named = {key_id for key_id in key_ids if key_id is not None}
-        ended: set[str | None] = set(named - self.usable_of(named))
-        if None in key_ids and self.any_made():
-            ended.add(None)
-        return ended
 
     def all(self) -> Sequence[Key]:
         """List all keys, oldest first."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -31,6 +31,10 @@ _OPTIONS = (
     f"--disable-features={','.join(_DISABLED)}",
 )
 _SECONDS = 60
+#: Of windows, in pixels.
+_LAPTOP = 1280
+WIDTHS = (360, _LAPTOP, 2560)
+Scheme = Literal["light", "dark"]
 #: All pictures of a page, there.
 _PICTURES = """Promise.all([...document.images].map((one) => {
     one.loading = "eager";
@@ -88,6 +92,16 @@ class Visit:
     def fits_its_window(self) -> None:
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{self.page.url} is {wide} pixels wider than the window"
+
+    def fits_all_windows(self, name: str, scheme: Scheme) -> None:
+        """Of a telephone, a laptop and a wide screen: kept as pictures, and used by everybody in the first two."""
+        for width in WIDTHS:
+            self.page.set_viewport_size({"width": width, "height": 900})
+            self.fits_its_window()
+            # Colours do not depend on the width, nor the order of a page on colours.
+            if width == _LAPTOP or (width < _LAPTOP and scheme == "light"):
+                self.can_be_used_by_everybody()
+            self.is_shown(f"{name}-{scheme}-{width}")
 
     def _heard(self, response: Response) -> None:
         kind = response.headers.get("content-type", "")

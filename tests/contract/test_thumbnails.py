@@ -1,6 +1,7 @@
 """Thumbnails: made once, kept with their picture, gone with it, and seen by whoever may see the picture."""
 
 import io
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from sqlalchemy import event
 
 from diffusion_farm import Farm, NotFoundProblem, Render
+from scheduler.api.page.looks import SharedLooks
 from scheduler.results.deletion import Deletion
 from scheduler.results.thumbnails import Side, Thumbnails, _Recent, shrunk
 from storage.database.connection import Database
@@ -112,6 +114,36 @@ def test_whoever_asks_for_one_that_was_just_seen_costs_one_question_and_nothing_
     # The worker by hand looks for others meanwhile.
     assert len([one for one in of_pictures if "pixels_sha256" in one and "renders.owner" in one]) == 1
     assert not [one for one in of_pictures if "FROM renders" in one and "renders.total" in one]
+
+
+def test_pages_that_ask_for_the_same_at_the_same_moment_read_its_row_together(
+    stage: Stage, made: Render, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(stage, made).status_code == 200
+    views, get, keys = stage.services.views, SharedLooks.get, [stage.new_key() for _ in range(3)]
+    job, all_there = views.job, threading.Event()
+    came: list[Any] = []
+    read: list[str] = []
+
+    def come(self: SharedLooks, *words: Any) -> Any:
+        if words[0][0] == "picture":
+            came.append(words)
+            if len(came) == len(keys):
+                all_there.set()
+        return get(self, *words)
+
+    def look(job_id: str, **said: Any) -> Any:
+        read.append(job_id)
+        assert all_there.wait(30)
+        return job(job_id, **said)
+
+    monkeypatch.setattr(SharedLooks, "get", come)
+    monkeypatch.setattr(views, "job", look)
+    # By keys of their own: of one, only so many requests are read at once.
+    answers = at_once(*[partial(asked, stage, made, key=key) for key in keys])
+    assert {answer.status_code for answer in answers} == {200}
+    # Who came first, and once more for all who came while that was read.
+    assert len(read) == 2
 
 
 def test_a_browser_keeps_it_and_asks_whether_it_has_changed(stage: Stage, made: Render) -> None:

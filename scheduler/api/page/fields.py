@@ -29,6 +29,7 @@ _CONTROLS = {
     "eta": "η (DDIM)",
     "clip_skip": "Clip skip",
     "prompt_weighting": "Prompt weighting",
+    "long_prompts": "Long prompts",
     "loras": "LoRAs",
     "control_images": "Control images",
     "controlnet_conditioning_scale": "ControlNet scale",
@@ -47,7 +48,7 @@ _WHOLE = frozenset(
 )
 _NUMBERS = frozenset({"guidance_scale", "eta", "prior_guidance_scale"})
 #: What the form says of itself, not of the order.
-_OF_THE_FORM = frozenset({"once", "checked", "read_as", "without_file", "look"})
+_OF_THE_FORM = frozenset({"once", "checked", "read_as", "without_file", "look", "no_negative"})
 #: How a prompt may be read.
 READINGS = {
     "one": "one prompt",
@@ -69,6 +70,8 @@ class OrderFields:
     random: _Text = ""
     n: _Text = ""
     negative_prompt: _Text = ""
+    #: None is meant, not the model's own.
+    no_negative: _Text = ""
     width: _Text = ""
     height: _Text = ""
     num_inference_steps: _Text = ""
@@ -78,6 +81,7 @@ class OrderFields:
     eta: _Text = ""
     clip_skip: _Text = ""
     prompt_weighting: _Text = ""
+    long_prompts: _Text = ""
     loras: _Text = ""
     control_images: _Text = ""
     controlnet_conditioning_scale: _Text = ""
@@ -131,12 +135,12 @@ class Field:
     options: tuple[str, ...] = ()
 
 
-def fields_of(model: ModelAnswer) -> list[Field]:
-    """Return the fields that a model takes; where that is unknown here, all."""
-    controls = (
-        _CONTROLS if model.takes is None else {name: _CONTROLS[name] for name in _CONTROLS if name in model.takes}
-    )
-    return [_field(name, label, model) for name, label in (_LABELS | controls).items()]
+def fields_of(model: ModelAnswer, defaults: Mapping[str, Any]) -> list[Field]:
+    """Return the fields that a model takes, with its defaults; where it is unknown here what it takes, all."""
+    # What becomes of long prompts is decided before any pipeline: no list of what one takes has it.
+    taken = None if model.takes is None else {*model.takes, *(["long_prompts"] if model.kind == "diffusers" else [])}
+    controls = {name: words for name, words in _CONTROLS.items() if taken is None or name in taken}
+    return [_field(name, label, defaults.get(name)) for name, label in (_LABELS | controls).items()]
 
 
 def order_of(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -144,11 +148,16 @@ def order_of(fields: Mapping[str, str]) -> dict[str, Any]:
 
     Raises BadSpecification for a prompt that is to be read in a way that there is not.
     """
-    texts = {name: text for name, text in fields.items() if text.strip() and name not in _OF_THE_FORM}
+    said = {name: text for name, text in fields.items() if text.strip() and name not in _OF_THE_FORM}
+    # Browsers end lines so, whatever ended them before.
+    texts = {name: text.replace("\r\n", "\n") for name, text in said.items()}
     body: dict[str, Any] = {name: _value(name, text) for name, text in texts.items()}
+    if fields["no_negative"]:
+        if "negative_prompt" in body:
+            raise BadSpecification("negative_prompt: one is given, and none is asked for; leave out one of them")
+        body["negative_prompt"] = ""
     if "prompt" in body and "manifest" not in body:
-        prompt = body.pop("prompt").replace("\r\n", "\n")
-        body |= _prompts(prompt, fields["read_as"])
+        body |= _prompts(body.pop("prompt"), fields["read_as"])
     return body
 
 
@@ -188,12 +197,12 @@ def _value(name: str, text: str) -> Any:
     return text if name in ("prompt", "negative_prompt", "note") else text.strip()
 
 
-def _field(name: str, label: str, model: ModelAnswer) -> Field:
+def _field(name: str, label: str, default: Any) -> Field:
     schema, words = _schemas()[name]
-    default = getattr(model, name, None)
     options: tuple[str, ...] = ()
     if name == "sampler":
         options = tuple(SAMPLERS.values())
+        default = SAMPLERS.get(default, default)
     elif "enum" in schema:
         options = tuple(str(one) for one in schema["enum"])
     step = _STEP_PIXELS if name in ("width", "height") else 1 if name in _WHOLE else "any"
@@ -202,7 +211,7 @@ def _field(name: str, label: str, model: ModelAnswer) -> Field:
         label=label,
         kind=_kind(name, options),
         help=words,
-        default="" if default is None else number(default),
+        default=number(default) if isinstance(default, float) else text_of(default),
         least=str(schema.get("minimum", "")),
         most=str(schema.get("maximum", "")),
         step=str(step),

@@ -43,6 +43,8 @@ def show_form(
     values["sampler"] = SAMPLERS.get(values["sampler"], values["sampler"])
     alias = model or values["model"] or context.registry.default
     values |= {"model": alias, "once": secrets.token_urlsafe(9), "read_as": "one"}
+    if said.get("negative_prompt") == "" and defaults_of(context, alias).get("negative_prompt"):
+        values["no_negative"] = "on"
     return _form(request, context, caller, values)
 
 
@@ -97,6 +99,12 @@ def body_of(order: Mapping[str, Any]) -> RenderBody:
         raise BadSpecification(explain(error, RenderBody)) from None
 
 
+def defaults_of(context: ApiContext, alias: str) -> Mapping[str, Any]:
+    """Return the defaults of a model; none of one that is not registered any more."""
+    model = context.registry.models.get(alias)
+    return {} if model is None else model.defaults
+
+
 def _form(
     request: Request,
     context: ApiContext,
@@ -117,7 +125,7 @@ def _form(
         status=200 if problem is None else problem["status"],
         models=models,
         model=shown,
-        fields=fields_of(shown),
+        fields=fields_of(shown, defaults_of(context, alias)),
         values=values,
         estimate=estimate,
         templates=lines_of(values["prompt"]) if values["read_as"] == "template" else [],

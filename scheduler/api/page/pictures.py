@@ -12,10 +12,10 @@ from scheduler.api import renders as api
 from scheduler.api.access import Caller
 from scheduler.api.context import ApiContext, Context
 from scheduler.api.histories import get_history_of_job
-from scheduler.api.page.ordering import body_of
+from scheduler.api.page.ordering import body_of, defaults_of
 from scheduler.api.page.serving import go_to, html, page_router
 from scheduler.api.page.visitors import Sender, Visitor
-from scheduler.api.page.words import as_json, counted, order_of_spec
+from scheduler.api.page.words import as_json, command_line, counted, order_of_spec
 from scheduler.api.parameters import JobId
 from scheduler.api.problem_kinds import ProblemCode
 from scheduler.api.problems import Refused
@@ -48,6 +48,7 @@ def show_picture(request: Request, context: Context, job_id: JobId, caller: Visi
         history=get_history_of_job(context, job_id, caller),
         is_lost=_is_lost(context, job.object),
         order=as_json(order_of_spec(spec)),
+        command=command_line(spec, defaults_of(context, spec.get("model", ""))),
         most=_MOST_VARIATIONS,
         once=secrets.token_urlsafe(9),
     )

@@ -48,7 +48,7 @@ _ASSETS = {
 #: Stands in a page that is made for several visitors where each has the token of its own forms. No prompt can name it.
 _TOKEN = secrets.token_urlsafe(24)
 #: Of `scheduler.api.page.words`.
-_FILTERS = ("duration", "rate", "size", "moment", "iso", "shortened", "as_json", "command_line", "counted")
+_FILTERS = ("duration", "rate", "size", "moment", "iso", "shortened", "as_json", "as_line", "counted")
 _SEE_OTHER = 303
 #: In a form: many fields, and a prompt that is far too long comes back with a word.
 _MOST_FILES, _MOST_FIELDS, _MOST_FIELD_BYTES = 4, 64, 2**23

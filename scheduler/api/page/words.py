@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from scheduler.api.page.pasting import seen_json, shell_line
@@ -23,6 +24,8 @@ _OPTIONS = {
     "prior_num_inference_steps": "prior-steps",
     "prior_guidance_scale": "prior-guidance",
 }
+#: Options of two numbers; others of several are given once for each.
+_PAIRS = frozenset({"original_size", "crops_coords_top_left", "target_size"})
 #: Of the limits of a key.
 LIMITS = {
     "queued": "Unfinished pictures",
@@ -97,6 +100,11 @@ def as_json(value: Any) -> str:
     return seen_json(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def as_line(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return seen_json(json.dumps(value, ensure_ascii=False))
+
+
 def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what to send to `POST /v1/renders` for a picture of this specification."""
     # Embeddings replace all text, which is empty then.
@@ -104,17 +112,18 @@ def order_of_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name not in ("version", *empty) and value is not None}
 
 
-def command_line(spec: Mapping[str, Any]) -> str:
-    """Return the command that renders a picture of this specification."""
+def command_line(spec: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return the command that renders a picture of this specification; `defaults`: its model's."""
     words = ["farm", "render"]
     for name, value in order_of_spec(spec).items():
-        if name == "prompt" or (name == "negative_prompt" and not value):
+        # No negative prompt is what is meant without the option, unless the model has one.
+        if name == "prompt" or (name == "negative_prompt" and not value and not defaults.get(name)):
             continue
         option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
         if value is True:
             words.append(option)
         elif value is not False:
-            words += [word for one in _values(name, value) for word in (option, one)]
+            words += [word for one in _values(name, value) for word in (option, *one)]
     if spec.get("prompt") == _STANDARD_INPUT:
         # That is no prompt there, but a line of it is.
         return f"printf '%s\\n' {_STANDARD_INPUT} | {shell_line([*words, '--prompts', _STANDARD_INPUT])}"
@@ -123,12 +132,12 @@ def command_line(spec: Mapping[str, Any]) -> str:
     return shell_line([*words, *(["--", *prompt] if prompt else [])])
 
 
-def _values(name: str, value: Any) -> list[str]:
-    """Return the values of an option, given once for each."""
+def _values(name: str, value: Any) -> list[tuple[str, ...]]:
+    """Return the words of an option, for each time that it is given."""
     if isinstance(value, Mapping):
-        return [f"{one}={number(scale)}" for one, scale in value.items()]
-    if name == "control_images":
-        return list(value)
+        return [(f"{one}={number(scale)}",) for one, scale in value.items()]
+    if name in _PAIRS:
+        return [tuple(str(one) for one in value)]
     if isinstance(value, list | tuple):
-        return [",".join(str(one) for one in value)]
-    return [str(value)]
+        return [(str(one),) for one in value]
+    return [(str(value),)]

@@ -12,7 +12,7 @@ from scheduler.api.waiting.farm_changes import FarmChange, FarmChanges, FarmSeen
 from scheduler.api.waiting.farm_log import FarmLog, Topic
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
-from storage.access.keys import Keys
+from storage.access.keys import Credential, Keys
 from storage.database.connection import Database
 
 #: Proxies close idle connections, mostly after a minute.
@@ -28,8 +28,7 @@ _LOOKS_SHARE = 0.1
 class _FarmStream:
     """Somebody who follows the farm."""
 
-    #: None: no key was needed.
-    key_id: str | None
+    credential: Credential
     #: None: every owner's.
     sees: str | None
     topics: Collection[Topic]
@@ -45,7 +44,7 @@ class _FarmStream:
 
 @dataclass(frozen=True, kw_only=True)
 class _Followed:
-    keys: Collection[str | None]
+    credentials: Collection[Credential]
     before: FarmSeen | None
     with_jobs: bool
 
@@ -53,8 +52,8 @@ class _Followed:
 @dataclass(frozen=True, kw_only=True)
 class _Changes:
     change: FarmChange
-    #: Keys that let nobody in any more.
-    ended: Collection[str | None]
+    #: What lets nobody in any more.
+    ended: Collection[Credential]
 
 
 class FarmFollowers(SharedReader[_Followed, _Changes]):
@@ -85,10 +84,12 @@ class FarmFollowers(SharedReader[_Followed, _Changes]):
     def follow(self, caller: Caller, topics: Collection[Topic], place: str | None) -> Iterator[AsyncIterator[str]]:
         """Follow the farm from a place on; what is yielded is what to send.
 
-        It ends with the caller's key, when the API stops, and after some minutes. Raises Refused if too many follow.
+        It ends with the caller's key or login, when the API stops, and after some minutes.
+
+        Raises Refused if too many follow.
         """
         with self.places.taken(caller):
-            stream = _FarmStream(caller.key_id, caller.sees, topics, self._log.number(place))
+            stream = _FarmStream(caller.credential, caller.sees, topics, self._log.number(place))
             self._streams.add(stream)
             if self._before is not None:
                 stream.news.set()
@@ -131,13 +132,13 @@ class FarmFollowers(SharedReader[_Followed, _Changes]):
         if not self._streams:
             self._before = None
             return None
-        keys = {stream.key_id for stream in self._streams}
+        credentials = {stream.credential for stream in self._streams}
         with_jobs = any("jobs" in stream.topics for stream in self._streams)
-        return _Followed(keys=keys, before=self._before, with_jobs=with_jobs)
+        return _Followed(credentials=credentials, before=self._before, with_jobs=with_jobs)
 
     def _look(self, asked: _Followed) -> _Changes:
         began = time.monotonic()
-        ended = self._keys.ended(asked.keys)
+        ended = self._keys.ended(asked.credentials)
         change = self._changes.since(asked.before, with_jobs=asked.with_jobs)
         self._look_seconds = time.monotonic() - began
         return _Changes(change=change, ended=ended)
@@ -146,7 +147,7 @@ class FarmFollowers(SharedReader[_Followed, _Changes]):
         self._before, news = found.change.seen, found.change.news
         self._log.lose() if news is None else self._log.tell(news)
         for stream in self._streams:
-            if stream.key_id in found.ended:
+            if stream.credential in found.ended:
                 stream.end()
             elif news is None or news:
                 stream.news.set()

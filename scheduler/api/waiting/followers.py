@@ -16,7 +16,7 @@ from scheduler.api.waiting.followed_previews import FollowedPreviews, LastPrevie
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
 from scheduler.results.json_forms import RenderForm
-from storage.access.keys import Keys
+from storage.access.keys import Credential, Keys
 from storage.broker.previews import Previews
 from storage.database.connection import Database
 from storage.errors import ServiceProblem
@@ -72,8 +72,7 @@ class _Render:
 class _Follower:
     """Somebody who follows a render."""
 
-    #: None: no key was needed.
-    key_id: str | None
+    credential: Credential
     wants_previews: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
@@ -86,7 +85,7 @@ class _Follower:
 @dataclass(frozen=True, kw_only=True)
 class _FollowedRenders:
     renders: Mapping[str, _Render]
-    keys: Collection[str | None]
+    credentials: Collection[Credential]
     with_previews: Collection[str]
 
 
@@ -98,8 +97,8 @@ class _Found:
     seen: Mapping[str, _Seen]
     told: Mapping[str, list[_Told]]
     previews: Mapping[str, LastPreviews]
-    #: Keys that let nobody in any more.
-    ended: Collection[str | None]
+    #: What lets nobody in any more.
+    ended: Collection[Credential]
 
 
 class Followers(SharedReader[_FollowedRenders, _Found]):
@@ -139,9 +138,11 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
     ) -> Iterator[AsyncIterator[str]]:
         """Follow a render from event number `seen` on; what is yielded is what to send.
 
-        It ends with the render, with the caller's key, and when the API stops. Raises Refused if too many follow.
+        It ends with the render, with the caller's key or login, and when the API stops.
+
+        Raises Refused if too many follow.
         """
-        stream = _Follower(caller.key_id, previews)
+        stream = _Follower(caller.credential, previews)
         with self.places.taken(caller), self._joined(render_id, stream) as render:
             yield self._texts(render_id, render, stream, seen)
 
@@ -151,7 +152,7 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
 
         What is yielded returns the last ones, without asking anybody.
         """
-        with self._joined(render_id, _Follower(caller.key_id, wants_previews=True)) as render:
+        with self._joined(render_id, _Follower(caller.credential, wants_previews=True)) as render:
             yield lambda: render.previews
 
     @contextmanager
@@ -210,14 +211,14 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
     def _asked(self) -> _FollowedRenders | None:
         if not self._renders:
             return None
-        keys = {stream.key_id for render in self._renders.values() for stream in render.streams}
+        credentials = {stream.credential for render in self._renders.values() for stream in render.streams}
         wanted = [
             name for name, render in self._renders.items() if any(stream.wants_previews for stream in render.streams)
         ]
-        return _FollowedRenders(renders=dict(self._renders), keys=keys, with_previews=wanted)
+        return _FollowedRenders(renders=dict(self._renders), credentials=credentials, with_previews=wanted)
 
     def _look(self, asked: _FollowedRenders) -> _Found:
-        ended = self._keys.ended(asked.keys)
+        ended = self._keys.ended(asked.credentials)
         rows = self._rows.renders(asked.renders)
         shares = self._rows.shares(rows.keys())
         seen: dict[str, _Seen] = {}
@@ -261,7 +262,7 @@ class Followers(SharedReader[_FollowedRenders, _Found]):
             changed = changed or any(before[job].step != one.step for job, one in previews.items())
             render.seen, render.previews = now, previews
             for stream in render.streams:
-                if now is None or stream.key_id in found.ended:
+                if now is None or stream.credential in found.ended:
                     stream.end()
                 elif changed:
                     stream.news.set()

@@ -17,7 +17,7 @@ from scheduler.api.waiting.gone import CLIENT_CLOSED_REQUEST, gone
 from scheduler.api.waiting.permits import without_permit
 from scheduler.api.waiting.places import Places
 from scheduler.api.waiting.shared_reader import SharedReader
-from storage.access.keys import Keys
+from storage.access.keys import Credential, Keys
 from storage.database.connection import Database
 from storage.renders.followed import Followed
 from storage.renders.waits import RENEWED_EVERY_SECONDS, Waits
@@ -30,27 +30,26 @@ _KEYS_SECONDS = 0.5
 class _Waiter:
     """Somebody who waits for a render."""
 
-    #: None: no key was needed.
-    key_id: str | None
+    credential: Credential
     over: asyncio.Future[None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _WaitedRenders:
-    """Renders, and the keys of those who wait for them; empty when it is not time to look at keys."""
+    """Renders, and by what those are let in who wait for them; empty when it is not time to look at that."""
 
     waiting: Collection[str]
     marked: Collection[str]
     unmarked: Collection[str]
-    keys: Collection[str | None]
+    credentials: Collection[Credential]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _WaitsOver:
-    """Renders that are finished, and keys that let nobody in any more."""
+    """Renders that are finished, and what lets nobody in any more."""
 
     finished: Collection[str]
-    ended: Collection[str | None]
+    ended: Collection[Credential]
 
 
 class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
@@ -82,7 +81,7 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
         Raises Refused as soon as the caller has gone, or their key lets nobody in any more (401); the render goes on.
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(caller.key_id, over)
+        waiter = _Waiter(caller.credential, over)
         left = asyncio.ensure_future(gone(request.receive))
         self._enter(render_id, waiter, interruptible)
         try:
@@ -122,11 +121,13 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
             return None
         # What is not unmarked for want of a database is not marked again either.
         unmarked, self._unmarked = self._unmarked, set()
-        keys: set[str | None] = set()
+        credentials: set[Credential] = set()
         if time.monotonic() - self._keys_at > _KEYS_SECONDS:
-            keys = {waiter.key_id for waiters in self._waiting.values() for waiter in waiters}
+            credentials = {waiter.credential for waiters in self._waiting.values() for waiter in waiters}
             self._keys_at = time.monotonic()
-        return _WaitedRenders(waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked, keys=keys)
+        return _WaitedRenders(
+            waiting=list(self._waiting), marked=list(self._marked), unmarked=unmarked, credentials=credentials
+        )
 
     def _look(self, asked: _WaitedRenders) -> _WaitsOver:
         if asked.unmarked:
@@ -134,7 +135,7 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
         if asked.marked and time.monotonic() - self._renewed_at > RENEWED_EVERY_SECONDS:
             self._marks.mark(asked.marked)
             self._renewed_at = time.monotonic()
-        ended = self._keys.ended(asked.keys)
+        ended = self._keys.ended(asked.credentials)
         return _WaitsOver(finished=set(asked.waiting) - self._rows.unfinished(asked.waiting), ended=ended)
 
     def _tell(self, found: _WaitsOver) -> None:
@@ -144,7 +145,7 @@ class Waiters(SharedReader[_WaitedRenders, _WaitsOver]):
             return
         for render_id, waiters in self._waiting.items():
             for waiter in waiters:
-                if waiter.key_id in found.ended and not waiter.over.done():
+                if waiter.credential in found.ended and not waiter.over.done():
                     waiter.over.set_exception(_turned_away(render_id))
 
     def _end(self, error: Exception | None) -> None:

@@ -208,6 +208,25 @@ def test_an_open_page_ends_with_its_key(stage: Stage) -> None:
         assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
 
 
+def test_a_logout_ends_what_copies_of_the_cookie_have_open(stage: Stage) -> None:
+    """Streams of the farm and of a render; of another login of the same key they go on."""
+    key = stage.new_key()
+    asked = {"prompt": "a star", "model": "tiny", "not_before": "2100-01-01 00:00"}
+    render = stage.client(key).post("/v1/renders", json=asked).json()["id"]
+    with visitor(stage) as one, visitor(stage) as other, visitor(stage) as thief:
+        for client in (one, other):
+            log_in(client, key)
+        thief.cookies.set("farm_session", one.cookies["farm_session"])
+        of_render = f"/v1/renders/{render}/events"
+        with followed(thief) as farm, followed(thief, of_render) as own, followed(other, of_render) as kept:
+            one.post("/logout", data={"form_token": token(one)})
+            farm.ends()
+            own.ends()
+            assert thief.get("/v1/events").status_code == 401
+            stage.client(key).delete(f"/v1/renders/{render}")
+            kept.until("render.finished")
+
+
 def test_what_a_browser_keeps_of_a_picture_is_for_its_login_alone(stage: Stage, ann: httpx.Client) -> None:
     picture = f"{rendered(stage, ann)}-000000"
     for path in (f"/pictures/{picture}/file", f"/v1/jobs/{picture}/thumbnail"):

@@ -29,7 +29,11 @@ def form_of(text: str) -> dict[str, str]:
     text = text[start : text.index("</form>", start)]
     fields = {}
     for tag, attributes in Page(text).elements:
-        if tag == "input" and attributes.get("type") not in ("file", "checkbox") and (name := attributes.get("name")):
+        # A box that is not ticked is not sent.
+        unsent = (
+            "checked" not in attributes if attributes.get("type") == "checkbox" else attributes.get("type") == "file"
+        )
+        if tag == "input" and not unsent and (name := attributes.get("name")):
             fields[name] = attributes.get("value") or ""
     for name, value in re.findall(r'<textarea name="(\w+)"[^>]*>\n?(.*?)</textarea>', text, re.DOTALL):
         fields[name] = html.unescape(value)
