@@ -46,6 +46,11 @@ class BuildFarm:
         """Submit a prompt file; the id of its render."""
         return str(self._command("render", "--prompts", str(file), "--no-wait", "--json", *arguments)["id"])
 
+    def cancel(self, render: str) -> None:
+        """Cancel what is left of it, and wait until the devices have let go of that."""
+        self._command("cancel", render, "--json")
+        self.wait(render)
+
     def wait(self, render: str) -> None:
         """Wait until nothing of it is unfinished."""
         eventually(lambda: not self._unfinished(render), f"{render} is done")

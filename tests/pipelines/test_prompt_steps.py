@@ -226,6 +226,20 @@ def test_prompts_of_unequal_length_are_filled_up_to_the_longest(models: Models, 
     assert torch.allclose(negative.embedded("prompt_embeds", 0)[:, 77:154], empty, atol=1e-6)
 
 
+def test_pictures_with_the_same_words_keep_their_own_sizes(models: Models, loaded: Loader) -> None:
+    prompt, loop = "a red star AND a blue cross :0.5", loop_of(loaded("sdxl"))
+    sizes = ([512, 256], [64, 1024])
+    specs = [specified(models, "sdxl", prompt, original_size=size, width=32, height=32) for size in sizes]
+    slots = [loop.admit(spec) for spec in specs]
+    while slots[0].made < slots[0].calls:
+        # Equal calls for one after the other, whose words are the very same tensors.
+        for slot in slots:
+            loop.tick([slot])
+    for slot, spec in zip(slots, specs, strict=True):
+        [picture], [alone] = loop.develop([slot]), rendered(loop, [spec])
+        assert np.array_equal(array(picture), array(alone))
+
+
 @pytest.mark.parametrize("alias", ["sd-control", "sdxl-control"])
 def test_controlnets_steer_pictures_whose_words_change(models: Models, loaded: Loader, alias: str) -> None:
     loop = loop_of(loaded(alias))

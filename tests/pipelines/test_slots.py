@@ -20,7 +20,9 @@ from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from tests.pipelines.reference_solvers import PAIRS
 from tests.pipelines.slots import array, assert_replays, drawn, loop_of, rendered, replay_of
+from worker.rendering import prompts
 from worker.rendering.backend import LoadedModel, Replay
+from worker.rendering.slot import DiffusersSlot
 from worker.rendering.slot_rows import filled_up
 
 Loader = Callable[[str], LoadedModel]
@@ -130,6 +132,46 @@ def test_a_controlnet_without_a_part_in_a_call_is_left_out_of_it_to_the_same_bit
         assert len(made) == (4 * ("two" in alias) + 4 if always else calls)
     for one, other in zip(latents[True], latents[False], strict=True):
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def test_what_rows_are_conditioned_by_is_put_together_when_they_change(
+    models: Models, loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int | None]] = []
+    embedded = DiffusersSlot.embedded
+
+    def counted(slot: DiffusersSlot, name: str, part: int | None) -> torch.Tensor:
+        asked.append((name, part))
+        return embedded(slot, name, part)
+
+    monkeypatch.setattr(DiffusersSlot, "embedded", counted)
+    loop = loop_of(loaded("sd"))
+    one, other = (loop.admit(spec) for spec in models.specs("sd", 2, num_inference_steps=6))
+    counts = []
+    for called in ([one], [one], [one, other], [one, other], [other]):
+        asked.clear()
+        loop.tick(called)
+        counts.append(len(asked))
+    assert counts == [2, 0, 4, 0, 2]
+
+
+def test_a_text_that_is_read_to_its_end_is_measured_once(
+    models: Models, loaded: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    unread_words = prompts.unread_words
+
+    def noted(pipeline: Any, spec: Spec, *given: Any) -> Any:
+        measured.append(spec.prompt)
+        return unread_words(pipeline, spec, *given)
+
+    monkeypatch.setattr(prompts, "unread_words", noted)
+    short, long = "a star that nobody drew", "a very long story, " * 30
+    loop = loop_of(loaded("sd"))
+    asked = [{"prompt": prompt, "width": 32, "height": 32} for prompt in (short, short, long, long)]
+    pictures = rendered(loop, [models.specs("sd", 1, num_inference_steps=1, **fields)[0] for fields in asked])
+    assert measured == [short, long, long]
+    assert [len(picture.remarks) for picture in pictures] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("mean", [None, [0.1, -0.1, 0.2, 0.0]])

@@ -1,7 +1,9 @@
 """Questions to the queue beside the device: when they are asked, and whose answers are waited for."""
 
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent import futures
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,3 +94,25 @@ def test_a_claim_that_hangs_holds_the_device_up_once(
     assert len(waited) == 1
     go_on.set()
     assert ahead.answer(wait=True) is not None
+
+
+@pytest.mark.parametrize(("takes", "pause"), [(0.0004, 0.05), (0.0015, 0.075), (0.3, 0.1)])
+def test_looks_take_a_fiftieth_of_the_time_and_come_ten_times_a_second_at_least(
+    queue: Queue, ahead: ClaimsAhead, monkeypatch: pytest.MonkeyPatch, takes: float, pause: float
+) -> None:
+    now = [1000.0]
+    asked = queue.best_waiting
+
+    def slowly(models: Sequence[str]) -> Mapping[str, Priority]:
+        now[0] += takes
+        return asked(models)
+
+    monkeypatch.setattr(queue, "best_waiting", slowly)
+    monkeypatch.setattr(claims_ahead, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    began = now[0]
+    ahead.look(MODEL, TAKEN, count_to=0, call_seconds=0)
+    assert ahead.answer(wait=True) is not None
+    now[0] = began + 0.9 * pause
+    assert not ahead.is_time_to_look(0)
+    now[0] = began + 1.1 * pause
+    assert ahead.is_time_to_look(0)

@@ -25,13 +25,17 @@ class KeptProjections:
             for name, layer in unet.named_modules()
             if name.endswith(("attn2.to_k", "attn2.to_v")) and type(layer) is torch.nn.Linear
         ]
+        #: What stands in each layer itself, and what is to stand there in a call.
+        self._forwards = [
+            (vars(layer), partial(self._projected, number, layer)) for number, layer in enumerate(self._layers)
+        ]
         self._of: tuple[torch.Tensor, int] | None = None
         self._made: dict[int, torch.Tensor] = {}
 
     @contextmanager
     def used(self, embeddings: torch.Tensor) -> Iterator[None]:
         """Have them used in a call for these embeddings, (rows, tokens, width). Outside, layers are as they were."""
-        if not self._is_worth_it(embeddings):
+        if (self._of is None or self._of[0] is not embeddings) and not self._is_worth_it(embeddings):
             self._of = None
             self._made.clear()
             yield
@@ -41,14 +45,15 @@ class KeptProjections:
             self._of = (embeddings, threads)
             self._made.clear()
         # Whatever another library made of a layer stays.
-        own = [(number, layer) for number, layer in enumerate(self._layers) if "forward" not in vars(layer)]
+        own = [(layer, forward) for layer, forward in self._forwards if "forward" not in layer]
         try:
-            for number, layer in own:
-                layer.forward = partial(self._projected, number, layer)
+            for layer, forward in own:
+                # What `layer.forward = …` does, too, once a module has looked whether that is a parameter: for long.
+                layer["forward"] = forward
             yield
         finally:
-            for _, layer in own:
-                vars(layer).pop("forward", None)
+            for layer, _ in own:
+                layer.pop("forward", None)
 
     def _is_worth_it(self, embeddings: torch.Tensor) -> bool:
         """Tell whether there is a processor's time to be saved, and little memory to be kept."""

@@ -63,6 +63,12 @@ class PromptSteps:
         )
 
     @property
+    def is_unchanging(self) -> bool:
+        """Whether the embeddings are the same at all calls."""
+        timelines = self.prompts if self.negative is None else [*self.prompts, self.negative]
+        return all(len(timeline.found) == 1 for timeline in timelines)
+
+    @property
     def length(self) -> int:
         """How many tokens the embeddings have, at all steps."""
         return self.prompts[0].length

@@ -25,6 +25,7 @@ from diffusers import (
 
 from storage.errors import RenderFailed
 from storage.spec.picture import Spec
+from storage.spec.prompt_length import readable_fields
 from storage.spec.webui_schedules import is_composed
 from worker.rendering.call import profile_of_pipeline
 from worker.rendering.compel_weights import compel_embeddings
@@ -50,6 +51,8 @@ _SDXL = (
 _CAPACITY = 256
 #: Prompts that change between steps: each has up to a hundred times as much.
 _COMPOSED_CAPACITY = 8
+#: Texts of a few hundred bytes.
+_READ_CAPACITY = 4096
 
 
 def weighs_prompts(pipeline_class: type) -> bool:
@@ -103,6 +106,8 @@ class Prompts:
         self._two_encoders = isinstance(pipeline, _SDXL)
         self._cached: OrderedDict[tuple[object, ...], Embeddings] = OrderedDict()
         self._composed: OrderedDict[tuple[object, ...], PromptSteps] = OrderedDict()
+        #: Texts by field that are read to their ends: tokenizers take as long for them as a sampler for its steps.
+        self._read_whole: set[tuple[tuple[str, str], ...]] = set()
 
     def arguments(self, specs: Sequence[Spec]) -> list[dict[str, Any]]:
         """Return the arguments of one pipeline call or several, each with the indices of its specifications (`at`).
@@ -151,7 +156,16 @@ class Prompts:
     def unread(self, spec: Spec, model: str) -> tuple[str, ...]:
         """Return remarks on the words that are not read, as far as the pipeline's tokenizers tell."""
         own_words = self.words if weighs_prompts(type(self._pipeline)) else None
-        return tuple(one.words for one in unread_words(self._pipeline, spec, model, own_words))
+        fields = readable_fields(spec, type(self._pipeline).__name__)
+        texts = tuple((field, own_words.put_into(said, spec.model) if own_words else said) for field, said in fields)
+        if texts in self._read_whole:
+            return ()
+        found = tuple(one.words for one in unread_words(self._pipeline, spec, model, own_words))
+        if not found:
+            if len(self._read_whole) >= _READ_CAPACITY:
+                self._read_whole.clear()
+            self._read_whole.add(texts)
+        return found
 
     def embeddings(self, specs: Sequence[Spec]) -> dict[str, Any]:
         """Return what a recipe says of the textual inversions that are words of these pictures' prompts."""

@@ -118,11 +118,11 @@ class DiffusersSlot:
 
     @property
     def calls(self) -> int:
-        return len(self.sampler.timesteps)
+        return len(self.sampler.times)
 
     @property
     def timestep(self) -> float:
-        return float(self.sampler.timesteps[self.made])
+        return self.sampler.times[self.made]
 
     @property
     def scales(self) -> Sequence[float]:
@@ -177,6 +177,8 @@ class DiffusersSlot:
         #: What the recipe says of textual inversions: before it is finished, their files may be others.
         self.embeddings = parts.prompts.embeddings([self.spec])
         self.encoded_by = torch.get_num_threads()
+        #: A thing of these embeddings alone if they are the same at each call; None: they change between calls.
+        self.unchanging = object() if self.words.is_unchanging else None
 
     def replayed(self) -> tuple[int, int | None, int] | None:
         """Return rows, threads and own row of the next call, if it is made as it was before."""

@@ -24,6 +24,7 @@ class RowSource(Protocol):
     guidance_embedding: torch.Tensor | None
     images: Sequence[torch.Tensor]
     replay: Replay | None
+    unchanging: object | None
 
     @property
     def timestep(self) -> float: ...
@@ -55,7 +56,8 @@ class RowLayout:
             replayed: the rows of the call and the first of the slot's own, of a call that is made again.
         """
         self.guided = sum(slot.is_guided for slot in slots)
-        own = [number for number, slot in enumerate(slots) for _ in range(slot.rows)]
+        rows = [slot.rows for slot in slots]
+        own = [number for number, count in enumerate(rows) for _ in range(count)]
         self.rows, self.first = replayed or (filled_up(len(own), compiled=compiled), 0)
         self.used = slice(self.first, self.first + len(own))
         #: For each row, the number of its slot, and which of its prompts: None, where all are left out.
@@ -64,11 +66,17 @@ class RowLayout:
         self.part_of: list[int | None] = [0] * self.rows
         self._places = []
         at = self.first
-        for slot in slots:
+        for slot, count in zip(slots, rows, strict=True):
             self._places.append(at)
             if slot.is_guided:
-                self.part_of[at : at + slot.rows] = [None, *range(slot.rows - 1)]
-            at += slot.rows
+                self.part_of[at : at + count] = [None, *range(count - 1)]
+            at += count
+        #: Whether a slot has several prompts.
+        self.are_composed = max(rows) > 2
+
+    def is_as(self, other: "RowLayout") -> bool:
+        """Tell whether the rows are those of the same numbers, and of the same of their prompts."""
+        return self.slot_of == other.slot_of and self.part_of == other.part_of
 
     def place(self, number: int) -> int:
         """Return the first row of a slot."""
@@ -87,6 +95,8 @@ class UNetRows:
         self._kept = None if compiled else KeptProjections(self._unet)
         #: Of the last call, what its conditions were put together from: most calls have those of the one before.
         self._put_together: dict[str, tuple[list[torch.Tensor], torch.Tensor]] = {}
+        #: And all of them, of slots whose embeddings do not change: for whose, in which rows.
+        self._whole: tuple[list[object], RowLayout, dict[str, Any]] | None = None
         self._pools = bool(self._nets and self._nets[0].config.global_pool_conditions)
 
     def guesses(self, guess_mode: bool | None) -> bool:
@@ -116,7 +126,7 @@ class UNetRows:
         with contextlib.nullcontext() if self._kept is None else self._kept.used(given["encoder_hidden_states"]):
             noise = self._unet(**given, return_dict=False)[0][layout.used]
         scales = scales.reshape(-1, 1, 1, 1)
-        if any(slot.rows > 2 for slot in slots):
+        if layout.are_composed:
             return _guided_one_by_one(noise, scales, slots)
         return self._guided(noise, scales, layout)
 
@@ -146,6 +156,18 @@ class UNetRows:
         return _on(like.device, torch.tensor(numbers, dtype=torch.float32))
 
     def _conditions(self, slots: Sequence[RowSource], layout: RowLayout) -> dict[str, Any]:
+        """Return what the rows are conditioned by: what it was in the last call, if they are of the same embeddings."""
+        whose = [slot.unchanging for slot in slots]
+        if None in whose:
+            self._whole = None
+            return self._put_together_of(slots, layout)
+        if self._whole is not None and layout.is_as(self._whole[1]) and _are_same(whose, self._whole[0]):
+            return dict(self._whole[2])
+        found = self._put_together_of(slots, layout)
+        self._whole = (whose, layout, found)
+        return dict(found)
+
+    def _put_together_of(self, slots: Sequence[RowSource], layout: RowLayout) -> dict[str, Any]:
         def rows(name: str) -> torch.Tensor:
             places = zip(layout.slot_of, layout.part_of, strict=True)
             return self._rows_of(name, [slots[number].embedded(name, part) for number, part in places])
@@ -162,7 +184,7 @@ class UNetRows:
     def _rows_of(self, name: str, rows: list[torch.Tensor]) -> torch.Tensor:
         """Return rows as one tensor: that of the last call, if these are the very same."""
         before, made = self._put_together.get(name, ([], None))
-        if made is None or len(before) != len(rows) or any(a is not b for a, b in zip(before, rows, strict=True)):
+        if made is None or not _are_same(before, rows):
             made = torch.cat(rows)
             self._put_together[name] = (rows, made)
         return made
@@ -225,6 +247,11 @@ def _guided_one_by_one(noise: torch.Tensor, scales: torch.Tensor, slots: Sequenc
         found.append(total)
         at += slot.rows
     return torch.cat(found)
+
+
+def _are_same(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Tell whether these are the very same things."""
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _rows(value: Any, rows: slice) -> Any:

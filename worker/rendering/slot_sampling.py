@@ -5,6 +5,7 @@ same call with the same settings share one as long as they go on together. Its a
 no bit of a picture depends on whether it shares.
 """
 
+import functools
 import inspect
 import weakref
 from collections import OrderedDict
@@ -49,6 +50,12 @@ _SHARED = (
 _HIGHEST_ORDER = 2
 #: Schedulers that have their timesteps: a few kilobytes and, of Karras' noise, milliseconds each.
 _CAPACITY = 64
+
+
+@functools.cache
+def _taken(kind: Any) -> frozenset[str]:
+    """Return the names of what a class's steps are given: reading a signature takes as long as a step."""
+    return frozenset(inspect.signature(kind.step).parameters)
 
 
 def _can_be_shared(scheduler: Any) -> bool:
@@ -104,12 +111,14 @@ class SlotSampler(Generic[Member]):
         self.scheduler = scheduler
         self.latents = latents
         self.timesteps = scheduler.timesteps
+        #: The same as numbers: asking a tensor for its length, or for one of them, takes microseconds each time.
+        self.times: Sequence[float] = scheduler.timesteps.tolist()
         #: How many steps were taken.
         self.made = 0
         #: Of the last one, if it was not taken back: what tells how its pictures look.
         self.last: StepMade | None = None
         self.generators = list(generators)
-        taken = inspect.signature(scheduler.step).parameters.keys()
+        taken = _taken(type(scheduler))
         self._given: dict[str, Any] = {"eta": eta} if "eta" in taken else {}
         self._draws = "generator" in taken
         #: A member that nobody holds any more must not be held by its neighbours.
@@ -180,8 +189,9 @@ class SlotSampler(Generic[Member]):
 
     def state(self) -> Any:
         """Return what `restore` makes of this sampler again what it is now."""
+        kept = dict(vars(self.scheduler))
         in_place = not _can_be_shared(self.scheduler)
-        kept = {name: _kept(value, in_place=in_place) for name, value in vars(self.scheduler).items()}
+        kept |= {name: _kept(value, in_place=in_place) for name, value in kept.items() if _may_change(value)}
         drawn = [generator.get_state() for generator in self.generators] if self._draws else []
         return kept, drawn, self.latents, self.made
 
@@ -198,6 +208,10 @@ class SlotSampler(Generic[Member]):
         if isinstance(value, torch.Tensor) and value.shape == self.latents.shape:
             return value[list(places)]
         return value
+
+
+def _may_change(value: Any) -> bool:
+    return isinstance(value, (list, torch.Tensor))
 
 
 def _kept(value: Any, *, in_place: bool) -> Any:

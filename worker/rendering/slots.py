@@ -4,6 +4,7 @@ worker/README.md tells what is the same to the last bit, and which pipelines hav
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -91,11 +92,11 @@ class DiffusersSlots:
     def _run(self, do: Callable[[], _Made], threads: int | None) -> _Made:
         """Do something by so many threads of a CPU. Raises whatever happens as a RenderFault."""
         own = self._parts.recipe["threads"]
-        if own is not None:
-            # Of this thread, which renders: PyTorch keeps the number for each.
+        # Of this thread, which renders: PyTorch keeps the number for each. Telling it takes longer than asking.
+        if own is not None and torch.get_num_threads() != (threads or own):
             torch.set_num_threads(threads or own)
         try:
-            with attention(self._parts.model.attention), tf32(self._parts.model.tf32):
+            with attention(self._parts.model.attention), tf32(self._parts.model.tf32) if own is None else nullcontext():
                 return do()
         except NoPreview:
             raise

@@ -191,10 +191,15 @@ def _step_to_the_next_timestep(scheduler: Any) -> None:
     They step by ⌊trained / steps⌋ timesteps however far away the next one is, so that much of the noise would stay.
     """
     step = scheduler.step
+    read: tuple[Any, Floats] = (None, np.zeros(0))
 
     @functools.wraps(step)
     def step_to_next(model_output: Any, timestep: Any, *given: Any, **named: Any) -> Any:
-        levels, steps = noise_levels(scheduler), scheduler.num_inference_steps
+        nonlocal read
+        if read[0] is not scheduler.timesteps:
+            # Once for all steps, not at each of them.
+            read = (scheduler.timesteps, noise_levels(scheduler))
+        levels, steps = read[1], scheduler.num_inference_steps
         stride = scheduler.config.num_train_timesteps // steps
         if len(levels) < 2 or levels[0] - levels[-1] <= _WIDEST_STRIDE * stride * (len(levels) - 1):
             return step(model_output, timestep, *given, **named)

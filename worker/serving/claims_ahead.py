@@ -16,8 +16,10 @@ from worker.serving.services import WorkerJobs
 
 log = logging.getLogger(__name__)
 
-#: How often to look whether anything waits: for free slots, or of higher priority than what has them.
-_LOOK_SECONDS = 0.1
+#: How often to look whether anything waits, for free slots or of higher priority than what has them: so often as looks
+#: take no more than a fiftieth of the time, but for the bounds.
+_LOOK_SECONDS = (0.05, 0.1)
+_LOOKS_SHARE = 0.02
 #: How long before the end of a call to look: what came during it is to be in the next one, and not in the one after.
 _LOOK_TAKES_SECONDS = 0.02
 #: How long the device waits, once, for the claim of what was found to be more urgent.
@@ -59,6 +61,8 @@ class ClaimsAhead:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claims")
         self._asked: Future[QueueLook] | None = None
         self._looked_at = 0.0
+        #: Seconds from one look to the next.
+        self._pause = _LOOK_SECONDS[1]
         self._thorough_at = 0.0
         #: Whoever asked wants the answer now.
         self._wanted = threading.Event()
@@ -67,7 +71,7 @@ class ClaimsAhead:
 
     def is_time_to_look(self, call_seconds: float) -> bool:
         """Tell whether it is time for a look beside a call that is to take so long."""
-        return time.monotonic() + _looks_in(call_seconds) - self._looked_at >= _LOOK_SECONDS
+        return time.monotonic() + _looks_in(call_seconds) - self._looked_at >= self._pause
 
     @property
     def is_time_for_a_thorough_look(self) -> bool:
@@ -126,7 +130,10 @@ class ClaimsAhead:
 
     def _look(self, model: Model, room: SlotRoom, count_to: int, seconds: float, *, thorough: bool) -> QueueLook:
         self._wanted.wait(seconds)
+        began = time.monotonic()
         waiting = self._jobs.best_waiting([*self._served])
+        least, most = _LOOK_SECONDS
+        self._pause = min(most, max(least, (time.monotonic() - began) / _LOOKS_SHARE))
         best = waiting.get(model.alias)
         if best is not None and (jobs := self._useful(model, best, room)) > 0:
             if best is Priority.INTERACTIVE:

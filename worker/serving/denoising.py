@@ -393,8 +393,8 @@ class Denoising:
     def _show(self, called: Sequence[SlotJob], limit: CallLimit, way: CallWay) -> None:
         """Tell the heartbeat how far each job is, and what the slots do."""
         counts = self._context.counter.count(called, self._jobs, self._loop, max(limit.pictures, len(called)), way)
-        heartbeat = self._context.heartbeat
+        heartbeat, held = self._context.heartbeat, [one for one in self._jobs if one.job.watched]
         heartbeat.limited(limit.pictures, limit.reason)
         heartbeat.now(state="rendering", model=self._model.alias, batch=len(called))
         heartbeat.denoised(counts)
-        heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in self._jobs if one.slot is not None)
+        heartbeat.step((one.job, one.slot.made, one.slot.calls) for one in held if one.slot is not None)

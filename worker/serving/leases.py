@@ -103,6 +103,9 @@ class Leases:
 
     def all_lost(self, jobs: Iterable[ClaimedJob]) -> bool:
         """Tell whether none of these jobs is ours any more: nobody would take the pictures."""
+        if not self._lost:
+            # As nearly always, and asked of each picture before each call.
+            return False
         with self._lock:
             return all((job.id, job.fence) in self._lost for job in jobs)
 
