@@ -227,17 +227,20 @@ def test_prompts_of_unequal_length_are_filled_up_to_the_longest(models: Models, 
 
 
 def test_pictures_with_the_same_words_keep_their_own_sizes(models: Models, loaded: Loader) -> None:
-    prompt, loop = "a red star AND a blue cross :0.5", loop_of(loaded("sdxl"))
-    sizes = ([512, 256], [64, 1024])
-    specs = [specified(models, "sdxl", prompt, original_size=size, width=32, height=32) for size in sizes]
-    slots = [loop.admit(spec) for spec in specs]
-    while slots[0].made < slots[0].calls:
-        # Equal calls for one after the other, whose words are the very same tensors.
-        for slot in slots:
+    model: Any = loaded("sdxl")
+    loop, sizes, given = loop_of(model), ([512, 256], [64, 1024]), []
+    slots = [loop.admit(specified(models, "sdxl", "a star AND b :0.5", original_size=size)) for size in sizes]
+    handle = model.pipeline.unet.register_forward_pre_hook(
+        lambda _module, _args, kwargs: given.append(kwargs["added_cond_kwargs"]["time_ids"][:, :2].tolist()),
+        with_kwargs=True,
+    )
+    try:
+        for slot in (*slots, *slots):
+            # The words of both are the very same tensors.
             loop.tick([slot])
-    for slot, spec in zip(slots, specs, strict=True):
-        [picture], [alone] = loop.develop([slot]), rendered(loop, [spec])
-        assert np.array_equal(array(picture), array(alone))
+    finally:
+        handle.remove()
+    assert given == [[list(map(float, size))] * 3 for size in (*sizes, *sizes)]
 
 
 @pytest.mark.parametrize("alias", ["sd-control", "sdxl-control"])

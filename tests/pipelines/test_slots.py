@@ -20,10 +20,10 @@ from tests.pipelines.conftest import Models
 from tests.pipelines.pixels import largest_difference, pixels
 from tests.pipelines.reference_solvers import PAIRS
 from tests.pipelines.slots import array, assert_replays, drawn, loop_of, rendered, replay_of
-from worker.rendering import prompts
 from worker.rendering.backend import LoadedModel, Replay
 from worker.rendering.slot import DiffusersSlot
 from worker.rendering.slot_rows import filled_up
+from worker.rendering.unread import unread_words
 
 Loader = Callable[[str], LoadedModel]
 
@@ -159,13 +159,12 @@ def test_a_text_that_is_read_to_its_end_is_measured_once(
     models: Models, loaded: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    unread_words = prompts.unread_words
 
     def noted(pipeline: Any, spec: Spec, *given: Any) -> Any:
         measured.append(spec.prompt)
         return unread_words(pipeline, spec, *given)
 
-    monkeypatch.setattr(prompts, "unread_words", noted)
+    monkeypatch.setattr("worker.rendering.prompts.unread_words", noted)
     short, long = "a star that nobody drew", "a very long story, " * 30
     loop = loop_of(loaded("sd"))
     asked = [{"prompt": prompt, "width": 32, "height": 32} for prompt in (short, short, long, long)]

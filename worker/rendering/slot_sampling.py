@@ -118,7 +118,8 @@ class SlotSampler(Generic[Member]):
         #: Of the last one, if it was not taken back: what tells how its pictures look.
         self.last: StepMade | None = None
         self.generators = list(generators)
-        taken = _taken(type(scheduler))
+        kind: Any = type(scheduler)
+        taken = _taken(kind)
         self._given: dict[str, Any] = {"eta": eta} if "eta" in taken else {}
         self._draws = "generator" in taken
         #: A member that nobody holds any more must not be held by its neighbours.
