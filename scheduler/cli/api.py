@@ -103,7 +103,6 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         )
     without_keys = Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY
     hold_connections()
-    # With its parent it is a part of `farm up`, whose workers are starting, too.
     with listening(host, port) as listener, _farm(services, with_worker, starting=stop_with_parent) as tickets:
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
         watch_registry(settings, services.registry, context.ending, check=services.check_served)
@@ -121,6 +120,9 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
 @contextmanager
 def _farm(services: Services, with_worker: bool | None, *, starting: bool = False) -> "Iterator[Tickets | None]":
     """Yield the tickets of a farm: of one that is kept running on this machine, or of the one elsewhere.
+
+    Args:
+        starting: it is a part of `farm up`, whose workers are starting, too.
 
     Raises BadSettings, BrokerProblem, ServiceProblem.
     """
