@@ -9,14 +9,13 @@ import getpass
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     field_validator,
@@ -30,6 +29,9 @@ from storage.rules.faults import RetryPolicy
 DEVICE = re.compile(r"(cuda|mps|cpu|simulated)(?::(\d{1,3}))?")
 #: The origin of a web page, as browsers write it: lower case, no path, no default port.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::\d{1,5})?")
+
+#: Thirty years at most: with infinity nothing would ever be looked at again, and no thread can wait so long.
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 def _user_name() -> str:
@@ -78,37 +80,37 @@ class Settings(BaseModel):
     worker_name: str | None = None
     """Name of this machine in workers' names; must be unique in the farm (default: the host's name)."""
 
-    lease_seconds: PositiveFloat = Field(30, allow_inf_nan=False)
+    lease_seconds: Seconds = 30
     """How long a claimed job stays with its worker, and a schedule's firing with its scheduler, without a renewal."""
 
-    renew_seconds: PositiveFloat = 10
+    renew_seconds: Seconds = 10
     """How often leases are renewed: at most half of the lease, preferably a third."""
 
-    stall_seconds: PositiveFloat = 300
+    stall_seconds: Seconds = 300
     """A device that reports no step for this long counts as hung; sooner once its step time is known."""
 
-    load_seconds: PositiveFloat = 1800
+    load_seconds: Seconds = 1800
     """How long a model may take to load, including a first download, before its worker counts as hung."""
 
     max_attempts: PositiveInt = 3
     """A job fails for good after this many attempts."""
 
-    quarantine_seconds: PositiveFloat = 3600
+    quarantine_seconds: Seconds = 3600
     """How long a device, or a model on it, stays in quarantine after three faults, unless released earlier."""
 
-    sweep_seconds: PositiveFloat = 2
+    sweep_seconds: Seconds = 2
     """How often the scheduler process checks for expired leases and missing tickets."""
 
     ticket_window: PositiveInt = Field(256, ge=6)
     """Maximum number of tickets per model in Redis, whatever the backlog."""
 
-    turn_seconds: PositiveFloat = 30
+    turn_seconds: Seconds = 30
     """How long a worker keeps serving one model while jobs of other models wait."""
 
     loaded_models: NonNegativeInt = 0
     """Maximum number of models that a worker keeps loaded (default 0: as many as fit in memory)."""
 
-    grace_seconds: PositiveFloat = 60
+    grace_seconds: Seconds = 60
     """How long a stopping worker may take to finish its running batch before its jobs are requeued."""
 
     prompt_sources: str = ""

@@ -27,7 +27,10 @@ def order_of(context: ApiContext, caller: Caller, body: RenderBody) -> Iterator[
     """
     _, remarks = times_of(context, body)
     if body.templates:
-        yield replace(body.order_of_templates(), remarks=remarks)
+        order = body.order_of_templates()
+        unread = order.templates.unread() if order.templates is not None else ()
+        ignored = (f"wildcards: {name[:60]} stands in no template, and is not read" for name in unread)
+        yield replace(order, remarks=(*remarks, *ignored))
     elif body.manifest is None:
         yield Order(requests=tuple(body.requests()), pictures_each=body.n, seed=body.seed, remarks=remarks)
     else:

@@ -134,7 +134,7 @@ class RenderBody(Request):
     window: Annotated[str, Field(max_length=11)] | None = Field(
         None, description="Render only at these times of day, such as 01:00-05:00; the rest waits for the next day."
     )
-    timezone: Annotated[str, Field(max_length=64)] | None = Field(
+    timezone: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
         None, description="Of `not_before` and `window`, such as Europe/Paris. Default: UTC."
     )
     name: RenderName | None = Field(None, description="What you call the render; the newest of a name is meant by it.")

@@ -103,7 +103,7 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
         )
     without_keys = Open.TO_EVERYBODY if open_to_all else Open.TO_THIS_MACHINE if local else Open.TO_NOBODY
     hold_connections()
-    with listening(host, port) as listener, _farm(services, with_worker) as tickets:
+    with listening(host, port) as listener, _farm(services, with_worker, starting=stop_with_parent) as tickets:
         context = ApiContext(services, tickets, with_worker=with_worker is not False)
         watch_registry(settings, services.registry, context.ending, check=services.check_served)
         app = make_api(context, without_keys=without_keys)
@@ -118,8 +118,11 @@ def api(host: str, port: int, with_worker: bool | None, open_to_all: bool, stop_
 
 
 @contextmanager
-def _farm(services: Services, with_worker: bool | None) -> "Iterator[Tickets | None]":
+def _farm(services: Services, with_worker: bool | None, *, starting: bool = False) -> "Iterator[Tickets | None]":
     """Yield the tickets of a farm: of one that is kept running on this machine, or of the one elsewhere.
+
+    Args:
+        starting: it is a part of `farm up`, whose workers are starting, too.
 
     Raises BadSettings, BrokerProblem, ServiceProblem.
     """
@@ -136,7 +139,7 @@ def _farm(services: Services, with_worker: bool | None) -> "Iterator[Tickets | N
         tickets = None if running is None else open_tickets(settings, running.broker_url)
     else:
         tickets = once_available(partial(reachable_broker, services), doing="start the API", stopping=Event())
-    if (nobody := nobody_renders(services)) is not None:
+    if not starting and (nobody := nobody_renders(services)) is not None:
         log.warning("nothing renders what is submitted: %s", nobody)
     yield tickets
 

@@ -249,12 +249,17 @@ class OrderOptions:
             if self.wildcards is not None or self.random is not None:
                 raise click.UsageError("--wildcards and --random need a --template")
             return None
-        return Templates(
+        made = Templates(
             texts=self.templates,
             wildcards=read_wildcards(self.wildcards) if self.wildcards is not None else {},
             random=self.random,
             seed=draw_seed() if self.seed is None else self.seed,
         )
+        # A folder has wildcards for many templates; that none of them is meant is a mistake.
+        if made.wildcards and len(made.unread()) == len(made.wildcards):
+            first = f"__{next(iter(made.wildcards))}__"
+            say(f"--wildcards {self.wildcards}: no --template names any of its wildcards, such as {first}")
+        return made
 
     def _manifest(self, settings: Settings) -> Any:
         if self.at_firing is not None:

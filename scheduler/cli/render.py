@@ -11,7 +11,7 @@ from scheduler.cli.order_options import OrderOptions, with_order_options
 from scheduler.cli.output import counted, duration, hint, json_option, print_json, say, size
 from scheduler.cli.progress import counting
 from scheduler.cli.reading import services_to_read
-from scheduler.cli.sheet import write_sheet
+from scheduler.cli.sheet import check_form, write_sheet
 from scheduler.cli.time_options import TimeOptions, with_time_options
 from scheduler.cli.waiting import reachable_broker, report, report_accepted, see_through
 from scheduler.intake.admission import Submitter, Terms
@@ -79,8 +79,7 @@ def render(
     A row of a prompt file may set any option of a picture. Exits with 1 if a picture failed.
     """
     _check_words(once, name, note)
-    if sheet is not None and no_wait:
-        raise click.UsageError("--sheet needs the finished pictures: drop --no-wait, or run `farm sheet` later")
+    _check_results(out, sheet, no_wait=no_wait)
     settings = read_settings(owner=owner) if owner is not None else read_settings()
     with order_options.order(settings) as order:
         services = (services_to_read(settings) if dry_run else open_services(settings)).open_all()
@@ -131,6 +130,15 @@ def _check_words(once: str | None, name: str | None, note: str | None) -> None:
                 check(text)
         except ValueError as error:
             raise click.UsageError(f"{option}: {error}") from None
+
+
+def _check_results(out: Path | None, sheet: Path | None, *, no_wait: bool) -> None:
+    """Raise UsageError for what is to be made of pictures that nobody waits for, and for a sheet of another form."""
+    if no_wait and (out or sheet) is not None:
+        option, later = ("--sheet", "sheet") if out is None else ("--out", "fetch")
+        raise click.UsageError(f"{option} needs the finished pictures: drop --no-wait, or run `farm {later}` later")
+    if sheet is not None:
+        check_form(sheet, option="--sheet")
 
 
 def _prepare_folders(out: Path | None, sheet: Path | None) -> None:

@@ -33,6 +33,8 @@ from storage.spec.picture import Spec
 @click.pass_context
 def retry(context: click.Context, render_id: str, out: Path | None, no_wait: bool, as_json: bool) -> None:
     """Render the failed jobs of a render again, with the same seeds."""
+    if out is not None and no_wait:
+        raise click.UsageError("--out needs the finished pictures: drop --no-wait, or run `farm fetch` later")
     # All of them: what is wrong with a setting is said before anything changes.
     services = services_to_find(render_id).open_all()
     render_id = services.find_render(render_id).id

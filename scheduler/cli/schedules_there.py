@@ -192,7 +192,8 @@ def say_how_it_stands(schedules: Schedules, before: Schedule, *, as_json: bool) 
     if as_json:
         print_json(form.model_dump())
     else:
-        click.echo(f"schedule {form.name}: {'has ended' if form.ended else f'next {next_words(form)}'}")
+        told = "has ended" if form.ended else "paused" if form.paused else f"next {next_words(form)}"
+        click.echo(f"schedule {form.name}: {told}")
 
 
 COMMANDS = (list_schedules, show, pause, resume, remove, run_by_hand, history)

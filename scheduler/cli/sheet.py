@@ -15,6 +15,8 @@ from scheduler.results.picture_checks import PictureChecks
 from scheduler.services import Services
 from storage.errors import InvalidInput
 
+_PAGES = (".html", ".htm")
+
 
 @click.command()
 @click.argument("render_id", metavar="RENDER")
@@ -33,6 +35,7 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
 
     Each picture is shown with its prompt and seed. Duplicates and nearly black pictures are counted and marked.
     """
+    check_form(out)
     services = services_to_find(render_id)
     render_id = services.find_render(render_id).id
     found = write_sheet(services, render_id, out, columns=columns)
@@ -48,12 +51,18 @@ def sheet(render_id: str, out: Path, columns: int, as_json: bool) -> None:
         )
 
 
+def check_form(out: Path, *, option: str = "--out") -> None:
+    """Raise UsageError if a file is named as something else than sheets are."""
+    if out.suffix.lower() not in (".png", *_PAGES):
+        raise click.UsageError(f"{option} {out}: a sheet is a .png image or an .html page; name the file so")
+
+
 def write_sheet(services: Services, render_id: str, out: Path, *, columns: int = 8) -> PictureChecks:
     """Write the sheet, say so, and return what was found. Raises InvalidInput if there are no pictures."""
     render = services.views.render(render_id)
     if not render.done:
         raise InvalidInput(f"render {render_id} is {render.state} and has no finished pictures yet")
-    page = out.suffix.lower() in (".html", ".htm")
+    page = out.suffix.lower() in _PAGES
     findings = PictureChecks()
     most = html_sheet.MOST if page else contact_sheet.MOST
     tiles = contact_sheet.tiles(services.views, services.objects, render_id, findings=findings, most=most)

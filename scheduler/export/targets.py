@@ -60,7 +60,10 @@ class Target(Protocol):
 
 
 def open_target(to: str, settings: Settings) -> Target:
-    """Raises BadSettings. Nothing is looked at yet."""
+    """Raises BadSettings, and InvalidInput for no place at all. Nothing is looked at yet."""
+    if not to.strip():
+        # As of a variable of a script that is not set: the folder that one happens to be in is not meant.
+        raise InvalidInput("--to is empty; name a folder, or s3://BUCKET/PREFIX")
     if to.startswith("s3://"):
         return BucketTarget(open_place(to, settings), to.rstrip("/"), settings.home)
     return FolderTarget(Path(to))

@@ -71,6 +71,11 @@ class Order:
         """Return whether its pictures can only be counted by reading them."""
         return self.manifest is not None or self.templates is not None
 
+    @property
+    def pictures_of_each(self) -> int:
+        """Return how many pictures each prompt, row or template of it makes."""
+        return self.pictures_each * grid.size(self.in_step, self.combined)
+
     def pictures(self, at_most: int) -> int:
         """Count its pictures, reading no more of it than makes so many. Raises InvalidInput as `asked` does."""
         combinations = grid.size(self.in_step, self.combined)

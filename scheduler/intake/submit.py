@@ -190,6 +190,8 @@ def specified(intake: Intake, submitter: Submitter, order: Order, *, bad: BadRow
     Raises, here or while the pictures are read: InvalidInput with the place of what is wrong, unless `bad` leaves such
     rows out.
     """
+    # So many of whatever is asked for, known before any is made: ten million of them take minutes.
+    check_number(order.pictures_of_each, submitter.limits)
     for spec in order.specs:
         check_work(spec, submitter.limits)
     check_stored(intake.uploads, order.specs)

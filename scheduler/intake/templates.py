@@ -44,6 +44,10 @@ _ENDLESS = 10**15
 _MOST_CHOSEN = 17  # 18! is more than that
 #: Values in which there is nothing to draw.
 _PLAIN = re.compile(r"[A-Za-z0-9 ,.-]+")
+#: Where a wildcard is named, with what may stand around its name: `__~animal__`, `__animal(size=large)__`.
+_NAME = re.compile(r"(?=__[~@!]?(.{1,100}?)(?:\([^()]{0,200}\))?__)")
+#: One that stands for several (`__a*__`), or whose name is drawn itself.
+_DRAWN_NAME = re.compile(r"__[^_]{0,100}[*?\[{$]")
 #: Wildcards nested deeper than that are circular.
 _DEEPEST = 30
 
@@ -92,6 +96,14 @@ class Templates(BaseModel):
                 "use fewer choices, or draw at random (`random`, --random N)"
             )
         return found
+
+    def unread(self) -> list[str]:
+        """Return the names of wildcards that stand in no template and no value, as far as their texts tell."""
+        texts = [*self.texts, *(value.text for values in self.wildcards.values() for value in values)]
+        if any(_DRAWN_NAME.search(text) for text in texts):
+            return []
+        named = {name for text in texts for name in _NAME.findall(text)}
+        return [name for name in self.wildcards if name not in named]
 
     def _count(self, text: str) -> int:
         if not text.strip():

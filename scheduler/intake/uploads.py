@@ -23,6 +23,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 #: Of a safetensors file: the names and shapes of its tensors.
 _MOST_HEADER_BYTES = 2**16
+_SUFFIXES = (".safetensors", ".png", ".jpg", ".jpeg", ".webp")
 _DTYPES = {"F16", "BF16", "F32"}
 
 
@@ -36,7 +37,8 @@ def upload(uploads: Uploads, submitter: Submitter, file: Path) -> str:
     try:
         check_embeddings(data) if file.suffix == ".safetensors" else check_image(data)
     except ValueError as error:
-        raise BadSpecification(f"{file}: {error}") from None
+        others = "" if file.suffix.lower() in _SUFFIXES else "; embeddings are in a file that ends with .safetensors"
+        raise BadSpecification(f"{file}: {error}{others}") from None
     return uploads.keep(io.BytesIO(data), submitter.uploader)
 
 

@@ -91,6 +91,8 @@ renders = Table(
     Index("ix_renders_unfinished", "key_id"),
     # What has times of its own, and is unfinished.
     Index("ix_renders_timed", "timezone"),
+    # What is hidden and being deleted, which is looked for every other second.
+    Index("ix_renders_purging", "id"),
 )
 
 jobs = Table(

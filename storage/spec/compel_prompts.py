@@ -3,7 +3,10 @@
 What Compel accepts and does not do, or draws as words, is refused by name.
 """
 
+import math
 import re
+
+from storage.spec.webui_prompts import MOST_WEIGHT
 
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _PARENTHESIS = re.compile(r"[()]")
@@ -18,6 +21,9 @@ _TORN = re.compile(r"""[)"](\d*\.?\d+)(,\d|[^\W\d_])""")
 #: What makes Compel draw a weighted group as letters, its parentheses and weight included.
 _UNREADABLE = re.compile(r"""(?<![^\s,(])[-+]+(?=[\s,)]|$)|=|"(?=[^"]*$)""")
 _QUOTED = re.compile(r""""([^"]*)"(?=[-+.\d])""")
+#: The weights that stand behind a group or a word: numbers, or a sign for each factor of 1.1 or 0.9.
+_WEIGHTS = re.compile(r"""(?<=[)"])\d*\.?\d+|(?<=[^\s,(])\+{2,}""")
+_STEP = 1.1
 _OPERATORS = ("and", "add", "blend", "attend")
 
 
@@ -40,6 +46,8 @@ def check(prompt: str) -> None:
             f"{torn[1]}{torn[2]} at character {torn.start() + 2} is read as the weight {torn[1]} and more words; "
             "write the weight with a point (1.2) and a space behind it"
         )
+    for found in _WEIGHTS.finditer(plain):
+        _check_weight(len(found[0]) * math.log(_STEP) if "+" in found[0] else _log(found[0]), found[0])
     for quoted in _QUOTED.finditer(plain):
         _check_readable(quoted[1], quoted.start())
     for found in _OPERATOR.finditer(plain):
@@ -52,6 +60,15 @@ def check(prompt: str) -> None:
             )
 
 
+def _check_weight(logarithm: float, written: str) -> None:
+    if logarithm > math.log(MOST_WEIGHT):
+        raise ValueError(f"the weight {written[:20]} is more than {MOST_WEIGHT:,}, of which there is no picture")
+
+
+def _log(number: str) -> float:
+    return math.log(float(number) or 1.0)
+
+
 def check_blend(weights: list[float]) -> None:
     """Raise ValueError for weights that cannot be normalized."""
     if abs(sum(weights)) < 1e-6:
@@ -61,6 +78,8 @@ def check_blend(weights: list[float]) -> None:
 
 def _check_operator(name: str, arguments: str, plain: str) -> None:
     numbers = [float(number) for number in re.findall(r"(?<![\w.])-?\d*\.?\d+(?![\w.])", arguments)]
+    for number in numbers:
+        _check_weight(math.log(abs(number) or 1.0), f"{number:g}")
     if name in ("and", "add", "blend"):
         if not _WHOLE.fullmatch(plain.strip()):
             raise ValueError(f'.{name}() must be the whole prompt: ("one", "another").{name}(1, 1)')

@@ -3,7 +3,6 @@
 Fields have Diffusers' names. None means unset. Which pipeline supports which is in `storage.spec.capabilities`.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -33,7 +32,8 @@ def _number(value: Any, least: float, most: float) -> float:
             raise ValueError(f"must be numbers, not {value!r}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"must be numbers, not {value!r}")
-    if not math.isfinite(value) or not least <= value <= most:
+    # Compared, never made a float before: whole numbers may be larger than floats can. NaN is in no range.
+    if not least <= value <= most:
         raise ValueError(f"must be from {least:g} to {most:g}")
     # Adding zero turns -0.0, which compares equal to 0.0 but is written differently, into 0.0.
     return float(value) + 0.0

@@ -11,6 +11,8 @@ from storage.spec import webui_schedules
 
 #: What `(…)` multiplies by, and `[…]` divides by.
 _STEP = 1.1
+#: Of a text, either way: multiplied by a hundred thousand, an embedding is beyond half precision, and the picture NaN.
+MOST_WEIGHT = 10_000
 #: Escaped characters, a weight that closes a parenthesis, brackets, and the text between.
 _TOKEN = re.compile(r"\\[()\[\]\\]?|:\s*([-+]?[.\d]+)\s*\)|[()\[\]:]|[^\\()\[\]:]+", re.DOTALL)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
@@ -113,8 +115,11 @@ def check(prompt: str, *, steps: int = 1, negative: bool = False) -> None:
             f"its words change {len(texts)} times in {steps} steps; at most {webui_schedules.MOST_TEXTS} different "
             f"texts, of {webui_schedules.MOST_CHARACTERS} characters together, can be drawn"
         )
-    for text in texts:
-        parse(text)
+    weights = [weight for _, weight in composed]
+    weights += [weight for text in texts for section in parse(text) for _, weight in section]
+    # Not the largest of them: infinity times 0 is NaN, which is neither.
+    if (beyond := next((weight for weight in weights if not abs(weight) <= MOST_WEIGHT), None)) is not None:
+        raise ValueError(f"its weights come to {beyond:g}; of more than {MOST_WEIGHT:,} there is no picture")
 
 
 def check_composition(prompt: str, *, guidance_scale: float, guess_mode: bool) -> None:

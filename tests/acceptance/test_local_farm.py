@@ -212,6 +212,8 @@ def test_a_farm_shows_itself_in_a_browser_where_it_is_asked_to(home: Home) -> No
                 return ""
 
         eventually(lambda: "1 worker" in page(), "the page tells of the worker")
+        # Whether the API looked before the first worker was there, or afterwards.
+        assert "nothing renders what is submitted" not in up.err
         again = home.farm("up", "--port", str(port), code=2)
         again.complains(f"--port {port}: cannot listen there")
         up.interrupted()

@@ -169,6 +169,13 @@ def test_what_a_prediction_says_twice_or_in_part_is_refused(
     assert re.match(says, answer.json()["detail"])
 
 
+@pytest.mark.parametrize(("version", "told"), [("tiny", False), ("ann/tiny:tiny", False), ("ann/tiny:5c7d5dc6", True)])
+def test_a_version_that_there_is_not_is_told(stage: Stage, version: str, told: bool) -> None:
+    made = stage.client().post("/v1/predictions", json={"version": version, "input": {"prompt": "a star"}}).json()
+    ignored = ["version: 5c7d5dc6 ignored; a model has one version here, named as it is"]
+    assert made["remarks"] == ignored * told
+
+
 @pytest.mark.parametrize("prefer", [None, "wait=1"])
 @pytest.mark.parametrize("path", ["/v1/predictions", "/v1/models/farm/tiny/predictions"])
 def test_a_prediction_that_is_not_over_is_starting_when_the_wait_is(idle: Stage, path: str, prefer: str | None) -> None:

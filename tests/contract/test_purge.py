@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 from PIL import Image
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 
 from scheduler.results.purge import Purge
 from storage.database.connection import Database, database_now
@@ -20,7 +20,7 @@ from storage.jobs.values import Idempotency, Submission
 from storage.objects.store import ObjectStore, open_objects
 from storage.renders.exports import Exports
 from storage.renders.measures import Measures
-from storage.renders.purge import PurgeRows
+from storage.renders.purge import PurgeRows, _marked
 from storage.renders.views import Views
 from storage.rules.states import Priority
 from storage.settings import Settings
@@ -307,3 +307,16 @@ def test_a_purge_that_is_killed_again_and_again_leaves_nothing_of_what_is_old_an
     assert [counted(database, table) for table in (faults, orphans, deliveries, exports)] == [0, 0, 0, 0]
     assert counted(database, batches) == 1
     assert Path(local.objects).exists()
+
+
+def test_hidden_renders_are_looked_for_without_reading_the_others(database: Database) -> None:
+    statement = _marked()
+    with database.write() as connection:
+        if connection.dialect.name == "postgresql":
+            # Of so few rows, it would read all.
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        explain = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        written = statement.compile(connection.engine, compile_kwargs={"literal_binds": True})
+        plan = str(connection.execute(text(f"{explain} {written}")).all())
+    assert "ix_renders_purging" in plan

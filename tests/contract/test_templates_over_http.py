@@ -50,6 +50,14 @@ def test_a_dry_run_counts_and_remarks_are_those_of_prompts(stage: Stage) -> None
     )
 
 
+def test_a_wildcard_that_stands_in_no_template_is_remarked_on(stage: Stage) -> None:
+    lists = {"animal": ["a __size__ cat"], "size": ["big"], "colour": ["red"]}
+    told = stage.client().post(
+        "/v1/renders", json={"templates": ["__animal__ here"], "wildcards": lists, "dry_run": True}
+    )
+    assert told.json()["remarks"] == ["wildcards: colour stands in no template, and is not read"]
+
+
 def test_a_schedule_takes_templates(stage: Stage) -> None:
     render = {"templates": ["a {red|blue} star"]}
     added = stage.client().post("/v1/schedules", json={"name": "drawn", "cron": "@yearly", "render": render})

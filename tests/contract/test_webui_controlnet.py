@@ -122,3 +122,36 @@ def test_a_unit_may_name_the_models_own_controlnet(stage: Stage, model: str | No
 def test_a_unit_that_is_no_unit_is_refused(stage: Stage, args: Any) -> None:
     drawn = Drawn(stage, override_settings=_NET, alwayson_scripts={"controlnet": {"args": args}})
     assert (drawn.status, drawn.words.partition(":")[0]) == (422, "alwayson_scripts")
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ({"weight": 10**400}, "weight must be a number"),
+        ({"weight": True}, "weight must be a number"),
+        ({"enabled": "false"}, "enabled must be true or false"),
+        ({"input_image": picture(8, 8, "blue")}, "input_image is its image"),
+        ({"guidance": 0.5, "guidance_end": 0.7}, "guidance is its guidance_end"),
+    ],
+)
+def test_what_a_unit_says_twice_or_in_no_number_is_refused_by_its_name(
+    stage: Stage, unit: dict[str, Any], words: str
+) -> None:
+    scripts = {"controlnet": {"args": [{"image": picture(8, 8), **unit}]}}
+    drawn = Drawn(stage, override_settings=_NET, alwayson_scripts=scripts)
+    assert drawn.status == 422
+    assert f"alwayson_scripts: ControlNet's {words}" in drawn.words
+
+
+@pytest.mark.parametrize("script", [{"arg": [{"image": picture(8, 8)}]}, {"ad_model": "face", "args": []}])
+@pytest.mark.parametrize("name", ["controlnet", "ADetailer"])
+def test_what_stands_beside_an_extensions_args_is_refused(stage: Stage, name: str, script: dict[str, Any]) -> None:
+    drawn = Drawn(stage, override_settings=_NET, alwayson_scripts={name: script})
+    assert (drawn.status, drawn.words.partition(":")[0]) == (422, "alwayson_scripts")
+    assert f"{name} has '{next(iter(script))}' beside its args" in drawn.words
+
+
+def test_units_under_two_spellings_of_the_extension_are_all_counted(stage: Stage) -> None:
+    scripts = {name: {"args": [{"image": picture(8, 8)}]} for name in ("ControlNet", "controlnet")}
+    drawn = Drawn(stage, override_settings=_NET, alwayson_scripts=scripts)
+    assert "has 1 ControlNet, and 2 units are given" in drawn.words

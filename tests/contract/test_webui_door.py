@@ -125,6 +125,7 @@ def test_every_field_of_the_web_ui_changes_the_picture_or_is_refused(stage: Stag
         ("CLIP_stop_at_last_layers", 0, True),
         ("CLIP_stop_at_last_layers", 1, False),
         ("CLIP_stop_at_last_layers", "two", True),
+        ("CLIP_stop_at_last_layers", 10**400, True),
         ("sd_model_checkpoint", "nope", True),
         ("samples_format", "avif", True),
         ("upcast_attn", True, True),
@@ -312,6 +313,21 @@ def test_a_comment_is_not_drawn_and_a_remark_says_so(stage: Stage) -> None:
     # What is told of them asks for the same pictures.
     assert (drawn.info["prompt"], drawn.info["all_negative_prompts"]) == ("a star\non blue", ["a dog"])
     assert drawn.remarks == ["prompt: from # to the end of its line it is a comment, and not drawn, as in the web UI"]
+
+
+@pytest.mark.parametrize("setting", ["CLIP_stop_at_last_layers", "jpeg_quality"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])
+def test_a_setting_that_is_no_finite_number_is_refused(stage: Stage, setting: str, number: str) -> None:
+    # As text: the client writes none of them.
+    body = f'{{"prompt": "a star", "override_settings": {{"{setting}": {number}}}}}'
+    answer = stage.client().post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"].partition(":")[0]) == (422, setting)
+
+
+def test_of_two_names_of_a_sampler_the_one_that_is_not_read_is_told(stage: Stage) -> None:
+    drawn = Drawn(stage, sampler_name="Euler a", sampler_index="DDIM")
+    assert (drawn.spec["sampler"], drawn.remarks) == ("euler a", ["sampler_index: ignored; sampler_name says Euler a"])
+    assert Drawn(stage, sampler_name="Euler a", sampler_index="Euler a").remarks == []
 
 
 def test_guidance_below_one_is_remarked_upon(stage: Stage) -> None:

@@ -32,6 +32,11 @@ REFUSED = [
     ('(5" tall)1.5', "does not read '\"'"),
     ("(a (b - c)1.2 d)1.5", "does not read '-'"),
     ("a (red)1,2 star", r"1,2 at character 8 is read as the weight 1 and more words"),
+    ("(red)10001", "the weight 10001 is more than 10,000"),
+    (f"a ((red)0.5){'9' * 400} star", "the weight 9{20} is more than 10,000"),
+    (f"star{'+' * 97}", r"the weight \+{20} is more than 10,000"),
+    (f'("a", "b").blend({"9" * 400}, 1)', "the weight inf is more than 10,000"),
+    ('("a", "b").and(1, -20000)', "the weight -20000 is more than 10,000"),
     ("(two)2x zoom", "2x at character 6"),
 ]
 TAKEN = [
@@ -42,6 +47,7 @@ TAKEN = [
     '("a (big)1.2 cat", "a dog").and(1, 0.5)',
     '("a", "b").and()',
     "(red).attend(1.5), (blue).attend(--)",
+    "(red)9999, (blue)0, star" + "+" * 96,
     "a (cat). It (sits), f1.8-2.0",
     "a (cat).png (x)",
     r"\(letters\)-0.5",

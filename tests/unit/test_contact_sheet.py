@@ -3,9 +3,13 @@
 import io
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from scheduler.cli.render import render
+from scheduler.cli.sheet import sheet
 from scheduler.results.contact_sheet import Tile, draw, write
 from storage.errors import InvalidInput
 
@@ -57,3 +61,13 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "sheet.png"
     with pytest.raises(InvalidInput, match="nowhere/sheet.png: cannot be written"):
         write(draw([tile((64, 64), RED)]), path)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "file"),
+    [(sheet, "--out", "s.jpg"), (sheet, "--out", "s"), (render, "--sheet", "s.gif")],
+)
+def test_a_file_that_is_named_as_no_sheet_is_refused(command: click.Command, option: str, file: str) -> None:
+    ended = CliRunner().invoke(command, ["x", option, file])
+    assert ended.exit_code == 2
+    assert f"{option} {file}: a sheet is a .png image or an .html page; name the file so" in ended.output

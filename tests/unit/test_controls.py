@@ -135,6 +135,9 @@ def test_embeddings_and_prompts_are_not_mixed_in_a_batch() -> None:
         ("two", {"control_images": [ONE, OTHER], "control_scale": [1, 1, 1]}, "3 numbers for 2 ControlNets"),
         ("two", {"control_images": [ONE, OTHER], "control_scale": float("nan")}, "scale: must be from 0 to 10"),
         ("two", {"control_images": [ONE, OTHER], "control_scale": True}, "scale: must be numbers"),
+        # No float holds it.
+        ("two", {"control_images": [ONE, OTHER], "control_scale": 10**400}, "scale: must be from 0 to 10"),
+        ("xl", {"loras": {"ink": -(10**400)}}, "loras: must be from -10 to 10"),
         ("two", {"control_images": [ONE, OTHER], "control_start": 0.5, "control_end": 0.5}, "must be below"),
         ("kandinsky", {"weighting": "compel"}, "prompt_weighting: .*KandinskyV22Pipeline.* does not support it"),
         ("kandinsky", {"prompt": None, "prompt_embeds": ONE}, "prompt_embeds: .* does not support it"),

@@ -135,3 +135,12 @@ def test_where_else_prompts_are_not_read(places: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FARM_PROMPT_SOURCES", places)
     with pytest.raises(BadSettings, match="is not a place in a bucket"):
         read_settings()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in Settings.model_fields if name.endswith("_seconds")))
+@pytest.mark.parametrize("value", ["inf", "1e400", "nan", "1e10", "0", "-1"])
+def test_a_time_that_never_ends_or_is_none_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"FARM_{name.upper()}"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadSettings, match=f"{variable}='{value}': Input should be"):
+        read_settings()

@@ -266,3 +266,19 @@ def test_templates_can_be_kept_and_expanded_elsewhere(tmp_path: Path) -> None:
     templates = Templates(texts=("{a|b} __animal__",), wildcards=found, random=5, seed=3)
     again = Templates.model_validate_json(templates.model_dump_json())
     assert list(again.prompts()) == list(templates.prompts())
+
+
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        ("a star", ["animal", "deep/fish"]),
+        ("an __animal__", ["deep/fish"]),
+        ("__~animal__, __deep/fish(size=large)__", []),
+        ("__animal____deep/fish__", []),
+        ("__deep/*__", []),
+        ("${x=animal}__${x}__", []),
+    ],
+)
+def test_wildcards_that_no_template_names_are_told(text: str, unread: list[str]) -> None:
+    lists = {"animal": [{"text": "cat"}], "deep/fish": [{"text": "eel"}]}
+    assert Templates.model_validate({"texts": (text,), "wildcards": lists}).unread() == unread

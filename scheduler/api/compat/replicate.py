@@ -207,6 +207,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PICTURES:
         raise BadSpecification(f"num_outputs: must be 1 to {MOST_PICTURES}, a whole number (given: {shown(n)})")
     ignored = [name for name, value in (body.model_extra or {}).items() if value]
+    remarks = _remarks_on_version(body.version)
     if body.webhook_events_filter is not None and body.webhook is None:
         ignored.append("webhook_events_filter, without a webhook")
     elif "logs" in (body.webhook_events_filter or ()):
@@ -214,7 +215,7 @@ def _order(context: ApiContext, body: PredictionBody, model: str | None) -> Orde
     return Order(
         requests=(SourcedRequest("", Request.parse(fields)),),
         pictures_each=n,
-        remarks=tuple(f"{name}: ignored; not supported by the farm" for name in ignored),
+        remarks=(*remarks, *(f"{name}: ignored; not supported by the farm" for name in ignored)),
     )
 
 
@@ -228,6 +229,14 @@ def _webhook(context: ApiContext, body: PredictionBody) -> Webhook | None:
     if not events:
         raise BadSpecification(f"webhook_events_filter: expected one of {', '.join(_EVENTS)}")
     return Webhook(url=body.webhook, events=events, form=PREDICTION)
+
+
+def _remarks_on_version(version: str | None) -> tuple[str, ...]:
+    """Return what is to be said of `ALIAS:VERSION`: whoever pins a version expects the weights of that one."""
+    pinned, alias = (version or "").partition(":")[2], _alias(version or "")
+    if pinned in ("", alias):
+        return ()
+    return (f"version: {pinned[:70]} ignored; a model has one version here, named as it is",)
 
 
 def _alias(version: str) -> str:

@@ -49,6 +49,11 @@ _BESIDE = frozenset(
 _READ = frozenset(
     {"image", "input_image", "model", "module", "weight", "guidance", "guidance_start", "guidance_end", "resize_mode"}
 )
+#: What clients of older versions call a field → its name, and what they send of the older one all the same.
+_OLDER: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "input_image": ("image", (None, "")),
+    "guidance": ("guidance_end", (None, 1)),
+}
 _RESIZES = {
     "just resize": "stretch",
     "scale to fit (inner fit)": "crop",
@@ -79,10 +84,10 @@ def conditioning(
     """
     units: list[Mapping[str, Any]] = []
     for name, script in scripts.items():
-        args = script.get("args", []) if isinstance(script, Mapping) else script
-        args = args if isinstance(args, list) else [args]
+        args = _arguments(name, script)
         if name.lower() == "controlnet":
-            units = [_checked(unit) for unit in args if unit and _on(unit)]
+            # Named in two spellings, it has the units of both.
+            units += [_checked(unit) for unit in args if unit and _on(unit)]
         elif args[:1] == [False]:
             continue  # their first argument is whether they are on
         elif any(arg not in (None, False, "", [], {}) for arg in args):
@@ -115,6 +120,16 @@ def conditioning(
     return fields, sorted({remark for unit in units for remark in _remarks(unit)})
 
 
+def _arguments(name: str, script: Any) -> list[Any]:
+    """Return the arguments of an extension. Raises BadSpecification for what stands beside them, and is not read."""
+    if isinstance(script, Mapping) and (others := [str(key) for key in script if key != "args"]):
+        raise BadSpecification(
+            f"alwayson_scripts: {name[:40]} has {others[0][:40]!r} beside its args; everything stands in `args`, a list"
+        )
+    args = script.get("args", []) if isinstance(script, Mapping) else script
+    return args if isinstance(args, list) else [args]
+
+
 def _on(unit: Any) -> bool:
     return not isinstance(unit, Mapping) or bool(unit.get("enabled", True))
 
@@ -129,6 +144,14 @@ def _checked(unit: Any) -> Mapping[str, Any]:
             f"alwayson_scripts: ControlNet's module {str(unit['module'])[:40]!r}: there are no preprocessors; "
             "send the image as the ControlNet takes it, with the module none"
         )
+    if not isinstance(unit.get("enabled", True), bool | int):
+        raise BadSpecification(
+            f"alwayson_scripts: ControlNet's enabled must be true or false (given: {shown(unit['enabled'])})"
+        )
+    for older, (newer, usual) in _OLDER.items():
+        # Of two names of one field, one would be left out.
+        if unit.get(older) not in (*usual, unit.get(newer)) and unit.get(newer) not in (None, ""):
+            raise BadSpecification(f"alwayson_scripts: ControlNet's {older} is its {newer}; give one of them")
     for name, value in unit.items():
         if name in _READ or name in _BESIDE or name in _OF_MODULES:
             continue
@@ -160,8 +183,9 @@ def _number(unit: Mapping[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        # Whole numbers can be larger than floats can.
+        return float("" if isinstance(value, bool) else value)
+    except (OverflowError, TypeError, ValueError):
         raise BadSpecification(
             f"alwayson_scripts: ControlNet's {name} must be a number (given: {shown(value)})"
         ) from None

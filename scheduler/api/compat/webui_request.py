@@ -157,6 +157,8 @@ def wanted(context: ApiContext, caller: Caller, body: TextToImage, standing: Map
     canvas = Canvas(body.width or model.width, body.height or model.height)
     control, more = conditioning(context, caller, body.alwayson_scripts, model, canvas)
     remarks += more
+    if body.sampler_name and body.sampler_index not in (None, "", body.sampler_name):
+        remarks.append(f"sampler_index: ignored; sampler_name says {body.sampler_name[:60]}")
     if body.cfg_scale < 1:
         remarks.append("cfg_scale: below 1 there is no guidance here; the web UI would steer to the negative prompt")
     if "#" in body.prompt + body.negative_prompt:

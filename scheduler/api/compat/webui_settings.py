@@ -86,11 +86,12 @@ def alias_of(registry: Registry, name: Any) -> str:
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
+    # The range first: NaN and Infinity, which are in none, cannot be made whole.
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or value != int(value)
         or not least <= value <= most
+        or value != int(value)
     ):
         raise BadSpecification(f"{name}: must be a whole number from {least} to {most} (given: {shown(value)})")
     return int(value)
