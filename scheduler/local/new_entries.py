@@ -23,7 +23,7 @@ from storage.spec.model_files import (
 )
 from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Weights, wrong_source
 from storage.spec.single_file import FAMILY_NAMES, SingleFile, has_averages, look_into, stated
-from storage.spec.wrong_files import wrong_in_files
+from storage.spec.wrong_files import unread_control, wrong_in_files
 from storage.spec.wrong_folders import only_variant
 
 #: What each family draws best: the sides of the pictures that it was trained on.
@@ -166,6 +166,8 @@ def _of_file(source: str, path: Path, alias: str, *, is_lora: bool) -> NewEntry:
         vectors = next(iter(found.header.tensors.values())).shape
         facts = [f"{vectors[0] if len(vectors) > 1 else 1} vectors of {' and '.join(_widths(found))}"]
         return NewEntry(table="embeddings", alias=alias, keys={"source": source}, facts=facts)
+    if found.kind == "ControlNet" and (wrong := unread_control(found)):
+        raise InvalidInput(f"{path.name}: {wrong}; nothing was written")
     if found.kind != "checkpoint":
         what_to_do = _ELSEWHERE.get(found.kind, "nothing of the farm reads it").format(file=source)
         raise InvalidInput(f"{path.name} is {found.words}, which has no entry of its own: {what_to_do}")

@@ -27,6 +27,8 @@ _TAKING_ALL = (*(down for down, _ in UPS), "_lora.down.weight", ".lora_A.default
 DOWNS = (*_TAKING_ALL, ".lokr_w2_b", ".lokr_w1_b")
 #: How the lengths that a DoRA gives each output's weights are called, by the ends of names.
 MAGNITUDES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+#: The layer of FLUX.1 that takes latents; made for two pictures', it is of FLUX.1 Depth, Canny and Fill.
+_CONTROL, _TWO_PICTURES = "x_embedder.lora_A.weight", (128,)
 #: What other methods than LoRA write, by a part of the names: the method.
 _METHODS = {
     ".hada_": "a LoHa",
@@ -142,8 +144,23 @@ def _wrong_in(path: Path, weight_name: str | None, model: tuple[str, int | None]
     ):
         return f"it holds {method}, which is not applied here"
     if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
-        return f"it holds no LoRA, but {listed(names)}"
+        return f"it holds no LoRA, but {listed(names) or 'nothing'}"
+    if alone := _without_partner(names):
+        return f"of the two matrices of a layer one is missing: there is {alone} alone; fetch it again"
+    if any(name.endswith(_CONTROL) and shape[1:] == _TWO_PICTURES for name, shape in shapes.items()):
+        return "it is a Control LoRA of FLUX.1, which draws from a picture, and this farm draws with FLUX from prompts"
     return _wrong_base(bases_of(shapes, header.metadata, _TAKING_ALL), names, *model)
+
+
+def _without_partner(names: Sequence[str]) -> str | None:
+    """Return the name of a matrix whose layer lacks the other one."""
+    known = set(names)
+    for name in names:
+        for ends in UPS:
+            for end, other in (ends, ends[::-1]):
+                if name.endswith(end) and name.removesuffix(end) + other not in known:
+                    return name
+    return None
 
 
 def _wrong_base(bases: Bases | None, names: Sequence[str], pipeline: str, text_width: int | None) -> str | None:
