@@ -102,6 +102,8 @@ FIELDS: Mapping[str, tuple[object, Callable[[], object]]] = {
     "no_negative": ("zeros", together),
     "encoders": (("T5",), lambda: dict(described(profile()))["reads"]),
     "room": (10, lambda: (room_of(CLASS), dict(described(profile()))["reads"])),
+    "beyond": ("read", lambda: dict(described(profile()))["reads"]),
+    "negative_room": ("in eights", lambda: said(negative_prompt="neither grey nor blurry")),
     "template": ("chat", lambda: _beside(pipeline(), tokenizer(), profile(), "prompt")),
     "multiple": (64, lambda: said(width=520)),
     "native": ((2048, 2048), said),
