@@ -3,7 +3,7 @@
 The door reads it where the file is at hand; the worker reads all of the file, and has the last word.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -145,21 +145,19 @@ def _wrong_in(path: Path, weight_name: str | None, model: tuple[str, int | None]
         return f"it holds {method}, which is not applied here"
     if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
         return f"it holds no LoRA, but {listed(names) or 'nothing'}"
-    if alone := _without_partner(names):
-        return f"of the two matrices of a layer one is missing: there is {alone} alone; fetch it again"
     if any(name.endswith(_CONTROL) and shape[1:] == _TWO_PICTURES for name, shape in shapes.items()):
         return "it is a Control LoRA of FLUX.1, which draws from a picture, and this farm draws with FLUX from prompts"
     return _wrong_base(bases_of(shapes, header.metadata, _TAKING_ALL), names, *model)
 
 
-def _without_partner(names: Sequence[str]) -> str | None:
-    """Return the name of a matrix whose layer lacks the other one."""
+def half_of_a_pair(names: Collection[str]) -> str | None:
+    """Return what is wrong with a file of these names that has one matrix of a layer and not the other."""
     known = set(names)
     for name in names:
         for ends in UPS:
             for end, other in (ends, ends[::-1]):
                 if name.endswith(end) and name.removesuffix(end) + other not in known:
-                    return name
+                    return f"of the two matrices of a layer one is missing: there is {name} alone; fetch it again"
     return None
 
 

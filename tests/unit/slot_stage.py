@@ -167,8 +167,6 @@ class LearnedInMemory:
 
 
 class MemoryInMemory:
-    """`worker.serving.services.SharedMemoryLimits` of one test."""
-
     def __init__(self) -> None:
         self.known: dict[Load, MemoryLimit] = {}
 
