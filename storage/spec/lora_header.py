@@ -143,8 +143,10 @@ def _wrong_in(path: Path, weight_name: str | None, model: tuple[str, int | None]
         method in _APPLIED and (not pipeline or pipeline.startswith(_APPLIED[method]))
     ):
         return f"it holds {method}, which is not applied here"
+    if not names:
+        return "there is nothing in it but its header; fetch or copy it again"
     if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
-        return f"it holds no LoRA, but {listed(names) or 'nothing'}"
+        return f"it holds no LoRA, but {listed(names)}"
     if any(name.endswith(_CONTROL) and shape[1:] == _TWO_PICTURES for name, shape in shapes.items()):
         return "it is a Control LoRA of FLUX.1, which draws from a picture, and this farm draws with FLUX from prompts"
     return _wrong_base(bases_of(shapes, header.metadata, _TAKING_ALL), names, *model)
