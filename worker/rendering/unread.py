@@ -88,7 +88,10 @@ def _beside(pipeline: Any, tokenizer: Any, profile: Profile, field: str) -> int:
         return len(tokenizer(pipeline._format_prompt("")).input_ids)
     if profile.template == "flux2":
         said = format_input([""], system_message=pipeline.system_message)
-        return len(pipeline.tokenizer.apply_chat_template(said, add_generation_prompt=False, tokenize=True)[0])
+        told = pipeline.tokenizer.apply_chat_template(
+            said, add_generation_prompt=False, tokenize=True, return_dict=True
+        )
+        return len(told["input_ids"][0])
     if profile.template == "system":
         # Negative prompts have none; their start is marked.
         return len(tokenizer(f"{pipeline.system_prompt} <Prompt Start> " if field == "prompt" else "").input_ids)
