@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scheduler.cli.registered_hashes import RegisteredHashes
-from scheduler.cli.registered_names import take_loras, take_model
+from scheduler.cli.registered_names import take_embeddings, take_loras, take_model, take_ours
 from storage.errors import BadSpecification
 from storage.settings import Settings
 from storage.spec.picture_size import FIELDS
@@ -77,12 +77,15 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
     # As Python holds them: lists stay what requests take.
     fields = made.request.model_dump(exclude_none=True, exclude={"labels", "custom_id"})
     remarks: list[str] = []
+    registry = read_registry(settings)
+    hashes = RegisteredHashes(settings, lambda words: click.echo(words, err=True))
     if made.spec is None:
-        registry = read_registry(settings)
-        hashes = RegisteredHashes(settings, lambda words: click.echo(words, err=True))
-        remarks += take_model(fields, made.left.unread, registry, hashes)
-        digits = dict(_NAME_AND_HASH.findall(str(made.left.unread.get("Lora hashes", "")).lower()))
-        remarks += take_loras(fields, digits, registry, hashes)
+        unread = made.left.unread
+        remarks += take_model(fields, unread, registry, hashes)
+        remarks += take_loras(fields, _hashes_in(str(unread.get("Lora hashes", "")).lower()), registry, hashes)
+        remarks += take_embeddings(fields, _hashes_in(str(unread.pop("TI hashes", ""))), registry, hashes)
+    else:
+        remarks += take_ours(fields, made.made_with, registry, hashes)
     return LikePicture(
         prompts=(fields["prompt"],) if "prompt" in fields else (),
         seed=fields.get("seed"),
@@ -90,6 +93,10 @@ def like_picture(path: Path, settings: Settings) -> LikePicture:
         remarks=(*remarks, *_remarks(path, made)),
         unfit={name: f"{path}: {name}: {why}; {_instead(name)}" for name, why in made.left.unfit.items()},
     )
+
+
+def _hashes_in(text: str) -> dict[str, str]:
+    return dict(_NAME_AND_HASH.findall(text))
 
 
 def _instead(name: str) -> str:

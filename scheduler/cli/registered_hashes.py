@@ -51,9 +51,11 @@ class RegisteredHashes:
                 old = path.stat().st_size > _OLD_FROM and hash_of_a_part(path) == wanted
                 return old or self._hash(path, hash_whole).startswith(wanted)
             if isinstance(entry, Lora):
+                # What is stated may be of the file before it was converted; pictures of the farm have that of this one.
                 stated = read_header(path).metadata.get(_STATED, "").lower()
-                past_header = stated or self._hash(path, hash_past_header)
-                return past_header.startswith(wanted) or self._hash(path, hash_whole).startswith(wanted)
+                return stated.startswith(wanted) or any(
+                    self._hash(path, how).startswith(wanted) for how in (hash_past_header, hash_whole)
+                )
             return self._hash(path, hash_whole).startswith(wanted)
         except ValueError:
             # No safetensors file.

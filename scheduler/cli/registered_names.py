@@ -1,5 +1,6 @@
 """Under which alias this registry has what another program calls by a file's name, or by a hash."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -98,6 +99,47 @@ def take_loras(
         taken[alias] = scale
     if taken:
         fields["loras"] = taken
+
+
+def take_embeddings(
+    fields: dict[str, Any], digits_of: Mapping[str, str], registry: Registry, hashes: RegisteredHashes
+) -> Iterator[str]:
+    """Write textual inversions, which are words of a picture's prompts, as this registry calls them; tell the others.
+
+    Args:
+        digits_of: beginnings of hashes, by the picture's names.
+    """
+    for name, digits in digits_of.items():
+        if any(alias.casefold() == name.casefold() for alias in registry.embeddings):
+            continue
+        if (alias := next(iter(hashes.find(registry.embeddings, digits)), None)) is None:
+            yield f"embeddings: {name!r} of the picture is not registered here, and read as words (`farm models add`)"
+            continue
+        word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+        for field in ("prompt", "negative_prompt"):
+            if field in fields:
+                fields[field] = word.sub(alias, fields[field])
+
+
+def take_ours(
+    fields: dict[str, Any], made_with: Mapping[str, Any], registry: Registry, hashes: RegisteredHashes
+) -> Iterator[str]:
+    """Call as this registry does what a picture of the farm's own has by names that are unknown here.
+
+    By the hashes in its recipe: another farm may have the same files by other names.
+    """
+    if fields.get("model") not in (None, *registry.models):
+        yield from take_model(fields, {"Model hash": made_with.get("sha256") or ""}, registry, hashes)
+    used = {name: str(one.get("past_header", "")) for name, one in _table(made_with, "loras").items()}
+    if any(name not in registry.loras for name in fields.get("loras", {})):
+        yield from take_loras(fields, {name.lower(): digits for name, digits in used.items()}, registry, hashes)
+    words = {name: str(one.get("sha256", "")) for name, one in _table(made_with, "embeddings").items()}
+    yield from take_embeddings(fields, words, registry, hashes)
+
+
+def _table(made_with: Mapping[str, Any], name: str) -> Mapping[str, Mapping[str, Any]]:
+    found = made_with.get(name)
+    return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
 
 def _model_alias(name: str, registry: Registry) -> str | None:

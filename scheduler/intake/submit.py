@@ -137,6 +137,8 @@ class SpecifiedJobs(Iterator[NewJob]):
             for remark in self._labels.noted(one.labels):
                 self._noted[remark] += 1
         for end in unread_ends:
+            if end.fatal:
+                raise BadSpecification(end.words)
             # Each place is another remark: a few are shown, not a million.
             self._places += 1
             self._noted[end.words if self._places <= _PLACES_SHOWN else end.in_general] += 1

@@ -10,11 +10,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from scheduler.local.home import Home
 from scheduler.services import make_home
 from storage.errors import BadSettings, BrokerProblem, DatabaseProblem, FarmError
 from storage.settings import Settings, misspelt_settings
+
+if TYPE_CHECKING:
+    from storage.spec.registry import Registry
 
 _LOW_DISK_BYTES = 2 * 2**30
 #: SQLite before this can corrupt a WAL database in a rare race of several writers (sqlite.org, WAL-reset bug).
@@ -88,13 +92,29 @@ def _look_at_models(settings: Settings) -> Finding | str:
     entries = {**registry.models, **{f"LoRA {alias}": lora for alias, lora in registry.loras.items()}}
     entries |= {f"embedding {alias}": one for alias, one in registry.embeddings.items()}
     gone = [f"{alias}: no {folder} here" for alias, entry in entries.items() for folder in not_found(entry)]
+    # Of a farm of many machines, only those with a device need them.
+    grade = Grade.BROKEN if settings.embedded else Grade.WARNING
     if gone:
-        # Of a farm of many machines, only those with a device need them.
-        grade = Grade.BROKEN if settings.embedded else Grade.WARNING
         return Finding("models", grade, f"{'; '.join(gone)}; correct `source` in {settings.local_models_file}")
+    if unfit := [f"{alias}: {wrong}" for alias, wrong in _unfit(registry)]:
+        return Finding("models", grade, f"{'; '.join(unfit)}; correct or remove these in {settings.local_models_file}")
     fetched = [alias for alias, model in registry.models.items() if missing(model)]
     to_fetch = f"; to be downloaded: {', '.join(fetched)}" if fetched else ""
     return f"{', '.join(registry.models)} (default {registry.default}){to_fetch}"
+
+
+def _unfit(registry: "Registry") -> Iterator[tuple[str, str]]:
+    """Yield what cannot be drawn with though its files are here, as their headers and names say, and why."""
+    from storage.spec.lora_header import wrong_in_header
+    from storage.spec.models import DiffusersModel
+    from storage.spec.wrong_files import wrong_in_files
+
+    for alias, model in registry.models.items():
+        if isinstance(model, DiffusersModel) and (wrong := wrong_in_files(model)):
+            yield alias, wrong
+    for alias, lora in registry.loras.items():
+        if wrong := wrong_in_header(lora, None):
+            yield f"LoRA {alias}", f"cannot be loaded: {wrong}"
 
 
 def _look_at_database(settings: Settings) -> Finding | str:

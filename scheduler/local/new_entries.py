@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from storage.errors import InvalidInput
 from storage.spec.aliases import alias_of
 from storage.spec.lora_facts import licence, lora_facts
-from storage.spec.lora_header import USUAL_NAME, wrong_in_header
+from storage.spec.lora_header import USUAL_NAME, half_of_a_pair, wrong_in_header
 from storage.spec.model_files import (
     is_there,
     local_folder,
@@ -22,8 +22,9 @@ from storage.spec.model_files import (
     public_source,
 )
 from storage.spec.models import SINGLE_FILE, DiffusersModel, Lora, Weights, wrong_source
+from storage.spec.safetensors_header import read_header
 from storage.spec.single_file import FAMILY_NAMES, SingleFile, has_averages, look_into, stated
-from storage.spec.wrong_files import wrong_in_files
+from storage.spec.wrong_files import unread_control, wrong_in_files
 from storage.spec.wrong_folders import only_variant
 
 #: What each family draws best: the sides of the pictures that it was trained on.
@@ -132,7 +133,11 @@ def check_lora(keys: Mapping[str, Any]) -> None:
     """Raise InvalidInput for a LoRA whose file cannot be applied to anything, as far as it is here."""
     name = keys.get("weight_name")
     lora = Lora(alias="new", source=keys["source"], weight_name=name if isinstance(name, str) else None)
-    if wrong := wrong_in_header(lora, None):
+    path = named_folder(lora)
+    wrong = wrong_in_header(lora, None)
+    if not wrong and path is not None and path.is_file():
+        wrong = half_of_a_pair(read_header(path).tensors.keys())
+    if wrong:
         raise InvalidInput(f"{public_source(lora)} cannot be used: {wrong}; nothing was written")
 
 
@@ -166,6 +171,8 @@ def _of_file(source: str, path: Path, alias: str, *, is_lora: bool) -> NewEntry:
         vectors = next(iter(found.header.tensors.values())).shape
         facts = [f"{vectors[0] if len(vectors) > 1 else 1} vectors of {' and '.join(_widths(found))}"]
         return NewEntry(table="embeddings", alias=alias, keys={"source": source}, facts=facts)
+    if found.kind == "ControlNet" and (wrong := unread_control(found)):
+        raise InvalidInput(f"{path.name}: {wrong}; nothing was written")
     if found.kind != "checkpoint":
         what_to_do = _ELSEWHERE.get(found.kind, "nothing of the farm reads it").format(file=source)
         raise InvalidInput(f"{path.name} is {found.words}, which has no entry of its own: {what_to_do}")

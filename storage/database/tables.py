@@ -269,6 +269,8 @@ memory_limits = Table(
     "memory_limits",
     metadata,
     Column("model", String(63), primary_key=True),
+    # A hash of how the registry says it is made and run, of its files, and of the farm's version.
+    Column("entry", String(16), primary_key=True),
     Column("width", Integer, primary_key=True),
     Column("height", Integer, primary_key=True),
     Column("device_name", String(128), primary_key=True),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from storage.database.connection import Database, database_now, transaction
 from storage.database.tables import memory_limits
@@ -17,6 +17,8 @@ class Load:
     """What a device's memory has to hold: pictures of one model and size, on one kind of hardware."""
 
     model: str
+    #: A hash of its entry and its files: see `storage.spec.file_marks`.
+    entry: str
     width: int
     height: int
     device_name: str
@@ -41,10 +43,7 @@ class MemoryLimits:
         with self.database.read() as connection:
             row = connection.execute(
                 select(memory_limits.c.pictures, memory_limits.c.frugal).where(
-                    memory_limits.c.model == load.model,
-                    memory_limits.c.width == load.width,
-                    memory_limits.c.height == load.height,
-                    memory_limits.c.device_name == load.device_name,
+                    *(memory_limits.c[name] == value for name, value in load.__dict__.items()),
                     memory_limits.c.learned_at > database_now() - _FORGOTTEN_AFTER_SECONDS,
                 )
             ).first()
@@ -52,7 +51,10 @@ class MemoryLimits:
 
     @transaction
     def learn(self, connection: Connection, load: Load, limit: MemoryLimit) -> None:
-        """Remember a limit for all workers with this hardware."""
+        """Remember a limit for all workers with this hardware, and forget what is too old. Idempotent."""
+        connection.execute(
+            delete(memory_limits).where(memory_limits.c.learned_at <= database_now() - _FORGOTTEN_AFTER_SECONDS)
+        )
         values = {**load.__dict__, **limit.__dict__, "learned_at": database_now()}
         connection.execute(
             insert_on_conflict(connection, memory_limits)

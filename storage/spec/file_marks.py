@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from storage.spec.entry_hash import entry_hash
 from storage.spec.file_state import FileState
 from storage.spec.model_states import named_states
 from storage.spec.models import Model
@@ -63,6 +64,27 @@ class FileMarks:
             marks = file_marks(model)
             self._known[model] = now, marks
         return marks
+
+
+class MarkedEntries:
+    """Hashes of models' entries and files, looked for again every few seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: By alias; of a model that was edited, the last entry.
+        self._known: dict[str, tuple[Model, str, float, str]] = {}
+
+    def of(self, model: Model) -> str:
+        """Return a model's hash (`marked`) as it was within the last seconds."""
+        now = self._clock()
+        known, entry, looked_at, found = self._known.get(model.alias, (None, "", float("-inf"), ""))
+        # The very same one most times: comparing field by field takes longer.
+        if known is not model:
+            entry, looked_at = entry_hash(model), float("-inf")
+        if now - looked_at > _FRESH_SECONDS:
+            found = marked(entry, file_marks(model))
+            self._known[model.alias] = model, entry, now, found
+        return found
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,7 @@
 The door reads it where the file is at hand; the worker reads all of the file, and has the last word.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +27,8 @@ _TAKING_ALL = (*(down for down, _ in UPS), "_lora.down.weight", ".lora_A.default
 DOWNS = (*_TAKING_ALL, ".lokr_w2_b", ".lokr_w1_b")
 #: How the lengths that a DoRA gives each output's weights are called, by the ends of names.
 MAGNITUDES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+#: The layer of FLUX.1 that takes latents; made for two pictures', it is of FLUX.1 Depth, Canny and Fill.
+_CONTROL, _TWO_PICTURES = "x_embedder.lora_A.weight", (128,)
 #: What other methods than LoRA write, by a part of the names: the method.
 _METHODS = {
     ".hada_": "a LoHa",
@@ -141,9 +143,24 @@ def _wrong_in(path: Path, weight_name: str | None, model: tuple[str, int | None]
         method in _APPLIED and (not pipeline or pipeline.startswith(_APPLIED[method]))
     ):
         return f"it holds {method}, which is not applied here"
+    if not names:
+        return "there is nothing in it but its header; fetch or copy it again"
     if not any(part in name for name in names for part in ("lora", "lokr", "hada")):
         return f"it holds no LoRA, but {listed(names)}"
+    if any(name.endswith(_CONTROL) and shape[1:] == _TWO_PICTURES for name, shape in shapes.items()):
+        return "it is a Control LoRA of FLUX.1, which draws from a picture, and this farm draws with FLUX from prompts"
     return _wrong_base(bases_of(shapes, header.metadata, _TAKING_ALL), names, *model)
+
+
+def half_of_a_pair(names: Collection[str]) -> str | None:
+    """Return what is wrong with a file of these names that has one matrix of a layer and not the other."""
+    known = set(names)
+    for name in names:
+        for ends in UPS:
+            for end, other in (ends, ends[::-1]):
+                if name.endswith(end) and name.removesuffix(end) + other not in known:
+                    return f"of the two matrices of a layer one is missing: there is {name} alone; fetch it again"
+    return None
 
 
 def _wrong_base(bases: Bases | None, names: Sequence[str], pipeline: str, text_width: int | None) -> str | None:

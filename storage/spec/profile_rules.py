@@ -6,7 +6,7 @@ from storage.errors import BadSpecification
 from storage.spec.guidance import is_told_its_guidance
 from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel
-from storage.spec.picture import Spec
+from storage.spec.picture import MAX_PROMPT_CHARACTERS, Spec
 from storage.spec.profiles import Distilled, Profile, distillation, profile_of, wrongly_distilled
 from storage.spec.sampler_names import SAMPLERS
 
@@ -24,6 +24,8 @@ _NEGATIVES = {
 }
 #: Pictures of fewer than this share of the pixels that a model was made for are remarked on.
 _SMALL = 0.5
+#: Negative prompts of so many bytes are read whole beside any prompt.
+_ALWAYS_READ = {"own": MAX_PROMPT_CHARACTERS * 4, "in eights": 7, "one more": 1}
 
 _NEGATIVE_HINTS = {
     "embeddings": "; its pipeline takes a negative prompt as embeddings only",
@@ -66,6 +68,12 @@ def profile_remarks(spec: Spec, model: DiffusersModel, pipeline: str | None) -> 
     if profile is None:
         return
     yield from _size_remarks(spec, model, profile)
+    guided = spec.guidance_scale > profile.off
+    if guided and len(spec.negative_prompt.encode()) > _ALWAYS_READ[profile.negative_room]:
+        yield (
+            f"negative_prompt: the model {model.alias} reads no more tokens of it than about its prompt has; "
+            "if that is not all of it, the picture's own remark names the place"
+        )
     own = own_configuration(model)
     if own is not None and (steps := own.index.get("sample_sigmas")) and len(steps) != spec.num_inference_steps:
         yield (
@@ -132,10 +140,11 @@ def described(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "negative", _NEGATIVES[profile.negative]
     width, height = profile.native
     yield "sizes", f"multiples of {profile.multiple}; made for {width} × {height}"
-    room = "as its tokenizer says" if profile.room is None else f"{profile.room} tokens"
+    room = f"{profile.room} tokens" if profile.room else "all" if profile.beyond == "read" else "as its tokenizer says"
+    most = ", and draws none of more" if profile.beyond == "error" else ""
     yield (
         "reads",
-        f"{room} of a prompt{', in lower case' if profile.lower_case else ''} ({', '.join(profile.encoders)})",
+        f"{room} of a prompt{', in lower case' if profile.lower_case else ''}{most} ({', '.join(profile.encoders)})",
     )
     if profile.packages:
         yield "needs", f"{', '.join(profile.packages)} where it is drawn (`pip install {' '.join(profile.packages)}`)"

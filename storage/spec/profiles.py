@@ -54,10 +54,16 @@ class Profile(BaseModel):
     #: What none is: the empty text, or zeros in place of its embeddings.
     no_negative: Literal["empty", "zeros"] = "empty"
     encoders: tuple[str, ...] = ()
-    #: How many tokens of a prompt the longest of its encoders reads; None: as its tokenizer's file says, or unknown.
+    #: How many tokens of a prompt the longest of its encoders reads; None: as `beyond` says, or CLIP's 75.
     room: int | None = None
-    #: What stands around a prompt and takes of that room; "head": before it, and takes nothing of it.
-    template: Literal["none", "chat", "thinking", "system", "head", "unknown"] = "none"
+    #: What becomes of more: they are not read; those beyond what the tokenizer's own file says are not; the pipeline
+    #: fails; there is no limit.
+    beyond: Literal["cut", "tokenizer", "error", "read"] = "cut"
+    #: How many of a negative prompt are read: as many as of a prompt; or as its own prompt has, in eights, or one more.
+    negative_room: Literal["own", "in eights", "one more"] = "own"
+    #: What stands around a prompt and takes of that room; "head": before it, and takes nothing of it; "formatted",
+    #: "flux2": as those pipelines' own functions put it.
+    template: Literal["none", "chat", "thinking", "system", "head", "formatted", "flux2"] = "none"
     #: What sides are multiples of, and what the pipeline itself does with others.
     multiple: int = 8
     odd_sizes: Literal["error", "rounded"] = "error"
@@ -76,9 +82,9 @@ class Profile(BaseModel):
     recorded: tuple[str, ...] = ()
     #: Whether prompts are read in lower case.
     lower_case: bool = False
-    #: Whether longer prompts of a call lengthen, and so change, the others, or the pipeline fails with several: then
-    #: pictures are drawn one by one.
-    neighbours: Literal["ignored", "lengthen", "fail"] = "ignored"
+    #: Whether longer prompts of a call lengthen, and so change, the others, or their negative prompts alone, or the
+    #: pipeline fails with several: then pictures, or those with negative prompts, are drawn one by one.
+    neighbours: Literal["ignored", "lengthen", "lengthen negatives", "fail"] = "ignored"
     #: Whether pictures begin with steps of a prior.
     prior: bool = False
     #: Python packages that its pipelines import when they are opened or called, and that the farm does without.

@@ -14,6 +14,7 @@ from storage.spec.model_files import own_configuration
 from storage.spec.models import DiffusersModel, Embedding, Model
 from storage.spec.picture import Spec
 from storage.spec.profiles import profile_of
+from storage.spec.tokenizer_files import tokenizer_room
 
 #: So much of the text as shows the place.
 _SHOWN = 40
@@ -39,6 +40,8 @@ class Unread:
     text: str
     #: Whether there may be more tokens: each word is one at least.
     at_least: bool = False
+    #: Whether the pipeline then draws nothing at all.
+    fatal: bool = False
 
     @property
     def words(self) -> str:
@@ -46,6 +49,11 @@ class Unread:
         shown = self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 1] + "…"
         tokens = f"{'more than ' if self.at_least else ''}{self.tokens}"
         place = f"{self.character} on{', or earlier' if self.at_least else ''}"
+        if self.fatal:
+            return (
+                f"{self.field}: has {tokens} tokens, and the model {self.model} draws none of more than {self.room}; "
+                f"shorten it from character {place}: {shown!r}"
+            )
         return (
             f"{self.field}: the model {self.model} reads {self.room} of its {tokens} tokens; "
             f"ignored from character {place}: {shown!r} ({_WAY_OUT})"
@@ -114,8 +122,9 @@ class PromptReader:
         if isinstance(model, DiffusersModel):
             own = own_configuration(model)
             self.pipeline = own.pipeline if own else model.pipeline
-            self._room = room_of(self.pipeline)
-            self._tokenizers = () if self._room is not None else clip_tokens_of(model)
+            # Where CLIP's are the only tokenizers these count: a model of Stable Diffusion 3, too, may come without T5.
+            self._tokenizers = clip_tokens_of(model)
+            self._room = None if self._tokenizers else _room_here(model, self.pipeline)
             if not self._tokenizers and _WITH_CLIP.match(self.pipeline or ""):
                 self._room, self._pieces = _CLIP_ROOM, least_pieces
         rooms = [tokenizer.room for tokenizer in self._tokenizers] if self._room is None else [self._room]
@@ -166,6 +175,7 @@ class PromptReader:
                 character=cut + 1,
                 text=text[cut:],
                 at_least=True,
+                fatal=fails_on_long_prompts(self.pipeline),
             )
 
 
@@ -174,6 +184,18 @@ def check_length(spec: Spec, model: Model, embeddings: Mapping[str, Embedding] =
     if spec.long_prompts == "refuse":
         for end in unread(spec, model, embeddings):
             raise BadSpecification(end.words)
+
+
+def fails_on_long_prompts(pipeline: str | None) -> bool:
+    """Tell whether a pipeline draws nothing for a prompt that it does not read to its end."""
+    profile = profile_of(pipeline)
+    return profile is not None and profile.beyond == "error"
+
+
+def _room_here(model: DiffusersModel, pipeline: str | None) -> int | None:
+    """Return how many tokens are read at most, by the profile or by the tokenizer's file, if that is here."""
+    profile = profile_of(pipeline)
+    return tokenizer_room(model) if profile and profile.beyond == "tokenizer" else room_of(pipeline)
 
 
 def _words(text: str) -> Sequence[int]:

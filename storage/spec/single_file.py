@@ -43,6 +43,18 @@ _OTHERS = {
     "cap_embedder.": "Lumina 2 or Z-Image",
     "txtfusion.": "Krea 2",
     "distilled_guidance_layer.": "Chroma",
+    "transformer_blocks.": "Qwen-Image or another transformer",
+    "double_layers.": "AuraFlow",
+    "blocks.": "a transformer (Wan, HunyuanDiT, PixArt)",
+}
+#: What others than pipelines' own parts are, by the beginnings of their tensors' names.
+_STRANGERS = {
+    "ip_adapter.": "an IP-Adapter",
+    "image_proj.": "an IP-Adapter",
+    "adapter.body.": "a T2I-Adapter",
+    "body.": "a T2I-Adapter or an upscaler",
+    "model.0.": "an upscaler (ESRGAN)",
+    "unet.conv_in.": "a whole model by Diffusers' names in one file; take its folder in Diffusers layout",
 }
 #: How the parts of what is too large for one file are called.
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.")
@@ -70,6 +82,8 @@ class SingleFile:
         article = "an" if self.kind in ("embedding",) else "a"
         name = FAMILY_NAMES.get(self.family or "")
         if self.kind == "unknown":
+            if stranger := _stranger(self.header.tensors):
+                return stranger
             return f"of a kind that the farm does not know ({listed(self.header.tensors)})"
         return f"{article} {self.kind}" + (f" for {name}" if name else "")
 
@@ -88,6 +102,8 @@ def look_into(file: Path) -> SingleFile:
 @lru_cache(maxsize=512)
 def _look_into(file: str, _state: FileState) -> SingleFile:
     header = read_header(Path(file))
+    if not header.tensors:
+        raise ValueError("there is nothing in it but its header; fetch or copy it again")
     kind = kind_of(header)
     if kind != "checkpoint":
         return SingleFile(kind=kind, family=_by_width(header), header=header)
@@ -110,15 +126,19 @@ def kind_of(header: Header) -> Kind:
         return "ControlNet"
     if _any(names, UNET) or (_any(names, *_BARE_UNETS) and _any(names, *_PARTS_BESIDE)):
         return "checkpoint"
+    if _any(names, "ip_adapter.", "image_proj."):
+        return "unknown"
     if any(part in name for name in names for part in ("lora", "lokr", ".hada_", "oft_")):
         return "LoRA"
+    if _stranger(names):
+        return "unknown"
     if _any(names, "first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "vae."):
         return "VAE"
     if _any(names, "emb_params", "string_to_param") or _is_embedding(header):
         return "embedding"
     if _any(names, "down_blocks.", "transformer_blocks.", "input_blocks.", "layers.", *_OTHERS):
         return "denoiser"
-    if _any(names, "text_model.", "transformer.resblocks.", "encoder.block."):
+    if _any(names, "text_model.", "transformer.resblocks.", "encoder.block.", "model.layers.", "model.language_model."):
         return "text encoder"
     return "unknown"
 
@@ -135,6 +155,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
+def _stranger(names: Iterable[str]) -> str | None:
+    """Say what has tensors of these names, where it is no part of a pipeline that the farm draws with."""
+    if any(".motion_modules." in name for name in names):
+        return "a motion module (AnimateDiff)"
+    return next((words for start, words in _STRANGERS.items() if _any(names, start)), None)
+
+
 def _any(names: Iterable[str], *starts: str) -> bool:
     return any(name.startswith(starts) for name in names)
 
@@ -142,6 +169,9 @@ def _any(names: Iterable[str], *starts: str) -> bool:
 def _is_embedding(header: Header) -> bool:
     """Tell whether there are a few vectors and nothing else: Diffusers names them by their token, SDXL's by encoder."""
     found = list(header.tensors.values())
+    if any(name.endswith((".weight", ".bias")) for name in header.tensors):
+        # Those of a layer.
+        return False
     return 0 < len(found) <= 2 and all(1 <= len(one.shape) <= 2 and one.dtype.startswith(("F", "BF")) for one in found)
 
 
@@ -175,6 +205,8 @@ def _unfit(header: Header) -> str | None:
         return "its noise schedule is EDM's (Playground 2.5 and others), which the farm's samplers do not have"
     if _any(names, "conditioner.embedders.0.model.") and not _any(names, _TEXTS["sdxl"]):
         return "it is SDXL's refiner, which draws nothing from a prompt alone"
+    if not _any(names, f"{UNET}input_blocks."):
+        return f"it is of a kind that the farm reads in Diffusers layout only ({listed(names)})"
     first = names.get(f"{UNET}input_blocks.0.0.weight")
     channels = first.shape[1] if first and len(first.shape) > 1 else 4
     if channels != 4:

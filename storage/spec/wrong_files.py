@@ -14,7 +14,7 @@ _PLACES = {
     "VAE": "name it as `vae` of a model",
     "embedding": "make it an entry [embeddings.ALIAS]",
     "denoiser": "it lacks text encoders and VAE: put the whole model into a folder in Diffusers layout",
-    "text encoder": "alone it draws nothing",
+    "text encoder": "alone it draws nothing: put the whole model into a folder in Diffusers layout",
     "unknown": "nothing of the farm reads it",
 }
 _OTHER_CONTROLS = {
@@ -71,13 +71,20 @@ def _wrong_checkpoint(model: DiffusersModel) -> str | None:
     return None if has_vae(found) or model.vae is not None else "it has no VAE; name one, `vae = …`"
 
 
+def unread_control(found: SingleFile) -> str | None:
+    """Return why a ControlNet cannot be read; None for others."""
+    names = found.header.tensors
+    return next(
+        (words for start, words in _OTHER_CONTROLS.items() if any(name.startswith(start) for name in names)), None
+    )
+
+
 def _wrong_part(weights: Weights, kind: Kind, model: DiffusersModel) -> str | None:
     found = told_apart(weights, kind)
     if not isinstance(found, SingleFile):
         return found
-    for part, words in _OTHER_CONTROLS.items():
-        if any(name.startswith(part) for name in found.header.tensors):
-            return words
+    if words := unread_control(found):
+        return words
     own = _family(model)
     if own and found.family and own != found.family:
         return f"it was made for {FAMILY_NAMES[found.family]}, and this model is {FAMILY_NAMES[own]}"

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from storage.database.connection import Database
 from storage.settings import Settings
 from tests.acceptance.command import Home
+from tests.safetensors_files import written
 from tests.servers import free_port
 
 
@@ -53,6 +54,17 @@ def test_a_farm_elsewhere_without_workers_is_worth_a_warning(home: Home, address
     found = examined(home, settings=addresses)
     assert grades(found) == dict.fromkeys(ALL, "ok") | {"workers": "warning"}
     assert "farm-worker" in found["workers"][1]
+
+
+def test_files_that_cannot_be_drawn_with_are_called_what_they_are(home: Home) -> None:
+    written(home.folder / "vae.safetensors", {"decoder.conv_in.weight": (1,), "x": (1,), "y": (1,)})
+    written(home.folder / "empty.safetensors", {})
+    entries = '[models.m]\nkind = "diffusers"\nsource = "vae.safetensors"\n[loras.l]\nsource = "empty.safetensors"\n'
+    registry = home.file("models.toml", entries)
+    grade, words = examined(home, code=3, settings={"FARM_MODELS_FILE": registry})["models"]
+    assert grade == "broken"
+    assert "m: vae.safetensors cannot be loaded: it is a VAE, not a checkpoint; name it as `vae` of a model" in words
+    assert "LoRA l: cannot be loaded: there is nothing in it but its header" in words
 
 
 def test_a_misspelt_setting_is_worth_a_warning(home: Home) -> None:

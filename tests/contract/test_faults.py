@@ -1,7 +1,7 @@
 """What faults do to jobs and workers, how they are written down, and what is learned from them, on both databases."""
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from storage.database.connection import Database, database_now
 from storage.database.tables import faults, jobs, memory_limits, quarantines, workers
@@ -278,13 +278,16 @@ def test_a_quarantined_worker_is_no_other(farm: Jobs, database: Database) -> Non
 
 def test_a_learned_limit_holds_for_its_model_size_and_hardware_for_a_day(database: Database) -> None:
     limits = MemoryLimits(database)
-    load = Load(model="sd", width=512, height=768, device_name="H100 😀")
+    load = Load(model="sd", entry="0123", width=512, height=768, device_name="H100 😀")
     assert limits.of(load) is None
     limits.learn(load, MemoryLimit(pictures=4))
     limits.learn(load, MemoryLimit(pictures=2))
     limits.learn(load, MemoryLimit(pictures=1, frugal=True))
     assert limits.of(load) == MemoryLimit(pictures=1, frugal=True)
-    for other in ({"model": "xl"}, {"width": 768}, {"height": 512}, {"device_name": "T4"}):
+    for other in ({"model": "xl"}, {"entry": "4567"}, {"width": 768}, {"height": 512}, {"device_name": "T4"}):
         assert limits.of(Load(**{**load.__dict__, **other})) is None
     later(database, 86401)
     assert limits.of(load) is None
+    limits.learn(Load(**{**load.__dict__, "entry": "4567"}), MemoryLimit(pictures=2))
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(memory_limits)).scalar() == 1

@@ -11,7 +11,9 @@ from storage.fleet.memory_limits import Load, MemoryLimit, MemoryLimits
 from storage.jobs.values import NewJob, Submission
 from storage.rules.faults import Fault
 from storage.rules.states import Priority, State
+from storage.spec.file_marks import MarkedEntries
 from storage.spec.picture import Request
+from storage.spec.registry import read_registry
 from tests.integration.farm import MODELS, Farm, child_of, device_processes
 from tests.servers import eventually
 
@@ -77,7 +79,9 @@ def test_running_out_of_memory_ends_in_pictures_and_every_worker_learns_from_it(
     assert farm.finished(render_id).done == 16
     farm.assert_sound(render_id)
     [name] = {worker.device_name for worker in farm.services.workers.all()}
-    load = Load(model="narrow", width=32, height=32, device_name=name)
+    served = read_registry(farm.settings.model_copy(update={"models_file": Path(registry)}))
+    entry = MarkedEntries().of(served.models["narrow"])
+    load = Load(model="narrow", entry=entry, width=32, height=32, device_name=name)
     assert MemoryLimits(farm.services.database).of(load) == MemoryLimit(pictures=2)
     assert (farm.folder / "workers-first.log").read_text().count("out of memory model=narrow") == 2
     first.terminate()

@@ -34,7 +34,7 @@ def unigram_tokenizer() -> Any:
     return transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
-def tokenizer_of_bytes(template: str = _TEMPLATE) -> Any:
+def tokenizer_of_bytes(template: str = _TEMPLATE, room: int = 4096) -> Any:
     """A tokenizer of bytes such as language models have: every text is known, a byte a token."""
     symbols = ["<pad>", "<eos>", "<bos>", *bytes_to_unicode().values()]
     tokenizer = Tokenizer(models.BPE(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[]))
@@ -43,7 +43,7 @@ def tokenizer_of_bytes(template: str = _TEMPLATE) -> Any:
     # As those of language models do: an empty prompt is a token, too.
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", model_max_length=4096
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", model_max_length=room
     )
     made.chat_template = template
     return made

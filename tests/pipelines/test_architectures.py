@@ -1,14 +1,12 @@
 """Every control of every architecture: a value of its own changes the picture, or is refused, or a word is said."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage.spec.model_files import own_pipeline
-from storage.spec.models import Weights
-from storage.spec.prompt_length import room_of, unread
 from tests.pipelines.architectures import ARCHITECTURES, SLOW, VARIANTS, WELL_KNOWN, packages_missing
+from tests.pipelines.prompt_cuts import TRIED, check_cut
+from tests.pipelines.test_families import ELSEWHERE
 from tests.pipelines.tried import Tried
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
@@ -66,16 +64,8 @@ def test_a_negative_prompt_is_read_or_a_word_is_said_at_every_guidance_scale(tri
     assert differs != any(remark.startswith("negative_prompt") for remark in tried.said(spec))
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux-schnell", "pixart-sigma", "kandinsky3"])
-def test_words_that_t5_does_not_read_are_named_at_the_door_and_by_the_worker(name: str, tmp_path: Path) -> None:
-    tried = Tried(name, tmp_path / name)
-    room = room_of(own_pipeline(Weights(source=str(tmp_path / name))))
-    assert room is not None
-    short, long = (tried.spec(prompt="star " * count + "end") for count in (room // 4, room))
-    assert list(unread(short, tried.registry["m"])) == []
-    [end] = unread(long, tried.registry["m"])
-    assert (end.text, end.character) == ("end", 5 * room + 1)
-    tried.drawn(long)
-    [said] = tried._model._prompts.unread(long, "m")
-    assert said.startswith(f"prompt: the model m reads {room} of its ")
-    assert tried._model._prompts.unread(short, "m") == ()
+def test_what_is_said_to_be_ignored_is(tried: Tried) -> None:
+    """Of the families that test_families.py does not load."""
+    if tried.name in ELSEWHERE & TRIED.keys():
+        for field in ("prompt", "negative_prompt"):
+            check_cut(tried.name, tried, field)

@@ -12,12 +12,13 @@ from diffusers import AutoPipelineForText2Image
 from storage.errors import BadSpecification
 from storage.spec.capabilities import pipeline_of, taken_controls
 from storage.spec.picture import Spec
-from storage.spec.profiles import Profile, profile_of
-from tests.pipelines import architectures
+from storage.spec.profiles import Profile, family_of, profile_of
+from tests.pipelines import architectures, example_entries
 from tests.pipelines.architectures import ARCHITECTURES, WELL_KNOWN
+from tests.pipelines.prompt_cuts import TRIED, check_cut, check_failure
+from tests.pipelines.test_profiles import LEARNED
 from tests.pipelines.tried import Tried
 from worker.rendering.backend import Abandoned
-from worker.rendering.unread import _rooms, unread_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Diffusers, about its own parts
 
@@ -33,7 +34,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     },
 }
 #: Where no negative prompt is another thing than an empty one.
-NONE_IS_ZEROS = {"sdxl", "sdxl-turbo", "sdxl-pag", "kandinsky22", "cogview3"}
+NONE_IS_ZEROS = {"sdxl", "sdxl-turbo", "sdxl-pag", "kandinsky22", "kandinsky3", "cogview3"}
 #: Those that test_architectures.py alone tries; of deepfloyd random weights exaggerate last bits to whole levels.
 ELSEWHERE = {"auraflow", "pixart-alpha", "hunyuan", "ovis", "krea2-distilled", "deepfloyd"}
 #: Made with one of two autoencoders, and the farm goes by the one that halves more often.
@@ -46,8 +47,11 @@ class Family(Tried):
     """A family's model on the farm, and beside it the pipeline that Diffusers itself opens."""
 
     def __init__(self, name: str, folder: Any) -> None:
-        super().__init__(name, folder)
-        self.name = name
+        options = example_entries.options(name)
+        super().__init__(name, folder, "".join(f'{key} = "{value}"\n' for key, value in options.items()))
+        self._variant = options.get("variant")
+        if self._variant:
+            example_entries.named_as_variant(self.folder, self._variant)
         self._own: Any = None
 
     @property
@@ -68,7 +72,7 @@ class Family(Tried):
         """Return what the pipeline draws that Diffusers opens, called as its documentation calls it."""
         if self._own is None:
             kind: Any = diffusers.DiffusionPipeline if self.name == "ernie-image" else AutoPipelineForText2Image
-            self._own = kind.from_pretrained(self.folder)
+            self._own = kind.from_pretrained(self.folder, variant=self._variant)
             self._own.set_progress_bar_config(disable=True)
         asked: dict[str, Any] = {
             "prompt": spec.prompt,
@@ -114,6 +118,9 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_beside_a_longer_prompt(famil
     for picture, spec in zip(family.together(specs), specs, strict=True):
         assert close(picture, family.drawn(spec)), spec.prompt
     assert not close(family.drawn(specs[0]), family.drawn(specs[1]))
+    if family.profile.neighbours == "lengthen negatives":
+        specs = [specs[2], family.spec(negative_prompt=f"{NEGATIVE} " * 3)]
+        assert close(family.together(specs)[1], family.drawn(specs[1]))
 
 
 def test_without_guidance_a_picture_is_what_diffusers_draws_without(family: Family) -> None:
@@ -176,19 +183,19 @@ def test_a_recipe_says_what_the_call_is_told_beside_the_picture(family: Family) 
     assert set(family.profile.recorded) <= set(told)
 
 
-def test_words_are_read_to_the_last_token_that_is_said_to_be(family: Family) -> None:
-    pipeline = family.model.pipeline
-    if family.profile.room is None or family.profile.template == "unknown" or family.profile.encoders[-1] == "T5":
-        return  # as test_architectures.py has it
-    [(_, room)] = _rooms(pipeline, "prompt")
-    # Of these tokenizers a letter is a token.
-    read = "a" * (room - 2) + " b"
-    fields = {"num_inference_steps": 2, "guidance_scale": 1.0}
-    other = "a" * (room // 2) + "c" * (room - room // 2)
-    specs = [family.spec(prompt=text, **fields) for text in (read, other, read + " end", read + " and")]
-    assert [len(list(unread_words(pipeline, spec, "m"))) for spec in specs] == [0, 0, 1, 1]
-    [end] = unread_words(pipeline, specs[2], "m")
-    assert (end.room, end.text, end.character) == (room, "end", len(read) + 2)
-    pictures = [family.drawn(spec) for spec in specs]
-    assert (pictures[0] != pictures[1]).any()
-    assert (pictures[2] == pictures[3]).all()
+def test_the_first_token_that_is_said_to_be_ignored_is_the_first_that_is_and_so_of_negative_prompts(
+    family: Family,
+) -> None:
+    if family.name not in TRIED:
+        return  # Another one of its family is tried.
+    if family.profile.beyond == "error":
+        check_failure(family)
+        return
+    for field in ("prompt", "negative_prompt"):
+        check_cut(family.name, family, field)
+
+
+def test_every_family_is_tried_for_that() -> None:
+    drawn = {family_of(name) for name in LEARNED if (profile := profile_of(name)) is not None and profile.drawn}
+    assert {*TRIED.values()} == drawn
+    assert TRIED.keys() <= {*WELL_KNOWN, *ARCHITECTURES}

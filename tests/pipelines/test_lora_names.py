@@ -99,7 +99,14 @@ def test_what_the_model_does_not_have_is_not_found(pipeline: _Pipeline, name: st
 
 def test_a_layer_is_found_by_names_with_dots_and_by_pefts(pipeline: _Pipeline) -> None:
     layers, path = Layers(pipeline), "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
-    for name in (f"unet.{path}", f"base_model.model.{path}", f"lora_unet_{path.replace('.', '_')}"):
+    for name in (f"unet.{path}", f"base_model.model.{path}", path, f"lora_unet_{path.replace('.', '_')}"):
+        assert layers.find(name) == ("unet", path)
+
+
+def test_a_layer_is_found_by_names_of_onetrainer_and_of_lycoris_alone(pipeline: _Pipeline) -> None:
+    layers, path = Layers(pipeline), "down_blocks.1.attentions.1.proj_in"
+    # OneTrainer's LoRAs of SDXL have the original code's blocks, with dots.
+    for name in ("unet.input_blocks.5.1.proj_in", f"lycoris_{path.replace('.', '_')}"):
         assert layers.find(name) == ("unet", path)
 
 

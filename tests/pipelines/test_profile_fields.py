@@ -21,6 +21,7 @@ from storage.spec.prompt_length import room_of
 from storage.spec.registry import parse_registry
 from storage.spec.samplers import has_prior
 from tests.pipelines import test_families
+from tests.pipelines.parts import tokenizer_of_bytes
 from worker.devices import Device
 from worker.rendering.call import call_recipe, family_arguments
 from worker.rendering.diffusers_backend import _dtype, _opener
@@ -102,6 +103,8 @@ FIELDS: Mapping[str, tuple[object, Callable[[], object]]] = {
     "no_negative": ("zeros", together),
     "encoders": (("T5",), lambda: dict(described(profile()))["reads"]),
     "room": (10, lambda: (room_of(CLASS), dict(described(profile()))["reads"])),
+    "beyond": ("read", lambda: dict(described(profile()))["reads"]),
+    "negative_room": ("in eights", lambda: said(negative_prompt="neither grey nor blurry")),
     "template": ("chat", lambda: _beside(pipeline(), tokenizer(), profile(), "prompt")),
     "multiple": (64, lambda: said(width=520)),
     "native": ((2048, 2048), said),
@@ -166,3 +169,17 @@ def test_another_value_of_a_distillation_changes_what_is_said(key: str, monkeypa
     known = {**profiles._distillations(), "turbo": changed}
     monkeypatch.setattr(profiles, "_distillations", lambda: known)
     assert seen() != before
+
+
+def test_what_stands_around_a_prompt_is_counted_where_its_own_pipeline_puts_it() -> None:
+    """Of pipelines that need torchvision to be loaded whole."""
+    bytes_ = tokenizer_of_bytes()
+    flux2 = SimpleNamespace(tokenizer=bytes_, system_message="draw what is said")
+    found = profile_of("Flux2Pipeline")
+    assert found is not None
+    assert _beside(flux2, bytes_, found, "prompt") == len("draw what is said")
+    nucleus: Any = object.__new__(diffusers.NucleusMoEImagePipeline)
+    nucleus.processor = bytes_
+    found = profile_of("NucleusMoEImagePipeline")
+    assert found is not None
+    assert _beside(nucleus, bytes_, found, "prompt") > 100

@@ -22,6 +22,7 @@ class Tried:
     """One architecture: its model as a farm has it, and what it draws."""
 
     def __init__(self, name: str, folder: Path, entry: str = "") -> None:
+        self.name = name
         self._folder = architectures.build(name, folder)
         head = f'[models.m]\nkind = "diffusers"\nsource = "{folder}"\nwidth = 64\nheight = 64\nnum_inference_steps = 3'
         self.registry: Registry = parse_registry(f"{head}\nguidance_scale = 5.0\n{entry}", where="here")

@@ -79,7 +79,7 @@ def ernie_image() -> Any:
         transformer=transformer,
         vae=flux2_vae(),
         text_encoder=transformers.Mistral3Model(config).eval(),
-        tokenizer=tokenizer_of_bytes(),
+        tokenizer=tokenizer_of_bytes(room=256),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         pe=transformers.Ministral3ForCausalLM(rewriter).eval(),
         pe_tokenizer=tokenizer_of_bytes(),

@@ -35,6 +35,8 @@ height = 64
 num_inference_steps = 4
 guidance_scale = 5.0
 """
+#: The first lines of the table.
+HEAD = (f"| family | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|")
 #: More than the smallest model makes before anybody can say that it is to stop.
 _PICTURES, _STEPS = 40, 50
 
@@ -49,6 +51,14 @@ class Row:
     @property
     def holds(self) -> bool:
         return all(good for good, _ in self.cells.values())
+
+    def compare(self, column: str, job: str, picture: Any, expected: Any) -> None:
+        """Note how far a job's picture is from what Diffusers draws."""
+        if picture.shape != expected.shape:
+            self.cells[column] = (False, f"{job}: {picture.shape} in place of {expected.shape}")
+            return
+        off_by = int(np.abs(picture - expected).max())
+        self.cells[column] = (off_by <= 1, f"{job} (≤ {off_by}/255)")
 
     def written(self) -> str:
         found = [self.cells.get(column, (True, "–")) for column in COLUMNS]
@@ -84,13 +94,13 @@ class Trial:
         for column, more in fields.items():
             [(job, picture)] = self._rendered([more])
             expected = family.own_call(self._spec(**more))
-            self._say(column, job, picture, expected)
+            self.row.compare(column, job, picture, expected)
         if "negative" not in fields:
             self._refused("negative", NEGATIVE, "--negative-prompt")
         if profile.multiple > 8:
             self._refused("size", f"{64 + profile.multiple // 2}x64", "--size", beside=True)
         both = self._rendered([{}, {"prompt": _LONG, "seed": 2}])
-        self._say("batch", both[0][0], both[0][1], family.own_call(self._spec()))
+        self.row.compare("batch", both[0][0], both[0][1], family.own_call(self._spec()))
 
     def _spec(self, **more: Any) -> Spec:
         return self.family.spec(prompt=_PROMPT, seed=1, **more)
@@ -109,13 +119,6 @@ class Trial:
         return [
             (job["id"], np.asarray(Image.open(file)).astype(np.int16)) for job, file in zip(jobs, files, strict=True)
         ]
-
-    def _say(self, column: str, job: str, picture: Any, expected: Any) -> None:
-        if picture.shape != expected.shape:
-            self.row.cells[column] = (False, f"{job}: {picture.shape} in place of {expected.shape}")
-            return
-        off_by = int(np.abs(picture - expected).max())
-        self.row.cells[column] = (off_by <= 1, f"{job} (≤ {off_by}/255)")
 
     def _refused(self, column: str, value: str, option: str, *, beside: bool = False) -> None:
         told = self.home.farm("render", "a", "--model", self.name, option, value, "--no-wait", code=None)
@@ -184,7 +187,7 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := sorted({*given.names} - {*known}):
         parser.error(f"no family named {unknown[0]!r}; there are {', '.join(known)}")
-    lines = [f"| family | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = [*HEAD]
     print("\n".join(lines), flush=True)
     good = True
     with tempfile.TemporaryDirectory() as folder:

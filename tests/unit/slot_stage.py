@@ -166,7 +166,7 @@ class LearnedInMemory:
         self.known[kind] = limit
 
 
-class _Limits:
+class MemoryInMemory:
     def __init__(self) -> None:
         self.known: dict[Load, MemoryLimit] = {}
 
@@ -281,7 +281,7 @@ class Stage:
     queue: Queue = field(default_factory=Queue)
     model: FakeModel = field(default_factory=FakeModel)
     store: Store = field(default_factory=Store)
-    limits: _Limits = field(default_factory=_Limits)
+    limits: MemoryInMemory = field(default_factory=MemoryInMemory)
     learned: LearnedInMemory = field(default_factory=LearnedInMemory)
     #: How many serve the model.
     workers: int = 1

@@ -13,8 +13,9 @@ from storage.spec.file_marks import FileMarks, marked
 from storage.spec.model_checks import ModelChecks, write_check
 from storage.spec.models import DiffusersModel, Weights
 from tests.model_checks import a_check
-from tests.unit.slot_stage import LearnedInMemory, job
+from tests.unit.slot_stage import LearnedInMemory, MemoryInMemory, job
 from worker.serving.batch_learner import BatchLearner
+from worker.serving.batch_limits import BatchLimits
 from worker.serving.checked_limits import CheckedLimits
 
 HERE = "cpu x86_64, threads: 1"
@@ -135,3 +136,21 @@ def test_a_worker_starts_anew_with_other_files(folder: Path, tmp_path: Path) -> 
     now[0] = 6.0
     for one in (running, learner()):
         assert one.limit(sd, JOB) == (8, LimitReason.DEFAULT)
+
+
+def test_what_memory_was_learned_to_hold_is_of_the_files_that_were_there(folder: Path) -> None:
+    kept, sd, now = MemoryInMemory(), model(folder), [0.0]
+    running, other = (BatchLimits(kept, device_name=HERE, clock=lambda: now[0]) for _ in range(2))
+    running.exceeded(sd, JOB, 8, frugal=False)
+    for one in (running, other):
+        assert (one.limit(sd, JOB).pictures, one.limit(sd, JOB).reason) == (4, LimitReason.MEMORY)
+
+    replace(folder)
+    now[0] = 6.0
+    for one in (running, other, BatchLimits(kept, device_name=HERE)):
+        assert (one.limit(sd, JOB).pictures, one.limit(sd, JOB).reason) == (8, LimitReason.DEFAULT)
+    edited = model(folder, batch_limit=6)
+    assert running.limit(edited, JOB).pictures == 6
+    running.exceeded(edited, JOB, 6, frugal=True)
+    # How many pictures the entry allows says nothing of what they need.
+    assert (running.limit(sd, JOB).pictures, running.limit(sd, JOB).frugal) == (3, True)

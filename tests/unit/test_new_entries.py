@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -302,3 +303,53 @@ def test_loras_of_every_make_tell_what_they_are(
     tmp_path: Path, tensors: Mapping[str, Sequence[int]], words: Sequence[str]
 ) -> None:
     assert lora_facts(read_header(written(tmp_path / "one.safetensors", tensors))).words == words
+
+
+_UNET = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"lora_controlnet": (1,), "input_blocks.1.0.in_layers.2.up": (8, 4)}, "it is a Control-LoRA"),
+        ({"task_embedding": (6, 8), "control_add_embedding.x": (1,), "controlnet_cond_embedding.y": (1,)}, "union"),
+        ({"image_proj.proj.weight": (8, 8), "ip_adapter.1.to_q_lora.down.weight": (4, 8)}, "is an IP-Adapter"),
+        ({"adapter.body.0.in_conv.weight": (8, 8, 1, 1)}, "is a T2I-Adapter"),
+        ({"model.0.weight": (8, 3, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight": (8, 8, 3, 3)}, "is an upscaler"),
+        ({"down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight": (8, 8)}, "is a motion module"),
+        (
+            {"unet.conv_in.weight": (8, 4, 3, 3), "vae.encoder.conv_in.weight": (8, 3, 3, 3)},
+            "a whole model by Diffusers' names",
+        ),
+        ({"model.layers.0.self_attn.q_proj.weight": (8, 8), "model.embed_tokens.weight": (9, 8)}, "is a text encoder"),
+        ({"encoder.block.0.layer.0.SelfAttention.q.weight": (8, 8), "shared.weight": (9, 8)}, "is a text encoder"),
+        ({"double_blocks.0.img_attn.qkv.weight": (8, 8), "img_in.weight": (8, 8)}, "is a denoiser"),
+        ({f"{_UNET}transformer_blocks.0.attn.to_q.weight": (8, 8)}, "it is Qwen-Image or another transformer"),
+        ({f"{_UNET}something.new.weight": (8, 8)}, "reads in Diffusers layout only"),
+        ({}, "there is nothing in it but its header"),
+    ],
+    ids=range(13),
+)
+def test_what_people_have_beside_is_called_what_it_is(tensors: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        entry_for(str(written(tmp_path / "m.safetensors", tensors)), alias=None, is_lora=False)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({f"{_KOHYA}.lora_down.weight": (4, 320)}, "of the two matrices of a layer one is missing"),
+        (
+            {"unet.x.lora_A.weight": (4, 8), "unet.x.lora_B.weight": (8, 4), "unet.y.lora_B.weight": (8, 4)},
+            "unet.y.lora_B",
+        ),
+        (
+            {"transformer.x_embedder.lora_A.weight": (4, 128), "transformer.x_embedder.lora_B.weight": (64, 4)},
+            "it is a Control LoRA of FLUX.1",
+        ),
+    ],
+    ids=range(3),
+)
+def test_a_lora_that_no_model_takes_is_not_added(tensors: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        check_lora({"source": str(written(tmp_path / "l.safetensors", tensors))})

@@ -80,7 +80,7 @@ def waiting_for(outage: Outage) -> OutageRetry:
 
 # -- the database ----------------------------------------------------------------------------------------------
 
-LOAD = Load(model="shapes", width=64, height=64, device_name="cpu")
+LOAD = Load(model="shapes", entry="0123", width=64, height=64, device_name="cpu")
 KIND = CallKind(model="shapes", entry="e", width=64, height=64, device_name="d")
 
 

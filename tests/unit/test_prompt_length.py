@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from storage.spec import clip_tokens
+from storage.spec.capabilities import remarks
 from storage.spec.clip_tokens import ClipTokens, clip_tokens_of
 from storage.spec.model_files import SHIPPED
 from storage.spec.models import DiffusersModel, Weights
@@ -113,3 +115,43 @@ def test_no_more_than_a_few_places_are_shown() -> None:
     specified.exhaust()
     assert len(specified.remarks) == 6
     assert specified.remarks[max(specified.remarks, key=lambda remark: specified.remarks[remark])] == 25
+
+
+def _folder(path: Path, index: Mapping[str, object], room: int | None = None) -> Path:
+    shutil.copytree(SHIPPED / "shapes/tokenizer", path / "tokenizer")
+    (path / "model_index.json").write_text(json.dumps({"tokenizer": ["transformers", "CLIPTokenizer"], **index}))
+    if room is not None:
+        (path / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": room}))
+    return path
+
+
+def test_of_a_model_that_comes_without_its_longest_encoder_the_others_count(tmp_path: Path) -> None:
+    long = spec(prompt="star " * 90)
+    without = _folder(tmp_path, {"_class_name": "StableDiffusion3Pipeline", "tokenizer_3": [None, None]})
+    assert [end.room for end in unread(long, model(source=str(without)))] == [75]
+    (tmp_path / "model_index.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "StableDiffusion3Pipeline",
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "tokenizer_3": ["transformers", "T5TokenizerFast"],
+            }
+        )
+    )
+    clip_tokens._tokenizers.cache_clear()
+    assert list(unread(long, model(source=str(tmp_path)))) == []
+
+
+@pytest.mark.parametrize(("room", "found"), [(64, [64]), (10**30, []), (None, [])])
+def test_where_a_tokenizers_file_sets_the_limit_it_is_that(tmp_path: Path, room: int, found: list[int]) -> None:
+    index = {"_class_name": "PRXPipeline", "tokenizer": ["transformers", "GemmaTokenizerFast"]}
+    folder = _folder(tmp_path, index, room)
+    if room is None:
+        (folder / "tokenizer/tokenizer_config.json").unlink()
+    assert [end.room for end in unread(spec(prompt="star " * 90), model(source=str(folder)))] == found
+
+
+def test_a_negative_prompt_that_is_cut_at_its_prompts_length_is_remarked_on() -> None:
+    lumina = model(source="nobody/has-this", pipeline="LuminaPipeline")
+    said = [list(remarks(spec(negative_prompt=text), lumina)) for text in ("grey", "neither grey nor blurry")]
+    assert [any(one.startswith("negative_prompt: ") for one in found) for found in said] == [False, True]

@@ -34,6 +34,12 @@ _PREFIXES = {
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
+    # Whose own layers are not called so: LyCORIS by itself, as SimpleTuner has it.
+    "lycoris_": "unet",
+    # OneTrainer's, with dots.
+    "clip_l.": "text_encoder",
+    "clip_g.": "text_encoder_2",
+    "unet.": "unet",
 }
 _PEFT = "base_model.model."
 #: Inside a block of the original code → inside one of Diffusers.
@@ -79,18 +85,18 @@ class Layers:
         """Return component and path of the layer that a file names; None: there is none, or it is named otherwise."""
         for prefix, component in _PREFIXES.items():
             if name.startswith(prefix):
-                rest = name.removeprefix(prefix)
+                rest = name.removeprefix(prefix).replace(".", "_")
                 paths = self._paths.get(component, {})
                 found = paths.get(rest) or paths.get(self._of_original_code(rest))
                 return (component, found) if found is not None else None
-        if name.startswith(_PEFT):
-            # What PEFT saves by itself does not say of which component it is.
-            rest = name.removeprefix(_PEFT).replace(".", "_")
-            places = [(component, paths[rest]) for component, paths in self._paths.items() if rest in paths]
-            return places[0] if len(places) == 1 else None
         component, _, path = name.partition(".")
-        found = self._paths.get(component, {}).get(path.replace(".", "_"))
-        return (component, found) if found is not None else None
+        if component in self._paths:
+            found = self._paths[component].get(path.replace(".", "_"))
+            return (component, found) if found is not None else None
+        # What PEFT saves by itself does not say of which component it is.
+        rest = name.removeprefix(_PEFT).replace(".", "_")
+        places = [(component, paths[rest]) for component, paths in self._paths.items() if rest in paths]
+        return places[0] if len(places) == 1 else None
 
     def layer(self, component: str, path: str) -> Any:
         return self._components[component].get_submodule(path)

@@ -15,6 +15,7 @@ from storage.spec.guidance import guidance_remarks
 from storage.spec.model_states import FileStates
 from storage.spec.models import DiffusersModel
 from storage.spec.picture import Spec
+from storage.spec.prompt_length import fails_on_long_prompts
 from storage.spec.samplers import check_clip_skip, check_sampler
 from storage.spec.slots import of_own_loop
 from worker.rendering.backend import Abandoned, RenderResult, SlotLoop, SmallPictures
@@ -221,7 +222,7 @@ class LoadedPipeline:
             check_clip_skip(spec, self._model)
         except BadSpecification as error:
             raise RenderFailed(str(error), _BAD) from None
-        if spec.long_prompts == "refuse":
+        if spec.long_prompts == "refuse" or fails_on_long_prompts(type(self._denoiser).__name__):
             for end in self._prompts.unread(spec, self._model.alias):
                 raise RenderFailed(end, _BAD)
 

@@ -140,6 +140,10 @@ class Prompts:
     def _calls(self, specs: Sequence[Spec]) -> list[list[int]]:
         """Return which pictures go together through a pipeline that encodes prompts itself."""
         profile = profile_of_pipeline(self._pipeline)
+        if profile.neighbours == "lengthen negatives":
+            negatives = [[index] for index, spec in enumerate(specs) if spec.negative_prompt]
+            without = [index for index, spec in enumerate(specs) if not spec.negative_prompt]
+            return [*negatives, *([without] if without else [])]
         if profile.neighbours != "ignored":
             return [[index] for index in range(len(specs))]
         if profile.no_negative == "zeros":

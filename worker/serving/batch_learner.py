@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from storage.fleet.learned_limits import CallKind, LearnedLimit, LimitReason
 from storage.jobs.values import ClaimedJob
-from storage.spec.entry_hash import entry_hash
-from storage.spec.file_marks import FileMarks, marked
+from storage.spec.file_marks import MarkedEntries
 from storage.spec.models import Model
 from worker.serving.knee_search import KneeSearch
 from worker.serving.services import SharedLearnedLimits
@@ -66,8 +65,7 @@ class BatchLearner:
         self._checked = checked
         self._clock = clock
         self._known: OrderedDict[CallKind, _Known] = OrderedDict()
-        self._entries: dict[Model, str] = {}
-        self._marks = FileMarks(clock)
+        self._entries = MarkedEntries(clock)
 
     def limit(self, model: Model, job: ClaimedJob) -> tuple[int, LimitReason]:
         """Return how many pictures like this job's are best called together, as far as is known."""
@@ -143,12 +141,10 @@ class BatchLearner:
         known.learned, known.settled_at = True, self._clock() - found.age
 
     def _kind(self, model: Model, job: ClaimedJob) -> CallKind:
-        if (entry := self._entries.get(model)) is None:
-            entry = self._entries[model] = entry_hash(model)
         return CallKind(
             model=model.alias,
             # Of other files under the same names other numbers may be best.
-            entry=marked(entry, self._marks.of(model)),
+            entry=self._entries.of(model),
             width=job.spec.width,
             height=job.spec.height,
             device_name=self._device_name,

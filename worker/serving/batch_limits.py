@@ -9,6 +9,7 @@ from storage.fleet.learned_limits import LimitReason
 from storage.fleet.memory_limits import Load, MemoryLimit
 from storage.jobs.values import ClaimedJob
 from storage.rules.states import Priority
+from storage.spec.file_marks import MarkedEntries
 from storage.spec.models import MOST_AT_ONCE, DiffusersModel, Model
 from worker.rendering.backend import LoadedModel
 from worker.serving.batch_learner import BatchLearner
@@ -47,12 +48,15 @@ class BatchLimits:
         device_name: str,
         learner: BatchLearner | None = None,
         workers: Callable[[str], int] = lambda _: 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             learner: None: where the registry says nothing, batches are of the default size.
             workers: how many workers serve a model, this one among them.
         """
+        self._clock = clock
+        self._entries = MarkedEntries(clock)
         self._limits = limits
         self._device_name = device_name
         self._learner = learner
@@ -151,9 +155,9 @@ class BatchLimits:
     def workers(self, model: Model) -> int:
         """Return how many workers serve a model, at least 1."""
         seen_at, count = self._workers.get(model.alias, (float("-inf"), 1))
-        if time.monotonic() - seen_at > _FRESH_SECONDS:
+        if self._clock() - seen_at > _FRESH_SECONDS:
             count = max(1, self._count_workers(model.alias))
-            self._workers[model.alias] = (time.monotonic(), count)
+            self._workers[model.alias] = (self._clock(), count)
         return count
 
     def exceeded(self, model: Model, job: ClaimedJob, pictures: int, *, frugal: bool) -> None:
@@ -171,7 +175,7 @@ class BatchLimits:
             },
         )
         self._limits.learn(load, limit)
-        self._known[load] = (time.monotonic(), limit)
+        self._known[load] = (self._clock(), limit)
 
     def give_way(self, model: Model, jobs: Sequence[ClaimedJob], limit: CallLimit, loaded: LoadedModel) -> bool:
         """Try to use less memory: first fewer pictures at once, then a pipeline that works piece by piece.
@@ -199,14 +203,19 @@ class BatchLimits:
     def _memory(self, model: Model, job: ClaimedJob) -> MemoryLimit | None:
         load = self._load(model, job)
         seen_at, known = self._known.get(load, (float("-inf"), None))
-        if time.monotonic() - seen_at > _FRESH_SECONDS:
+        if self._clock() - seen_at > _FRESH_SECONDS:
             known = self._limits.of(load)
-            self._known[load] = (time.monotonic(), known)
+            self._known[load] = (self._clock(), known)
         return known
 
     def _load(self, model: Model, job: ClaimedJob) -> Load:
         return Load(
-            model=model.alias, width=job.spec.width, height=job.spec.height, device_name=self._device_name[:128]
+            model=model.alias,
+            # Other files under the same names may be of a smaller model.
+            entry=self._entries.of(model),
+            width=job.spec.width,
+            height=job.spec.height,
+            device_name=self._device_name[:128],
         )
 
 
