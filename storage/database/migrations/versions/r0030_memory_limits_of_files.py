@@ -6,8 +6,8 @@ What was learned until now is learned again within a batch; it was forgotten aft
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0029"
-down_revision = "0028"
+revision = "0030"
+down_revision = "0029"
 
 
 def upgrade() -> None:
