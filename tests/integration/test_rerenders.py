@@ -20,7 +20,7 @@ from storage.renders.views import JobView
 from storage.rules.states import Priority, State
 from storage.spec.picture import Request
 from storage.spec.sampler_names import PLAIN
-from tests.forks import Starter
+from tests.forks import WITH_TORCH, Starter
 from tests.integration.conftest import farm_of
 from tests.integration.farm import Farm, child_of, device_processes
 from tests.servers import eventually
@@ -209,7 +209,8 @@ def test_pictures_made_in_turmoil_are_made_again_to_the_last_byte(farm: Farm, re
 def rerendered(farm: Farm, job: JobView) -> Mapping[str, Any]:
     """What `farm rerender` says of a picture; its exit code is 1 if they differ."""
     command = ["-m", "scheduler.cli.main", "rerender", job.id, "--json"]
-    ended = farm.starter.ran(command, folder=farm.folder, env=farm.environment)
+    # With torch: else each of them imports it anew, which takes longer than its picture.
+    ended = farm.starter.ran(command, folder=farm.folder, env=farm.environment | WITH_TORCH)
     assert ended.returncode in (0, 1), ended.stderr
     said: dict[str, Any] = json.loads(ended.stdout)
     return said | {"spec": job.spec.fields()}

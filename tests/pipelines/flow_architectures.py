@@ -36,7 +36,7 @@ def sd3(*, layers: int = 1) -> Any:
         pos_embed_max_size=16,
     )
     # As wide as both of CLIP's embeddings.
-    wide = transformers.T5Config(vocab_size=300, d_model=2 * TEXT, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+    wide = transformers.T5Config(vocab_size=300, d_model=2 * TEXT, d_kv=8, d_ff=37, num_layers=1, num_heads=1)
     t5 = {"encoder": transformers.T5EncoderModel(wide).eval(), "tokenizer": unigram_tokenizer()}
     return diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
@@ -180,7 +180,7 @@ def auraflow() -> Any:
         out_channels=4,
         pos_embed_max_size=256,
     )
-    config = transformers.UMT5Config(vocab_size=300, d_model=TEXT, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+    config = transformers.UMT5Config(vocab_size=300, d_model=TEXT, d_kv=8, d_ff=37, num_layers=1, num_heads=1)
     encoder = {"encoder": transformers.UMT5EncoderModel(config).eval(), "tokenizer": unigram_tokenizer()}
     return diffusers.AuraFlowPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), transformer=transformer, **named_texts(encoder)

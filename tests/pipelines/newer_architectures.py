@@ -22,12 +22,12 @@ from tests.pipelines.parts import (
 
 #: Tokens of images and videos, of which a prompt has none.
 _OF_PICTURES = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-#: A small language model.
+#: A small language model; with one head, for prompts are filled up to thousands of tokens, each of which looks at all.
 _WORDS = {
     "hidden_size": TEXT,
     "intermediate_size": 16,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
+    "num_attention_heads": 1,
     "num_key_value_heads": 1,
     "head_dim": 16,
     "vocab_size": 300,
@@ -215,6 +215,8 @@ def glm_image() -> Any:
     config = transformers.GlmImageConfig(
         text_config={
             **{name: value for name, value in _WORDS.items() if name != "head_dim"},
+            # Each is as wide as these heads share.
+            "num_attention_heads": 2,
             "vision_vocab_size": 64,
             "pad_token_id": 0,
             "eos_token_id": 200,

@@ -59,10 +59,10 @@ def smallest(folder: Path) -> Path:
             unet=UNet2DConditionModel(
                 sample_size=_WIDTH // 2,
                 block_out_channels=(8,),
-                layers_per_block=1,
-                down_block_types=("CrossAttnDownBlock2D",),
+                layers_per_block=0,
+                down_block_types=("DownBlock2D",),
                 mid_block_type=None,
-                up_block_types=("UpBlock2D",),
+                up_block_types=("CrossAttnUpBlock2D",),
                 cross_attention_dim=_TEXT,
                 attention_head_dim=8,
                 norm_num_groups=8,

@@ -1,19 +1,15 @@
 """Pictures with different LoRAs are denoised by one call, and each is what it is alone, to the last bit."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 
 from storage.errors import OutOfMemory, RenderFailed
 from storage.spec.models import Lora
 from storage.spec.picture import Spec
-from tests.forks import Starter
-from tests.pipelines import kohya, random_weights
+from tests.pipelines import kohya
 from tests.pipelines.conftest import Models
 from tests.pipelines.kohya import CONVS, OUTSIDE, Kind
 from tests.pipelines.pixels import largest_difference, pixels
@@ -205,67 +201,3 @@ def test_a_call_that_fails_leaves_no_lora_behind(stage: Stage, monkeypatch: pyte
 @pytest.mark.parametrize(("rank", "filled"), [(1, 4), (4, 4), (5, 8), (64, 64), (65, 128)])
 def test_ranks_are_padded_to_powers_of_two(rank: int, filled: int) -> None:
     assert padded(rank) == filled
-
-
-#: What a worker process does with a compiled model: pictures with one LoRA after another, and with several at once.
-_COMPILED = """
-import json, sys
-folder, loras, home = sys.argv[1:]
-from tests.pipelines.compiling import compile_here
-compile_here(vectors=False)
-from pathlib import Path
-import numpy as np
-from storage.objects.folder import LocalObjects
-from storage.spec.registry import parse_registry
-from storage.spec.picture import Request
-from worker.devices import Device
-from worker.rendering.backend import BackendResources
-from worker.rendering.input_cache import InputCache
-from worker.rendering.open_backend import open_backend
-entry = '[models.{0}]\\nkind = "diffusers"\\nsource = "{1}"\\nbatch_limit = 2\\ncompile = "{0}"\\n'
-text = "".join(entry.format(mode, folder) for mode in ("none", "default"))
-text += "".join(f'[loras.{name}]\\nsource = "{loras}/{name}.safetensors"\\n' for name in ("one", "two", "three"))
-registry = parse_registry(text, where="here")
-resources = BackendResources(
-    inputs=InputCache(LocalObjects(Path(home))), loras=registry.loras, home=Path(home)
-)
-backend = open_backend("diffusers", Device("cpu", 0), resources)
-from torch._dynamo.utils import counters
-def drawn(mode, some):
-    for alias, *others in some:
-        specs = [
-            registry.resolve(Request.parse({"prompt": "a star", "model": mode, "width": 16, "height": 16, "steps": 2,
-                "loras": {name: 0.5 + len(name) / 10}}), seed=1)
-            for name in (alias, *others)
-        ]
-        slots = [loops[mode].admit(spec) for spec in specs]
-        for _ in range(2):
-            assert loops[mode].tick(slots) == {}
-        yield [np.asarray(made.picture).tolist() for made in loops[mode].develop(slots)]
-models = {mode: backend.load(registry[mode]) for mode in ("none", "default")}
-# The UNet has the LoRAs; what compiling the VAE comes to is test_compile.py's.
-del models["default"].pipeline.vae.decode
-loops = {mode: model.slots() for mode, model in models.items()}
-found = {}
-sets = [("one", "two"), ("three", "one"), ("two", "two")]
-found["eager"] = list(drawn("none", sets))
-compiled = drawn("default", sets)
-first = next(compiled)
-before = counters["stats"]["unique_graphs"]
-found["compiled"] = [first, *compiled]
-found["graphs"] = [before, counters["stats"]["unique_graphs"]]
-print(json.dumps(found))
-"""
-
-
-def test_a_compiled_model_is_not_compiled_again_for_another_lora(starter: Starter, tmp_path: Path) -> None:
-    folder = random_weights.smallest(tmp_path / "smallest")
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(folder)
-    for seed, (name, rank) in enumerate((("one", 4), ("two", 3), ("three", 2))):
-        kohya.write(tmp_path / f"{name}.safetensors", pipeline, Kind(ranks=(rank,), text=("q_proj",)), seed=seed)
-    said = starter.said(_COMPILED, str(folder), str(tmp_path), str(tmp_path), folder=tmp_path)
-    found = json.loads(said.splitlines()[-1])
-    assert np.abs(np.array(found["eager"]) - np.array(found["compiled"])).max() <= 1
-    assert np.array(found["eager"])[0, 0].std() > 1
-    before, after = found["graphs"]
-    assert before == after > 0
