@@ -19,7 +19,6 @@ import pytest
 
 from storage.database import connection
 from storage.database.connection import Database
-from storage.database.schema import upgrade
 from storage.objects.store import ObjectStore, open_objects
 from storage.settings import Settings
 from tests import durations, examples, poolers, servers, service_models, unflushed
@@ -28,6 +27,7 @@ from tests.forks import Starter
 from tests.garbage import none_collected
 from tests.servers import PostgresServer, S3Server
 from tests.shared_servers import POSTGRES_TEMPLATE, Invitation, Name, ServerKeeper
+from tests.sqlite_tables import tables_as_bytes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,6 +85,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     kept = set(items) - set(dropped)
     items[:] = durations.longest_first([item for item in items if item in kept])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make what most contract tests need before this process is forked: each copy would make it once more."""
+    contracts = any(item.nodeid.startswith("tests/contract/") for item in session.items)
+    if session.config.getoption("--split", 0) and contracts:
+        from tests.shared_routes import make_shared_routes  # imports FastAPI
+
+        tables_as_bytes()
+        make_shared_routes(document=True)
 
 
 def _words(item: pytest.Item) -> set[str]:
@@ -219,7 +229,7 @@ def postgres_server(shared_server: SharedServer) -> Iterator[PostgresServer]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database file with tables and no rows, to be copied."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
-    _migrate(f"sqlite:///{file}")
+    file.write_bytes(tables_as_bytes())
     return file
 
 
@@ -282,12 +292,6 @@ def empty_database(database_kind: str, request: pytest.FixtureRequest) -> Iterat
     """A database without tables."""
     database = Database(request.getfixturevalue("empty_sqlite" if database_kind == "sqlite" else "empty_postgres"))
     yield database
-    database.close()
-
-
-def _migrate(url: str) -> None:
-    database = Database(url)
-    upgrade(database)
     database.close()
 
 

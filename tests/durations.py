@@ -1,12 +1,16 @@
 """How long each file of tests takes: written down by `make test`, used by the next run to start the longest first."""
 
 import json
+import math
 import os
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +20,49 @@ KEPT = Path(__file__).with_suffix(".json")
 #: For a file without a figure: early enough not to be what everybody waits for in the end.
 _NEW_FILE_SECONDS = 60.0
 
+#: A file that took longer is run in parts, by several processes.
+_PART_SECONDS = 45.0
+#: What tests of a file share through these fixtures would be made once for each part.
+_SHARED = {"class", "module", "package"}
+
 _SLOWEST = 60
 
 
 def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the tests ordered by the time that their files took last, in the order of each file."""
-    seconds = {name: entry["seconds"] for name, entry in json.loads(KEPT.read_text())["files"].items()}
+    seconds = _kept()
     return sorted(items, key=lambda item: -seconds.get(_file(item.nodeid), _NEW_FILE_SECONDS))
+
+
+def divided(items: Sequence[pytest.Item]) -> list[list[pytest.Item]]:
+    """Return the files' tests, for processes that each take one list after another, the longest lists first.
+
+    Of files that took long, and share nothing among their tests, there are several lists.
+    """
+    seconds = _kept()
+    parts: list[tuple[float, list[pytest.Item]]] = []
+    for name, each in groupby(items, lambda item: _file(item.nodeid)):
+        tests, its = list(each), seconds.get(name, _NEW_FILE_SECONDS)
+        whole = name not in seconds or any(map(_shares, tests))
+        count = 1 if whole else min(len(tests), math.ceil(its / _PART_SECONDS))
+        parts += [(its / count, part) for part in _cut(tests, count)]
+    return [part for _, part in sorted(parts, key=lambda one: -one[0])]
+
+
+def _cut(tests: list[pytest.Item], count: int) -> Iterator[list[pytest.Item]]:
+    for number in range(count):
+        yield tests[len(tests) * number // count : len(tests) * (number + 1) // count]
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether a test uses what other tests of its file, and of no other, use as well."""
+    information: Any = getattr(item, "_fixtureinfo", None)
+    definitions = () if information is None else information.name2fixturedefs.values()
+    return any(one.scope in _SHARED for each in definitions for one in each)
+
+
+def _kept() -> dict[str, float]:
+    return {name: entry["seconds"] for name, entry in json.loads(KEPT.read_text())["files"].items()}
 
 
 # Told apart as plugins are: each is itself.

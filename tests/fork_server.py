@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +35,8 @@ from scheduler.cli.main import COMMANDS
 from tests.forks import ForkedProcess
 from tests.garbage import none_collected
 from tests.service_models import read_for_all
+from tests.shared_routes import serve_shared_routes
+from tests.sqlite_tables import know_tables_by_heart
 from tests.unflushed import wait_for_no_disk
 
 #: What commands and processes import only where they need it, and what libraries import when they are first called.
@@ -285,9 +289,36 @@ def _wait(process: Any, timeout: float | None) -> int:
 # -- orders ----------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: socket.socket) -> NoReturn:
-    """In a fork: start what is ordered, tell its pid, wait for its end and tell how it ended."""
+def _serve(listener: socket.socket) -> NoReturn:
+    """Start what is ordered, and tell how it ended, in one process: a fork to wait in takes as long as a start."""
+    ordering: dict[int, socket.socket] = {}
+    running: dict[int, tuple[int, socket.socket]] = {}
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready == listener.fileno():
+                connection, _ = listener.accept()
+                # Whoever was frozen before its order has come keeps nobody waiting.
+                ordering[connection.fileno()] = connection
+                poll.register(connection, select.POLLIN)
+                continue
+            poll.unregister(ready)
+            if ready in running:
+                os.close(ready)
+                _tell_end(*running.pop(ready))
+            elif pid := _started(connection := ordering.pop(ready)):
+                ended = os.pidfd_open(pid)
+                running[ended] = pid, connection
+                poll.register(ended, select.POLLIN)
+
+
+def _started(connection: socket.socket) -> int:
+    """Start what is ordered, tell its pid, and return that; 0 if nobody is there any more who ordered something."""
     data, streams, _, _ = socket.recv_fds(connection, 2**18, 3)
+    if not data:
+        connection.close()
+        return 0
     wanted = json.loads(data)
     child = os.fork()
     if not child:
@@ -297,12 +328,15 @@ def _serve(connection: socket.socket) -> NoReturn:
         become(wanted["command"], wanted["environment"], wanted["folder"])
     for stream in streams:
         os.close(stream)
-    connection.send(str(child).encode())
-    _, status = os.waitpid(child, 0)
-    try:
+    with suppress(OSError):  # nobody waits for it any more
+        connection.send(str(child).encode())
+    return child
+
+
+def _tell_end(pid: int, connection: socket.socket) -> None:
+    _, status = os.waitpid(pid, 0)
+    with connection, suppress(OSError):
         connection.send(str(os.waitstatus_to_exitcode(status)).encode())
-    finally:
-        os._exit(0)
 
 
 def main() -> None:
@@ -316,6 +350,8 @@ def main() -> None:
             import_module(name)
         wait_for_no_disk()
         read_for_all()
+        know_tables_by_heart()
+        serve_shared_routes()
         PIL.Image.init()
     _posixsubprocess.fork_exec = _fork_exec
     subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
@@ -324,20 +360,7 @@ def main() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(_address)
         listener.listen(64)
-        while True:
-            connection, _ = listener.accept()
-            if not os.fork():
-                _serve(connection)
-            connection.close()
-            _reap()
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
+        _serve(listener)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Collects the tests once, forks, and has each process run files of tests until none is left.
+"""Collects the tests once, forks, and has each process run files of tests, or parts of long ones, until none is left.
 
 `pytest -p tests.split --split 2`
 
@@ -14,11 +14,13 @@ import struct
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import pytest
+
+from tests.durations import divided
 
 _NUMBER = struct.Struct("I")
 #: A pipe holds as much on every system.
@@ -50,7 +52,7 @@ class Split:
     def pytest_runtestloop(self, session: pytest.Session) -> object:
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest's own loop says what is to be said
-        files = [list(tests) for _, tests in groupby(session.items, lambda item: item.nodeid.partition("::")[0])]
+        files = divided(session.items)
         waiting = _numbers(len(files))
         # Made by this process, which removes it in the end.
         folder: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]

@@ -172,10 +172,9 @@ class Home:
     def processes(self) -> list[psutil.Process]:
         """The processes that run with this home in their environment, or below it."""
         found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and self._is_ours(name):
-                with suppress(psutil.NoSuchProcess):
-                    found.append(psutil.Process(int(name)))
+        for pid in self._pids():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
         return found
 
     def process(self, words: str) -> psutil.Process | None:
@@ -189,7 +188,17 @@ class Home:
 
     def is_left_in_peace(self) -> None:
         """Wait until no process of this home is left."""
-        eventually(lambda: not self.processes(), f"no process of {self.path} is left")
+        left: list[str] = []
+
+        def none_is_left() -> bool:
+            # All processes there are, only once those that were seen before have ended: each look takes milliseconds.
+            left[:] = [pid for pid in left if self._is_ours(pid)] or self._pids()
+            return not left
+
+        eventually(none_is_left, f"no process of {self.path} is left")
+
+    def _pids(self) -> list[str]:
+        return [name for name in os.listdir("/proc") if name.isdigit() and self._is_ours(name)]
 
     def _is_ours(self, pid: str) -> bool:
         """Whether a process is; asked of every process there is, again and again: psutil takes three times as long."""

@@ -4,20 +4,16 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 from sqlalchemy import event, make_url
 
 from diffusion_farm import Farm
 from scheduler.api.access import Open
-from scheduler.api.app import make_api
 from scheduler.api.arriving import Connection
 from scheduler.api.context import ApiContext
 from scheduler.cli.api import listening
@@ -29,6 +25,8 @@ from storage.database.connection import Database
 from storage.jobs.values import Claim, Published, RenderedBatch
 from storage.objects.object_keys import picture_key
 from storage.settings import Settings
+from tests.shared_routes import make_api_sharing_routes
+from tests.sqlite_tables import tables_as_bytes
 
 MODELS = """
 default = "tiny"
@@ -77,35 +75,9 @@ source = "somewhere/ink"
 """
 
 
-@cache
-def _tables() -> bytes:
-    """An embedded farm's database with tables and no rows: all migrations take longer than most tests."""
-    with TemporaryDirectory() as folder:
-        settings = Settings(home=Path(folder))
-        with closing(Database(settings.database)) as database:
-            schema.upgrade(database)
-        return Path(str(database.engine.url.database)).read_bytes()
-
-
-_first: list[FastAPI] = []
-
-
-def _sharing_routes(app: FastAPI) -> FastAPI:
-    """Have all applications of this process share what FastAPI makes of their routes, which are the same, and document.
-
-    Each took half a second of a processor for its first request, and as long for the document.
-    """
-    if _first:
-        app.router.routes[:] = _first[0].router.routes
-        app.openapi = _first[0].openapi  # type: ignore[method-assign]
-    else:
-        _first.append(app)
-    return app
-
-
 def _make_tables(settings: Settings) -> None:
     if settings.database_url is None:
-        Path(str(make_url(settings.database).database)).write_bytes(_tables())
+        Path(str(make_url(settings.database).database)).write_bytes(tables_as_bytes())
     else:
         with closing(Database(settings.database_url)) as database:
             schema.upgrade(database)
@@ -197,7 +169,7 @@ def running_stage(
     services = open_services(settings)
     listener = listening("127.0.0.1", 0)
     context = ApiContext(services, tickets, waits_read_seconds=0.01, events_read_seconds=0.05)
-    app = _sharing_routes(make_api(context, without_keys=without_keys))
+    app = make_api_sharing_routes(context, without_keys=without_keys)
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, log_level="warning", lifespan="on"))
     stage = Stage(context, f"http://127.0.0.1:{listener.getsockname()[1]}", keyed=keyed)
     stopped = threading.Event()

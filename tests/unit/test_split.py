@@ -1,5 +1,6 @@
 """Files of tests that forked processes share: all of them run, and all that is to be said of them is said."""
 
+import json
 import os
 import re
 import subprocess
@@ -55,11 +56,23 @@ def test_leaves_a_file_open():
 """
 
 
+_TOLD = """
+from pathlib import Path
+from tests import durations
+
+durations.KEPT = Path(__file__).with_name("kept.json")
+
+def pytest_collection_finish(session):
+    print(*(f"{one[0].path.stem} {len(one)}" for one in durations.divided(session.items)), sep=", ")
+"""
+
+
 def ran(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\n")
     options = ["-p", "tests.split", "--split", "2", "-ra", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     command = [sys.executable, "-m", "pytest", *options, "--basetemp", str(folder / "base"), *more]
-    surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+    # Without the plugins that happen to be installed, which take longer to import than all of this.
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
 
 
@@ -74,6 +87,18 @@ def test_every_file_is_run_once_and_what_is_said_of_its_tests_is_said(tmp_path: 
         assert re.search(rf"SKIPPED \[1\] .*test_{name}.py:17: not here", done.stdout)
     assert done.stdout.count("what it printed\n") == 4
     assert done.returncode == 1
+
+
+def test_a_file_that_took_long_is_run_in_parts_unless_its_tests_share_something(tmp_path: Path) -> None:
+    figures = {"test_long.py": 100.0, "test_sharing.py": 100.0, "test_short.py": 40.0}
+    (tmp_path / "kept.json").write_text(json.dumps({"files": {name: {"seconds": s} for name, s in figures.items()}}))
+    tests = "@pytest.mark.parametrize('n', range(5))\ndef test_one(n{}): ...\n"
+    for name in ("long", "short", "new"):
+        (tmp_path / f"test_{name}.py").write_text("import pytest\n" + tests.format(""))
+    (tmp_path / "test_sharing.py").write_text(_FILE.partition("@pytest.mark")[0] + tests.format(", shared"))
+    (tmp_path / "conftest.py").write_text(_TOLD)
+    done = ran(tmp_path, "--collect-only", "--quiet")
+    assert "test_sharing 5, test_new 5, test_short 5, test_long 1, test_long 2, test_long 2" in done.stdout, done.stdout
 
 
 def test_a_process_that_is_killed_is_told_of_and_the_others_run_the_rest(tmp_path: Path) -> None:
