@@ -61,7 +61,9 @@ def test_a_negative_prompt_is_read_or_a_word_is_said_at_every_guidance_scale(tri
     if spec is None:
         return
     differs = bool((tried.drawn(spec) != tried.drawn(plain)).any())
-    assert differs != any(remark.startswith("negative_prompt") for remark in tried.said(spec))
+    # How far it is read is another matter.
+    said = [remark for remark in tried.said(spec) if "reads no more tokens" not in remark]
+    assert differs != any(remark.startswith("negative_prompt") for remark in said)
 
 
 def test_what_is_said_to_be_ignored_is(tried: Tried) -> None:
