@@ -31,6 +31,11 @@ def make_api_sharing_routes(context: ApiContext, *, without_keys: Open) -> FastA
     return app
 
 
+def whose_routes_are_shared() -> FastAPI:
+    """Return the application whose routes and document all others have."""
+    return _first[0]
+
+
 def make_shared_routes(*, document: bool = False) -> None:
     """Make the routes now, and the document: whoever is forked later finds them made."""
     with TemporaryDirectory() as folder:

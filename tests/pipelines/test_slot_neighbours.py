@@ -65,8 +65,6 @@ class Party:
         assert self.loop.tick(some, threads=threads) == {}
 
     def fail(self, chosen: int) -> None:
-        forward = self.unet.forward
-
         def full(*_: object, **__: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -76,7 +74,7 @@ class Party:
                 with pytest.raises(OutOfMemory):
                     self.tick(chosen, 1)
         finally:
-            self.unet.forward = forward
+            del self.unet.forward
 
     def tick_and_fail(self) -> None:
         """Have all samplers take their steps, and memory run out in the last one's."""
