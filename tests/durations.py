@@ -44,7 +44,7 @@ def divided(items: Sequence[pytest.Item]) -> list[list[pytest.Item]]:
     for name, each in groupby(items, lambda item: _file(item.nodeid)):
         tests, its = list(each), seconds.get(name, _NEW_FILE_SECONDS)
         whole = name not in seconds or any(map(_shares, tests))
-        count = 1 if whole else min(len(tests), math.ceil(its / _PART_SECONDS))
+        count = 1 if whole else max(1, min(len(tests), math.ceil(its / _PART_SECONDS)))
         parts += [(its / count, part) for part in _cut(tests, count)]
     return [part for _, part in sorted(parts, key=lambda one: -one[0])]
 

@@ -53,6 +53,7 @@ class Split:
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest's own loop says what is to be said
         files = divided(session.items)
+        assert sum(map(len, files)) == len(session.items), "some of the tests that were collected would not be run"
         waiting = _numbers(len(files))
         # Made by this process, which removes it in the end.
         folder: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]

@@ -90,15 +90,17 @@ def test_every_file_is_run_once_and_what_is_said_of_its_tests_is_said(tmp_path: 
 
 
 def test_a_file_that_took_long_is_run_in_parts_unless_its_tests_share_something(tmp_path: Path) -> None:
-    figures = {"test_long.py": 100.0, "test_sharing.py": 100.0, "test_short.py": 40.0}
+    figures = {"test_long.py": 100.0, "test_sharing.py": 100.0, "test_short.py": 40.0, "test_brief.py": 0.0}
     (tmp_path / "kept.json").write_text(json.dumps({"files": {name: {"seconds": s} for name, s in figures.items()}}))
     tests = "@pytest.mark.parametrize('n', range(5))\ndef test_one(n{}): ...\n"
-    for name in ("long", "short", "new"):
+    for name in ("long", "short", "new", "brief"):
         (tmp_path / f"test_{name}.py").write_text("import pytest\n" + tests.format(""))
     (tmp_path / "test_sharing.py").write_text(_FILE.partition("@pytest.mark")[0] + tests.format(", shared"))
     (tmp_path / "conftest.py").write_text(_TOLD)
     done = ran(tmp_path, "--collect-only", "--quiet")
-    assert "test_sharing 5, test_new 5, test_short 5, test_long 1, test_long 2, test_long 2" in done.stdout, done.stdout
+    assert (
+        "test_sharing 5, test_new 5, test_short 5, test_long 1, test_long 2, test_long 2, test_brief 5" in done.stdout
+    ), done.stdout
 
 
 def test_a_process_that_is_killed_is_told_of_and_the_others_run_the_rest(tmp_path: Path) -> None:
