@@ -82,7 +82,7 @@ class _JsonRequest(Request):
                 if body.count(b"[") + body.count(b"{") > _MOST_LISTS:
                     raise HTTPException(413, f"request body with more than {_MOST_LISTS:,} lists and objects; split it")
                 if values_of(body) > _MOST_VALUES:
-                    raise HTTPException(413, f"request body with more than {_MOST_VALUES:,} values; split it")
+                    raise HTTPException(413, f"request body with more than {_MOST_VALUES:,} values or commas; split it")
                 # A large one takes a second: others are answered meanwhile.
                 large = len(body) > _LARGE_BYTES
                 self._json = await run_in_threadpool(_read_large, body) if large else _read(body)

@@ -21,7 +21,7 @@ class DoubledKey(BadSpecification):
 
 
 def values_of(text: str | bytes) -> int:
-    """Count the values of JSON nearly, and never too low, without reading it: commas within texts count as well.
+    """Count the commas of JSON without reading it, those within texts as well: values next to one another are no more.
 
     The reader lets no other thread run until an object or a list is whole: a second for some millions of values.
     """

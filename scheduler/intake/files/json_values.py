@@ -14,7 +14,7 @@ from storage.errors import BadSpecification
 _PIECE = 2**16
 #: Of one row; a picture's fields are some dozens.
 _MOST_VALUES = 100_000
-_TOO_MANY = f"a row of more than {_MOST_VALUES:,} values; is this a prompt file?"
+_TOO_MANY = f"a row of more than {_MOST_VALUES:,} values or commas; is this a prompt file?"
 _LETTER = re.compile(r"[^ \t\r\n]")
 _EXPECTED = 'expected an object such as {"prompt": "a red star"}'
 
